@@ -15,14 +15,23 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/
 # Hundreds of processes import our modules: they are compiled once, whatever the machine's environment says.
 # OpenMP's threads sleep when they wait: there are more of them than cores, and a spinning one takes ten times the CPU.
 WORKERS ?= 3
-PYTEST := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
+ONE_CORE := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
+PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# What `make check` compares with: it tests what changed since.
+BASE ?= main
 
-.PHONY: demo site test tests studies-smoke lint hostile bench lock sbom audit clean
+.PHONY: demo site check affected test tests studies-smoke lint hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
+
+check: $(VENV)/.test  ## lint, types, and tests of what changed since BASE (main) and of what imports it
+	@$(MAKE) --no-print-directory --jobs=2 lint affected
+
+affected: $(VENV)/.test
+	$(ONE_CORE) --numprocesses 2 --dist loadfile -q $$($(BIN)/python -m tests.affected $(BASE)) $(PYTEST_ARGS)
 
 test: $(VENV)/.test  ## everything: lint and types beside all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
@@ -78,9 +87,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[ai]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml ai_training/pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --upgrade pip setuptools
-	$(PIP) --editable '.[test]' --editable ./ai_training polars
+	$(PIP) --editable '.[test]' --editable ./dicom_console --editable ./ai_training polars
 	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
 	@touch $@ $(VENV)/.demo
 

@@ -15,7 +15,7 @@ def accept(
 ) -> Accept | Refuse:
     """Take the images that neither refuses; ``by_pixels`` is asked, and decodes, only what the header allows.
 
-    ``model``: the model that refuses. Without any image taken each reason is told once.
+    ``model``: the model that refuses. Where no image is taken, each reason is given once.
     """
     taken: list[str] = []
     reasons: dict[str, None] = {}

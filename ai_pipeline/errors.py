@@ -67,6 +67,13 @@ class NotThisNetwork(ModelError):
     """The architecture is unknown or the parameters are another network's. The text says the remedy."""
 
 
+class NoNumber(ModelError):
+    """A network gave NaN or infinity: of this image the model says nothing."""
+
+    def __init__(self, text: str = "the model gave no number") -> None:
+        super().__init__(text)
+
+
 class PluginError(PipelineError):
     """A pipeline of a package cannot be loaded, or is none. The text names it, its place and the cause."""
 

@@ -10,8 +10,8 @@ from ai_pipeline.contract import Decision, Finding, PipelineResult
 def without_research(result: PipelineResult) -> PipelineResult:
     """The result without findings that are for research only. ``scores`` stay whole: the node counts them.
 
-    Where one of several ``exclusive`` findings of an image goes, the others keep a number only if they are
-    present: what is missing from 1 would tell the hidden one.
+    Where one of several ``exclusive`` findings of an image is removed, the others keep their probability only
+    if they are present: all of them add up to 1, so the rest would reveal the hidden probability.
     """
     hidden = {
         (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive

@@ -20,6 +20,12 @@ def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
     (to or path).write_text(tomlkit.dumps(card), encoding="utf-8")
 
 
+def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
+    """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures in it stay."""
+    with changed_card(path) as card:
+        card.setdefault("metrics", {}).update(figures)
+
+
 def new_card(
     folder: Path,
     card_id: str,

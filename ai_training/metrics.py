@@ -80,6 +80,12 @@ def auc(truth: Floats, score: Floats) -> float:
     return float(roc_auc_score(truth, score))
 
 
+def auc_interval(truth: Floats, score: Floats, weights: Floats) -> Interval:
+    """:func:`auc` with its interval; NaN without images."""
+    value = auc(truth, score) if len(truth) else float("nan")
+    return interval(value, resampled_auc(truth, score, weights))
+
+
 def resampled_auc(truth: Floats, score: Floats, weights: Floats) -> Floats:
     """The AUC under each row of ``weights``; NaN where a resample holds one class only.
 
@@ -113,6 +119,15 @@ def resampled_mean_auc(truth: Floats, score: Floats, labels: Sequence[int], weig
 def mean_auc_interval(truth: Floats, score: Floats, labels: Sequence[int], weights: Floats) -> Interval:
     """:func:`mean_auc` with its interval."""
     return interval(mean_auc(truth, score, labels), resampled_mean_auc(truth, score, labels, weights))
+
+
+def mean_auc_difference(
+    truth: Floats, score: Floats, other: Floats, labels: Sequence[int], weights: Floats
+) -> Interval:
+    """:func:`mean_auc` of ``score`` less that of ``other`` on the same images, with its interval."""
+    drawn = [resampled_mean_auc(truth, one, labels, weights) for one in (score, other)]
+    value = mean_auc(truth, score, labels) - mean_auc(truth, other, labels)
+    return interval(value, drawn[0] - drawn[1])
 
 
 def within_source_auc(
@@ -212,6 +227,11 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
     parts = np.array_split(order, min(bins, len(order)))
     gaps = [abs(probability[part].mean() - truth[part].mean()) * len(part) for part in parts]
     return float(np.sum(gaps) / len(order))
+
+
+def dice(found: Called, truth: Called) -> float:
+    """Dice of two masks of one size, 0 to 1."""
+    return float(2 * (found & truth).sum() / max(int(found.sum() + truth.sum()), 1))
 
 
 def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
 
 from ai_training.errors import ExperimentError
 from ai_training.progress import Report, silent
@@ -21,7 +22,7 @@ from ai_training.progress import Report, silent
 CHECKPOINT, BEST, HISTORY = "checkpoint.pt", "best.pt", "history.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How long and how a run trains. ``warm_up``: share of the iterations with a rising learning rate.
 
@@ -34,7 +35,29 @@ class Plan:
     warm_up: float
     validate_every: int
     ema: float
-    clip: float
+    clip: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Plan):
+    """All that shapes a run whose network is not chosen by a file. Each network adds what is its own.
+
+    ``betas`` of AdamW; ``half``: convolutions in bfloat16; ``threads`` of the network; ``workers``: processes
+    that draw batches.
+    """
+
+    seed: int = 1
+    warm_up: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    half: bool = False
+    threads: int = 2
+    workers: int = 1
+
+    def described(self) -> dict[str, Any]:
+        """The recipe as a card says it."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,6 +177,47 @@ class TrainingRun:
     def best(self) -> dict[str, float]:
         """The history's entry with the highest :data:`CHOSEN_BY`."""
         return max(self.history, key=lambda entry: entry[self.CHOSEN_BY])
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+class RecipeRun(TrainingRun, Generic[R]):
+    """A run that a recipe shapes alone. A subclass says which network learns, and from which batches."""
+
+    MEMORY: ClassVar[torch.memory_format] = torch.channels_last
+
+    def __init__(self, out: Path, recipe: R) -> None:
+        torch.set_num_threads(recipe.threads)
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        network = self.new_network()
+        network.to(memory_format=self.MEMORY)  # type: ignore[call-overload]
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(
+            learning, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+        )
+        super().__init__(out, json.dumps(asdict(recipe)), recipe, network, optimiser)
+
+    def new_network(self) -> nn.Module:
+        """The network before its first step."""
+        raise NotImplementedError
+
+    def examples(self) -> Dataset[Any]:
+        """Batch i of the run as item i, drawn from the seed and i alone."""
+        raise NotImplementedError
+
+    def batches(self, iterations: range) -> DataLoader[Any]:
+        """Batches that other processes draw."""
+        workers = self.recipe.workers
+        return DataLoader(self.examples(), batch_size=None, sampler=list(iterations), num_workers=workers)
+
+    def trained(self, report: Report = silent, *, resume: bool = False) -> nn.Module:
+        """Train to the end; returns the network with the best weights, ready for inference."""
+        best = self.finish(report, resume=resume)
+        network = self.new_network()
+        network.load_state_dict(best)
+        return network.eval()
 
 
 def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:

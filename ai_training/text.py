@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NOT_DIAGNOSTIC = "Not for diagnostic use."
 
@@ -16,9 +18,25 @@ def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str 
     return text.replace("-", minus)
 
 
+def verdict(met: bool) -> str:
+    """What stands behind a figure that has a target."""
+    return "  target met" if met else "  TARGET NOT MET"
+
+
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table, with an empty one behind it."""
     return [_line(headings), "|" + "---|" * len(headings), *map(_line, rows), ""]
+
+
+def without_nan(value: Any) -> Any:
+    """``value`` with None for what is no number: JSON knows no NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
 
 
 def _line(cells: Sequence[str]) -> str:

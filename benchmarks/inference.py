@@ -43,7 +43,8 @@ from pydicom.uid import JPEG2000Lossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ai_pipeline.chest.pipeline import MODEL, ChestXray
+from ai_pipeline.chest.card import CLASSIFIER
+from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Accept
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import engine
@@ -200,7 +201,7 @@ class _Runner:
     def __init__(self) -> None:
         self._pipeline = ChestXray()
         self._pipeline.warm_up()
-        self._card = find(MODEL)
+        self._card = find(CLASSIFIER.shipped)
         self._network = engine.load(self._card, "classifier")  # the one that the pipeline runs
         self._prepared: dict[Path, npt.NDArray[np.float32]] = {}
         self.ways: dict[str, Callable[[Path], Spans]] = {
@@ -294,7 +295,7 @@ def _start(backend: engine.Backend, threads: int) -> tuple[Connection, float]:
 
 
 def _work(backend: engine.Backend, threads: int, pipe: Connection) -> None:
-    card = find(MODEL)
+    card = find(CLASSIFIER.shipped)
     assert card.input is not None
     began = time.perf_counter()
     network = engine.load(card, "classifier", backend, threads)

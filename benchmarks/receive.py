@@ -62,7 +62,6 @@ AIMS = {
     ("12 MiB", 1): {"Orthanc, sync off": 5.0, "storescp --fork": 1.5, "pynetdicom as documented": 4.0},
     ("64 KiB", 8): {"Orthanc, sync off": 4.0, "storescp --fork": 1.0, "pynetdicom as documented": 8.0},
 }
-OURS = (receivers.NODE, receivers.LOOP)
 CPU_MS, IDLE_SHARE, BUSY_SHARE = 0.5, 0.01, 0.7
 IDLE = 31
 
@@ -100,10 +99,9 @@ def main() -> int:
         rows += bench.measure("12 MiB", make_radiographs(folder / "12 MiB", 2500, 24 // part), [1])
         for kind in dict.fromkeys(row.objects for row in rows):
             print_rows([row for row in rows if row.objects == kind])
-        for one in OURS:
-            print_ratios(rows, one)
-        busy = {one.name: bench.busy(half, one) for one in OURS}
-        idle = bench.idle([*OURS, receivers.DOCUMENTED])
+        print_ratios(rows, receivers.NODE)
+        busy = {receivers.NODE.name: bench.busy(half, receivers.NODE)}
+        idle = bench.idle([receivers.NODE, receivers.DOCUMENTED])
         stalled = bench.stalled(half[:40])
     if arguments.json:
         report = {

@@ -148,11 +148,6 @@ def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
 
 
-def _looping(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    _write_policy(folder / "policy.json", {"port": port, "event_loop": True})
-    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
-
-
 def _two_listeners(folder: Path, port: int) -> subprocess.Popen[bytes]:
     for name in ("policy.json", "policy-listener-2.json"):
         _write_policy(folder / name, {"port": port, "share_port": True})
@@ -215,5 +210,4 @@ STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
 ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
 SINK = Receiver("bare sink", "yes", _sink)
 TWO_LISTENERS = Receiver("this node, two listeners", "yes", _two_listeners)
-LOOP = Receiver("this node, event loop", "yes", _looping)
-RECEIVERS = (NODE, LOOP, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)
+RECEIVERS = (NODE, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)

@@ -26,12 +26,11 @@ from sqlalchemy.orm import Session
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dicom_console.views import overview, search
+from dicom_console.views.search import Order, Search
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.services.console import overview
-from dicom_node.services.console.studies import search
-from dicom_node.services.console.studies.search import Order, Search
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
@@ -73,20 +72,34 @@ def fill(database: Database, number: int) -> None:
 def a_study(n: int) -> dict[str, object]:
     at = FIRST + timedelta(seconds=n)
     return {
-        "id": n + 1, "study_instance_uid": f"1.2.{n}", "patient_id": f"P{n % 40_000}",
-        "state": STATES[n % 100], "accession_number": f"A{n}",
+        "id": n + 1,
+        "study_instance_uid": f"1.2.{n}",
+        "patient_id": f"P{n % 40_000}",
+        "state": STATES[n % 100],
+        "accession_number": f"A{n}",
         "study_date": f"{2019 + n % 7}{n % 12 + 1:02}{n % 28 + 1:02}",
-        "first_received_at": at, "last_received_at": at,
-    }  # fmt: skip
+        "first_received_at": at,
+        "last_received_at": at,
+    }
 
 
 def an_image(n: int) -> dict[str, object]:
     return {
-        "study_id": n + 1, "sop_instance_uid": f"1.3.{n}", "sop_class_uid": "1", "series_instance_uid": "1",
-        "transfer_syntax_uid": "1", "modality": MODALITIES[n % 3], "role": ObjectRole.SOURCE, "path": "x",
-        "bytes": 1, "identity_sha256": "", "attributes": {}, "calling_ae": "A", "called_ae": "B",
+        "study_id": n + 1,
+        "sop_instance_uid": f"1.3.{n}",
+        "sop_class_uid": "1",
+        "series_instance_uid": "1",
+        "transfer_syntax_uid": "1",
+        "modality": MODALITIES[n % 3],
+        "role": ObjectRole.SOURCE,
+        "path": "x",
+        "bytes": 1,
+        "identity_sha256": "",
+        "attributes": {},
+        "calling_ae": "A",
+        "called_ae": "B",
         "received_at": FIRST,
-    }  # fmt: skip
+    }
 
 
 def measure(database: Database, settings: Settings, number: int, rounds: int) -> list[str]:

@@ -21,9 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.settings import Settings
+from dicom_node.decisions import copies
+from dicom_node.errors import DecisionNotCopied, NodeError
 from dicom_node.events import (
     CLOCK_PUT_BACK,
     DATABASE_REPLACED,
+    DECISIONS_NOT_COPIED,
     DISK_LOW,
     INDEXING_BACK,
     INDEXING_FAILED,
@@ -44,11 +47,12 @@ from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.outbox.held import report_overdue
 from dicom_node.outbox.outages import report_outages
 from dicom_node.processes import running
+from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
@@ -59,10 +63,13 @@ from dicom_node.studies.scan import Indexer
 
 _INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _INDEX_LOCK_SECONDS = 0.5
+_INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
+_INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
 _ENTERED_SECONDS = 10.0
+_DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
 _LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
@@ -101,6 +108,7 @@ class Background:
         self._held: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
+        self._not_copied = False
         self._database_file = database_file
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._spool = spool
@@ -114,7 +122,7 @@ class Background:
         if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
             self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.may_deliver and self._settings.outbox.deliver:
-            self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
+            self._run("outbox", self._deliver)
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
         if self._settings.audit.syslog:
@@ -125,6 +133,11 @@ class Background:
             self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
         self._start_timers()
 
+    def _deliver(self) -> None:
+        """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
+        copies.take_in(self._database, self._settings)
+        self._delivery_worker.run_forever(self._stop)
+
     def stop(self) -> None:
         """Index what came, let the delivery worker finish what it is sending."""
         self._scheduler.shutdown(wait=False)
@@ -133,7 +146,7 @@ class Background:
             thread.join(_GRACE_SECONDS)
 
     def say_goodbye(self) -> None:
-        """The node is about to end: its processes are not to be missed."""
+        """Remove the node's signs of life, so that its planned stop is not reported as a loss."""
         self._life.leave()
 
     def give_up_scheduler(self) -> None:
@@ -147,7 +160,7 @@ class Background:
         thread.start()
 
     def _until_stop(self, name: str, loop: Callable[[], None]) -> None:
-        """Run the loop; one that fails is told and begins anew: nobody looks at a thread that ended."""
+        """Run the loop; when it fails, record an event and start it again, as nobody watches the thread."""
         pause = _AWAY_SECONDS
         while True:
             try:
@@ -208,10 +221,10 @@ class Background:
     def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
         while True:
             ending = self._stop.is_set()
-            busy = self._indexer.run_once()
             while waits_for_first:
-                waits_for_first.pop()(busy)
-            busy += self._assembler.run_once()
+                waits_for_first.pop()(self._indexer.waiting())
+            busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
+            busy += self._assembler.run_once(behind=self._indexer.behind)
             self._indexing_goes_on()
             if ending:
                 return
@@ -238,6 +251,7 @@ class Background:
             (self._show_life, SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
             (self._watch_entered, _ENTERED_SECONDS),
+            (self._watch_decisions, _DECISIONS_SECONDS),
         ]
         if bucket := bucket_of(self._settings.object_store):
             timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
@@ -269,12 +283,12 @@ class Background:
             self._scheduler.add_job(
                 self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1
             )
-        self._hold_leases()
-        self._show_life()
+        for function in (self._hold_leases, self._show_life):
+            self._outlasting(function)()
         self._scheduler.start()
 
     def _outlasting(self, function: Callable[[], object]) -> Callable[[], None]:
-        """The same for a timer, which comes again: a database that is away is told once for all of them."""
+        """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
 
         def run() -> None:
             try:
@@ -313,6 +327,22 @@ class Background:
         """What was entered on another machine of the site: have this node read its configuration anew."""
         if self._entered_elsewhere():
             os.kill(os.getpid(), signal.SIGHUP)
+
+    def _watch_decisions(self) -> None:
+        """Copy what could not be copied, notice a database that was restored, do again what it had lost."""
+        try:
+            copies.copy(self._database, self._settings)
+            self._not_copied = False
+            if copies.is_behind(self._database, self._settings):
+                copies.take_in(self._database, self._settings)
+            if _SITE in self._held:
+                decisions.apply_waiting(self._settings)
+        except DecisionNotCopied:
+            if not self._not_copied:
+                self._say(DECISIONS_NOT_COPIED, node=self._owner)
+            self._not_copied = True
+        except (OSError, NodeError):
+            return  # told by who needs them
 
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
         return self._when_held(_SITE, lambda: function(self._database, self._settings))

@@ -15,7 +15,7 @@ from dicom_node.errors import ExitCode
 from dicom_node.signals import ALIVE_SECONDS, show_life
 
 NICENESS = 5
-"""Of processes that compute: beside others that want the same core they get a quarter of it."""
+"""Niceness of processes that compute: beside others that want the same core they get a quarter of it."""
 
 
 def given_settings() -> Settings:
@@ -32,7 +32,7 @@ def given_settings() -> Settings:
 def watch_parent(stop: Callable[[], object]) -> None:
     """Stop when standard input closes: it is a pipe from the node, which closes however the node dies.
 
-    Meanwhile the node is told that this process lives.
+    Until then, report to the node that this process lives.
     """
     stdin = sys.stdin.fileno()
     if not stat.S_ISFIFO(os.fstat(stdin).st_mode):

@@ -104,6 +104,10 @@ class NotAllowedNow(RequestRefused):
     """The state of the study, job or delivery does not allow the step."""
 
 
+class HoldUndercut(RequestRefused):
+    """A rule would send at once what another one holds for a person, and nobody confirmed it."""
+
+
 class ChangedMeanwhile(RequestRefused):
     """Somebody else changed it after this person opened it: nothing is overwritten."""
 
@@ -194,6 +198,12 @@ class StoreAway(StorageError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class DecisionNotCopied(StorageError):
+    """What a person decided is in force, but not in the copy beside the database."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
 class DatabaseUnusable(StorageError):
     """The database does not answer, is locked, or cannot be opened or written."""
 
@@ -236,6 +246,10 @@ class ResultRefused(ObjectError):
     """The gate found a built object invalid: it is not stored and not sent."""
 
     exit_code = ExitCode.DATA
+
+
+class FaultyMessage(NodeError):
+    """An audit message that breaks its schema. The text says where, and quotes no value."""
 
 
 class JobStopped(NodeError):

@@ -81,7 +81,22 @@ OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that th
 DATABASE_REPLACED = EventType(
     2032, _ERROR, "the database's file is gone: restart the node, then spool reindex"
 )
+DECISIONS_UNKNOWN = EventType(
+    2037,
+    _ERROR,
+    "decisions of persons that the database lost: what they hold back waits until they are applied",
+)
+DECISIONS_CHANGED = EventType(
+    2038,
+    _ERROR,
+    "the copy of persons' decisions was changed or cut: nothing is sent until a person settles it",
+)
+DECISION_SETTLED = EventType(2039, _WARNING, "a person settled a decision that could not be applied")
+DECISIONS_NOT_COPIED = EventType(6055, _ERROR, "decisions of persons cannot be copied: tried again")
 VERSION_CHOSEN = EventType(2033, _WARNING, "a person chose between versions or patients of a study")
+IDENTITY_NOT_TAKEN = EventType(
+    2034, _WARNING, "copy of an object with another identity set aside: the version in force stays"
+)
 
 JOB_QUEUED = EventType(3001, _INFO, "job queued")
 JOB_STARTED = EventType(3002, _INFO, "job started")
@@ -120,7 +135,8 @@ RESULT_WITHDRAWN = EventType(4030, _WARNING, "a person withdrew a result")
 
 RESULTS_HELD = EventType(4040, _INFO, "results wait until a person has accepted them")
 ASSESSMENT_OVERDUE = EventType(4041, _ERROR, "results wait for a person for longer than outbox.assess_hours")
-RESULTS_ASSESSED = EventType(4042, _INFO, "a person accepted or rejected results that waited for it")
+RESULTS_ACCEPTED = EventType(4042, _INFO, "a person accepted results: they are delivered")
+RESULTS_REJECTED = EventType(4043, _INFO, "a person rejected results: they are sent nowhere")
 
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")
 DELIVERY_CONFIRMED = EventType(5002, _INFO, "object confirmed in the destination")
@@ -139,10 +155,12 @@ DELIVERY_ADDED = EventType(5012, _WARNING, "a person asked for a result to be se
 COMMITMENT_REQUESTED = EventType(5013, _INFO, "storage commitment asked for")
 COMMITMENT_MISSING = EventType(5014, _WARNING, "no storage commitment came from the destination")
 COMMITMENT_UNKNOWN = EventType(5015, _WARNING, "storage commitment report that fits no request: ignored")
+COMMITMENT_ENTERED = EventType(5024, _INFO, "storage commitment report entered")
 COMMITMENT_SET_ASIDE = EventType(
     5016, _ERROR, "storage commitment report cannot be entered: set aside, as if it had not come"
 )
 DELIVERY_HELD = EventType(5017, _INFO, "delivery waits again until a person has accepted the result")
+DELIVERY_WANTED = EventType(5019, _INFO, "a result that was held back is wanted again: it is delivered")
 DELIVERY_FREED = EventType(5018, _INFO, "a person accepted the result: it is delivered")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
@@ -177,6 +195,7 @@ STORE_AWAY = EventType(6050, _ERROR, "the object store takes no received objects
 STORE_BACK = EventType(6051, _INFO, "the object store takes received objects again")
 AUDIT_NOT_SENT = EventType(6030, _ERROR, "audit messages cannot be sent: they wait")
 AUDIT_SENT_AGAIN = EventType(6031, _INFO, "audit messages are sent again")
+AUDIT_NOT_MADE = EventType(6059, _ERROR, "no valid audit message can be made of a record: it was not sent")
 
 _LOGGER = logging.getLogger("dicom_node.events")
 
@@ -195,5 +214,10 @@ def by_number(number: int) -> EventType:
 def happened(event_type: EventType, **fields: FieldValue) -> Event:
     """Make an event of now and log it; who owns a database session stores it as well."""
     event = Event(event_type, datetime.now(UTC), fields)
-    _LOGGER.log(event_type.level, "%s", event)
+    log(event)
     return event
+
+
+def log(event: Event) -> None:
+    """Log an event."""
+    _LOGGER.log(event.type.level, "%s", event)

@@ -7,6 +7,7 @@ machines.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
+from dicom_node.config.fixed import NEEDS_RESTART, fixed
 from dicom_node.config.settings import Settings
 from dicom_node.environment import without_secrets
 from dicom_node.errors import (
@@ -28,18 +30,19 @@ from dicom_node.errors import (
     ConfigurationError,
     ExitCode,
     NodeError,
+    SpoolFull,
     UnsafeFolder,
 )
+from dicom_node.full_disk import listener_command, listener_place, wait_for_space
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
 from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
-from dicom_node.processes import Child, taken_place
+from dicom_node.processes import Child, console_program, taken_place
 from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
-from dicom_node.store import migrate
-from dicom_node.store.absence import faults
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.entered import EnteredFile
 from dicom_node.store.own_events import OwnEvents
@@ -47,15 +50,15 @@ from dicom_node.store.own_events import OwnEvents
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
 _MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
-NEEDS_RESTART = "cannot change while the node runs: restart it"
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
 
-    Raises ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning,
-    CannotListen and SpoolError before anything is accepted.
+    With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
+    ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning, CannotListen and
+    SpoolError before anything is accepted.
     """
     signals = signal_pipe()
     begun = time.time()
@@ -63,18 +66,33 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     logs.configure(settings.node.log_level, "node", settings.log_target)
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
-    with in_words, taken_place(settings.node.data_dir, role, files) as place, _database(settings) as database:
-        entered = EnteredFile(database, settings.node.data_dir)
-        # Lost, older than a database that was restored, or written by another node meanwhile.
-        if entered.renew() or entered.is_newer_than(begun):
-            settings = _checked(files, role)
-        entered.taken_over()
-        node = _MainProcess(settings, files, role, place, entered)
-        node.start()
-        while _wants_reload(signals):
-            node.reload()
-        node.stop()
+    with in_words, _disk_in_words(settings), taken_place(settings.node.data_dir, role, files) as place:
+        if not wait_for_space(settings, role, place, signals):
+            return ExitCode.OK
+        with _database(settings) as database:
+            _run(settings, files, role, place, database, signals, begun)
     return ExitCode.OK
+
+
+def _run(
+    settings: Settings,
+    files: Sequence[Path],
+    role: Role,
+    place: str,
+    database: Database,
+    signals: int,
+    begun: float,
+) -> None:
+    entered = EnteredFile(database, settings.node.data_dir)
+    # Lost, older than a database that was restored, or written by another node meanwhile.
+    if entered.renew() or entered.is_newer_than(begun):
+        settings = _checked(files, role)
+    entered.taken_over()
+    node = _MainProcess(settings, files, role, place, entered)
+    node.start()
+    while _wants_reload(signals):
+        node.reload()
+    node.stop()
 
 
 class _MainProcess:
@@ -90,9 +108,8 @@ class _MainProcess:
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._database_file = inode(entered.database)
-        command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
-        self._listener_place = "" if place in ("all", "listener-1") else place
-        command += ["--place", self._listener_place] if self._listener_place else []
+        self._listener_place = listener_place(place)
+        command = listener_command(settings, place)
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
         self._workers = self._make_workers(settings)
@@ -218,7 +235,7 @@ class _MainProcess:
     def _make_console(self, settings: Settings, *more: str) -> Child | None:
         if not (settings.console.enabled and self._role.may_serve_console):
             return None
-        return self._child("console", ["-m", "dicom_node.console", *more], settings.for_children())
+        return self._child("console", ["-m", console_program(), *more], settings.for_children())
 
     def _renew_console(self) -> None:
         """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
@@ -306,6 +323,16 @@ class _MainProcess:
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
 
 
+@contextmanager
+def _disk_in_words(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SpoolFull(f"the disk of node.data_dir = {settings.node.data_dir} is full: make room") from None
+
+
 def _retire(children: Sequence[Child]) -> None:
     for child in children:
         child.retire()
@@ -339,20 +366,6 @@ def _warn(checked: preflight.Checked) -> None:
     for line in checked.tried:
         if not line.ok:
             _LOGGER.warning("%s: %s", line.subject, line.text)
-
-
-def fixed(settings: Settings) -> dict[str, object]:
-    """What the listener and the connection to the database have from their start."""
-    return {
-        "node.data_dir": settings.node.data_dir,
-        "node.database_url": settings.node.database_url,
-        "listener.host": settings.listener.host,
-        "listener.port": settings.listener.port,
-        "listener.share_port": settings.listener.share_port,
-        "listener.event_loop": settings.listener.event_loop,
-        "spool.minimum_free_mib": settings.spool.minimum_free_mib,
-        "object_store.url": settings.object_store.url,
-    }
 
 
 def _wants_reload(signals: int) -> bool:

@@ -10,10 +10,14 @@ import json
 import re
 
 # Categories Cc, Zl and Zp, lone surrogates, and what formats invisibly (Cf) but for the joiners U+200C and
-# U+200D, with which Persian and Indic names are written.
+# U+200D, with which Persian and Indic names are written; and the 66 noncharacters (Unicode 23.7), two of
+# which no XML parser takes (U+FFFE, U+FFFF).
+_NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
+    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+)
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+    f"\ufff9-\ufffb\U000e0000-\U000e007f{_NONCHARACTERS}]"
 )
 
 

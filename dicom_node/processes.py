@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,14 @@ class Child:
         with self._lock:
             given = self._given
             process = self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
-                errors="replace", bufsize=1, env=self._environment,
-            )  # fmt: skip
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                bufsize=1,
+                env=self._environment,
+            )
             self._heard_at = time.monotonic() + _STARTING
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
@@ -145,42 +151,54 @@ class Child:
                     process.stdin.write(given + "\n")
             for line in process.stdout:
                 self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
-                if (said := _said(line)) and "alive" not in said:
+                if (message := _message_in(line)) and "alive" not in message:
                     self._heard_at = time.monotonic()
-                    self._on_ready(said)
+                    self._on_ready(message)
             return process.wait()
 
 
-def _said(line: str) -> Mapping[str, Any]:
-    """What a process says of itself; nothing of what some library in it prints, whatever that looks like."""
+def _message_in(line: str) -> Mapping[str, Any]:
+    """The JSON message in a line that a process printed; empty for any other line, which a library wrote."""
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except (ValueError, RecursionError):  # the second: a line of brackets alone
         return {}
-    return said if isinstance(said, dict) else {}
+    return message if isinstance(message, dict) else {}
+
+
+def console_program() -> str:
+    """The module of the console's process, by the entry point ``dicom_node.console``; "" without one."""
+    return next((found.value for found in entry_points(group="dicom_node.console")), "")
 
 
 @contextmanager
 def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
-    """One whole node per data folder; of those with other roles each takes the first place that is free.
+    """Lock a place on the data folder for one node while it runs; yield the name of the place.
 
-    The file says who has it and with which files. The kernel drops the lock when the process dies, on NFS
-    too. Raises AlreadyRunning.
+    A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
+    ("worker-1", "worker-2"). The lock file names the process and its configuration files. The kernel drops
+    the lock when the process dies, on NFS too. Raises AlreadyRunning.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
-        with (data_dir / f"{place}.lock").open("a", encoding="utf-8") as file:
+        # Not for appending, which would heed no position.
+        number = os.open(data_dir / f"{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with os.fdopen(number, "r+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            file.truncate(0)
-            file.write("\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))))
-            file.flush()
+            # In place, so that it needs no space on a full disk where it was written before.
+            file.write(_holder(files))
+            file.truncate()
             yield place
             return
     whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
     raise AlreadyRunning(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
+
+
+def _holder(files: Sequence[Path]) -> bytes:
+    return "\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))).encode()
 
 
 def running(data_dir: Path) -> dict[str, int]:

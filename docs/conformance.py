@@ -8,21 +8,23 @@ from collections.abc import Sequence
 from generate import table
 from pydicom.uid import UID
 
+from ai_pipeline import pipelines
 from ai_pipeline.contract import Code
 from ai_pipeline.models.registry import cards
 from dicom_node.audit_trail.message import KINDS as AUDIT_KINDS
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment
-from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
 from dicom_node.scp.connection import limits
-from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
+from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, REPORT_STATUSES, STATUSES, Status
 from dicom_node.scu.kinds import SOP_CLASSES
 
@@ -155,6 +157,9 @@ without loss comes before what has lost something already. Further classes: `lis
 
 {classes}
 #### Transfer syntaxes, in order of preference
+
+Where a rule asks for images that are "kept but not decoded here" the report names them, or says "AI did not run:
+cannot be decoded" if there are no others.
 
 {syntaxes}
 Objects are kept bit for bit as they came (Level 2, full; PS3.4 B.4.1); no element is coerced, so no warning status is
@@ -339,8 +344,27 @@ def _security(_version: str) -> str:
 
 
 def _private_classes() -> list[Code]:
-    """The codes of model cards that are of our own scheme."""
-    return [label.code for card in cards() for label in card.labels if label.code.scheme == SCHEME]
+    """The codes of our own scheme on the cards of pipelines and models, but for those of all results."""
+    codes = [code for card in pipelines.cards() for code in card.private_codes]
+    codes += [label.code for card in cards() for label in card.labels]
+    common = {code.value for code in PRIVATE}
+    return [code for code in codes if code.scheme == SCHEME and code.value not in common]
+
+
+def _measures() -> str:
+    """What each pipeline measures, with its codes."""
+    found = []
+    for card in pipelines.cards():
+        codes = dict.fromkeys(one.code for one in card.measures)
+        named = [f"{code.meaning} ({code.value}, {code.scheme})" for code in codes]
+        found += [f"{', '.join(named)} by `{card.name}`"] if named else []
+    return "; ".join(found)
+
+
+def _outlines() -> str:
+    """What each pipeline outlines."""
+    found = [(card.name, ", ".join(one.meaning for one in card.outlines)) for card in pipelines.cards()]
+    return "; ".join(f"{structures} by `{name}`" for name, structures in found if structures)
 
 
 def _annexes(_version: str) -> str:
@@ -358,21 +382,32 @@ All results, but for those of de-identified destinations (6): patient and study 
 the letter; a series of their own, numbered from
 {min(SERIES_NUMBERS.values())}, whose description begins with "AI"; times are those of the analysis and never change;
 Manufacturer `{MANUFACTURER}`, Manufacturer's Model Name `{MODEL_NAME}`. UIDs are derived (UUIDv5 under 2.25) from all
-that shaped the object: the same images and models give the same UIDs.
+that shaped the object: in one installation the same images and models give the same UIDs.
 
-Contributing Equipment Sequence (0018,A001) names the node and each model with purpose (109102, DCM, "Processing
-Equipment"); the node's own Device UID (0018,1002) is `{DEVICE_UID}`. By it results that come back are recognised and
-start nothing.
+Device UID (0018,1002) and Device Serial Number (0018,1000) are those of the installation: a number drawn when its database
+was made, which backups hold. A site with several machines is one installation. Contributing Equipment Sequence (0018,A001)
+names the installation and each model with purpose (109102, DCM, "Processing Equipment"); the Device UID of a model is of
+installation, weights and card. Device Observer UID (121012, DCM) is of installation, pipeline and models, in reports,
+assessments and rejection notes. By Manufacturer and Manufacturer's Model Name in Contributing Equipment results that come
+back are recognised and start nothing. Results without identity name no installation.
+
+Measurements of a fetus have the subject context of TID 1006 and TID 1008: Subject Class (121024, DCM) Fetus (121026, DCM) and
+as Subject ID (121030, DCM) the letter or number in the picture, `1` where nothing tells of a second fetus; in every such
+measurement group, and in the document where all measurements are of one. So has the note that withdraws such a report.
+
+Target Region (123014, DCM) stands with every image in the image library: the first member of CID 4031 among Anatomic Region
+Sequence (SNOMED CT, or RT mapped to it), Body Part Examined and the region that the pipeline is made for; where none of them
+has one, (38266002, SCT, "Entire body").
 
 | object | what it holds |
 | --- | --- |
-| Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; what a model measured as TID 1501 groups, of a fetal head with the LOINC codes of CID 12005 (no TID 5000); image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
+| Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; what a model measured as TID 1501 groups (no TID 5000): {_measures()}; image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
-| Secondary capture | picture, RGB, with findings or a heat map drawn on it, by `fetal_head` and `ovarian` on the cleaned image only; Burned In Annotation YES |
+| Secondary capture | picture, RGB, with findings or a heat map drawn on it, on the cleaned image only where the pipeline cleans first; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement"; with `despeckle = true` once more with less speckle, in a series of its own, Derivation Code (113087, DCM, "Smoothing") besides |
 | Key Object Selection | the rejection note of IHE IOCM (RAD TF-3, 4.66): (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for Patient Safety Reasons") with the person's words as description (113012, DCM); made when a person withdraws results |
 | Assessment | Comprehensive 3D SR, TID 1500: the assessed report in Referenced Instance Sequence (purpose ASSESSEDREPORT) and in the evidence, its UID as a UIDREF item, for each finding a TID 1501 group with its own tracking UID, the model, ASSESSMENT = ACCEPTED, MODIFIED, REJECTED or MISSING (private codes) and the reason as (121106, DCM, "Comment"); person and device observer; UNVERIFIED, PRELIMINARY; a later one names its predecessor |
-| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true`; the head of a fetus (pipeline `fetal_head`); the lesion (52988006, SCT) or the normal ovary (15497006, SCT) of `ovarian` |
+| Segmentation | BINARY: mask of what was removed; what a pipeline outlines, a segment for each structure ({_outlines()}) |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.

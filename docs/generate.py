@@ -18,13 +18,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
+from ai_pipeline import pipelines
+from ai_pipeline.contract import PipelineCard
+from ai_pipeline.pipelines import PIPELINES
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.errors import ExitCode, NodeError
-from dicom_node.model.lifecycle import DELIVERY, END_STATES, JOB, STUDY
+from dicom_node.events import EventType
+from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
 
 DOCS = Path(__file__).resolve().parent
 _EXIT_MEANINGS: Mapping[int, str] = {
@@ -57,10 +61,14 @@ def documents() -> dict[Path, str]:
     """Each generated document as it should be."""
     from conformance import conformance_statement  # beside this file
     from licences import licences
+    from packages import packages_part
 
-    admin = DOCS / "admin.md"
+    admin, design = DOCS / "admin.md", DOCS / "design.md"
     return {
         admin: with_parts(admin.read_text(encoding="utf-8"), PARTS),
+        design: with_parts(
+            design.read_text(encoding="utf-8"), {"packages": packages_part, "life cycles": life_cycles_part}
+        ),
         DOCS / "conformance.md": conformance_statement(__version__),
         DOCS / "licences.md": licences(),
     }
@@ -173,22 +181,56 @@ def _verb(path: str, command: Any) -> str:
 
 
 def states_part() -> str:
-    """The three life cycles."""
+    """The life cycles."""
     parts = []
-    for title, cycle in (("Study", STUDY), ("Job", JOB), ("Delivery", DELIVERY)):
+    for title, cycle in LIFE_CYCLES.items():
+        states: dict[tuple[EventType, str], list[str]] = {}
+        for (state, event), to in cycle.items():
+            states.setdefault((event, to), []).append(f"`{state}`")
         rows = [
-            (
-                f"`{state}`{' (end)' if state in END_STATES else ''}",
-                ", ".join(f"`{to}`" for to in sorted(following)) or "nothing",
-            )
-            for state, following in cycle.items()
+            (", ".join(sorted(before)), f"{event.number} {event.text}", f"`{to}`")
+            for (event, to), before in states.items()
         ]
-        parts.append(f"{title}:\n\n{table(('state', 'may become'), rows)}")
+        parts.append(f"{title.capitalize()}:\n\n{table(('state', 'event', 'becomes'), rows)}")
     return "\n".join(parts)
+
+
+def life_cycles_part() -> str:
+    """The tables of ``model/lifecycle.py`` as pictures (Mermaid); an arrow bears the number of its event."""
+    parts = []
+    for title, cycle in LIFE_CYCLES.items():
+        arrows: dict[tuple[str, str], list[str]] = {}
+        for (state, event), to in cycle.items():
+            before = "at_work" if cycle is STUDY and state in READ_FROM_WORK else str(state)
+            numbers = arrows.setdefault((before, str(to)), [])
+            if str(event.number) not in numbers:
+                numbers.append(str(event.number))
+        lines = [f"    {before} --> {to} : {', '.join(numbers)}" for (before, to), numbers in arrows.items()]
+        if cycle is STUDY:
+            lines += [f"    {state} --> at_work : 2015" for state in ("complete", "at_work")]
+            lines.append(f"    at_work : {', '.join(sorted(READ_FROM_WORK))}")
+        parts.append(f"The {title}:\n\n```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n")
+    return "\n".join(parts)
+
+
+def pipelines_part() -> str:
+    """What the cards of our pipelines say, with a table of the options of each."""
+    ours = [card for card in pipelines.cards() if PIPELINES[card.name].value.startswith("ai_pipeline.")]
+    return "\n".join(_pipeline(card) for card in ours)
+
+
+def _pipeline(card: PipelineCard) -> str:
+    rows = [
+        (f"`{one.key}`", "required" if one.required else f"{one.default} {one.unit}".strip(), one.manual)
+        for one in card.options.listed()
+    ]
+    options = table(("option", "default", "what it does"), rows) if rows else "It has no options.\n"
+    return f"#### Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "settings": settings_part,
+    "pipelines": pipelines_part,
     "verbs": verbs_part,
     "states": states_part,
     "events": events_part,

@@ -34,9 +34,10 @@ local FORWARDED_CLASSES = {
   ['1.2.840.10008.5.1.4.1.1.6.1'] = true,    -- Ultrasound
 }
 
--- Device UID (0018,1002) that every result of the node bears in its Contributing Equipment Sequence, also a
+-- Manufacturer and model that every result of a node bears in its Contributing Equipment Sequence, also a
 -- cleaned ultrasound (of an ultrasound class!). Anybody can copy it: alone it keeps nothing from the node.
-local NODE_DEVICE_UID = '2.25.199828017487770752392169983661631308052'
+local NODE_MANUFACTURER = 'DICOM AI Node project'
+local NODE_MODEL = 'DICOM AI Node'
 
 -- -----------------------------------------------------------------------------------------------------------
 
@@ -84,11 +85,12 @@ local function isAddressOfNode(address, node)
   return address ~= nil and address == node['Host']
 end
 
-local function bearsDeviceUid(tags)
+local function namesNode(tags)
   local equipment = tags['ContributingEquipmentSequence']
   if type(equipment) == 'table' then
     for _, item in pairs(equipment) do
-      if type(item) == 'table' and item['DeviceUID'] == NODE_DEVICE_UID then
+      if type(item) == 'table' and item['Manufacturer'] == NODE_MANUFACTURER and
+         item['ManufacturerModelName'] == NODE_MODEL then
         return true
       end
     end
@@ -96,11 +98,11 @@ local function bearsDeviceUid(tags)
   return false
 end
 
--- What the sender says of itself (AE title, Device UID) counts only from an address of the node. A result that
+-- What the sender says of itself (AE title, equipment) counts only from an address of the node. A result that
 -- comes another way is forwarded like an image: the node knows what it built, and starts nothing.
 local function comesFromNode(tags, origin)
   local node = nodeConfiguration()
-  local claims = origin['RemoteAet'] ~= nil and origin['RemoteAet'] == node['AET'] or bearsDeviceUid(tags)
+  local claims = origin['RemoteAet'] ~= nil and origin['RemoteAet'] == node['AET'] or namesNode(tags)
   if claims and not isAddressOfNode(origin['RemoteIp'], node) then
     print('AiNode: an object says that it is of the node and does not come from there: ' ..
           (origin['RequestOrigin'] or '') .. ' ' .. (origin['RemoteIp'] or 'from an unknown address'))

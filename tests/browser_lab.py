@@ -12,7 +12,7 @@ import uvicorn
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, sync_playwright
 
-from dicom_node.console.web.limits import TimedProtocol
+from dicom_console.web.limits import TimedProtocol
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
@@ -42,7 +42,7 @@ def served_app(lab: ConsoleLab) -> Iterator[str]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        wait_until(lambda: server.started, 20, "started")
+        wait_until(lambda: server.started, 60, "started")
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join(20)

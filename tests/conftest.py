@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
-from tests import schema_once, text_networks
+from tests import network_answers, schema_once
 
 if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
+
+# The same examples in every run: what a change breaks is found by its tests, not by the next one's.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 # Debian package -> a program or file by which it is recognised.
 PACKAGES = {
@@ -33,6 +38,26 @@ PACKAGES = {
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
     "pixelmed-apps": "/usr/share/java/pixelmed.jar",
 }
+# Each takes half a minute and more (`--durations=30` in .ci/run).
+LONGEST = frozenset(
+    (
+        "test_canaries",
+        "test_chest_evaluate",
+        "test_cleaning_bad_cines",
+        "test_demo",
+        "test_hostile_numbers",
+        "test_identities",
+        "test_kill",
+        "test_large_stills",
+        "test_main_job",
+        "test_ovarian_training",
+        "test_site",
+        "test_site_with_s3",
+        "test_transfer_syntaxes",
+        "test_ultrasound_formats",
+        "test_ultrasound_pipelines",
+    )
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,8 +73,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that wait for real processes first: no worker ends alone on one of them, the others done."""
-    items.sort(key=lambda item: "unit" in item.path.parts)
+    """The longest files first, then tests that wait for processes: no worker ends alone on one of them."""
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, "unit" in item.path.parts))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,11 +103,11 @@ def _the_log_keeps_its_level() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _text_networks_answer_once() -> Iterator[None]:
-    """Only where tests of this process read text: the networks take a second to load."""
+def _networks_answer_once() -> Iterator[None]:
+    """Only where tests of this process ask networks: their libraries take a second to load."""
     with pytest.MonkeyPatch.context() as patch:
-        if "ai_pipeline.burnin.find.text" in sys.modules:
-            text_networks.remember(patch)
+        if sys.modules.keys() & {"ai_pipeline.models.engine", "ai_pipeline.burnin.find.text"}:
+            network_answers.remember(patch)
         yield
 
 

@@ -12,9 +12,9 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
+from dicom_console.app import create_app
+from dicom_console.web.access import Site
 from dicom_node.config.settings import Settings
-from dicom_node.console.app import create_app
-from dicom_node.console.web.access import Site
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from dicom_node.store.database import Database

@@ -121,11 +121,21 @@ def _set(dataset: Dataset, tag: Any, number: int) -> None:
         return
     vr = dictionary_VR(tag).split(" ")[0]
     value: Any = {
-        "DA": OTHER_DATE, "DT": f"{OTHER_DATE}101112", "TM": "101112", "UI": f"{UID_ROOT}.7.{number}",
-        "AS": "085Y", "DS": "12345678.5", "IS": "12345678", "SQ": [_named_item()], "PN": f"{SECRET}^{number}",
-        "AT": 0x00100010, "OB": SECRET.encode() + b"\0", "OW": SECRET.encode() + b"\0",
-        "UN": SECRET.encode() + b"\0", "UR": f"http://{SECRET}.example/{number}",
-    }.get(vr, f"{SECRET}{number}")  # fmt: skip
+        "DA": OTHER_DATE,
+        "DT": f"{OTHER_DATE}101112",
+        "TM": "101112",
+        "UI": f"{UID_ROOT}.7.{number}",
+        "AS": "085Y",
+        "DS": "12345678.5",
+        "IS": "12345678",
+        "SQ": [_named_item()],
+        "PN": f"{SECRET}^{number}",
+        "AT": 0x00100010,
+        "OB": SECRET.encode() + b"\0",
+        "OW": SECRET.encode() + b"\0",
+        "UN": SECRET.encode() + b"\0",
+        "UR": f"http://{SECRET}.example/{number}",
+    }.get(vr, f"{SECRET}{number}")
     if vr in {"US", "UL", "SS", "SL", "FL", "FD", "UV", "SV", "OD", "OF", "OL", "OV"}:
         return
     dataset.add_new(tag, vr, value)

@@ -31,6 +31,7 @@ from dicom_node.studies.scan import Indexer
 
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
+    "console": {"local_peers": True},
     "peers": [
         {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
         {"name": "quick", "ae_title": "QUICK", "may": ["send"], "quiet_seconds": 1},

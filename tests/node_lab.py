@@ -30,6 +30,88 @@ from tests.waiting import wait_until
 
 _config.LOG_HANDLER_LEVEL = "none"
 
+_SITE = """
+[spool]
+minimum_free_mib = 1
+[assembly]
+quiet_seconds = {quiet}
+quiet_seconds_us = {quiet}
+[workers]
+processes = {processes}
+lease_seconds = {lease}
+retry_seconds = 0.2
+{workers}
+[outbox]
+retry_seconds = 0.2
+retry_limit_seconds = 2
+{senders}
+[[peers]]
+name = "pacs"
+ae_title = "{ae_title}"
+host = "127.0.0.1"
+port = {pacs}
+may = ["send", "receive"]
+results = {results}
+{of_pacs}
+"""
+
+
+def rule(
+    pipeline: str,
+    when: str = 'modality = "US"',
+    options: str = "",
+    *,
+    name: str = "",
+    send_to: str = '["pacs"]',
+) -> str:
+    """A rule as TOML; ``when`` and ``options`` are the lines of inline tables. Named after its pipeline."""
+    return (
+        f'[[rules]]\nname = "{name or pipeline}"\nwhen = {{ {when} }}\nmax_study_age_days = 0\n'
+        f'pipeline = "{pipeline}"\noptions = {{ {options} }}\nsend_to = {send_to}\n'
+    )
+
+
+_WRITES = "sleep 0.2; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
+PROGRAM = rule(
+    "command",
+    options=f'command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true',
+)
+"""A program instead of a model, where what is tried is the site: a model would take the time of the test."""
+ULTRASOUND = rule("ultrasound")
+
+
+def site_config(
+    pacs: int,
+    rules: str = PROGRAM,
+    results: Sequence[str] = ("sr",),
+    quiet: float = 0.3,
+    *,
+    processes: int = 1,
+    lease: float = 60,
+    senders: Sequence[str] = ("US1",),
+    workers: str = "",
+    ae_title: str = "PACS",
+    of_pacs: str = "",
+) -> str:
+    """Configuration of a node that analyses ultrasound and sends results to one PACS.
+
+    ``pacs``, ``ae_title``: port and title of the PACS; ``quiet``, ``lease``: seconds;
+    ``workers``, ``of_pacs``: further lines of their tables.
+    """
+    peers = "".join(f'[[peers]]\nname = "{name.lower()}"\nae_title = "{name}"\n' for name in senders)
+    site = _SITE.format(
+        pacs=pacs,
+        quiet=quiet,
+        processes=processes,
+        lease=lease,
+        workers=workers,
+        ae_title=ae_title,
+        of_pacs=of_pacs,
+        senders=peers,
+        results=json.dumps(list(results)),
+    )
+    return site + rules
+
 
 class Node:
     """One ``dicom-node serve``, started and stopped at will on the same data folder.
@@ -117,7 +199,7 @@ class Node:
     def run_apart(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The same as a process of its own, as people start it."""
         command = [sys.executable, "-m", "dicom_node", *words, "--config", str(self.config)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
     def studies(self) -> dict[str | None, dict[str, Any]]:
         """What ``studies list`` shows, by Study Instance UID; read here, since a process takes a second."""

@@ -68,8 +68,12 @@ class Postgres:
         """Run one of its programs on its data; as ``postgres`` when we are root, which a server refuses."""
         done = subprocess.run(
             [*self._as_user, program(name), "-D", str(self.data), *words],
-            capture_output=True, text=True, timeout=120, check=False, cwd=self.folder,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=self.folder,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -14,12 +14,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from ai_pipeline.contract import Code, Decision, Finding, ModelRef, Origin, PixelArray, Region
 from ai_pipeline.images.decode import open_dicom
+from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import ResultContext, SourceObject
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 CR, DX, US, US_MULTI_FRAME, US_RETIRED = (STORAGE + end for end in ("1", "1.1", "6.1", "3.1", "6"))
+INSTALLATION = Installation.from_drawn("0123456789abcdef" * 2)
 ANALYSED_AT = datetime(2025, 1, 2, 10, 16, 30, tzinfo=UTC)
 CARDIOMEGALY = Code("8186001", "SCT", "Cardiomegaly")
 NODULE = Code("786838002", "SCT", "Nodule of lung")
@@ -113,6 +115,7 @@ def context(
         "models": models or (CALIBRATED,),
         "analysed_at": ANALYSED_AT,
         "kinds": frozenset(kinds),
+        "installation": INSTALLATION,
         "station_name": "AINODE",
     }
     return ResultContext(**{**usual, **given})

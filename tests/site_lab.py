@@ -10,66 +10,14 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.node_lab import Node
+from tests.node_lab import ULTRASOUND, Node, site_config
 from tests.postgres_lab import start_postgres
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
-
-_CONFIG = """
-[spool]
-minimum_free_mib = 100
-[assembly]
-quiet_seconds = {quiet}
-quiet_seconds_us = {quiet}
-[workers]
-processes = {processes}
-lease_seconds = 5
-retry_seconds = 0.2
-[outbox]
-retry_seconds = 0.2
-retry_limit_seconds = 2
-[[peers]]
-name = "us1"
-ae_title = "US1"
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = {results}
-"""
-ULTRASOUND = """
-[[rules]]
-name = "ultrasound"
-when = { modality = "US" }
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-"""
-
-# A program instead of a model: what is tried is the site, and a model would take the time of the test.
-_WRITES = "sleep 0.2; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
-PROGRAM = f"""
-[[rules]]
-name = "program"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "command"
-send_to = ["pacs"]
-options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
-"""
-
-
-def site_config(
-    pacs: int, results: str = '["sr"]', quiet: float = 0.3, processes: int = 1, rules: str = PROGRAM
-) -> str:
-    """Of each of its nodes. ``pacs``: its DICOM port; ``processes``: workers of one node."""
-    return _CONFIG.format(pacs=pacs, results=results, quiet=quiet, processes=processes) + rules
 
 
 @dataclass(frozen=True)
@@ -91,7 +39,7 @@ def running_site(
     folder: Path,
     database_url: str,
     rules: str = ULTRASOUND,
-    results: str = '["sr", "gsps", "sc", "cleaned"]',
+    results: Sequence[str] = ("sr", "gsps", "sc", "cleaned"),
     quiet: float = 1,
     more: str = "",
     *,
@@ -103,8 +51,11 @@ def running_site(
     ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
     ``processes``: workers of each worker's machine.
     """
-    with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        config = site_config(pacs.dicom_port, results, quiet, processes, rules) + more
+    with start_orthanc(folder / "orthanc") as pacs:
+        config = site_config(
+            pacs.dicom_port, rules, results, quiet, processes=processes, lease=5, ae_title=pacs.ae_title
+        )
+        config += more
 
         def node(role: str, number: int) -> Node:
             name = f"{role}-{number}"

@@ -22,10 +22,9 @@ from dicom_node.config import loading
 from dicom_node.config.settings import Settings
 from dicom_node.demo import inputs
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.services import entered
+from dicom_node.services import entered, uploads
 from dicom_node.services.audit import Person
-from dicom_node.services.console import uploads
-from dicom_node.services.console.uploads import UploadedFile
+from dicom_node.services.uploads import UploadedFile
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Notification, Study
 from tests.modality import ultrasound, ultrasound_from
@@ -50,6 +49,8 @@ refusals = 1
 [workers]
 processes = 1
 models_dir = "{models}"
+[console]
+local_peers = true
 [[notifications]]
 name = "hook"
 on = ["quarantine"]

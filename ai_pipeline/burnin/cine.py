@@ -49,7 +49,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     """Clean every frame; memory is bounded by one window. Raises :class:`CleaningFailed` as for a still."""
     count = image.header.frames
     sampled = _sampled(count)
-    tables = DisplayTables.of(
+    tables = DisplayTables.from_frame(
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
@@ -167,6 +167,7 @@ class _CineWindow(Window):
         return [box for view in zip(*shown, strict=True) for box in self._residue_of(list(view))]
 
     def frame_of(self, mark: Annotation) -> int:
+        """The number (from 1) of the frame that shows ``mark`` best."""
         return self._indices[_frame_showing(self._pictures, mark)] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
@@ -174,7 +175,7 @@ class _CineWindow(Window):
             return self.verifier.residue(pictures[0], self.mask, self.kept, self._waves_in(pictures[0]))
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        measured = MeasuredPixels.of(light, self._waves_in(light))
+        measured = MeasuredPixels.from_picture(light, self._waves_in(light))
         added = None if self.tables.stretched else self.added
         views: list[tuple[Picture, float, Sequence[Box | None]]] = [
             (view, scale, [None] if added is None else surroundings(added, scale))

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
+from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
-from ai_pipeline.burnin.decide.allowed import Allowed, faults
+from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
@@ -39,40 +40,16 @@ from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.registry import find
+from ai_pipeline.terms import shown_term
 
 MOST_FINDINGS = 24
 """Annotations that are reported as findings per image, the largest first; a note counts all of them."""
 
 
 class Ultrasound:
-    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
+    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`)."""
 
-    Options: ``policy``, ``clinical`` (default: text that may identify the patient is removed) or ``research``
-    (all annotation is removed); ``clean`` (default true) returns the cleaned picture and its mask, else only
-    the findings; ``measurements`` (default false) returns measurements that are written in the picture, for
-    review; ``any_modality`` (default false) accepts other modalities too (text only, no graphics);
-    ``despeckle`` (default false) returns the cleaned picture once more, with less speckle;
-    ``dates``, ``remove`` (default) or ``keep``: date of the examination, as the header has it, and times of
-    day stay under ``clinical``; ``keep_words``: words of the site that stay there.
-    """
-
-    name = "ultrasound"
-    version = "2.9"
-    options: Mapping[str, type] = MappingProxyType(
-        {
-            "policy": str,
-            "clean": bool,
-            "measurements": bool,
-            "any_modality": bool,
-            "dates": str,
-            "keep_words": list,
-            "despeckle": bool,
-        }
-    )
-    modalities = ULTRASOUND
-    """Modalities and View Positions of the images that are accepted; no view position: any."""
-    views = frozenset[str]()
-    per_image = True
+    card = CARD
 
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -93,29 +70,15 @@ class Ultrasound:
             find(DESPECKLER, self._models_dir).ref,
         )
 
-    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """Refuse unknown policies: a misspelt one must not become the one that removes less."""
-        found = faults(options)
-        policy = options.get("policy", CleaningPolicy.CLINICAL)
-        if policy not in set(CleaningPolicy):
-            found["policy"] = f"must be {' or '.join(CleaningPolicy)}"
-        elif policy == CleaningPolicy.RESEARCH:
-            found |= {
-                option: "stays under clinical only: leave it out, or take that policy"
-                for option in ("dates", "keep_words")
-                if options.get(option) not in (None, "remove", [])
-            }
-        return found
-
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
         """Choose by the header alone; nothing is decoded."""
         others = (
             {}
-            if options.get("any_modality", False)
+            if UltrasoundOptions.of(options).any_modality
             else {
-                image.uid: f"modality {image.header.modality or 'unknown'} is not ultrasound"
+                image.uid: f"modality {shown_term('Modality', image.header.modality)} is not ultrasound"
                 for image in images
                 if image.header.modality not in ULTRASOUND
             }
@@ -132,9 +95,9 @@ class Ultrasound:
         Raises :class:`CleaningFailed` when none can be cleaned, and PixelError when one does not decode.
         """
         began = time.perf_counter()
-        policy = CleaningPolicy(str(options.get("policy", CleaningPolicy.CLINICAL)))
+        wanted = UltrasoundOptions.of(options)
         tools = self._tools()
-        despeckler = Despeckler.active(self._models_dir) if options.get("despeckle", False) else None
+        despeckler = Despeckler.active(self._models_dir) if wanted.despeckle else None
         findings: list[Finding] = []
         readings: list[Reading] = []
         measurements: list[Measurement] = []
@@ -144,19 +107,22 @@ class Ultrasound:
         failures: list[CleaningFailed] = []
         for number, image in enumerate(images):
             try:
-                allowed, share = Allowed.of(options, image.header), _share(report, number, len(images))
-                result = clean(image, share, policy=policy, allowed=allowed, tools=tools)
+                allowed, share = (
+                    Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
+                    _share(report, number, len(images)),
+                )
+                result = clean(image, share, policy=wanted.policy, allowed=allowed, tools=tools)
             except CleaningFailed as failure:
                 failures.append(failure)
-                told = f"no cleaned picture: {failure}"
-                notes.append(QualityNote("cleaning_failed", told, image.uid, places=failure.places))
+                text = f"no cleaned picture: {failure}"
+                notes.append(QualityNote("cleaning_failed", text, image.uid, places=failure.places))
                 continue
             findings += _findings(image, result.marks, tools)
             notes += result.notes
             readings += result.readings
-            if bool(options.get("measurements", False)):
+            if wanted.measurements:
                 measurements += measurements_of(result.readings, image.header)
-            if bool(options.get("clean", True)):
+            if wanted.clean:
                 pictures += [result.image, result.mask]
                 if despeckler is not None:
                     try:

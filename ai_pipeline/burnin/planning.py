@@ -90,9 +90,14 @@ class RemovalPlan:
 
 
 def plan_removal(
-    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool,
+    picture: Picture,
+    header: ImageHeader,
+    tools: Tools,
+    policy: CleaningPolicy,
+    *,
+    graphics: bool,
     allowed: Allowed = NOTHING_MORE,
-) -> RemovalPlan:  # fmt: skip
+) -> RemovalPlan:
     """Find what is removed from a picture, uint8 grey or RGB.
 
     ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` stays besides what
@@ -147,9 +152,14 @@ def plan_removal(
 
 
 def plan_views(
-    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool,
+    views: Sequence[Picture],
+    header: ImageHeader,
+    tools: Tools,
+    policy: CleaningPolicy,
+    *,
+    graphics: bool,
     allowed: Allowed = NOTHING_MORE,
-) -> RemovalPlan:  # fmt: skip
+) -> RemovalPlan:
     """The plan of a picture and of further views of it, which show what its display window hides.
 
     Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
@@ -251,9 +261,13 @@ def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) ->
 
 
 def _whole_lines(
-    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, policy: CleaningPolicy,
+    texts: Sequence[Text],
+    strokes: Mask,
+    picture: Picture,
+    reader: TextReader,
+    policy: CleaningPolicy,
     allowed: Allowed,
-) -> list[Text]:  # fmt: skip
+) -> list[Text]:
     """The texts as lines that stay or go whole."""
     single = without_boxes_across_lines(by_best_reading(texts), picture.shape)
     best = by_their_block(single)

@@ -95,7 +95,10 @@ class Verifier:
         return self.policy.removes(text.meaning) if text.line.legible else certain
 
     def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
-        """What is removed from a picture, by all its ``views``; errors as of :func:`plan_views`."""
+        """Plan what is removed from a picture that is seen in all these ``views``.
+
+        Raises the errors of :func:`plan_views`.
+        """
         return plan_views(views, header, self.tools, self.policy, graphics=graphics, allowed=self.allowed)
 
 
@@ -116,7 +119,7 @@ class DisplayTables:
     stretched: bool = False
 
     @staticmethod
-    def of(stored: PixelArray, display: Picture) -> DisplayTables:
+    def from_frame(stored: PixelArray, display: Picture) -> DisplayTables:
         """From the samples of one or more frames and what a viewer shows of them, in the same order."""
         if stored.dtype == np.uint8 and stored.ndim == 3:
             return DisplayTables(0, None, 0.0)
@@ -153,9 +156,13 @@ class Window(ABC):
     """Frames that are filled by one mask, and filled further until no text is left that must be removed."""
 
     def __init__(
-        self, sources: list[PixelArray], plan: RemovalPlan, tables: DisplayTables, verifier: Verifier,
+        self,
+        sources: list[PixelArray],
+        plan: RemovalPlan,
+        tables: DisplayTables,
+        verifier: Verifier,
         filler: Inpainter,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
         self._filler = filler
         self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
@@ -215,6 +222,7 @@ class _Still(Window):
     """The one frame of a still."""
 
     def residue(self) -> list[TextBox]:
+        """Text that is still found in the cleaned frame and must be removed."""
         changed = None if self.tables.stretched else self.mask if self.added is None else self.added
         return [
             box
@@ -228,7 +236,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     began = time.perf_counter()
     source, picture = image.stored(0), image.display(0)
     decoded = time.perf_counter()
-    tables = DisplayTables.of(source, picture)
+    tables = DisplayTables.from_frame(source, picture)
     views = tables.views(source)
     plan = with_faint_writing(verifier.plan(views, image.header, graphics=graphics), source)
     planned = time.perf_counter()

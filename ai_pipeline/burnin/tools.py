@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_pipeline.burnin.decide.meaning import is_setting
-from ai_pipeline.burnin.fill.inpainters import Inpainter, Learned, on_onnx
+from ai_pipeline.burnin.fill.inpainters import Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.burnin.find.mark_network import MarkFinder
 from ai_pipeline.burnin.find.read_lines import LineMemory
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
@@ -67,7 +67,7 @@ def _loaded(models_dir: Path | None, device_rules: Path | None) -> Tools:
         reader=shared_reader().remembering(LineMemory(is_setting)),
         finder=MarkFinder(network),
         threshold=float(marks.details["detector"]["threshold"]),
-        filler=Learned(fill.id, generator),
+        filler=NetworkInpainter(fill.id, generator),
         text_model=texts.ref,
         mark_model=marks.ref,
         fill_model=fill.ref,

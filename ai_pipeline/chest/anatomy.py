@@ -38,7 +38,7 @@ FINER = 4
 SURE = 0.5
 """Probability from which a pixel belongs to an organ."""
 VARIANTS = (Change(), Change(size=0.9, gamma=1.25), Change(size=0.95, gamma=0.8))
-"""Of the network's input: as it is, smaller and darker, smaller and brighter.
+"""Variants of the network's input: as it is, smaller and darker, smaller and brighter.
 None larger: a chest that fills the picture would be cut off."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
@@ -85,7 +85,7 @@ class Anatomy:
     is_chest: bool = True
 
     def seen(self, way: Affine) -> Anatomy:
-        """The same in the coordinates that ``way`` leads to: a turn or a mirror, no change of size."""
+        """A copy in the coordinates to which ``way`` leads: turned or mirrored, of the same size."""
         measured = self.measured
         if measured is not None:
             heart, thorax = (
@@ -137,7 +137,7 @@ class AnatomyModel:
         self.ref, self.agreement = ref, agreement
 
     @staticmethod
-    def of(card: Card, threads: int = 0) -> AnatomyModel:
+    def from_card(card: Card, threads: int = 0) -> AnatomyModel:
         """With the weights, the input and the limit that ``card`` gives."""
         assert card.input is not None
         network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())

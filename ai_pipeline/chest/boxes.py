@@ -84,8 +84,10 @@ class BoxHead:
         return tuple(self.candidates)
 
     def find(self, maps: Floats, label: str, detections: Floats | None = None) -> ScoredBox:
-        """The box of ``label`` by the maps ``[labels, parts, h, w]`` and, where there is a YOLO, its
-        ``detections`` as :func:`nearness` takes them. KeyError for an unknown label.
+        """Choose the box of ``label`` with the best score in the maps ``[labels, parts, h, w]``.
+
+        ``detections``: boxes of a YOLO as :func:`nearness` takes them; they raise the score of boxes near to
+        them. Raises KeyError for an unknown label.
         """
         own = self.candidates[label]
         scores = own.prior + part_means(maps[self.labels.index(label)], own.boxes).sum(1)

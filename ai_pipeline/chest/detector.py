@@ -36,7 +36,7 @@ CHANGES = (
     Change(shift=(0.03, -0.03)),
     Change(shift=(-0.03, 0.03), reduced=0.8),
 )
-"""Of the networks' input: what a box has to stand."""
+"""Changes of the networks' input under which a box must be found again."""
 LEAST_AGREEMENT = 0.2
 """Overlap (IoU) with the box of every changed input from which a box is shown: in five folds the lowest that
 removes as many wrong boxes of effusions as any up to .4 does (docs/studies/detection.md)."""
@@ -93,7 +93,7 @@ class BoxDetector:
         self._yolo = load(card, YOLO, threads=threads) if card.plays(YOLO) else None
 
     @staticmethod
-    def of(card: Card, threads: int = 0) -> BoxDetector | None:
+    def from_card(card: Card, threads: int = 0) -> BoxDetector | None:
         """The detector of ``card``, None where it has none. ``threads``: 0 for as many as may be used."""
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
@@ -170,9 +170,9 @@ class SiteDetector:
         self._engine = load(card, NETWORK, threads=threads)
         self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
 
-    def try_out(self) -> None:
-        """Run once on an empty picture. Raises CardError when the output is not what the card says."""
-        self.detections(network_input(np.zeros((256, 256), np.uint8), self._input)[0])
+    def try_out(self, picture: npt.NDArray[np.uint8]) -> None:
+        """Run once on a displayed image. Raises CardError when the output is not what the card says."""
+        self.detections(network_input(picture, self._input)[0])
 
     def detections(self, values: Floats) -> tuple[DetectedBox, ...]:
         """All boxes in an input ``[1, channels, size, size]``, strongest first."""

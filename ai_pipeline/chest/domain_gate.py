@@ -61,11 +61,11 @@ class Head:
     limits: tuple[float, float]
 
     def probabilities(self, features: Floats) -> Floats:
-        """Of each kind, ``[N, K]``, for pooled features ``[N, C]``."""
+        """The probability of each kind of image, ``[N, K]``, for pooled features ``[N, C]``."""
         return np.asarray(np.exp(self._logarithms(features)), np.float32)
 
     def distance(self, features: Floats) -> Floats:
-        """Of ``features [N, C]``: 0 for a certain upright chest of an adult, 1 at the limit: ``[N]``."""
+        """The distance ``[N]`` of ``features [N, C]``: 0 for a typical upright adult chest, 1: the limit."""
         return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
 
     def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:
@@ -104,9 +104,11 @@ class FeatureGate:
     def to_bytes(self) -> bytes:
         """The gate as ``.npz``; the same gate gives the same bytes."""
         arrays: dict[str, Any] = {
-            "mean": self.mean, "spread": self.spread, "directions": self.directions,
+            "mean": self.mean,
+            "spread": self.spread,
+            "directions": self.directions,
             "usual": np.float64(self.usual),
-        }  # fmt: skip
+        }
         if self.head is not None:
             arrays["kinds"] = np.array(self.head.kinds)
             arrays["weights"], arrays["biases"] = self.head.weights, self.head.biases

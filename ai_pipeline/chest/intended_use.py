@@ -12,6 +12,7 @@ from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER,
 from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
+from ai_pipeline.terms import shown_term
 
 YOUNGEST = 16.0  # years; no younger patient is in the training data
 SMALLEST = 128  # pixels a side; the network's own resolution
@@ -22,9 +23,13 @@ FRONTAL = frozenset({"", "AP", "PA"})  # of the View Positions (0018,5101) that 
 # What devices write where View Position is empty. A description that names both views decides nothing.
 _NOT_FRONTAL = re.compile(r"\b(LAT|LATERAL|OBL|OBLIQUE|DECUB\w*|LORDOTIC|LL|RL|LLD|RLD)\b")
 _VIEW_CODES = {
-    "272479007 SCT": "PA", "R-10214 SRT": "PA", "R-10214 SNM3": "PA",
-    "399348003 SCT": "AP", "R-10206 SRT": "AP", "R-10206 SNM3": "AP",
-}  # fmt: skip
+    "272479007 SCT": "PA",
+    "R-10214 SRT": "PA",
+    "R-10214 SNM3": "PA",
+    "399348003 SCT": "AP",
+    "R-10206 SRT": "AP",
+    "R-10206 SNM3": "AP",
+}
 """View Code Sequence (0054,0220), PS3.16 CID 4010, with the codes before 2017."""
 _IS_FRONTAL = re.compile(r"\b(AP|PA|FRONTAL|A\.P\.|P\.A\.)\b")
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
@@ -45,15 +50,23 @@ _KIND_SENTENCES = {
 
 def refused_by_header(header: ImageHeader) -> str | None:
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
+    modality = shown_term("Modality", header.modality)
+    view = shown_term("ViewPosition", header.view_position)
     reasons = (
-        (header.modality not in MODALITIES, f"modality {header.modality or 'unknown'} is not CR or DX"),
+        (
+            header.modality not in MODALITIES,
+            f"modality {modality} is not CR or DX",
+        ),
         (header.frames != 1, f"{header.frames} frames: a chest X-ray has one"),
         (
             bool(header.body_part) and header.body_part not in CHEST,
-            f"Body Part Examined is {header.body_part}, not the chest",
+            f"Body Part Examined is {shown_term('BodyPartExamined', header.body_part)}, not the chest",
         ),
         (_elsewhere(header), "Anatomic Region Sequence names another part of the body than the chest"),
-        (header.view_position not in FRONTAL, f"View Position {header.view_position} is not frontal"),
+        (
+            header.view_position not in FRONTAL,
+            f"View Position {view} is not frontal",
+        ),
         (_sideways(header), "Patient Orientation is that of a lateral view"),
         (_described_as_not_frontal(header), "the header describes a view that is not frontal"),
         (

@@ -21,6 +21,7 @@ from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
@@ -45,10 +46,9 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.images.render import UNSURE
-from ai_pipeline.models.registry import Card, Label, find
-from ai_pipeline.models.store.folder import BOXES, SHIPPED_MODELS, active
+from ai_pipeline.models.registry import Card, Label, find, load
+from ai_pipeline.models.store.folder import active
 
-MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "burnin-text"
 UNTRAINED = "all that the model was never trained for, such as bones, mediastinum, lines and tubes"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
@@ -70,52 +70,29 @@ class _AnalysedImage:
 
 @dataclass(frozen=True, slots=True)
 class _RuleOptions:
-    """What the options of a rule come to: ``labels`` as they are decided, ``shown`` among them, and the
-    ``prevalences`` (0 to 1, by label) at which calls are judged."""
+    """What the options of a rule come to for a model: ``labels`` as they are decided, ``shown`` among them,
+    and the ``prevalences`` (0 to 1, by label) at which calls are judged."""
 
+    given: ChestOptions
     point: OperatingPoint
     labels: tuple[Label, ...]
     shown: frozenset[str]
     prevalences: Mapping[str, float]
-    heatmaps: bool
 
     @staticmethod
-    def of(card: Card, options: Mapping[str, object]) -> _RuleOptions:
-        point, wanted = operating_points.chosen(card, options), options.get(prevalence.OPTION)
-        labels, prevalences = operating_points.labels_at(card, point), dict(prevalence.calibrated_at(card))
-        if wanted is not None:
-            labels = prevalence.at_site(card, labels, wanted)
-        if isinstance(wanted, Mapping):
-            prevalences |= wanted
-        every = bool(options.get("all_labels", False))
-        shown = frozenset(label.name for label in labels if label.supported or every)
-        return _RuleOptions(point, labels, shown, prevalences, bool(options.get("heatmaps", False)))
+    def from_card(card: Card, given: ChestOptions) -> _RuleOptions:
+        point, here = operating_points.chosen(card, given.operating_point), given.prevalence
+        labels = operating_points.labels_at(card, point)
+        if here is not None:
+            labels = prevalence.at_site(card, labels, here)
+        shown = frozenset(label.name for label in labels if label.supported or given.all_labels)
+        return _RuleOptions(given, point, labels, shown, {**prevalence.calibrated_at(card), **(here or {})})
 
 
 class ChestXray:
-    """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
+    """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`)."""
 
-    Options: ``heatmaps`` (default false) returns the activation map of every finding that is present;
-    ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
-    (default false) returns the picture without the text burned into it, where that can be verified;
-    ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence;
-    ``ratio`` (default PA) says on which images the cardiothoracic ratio is measured: PA, all, off;
-    ``operating_point`` (default specific, where the card has it) chooses the thresholds; ``outlines``
-    (default false) returns masks of heart and lungs.
-    """
-
-    name = "chest_xray"
-    version = "1.4"
-    options: Mapping[str, type] = MappingProxyType(
-        {
-            "heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str,
-            operating_points.OPTION: str, "outlines": bool,
-        }
-    )  # fmt: skip
-    modalities = intended_use.MODALITIES
-    """Modalities and View Positions of the images that are accepted."""
-    views = intended_use.FRONTAL - {""}
-    per_image = True
+    card = CARD
 
     def __init__(self, *, models_dir: Path | None = None, card: Card | None = None) -> None:
         """``card``: of another classifier than the one that is active."""
@@ -138,13 +115,19 @@ class ChestXray:
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option. May raise CardError."""
-        shares, point = options.get(prevalence.OPTION), options.get(operating_points.OPTION)
+        given, card = ChestOptions.of(options), self._card()
         wrong = {
-            prevalence.OPTION: None if shares is None else prevalence.fault(self._card(), shares),
-            ratio.OPTION: ratio.fault(options.get(ratio.OPTION, ratio.Projections.PA)),
-            operating_points.OPTION: None if point is None else operating_points.fault(self._card(), point),
+            "prevalence": given.prevalence and prevalence.fault(card, given.prevalence),
+            "operating_point": given.operating_point and operating_points.fault(card, given.operating_point),
         }
-        return {option: remedy for option, remedy in wrong.items() if remedy is not None}
+        return {option: remedy for option, remedy in wrong.items() if remedy}
+
+    @staticmethod
+    def try_out(card_file: Path, seconds: int) -> None:
+        """Run the model of a card on pictures. Raises CardError where it does not run in ``seconds``."""
+        from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
+
+        trial.try_out(load(card_file), seconds)
 
     def accepts(
         self,
@@ -172,9 +155,10 @@ class ChestXray:
         notes: list[QualityNote] = []
         scores: list[Scores] = []
         measurements: list[Measurement] = []
-        settings = _RuleOptions.of(self._card(), options)
+        given = ChestOptions.of(options)
+        settings = _RuleOptions.from_card(self._card(), given)
         models = self.models()
-        if options.get("clean", False):
+        if given.clean:
             models += (find(CLEANER, self._models_dir).ref,)
             seconds["clean"] = 0.0
         for number, image in enumerate(images):
@@ -188,9 +172,9 @@ class ChestXray:
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
             notes += self._unsure_note(analysed.anatomy, scores[-1])
-            if options.get("outlines", False):
+            if given.outlines:
                 pictures += self._outlines(analysed)
-            measured = self._ratio(analysed, found, options)
+            measured = self._ratio(analysed, found, given.ratio)
             measurements += measured.measurements
             notes += measured.notes
             explained = time.perf_counter()
@@ -206,7 +190,8 @@ class ChestXray:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
         notes += places.box_notes(findings)
         notes += [operating_points.note(self._card(), settings.point), _not_assessed(settings)]
-        notes += self._prevalence_note(options)
+        if given.prevalence:
+            notes.append(QualityNote("prevalence", prevalence.sentence(self._card(), given.prevalence)))
         report(1.0, "chest X-ray")
         seconds["total"] = sum(seconds.values())  # with what accepts() has decoded and analysed already
         return PipelineResult(
@@ -221,42 +206,39 @@ class ChestXray:
 
     def _card(self) -> Card:
         return self._given or (
-            self._classifier.card if self._classifier else active(self.name, self._models_dir)
+            self._classifier.card if self._classifier else active(CLASSIFIER, self._models_dir)
         )
-
-    def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
-        wanted = options.get(prevalence.OPTION)
-        if not isinstance(wanted, Mapping) or not wanted:
-            return []
-        return [QualityNote("prevalence", prevalence.sentence(self._card(), wanted))]
 
     def _model(self) -> Classifier:
         if self._classifier is None:
             card, boxes = self._card(), active(BOXES, self._models_dir)
-            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.of(card)
+            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.from_card(card)
             self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
         if self._anatomy is None:
-            self._anatomy = AnatomyModel.of(find(ratio.MODEL, self._models_dir))
+            self._anatomy = AnatomyModel.from_card(find(ratio.MODEL, self._models_dir))
         return self._anatomy
 
     def _ratio(
-        self, analysed: _AnalysedImage, found: Sequence[Finding], options: Mapping[str, object]
+        self, analysed: _AnalysedImage, found: Sequence[Finding], wanted: ratio.Projections
     ) -> ratio.Ratio:
-        wanted = ratio.Projections(str(options.get(ratio.OPTION, ratio.Projections.PA)))
         if analysed.anatomy is None:
             return ratio.Ratio()
         hearts = [finding.decision for finding in found if finding.label == ratio.CARDIOMEGALY]
         return ratio.measure(
-            analysed.image, analysed.anatomy, analysed.analysis.pose, self._anatomy_model(), wanted,
+            analysed.image,
+            analysed.anatomy,
+            analysed.analysis.pose,
+            self._anatomy_model(),
+            wanted,
             effusion=self._effusion_is_possible(analysed.analysis),
             no_cardiomegaly=Decision.ABSENT in hearts,
-        )  # fmt: skip
+        )
 
     def _effusion_is_possible(self, analysis: Analysis) -> bool:
-        """By the card's own threshold, whatever a rule makes of findings."""
+        """Whether an effusion reaches the card's own threshold; a rule's thresholds do not count here."""
         labels = enumerate(self._model().card.labels)
         return any(
             self._model().probability(analysis, index) >= label.threshold
@@ -297,7 +279,7 @@ class ChestXray:
             if self._detector is not None:
                 boxes = self._detector.boxes_in(grey, analysis)
         timings = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.of(grey), timings)
+        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.from_image(grey), timings)
         self._analysed.append(analysed)
         return analysed
 
@@ -328,7 +310,7 @@ class ChestXray:
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
                 regions = self._boxes(analysed, activation, label, index)
-                if activation and settings.heatmaps:
+                if activation and settings.given.heatmaps:
                     evidence = model.heatmap(activation)
             found.append(
                 Finding(
@@ -357,7 +339,10 @@ class ChestXray:
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
     ) -> tuple[Region, ...]:
-        """Of the detector where there is one, else of the activation map; none beside the finding's organ."""
+        """Boxes of a finding, from the detector where there is one, else from the activation map.
+
+        Boxes outside the finding's organ are left out.
+        """
         found: tuple[Region, ...] = ()
         if analysed.boxes is not None:
             found = analysed.boxes(label.name)
@@ -389,8 +374,8 @@ def _cleaned(
     try:
         result = clean(image, report)
     except CleaningFailed as failure:
-        told = f"no cleaned picture: {failure}"
-        return (), (QualityNote("cleaning_failed", told, image.uid, places=failure.places),)
+        text = f"no cleaned picture: {failure}"
+        return (), (QualityNote("cleaning_failed", text, image.uid, places=failure.places),)
     return (result.image, result.mask), result.notes
 
 

@@ -44,7 +44,7 @@ def in_lungs(
 
 
 def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
-    """The side of a box that lies in one lung."""
+    """The patient's side of a box in one lung; "" for a box in both lungs or in none."""
     return places[0].side if len(places) == 1 else ""
 
 

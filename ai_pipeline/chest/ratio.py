@@ -12,7 +12,7 @@ from typing import Final
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
 from ai_pipeline.chest.intended_use import projection_of
 from ai_pipeline.contract import (
-    CARDIOTHORACIC_RATIO,
+    BURNED_IN,
     Code,
     ImageHeader,
     Measurement,
@@ -24,7 +24,6 @@ from ai_pipeline.images.header import is_calibrated, radiograph_spacing
 from ai_pipeline.images.orientation import Pose
 
 MODEL: Final = "chest-anatomy-unet"
-OPTION: Final = "ratio"
 NOTE: Final = "cardiothoracic ratio"
 EFFUSION: Final = "Effusion"
 """What hides the heart's border: on films of another hospital its fluid was outlined as heart."""
@@ -40,6 +39,8 @@ APART_NOTE: Final = (
     "ratio, too."
 )
 
+# Private: LOINC has those of fetuses only.
+CARDIOTHORACIC_RATIO: Final = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
 RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 WIDTH: Final = Code("103355008", "SCT", "Width")
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
@@ -64,12 +65,6 @@ class Ratio:
     notes: tuple[QualityNote, ...] = ()
 
 
-def fault(wanted: object) -> str | None:
-    """What is wrong with a value of the option, as a remedy; None where nothing is."""
-    known = [choice.value for choice in Projections]
-    return None if wanted in known else f"must be one of {', '.join(known)}"
-
-
 def measure(
     image: SourceImage,
     anatomy: Anatomy,
@@ -82,9 +77,9 @@ def measure(
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how it is shown. ``effusion``: one is possible, which the reader is told, as that the ratio is
-    large where ``no_cardiomegaly`` was suspected. Widths are in millimetres where the header says how far
-    apart pixels are, else in pixels.
+    ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; a note warns the reader.
+    ``no_cardiomegaly``: the model suspects none; a note warns the reader where the ratio is large all the
+    same. Widths are in millimetres where the header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header)
     if wanted is Projections.OFF:

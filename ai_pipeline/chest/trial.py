@@ -1,15 +1,25 @@
-"""A model is run once on an empty image, in a process of its own, before it is activated."""
+"""A model is run on pictures of several kinds and sizes, in a process of its own, before it is activated.
+
+On black alone a model that divides by the spread of the grey levels, or that gives no number for bright
+pictures, may look sound.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ai_pipeline.errors import CardError
+from ai_pipeline.errors import CardError, NoNumber
 from ai_pipeline.models.registry import Card, load, verify
 from ai_pipeline.models.store import formats
 from ai_pipeline.models.store.confined import EXIT_DATA
 from ai_pipeline.models.store.inspection import run_check
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def try_out(card: Card, seconds: int) -> None:
@@ -37,20 +47,60 @@ def _try(card: Card) -> None:
 
     for weights in card.weights:
         formats.check(weights.path)
-    empty = np.zeros((256, 256), np.uint8)
+    on = ""
     try:
-        if card.box_output is not None:
-            SiteDetector(card).try_out()
-            return
-        found = Classifier(card).analyse(empty)
+        model = Classifier(card) if card.box_output is None else SiteDetector(card)
+        for name, picture in pictures():
+            rows, columns = picture.shape
+            on = f"{name} of {columns} × {rows} pixels"
+            if isinstance(model, SiteDetector):
+                model.try_out(picture)
+            elif not np.isfinite(model.analyse(picture).logits).all():
+                raise NoNumber
+    except NoNumber as error:
+        raise CardError(f"{card.name} gives no number for {on}") from error
     except CardError:
         raise
     except ImportError as error:
         raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
     except Exception as error:  # each run time has its own kinds, some derived from nothing else
-        raise CardError(f"{card.name} does not run: {str(error).splitlines()[0]}") from error
-    if not np.isfinite(found.logits).all():
-        raise CardError(f"{card.name} gives no number for an empty picture")
+        first, *_ = [*str(error).splitlines(), type(error).__name__]
+        where = f" on {on}" if on else ""
+        raise CardError(f"{card.name} does not run{where}: {first}") from error
+
+
+def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """What a model must be able to look at, each with its name: as displayed, uint8 grey."""
+    import numpy as np
+
+    yield "a black picture", np.zeros((256, 256), np.uint8)
+    yield "a white picture", np.full((256, 256), 255, np.uint8)
+    generator = np.random.default_rng(1)
+    for rows, columns in ((64, 48), (768, 1024), (3072, 4096)):
+        yield "noise", generator.integers(0, 256, (rows, columns), np.uint8)
+    for rows, columns in ((512, 512), (2500, 2048), (300, 3000)):
+        yield "a drawn chest", drawn_chest(rows, columns)
+
+
+def drawn_chest(rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """A body with two lungs, a heart, a spine and ribs, bright = dense, with the noise of a detector."""
+    import cv2
+    import numpy as np
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        return round(x * columns), round(y * rows)
+
+    film = np.full((rows, columns), 20.0, np.float32)
+    cv2.ellipse(film, place(0.5, 0.6), place(0.45, 0.55), 0, 0, 360, 150, -1)
+    for middle in (0.3, 0.7):
+        cv2.ellipse(film, place(middle, 0.5), place(0.15, 0.33), 0, 0, 360, 60, -1)
+    cv2.ellipse(film, place(0.55, 0.66), place(0.15, 0.14), 0, 0, 360, 170, -1)
+    cv2.rectangle(film, place(0.48, 0.05), place(0.52, 0.95), 200, -1)
+    for height in np.linspace(0.2, 0.8, 8):
+        cv2.ellipse(film, place(0.5, height), place(0.38, 0.06), 0, 0, 360, 130, max(1, rows // 80))
+    film = cv2.GaussianBlur(film, (0, 0), max(1.0, rows / 150))
+    film += np.random.default_rng(2).normal(0, 6, film.shape).astype(np.float32)
+    return np.asarray(np.clip(film, 0, 255), np.uint8)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Bounds = tuple[float, float, float, float]
 AS_OUTLINED: Final = ("L", "F")
 """Main directions of rows and columns of a film whose right lung lies on its left, with the head on top."""
 LEAST_SHARE: Final = 0.25
-"""Of the part of a box that lies on lungs: of less in one lung nothing is said."""
+"""Least share of a box's lung pixels in a lung for that lung to be named."""
 _LUNGS: Final[tuple[tuple[int, Literal["L", "R"], str], ...]] = (
     (RIGHT_LUNG, "R", "right"),
     (LEFT_LUNG, "L", "left"),

@@ -14,6 +14,7 @@ import typer
 
 from ai_pipeline.cli.devices import devices_app
 from ai_pipeline.cli.models import models_app
+from ai_pipeline.cli.pipelines import pipelines
 from ai_pipeline.cli.run import run
 from ai_pipeline.cli.terminal import EXIT_CONFIG
 from ai_pipeline.errors import first_line
@@ -26,11 +27,15 @@ ACCEPT = "accept"
 """Its verb below ``models``."""
 
 app = typer.Typer(
-    name="ai-pipeline", context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="ai-pipeline",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
-)  # fmt: skip
+)
 app.command(epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json")(run)
+app.command(epilog="Example:  ai-pipeline pipelines ultrasound")(pipelines)
 app.add_typer(models_app, name="models")
 app.add_typer(devices_app, name="devices")
 

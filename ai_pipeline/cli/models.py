@@ -16,6 +16,7 @@ import typer
 from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from ai_pipeline.contract import ModelSlot, PipelineCard
     from ai_pipeline.models.card import Card, Weights
 
 FAMILIES = ("xrv", "eva-x", "medical-mae", "torchvision", "timm", "ultralytics", "huggingface")
@@ -26,7 +27,7 @@ PICKLE = (
     "or network: by bubblewrap (Debian package bubblewrap), else by Landlock and seccomp, and not at all "
     "where there is neither. Of xrv, torchvision and timm files only numbers are read; an Ultralytics file "
     "runs the code that it names."
-)  # fmt: skip
+)
 
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -40,8 +41,11 @@ LabelMapFile = Annotated[
         help="TOML that says which of the node's labels each label of the model is: docs/models-own.md.",
     ),
 ]
-Pipeline = Annotated[
-    str, typer.Option(help="What is to use it: chest_xray, chest_xray_boxes (a detector), chest_xray_shadow.")
+Slot = Annotated[
+    str,
+    typer.Option(
+        "--pipeline", help="What is to use it: a pipeline, or its _boxes or _shadow (ai-pipeline pipelines)."
+    ),
 ]
 
 
@@ -49,21 +53,25 @@ Pipeline = Annotated[
 def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     """List the models: what each is for, under which licence, and which pipeline uses it."""
     from ai_pipeline.models.registry import cards
-    from ai_pipeline.models.store.folder import SHADOW, SHIPPED_MODELS, active, in_shadow
+    from ai_pipeline.models.store.folder import in_use
+    from ai_pipeline.pipelines import slots
 
     with _errors():
-        used = {pipeline: active(pipeline, models_dir).path for pipeline in SHIPPED_MODELS}
-        if second := in_shadow(models_dir):
-            used[SHADOW] = second.path
+        cards_in_use = {name: in_use(slot, models_dir) for name, (_, slot) in slots().items()}
+        used = {name: card.path for name, card in cards_in_use.items() if card is not None}
         rows = [
             {
-                "id": card.id, "version": card.version, "task": card.task, "architecture": card.architecture,
-                "licence": card.licence, "calibrated": card.calibrated,
+                "id": card.id,
+                "version": card.version,
+                "task": card.task,
+                "architecture": card.architecture,
+                "licence": card.licence,
+                "calibrated": card.calibrated,
                 "active": " ".join(pipeline for pipeline, path in used.items() if path == card.path),
                 "weights": [{"file": str(w.path.name), "sha256": w.sha256} for w in card.weights],
             }
             for card in cards(models_dir)
-        ]  # fmt: skip
+        ]
     _print(rows, ["id", "version", "active", "task", "licence"], as_json=as_json)
 
 
@@ -128,9 +136,15 @@ def add_model(
             raise typer.BadParameter("a folder gets its card from its config.json", param_hint="--card")
         with _errors(), TemporaryDirectory(prefix="ai-pipeline-") as scratch:
             made = _from_folder(
-                Path(source), Path(scratch), label_map, sha256.lower(), most << 20,
-                model_id=model_id, version=version, licence=licence,
-            )  # fmt: skip
+                Path(source),
+                Path(scratch),
+                label_map,
+                sha256.lower(),
+                most << 20,
+                model_id=model_id,
+                version=version,
+                licence=licence,
+            )
             _add(
                 str(made.with_suffix(".onnx")), made, store, "", most << 20, Path(source).name, accept_licence
             )
@@ -161,10 +175,7 @@ def _from_folder(
 
     labels = label_maps.read(label_map) if label_map else None
     copy = huggingface.copied(folder, scratch, most=most, sha256=sha256)
-    request = Request(
-        checkpoint=str(copy), family=huggingface.HUGGINGFACE, architecture="", labels=(), size=None,
-        softmax=False, form="onnx", seconds=600,
-    )  # fmt: skip
+    request = Request(checkpoint=str(copy), family=huggingface.HUGGINGFACE)
     return convert(request, scratch / "made", trust=False, label_map=labels, **named).card
 
 
@@ -186,9 +197,12 @@ def _add(
     with folder.incoming(store) as inside, progress_bar() as update:
         added = replace(weights, path=inside / weights.path.name)
         fetch(
-            source, added.path, sha256=weights.sha256, most=most,
+            source,
+            added.path,
+            sha256=weights.sha256,
+            most=most,
             report=lambda done, total: update(completed=done, total=total, description=shown(source)),
-        )  # fmt: skip
+        )
         made = folder.add(inside, card, added, store, folder.ModelOrigin(shown(origin), described.licence))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
@@ -197,24 +211,24 @@ def _add(
 @models_app.command("activate", epilog="Example:  ai-pipeline models activate xrv-densenet121-res224-all@1")
 def activate_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
-    pipeline: Pipeline = "chest_xray",
-    seconds: Annotated[int, typer.Option(help="How long it may take on an empty picture.", min=1)] = 120,
+    slot: Slot = "chest_xray",
+    seconds: Annotated[int, typer.Option(help="How long trying it may take.", min=1)] = 120,
     models_dir: ModelsDir = None,
 ) -> None:
     """Let a pipeline use a model that runs. A running node does so when its workers start again."""
-    from ai_pipeline.chest.trial import try_out
     from ai_pipeline.models.registry import find
     from ai_pipeline.models.store import folder
+    from ai_pipeline.pipelines import try_out
 
     store = _folder(models_dir)
-    _known(pipeline)
+    pipeline, chosen = _chosen(slot)
     with _errors():
         card = find(model, store)
-        try_out(card, seconds)
-        folder.activate(pipeline, card, store)
+        try_out(pipeline.name, card.path, seconds)
+        folder.activate(pipeline, chosen, card, store)
     _print_hashes(card)
-    typer.echo(f"{pipeline} uses {card.name}; a running node from the next start of its workers on")
-    if pipeline == folder.SHADOW:
+    typer.echo(f"{slot} uses {card.name}; a running node from the next start of its workers on")
+    if chosen.role == "shadow":
         typer.echo(
             "Its findings stay in the node: `dicom-node models compare` shows them beside the active model's."
         )
@@ -224,23 +238,24 @@ def activate_model(
 
 
 @models_app.command("rollback", epilog="Example:  ai-pipeline models rollback --pipeline chest_xray")
-def rollback_model(pipeline: Pipeline = "chest_xray", models_dir: ModelsDir = None) -> None:
+def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> None:
     """Let a pipeline use what it used before. A running node does so when its workers start again."""
     from ai_pipeline.models.store import folder
 
     store = _folder(models_dir)
-    _known(pipeline)
+    _, chosen = _chosen(slot)
     with _errors():
-        card = folder.rollback(pipeline, store)
+        card = folder.rollback(chosen, store)
     used = f"{card.name} again" if card else "no model any more"
-    typer.echo(f"{pipeline} uses {used}; a running node from the next start of its workers on")
+    typer.echo(f"{slot} uses {used}; a running node from the next start of its workers on")
 
 
 @models_app.command(
-    "convert", help=f"Make an ONNX or safetensors model with a first card from a checkpoint.\n\n{PICKLE}",
+    "convert",
+    help=f"Make an ONNX or safetensors model with a first card from a checkpoint.\n\n{PICKLE}",
     epilog="Example:  ai-pipeline models convert d121.pt --from xrv --architecture densenet121-res224-all "
     "--trust --out new",
-)  # fmt: skip
+)
 def convert_model(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder for huggingface")
@@ -276,10 +291,16 @@ def convert_model(
     try:
         request = Request.model_validate(
             {
-                "checkpoint": str(checkpoint), "family": family, "architecture": architecture,
-                "labels": _names(labels), "size": size, "softmax": softmax, "form": form, "seconds": seconds,
+                "checkpoint": str(checkpoint),
+                "family": family,
+                "architecture": architecture,
+                "labels": _names(labels),
+                "size": size,
+                "softmax": softmax,
+                "form": form,
+                "seconds": seconds,
             }
-        )  # fmt: skip
+        )
     except ValidationError as error:
         first = error.errors()[0]
         options = {"family": "--from", "form": "--to"}
@@ -288,9 +309,14 @@ def convert_model(
     with _errors():
         try:
             made = convert(
-                request, out, trust=trust, model_id=model_id, version=version, licence=licence,
+                request,
+                out,
+                trust=trust,
+                model_id=model_id,
+                version=version,
+                licence=licence,
                 label_map=label_maps.read(label_map) if label_map else None,
-            )  # fmt: skip
+            )
         except NotTrusted as error:
             raise typer.BadParameter(str(error), param_hint="--trust") from error
     answer = made.answer
@@ -337,12 +363,13 @@ def _folder(models_dir: Path | None) -> Path:
     return folder
 
 
-def _known(pipeline: str) -> None:
-    from ai_pipeline.models.store.folder import SHADOW, SHIPPED_MODELS
+def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
+    from ai_pipeline.pipelines import slots
 
-    if pipeline not in {*SHIPPED_MODELS, SHADOW}:
-        known = ", ".join((*SHIPPED_MODELS, SHADOW))
-        raise typer.BadParameter(f"only {known} takes another model", param_hint="--pipeline")
+    known = slots()
+    if name not in known:
+        raise typer.BadParameter(f"only {', '.join(known)} takes another model", param_hint="--pipeline")
+    return known[name]
 
 
 def _names(labels: str) -> tuple[str, ...]:

@@ -49,13 +49,13 @@ class Folder:
         here = [finding for finding in result.findings if finding.frame in {None, frame}]
         if (below := _below(image, result, frame - 1)) is not None:
             drawn = annotate(below, here, measurements=result.measurements, notes=result.quality)
-            written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
+            written.append(self._png(f"{stem}.annotated", "annotated", drawn))
         for finding in shown:
             below = _below(image, result, (finding.frame or 1) - 1)
             if finding.evidence is not None and below is not None:
                 picture = heatmap_overlay(below, finding)
                 name = f"{stem}.heatmap-{_plain(finding.label)}"
-                written.append(self._png(name, ImageKind.HEATMAP, picture))
+                written.append(self._png(name, "heatmap", picture))
         return written
 
     def _stem(self, file: Path) -> str:
@@ -65,19 +65,19 @@ class Folder:
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
         same = "" if number < 2 else f"-{number + 1}"
-        name = f"{stem}.{derived.kind.value}{same}"
+        name = f"{stem}.{derived.name}{same}"
         frames = derived.frames
         if not _fits_png(frames):
             np.save(self.path / f"{name}.npy", frames)
-            return _entry(derived.kind, self.path / f"{name}.npy", len(frames))
+            return _entry(derived.name, self.path / f"{name}.npy", len(frames))
         if len(frames) == 1:
-            return self._png(name, derived.kind, frames[0])
+            return self._png(name, derived.name, frames[0])
         (self.path / name).mkdir(exist_ok=True)
         for index, frame in enumerate(frames, start=1):
             Image.fromarray(np.asarray(frame)).save(self.path / name / f"{index:04d}.png", compress_level=1)
-        return _entry(derived.kind, self.path / name, len(frames))
+        return _entry(derived.name, self.path / name, len(frames))
 
-    def _png(self, name: str, kind: ImageKind, samples: PixelArray) -> Record:
+    def _png(self, name: str, kind: str, samples: PixelArray) -> Record:
         path = self.path / f"{name}.png"
         Image.fromarray(np.asarray(samples)).save(path)
         return _entry(kind, path, 1)
@@ -94,9 +94,17 @@ def _below(image: SourceImage, result: PipelineResult, frame: int) -> npt.NDArra
 def empty_record(file: str, pipeline: str) -> Record:
     """The record of an input before anything is known of it."""
     return {
-        "file": file, "pipeline": pipeline, "version": "", "accepted": False, "reason": None,
-        "findings": [], "measurements": [], "images": [], "quality": [], "seconds": {},
-    }  # fmt: skip
+        "file": file,
+        "pipeline": pipeline,
+        "version": "",
+        "accepted": False,
+        "reason": None,
+        "findings": [],
+        "measurements": [],
+        "images": [],
+        "quality": [],
+        "seconds": {},
+    }
 
 
 def filled_record(result: PipelineResult, images: list[Record]) -> Record:
@@ -172,8 +180,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 4)
 
 
-def _entry(kind: ImageKind, path: Path, frames: int) -> Record:
-    return {"kind": kind.value, "path": str(path), "frames": frames}
+def _entry(kind: str, path: Path, frames: int) -> Record:
+    return {"kind": kind, "path": str(path), "frames": frames}
 
 
 def _fits_png(frames: PixelArray) -> bool:

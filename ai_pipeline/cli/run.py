@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_text, progress_bar
+from ai_pipeline.terms import shown_term
 
 if TYPE_CHECKING:
     from ai_pipeline.cli.report import Folder, Record
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
     from ai_pipeline.images.header import GivenAttributes
-
-AUTO = {
-    "US": "ultrasound", "IVUS": "ultrasound", "CR": "chest_xray", "DX": "chest_xray", "DR": "chest_xray",
-}  # fmt: skip
-"""Which pipeline ``--pipeline auto`` takes for a modality."""
 
 
 def run(
@@ -30,9 +27,7 @@ def run(
     ],
     pipeline: Annotated[
         str,
-        typer.Option(
-            help="ultrasound, chest_xray, fetal_head, ovarian, another installed one, or auto (by modality)."
-        ),
+        typer.Option(help="Its name (`ai-pipeline pipelines` lists them), or auto: by modality."),
     ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
@@ -150,7 +145,7 @@ class _Runner:
         """Return the record of an input and whether it could be read."""
         from ai_pipeline.cli.report import empty_record, filled_record
         from ai_pipeline.contract import Refuse
-        from ai_pipeline.errors import CleaningFailed, PixelError, ProgramFailed
+        from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError, ProgramFailed
         from ai_pipeline.images.decode import open_image
 
         record = empty_record(str(file), self.pipeline)
@@ -158,9 +153,9 @@ class _Runner:
             image = open_image(file, self.modality, self.given)
             pipeline = self._pipeline(image)
             if pipeline is None:
-                record["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
+                record["reason"] = f"no pipeline for modality {shown_term('Modality', image.header.modality)}"
                 return record, True
-            record |= {"pipeline": pipeline.name, "version": pipeline.version}
+            record |= {"pipeline": pipeline.card.name, "version": pipeline.card.version}
             verdict = pipeline.accepts([image], self.options)
             if isinstance(verdict, Refuse):
                 record["reason"] = verdict.reason
@@ -170,7 +165,7 @@ class _Runner:
             record |= filled_record(result, self.folder.pictures(file, image, result))
         except CleaningFailed as failure:
             record["reason"] = f"no cleaned picture: {failure}"
-        except (PixelError, ProgramFailed) as error:
+        except (NoNumber, PixelError, ProgramFailed) as error:
             record |= {"accepted": False, "reason": str(error)}
             return record, False
         except OSError as error:
@@ -179,25 +174,31 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
-        from ai_pipeline.contract import ChecksOptions
-        from ai_pipeline.pipelines import create
+        from ai_pipeline.pipelines import create, option_faults
 
-        name = AUTO.get(image.header.modality) if self.pipeline == "auto" else self.pipeline
+        name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
         if name is None:
             return None
         if name not in self.made:
             pipeline = create(name, models_dir=self.models_dir, device_rules=self.device_rules)
-            unknown = sorted(set(self.options) - set(pipeline.options))
-            if unknown:
-                known = ", ".join(sorted(pipeline.options)) or "none"
+            known = pipeline.card.options
+            if unknown := sorted(set(self.options) - known.model_fields.keys()):
+                there = ", ".join(sorted(known.model_fields)) or "none"
                 raise typer.BadParameter(
-                    f"{name} knows no option {', '.join(unknown)} (it knows: {known})", param_hint="--option"
+                    f"{name} knows no option {', '.join(unknown)} (it knows: {there})", param_hint="--option"
                 )
-            if isinstance(pipeline, ChecksOptions):
-                for option, remedy in pipeline.option_faults(self.options).items():
-                    raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
+            for option, remedy in option_faults(pipeline, self.options).items():
+                raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
             self.made[name] = pipeline
         return self.made[name]
+
+
+@cache
+def _by_modality(modality: str) -> str | None:
+    """The pipeline that ``auto`` takes for images of a modality, None where there is none."""
+    from ai_pipeline.pipelines import cards
+
+    return next((card.name for card in cards() if modality in card.auto_for), None)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, object]:

@@ -97,8 +97,11 @@ def _install(steps: bytes) -> bool:
 def _of_machine(machine: int) -> list[_Step]:
     """Ends a process that calls as another machine does, then looks at the call's number."""
     return [
-        (_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER),
-    ]  # fmt: skip
+        (_LOAD, 0, 0, _ARCH),
+        (_EQUAL, 1, 0, machine),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
 
 
 def _only_computing(column: int, machine: int) -> list[_Step]:
@@ -111,14 +114,22 @@ def _only_computing(column: int, machine: int) -> list[_Step]:
 def _all_but_forbidden(column: int, machine: int) -> list[_Step]:
     steps = [
         *_of_machine(machine),
-        (_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _REFUSE),
+        (_AT_LEAST, 0, 1, _X32),
+        (_RETURN, 0, 0, _REFUSE),
         # clone3 keeps its flags in memory, where a filter cannot look; libc takes clone then.
-        (_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _UNKNOWN),
-        (_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_ANY_BIT, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW),
-        (_EQUAL, 0, 4, _PRLIMIT[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW),
-    ]  # fmt: skip
+        (_EQUAL, 0, 1, _CLONE3[column]),
+        (_RETURN, 0, 0, _UNKNOWN),
+        (_EQUAL, 0, 4, _CLONE[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_ANY_BIT, 1, 0, _CLONE_THREAD),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+        (_EQUAL, 0, 4, _PRLIMIT[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
     for numbers in _FORBIDDEN.values():
         if numbers[column] >= 0:
             steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _REFUSE)]

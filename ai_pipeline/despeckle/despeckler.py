@@ -14,13 +14,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import DerivedImage, ImageHeader, ImageKind, ModelRef, PixelArray, Progress
+from ai_pipeline.contract import (
+    Code,
+    DerivedImage,
+    ImageHeader,
+    ImageKind,
+    ModelRef,
+    PixelArray,
+    Processing,
+    Progress,
+)
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.registry import find, read
 
 MODEL: Final = "ultrasound-despeckle-residual"
+DESPECKLED: Final = Processing(
+    "despeckled", "less speckle", Code("113087", "DCM", "Smoothing"), "not for measurement of texture"
+)
 STEP = 8
 """Rows and columns of the network's input are multiples of this."""
 GREY = 12
@@ -42,7 +54,7 @@ class Despeckler:
     ref: ModelRef
 
     @staticmethod
-    def of(card: Card, threads: int = 0) -> Despeckler:
+    def from_card(card: Card, threads: int = 0) -> Despeckler:
         """With the weights and the strength that ``card`` names. Raises CardError."""
         network = OnnxRuntime(read(card.file("despeckler")), threads or usable_cores())
         return Despeckler(network, float(card.details["despeckler"]["strength"]), card.ref)
@@ -50,7 +62,7 @@ class Despeckler:
     @staticmethod
     def active(models_dir: Path | None = None) -> Despeckler:
         """That of the card :data:`MODEL`. Raises CardError."""
-        return Despeckler.of(find(MODEL, models_dir))
+        return Despeckler.from_card(find(MODEL, models_dir))
 
     def picture(self, shares: Floats) -> Floats:
         """``[rows, columns]``, 0 to 1, with less speckle."""
@@ -79,13 +91,14 @@ class Despeckler:
             report(number / len(frames), "despeckling")
             made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric, annotation)
         return DerivedImage(
-            kind=ImageKind.DESPECKLED,
+            kind=ImageKind.PROCESSED,
             source_uid=cleaned.source_uid,
             frames=made,
             photometric=cleaned.photometric,
             description=f"speckle of the cleaned image reduced (strength {self.strength:g})",
             verified=True,
             models=(*cleaned.models, self.ref),
+            processing=DESPECKLED,
         )
 
     def _frame(

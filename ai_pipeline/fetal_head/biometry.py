@@ -13,7 +13,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from ai_pipeline.contract import Code, ImageHeader, Measurement, ModelRef, Point
+from ai_pipeline.contract import Code, ImageHeader, MeasuredQuantity, Measurement, ModelRef, Point
 from ai_pipeline.fetal_head.ellipse import Ellipse
 from ai_pipeline.images.header import calibrated_regions
 
@@ -24,6 +24,11 @@ OCCIPITOFRONTAL: Final = Code("11851-3", "LN", "Occipital-Frontal Diameter")
 HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
+MEASURES: Final = (
+    MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
+    MeasuredQuantity("Biparietal diameter", BIPARIETAL),
+    MeasuredQuantity("Occipitofrontal diameter", OCCIPITOFRONTAL),
+)
 POSSIBLE: Final = (40.0, 400.0)
 """Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
 ALIKE: Final = 0.01
@@ -51,22 +56,36 @@ def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
 
 
 def measurements(
-    uid: str, header: ImageHeader, head: Ellipse, spacing: tuple[float, float] | None, model: ModelRef
+    uid: str,
+    header: ImageHeader,
+    head: Ellipse,
+    spacing: tuple[float, float] | None,
+    model: ModelRef,
+    fetus: str,
 ) -> tuple[Measurement, ...]:
-    """Circumference, short and long axis of ``head`` in the image ``uid``: in mm, or in pixels without
-    ``spacing``. Lines are cut off at the picture's edge."""
+    """Circumference, short and long axis of the ``head`` of ``fetus`` (as Measurement has it) in the image
+    ``uid``: in mm, or in pixels without ``spacing``. Lines are cut off at the picture's edge."""
     unit = MILLIMETRES if spacing else PIXELS
     sizes = in_millimetres(head, spacing) if spacing else head
     rows = (
-        (HEAD_CIRCUMFERENCE, "Head circumference", sizes.circumference, head.polygon(), True),
-        (BIPARIETAL, "Biparietal diameter", sizes.short, head.short_axis(), False),
-        (OCCIPITOFRONTAL, "Occipitofrontal diameter", sizes.long, head.long_axis(), False),
+        (sizes.circumference, head.polygon(), True),
+        (sizes.short, head.short_axis(), False),
+        (sizes.long, head.long_axis(), False),
     )
     return tuple(
         Measurement(
-            uid, name, code, round(value, 1), unit, (inside(line, header),), model, HEAD, closed=closed
+            uid,
+            quantity.name,
+            quantity.code,
+            round(value, 1),
+            unit,
+            (inside(line, header),),
+            model,
+            HEAD,
+            closed=closed,
+            fetus=fetus,
         )
-        for code, name, value, line, closed in rows
+        for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
     )
 
 

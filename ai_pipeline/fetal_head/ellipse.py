@@ -13,7 +13,7 @@ from ai_pipeline.contract import Point
 from ai_pipeline.images.coordinates import Affine
 
 POINTS = 72
-"""Of a polygon that stands for an ellipse: its circumference is .13 % below the ellipse's."""
+"""Points of a polygon in the place of an ellipse: its circumference is .13 % below the ellipse's."""
 FEWEST = 20
 """Points of an outline inside the picture that an ellipse is fitted to."""
 Bools = npt.NDArray[np.bool_]

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from ai_pipeline.contract import ImageHeader, UltrasoundRegion
+from ai_pipeline.terms import shown_term
 
 MODALITIES = frozenset({"US"})
-BODY_PARTS = frozenset({
-    "", "HEAD", "SKULL", "BRAIN", "FETUS", "FETAL HEAD", "FETALHEAD", "FETAL", "OB", "OBSTETRIC", "ABDOMEN",
-    "PELVIS", "ABDOMENPELVIS", "UTERUS", "GRAVID UTERUS",
-})  # fmt: skip
+BODY_PARTS = frozenset(
+    {
+        "",
+        "HEAD",
+        "SKULL",
+        "BRAIN",
+        "FETUS",
+        "FETAL HEAD",
+        "FETALHEAD",
+        "FETAL",
+        "OB",
+        "OBSTETRIC",
+        "ABDOMEN",
+        "PELVIS",
+        "ABDOMENPELVIS",
+        "UTERUS",
+        "GRAVID UTERUS",
+    }
+)
 """Body Part Examined (0018,0015) of pictures of a fetus: its own, or the mother's."""
 YOUNGEST = 10.0
 """Years: the patient is the mother. The head of a newborn is examined through the fontanelle."""
@@ -24,7 +40,7 @@ def refused_by_header(header: ImageHeader) -> str:
     """Why the header forbids an analysis, as a sentence without free text; empty when it does not."""
     age, sex = header.age_years, header.attributes.get("PatientSex", "")
     reasons = (
-        (header.modality not in MODALITIES, f"modality {header.modality or 'unknown'} is not US"),
+        (header.modality not in MODALITIES, f"modality {shown_term('Modality', header.modality)} is not US"),
         (header.frames != 1, f"{header.frames} frames: biometry is done on a still picture"),
         (header.body_part not in BODY_PARTS, "Body Part Examined is not that of a pregnancy"),
         (

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
-from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fitted, values
+from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
@@ -25,6 +25,9 @@ FINER = 4
 """The outline is found on a grid so many times finer than the network's output."""
 SURE = 0.5
 """Probability from which a pixel belongs to the head."""
+SECOND = 0.25
+"""Area from which another part of the outline can be a second head, as a share of the largest: heads of twins
+differ less, and a plane through one may be off its middle."""
 SMALLER = 0.85
 """Size of the third variant."""
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
@@ -53,7 +56,7 @@ class HeadLimits:
     inset: float
 
     @staticmethod
-    def of(table: Mapping[str, Any]) -> HeadLimits:
+    def from_table(table: Mapping[str, Any]) -> HeadLimits:
         """From the table ``[head]`` of a card. Raises KeyError, TypeError."""
         low, high = map(float, table["roundness"])
         number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
@@ -66,7 +69,8 @@ class HeadOutline:
     along which biometry measures; both in source pixels, None where no head was outlined.
 
     ``present``, ``shape``, ``spread``, ``outside``: what :class:`HeadLimits` judges. ``fault``: why this is
-    no head to measure, as a sentence; empty where it is one.
+    no head to measure, as a sentence; empty where it is one. ``second``: another part beside it has the
+    form of a head.
     """
 
     area: Ellipse | None
@@ -76,6 +80,7 @@ class HeadOutline:
     spread: float = 1.0
     outside: float = 1.0
     fault: str = ""
+    second: bool = False
 
 
 class HeadModel:
@@ -98,7 +103,7 @@ class HeadModel:
         network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
-        return HeadModel(network, HeadLimits.of(card.details["head"]), card.ref, agreement)
+        return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
 
     def outline(self, grey: Grey) -> HeadOutline:
         """The head of a displayed picture, uint8 grey ``[rows, columns]``."""
@@ -107,12 +112,12 @@ class HeadModel:
 
     def seen(self, grey: Grey) -> HeadOutline:
         """As :meth:`outline`, not judged."""
-        picture, to_input = fitted(grey)
-        found = self._engine(values(np.stack([picture, picture[:, ::-1], _smaller(picture)])))
+        picture, to_input = fit_to_input(grey)
+        found = self._engine(values(np.stack([picture, picture[:, ::-1], _reduced(picture)])))
         present = float(np.mean(found["present"]))
         maps = found["head"][0], found["head"][1][:, ::-1], _larger(found["head"][2])
         back = to_input.inverse().after(GRID)
-        mask = head_mask(np.mean(maps, axis=0))
+        mask, *others = head_masks(np.mean(maps, axis=0))
         area = ellipse_of(mask, back)
         if area is None:
             return HeadOutline(None, None, present)
@@ -129,18 +134,37 @@ class HeadModel:
             shape=_agreement(mask, area, back),
             spread=(max(sizes) - min(sizes)) / area.circumference,
             outside=_outside(area, rows, columns),
+            second=any(self._is_head(other, back) for other in others),
+        )
+
+    def _is_head(self, mask: Bools, to_source: Affine) -> bool:
+        """Whether what is outlined beside the largest part has the form of a head."""
+        area = ellipse_of(mask, to_source)
+        low, high = self.limits.roundness
+        return (
+            area is not None
+            and low <= area.short / area.long <= high
+            and _agreement(mask, area, to_source) >= self.limits.shape
         )
 
 
 def head_mask(probabilities: Floats) -> Bools:
     """``[rows, columns]`` 0..1 → the largest part that is head, ``[FINER · rows, FINER · columns]``."""
+    return head_masks(probabilities)[0]
+
+
+def head_masks(probabilities: Floats) -> list[Bools]:
+    """As :func:`head_mask`, and behind it every further part of ``SECOND`` of its size."""
     rows, columns = probabilities.shape
     fine = cv2.resize(probabilities, (columns * FINER, rows * FINER), interpolation=cv2.INTER_LINEAR)
     mask = np.asarray(fine >= SURE, np.bool_)
     count, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
-        return mask
-    return np.asarray(labels == 1 + int(sizes[1:, cv2.CC_STAT_AREA].argmax()), np.bool_)
+        return [mask]
+    areas = sizes[1:, cv2.CC_STAT_AREA]
+    ranked = np.argsort(-areas, kind="stable")
+    kept = [part for part in ranked if areas[part] >= SECOND * areas[ranked[0]]]
+    return [np.asarray(labels == 1 + int(part), np.bool_) for part in kept]
 
 
 def fault(found: HeadOutline, limits: HeadLimits) -> str:
@@ -157,14 +181,14 @@ def fault(found: HeadOutline, limits: HeadLimits) -> str:
     return next((sentence for sentence, there in faults.items() if there), "")
 
 
-def _smaller(picture: Grey) -> Grey:
+def _reduced(picture: Grey) -> Grey:
     centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
     matrix = cv2.getRotationMatrix2D(centre, 0, SMALLER)
     return np.asarray(cv2.warpAffine(picture, matrix, (COLUMNS, ROWS)), np.uint8)
 
 
 def _larger(probabilities: Floats) -> Floats:
-    """The way back of :func:`_smaller`."""
+    """The way back of :func:`_reduced`."""
     centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
     matrix = cv2.getRotationMatrix2D(centre, 0, 1 / SMALLER)
     return np.asarray(cv2.warpAffine(probabilities, matrix, (COLUMNS, ROWS)), np.float32)

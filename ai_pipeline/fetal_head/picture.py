@@ -9,14 +9,14 @@ import numpy.typing as npt
 from ai_pipeline.images.coordinates import Affine
 
 ROWS, COLUMNS = 192, 256
-"""Of the network's input."""
+"""Size of the network's input."""
 MEAN, SCALE = 127.0, 128.0
 """EfficientNet-Lite's own normalisation of 0..255."""
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-def fitted(grey: Grey) -> tuple[Grey, Affine]:
+def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
     """``grey [rows, columns]`` reduced into ``[ROWS, COLUMNS]``, black around it; the map source → input."""
     rows, columns = grey.shape
     scale = min(ROWS / rows, COLUMNS / columns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -33,8 +33,10 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry
+from ai_pipeline.fetal_head.card import CARD
 from ai_pipeline.fetal_head.ellipse import Ellipse
-from ai_pipeline.fetal_head.intended_use import MODALITIES, image_area, refused_by_header
+from ai_pipeline.fetal_head.fetuses import fetus_of_each
+from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
 from ai_pipeline.fetal_head.outline import HeadModel, HeadOutline
 from ai_pipeline.models.registry import find
 
@@ -42,6 +44,7 @@ MODEL: Final = "fetal-head-unet"
 REMEMBERED: Final = 32
 """Analyses of ``accepts`` that are kept for ``run``."""
 NOTE: Final = "fetal head"
+SECOND_HEAD: Final = "the picture shows more than one head"
 NOT_ASSESSED: Final = (
     "brain, skull, gestational age, weight, all but the size of the head; whether the plane is the standard "
     "one (trans-thalamic)."
@@ -58,16 +61,19 @@ class _SeenImage:
     seconds: Mapping[str, float]
 
 
-class FetalHead:
-    """The pipeline ``fetal_head`` (:class:`ai_pipeline.contract.Pipeline`). No options."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _CleanedImage:
+    """``texts``: what was read in the picture, which may be a name."""
 
-    name = "fetal_head"
-    version = "1.0"
-    options: Mapping[str, type] = MappingProxyType({})
-    modalities = MODALITIES
-    """Modalities and View Positions of the images that are accepted; no view position: any."""
-    views = frozenset[str]()
-    per_image = True
+    images: tuple[DerivedImage, ...]
+    notes: tuple[QualityNote, ...]
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+
+class FetalHead:
+    """The pipeline ``fetal_head`` (:class:`ai_pipeline.contract.Pipeline`)."""
+
+    card = CARD
 
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
         self._models_dir, self._device_rules = models_dir, device_rules
@@ -107,23 +113,33 @@ class FetalHead:
         notes: list[QualityNote] = []
         measured: list[Measurement] = []
         seconds = {"decode": 0.0, "model": 0.0, "clean": 0.0}
+        cleaned: dict[str, _CleanedImage] = {}
+        seen: list[_SeenImage] = []
         for number, image in enumerate(images):
             report(number / len(images), "fetal head")
             analysed = self._analyse(image)
+            seen.append(analysed)
             for stage, value in analysed.seconds.items():
                 seconds[stage] += value
-            if analysed.head is None or analysed.reason:
-                notes.append(QualityNote(NOTE, f"not measured: {analysed.reason}.", image.uid))
-                continue
-            header, model = image.header, self._model()
-            measured += biometry.measurements(image.uid, header, analysed.head, analysed.spacing, model.ref)
-            pictures.append(_mask(image, analysed.head, model.ref))
-            notes.append(QualityNote(NOTE, self._caution(analysed), image.uid))
             began = time.perf_counter()
-            cleaned, of_cleaning = self._cleaned(image, report)
+            if analysed.head is not None and not analysed.reason:
+                cleaned[image.uid] = self._cleaned(image, report)
             seconds["clean"] += time.perf_counter() - began
-            pictures += cleaned
-            notes += of_cleaning
+        texts = {uid: one.texts for uid, one in cleaned.items()}
+        fetuses = fetus_of_each(texts, [image.header for image in images])
+        for analysed in seen:
+            image = analysed.image
+            fetus, unknown = fetuses.get(image.uid, ("", ""))
+            reason = analysed.reason or (SECOND_HEAD if analysed.found.second else unknown)
+            if analysed.head is None or reason:
+                notes.append(QualityNote(NOTE, f"not measured: {reason}.", image.uid))
+                continue
+            header, model = image.header, self._model().ref
+            measured += biometry.measurements(
+                image.uid, header, analysed.head, analysed.spacing, model, fetus
+            )
+            pictures += [_mask(image, analysed.head, model), *cleaned[image.uid].images]
+            notes += [QualityNote(NOTE, self._caution(analysed), image.uid), *cleaned[image.uid].notes]
         notes.append(QualityNote("not assessed", NOT_ASSESSED))
         report(1.0, "fetal head")
         return PipelineResult(
@@ -179,15 +195,14 @@ class FetalHead:
             what += "; a part of the ellipse lies outside the picture and was continued from the rest"
         return f"{what}; the biparietal diameter is from outer to outer edge of the skull."
 
-    def _cleaned(
-        self, image: SourceImage, report: Progress
-    ) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
+    def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
         try:
             result = clean(image, report, tools=self._tools())
         except CleaningFailed as failure:
             why = f"no picture with the outline, because it could not be cleaned: {failure}"
-            return (), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),)
-        return (result.image, result.mask), result.notes
+            return _CleanedImage((), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),))
+        texts = tuple(reading.text for reading in result.readings)
+        return _CleanedImage((result.image, result.mask), result.notes, texts)
 
 
 def _mask(image: SourceImage, head: Ellipse, model: ModelRef) -> DerivedImage:

@@ -37,6 +37,7 @@ from pydicom.uid import (
 
 from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images.decoder import DECODER
+from ai_pipeline.terms import shown_uid_name
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
 JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
@@ -64,7 +65,7 @@ _HIERARCHY, _SCAN = 0xDE, 0xDA
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the code stream's own header demands."""
+    """The size of the image that the code stream's own header declares."""
 
     rows: int
     columns: int
@@ -106,8 +107,8 @@ def check_inflation(path: Path, most_mib: int) -> None:
             rest = inflater.unconsumed_tail or file.read(_CHUNK)
 
 
-def decodable(syntax: UID) -> UID:
-    """The transfer syntax, if it is decoded here. Raises CodestreamFault."""
+def check_decodable(syntax: UID) -> None:
+    """Raise CodestreamFault where this transfer syntax is not decoded here."""
     if not syntax:
         raise CodestreamFault("the file has no Transfer Syntax UID (0002,0010)")
     try:
@@ -115,21 +116,8 @@ def decodable(syntax: UID) -> UID:
     except NotImplementedError:
         decoder = None
     if decoder is None or not decoder.is_available:
-        raise CodestreamFault(f"its transfer syntax {_named(syntax)} is not decoded here")
-    return syntax
-
-
-def _named(syntax: UID) -> str:
-    name = _NAMES.get(syntax, syntax.name)
-    return syntax if name == syntax else f"{name} ({syntax})"
-
-
-# Transfer syntaxes that are newer than pydicom's dictionary (PS3.6 table A-1).
-_NAMES = {
-    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
-    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
-    "1.2.840.10008.1.2.4.112": "JPEG XL",
-}
+        name = shown_uid_name(syntax)
+        raise CodestreamFault(f"cannot be decoded: its transfer syntax {name} is not decoded here")
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:

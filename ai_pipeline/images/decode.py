@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import uuid
 import warnings
@@ -41,6 +42,7 @@ from ai_pipeline.images.header import (
     read_header,
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
+from ai_pipeline.images.numbers import whole_of
 
 Picture = npt.NDArray[np.uint8]
 MOST_PADDING = 0.05
@@ -48,23 +50,29 @@ MOST_PADDING = 0.05
 
 
 def open_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
-    """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet.
+    """Read the header of a DICOM file (Part 10); decodes nothing yet.
 
-    So does an image beyond ``limits``, and one whose transfer syntax is not decoded here.
+    Raises :class:`PixelError`, also for an image beyond ``limits`` or in a transfer syntax that cannot be
+    decoded here.
     """
+    image = read_dicom(file, limits)
+    image.check_decodable()
+    return image
+
+
+def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
+    """Read the header of a DICOM file as :func:`open_dicom` does, whatever its transfer syntax."""
     path = Path(file)
     with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
         codestreams.check_inflation(path, limits.inflated_mib)
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = codestreams.decodable(UID(str(dataset.file_meta.get("TransferSyntaxUID") or "")))
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
-        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated)
+        samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
         if header.photometric == "PALETTE COLOR":
-            check_palette(dataset, syntax)
             samples, bits = 3, max(bits, 16)
         if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
             raise PixelError(fault)
-        _check_length(path, dataset, syntax)
     return DicomImage(path, dataset, header, syntax)
 
 
@@ -79,7 +87,7 @@ def open_picture(
 
 
 def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttributes) -> PictureImage:
-    """The same of the bytes of the file."""
+    """Open the bytes of a PNG or JPEG as :func:`open_picture` opens a file."""
     with (
         _pydicom_may_warn(),
         _as_pixel_error("the file is not a readable picture"),
@@ -149,6 +157,14 @@ class DicomImage:
     _last: tuple[int, PixelArray] | None = field(default=None, repr=False)
     _whole_frames: bool = field(default=False, repr=False)
 
+    def check_decodable(self) -> None:
+        """Raise :class:`PixelError` where its frames cannot be decoded, as far as the header tells."""
+        with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
+            codestreams.check_decodable(self.transfer_syntax)
+            if self.header.photometric == "PALETTE COLOR":
+                check_palette(self.dataset, self.transfer_syntax)
+            _check_length(self.path, self.dataset, self.transfer_syntax)
+
     @property
     def uid(self) -> str:
         with _pydicom_may_warn():
@@ -177,7 +193,7 @@ class DicomImage:
 
     def grey_display(self, frame: int = 0) -> GreyDisplay:
         """Return how frame ``frame`` is windowed; its ``choice`` says why."""
-        return GreyDisplay.of(_frame_attributes(self.dataset, frame))
+        return GreyDisplay.from_dataset(_frame_attributes(self.dataset, frame))
 
     def decoded(self, frame: int) -> PixelArray:
         """Return the frame's samples, colour as RGB, palette indices not yet looked up."""
@@ -289,7 +305,8 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
 
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
     """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    allocated = int(dataset.BitsAllocated)
+    stored = whole_of(dataset, "BitsStored", 0, most=64) or allocated
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
         return samples
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
@@ -307,7 +324,7 @@ def _bits_below(dataset: Dataset, stored: int) -> int:
 
     High Bit is wrong more often than it says this, so it is believed only when an overlay lies there.
     """
-    below = int(dataset.get("HighBit") or 0) + 1 - stored
+    below = whole_of(dataset, "HighBit", 0) + 1 - stored
     overlays = any(bit < below for bit in embedded_overlays(dataset)) if below > 0 else False
     return min(below, int(dataset.BitsAllocated) - stored) if overlays else 0
 
@@ -330,12 +347,32 @@ def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
     return samples
 
 
+_ABOUT_PIXELS = re.compile(
+    "reshape|[Dd]ecode|Transfer Syntax|pixel data|Pixel Data|Offset Table|code stream|JPEG|RLE"
+)
+"""Words of a decoder's message that speaks of pixels, not of values of the header."""
 # What pydicom and its decoders raise on damaged input (seen on its own damaged test files and by fuzzing).
 _DAMAGE = (
-    ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError, HeaderError,
-    InvalidDicomError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError, TypeError,
-    UnidentifiedImageError, ValueError, struct.error, zlib.error, Image.DecompressionBombError, SyntaxError,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    HeaderError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnidentifiedImageError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    SyntaxError,
+)
 
 
 @contextmanager
@@ -357,13 +394,10 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split()).rpartition(f"available plugins: {codestreams.PLUGIN}: ")[2]
+    text = re.sub("value '[^']*'", "value …", text)
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    about_pixels = (
-        "reshape", "decode", "Decode", "Transfer Syntax", "pixel data", "Pixel Data", "Offset Table",
-        "code stream", "JPEG", "RLE",
-    )  # fmt: skip
-    if any(word in text for word in about_pixels):
+    if _ABOUT_PIXELS.search(text):
         return text[:200]
     return type(error).__name__
 

@@ -39,9 +39,11 @@ _MOST_KEPT = 32 << 20  # bytes of memory that wait for the next frame
 _KILLED = "the decoder was killed: insufficient memory"  # so it is tried again: the frame cannot kill it
 # Nothing of our environment. A process with threads could not be forked. Huge pages: 15 ms less for 12 MB.
 _ENVIRONMENT = {
-    "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}  # fmt: skip
+}
 
 
 class Decoder:
@@ -108,7 +110,7 @@ class Decoder:
             self._end()
 
     def _memory(self, size: int) -> _Memory:
-        """That of the last frame, if nobody looks at it any more and it is not much too large; or new."""
+        """The memory of the last frame where nobody uses it any more and its size fits; else new memory."""
         kept, self._kept = self._kept, None
         if kept is not None:
             if size <= len(kept.content) <= 4 * size and kept.is_free():
@@ -130,9 +132,14 @@ class Decoder:
         control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                self._command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                cwd="/", env=_ENVIRONMENT, start_new_session=True,
-            )  # fmt: skip
+                self._command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
         control.settimeout(_START_SECONDS)
         with contextlib.suppress(OSError):
             self._walls = _received(control, 2)

@@ -6,16 +6,17 @@ value that a sample can take (at most 65,536) and then looked up: a 2,500 × 2,5
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi
 
 from ai_pipeline.contract import PixelArray
+from ai_pipeline.images.numbers import decimal, value_of, whole, whole_of
 
 GreyPicture = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
@@ -39,13 +40,13 @@ class GreyDisplay:
     choice: str
 
     @staticmethod
-    def of(dataset: Dataset) -> GreyDisplay:
+    def from_dataset(dataset: Dataset) -> GreyDisplay:
         """``dataset`` holds the Modality LUT and VOI LUT attributes that are valid for the frame."""
         if dataset.get("VOILUTSequence"):
             return GreyDisplay(dataset, "VOI LUT")
         if _has_window(dataset):
             return GreyDisplay(dataset, "window")
-        few_bits = int(dataset.get("BitsStored") or 16) <= 8
+        few_bits = whole_of(dataset, "BitsStored", 16) <= 8
         return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
 
     def show(self, stored: PixelArray) -> GreyPicture:
@@ -71,9 +72,11 @@ class GreyDisplay:
     def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
         """Return each value's place between black (0) and white (1)."""
         if self.choice == "VOI LUT":
-            item = self.dataset.VOILUTSequence[0]
+            bits = whole(self.dataset.VOILUTSequence[0].LUTDescriptor[2], least=1, most=16)
+            if bits is None:
+                raise ValueError("decoded grey levels are no numbers: LUT Descriptor")
             looked_up = apply_voi(np.rint(values).astype(np.int32), self.dataset)
-            return _clipped(looked_up / (2.0 ** int(item.LUTDescriptor[2]) - 1.0))
+            return _clipped(looked_up / (2.0**bits - 1.0))
         if self.choice == "window":
             return _windowed(values, self.dataset)
         if self.choice == "full range":
@@ -85,8 +88,8 @@ class GreyDisplay:
         return _clipped((values.astype(np.float64) - low) / (high - low))
 
     def _full_range(self) -> tuple[float, float]:
-        bits = int(self.dataset.get("BitsStored") or 8)
-        signed = int(self.dataset.get("PixelRepresentation") or 0) == 1
+        bits = whole_of(self.dataset, "BitsStored", 8, least=1, most=16)
+        signed = whole_of(self.dataset, "PixelRepresentation", 0) == 1
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         low, high = self._modality(np.array(ends, dtype=np.int32))
         return float(low), float(high)
@@ -124,7 +127,7 @@ def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: GreyPic
 
 def _windowed(values: PixelArray, dataset: Dataset) -> Values:
     """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
-    centre, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+    centre, width = (_first(dataset, keyword) or 0.0 for keyword in _WINDOW)
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     x = values.astype(np.float64)
     if function == "SIGMOID":
@@ -136,16 +139,19 @@ def _windowed(values: PixelArray, dataset: Dataset) -> Values:
     return _clipped((x - centre) / width + 0.5)
 
 
+_WINDOW = ("WindowCenter", "WindowWidth")
+
+
 def _has_window(dataset: Dataset) -> bool:
     """Centre and width that are numbers: some objects say "nan"."""
-    ends = [dataset.get(keyword) for keyword in ("WindowCenter", "WindowWidth")]
-    return all(end is not None and math.isfinite(_first(end)) for end in ends)
+    return all(_first(dataset, keyword) is not None for keyword in _WINDOW)
 
 
-def _first(value: object) -> float:
-    if isinstance(value, (str, int, float)):
-        return float(value)
-    return float(cast("list[float]", value)[0])
+def _first(dataset: Dataset, keyword: str) -> float | None:
+    value = value_of(dataset, keyword)
+    if isinstance(value, MultiValue):
+        return decimal(value[0]) if value else None
+    return decimal(value)
 
 
 def _clipped(shares: Values) -> Values:
@@ -164,4 +170,4 @@ def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:
     """Bring unsigned grey samples without a window to uint8."""
     attributes = Dataset()
     attributes.BitsStored = bits_stored
-    return GreyDisplay.of(attributes).show(samples)
+    return GreyDisplay.from_dataset(attributes).show(samples)

@@ -30,7 +30,7 @@ class Exposure:
     levels: float
 
     @staticmethod
-    def of(image: npt.NDArray[np.uint8]) -> Exposure:
+    def from_image(image: npt.NDArray[np.uint8]) -> Exposure:
         """Measure a displayed image: uint8 grey."""
         rows, columns = image.shape
         top, left = round(rows * (1 - MIDDLE) / 2), round(columns * (1 - MIDDLE) / 2)

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.errors import HeaderError
+from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
 
 OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
 COPIED = (
-    "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
-    "PatientOrientation", "PatientSex", "PregnancyStatus", "PixelSpacing", "PixelSpacingCalibrationType",
-    "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
-    "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
-    "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
-    "FrameTime", "CineRate", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated",
-    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "RescaleType", "PixelIntensityRelationship",
-)  # fmt: skip
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "PatientOrientation",
+    "PatientSex",
+    "PregnancyStatus",
+    "PixelSpacing",
+    "PixelSpacingCalibrationType",
+    "ImagerPixelSpacing",
+    "PixelAspectRatio",
+    "ConversionType",
+    "PresentationLUTShape",
+    "SeriesDescription",
+    "StudyDescription",
+    "ProtocolName",
+    "AcquisitionDeviceProcessingDescription",
+    "StudyDate",
+    "SeriesDate",
+    "AcquisitionDate",
+    "ContentDate",
+    "FrameTime",
+    "CineRate",
+    "PlanarConfiguration",
+    "PixelRepresentation",
+    "BitsAllocated",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "RescaleType",
+    "PixelIntensityRelationship",
+)
 CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
 COPIED_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
@@ -78,7 +102,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         columns=columns,
         frames=_frames(dataset),
         photometric=_text(dataset, "PhotometricInterpretation"),
-        bits_stored=int(dataset.get("BitsStored") or bits_allocated),
+        bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
         body_part=_text(dataset, "BodyPartExamined").upper(),
         view_position=_text(dataset, "ViewPosition").upper(),
         laterality=_text(dataset, "ImageLaterality").upper() or _text(dataset, "Laterality").upper(),
@@ -117,8 +141,8 @@ def picture_header(
 def age_years(dataset: Dataset) -> float | None:
     """Return Patient's Age (VR AS), else the years between birth and study, else None."""
     text = _text(dataset, "PatientAge")
-    if len(text) >= 2 and text[:-1].isdigit() and text[-1] in AGE_UNITS:
-        return int(text[:-1]) * AGE_UNITS[text[-1]]
+    if (number := whole(text[:-1], most=999)) is not None and text[-1] in AGE_UNITS:
+        return number * AGE_UNITS[text[-1]]
     born, studied = (_date(_text(dataset, keyword)) for keyword in ("PatientBirthDate", "StudyDate"))
     if born is None or studied is None or studied < born:
         return None
@@ -195,23 +219,19 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 def _pixel_spacing(text: str) -> tuple[float, float] | None:
     """Row and column spacing of "0.1\\0.1"; None where it is none."""
-    try:
-        rows, columns = (float(part) for part in text.split("\\"))
-    except ValueError:
-        return None
-    return _spacing(rows, columns)
+    parts = text.split("\\")
+    return _spacing(*map(decimal, parts)) if len(parts) == 2 else None
 
 
-def _spacing(rows: float, columns: float) -> tuple[float, float] | None:
-    """Both in millimetres; None unless both are finite and greater than 0."""
-    usable = math.isfinite(rows) and math.isfinite(columns) and rows > 0.0 and columns > 0.0
-    return (rows, columns) if usable else None
+def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] | None:
+    """Both in millimetres; None unless both are numbers greater than 0."""
+    return (rows, columns) if rows and columns and rows > 0.0 and columns > 0.0 else None
 
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
     for keyword in COPIED_CODES:
-        for item in (dataset.get(keyword) or [])[:1]:
+        for item in _items(dataset, keyword)[:1]:
             found[keyword] = " ".join(
                 _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
             )
@@ -222,42 +242,47 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
 def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
     """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5)."""
     regions = []
-    for item in dataset.get("SequenceOfUltrasoundRegions") or []:
-        x0, y0, x1, y1 = (item.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
-        if all(isinstance(edge, int) for edge in (x0, y0, x1, y1)) and x0 < x1 and y0 < y1:
+    for item in _items(dataset, "SequenceOfUltrasoundRegions"):
+        given = (_edge(item, end) for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
+        edges = [edge for edge in given if edge is not None]
+        if len(edges) < 4:
+            continue
+        x0, y0, x1, y1 = edges
+        if x0 < x1 and y0 < y1:
             box = max(x0, 0), max(y0, 0), x1 + 1, y1 + 1
-            kind = (_code(item, keyword) for keyword in ("RegionSpatialFormat", "RegionDataType"))
+            kind = (whole_of(item, keyword, 0) for keyword in ("RegionSpatialFormat", "RegionDataType"))
             regions.append(UltrasoundRegion(box, _region_spacing(item), *kind))
     return tuple(regions)
 
 
-def _code(item: Dataset, keyword: str) -> int:
-    value = item.get(keyword)
-    return value if isinstance(value, int) else 0
+def _edge(item: Dataset, end: str) -> int | None:
+    """A corner of a region (UL, SL); one outside of the picture is a fault that is seen."""
+    return whole(value_of(item, f"RegionLocation{end}"), least=-LARGEST_WHOLE)
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    value = value_of(dataset, keyword)
+    return value if isinstance(value, Items) else []
 
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
-    units = [item.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
-    deltas = [item.get(f"PhysicalDelta{axis}") for axis in "YX"]
-    if units != [CENTIMETRES, CENTIMETRES] or not all(isinstance(delta, float) for delta in deltas):
+    units = [whole_of(item, f"PhysicalUnits{axis}Direction", 0) for axis in "XY"]
+    if units != [CENTIMETRES, CENTIMETRES]:
         return None
-    rows, columns = (abs(delta) * 10.0 for delta in deltas)
+    rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)
 
 
 def _has_pixels(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
-    element = dataset.get((group, 0x3000))
-    value = None if element is None else element.value
+    value = value_of(dataset, (group, 0x3000))
     return isinstance(value, bytes) and value.count(0) < len(value)
 
 
 def _number(dataset: Dataset, group: int, element: int) -> int:
     """The value of a whole number, 0 where it is missing or none."""
-    found = dataset.get((group, element))
-    value = None if found is None else found.value
-    return value if isinstance(value, int) else 0
+    return whole(value_of(dataset, (group, element))) or 0
 
 
 def _is_lossy(syntax: UID) -> bool:
@@ -266,8 +291,8 @@ def _is_lossy(syntax: UID) -> bool:
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:
-    value = dataset.get(keyword)
-    if not isinstance(value, int):
+    value = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
+    if value is None:
         raise HeaderError(f"{keyword} is missing: this is no image")
     if value <= 0:
         raise HeaderError(f"{keyword} is {value}")
@@ -275,10 +300,12 @@ def _positive(dataset: Dataset, keyword: str) -> int:
 
 
 def _frames(dataset: Dataset) -> int:
-    text = str(dataset.get("NumberOfFrames") or 1)
-    if not text.isdigit():
+    if is_empty(dataset, "NumberOfFrames"):
+        return 1
+    number = whole(value_of(dataset, "NumberOfFrames"))
+    if number is None:
         raise HeaderError("Number of Frames (0028,0008) is not a number")
-    return max(int(text), 1)
+    return max(number, 1)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -286,13 +313,12 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def _values(dataset: Dataset, keyword: str) -> list[str]:
-    if keyword not in dataset:
-        return []
-    value = dataset[keyword].value
+    value = value_of(dataset, keyword)
     if value is None:
         return []
-    several = not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__iter__")
-    return [str(one) for one in value] if several else [str(value)]
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [str(one) for one in value]
+    return [str(value)]
 
 
 def _date(text: str) -> date | None:

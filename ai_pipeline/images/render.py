@@ -93,7 +93,7 @@ def annotate(
     the end; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
     counted.
     """
-    canvas = _LabelledPicture.of(display)
+    canvas = _LabelledPicture.from_display(display)
     placed = [
         (finding, region)
         for finding in findings
@@ -131,7 +131,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     meaning = f"Colours: {evidence.method}; 1 = peak; no outline"
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
-    canvas = _LabelledPicture.of(_under_colours(_rgb(display), values))
+    canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
     return canvas.above([bar], [caption(finding)], [meaning, *warning])
 
 
@@ -142,14 +142,14 @@ def label_text(finding: Finding) -> str:
     it reached. Of an uncalibrated model ``AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)``.
     Presentation states say it in the same words.
     """
-    said = f"AI: {finding.name}"
+    text = f"AI: {finding.name}"
     if finding.code != BURNED_IN:
-        said += f" {CATEGORIES[finding.decision]}"
+        text += f" {CATEGORIES[finding.decision]}"
     if finding.probability is None:
-        return said
+        return text
     written = _per_cent if finding.model.calibrated else "{:.2f}".format
     cut_off = f" (cut-off {written(finding.threshold)})" if finding.threshold is not None else ""
-    return f"{said}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
+    return f"{text}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
 
 
 def caption(finding: Finding) -> str:
@@ -207,7 +207,7 @@ def says_nothing(
 ) -> bool:
     """Whether nothing that is ``shown`` is of the patient, so that :func:`nothing_shown` has to be read.
 
-    An image of which a model only measures something, and looks for nothing, is told by its numbers.
+    An image in which a model only measures something, and looks for no finding, shows its numbers.
     """
     return not assesses(shown) and (assesses(findings) or not assesses((), measurements))
 
@@ -255,7 +255,7 @@ class _LabelledPicture:
     letters: int
 
     @staticmethod
-    def of(display: Picture) -> _LabelledPicture:
+    def from_display(display: Picture) -> _LabelledPicture:
         image = Image.fromarray(_rgb(display))
         wanted = max(min(image.size) * LETTER_SHARE, max(image.size) * LETTER_SHARE_OF_LONGER_SIDE)
         letters = min(max(round(wanted), SMALLEST_LETTERS), LARGEST_LETTERS)

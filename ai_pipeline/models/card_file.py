@@ -25,14 +25,18 @@ def load(path: Path) -> Card:
     data = path.read_bytes()
     values, card = _parsed(path, data)
     return Card(
-        **{key: getattr(card, key) for key in _DESCRIPTION}, path=path,
+        **{key: getattr(card, key) for key in _DESCRIPTION},
+        path=path,
         sha256=hashlib.sha256(data).hexdigest(),
         weights=tuple(Weights(one.role, one.path(path.parent), one.sha256) for one in card.weights),
-        input=card.input, labels=card.labels, gate=card.gate, outputs=card.outputs,
+        input=card.input,
+        labels=card.labels,
+        gate=card.gate,
+        outputs=card.outputs,
         box_output=card.box_output,
         calibrated=card.calibration is not None and card.calibration.calibrated,
         details={key: value for key, value in values.items() if key not in {*_DESCRIPTION, *_PARTS}},
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=64)

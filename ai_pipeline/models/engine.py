@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.errors import CardError
+from ai_pipeline.errors import CardError, NoNumber
 from ai_pipeline.models.registry import Card, Weights, read
 
 Floats = npt.NDArray[np.float32]
 Backend = Literal["onnxruntime", "torch", "openvino"]
 ONNX, SAFETENSORS = ".onnx", ".safetensors"
 FORMATS = (ONNX, SAFETENSORS)
+LARGE_INPUT = 16 << 20
+"""Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times as much:
+it would be missing in the next step. Of smaller ones it is kept for the next run, which is quicker."""
 
 
 class Engine(Protocol):
@@ -77,7 +81,8 @@ def _loaded(
         engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
     else:
         engine = OpenVino(read(weights), threads)
-    engine(np.zeros(shape, np.float32))
+    with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
+        engine(np.zeros(shape, np.float32))
     return engine
 
 
@@ -112,7 +117,26 @@ class OnnxRuntime:
 
     def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
         given = dict(zip(self._inputs, inputs, strict=True))
-        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        large = sum(array.nbytes for array in inputs) > LARGE_INPUT
+        found = self._session.run(None, given, giving_memory_back() if large else None)
+        return numbers(dict(zip(self._outputs, found, strict=True)))
+
+
+def giving_memory_back() -> Any:
+    """Options of a run after which ONNX Runtime gives its working memory back."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
+    """The outputs of a network. Raises NoNumber where one of them is NaN or infinite: it is no finding."""
+    for output in outputs.values():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise NoNumber
+    return outputs
 
 
 class Torch:
@@ -144,7 +168,8 @@ class Torch:
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         with self._torch.inference_mode():
             outputs = self._network(self._torch.from_numpy(images).to(self._device))
-        return {name: value.cpu().numpy() for name, value in zip(self._outputs, outputs, strict=True)}
+        found = zip(self._outputs, outputs, strict=True)
+        return numbers({name: value.cpu().numpy() for name, value in found})
 
 
 class OpenVino:
@@ -165,4 +190,5 @@ class OpenVino:
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         outputs = self._model([images])
-        return {port.get_any_name(): np.asarray(value, np.float32) for port, value in outputs.items()}
+        found = ((port.get_any_name(), np.asarray(value, np.float32)) for port, value in outputs.items())
+        return numbers(dict(found))

@@ -39,7 +39,7 @@ __all__ = [
     "load",
     "read",
     "verify",
-]  # fmt: skip
+]
 
 MODELS_DIR = "AI_PIPELINE_MODELS_DIR"
 STORED = "card.toml"  # how a card is called in ID/VERSION/

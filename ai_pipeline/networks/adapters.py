@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import densenet, foreign, huggingface, nih
+from ai_pipeline.networks import foreign, huggingface, nih
 from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
-from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax, WithMaps
+from ai_pipeline.networks.foreign import DENSENETS
+from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,10 +54,8 @@ def _xrv(path: Path, described: NetworkDescription) -> Adapted:
         raise CannotAdapt(f"say which weights these are, as --architecture: one of {', '.join(RELEASES)}")
     known = RELEASES[key]
     kept = [index for index, point in enumerate(known.points) if point is not None]
-    state = _plain(
-        read_state(path), "conv0.weight" if known.architecture in densenet.SHAPES else "conv1.weight"
-    )
-    head = "classifier" if known.architecture in densenet.SHAPES else "fc"
+    state = _plain(read_state(path), "conv0.weight" if known.architecture in DENSENETS else "conv1.weight")
+    head = "classifier" if known.architecture in DENSENETS else "fc"
     if len(state.get(f"{head}.weight", ())) != len(TARGETS):
         raise CannotAdapt(f"{path.name} has no {head} of {len(TARGETS)} outputs: it is not {key}")
     for part in ("weight", "bias"):
@@ -86,14 +85,14 @@ def _named(path: Path, described: NetworkDescription) -> Adapted:
         raise CannotAdapt(
             "say which network the parameters belong to: --architecture densenet121, for example"
         )
-    stem = "conv0.weight" if architecture in densenet.SHAPES else ""
+    stem = "conv0.weight" if architecture in DENSENETS else ""
     state = _plain(read_state(path), stem)
     head, channels = _head(state), _channels(state)
     if len(described.labels) != head:
         raise CannotAdapt(f"the file has {head} outputs, --labels names {len(described.labels)}")
     filled = _filled(described.family, architecture, state, head, channels)
-    # timm's configuration says mean, spread, size and crop.
-    about = filled.network.pretrained_cfg if isinstance(filled, WithMaps) else {}
+    # timm's configuration says mean, spread, size and crop; of a DenseNet the file may be torchvision's.
+    about = filled.network.pretrained_cfg if timm and architecture not in DENSENETS else {}
     return Adapted(
         network=Softmax(filled) if described.softmax else filled,
         outputs=filled.outputs,
@@ -179,20 +178,16 @@ def _channels(state: Mapping[str, Tensor]) -> int:
 
 
 def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Of values 0..1, one a channel, to values 0..255; their mean where the network reads grey."""
+    """Values 0..1, one for each channel, scaled to 0..255; their mean where the network reads grey."""
     if channels == len(values):
         return tuple(255.0 * value for value in values)
     return (255.0 * sum(values) / len(values),)
 
 
 def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> Any:
-    """Our own DenseNet, torchvision's network, or timm's behind :class:`WithMaps`; for inference."""
-    if architecture in densenet.SHAPES:
-        arrays = {name: value.numpy() for name, value in state.items()}
-        try:
-            return densenet.from_arrays(architecture, arrays, labels, channels)
-        except (KeyError, RuntimeError) as error:
-            raise CannotAdapt(f"the file does not hold the parameters of {architecture}") from error
+    """torchvision's network, or timm's behind :class:`WithMaps`; for inference."""
+    if architecture in DENSENETS:
+        return foreign.densenet(architecture, state, labels, channels)
     if family == "timm":
         return foreign.filled_timm_network(architecture, state, labels, channels)
     network = foreign.torchvision_network(architecture, labels)

@@ -23,6 +23,14 @@ NAME = "efficientnet-lite0"
 FINE, MIDDLE = 4, 10  # the last blocks at strides 8 and 16
 FINE_CHANNELS, MIDDLE_CHANNELS = 40, 112
 OUTPUTS = ("logits", "features", "places")
+_NORMALISED = (
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
+"""Convolutions of the library's blocks, each with what normalises its output."""
 
 
 class PlacedClassifier(nn.Module):
@@ -76,16 +84,19 @@ def fused(network: PlacedClassifier) -> PlacedClassifier:
     The parameters of the fused network carry the names that the exported ONNX file uses, so the file
     can be loaded back (:func:`from_arrays`).
     """
-    network.eval()
-    backbone = network.backbone
-    _fuse(backbone, "_conv_stem", "_bn0")
-    _fuse(backbone, "_conv_head", "_bn1")
-    for block in backbone._blocks:
-        if hasattr(block, "_expand_conv"):
-            _fuse(block, "_expand_conv", "_bn0")
-        _fuse(block, "_depthwise_conv", "_bn1")
-        _fuse(block, "_project_conv", "_bn2")
+    fuse(network.eval())
     return network
+
+
+def fuse(network: nn.Module) -> None:
+    """Fold each batch normalisation of an EfficientNet-Lite in ``network`` into the convolution before it."""
+    for part in network.modules():
+        for convolution, normalisation in _NORMALISED:
+            if hasattr(part, convolution) and isinstance(getattr(part, normalisation), nn.BatchNorm2d):
+                # fuse_conv_bn_eval deep-copies the convolution, so its static padding stays.
+                merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation))
+                setattr(part, convolution, merged)
+                setattr(part, normalisation, nn.Identity())
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size: int) -> PlacedClassifier:
@@ -96,10 +107,3 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size
     network = fused(PlacedClassifier(labels, size))
     network.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in network.state_dict()})
     return network.eval()
-
-
-def _fuse(module: nn.Module, convolution: str, normalisation: str) -> None:
-    conv, norm = getattr(module, convolution), getattr(module, normalisation)
-    # fuse_conv_bn_eval deep-copies the convolution, so its static padding stays.
-    setattr(module, convolution, fuse_conv_bn_eval(conv, norm))
-    setattr(module, normalisation, nn.Identity())

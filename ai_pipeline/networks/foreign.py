@@ -15,6 +15,8 @@ from torch.nn.functional import conv2d
 from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks.wrappers import WithMaps
 
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+"""Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
 MOST_OPERATORS = 10
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
@@ -48,6 +50,30 @@ def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int
     network = timm_network(architecture, labels, channels)
     fill(network, state, f"timm's {architecture}")
     return _with_maps(network, channels)
+
+
+def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channels: int) -> WithMaps:
+    """The network of :data:`DENSENETS` of that name with the parameters of ``state``, for inference.
+
+    Its outputs are ``logits``, ``features`` and ``places``. Parameters of other parts are left out. Raises
+    CannotAdapt.
+    """
+    network = timm_network(architecture, labels, channels)
+    own = {name: state[name] for name in network.state_dict() if name in state}
+    fill(network, own, architecture)
+    return WithMaps(network, features=True, places=True)
+
+
+def timm_vision_transformer(**shape: Any) -> Any:
+    """timm's ``VisionTransformer`` of that shape, unfilled. Raises CannotAdapt."""
+    offer_torchvision_operators()
+    try:
+        from timm.layers import set_fused_attn
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError as error:
+        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
+    set_fused_attn(enable=False)  # spelled out, it can be exported
+    return VisionTransformer(**shape)
 
 
 def fill(network: Any, state: dict[str, Tensor], name: str) -> None:

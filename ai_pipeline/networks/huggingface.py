@@ -112,19 +112,30 @@ def _transformers(folder: Path, config: dict[str, Any], described: NetworkDescri
     if described.size and facts.model_type == vit.DINOV2:
         taken["size"] = described.size
     shape = vit.TransformerShape(
-        kind=facts.model_type, width=facts.hidden_size, depth=facts.num_hidden_layers,
+        kind=facts.model_type,
+        width=facts.hidden_size,
+        depth=facts.num_hidden_layers,
         heads=facts.num_attention_heads,
         hidden=facts.intermediate_size or round(facts.hidden_size * facts.mlp_ratio),
-        size=taken["size"], patch=facts.patch_size, channels=facts.num_channels, labels=len(labels),
-        epsilon=facts.layer_norm_eps, bias=facts.qkv_bias,
-    )  # fmt: skip
+        size=taken["size"],
+        patch=facts.patch_size,
+        channels=facts.num_channels,
+        labels=len(labels),
+        epsilon=facts.layer_norm_eps,
+        bias=facts.qkv_bias,
+    )
     if shape.width % shape.heads or shape.size % shape.patch:
         raise CannotAdapt(f"{CONFIG}: hidden_size must hold whole heads, and the input's side whole patches")
     network = vit.from_state(shape, read_state(folder / WEIGHTS))
     return _adapted(
-        network, network.outputs, f"huggingface-{facts.model_type}", facts.model_type, labels, exclusive,
+        network,
+        network.outputs,
+        f"huggingface-{facts.model_type}",
+        facts.model_type,
+        labels,
+        exclusive,
         {"channels": shape.channels, **taken},
-    )  # fmt: skip
+    )
 
 
 def _timm(folder: Path, config: dict[str, Any], described: NetworkDescription) -> Adapted:
@@ -137,9 +148,14 @@ def _timm(folder: Path, config: dict[str, Any], described: NetworkDescription) -
         facts.architecture, read_state(folder / WEIGHTS), len(labels), channels
     )
     taken: dict[str, Any] = {
-        "channels": channels, "size": size, "mean": _of_bytes(about.mean), "scale": _of_bytes(about.std),
-        "crop": about.crop_pct, "squash": about.crop_mode == "squash", "interpolation": about.interpolation,
-    }  # fmt: skip
+        "channels": channels,
+        "size": size,
+        "mean": _of_bytes(about.mean),
+        "scale": _of_bytes(about.std),
+        "crop": about.crop_pct,
+        "squash": about.crop_mode == "squash",
+        "interpolation": about.interpolation,
+    }
     name = facts.architecture.replace("/", "-")
     return _adapted(
         network, network.outputs, f"huggingface-{name}", facts.architecture, labels, exclusive, taken
@@ -147,9 +163,14 @@ def _timm(folder: Path, config: dict[str, Any], described: NetworkDescription) -
 
 
 def _adapted(
-    network: nn.Module, outputs: tuple[str, ...], model_id: str, architecture: str, labels: Sequence[str],
-    exclusive: bool, taken: dict[str, Any],
-) -> Adapted:  # fmt: skip
+    network: nn.Module,
+    outputs: tuple[str, ...],
+    model_id: str,
+    architecture: str,
+    labels: Sequence[str],
+    exclusive: bool,
+    taken: dict[str, Any],
+) -> Adapted:
     return Adapted(
         network=wrappers.Softmax(network) if exclusive else network,
         outputs=outputs,

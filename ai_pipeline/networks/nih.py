@@ -1,7 +1,7 @@
 """Networks whose authors fine-tuned them on NIH ChestX-ray14: EVA-X, and the DenseNet-121 of Medical MAE.
 
 EVA-X (hustvl/EVA-X) is timm's ``Eva`` with rotary places; its files use the names of EVA-02. Medical MAE
-(lambert-x/medical_mae) keeps torchvision's names. Both look at the middle square of 224 of 256 pixels.
+(lambert-x/medical_mae) has torchvision's names. Both look at the middle square of 224 of 256 pixels.
 """
 
 from __future__ import annotations
@@ -14,14 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import densenet, foreign
+from ai_pipeline.networks import foreign
 from ai_pipeline.networks.adapted import Adapted, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
 
 LABELS = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
 """In the order of the columns in the authors' lists of images."""
 PATCH, DEPTH = 16, 12
 EVA_X = {192: ("eva-x-tiny", 3), 384: ("eva-x-small", 6), 768: ("eva-x-base", 12)}
@@ -33,9 +45,13 @@ _REFERENCES = (14, 16)
 16.
 """
 _NAMES = (
-    ("mlp.ffn_ln.", "mlp.norm."), ("attn.inner_attn_ln.", "attn.norm."), ("mlp.w12.", "mlp.fc1."),
-    ("mlp.w1.", "mlp.fc1_g."), ("mlp.w2.", "mlp.fc1_x."), ("mlp.w3.", "mlp.fc2."),
-)  # fmt: skip
+    ("mlp.ffn_ln.", "mlp.norm."),
+    ("attn.inner_attn_ln.", "attn.norm."),
+    ("mlp.w12.", "mlp.fc1."),
+    ("mlp.w1.", "mlp.fc1_g."),
+    ("mlp.w2.", "mlp.fc1_x."),
+    ("mlp.w3.", "mlp.fc2."),
+)
 
 
 class EvaX(nn.Module):
@@ -71,11 +87,19 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
     labels = _labels(described, len(state["head.weight"]))
     separate = "blocks.0.attn.q_proj.weight" in state
     network = foreign.timm_eva(
-        img_size=PATCH * side, patch_size=PATCH, embed_dim=width, depth=DEPTH, num_heads=heads,
-        mlp_ratio=4 * 2 / 3, swiglu_mlp=True, use_rot_pos_emb=True, num_classes=len(labels),
-        qkv_fused=not separate, scale_mlp="blocks.0.mlp.ffn_ln.weight" in state,
+        img_size=PATCH * side,
+        patch_size=PATCH,
+        embed_dim=width,
+        depth=DEPTH,
+        num_heads=heads,
+        mlp_ratio=4 * 2 / 3,
+        swiglu_mlp=True,
+        use_rot_pos_emb=True,
+        num_classes=len(labels),
+        qkv_fused=not separate,
+        scale_mlp="blocks.0.mlp.ffn_ln.weight" in state,
         ref_feat_shape=(_reference(state, side, width // heads),) * 2,
-    )  # fmt: skip
+    )
     own = {_own_name(key, separate): value for key, value in state.items() if "rope" not in key}
     foreign.fill(network, own, name)
     return Adapted(
@@ -104,11 +128,7 @@ def medical_mae(path: Path, described: NetworkDescription) -> Adapted:
             "densenet121"
         )
     labels = _labels(described, len(state["classifier.weight"]))
-    arrays = {name: value.numpy() for name, value in state.items()}
-    try:
-        network = densenet.from_arrays("densenet121", arrays, len(labels), 3)
-    except (KeyError, RuntimeError) as error:
-        raise CannotAdapt(f"{path.name} does not hold the parameters of densenet121") from error
+    network = foreign.densenet("densenet121", state, len(labels), 3)
     return Adapted(
         network=network,
         outputs=network.outputs,

@@ -1,4 +1,5 @@
-"""Vision transformers as Hugging Face's transformers saves them: ViT and DINOv2, as classifier or encoder.
+"""Vision transformers as Hugging Face's transformers saves them, in timm's: ViT and DINOv2, as classifier or
+encoder.
 
 ViT (Dosovitskiy et al., ICLR 2021) classifies by its class token; DINOv2 (Oquab et al., TMLR 2024) by the
 class token beside the mean over all patches, and scales what each layer adds.
@@ -9,32 +10,38 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate
 
 from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks import foreign
 
 DINOV2 = "dinov2"
 CLASSIFIER_OUTPUTS = ("logits", "features")
 ENCODER_OUTPUTS = ("embedding", "features")
 _NAMES = (
     (r"^(vit|dinov2)\.", ""),
-    (r"^embeddings\.(cls_token|mask_token)", r"\1"),
-    (r"^embeddings\.position_embeddings", "position"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patches."),
-    (r"^encoder\.layer\.", "layers."),
+    (r"^embeddings\.cls_token", "cls_token"),
+    (r"^embeddings\.position_embeddings", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.", "blocks."),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.attention\.", "."),
-    (r"\.attention\.output\.dense\.", ".project."),
-    (r"\.intermediate\.dense\.|\.mlp\.fc1\.", ".fc1."),
-    (r"\.output\.dense\.|\.mlp\.fc2\.", ".fc2."),
-    (r"\.layer_scale([12])\.lambda1", r".scale\1"),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layer_scale([12])\.lambda1", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
 )
-_NOT_USED = ("mask_token", "pooler.dense.weight", "pooler.dense.bias")  # of training, of another task
+"""What transformers calls a parameter, and what timm calls it."""
+_NOT_USED = (
+    "embeddings.mask_token",
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+)  # of training, of another task
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +74,24 @@ class VisionTransformer(nn.Module):
         self.shape = shape
         self.outputs = CLASSIFIER_OUTPUTS if shape.labels else ENCODER_OUTPUTS
         self.side = shape.size // shape.patch
-        self.patches = nn.Conv2d(shape.channels, shape.width, shape.patch, stride=shape.patch)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.position = nn.Parameter(torch.zeros(1, 1 + self.side**2, shape.width))
-        self.layers = nn.ModuleList(_TransformerLayer(shape) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(shape.width, shape.epsilon)
+        self.trunk = foreign.timm_vision_transformer(
+            img_size=shape.size,
+            patch_size=shape.patch,
+            in_chans=shape.channels,
+            num_classes=0,
+            embed_dim=shape.width,
+            depth=shape.depth,
+            num_heads=shape.heads,
+            mlp_ratio=(shape.hidden + 0.5) / shape.width,  # timm rounds the product down
+            qkv_bias=shape.bias,
+            init_values=1.0 if shape.kind == DINOV2 else None,
+            norm_layer=partial(nn.LayerNorm, eps=shape.epsilon),
+        )
         if shape.labels:
             self.classifier = nn.Linear((2 if shape.kind == DINOV2 else 1) * shape.width, shape.labels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), tokens], 1) + self.position
-        for layer in self.layers:
-            tokens = layer(tokens)
-        tokens = self.norm(tokens)
+        tokens = self.trunk.forward_features(images)
         first, patches = tokens[:, 0], tokens[:, 1:]
         features = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
         if not self.shape.labels:
@@ -90,51 +101,19 @@ class VisionTransformer(nn.Module):
         return logits, features
 
 
-class _TransformerLayer(nn.Module):
-    def __init__(self, shape: TransformerShape) -> None:
-        super().__init__()
-        self.heads = shape.heads
-        self.norm1 = nn.LayerNorm(shape.width, shape.epsilon)
-        self.norm2 = nn.LayerNorm(shape.width, shape.epsilon)
-        self.query = nn.Linear(shape.width, shape.width, shape.bias)
-        self.key = nn.Linear(shape.width, shape.width, shape.bias)
-        self.value = nn.Linear(shape.width, shape.width, shape.bias)
-        self.project = nn.Linear(shape.width, shape.width)
-        self.fc1 = nn.Linear(shape.width, shape.hidden)
-        self.fc2 = nn.Linear(shape.hidden, shape.width)
-        self.scaled = shape.kind == DINOV2
-        if self.scaled:
-            self.scale1 = nn.Parameter(torch.ones(shape.width))
-            self.scale2 = nn.Parameter(torch.ones(shape.width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        attended = self._attend(self.norm1(tokens))
-        tokens = tokens + (attended * self.scale1 if self.scaled else attended)
-        added: Tensor = self.fc2(gelu(self.fc1(self.norm2(tokens))))
-        return tokens + (added * self.scale2 if self.scaled else added)
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        # Spelled out: the exporter knows no operator for attention as a whole.
-        query, key, value = (
-            part(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )
-        weights = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1)
-        attended: Tensor = self.project((weights @ value).transpose(1, 2).flatten(2))
-        return attended
-
-
 def from_state(shape: TransformerShape, state: Mapping[str, Tensor]) -> VisionTransformer:
     """The network with the parameters of ``state``, named as transformers names them. Raises CannotAdapt."""
-    named = {_own_name(name): value for name, value in state.items()}
-    head = () if shape.labels else ("classifier.weight", "classifier.bias")
-    named = {name: value for name, value in named.items() if name not in (*_NOT_USED, *head)}
-    if "position" in named and shape.kind == DINOV2:
-        named["position"] = _resized(named["position"], shape.size // shape.patch)
     network = VisionTransformer(shape)
+    named = {_timm_name(name): value for name, value in state.items()}
+    head = {name: named.pop(name) for name in ("classifier.weight", "classifier.bias") if name in named}
     try:
-        network.load_state_dict(named)
-    except RuntimeError as error:
+        trunk = _with_joined_attention(named, shape.depth)
+        if shape.kind == DINOV2:
+            trunk["pos_embed"] = _resized(trunk["pos_embed"], network.side)
+        network.trunk.load_state_dict({name: trunk[name] for name in trunk if name not in _NOT_USED})
+        if shape.labels:
+            network.classifier.load_state_dict({name.split(".")[1]: value for name, value in head.items()})
+    except (KeyError, RuntimeError) as error:
         raise CannotAdapt(
             "model.safetensors does not hold the parameters that config.json describes: take both from one "
             "folder"
@@ -142,17 +121,26 @@ def from_state(shape: TransformerShape, state: Mapping[str, Tensor]) -> VisionTr
     return network.eval()
 
 
-def _own_name(name: str) -> str:
-    for theirs, ours in _NAMES:
-        name = re.sub(theirs, ours, name)
+def _timm_name(name: str) -> str:
+    for theirs, timms in _NAMES:
+        name = re.sub(theirs, timms, name)
     return name
 
 
-def _resized(position: Tensor, side: int) -> Tensor:
+def _with_joined_attention(named: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """``named`` with one matrix for query, key and value of each layer, as timm has it."""
+    joined = {name: value for name, value in named.items() if not re.search(r"\.(query|key|value)\.", name)}
+    for layer in range(depth):
+        for part in ("weight", "bias"):
+            names = [f"blocks.{layer}.attn.{of}.{part}" for of in ("query", "key", "value")]
+            if names[0] in named:
+                joined[f"blocks.{layer}.attn.qkv.{part}"] = torch.cat([named[name] for name in names])
+    return joined
+
+
+def _resized(places: Tensor, side: int) -> Tensor:
     """The places of patches for a grid of ``side``, as transformers resizes those of DINOv2."""
-    before = round((position.shape[1] - 1) ** 0.5)
-    if before == side:
-        return position
-    grid = position[:, 1:].reshape(1, before, before, -1).permute(0, 3, 1, 2)
-    grid = interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    return torch.cat([position[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    from timm.layers import resample_abs_pos_embed
+
+    resized: Tensor = resample_abs_pos_embed(places, [side, side], antialias=False)
+    return resized

@@ -101,13 +101,13 @@ def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[
     supported is never absent, and where it is the likeliest and hidden, none is: that would tell it.
     """
     best = int(np.argmax(found))
-    told = labels[best].supported or not hidden
-    sure = told and found[best] >= labels[best].threshold and labels[best].name != NORMAL
+    named = labels[best].supported or not hidden
+    sure = named and found[best] >= labels[best].threshold and labels[best].name != NORMAL
     return tuple(
         Decision.PRESENT
         if sure and index == best
         else Decision.ABSENT
-        if told and label.supported and value < label.absent_below
+        if named and label.supported and value < label.absent_below
         else Decision.INDETERMINATE
         for index, (value, label) in enumerate(zip(found.tolist(), labels, strict=True))
     )

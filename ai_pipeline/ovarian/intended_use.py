@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from ai_pipeline.contract import ImageHeader
+from ai_pipeline.terms import shown_term
 
 MODALITIES = frozenset({"US"})
 SMALLEST = 128  # pixels a side; the network sees 192
@@ -47,18 +48,25 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
         for part in header.ultrasound_regions
         if part.spatial_format in NOT_TISSUE or part.data_type in SPECTRA
     }
-    said = header.attributes.get
+    value_of = header.attributes.get
+    modality = shown_term("Modality", header.modality)
     reasons = (
-        (header.modality not in MODALITIES, f"modality {header.modality or 'unknown'} is not ultrasound"),
+        (
+            header.modality not in MODALITIES,
+            f"modality {modality} is not ultrasound",
+        ),
         (header.frames != 1, f"{header.frames} frames: the model was made for single frames"),
-        (said("PatientSex", "").upper().startswith("M"), "the patient's sex is male: there are no ovaries"),
+        (
+            value_of("PatientSex", "").upper().startswith("M"),
+            "the patient's sex is male: there are no ovaries",
+        ),
         (
             header.age_years is not None and header.age_years < YOUNGEST,
             f"the patient is younger than {YOUNGEST:.0f} years",
         ),
         (bool(traces), f"the image holds {', '.join(sorted(traces))}"),
         (
-            said("PregnancyStatus", "") == PREGNANT or bool(_PREGNANCY_WORDS.search(words)),
+            value_of("PregnancyStatus", "") == PREGNANT or bool(_PREGNANCY_WORDS.search(words)),
             "the header describes an examination of a pregnancy, which the model was not made for",
         ),
         (bool(_OTHER_WORDS.search(words)), "the header names another organ"),
@@ -82,7 +90,8 @@ def _is_pelvis(header: ImageHeader, words: str) -> bool:
 
 def _not_pelvis(header: ImageHeader) -> str:
     if header.body_part not in UNDECIDED - {"ABDOMEN"} and header.body_part not in PELVIC:
-        return f"Body Part Examined is {header.body_part}, neither pelvis nor ovary"
+        part = shown_term("BodyPartExamined", header.body_part)
+        return f"Body Part Examined is {part}, neither pelvis nor ovary"
     if header.attributes.get("AnatomicRegionSequence"):
         return "the Anatomic Region is neither pelvis nor ovary"
     return "nothing says that this is a pelvis: neither body part, nor procedure, nor the rule"

@@ -21,7 +21,6 @@ from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
-    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -38,7 +37,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, find
-from ai_pipeline.ovarian import intended_use
+from ai_pipeline.ovarian.card import CARD, LESION, OVARY, OvarianOptions
 from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
@@ -57,8 +56,6 @@ NOT_ASSESSED = (
 )
 MOST_FILLED = 0.1
 """Share of the outline that may be filled: calipers and their lines take less."""
-LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
-OVARY = Code("15497006", "SCT", "Ovary")  # PS3.16 CID 7151
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
@@ -86,23 +83,9 @@ class _CleanedFrame:
 
 
 class Ovarian:
-    """The pipeline ``ovarian`` (:class:`ai_pipeline.contract.Pipeline`).
+    """The pipeline ``ovarian`` (:class:`ai_pipeline.contract.Pipeline`)."""
 
-    Options: ``pelvis`` (default false) says that the images are of the female pelvis where their header says
-    nothing; ``malignancy`` (default false) reports the malignant class in results too, for research;
-    ``outlines`` (default true) returns the mask of the lesion; ``heatmaps`` (default false) the activation
-    of the class that is present.
-    """
-
-    name = "ovarian"
-    version = "1.1"
-    options: Mapping[str, type] = MappingProxyType(
-        {"pelvis": bool, "malignancy": bool, "outlines": bool, "heatmaps": bool}
-    )
-    modalities = intended_use.MODALITIES
-    """Modalities of the images that are accepted, and their View Positions: any."""
-    views = frozenset[str]()
-    per_image = True
+    card = CARD
 
     def __init__(
         self, *, models_dir: Path | None = None, device_rules: Path | None = None, card: Card | None = None
@@ -125,7 +108,7 @@ class Ovarian:
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
         """Choose the frames of a pelvis in which an ovary may be; decodes those whose header allows it."""
-        pelvis = bool(options.get("pelvis", False))
+        pelvis = OvarianOptions.of(options).pelvis
         return accept(
             images,
             lambda image: refused_by_header(image.header, rule_says_pelvis=pelvis),
@@ -138,6 +121,7 @@ class Ovarian:
     ) -> PipelineResult:
         """Clean and analyse ``images`` (those that ``accepts`` named). One that cannot be cleaned is left
         out, with a note. Raises CleaningFailed when none can be cleaned, PixelError."""
+        wanted = OvarianOptions.of(options)
         findings: list[Finding] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
@@ -153,16 +137,16 @@ class Ovarian:
                 cleaned = clean(image, report, tools=self._tools())
             except CleaningFailed as failure:
                 failures.append(failure)
-                told = f"no cleaned picture: {failure}"
-                notes.append(QualityNote("cleaning_failed", told, image.uid, places=failure.places))
+                text = f"no cleaned picture: {failure}"
+                notes.append(QualityNote("cleaning_failed", text, image.uid, places=failure.places))
                 continue
             seen = time.perf_counter()
             seconds["clean"] += seen - start
             frame = self._of_cleaned(image, cleaned)
             seconds["model"] += time.perf_counter() - seen
-            found = self._findings(image, frame, options)
+            found = self._findings(image, frame, wanted)
             findings += found
-            pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, frame.outline, options)]
+            pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, frame.outline, wanted)]
             notes += [*cleaned.notes, *_notes(image, found, frame)]
             readings += cleaned.readings
             values = zip(self._card().labels, frame.analysis.probabilities.tolist(), strict=True)
@@ -220,15 +204,13 @@ class Ovarian:
         shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
         return _CleanedFrame(analysis, outline, max(shares, default=0.0))
 
-    def _findings(
-        self, image: SourceImage, frame: _CleanedFrame, options: Mapping[str, object]
-    ) -> list[Finding]:
+    def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One for each class; the likeliest one bears the outline, and if it is present the heat map. None
         where the cleaned picture is no longer what the model was made for."""
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
             return []
-        card, hidden = self._card(), not options.get("malignancy", False)
+        card, hidden = self._card(), not options.malignancy
         decided = decisions(analysis.probabilities, card.labels, hidden=hidden)
         if not frame.lesion_is_there:
             decided = (Decision.INDETERMINATE,) * len(card.labels)
@@ -250,7 +232,7 @@ class Ovarian:
         best = int(np.argmax(analysis.probabilities))
         if outline.region is not None and frame.lesion_is_there:
             found[best] = replace(found[best], regions=(outline.region,))
-        if options.get("heatmaps", False) and found[best].decision is Decision.PRESENT:
+        if options.heatmaps and found[best].decision is Decision.PRESENT:
             found[best] = replace(found[best], evidence=heatmap(analysis, best))
         return found
 
@@ -259,10 +241,10 @@ class Ovarian:
         image: SourceImage,
         found: Sequence[Finding],
         outline: LesionOutline,
-        options: Mapping[str, object],
+        options: OvarianOptions,
     ) -> list[DerivedImage]:
         outlined = next((one for one in found if one.regions and not one.research_only), None)
-        if outline.mask is None or outlined is None or not options.get("outlines", True):
+        if outline.mask is None or outlined is None or not options.outlines:
             return []
         frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
         what = "outlined by AI, not for diagnostic use"
@@ -276,12 +258,12 @@ class Ovarian:
 
 def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
     present = any(finding.decision is Decision.PRESENT for finding in found)
-    told = UNSURE_NOTE if found else CHANGED_NOTE
+    note = UNSURE_NOTE if found else CHANGED_NOTE
     if not frame.lesion_is_there:
-        told = FILLED_NOTE.format(frame.filled)
+        note = FILLED_NOTE.format(frame.filled)
     fault = frame.outline.fault
     notes = (
-        (not present, UNSURE, f"{told}.", True),
+        (not present, UNSURE, f"{note}.", True),
         (bool(fault), "no_outline", f"{fault}: none is drawn.", False),
         (image.header.lossy, "lossy", "The image was compressed with loss.", False),
     )

@@ -16,8 +16,16 @@ IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 """Names of images: never an option of the engine."""
 PLACES = {"{input}": "/input", "{output}": "/output"}
 """The folders inside the container."""
-ENVIRONMENT = ("PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST",
-               "DOCKER_CONTEXT", "CONTAINER_HOST")  # fmt: skip
+ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "USER",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "CONTAINER_HOST",
+)
 """Variables that the engine itself needs; the container gets none of them."""
 PROCESSES = 256
 _ASKED_SECONDS = 30.0
@@ -59,14 +67,26 @@ def command_line(
     source, target = folders
     keep = ["--userns=keep-id"] if engine == "podman" and os.getuid() else []
     return [
-        engine, "run", "--rm", "--pull=never", f"--name={name}",
-        "--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
-        f"--pids-limit={PROCESSES}", f"--memory={memory_mib}m", f"--memory-swap={memory_mib}m",
-        f"--user={os.getuid()}:{os.getgid()}", *keep,
+        engine,
+        "run",
+        "--rm",
+        "--pull=never",
+        f"--name={name}",
+        "--network=none",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        f"--pids-limit={PROCESSES}",
+        f"--memory={memory_mib}m",
+        f"--memory-swap={memory_mib}m",
+        f"--user={os.getuid()}:{os.getgid()}",
+        *keep,
         "--log-driver=none",  # what it prints may name the patient
-        "--tmpfs=/tmp:rw,mode=1777", "--env=HOME=/tmp",
+        "--tmpfs=/tmp:rw,mode=1777",
+        "--env=HOME=/tmp",
         *(f"--env={key}={value}" for key, value in environment.items()),
         f"--mount=type=bind,source={source},target={PLACES['{input}']},readonly",
         f"--mount=type=bind,source={target},target={PLACES['{output}']}",
-        image, *arguments,
-    ]  # fmt: skip
+        image,
+        *arguments,
+    ]

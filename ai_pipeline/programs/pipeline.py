@@ -19,6 +19,7 @@ from types import MappingProxyType
 from ai_pipeline.contract import (
     Accept,
     ModelRef,
+    PipelineCard,
     PipelineResult,
     Progress,
     QualityNote,
@@ -27,15 +28,12 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import ProgramFailed
 from ai_pipeline.images.decode import DicomImage
-from ai_pipeline.models.card import NAME
 from ai_pipeline.programs import container
 from ai_pipeline.programs.answer import findings_in
+from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
 from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
 from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
 
-SECONDS, MEMORY_MIB = 300.0, 2048
-"""Time (seconds) and memory (MiB) of a program, where the rule gives none."""
-LONGEST, LEAST_MEMORY_MIB = 86_400.0, 32
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 """Environment variables by which MONAI application packages find the folders."""
 
@@ -43,9 +41,7 @@ _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 class _Program(ABC):
     """What both kinds share (:class:`ai_pipeline.contract.Pipeline`)."""
 
-    name: str
-    version = "1.0"
-    per_image = False
+    card: PipelineCard
 
     def warm_up(self) -> None:
         """Delete the folders of workers that were killed."""
@@ -56,8 +52,8 @@ class _Program(ABC):
         return ()
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """What is missing or out of range, by option."""
-        return dict([*_shared_faults(options), *self._own_faults(options)])
+        """What this machine lacks for these options, by option."""
+        return dict(self._lacking(options))
 
     def accepts(
         self,
@@ -72,7 +68,7 @@ class _Program(ABC):
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
         """Run the program on all images at once. Raises ProgramFailed, and what ``report`` raises."""
-        if faults := self.option_faults(options):
+        if faults := self.card.options.faults(options) or self.option_faults(options):
             raise ProgramFailed("; ".join(f"{option} {remedy}" for option, remedy in faults.items()))
         began = time.perf_counter()
         files = [image for image in images if isinstance(image, DicomImage)]
@@ -87,7 +83,7 @@ class _Program(ABC):
         return PipelineResult(findings, quality=notes, timings=seconds, models=(model,))
 
     @abstractmethod
-    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
 
     @abstractmethod
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
@@ -95,31 +91,20 @@ class _Program(ABC):
 
 
 class Command(_Program):
-    """The pipeline ``command``: a program of this machine, with the rights of the node's user.
+    """The pipeline ``command``: a program of this machine, with the rights of the node's user."""
 
-    Options: ``command``, the program and its arguments, of which ``{input}`` and ``{output}`` become the
-    folders; ``model`` and ``version``, which results name; ``seconds``; ``memory_mib`` of all its processes;
-    ``network`` (default false: it has none, and where the kernel cannot take it away it is not run).
-    """
+    card = COMMAND
 
-    name = "command"
-    options: Mapping[str, type] = MappingProxyType(
-        {"command": list, "model": str, "version": str, "seconds": float, "memory_mib": int, "network": bool}
-    )
-
-    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        words = options.get("command")
-        if not isinstance(words, list) or not words or not all(_is_word(word) for word in words):
-            yield "command", 'must be the program and its arguments: ["/opt/tool/run", "{input}", "{output}"]'
-        elif "/" in words[0] and not words[0].startswith("/"):
-            yield "command", f"{words[0]} must be a whole path, or the name of a program"
-        elif shutil.which(words[0], path=os.defpath) is None:
-            yield "command", f"{words[0]} is no program on this machine"
-        if not options.get("network", False) and not can_leave_network():
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        wanted = CommandOptions.of(options)
+        if shutil.which(wanted.command[0], path=os.defpath) is None:
+            yield "command", f"{wanted.command[0]} is no program on this machine"
+        if not wanted.network and not can_leave_network():
             yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        words = [str(word) for word in _words(options)]
+        wanted = CommandOptions.of(options)
+        words = wanted.command
         places = {"{input}": str(folders.input), "{output}": str(folders.output)}
         digest = hashlib.sha256()
         for path in map(Path, [shutil.which(words[0], path=os.defpath) or "", *words[1:]]):
@@ -132,86 +117,46 @@ class Command(_Program):
             output=str(folders.output),
             environment=_environment(str(folders.input), str(folders.output))
             | {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(folders.work), "TMPDIR": str(folders.work)},
-            seconds=_number(options, "seconds", SECONDS),
-            memory_mib=int(_number(options, "memory_mib", MEMORY_MIB)),
-            offline=not options.get("network", False),
+            seconds=wanted.seconds,
+            memory_mib=wanted.memory_mib,
+            offline=not wanted.network,
         )
         return run, digest.hexdigest()
 
 
 class Container(_Program):
-    """The pipeline ``container``: podman or docker runs an image, without network, its file system read-only.
+    """The pipeline ``container``: podman or docker runs an image without network."""
 
-    Options: ``image``, which must be on this machine; ``command``, arguments for it; ``engine``, ``podman``
-    or ``docker``; ``model`` and ``version``, which results name; ``seconds``; ``memory_mib``.
-    """
+    card = CONTAINER
 
-    name = "container"
-    options: Mapping[str, type] = MappingProxyType(
-        {"image": str, "command": list, "engine": str, "model": str, "version": str, "seconds": float,
-         "memory_mib": int}
-    )  # fmt: skip
-
-    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        if not container.IMAGE.fullmatch(str(options.get("image", ""))):
-            yield "image", 'must name an image, such as "registry.example/lungs@sha256:…"'
-        if not all(_is_word(word) for word in _words(options)):
-            yield "command", 'must be arguments, such as ["--fast"]'
-        engine = options.get("engine", "")
-        if engine not in ("", *container.ENGINES):
-            yield "engine", f"must be {' or '.join(container.ENGINES)}"
-        elif not container.engine(str(engine)):
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        engine = ContainerOptions.of(options).engine
+        if not container.engine(engine):
             yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        engine = container.engine(str(options.get("engine", "")))
-        image_id = container.image_id(engine, str(options["image"]))
+        wanted = ContainerOptions.of(options)
+        engine = container.engine(wanted.engine)
+        image_id = container.image_id(engine, wanted.image)
         name = f"ai-pipeline-{folders.name}"
         words = container.command_line(
             engine,
             image_id,
-            [_filled(str(word), container.PLACES) for word in _words(options)],
+            [_filled(word, container.PLACES) for word in wanted.command],
             name=name,
             folders=(folders.input, folders.output),
             environment=_environment(*container.PLACES.values()),
-            memory_mib=int(_number(options, "memory_mib", MEMORY_MIB)),
+            memory_mib=wanted.memory_mib,
         )
         run = ProgramRun(
             command=words,
             folder=str(folders.work),
             output=str(folders.output),
             environment={key: os.environ[key] for key in container.ENVIRONMENT if key in os.environ},
-            seconds=_number(options, "seconds", SECONDS),
+            seconds=wanted.seconds,
             cleanup=[engine, "rm", "--force", name],
         )
         return run, image_id.removeprefix("sha256:")
-
-
-def _shared_faults(options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for key in ("model", "version"):
-        if not NAME.fullmatch(str(options.get(key, ""))):
-            yield (
-                key,
-                "must be given, since results name it: letters, digits, '.', '_', '+' and '-', 64 at most",
-            )
-    if not 1 <= _number(options, "seconds", SECONDS) <= LONGEST:
-        yield "seconds", f"must lie between 1 and {LONGEST:g}"
-    if _number(options, "memory_mib", MEMORY_MIB) < LEAST_MEMORY_MIB:
-        yield "memory_mib", f"must be {LEAST_MEMORY_MIB} or more"
-
-
-def _words(options: Mapping[str, object]) -> list[object]:
-    words = options.get("command", [])
-    return list(words) if isinstance(words, list) else [words]
-
-
-def _is_word(word: object) -> bool:
-    return isinstance(word, str) and bool(word) and "\0" not in word
-
-
-def _number(options: Mapping[str, object], key: str, default: float) -> float:
-    value = options.get(key, default)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _filled(word: str, places: Mapping[str, str]) -> str:

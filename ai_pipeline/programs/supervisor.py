@@ -1,5 +1,10 @@
 """``python -I -m ai_pipeline.programs.supervisor``: one program under limits, ended with all that it started.
 
+The program's parent is a process in between, the first of a namespace of processes where the kernel gives
+one: nothing in the namespace can name, stop or kill a process outside, nor its first. Where the kernel gives
+none, Landlock keeps the program's signals among its own processes. Where neither is, the worker ends all
+(:mod:`ai_pipeline.programs.process`).
+
 Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes,
 the program is ended. Standard output says how it ended: an exit status, or the word for a limit. What the
 program prints is thrown away: it may name the patient.
@@ -19,8 +24,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ai_pipeline.confinement import die_with_parent
+from ai_pipeline.confinement.landlock import keep_signals_inside
 from ai_pipeline.programs.written import MOST_ENTRIES, entries
 
 MOST_PROCESSES = 256
@@ -32,7 +39,8 @@ _KILL_SECONDS = 10.0
 _CLEANUP_SECONDS = 30.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
-_NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # unshare(2)
+_NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
+_PRIVATE = 0x4000 | 0x40000  # mount(2): MS_REC | MS_PRIVATE
 
 
 def main() -> int:
@@ -52,28 +60,62 @@ def _ended(run: Mapping[str, Any]) -> int | str:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if run["offline"] and not leave_network():
         return "network"
-    try:
-        # Referenced to the end: a deleted Popen object would reap the exit status.
-        program = subprocess.Popen(
-            run["command"], cwd=run["folder"], env=run["environment"], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=lambda: _limit(run["memory_mib"]),  # noqa: PLW1509  (there is one thread)
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "start"
+    # An engine of containers is no stranger, and makes namespaces of its own.
+    foreign = not run["cleanup"]
+    if foreign and (apart := leave_processes()):
+        die_with_parent(os.getppid())  # also while this process is stopped; the namespace ends with it
+    answer, report_to = os.pipe()
+    first = os.fork()
+    if not first:
+        if foreign and apart:
+            _see_own_processes()
+        _run_first(run, report_to, keep_signals=foreign and not apart)
+    os.close(report_to)
     ended: int | str = "lost"
     try:
         with contextlib.suppress(ChildProcessError):
-            ended = _watched(program.pid, run)
+            ended = _watched(first, run)
+        if ended == 0:
+            ended = json.loads(os.read(answer, 4096))
     finally:
         _end_all()
         if run["cleanup"] and ended != 0:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(
-                    run["cleanup"], env=run["environment"], timeout=_CLEANUP_SECONDS, check=False,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+                    run["cleanup"],
+                    env=run["environment"],
+                    timeout=_CLEANUP_SECONDS,
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
     return ended
+
+
+def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) -> NoReturn:
+    """The program's parent: starts it, takes the ends of orphans of its namespace, and says how it ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nothing, standard)
+    ended: int | str | None = "start"
+    # Referenced to the end: a deleted Popen object would reap the exit status.
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        program = subprocess.Popen(
+            run["command"],
+            cwd=run["folder"],
+            env=run["environment"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: _limit(run["memory_mib"], keep_signals=keep_signals),  # noqa: PLW1509  (there is one thread)
+        )
+        while (ended := _reaped(program.pid, 0)) is None:
+            pass
+    os.write(report_to, json.dumps(ended).encode())
+    os._exit(0)
 
 
 def leave_network() -> bool:
@@ -82,8 +124,23 @@ def leave_network() -> bool:
     return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
 
 
-def _limit(memory_mib: int) -> None:
+def leave_processes() -> bool:
+    """Let the next child be the first of a namespace of processes. Returns whether the kernel did so."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.unshare(_NEW_PID) == 0 or libc.unshare(_NEW_USER | _NEW_PID) == 0)
+
+
+def _see_own_processes() -> None:
+    """Let ``/proc`` show this namespace alone. In some containers the kernel refuses: then it shows all."""
+    libc = ctypes.CDLL(None)
+    if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
+        libc.mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+def _limit(memory_mib: int, *, keep_signals: bool) -> None:
     """Set limits in the program's own process, before it starts; each of its processes inherits them."""
+    if keep_signals:
+        keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MOST_WRITTEN)):
         resource.setrlimit(what, (most, most))
@@ -93,13 +150,13 @@ def _limit(memory_mib: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _watched(program: int, run: Mapping[str, Any]) -> int | str:
-    """Wait for the program's end, a limit, or the end of standard input; returns how it ended."""
+def _watched(first: int, run: Mapping[str, Any]) -> int | str:
+    """Wait for the end of the first process, a limit, or the end of standard input; returns how it ended."""
     end, look = time.monotonic() + run["seconds"], 0.0
     while True:
-        if (status := _reaped(program)) is not None:
-            return status
-        processes = list(_descendants())
+        if (status := _reaped(first, os.WNOHANG)) is not None:
+            return status if status == 0 else "lost"
+        processes = [pid for pid in descendants(os.getpid()) if pid != first]
         if run["memory_mib"] and sum(map(_memory_mib, processes)) > run["memory_mib"]:
             return "memory"
         if len(processes) > MOST_PROCESSES:
@@ -115,25 +172,25 @@ def _watched(program: int, run: Mapping[str, Any]) -> int | str:
             return "abandoned"
 
 
-def _reaped(program: int) -> int | None:
-    """Take the ends of processes; the exit status when one is the program's. Raises ChildProcessError."""
+def _reaped(process: int, how: int) -> int | None:
+    """Take the ends of processes; the exit status when one is this process's. Raises ChildProcessError."""
     while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == program:
+        pid, status = os.waitpid(-1, how)
+        if pid == process:
             return os.waitstatus_to_exitcode(status)
         if pid == 0:
             return None
 
 
-def _descendants() -> Iterator[int]:
-    """Every process below this one."""
+def descendants(process: int) -> Iterator[int]:
+    """Every process below this one, including ended processes whose status was not read yet."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # man 5 proc: pid (name) state ppid …; the name may hold anything
             parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
-    waiting = [os.getpid()]
+    waiting = [process]
     while waiting:
         for child in children.get(waiting.pop(), []):
             yield child
@@ -160,12 +217,12 @@ def _wrote_too_much(*folders: str) -> bool:
 def _end_all() -> None:
     """Kill what is left, again and again: a process that is killed may just have started another."""
     end = time.monotonic() + _KILL_SECONDS
-    while (left := list(_descendants())) and time.monotonic() < end:
+    while (left := list(descendants(os.getpid()))) and time.monotonic() < end:
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            _reaped(program=-1)
+            _reaped(-1, os.WNOHANG)
         time.sleep(0.002)
 
 

@@ -30,12 +30,13 @@ from ai_training.chest.card_figures import known_only
 from ai_training.errors import DataMissing
 from ai_training.evaluation import operating_points
 from ai_training.evaluation.curves import curves
-from ai_training.evaluation.evaluate import without_nan
 from ai_training.evaluation.figures import ENOUGH, headline
 from ai_training.evaluation.recalibrate import refit, write_card
 from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import ChestImage, ChestSet, chest_set
+from ai_training.sets.chest import chest_set
+from ai_training.sets.images import ChestImage, ChestSet
+from ai_training.text import without_nan
 
 ACCEPTED_USE = (
     "Research on images of the site that accepted it, once its acceptance page is signed. "
@@ -54,9 +55,16 @@ class Accepted:
 
 
 def accept(
-    card: Card, data: Path, store: Path, out: Path, *, split: str, version: str, threads: int = 0,
+    card: Card,
+    data: Path,
+    store: Path,
+    out: Path,
+    *,
+    split: str,
+    version: str,
+    threads: int = 0,
     report: Report = silent,
-) -> Accepted:  # fmt: skip
+) -> Accepted:
     """Fit ``card`` to the adults of ``split`` in ``data`` and measure it; adds it to ``store`` as
     ``version``.
 

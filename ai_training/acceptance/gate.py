@@ -20,7 +20,8 @@ from ai_training.cards import changed_card, weights_row
 from ai_training.chest.gates import TRUE_POSITIVE_RATE, Floats, directions_of
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.progress import Report
-from ai_training.sets.chest import ChestImage, read_grey
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import ChestImage
 
 ROLE, FILE = "gate", "gate.npz"
 DIRECTIONS = 32
@@ -56,8 +57,10 @@ def fit_and_add(
     with changed_card(path) as text:
         text["weights"].append(weights_row(ROLE, path.parent / FILE))
         text["gate"] = {
-            "role": ROLE, "threshold": round(threshold, 6), "true_positive_rate": TRUE_POSITIVE_RATE
-        }  # fmt: skip
+            "role": ROLE,
+            "threshold": round(threshold, 6),
+            "true_positive_rate": TRUE_POSITIVE_RATE,
+        }
     far = gate.distance(_features(classifier, others)) > threshold
     weights = patient_weights([image.patient for image in others])
     return {

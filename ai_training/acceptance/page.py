@@ -33,9 +33,15 @@ def write_page(folder: Path, figures: Mapping[str, Any]) -> Path:
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
         f"<style>{STYLE}</style><h1>{escape(title)}</h1><p><strong>{NOT_DIAGNOSTIC}</strong></p>",
-        *_what(figures), *_labels(figures), *_false_calls(figures), *_calibration(figures), *_gate(figures),
-        *_plots(figures), *_limits(figures), *_signatures(),
-    ]  # fmt: skip
+        *_what(figures),
+        *_labels(figures),
+        *_false_calls(figures),
+        *_calibration(figures),
+        *_gate(figures),
+        *_plots(figures),
+        *_limits(figures),
+        *_signatures(),
+    ]
     page = folder / PAGE
     page.write_text("\n".join(parts) + "\n</html>\n", encoding="utf-8")
     return page
@@ -62,11 +68,13 @@ def _labels(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"<p>Mean AUC: <strong>{interval(figures.get('mean_auc'))}</strong></p>"
     rows = [
         (
-            row["label"], str(row["positives"]), interval(row.get("auc")),
+            row["label"],
+            str(row["positives"]),
+            interval(row.get("auc")),
             "yes" if row["accepted"] else "no: hidden in results",
         )
         for row in figures["labels"]
-    ]  # fmt: skip
+    ]
     yield from _table(("finding", "images with it", "AUC", "shown"), rows)
     yield "<p>Shown is what the model tells better than chance in both halves (lower end above .5).</p>"
 
@@ -86,10 +94,14 @@ def _false_calls(figures: Mapping[str, Any]) -> Iterator[str]:
             f"{interval(found.get('without_finding_called'))} get at least one call.</p>"
         )
         rows = [
-            (name, interval(cuts.get(name, {}).get("threshold")), interval(row.get("sensitivity")),
-             interval(row.get("specificity")))
+            (
+                name,
+                interval(cuts.get(name, {}).get("threshold")),
+                interval(row.get("sensitivity")),
+                interval(row.get("specificity")),
+            )
             for name, row in found["labels"].items()
-        ]  # fmt: skip
+        ]
         yield from _table(("finding", "threshold", "sensitivity", "specificity"), rows)
     if not figures["thresholds"]:
         yield (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
-from ai_training.errors import DataMissing
 from ai_training.networks.outlines import ORGANS, SIDE
+from ai_training.sets.files import read_grey, rows
 
 SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
@@ -39,32 +38,19 @@ class AnatomyImage:
 
     def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
         """The grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises DataMissing."""
-        picture, bits = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (self.picture, self.mask))
-        if picture is None or bits is None:
-            raise DataMissing(f"{self.picture} or its mask is missing or no picture")
+        bits = read_grey(self.mask)
         order = EXCHANGED.get(self.name, range(len(ORGANS)))
         organs = np.stack([bits & (1 << organ) for organ in order]) > 0
-        return np.asarray(picture, np.uint8), organs
+        return read_grey(self.picture), organs
 
 
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
     """The images of ``split`` (train, val, test). Raises DataMissing."""
-    manifest = data / SET / "manifest.csv"
-    if not manifest.is_file():
-        raise DataMissing(
-            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
-        )
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        return tuple(
-            AnatomyImage(
-                row["patient"],
-                manifest.parent / row["file"],
-                manifest.parent / row["mask"],
-                float(row["ctr"] or "nan"),
-            )
-            for row in csv.DictReader(file)
-            if row["split"] == split
-        )
+    folder = data / SET
+    return tuple(
+        AnatomyImage(row["patient"], folder / row["file"], folder / row["mask"], float(row["ctr"] or "nan"))
+        for row in rows(folder / "manifest.csv", split)
+    )
 
 
 @dataclass(frozen=True, slots=True)

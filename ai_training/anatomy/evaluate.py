@@ -18,7 +18,7 @@ from ai_training.errors import DataMissing
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.outlines import ORGANS
 from ai_training.progress import Report, silent
-from ai_training.text import NOT_DIAGNOSTIC, interval
+from ai_training.text import NOT_DIAGNOSTIC, interval, verdict
 
 TARGETS = {"heart": 0.95, "right lung": 0.975, "left lung": 0.975, "ratio error": 0.010, "limits": 0.03}
 """Least Dice, largest mean absolute error of the ratio, widest limits of agreement around the bias."""
@@ -111,7 +111,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     """The figures as lines for a terminal, each with its target."""
     lines = [f"{result['model']} {result['version']}, {result['split']}, {result['images']} images"]
     lines += [
-        f"Dice {name:12} {interval(value, 4)}{_verdict(value[0] >= TARGETS[name])}"
+        f"Dice {name:12} {interval(value, 4)}{verdict(value[0] >= TARGETS[name])}"
         for name, value in result["dice"].items()
     ]
     found = result["ratio"]
@@ -120,9 +120,9 @@ def as_text(result: Mapping[str, Any]) -> str:
         wide = (high - low) / 2
         lines += [
             f"cardiothoracic ratio of {result['measured']} images: mean absolute error "
-            f"{interval(found['error'], 4)}{_verdict(found['error'][0] <= TARGETS['ratio error'])}",
+            f"{interval(found['error'], 4)}{verdict(found['error'][0] <= TARGETS['ratio error'])}",
             f"  bias {found['bias']:+.4f}, limits of agreement {low:+.4f} to {high:+.4f}"
-            f"{_verdict(wide <= TARGETS['limits'])}, worst {found['worst']:.4f}",
+            f"{verdict(wide <= TARGETS['limits'])}, worst {found['worst']:.4f}",
         ]
     lines += [f"not measured: {count} × {fault}" for fault, count in result["not_measured"].items()]
     return "\n".join([*lines, NOT_DIAGNOSTIC])
@@ -131,7 +131,3 @@ def as_text(result: Mapping[str, Any]) -> str:
 def _mean(values: npt.NDArray[np.float64]) -> list[float]:
     weights = patient_weights([str(number) for number in range(len(values))])
     return mean_interval(values, weights).as_list()
-
-
-def _verdict(met: bool) -> str:
-    return "  target met" if met else "  TARGET NOT MET"

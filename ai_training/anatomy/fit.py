@@ -5,9 +5,8 @@ Seeded and capped by iterations; the checkpoint is chosen on the validation spli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,37 +15,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader
 
 from ai_pipeline.chest.anatomy import FINER, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
 from ai_training.anatomy.data import AnatomyBatches, AnatomyImage, Augment, anatomy_images, plain
 from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
-from ai_training.networks.outlines import ORGANS, OutlineNetwork
+from ai_training.networks.outlines import ORGANS, OutlineNetwork, less_dice
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
 
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 """From the fine grid of the masks to the network's input: measured there, the ratio is the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnatomyRecipe:
-    """Everything that shapes a run. ``dice_weight``: of the Dice loss beside the cross-entropy."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnatomyRecipe(Recipe):
+    """``dice_weight``: of the Dice loss beside the cross-entropy."""
 
     iterations: int = 2000
     batch: int = 8
-    seed: int = 1
     augment: Augment = field(default_factory=Augment)
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    warm_up: float = 0.1
     dice_weight: float = 1.0
     ema: float = 0.995
     validate_every: int = 100
-    threads: int = 2
-    workers: int = 1
 
 
 def train(
@@ -56,21 +50,16 @@ def train(
 
     Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
     """
-    torch.set_num_threads(recipe.threads)
-    run = _Run(data, out, recipe)
-    network = OutlineNetwork(len(ORGANS))
-    network.load_state_dict(run.finish(report, resume=resume))
-    export_anatomy(network.eval(), out / f"{ID}.onnx")
-    described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen": run.best}
-    return write_card(out, described)
+    run = _AnatomyRun(data, out, recipe)
+    network = cast(OutlineNetwork, run.trained(report, resume=resume))
+    export_anatomy(network, out / f"{ID}.onnx")
+    return write_card(out, {"recipe": recipe.described(), "chosen": run.best})
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
     """Cross-entropy of every pixel and organ, and one minus Dice of each organ of each picture."""
-    probabilities = torch.sigmoid(logits)
-    common = (probabilities * organs).sum((2, 3))
-    dice = 1 - (2 * common + 1) / (probabilities.sum((2, 3)) + organs.sum((2, 3)) + 1)
-    return binary_cross_entropy_with_logits(logits, organs) + dice_weight * dice.mean()
+    apart = less_dice(torch.sigmoid(logits), organs)
+    return binary_cross_entropy_with_logits(logits, organs) + dice_weight * apart.mean()
 
 
 def ratio(masks: npt.NDArray[np.bool_]) -> float:
@@ -79,28 +68,21 @@ def ratio(masks: npt.NDArray[np.bool_]) -> float:
     return measured.ratio if measured else float("nan")
 
 
-class _Run(TrainingRun):
+class _AnatomyRun(RecipeRun[AnatomyRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe = recipe
+        super().__init__(out, recipe)
         self.training = anatomy_images(data, "train")
-        self.validation = [_Case.of(image) for image in anatomy_images(data, "val")]
+        self.validation = [_Case.from_image(image) for image in anatomy_images(data, "val")]
+
+    def new_network(self) -> OutlineNetwork:
         network = OutlineNetwork(len(ORGANS))
         network.load_imagenet()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        plan = Plan(
-            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
-        )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+        return network
 
-    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)
-        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=self.recipe.workers)
+    def examples(self) -> AnatomyBatches:
+        return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, organs = batch
@@ -124,7 +106,7 @@ class _Case:
     ratio: float
 
     @staticmethod
-    def of(image: AnatomyImage) -> _Case:
+    def from_image(image: AnatomyImage) -> _Case:
         values, organs = plain(image)
         fine = organ_masks(organs)
         return _Case(values, fine, ratio(fine))

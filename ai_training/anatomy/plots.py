@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ai_training.evaluation.plots import BLUE, DPI, GREY, ORANGE
+from ai_training.evaluation.plots import BLUE, GREY, ORANGE, save
 
 
 def bland_altman(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -28,7 +27,4 @@ def bland_altman(folder: Path, result: Mapping[str, Any]) -> Path:
     axes.set_xlabel("mean of reader and model (cardiothoracic ratio)")
     axes.set_ylabel("model − reader")
     axes.set_title(f"{result['model']} {result['version']}, {result['split']}, n = {len(pairs)}")
-    path = folder / "bland-altman.png"
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})  # the same figures give the same bytes
-    return path
+    return save(figure, folder / "bland-altman.png")

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ai_pipeline.models.preprocess import normalise
 from ai_training.chest.experiment import Augmentation, Experiment
-from ai_training.sets.chest import ChestImage, label_matrix, soft_matrix
+from ai_training.sets.chest import label_matrix, soft_matrix
+from ai_training.sets.images import ChestImage
 
 MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 HEADER = ("age", "female", "AP view")
@@ -48,7 +49,7 @@ class Targets:
     boxes: tuple[tuple[Place, ...], ...]
 
     @staticmethod
-    def of(images: Sequence[ChestImage], boxes: Sequence[tuple[Place, ...]]) -> Targets:
+    def from_images(images: Sequence[ChestImage], boxes: Sequence[tuple[Place, ...]]) -> Targets:
         """What the manifests say about ``images``; ``boxes``: those of each."""
         soft: Floats = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))

@@ -6,27 +6,20 @@ the default below; a key that is not known is an error.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import ExperimentError
+from ai_training.experiments import ExperimentPart, NotNegative, Share, checked, laid_over, read_table
 
 SHIPPED = Path(__file__).parent / "experiments"
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Network(_Part):
+class Network(ExperimentPart):
     """``initial``: ``imagenet``, ``random``, or the path of a ``*.pt`` that an earlier run left."""
 
     architecture: Literal["efficientnet-lite0"] = "efficientnet-lite0"
@@ -36,7 +29,7 @@ class Network(_Part):
     drop_connect: Share = 0.2
 
 
-class Images(_Part):
+class Images(ExperimentPart):
     """Which images are learned from, and how often those with a finding or with a teacher's word are drawn.
 
     ``smallest``: pixels a side of the file; smaller ones are left out.
@@ -48,7 +41,7 @@ class Images(_Part):
     chain: Chain = Field(default_factory=Chain)
 
 
-class Augmentation(_Part):
+class Augmentation(ExperimentPart):
     """Angles in degrees; shift, scale and stretch as shares of the side; contrast of grey levels.
 
     No flips: a flip changes the heart's side, and with it what situs and cardiomegaly look like.
@@ -62,7 +55,7 @@ class Augmentation(_Part):
     mixup: NotNegative = 0.0
 
 
-class Loss(_Part):
+class Loss(ExperimentPart):
     """Weights of the parts of the loss.
 
     ``hard``: the NIH labels. ``soft``: a teacher's probabilities, where there are any. ``teacher``: a second
@@ -79,7 +72,7 @@ class Loss(_Part):
     boxes: NotNegative = 0.0
 
 
-class Schedule(_Part):
+class Schedule(ExperimentPart):
     """AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights' average.
 
     ``precision`` of the forward pass: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
@@ -95,7 +88,7 @@ class Schedule(_Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class Experiment(_Part):
+class Experiment(ExperimentPart):
     """One run. The same experiment on the same machine gives the same weights."""
 
     name: str = "chest"
@@ -118,17 +111,17 @@ class Experiment(_Part):
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
         """This experiment with ``change`` (nested tables, as in TOML) laid over it."""
-        return _validated({**laid_over(self.model_dump(), change), "name": name}, name)
+        return checked(Experiment, {**laid_over(self.model_dump(), change), "name": name}, name)
 
 
-class Variant(_Part):
+class Variant(ExperimentPart):
     """An experiment, and the name of the one that it differs from by one lever."""
 
     experiment: Experiment
     against: str
 
 
-class Levers(_Part):
+class Levers(ExperimentPart):
     """A study: a base, and variants that each pull one lever more than another of them."""
 
     base: Experiment
@@ -137,7 +130,7 @@ class Levers(_Part):
 
 def load(path: Path) -> Experiment:
     """Read an experiment. Raises ExperimentError naming every wrong key, OSError when there is no file."""
-    return _validated(_table(path), str(path))
+    return checked(Experiment, read_table(path), str(path))
 
 
 def load_levers(path: Path) -> Levers:
@@ -145,10 +138,10 @@ def load_levers(path: Path) -> Levers:
 
     Raises ExperimentError, OSError when there is no file.
     """
-    table = _table(path)
+    table = read_table(path)
     if set(table) - {"base", "variants"}:
         raise ExperimentError(f"{path}: only [base] and [variants.NAME] are known")
-    known = {"base": _validated({**table.get("base", {}), "name": "base"}, f"{path}: base")}
+    known = {"base": checked(Experiment, {**table.get("base", {}), "name": "base"}, f"{path}: base")}
     variants: list[Variant] = []
     for name, change in table.get("variants", {}).items():
         against = change.pop("against", "base")
@@ -164,29 +157,3 @@ def load_levers(path: Path) -> Levers:
 def shipped(name: str) -> Path:
     """The experiment file of this name that comes with the package."""
     return SHIPPED / f"{name}.toml"
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{path} is not TOML: {error}") from error
-
-
-def _validated(table: Mapping[str, Any], where: str) -> Experiment:
-    try:
-        return Experiment.model_validate(table)
-    except ValidationError as error:
-        faults = "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
-        raise ExperimentError(faults) from error
-
-
-def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested table ``below`` with the keys of ``above`` in the place of its own."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        result[key] = (
-            laid_over(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-        )
-    return result

@@ -29,7 +29,8 @@ from ai_training.metrics import within_source_auc
 from ai_training.networks.backbone import load_backbone, pretrained_on_imagenet, set_drop_connect
 from ai_training.progress import Report, silent
 from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
-from ai_training.sets.chest import LABELS, YOUNGEST, ChestImage, boxes_of, chest_images, reduced_images
+from ai_training.sets.chest import boxes_of, chest_images, reduced_images
+from ai_training.sets.images import LABELS, YOUNGEST, ChestImage
 
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 """Images and label left out when a checkpoint is chosen: there the repository alone predicts pneumonia."""
@@ -98,7 +99,7 @@ def fit(
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
-    targets = Targets.of(material.images, boxes_of(data, material.images))
+    targets = Targets.from_images(material.images, boxes_of(data, material.images))
     ClassifierRun(experiment, material, targets, out).finish(report, resume=resume)
     return trained_in(out)
 
@@ -162,8 +163,11 @@ class Tasks(nn.Module):
 
 
 class Predictions(NamedTuple):
-    """Of B images: ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``,
-    ``places [B, labels, c, c]``."""
+    """What the network and the teacher predict for B images.
+
+    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places
+    [B, labels, c, c]``.
+    """
 
     logits: Tensor
     teacher: Tensor
@@ -213,7 +217,13 @@ class ClassifierRun(TrainingRun):
         optimiser = torch.optim.AdamW(tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay)
         self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
         iterations = made.iterations or round(made.epochs * per_epoch)
-        plan = Plan(iterations, made.learning_rate, made.warm_up, per_epoch, made.ema, 2.0)
+        plan = Plan(
+            iterations=iterations,
+            learning_rate=made.learning_rate,
+            warm_up=made.warm_up,
+            validate_every=per_epoch,
+            ema=made.ema,
+        )
         super().__init__(out, experiment.model_dump_json(), plan, tasks, optimiser)
 
     @property

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.images.orientation import Pose, shown
-from ai_training.sets.chest import ChestImage, chest_set, read_grey
-from ai_training.sets.files import rows
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import read_grey, rows
+from ai_training.sets.images import ChestImage
 
 Grey = npt.NDArray[np.uint8]
 Random = np.random.Generator
@@ -39,15 +40,15 @@ def children(data: Path, split: str) -> tuple[ChestImage, ...]:
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
     """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
-    return [path for path in listed(data / OTHER_CHESTS, split) if path.parent.name == population]
+    return [path for path in files_of_split(data / OTHER_CHESTS, split) if path.parent.name == population]
 
 
 def ultrasound(data: Path, name: str, split: str) -> list[Path]:
     """The files of one of :data:`ULTRASOUND`."""
-    return listed(data / name, split)
+    return files_of_split(data / name, split)
 
 
-def some(files: Sequence[Path], most: int, random: Random) -> list[Path]:
+def drawn_from(files: Sequence[Path], most: int, random: Random) -> list[Path]:
     """At most ``most`` of ``files``, drawn without replacement, in their order."""
     chosen = random.permutation(len(files))[:most]
     return [files[index] for index in sorted(chosen)]
@@ -133,7 +134,7 @@ def _windowed(image: Grey, lost: float, random: Random) -> Grey:
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
 
 
-def listed(folder: Path, split: str) -> list[Path]:
+def files_of_split(folder: Path, split: str) -> list[Path]:
     """The files of ``split`` in the manifest of ``folder``; none where there is no manifest."""
     manifest = folder / "manifest.csv"
     if not manifest.is_file():

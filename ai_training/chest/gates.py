@@ -62,7 +62,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
     """
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
-    whole = images.some(_adults(data, "train"), WHOLE, random)
+    whole = images.drawn_from(_adults(data, "train"), WHOLE, random)
     shown: dict[str, list[Floats]] = {}
     jobs = _lessons(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
@@ -135,22 +135,22 @@ def _lessons(
     data: Path, whole: Sequence[Path], random: images.Random
 ) -> list[tuple[str, Sequence[Path], Change]]:
     """(kind, files, what is done to them) of everything that the head is shown."""
-    some = images.some(whole, TRANSFORMED, random)
+    transformed = images.drawn_from(whole, TRANSFORMED, random)
     hannover = images.other_chests(data, "hannover", "train")
-    small = images.some(images.other_chests(data, "pediatric", "train"), OTHERS, random)
+    small = images.drawn_from(images.other_chests(data, "pediatric", "train"), OTHERS, random)
     foreign = [images.ultrasound(data, name, "train") for name in images.ULTRASOUND]
     lessons: list[tuple[str, Sequence[Path], Change]] = [
         (UPRIGHT.name, whole, images.as_it_is),
-        (UPRIGHT.name, images.some(whole, VARIED, random), images.varied),
+        (UPRIGHT.name, images.drawn_from(whole, VARIED, random), images.varied),
         (UPRIGHT.name, hannover, images.as_it_is),
-        *((pose.name, some, images.posed(pose, images.framed)) for pose in POSES),
+        *((pose.name, transformed, images.posed(pose, images.framed)) for pose in POSES),
         # The commonest mistake (a MONOCHROME1 image taken for MONOCHROME2) and the hardest to see.
-        (INVERTED.name, images.some(whole, VARIED, random), images.posed(INVERTED, images.varied)),
-        (ASKEW, some, images.tilted(25, 65)),
-        (CUT_OFF, some, images.cut_off),
-        (CLIPPED, some, images.clipped()),
+        (INVERTED.name, images.drawn_from(whole, VARIED, random), images.posed(INVERTED, images.varied)),
+        (ASKEW, transformed, images.tilted(25, 65)),
+        (CUT_OFF, transformed, images.cut_off),
+        (CLIPPED, transformed, images.clipped()),
         (CHILD, small, images.as_it_is),
-        *((OTHER, images.some(files, OTHERS // 3, random), images.as_it_is) for files in foreign),
+        *((OTHER, images.drawn_from(files, OTHERS // 3, random), images.as_it_is) for files in foreign),
     ]
     return [lesson for lesson in lessons if lesson[1]]
 
@@ -178,10 +178,10 @@ def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...]
 
 def _exam(data: Path, split: str, random: images.Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
     """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
-    adults = images.some(_adults(data, split), MEASURED, random)
+    adults = images.drawn_from(_adults(data, split), MEASURED, random)
 
     def changed(files: Sequence[Path], change: Change = images.as_it_is) -> Callable[[], list[Grey]]:
-        chosen = images.some(files, MEASURED, random)
+        chosen = images.drawn_from(files, MEASURED, random)
         return lambda: images.pictures(chosen, change, random)
 
     wrong = [pose for pose in POSES if pose != UPRIGHT]
@@ -243,7 +243,7 @@ def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _GateOutcomes:
     distances, refused, reoriented = [], [], []
     for picture in pictures:
         found = classifier.analyse(picture)
-        passes = classifier.in_domain(found) and Exposure.of(picture).refusal is None
+        passes = classifier.in_domain(found) and Exposure.from_image(picture).refusal is None
         distances.append(found.shown_distance)
         refused.append(not passes)
         reoriented.append(passes and found.pose != UPRIGHT)

@@ -32,8 +32,9 @@ from ai_training.cards import changed_card
 from ai_training.errors import DataMissing
 from ai_training.metrics import Floats, Interval
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import ChestImage, chest_set, label_matrix, read_grey
-from ai_training.sets.images import LABELS
+from ai_training.sets.chest import chest_set, label_matrix
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS, ChestImage
 
 FEWEST, ENOUGH = 100, 15
 """Images, and positives and negatives of a label, that a head needs."""
@@ -97,13 +98,7 @@ def train_head(
     found = truth[:, counted]
     strength, chances = _best(embeddings, found, patients)
     weights = metrics.patient_weights(patients)
-    auc = {
-        name: metrics.interval(
-            metrics.auc(found[:, k], chances[:, k]),
-            metrics.resampled_auc(found[:, k], chances[:, k], weights),
-        )
-        for k, name in enumerate(names)
-    }
+    auc = {name: metrics.auc_interval(found[:, k], chances[:, k], weights) for k, name in enumerate(names)}
     head = _fitted(embeddings, found, strength)
     answer = answer.model_copy(
         update={"labels": names, "outputs": OUTPUTS, "id": model_id or f"{answer.id}-head"}
@@ -176,13 +171,21 @@ def _embeddings(
 ) -> Floats:
     """Class token and mean of the patches of each image: ``[N, 2 × width]``."""
     wanted = Input(
-        answer.size, answer.channels, answer.mean, answer.scale, "MONOCHROME2", Chain(), answer.preprocess,
-        answer.crop, answer.squash, answer.interpolation,
-    )  # fmt: skip
+        answer.size,
+        answer.channels,
+        answer.mean,
+        answer.scale,
+        "MONOCHROME2",
+        Chain(),
+        answer.preprocess,
+        answer.crop,
+        answer.squash,
+        answer.interpolation,
+    )
     rows = []
     for number, image in enumerate(images):
-        said = run(network_input(read_grey(image.path), wanted)[0])
-        rows.append(np.concatenate([said["embedding"][0], said["features"][0].mean((1, 2))]))
+        outputs = run(network_input(read_grey(image.path), wanted)[0])
+        rows.append(np.concatenate([outputs["embedding"][0], outputs["features"][0].mean((1, 2))]))
         report((number + 1) / len(images), "running the encoder")
     return np.array(rows, np.float64)
 
@@ -219,9 +222,7 @@ def _written(out: Path, network: bytes, answer: ConvertedNetwork, licence: str) 
     out.mkdir(parents=True, exist_ok=True)
     file, card = out / f"{answer.id}.onnx", out / f"{answer.id}.toml"
     digest = hashlib.sha256(network).hexdigest()
-    text = card_text(
-        answer, model_id=answer.id, version="1", licence=licence, file=file.name, sha256=digest
-    )  # fmt: skip
+    text = card_text(answer, model_id=answer.id, version="1", licence=licence, file=file.name, sha256=digest)
     file.write_bytes(network)
     card.write_text(text, encoding="utf-8")
     load(card)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from ai_training.chest.experiment import Experiment, Levers
 from ai_training.chest.fit import UNFAIR, Material, fit
 from ai_training.metrics import Interval, within_source_auc, within_source_difference
-from ai_training.progress import Report, silent
-from ai_training.sets.chest import ChestImage, label_matrix
+from ai_training.progress import Report, part_of, silent
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.images import ChestImage
 
 Floats = npt.NDArray[np.floating]
 
@@ -49,7 +50,7 @@ def pull(
     cache = cache or out / "cache"
     runs = [levers.base, *(variant.experiment for variant in levers.variants)]
     for number, experiment in enumerate(runs):
-        part = _part(report, number, len(runs), experiment.name)
+        part = part_of(report, number, len(runs), experiment.name)
         _finish(data, out / experiment.name, experiment, threads, cache, part)
     rows = compare(data, out, levers, cache)
     _write(out, rows)
@@ -97,13 +98,6 @@ def _scores(folder: Path, images: list[ChestImage]) -> Floats:
     with np.load(folder / "validation.npz", allow_pickle=False) as arrays:
         logits = dict(zip(arrays["names"].tolist(), arrays["logits"], strict=True))
     return np.stack([logits[image.path.name] for image in images])
-
-
-def _part(report: Report, number: int, count: int, name: str) -> Report:
-    def part(share: float, what: str) -> None:
-        report((number + share) / count, f"{name}: {what}")
-
-    return part
 
 
 def _write(out: Path, rows: list[Lever]) -> None:

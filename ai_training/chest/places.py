@@ -1,7 +1,7 @@
 """Fit the place head: where a finding lies, learned from the radiologists' boxes of the train split.
 
 The classifier is frozen; 515 boxes of 8 labels train one linear layer, with the label's average box map as
-prior. Labels without boxes keep a flat map.
+prior. Labels without boxes keep a flat map, all of them where the images have no boxes: then no box is drawn.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from ai_pipeline.models.preprocess import normalise, prepare
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.experiment import Experiment
-from ai_training.sets.chest import LABELS, TruthBox, read_grey, truth_boxes
+from ai_training.sets.chest import truth_boxes
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS, TruthBox
 
-BOX_SIDE = 512.0  # pixels: the images of cxr_nih, in which the boxes are given
 DECAY = 0.01  # chosen on the validation boxes; per-label weights are held four times as tight
 STEPS = 300
 LEAST = 0.01  # of the average map, so that no place is impossible
@@ -40,11 +41,18 @@ class Places:
 
 
 def fit_places(network: PlacedClassifier, data: Path, experiment: Experiment) -> BoxTemplates:
-    """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among."""
+    """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among.
+
+    There are none where ``data`` has no boxes in its train split.
+    """
     boxes = tuple(box for box in truth_boxes(data) if box.split == "train")
-    files = sorted({box.file for box in boxes})
-    maps = _maps(network, [data / "cxr_nih" / file for file in files], experiment)
-    learned = learn_places(maps, boxes, [files.index(box.file) for box in boxes], experiment.seed)
+    if not boxes:
+        torch.nn.init.zeros_(network.place.weight)
+        torch.nn.init.zeros_(network.place_bias)
+        return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    paths = sorted({box.path for box in boxes})
+    maps = _maps(network, paths, experiment)
+    learned = learn_places(maps, boxes, [paths.index(box.path) for box in boxes], experiment.seed)
     with torch.no_grad():
         network.place.weight[:, :, 0, 0] = learned.weight
         with_boxes = sorted({LABELS.index(box.label) for box in boxes})
@@ -120,7 +128,7 @@ def _spread_out(boxes: tuple[TruthBox, ...], label: int, cells: int) -> npt.NDAr
 def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
     fine = 16 * cells
     mask = np.zeros((fine, fine), np.float32)
-    left, top, right, bottom = (edge * fine / BOX_SIDE for edge in box.corners)
+    left, top, right, bottom = (edge * fine / box.side for edge in box.corners)
     mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = 1.0
     return np.asarray(cv2.resize(mask, (cells, cells), interpolation=cv2.INTER_AREA), np.float32)
 
@@ -128,7 +136,7 @@ def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
 def _templates(
     boxes: tuple[TruthBox, ...], labels: npt.NDArray[np.int64], priors: dict[int, npt.NDArray[np.float32]]
 ) -> BoxTemplates:
-    corners = np.array([box.corners for box in boxes], np.float32) / np.float32(BOX_SIDE)
+    corners = np.array([np.divide(box.corners, box.side) for box in boxes], np.float32)
     usual = np.empty(len(boxes), np.float32)
     for label, prior in priors.items():
         rows = labels == label

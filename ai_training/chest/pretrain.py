@@ -23,10 +23,12 @@ from ai_pipeline.models.preprocess import normalise, reduce
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest.batches import MEAN, SCALE
-from ai_training.chest.gate_images import OTHER_CHESTS, listed
+from ai_training.chest.gate_images import OTHER_CHESTS, files_of_split
 from ai_training.networks.backbone import pretrained_on_imagenet
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import LABELS, chest_images, read_grey, reduced_images
+from ai_training.sets.chest import chest_images, reduced_images
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -64,7 +66,9 @@ def pretrain(
     torch.manual_seed(how.seed)
     learner = _Learner(how)
     last = int(how.epochs * len(pixels) / how.batch)
-    optimiser = torch.optim.AdamW(learner.learned(), how.learning_rate, weight_decay=how.weight_decay)
+    optimiser = torch.optim.AdamW(
+        learner.parameters_to_train(), how.learning_rate, weight_decay=how.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, how.learning_rate, total_steps=last, pct_start=0.15
     )
@@ -100,7 +104,7 @@ class _Learner:
         self.queue = normalize(torch.randn(how.queue, 128, device=self.device))
         self.place = 0
 
-    def learned(self) -> list[nn.Parameter]:
+    def parameters_to_train(self) -> list[nn.Parameter]:
         return [*self.network.backbone.parameters(), *self.projection.parameters()]
 
     def step(self, views: tuple[Tensor, Tensor], iteration: int) -> tuple[Tensor, float]:
@@ -139,7 +143,7 @@ def _pixels(data: Path, cache: Path, report: Report) -> Bytes:
     chain = Chain()
     images = tuple(image for image in chest_images(data) if image.split == "train")
     parts = [reduced_images(images, chain, cache, report)]
-    if others := listed(data / OTHER_CHESTS, "train"):
+    if others := files_of_split(data / OTHER_CHESTS, "train"):
         parts.append(np.stack([reduce(read_grey(path), chain)[0] for path in others]))
     return np.concatenate(parts)
 

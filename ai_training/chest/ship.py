@@ -19,7 +19,8 @@ from ai_training.chest.export import ID, Facts, export_onnx, write_card
 from ai_training.chest.fit import Material, Trained, infer
 from ai_training.chest.places import fit_places
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import LABELS, label_matrix
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.images import LABELS
 
 
 def ship(
@@ -61,10 +62,15 @@ def ship(
     return write_card(
         out,
         Facts(
-            experiment.size, experiment.chain, points, fitted.threshold, prevalence(truth, LABELS), tenths,
+            experiment.size,
+            experiment.chain,
+            points,
+            fitted.threshold,
+            prevalence(truth, LABELS),
+            tenths,
             training,
         ),
-    )  # fmt: skip
+    )
 
 
 def _lever_rows(levers: Path) -> list[dict[str, Any]]:

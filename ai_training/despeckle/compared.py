@@ -13,13 +13,13 @@ FOLDER = Path(__file__).parent / "compared"
 
 
 def compared_cards() -> tuple[Card, ...]:
-    """Those that were trained, by name. Raises CardError."""
+    """The cards of the filters that were trained, by name. Raises CardError."""
     return tuple(load(path) for path in sorted(FOLDER.glob("*.toml")))
 
 
 def autoencoders() -> dict[str, Filter]:
-    """The filters that they are, by the loss that taught them. Raises CardError."""
+    """The filters of these cards, by the loss with which they were trained. Raises CardError."""
     return {
-        f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.of(card).picture
+        f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.from_card(card).picture
         for card in compared_cards()
     }

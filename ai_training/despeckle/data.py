@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.fetal_head.picture import fitted
+from ai_pipeline.fetal_head.picture import fit_to_input
 from ai_training.despeckle.speckle import SIGMAS, rayleigh, scattered
-from ai_training.fetal.data import head_images, read_grey
+from ai_training.fetal.data import head_images
+from ai_training.sets.files import read_grey
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,7 +44,7 @@ class SpeckleBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         random = np.random.default_rng((self._seed, iteration))
         pairs = [self._pair(random) for _ in range(self._mix.crops)]
         speckled, below = (torch.from_numpy(np.stack(part))[:, None] for part in zip(*pairs, strict=True))
-        frame = _shares(fitted(self._frames[int(random.integers(len(self._frames)))])[0])
+        frame = _shares(fit_to_input(self._frames[int(random.integers(len(self._frames)))])[0])
         whole = frame if random.random() < 0.5 else _published(frame, random)
         return speckled, below, torch.from_numpy(whole)[None, None], torch.from_numpy(frame)[None, None]
 

@@ -18,7 +18,7 @@ from ai_training.onnx_file import export
 LARGEST = 1024
 """Most steps of :data:`STEP` pixels a side that an exported file is declared for."""
 VERSION = "3"
-"""Of the card of ours; 1 and 2 mixed blurs of the picture."""
+"""Version of our card; 1 and 2 mixed blurs of the picture."""
 USE = "A further series to look at, beside the image as it came. Not for measurement of texture."
 COMPARISON = "To compare with: no pipeline runs it."
 

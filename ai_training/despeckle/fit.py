@@ -6,43 +6,41 @@ consistent loss). Seeded and capped by iterations; the checkpoint is chosen on t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader
 
 from ai_training.despeckle.data import SpeckleBatches, SpeckleMix
 from ai_training.despeckle.loss import DespeckleLoss, loss_of
 from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced
 from ai_training.errors import ExperimentError
-from ai_training.fetal.data import head_images, read_grey
+from ai_training.fetal.data import head_images
 from ai_training.networks.despeckle import NETWORKS, STEP
 from ai_training.networks.outlines import HeadNetwork
 from ai_training.networks.perception import Perception
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
+from ai_training.sets.files import read_grey
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 VALIDATED = 20
 """Frames of the validation split that checkpoints are compared on."""
 
 
-@dataclass(frozen=True, slots=True)
-class DespeckleRecipe:
-    """Everything that shapes a run. The published one: ``diconvae``, 50 epochs (6,562 iterations of four
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DespeckleRecipe(Recipe):
+    """The published one: ``diconvae``, 50 epochs (6,562 iterations of four
     crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement, in
     every ``task_every``-th iteration (residual only)."""
 
     network: str = "diconvae"
     loss: DespeckleLoss = DespeckleLoss.L1_MS_SSIM
     iterations: int = 6562
-    seed: int = 1
     mix: SpeckleMix = field(default_factory=SpeckleMix)
     learning_rate: float = 1e-3
     task: float = 0.2
@@ -50,8 +48,7 @@ class DespeckleRecipe:
     ema: float = 0.99
     validate_every: int = 200
     half: bool = True
-    threads: int = 2
-    workers: int = 1
+    clip: float = 1.0
 
 
 def recipe_of(loss: str, iterations: int | None, seed: int, threads: int, workers: int) -> DespeckleRecipe:
@@ -80,19 +77,17 @@ def train(
     ``segmenter``: ``best.pt`` of ``train fetal``, for the loss ``task``. Raises DataMissing,
     ExperimentError where it is missing or ``resume`` meets another recipe.
     """
-    torch.set_num_threads(recipe.threads)
     run = _DespeckleRun(data, out, recipe, segmenter)
-    network = NETWORKS[recipe.network]()
-    network.load_state_dict(run.finish(report, resume=resume))
-    return network.eval(), run.best
+    return run.trained(report, resume=resume), run.best
 
 
-class _DespeckleRun(TrainingRun):
+class _DespeckleRun(RecipeRun[DespeckleRecipe]):
     CHOSEN_BY = "psnr"
+    MEMORY = torch.contiguous_format
 
     def __init__(self, data: Path, out: Path, recipe: DespeckleRecipe, segmenter: Path | None) -> None:
-        torch.manual_seed(recipe.seed)
-        self.data, self.recipe = data, recipe
+        super().__init__(out, recipe)
+        self.data = data
         self.segmenter = _frozen(segmenter) if recipe.loss is DespeckleLoss.TASK else None
         perceives = recipe.loss in {DespeckleLoss.L1_PERCEPTUAL, DespeckleLoss.L2_PERCEPTUAL}
         self.perception = Perception() if perceives else None
@@ -100,14 +95,13 @@ class _DespeckleRun(TrainingRun):
         self.validation = [
             reduced(read_grey(image.picture).astype(np.float32) / np.float32(255)) for image in images
         ]
-        network = NETWORKS[recipe.network]()
-        optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate)
-        plan = Plan(recipe.iterations, recipe.learning_rate, 0.1, recipe.validate_every, recipe.ema, 1.0)
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
 
-    def batches(self, iterations: range) -> DataLoader[Batch]:
-        batches = SpeckleBatches(self.data, self.recipe.mix, self.recipe.seed)
-        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=self.recipe.workers)
+    def new_network(self) -> nn.Module:
+        network: nn.Module = NETWORKS[self.recipe.network]()
+        return network
+
+    def examples(self) -> SpeckleBatches:
+        return SpeckleBatches(self.data, self.recipe.mix, self.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         speckled, below, whole, frame = batch

@@ -15,11 +15,11 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 NEGLIGIBLE = 1e-5
 """Mean square error, 50 dB below white, under which less is no longer worth much."""
 PERCEPTUAL = 0.02
-"""Of the features' mean difference beside that of the values."""
+"""Weight of the difference of features, beside the difference of pixel values (weight 1)."""
 
 
 class DespeckleLoss(StrEnum):
-    """Of the published work, and the one of our own network."""
+    """Names of the losses: those of published work, and the loss of our own network."""
 
     L1_MS_SSIM = "l1-ms-ssim"
     L1_PERCEPTUAL = "l1-perceptual"
@@ -28,7 +28,10 @@ class DespeckleLoss(StrEnum):
 
 
 def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Perception | None) -> Tensor:
-    """Of pictures ``[N, 1, rows, columns]``, 0..1; of ``task`` the part without the segmenter."""
+    """The loss of filtered pictures ``made`` against ``truth``, both ``[N, 1, rows, columns]``, 0..1.
+
+    For the loss ``task`` this is the part that needs no segmenter.
+    """
     if loss is DespeckleLoss.L1_MS_SSIM:
         return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
     if loss is DespeckleLoss.TASK:

@@ -20,9 +20,13 @@ MOST = 8
 
 @dataclass(frozen=True, slots=True)
 class Texture:
-    """``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1).
-    ``cnr``: contrast of what lies inside and outside the head over their spread. ``edges``: correlation of
-    the gradients along the skull with those before, up to 1; a blur raises ENL and lowers this."""
+    """How much speckle and how much edge a filtered picture has.
+
+    ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1).
+    ``cnr``: contrast between the inside and the outside of the head, over their spread. ``edges``:
+    correlation of the gradients along the skull with the unfiltered gradients, up to 1; a blur raises ENL
+    and lowers ``edges``.
+    """
 
     enl: float
     cnr: float
@@ -30,7 +34,7 @@ class Texture:
 
 
 def texture(before: Floats, after: Floats, head: Bools) -> Texture:
-    """Of one picture (0 to 1) that was ``before`` the filter and is ``after`` it."""
+    """The texture of a picture (0 to 1) ``after`` a filter; ``before`` is the same picture unfiltered."""
     power = np.square(amplitude(after), dtype=np.float64)
     places = _even_squares(before)
     looks = [float(power[place].mean() ** 2 / max(power[place].var(), 1e-12)) for place in places]

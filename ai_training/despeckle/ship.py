@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from ai_training.progress import Report, silent
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 MARGIN = 0.005
-"""By how much Dice of heads may be lower on despeckled frames: the interval's lower end must stay above."""
+"""Largest loss of Dice of heads on despeckled frames; the lower end of the interval must stay above it."""
 
 
 def train_and_ship(
@@ -40,7 +38,7 @@ def train_and_ship(
     weights = out / f"{card_id}.onnx"
     export_despeckler(network, weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
-    described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen": chosen}
+    described = {"recipe": recipe.described(), "chosen": chosen}
     if recipe.network != "residual":
         return write_card(out, card_id, 1.0, described)
     tried, strength = _strength(data, Despeckler(engine, 1.0, ModelRef(card_id, "1", "", "")), report)

@@ -33,7 +33,8 @@ from ai_training.detect.pictures import write_pictures
 from ai_training.detect.text import as_markdown
 from ai_training.errors import DataMissing
 from ai_training.progress import Report
-from ai_training.sets.chest import chest_set, read_grey
+from ai_training.sets.chest import chest_set
+from ai_training.sets.files import read_grey
 
 
 def evaluate(
@@ -55,7 +56,7 @@ def evaluate(
     asked = [box for box in boxes if box.split == "test"] if split == "test" else known
     if not asked:
         raise DataMissing(f"{data} has no boxes in the split {split}")
-    case = LabelledBoxes.of(asked, card, report)
+    case = LabelledBoxes.from_boxes(asked, card, report)
     if split == "test":
         labels = sorted({box.label for box in asked})
         moving: list[dict[str, Any]] = []
@@ -99,9 +100,11 @@ class _Shipped:
             return None
         (left, top), (right, bottom) = region.points
         corners = (
-            left / prepared.columns, top / prepared.rows,
-            right / prepared.columns, bottom / prepared.rows,
-        )  # fmt: skip
+            left / prepared.columns,
+            top / prepared.rows,
+            right / prepared.columns,
+            bottom / prepared.rows,
+        )
         return Place(corners, found.point, found.score)
 
 
@@ -110,7 +113,7 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    detector = BoxDetector.of(card)
+    detector = BoxDetector.from_card(card)
     if detector is None:
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     prepared = [detector.prepare(read_grey(path)) for path in case.paths]

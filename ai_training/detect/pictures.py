@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ai_training.detect.locating.cross_validation import LabelledBoxes, Predictions
 from ai_training.detect.locating.scores import Corners
 from ai_training.detect.locating.truth import corners, overlap
-from ai_training.sets.chest import read_grey
+from ai_training.sets.files import read_grey
 
 SIDE, ACROSS, DOWN = 200, 4, 2  # pixels of a tile, tiles of a sheet
 TRUTH, OURS, PRIOR = (90, 220, 90), (60, 170, 255), (170, 170, 170)  # BGR: green, orange, grey

@@ -38,7 +38,7 @@ def train_detector(
     again); None for the head alone. Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
-    case = LabelledBoxes.of(boxes, card, report)
+    case = LabelledBoxes.from_boxes(boxes, card, report)
     if yolo is None:
         predictions, trust = cross_validated(case, fusion.BoxHeadRecipe(), report), 0.0
     else:

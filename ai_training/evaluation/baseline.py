@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ai_pipeline.models.registry import Chain
-from ai_training.sets.chest import LABELS, ChestImage, label_matrix, soft_matrix
+from ai_training.sets.chest import label_matrix, soft_matrix
+from ai_training.sets.images import LABELS, ChestImage
 
 Floats = npt.NDArray[np.floating]
 SOFT_WEIGHT = 0.7  # as the network's

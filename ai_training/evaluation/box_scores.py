@@ -13,7 +13,9 @@ from ai_pipeline.chest.classifier import Analysis, Classifier
 from ai_pipeline.chest.explain import heatmap, overlaps
 from ai_pipeline.contract import Region
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.sets.chest import LABELS, TruthBox, read_grey, truth_boxes
+from ai_training.sets.chest import truth_boxes
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS, TruthBox
 
 Corners = tuple[float, float, float, float]
 SIDE = 512  # pixels: the grid in which the constant answers are given

@@ -6,7 +6,6 @@ adults, the intended use; the same headline with children stands beside it.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.chest.pipeline import MODEL
 from ai_pipeline.models.registry import Card, find
 from ai_training import metrics, reliability
 from ai_training.chest.gates import gate_figures
@@ -31,7 +30,9 @@ from ai_training.evaluation.saliency.heatmaps import saliency_figures
 from ai_training.evaluation.scored import Scored, run, scored
 from ai_training.metrics import Floats
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import YOUNGEST, ChestImage, ChestSet, chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.images import YOUNGEST, ChestImage, ChestSet
+from ai_training.text import without_nan
 
 MAPPED = 200  # boxes whose heat maps are compared: those of all 984 of the NIH download fill the memory
 
@@ -40,7 +41,7 @@ def evaluate_chest(
     data: Path,
     split: str = "test",
     *,
-    model: str = MODEL,
+    model: str = CLASSIFIER.shipped,
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
@@ -119,14 +120,16 @@ class _Evaluation:
         card = self.classifier.card
         return {
             "model": {
-                "id": card.id, "version": card.version, "sha256": card.ref.sha256,
+                "id": card.id,
+                "version": card.version,
+                "sha256": card.ref.sha256,
                 "card_sha256": card.sha256,
             },
             "split": self.split,
             "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
             "labels": list(adults.names),
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
-        }  # fmt: skip
+        }
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The card's operating points, else new ones from the adults of the validation split, and what calls
@@ -140,7 +143,9 @@ class _Evaluation:
         if not any(image.split == "val" and image.adult for image in self.found.images):
             return {}
         validation = self._run("val")
-        return operating_points.fitted(validation.where(image.adult for image in validation.images), shown)
+        return operating_points.choose_points(
+            validation.where(image.adult for image in validation.images), shown
+        )
 
     def _baselines(self, train: Sequence[ChestImage], adults: Scored) -> dict[str, Floats]:
         """Scores ``[N, K]`` of what the network has to beat; none without train images."""
@@ -195,10 +200,9 @@ class _Evaluation:
         result: dict[str, Any] = {}
         for name in ("source", "age_sex_view"):
             if name in scores:
-                resampled = metrics.resampled_mean_auc(adults.truth, scores[name], counted, weights)
-                mean = metrics.mean_auc(adults.truth, scores[name], counted)
+                mean = metrics.mean_auc_interval(adults.truth, scores[name], counted, weights)
                 result[name] = {
-                    "mean_pooled_auc": metrics.interval(mean, resampled).as_list(),
+                    "mean_pooled_auc": mean.as_list(),
                     "pooled_auc": {
                         adults.names[k]: round(metrics.auc(adults.truth[:, k], scores[name][:, k]), 4)
                         for k in counted
@@ -241,14 +245,3 @@ def _holds_elsewhere(card: Card, label: str) -> bool:
     """Whether the AUC's interval is above .5 in what others measured too (``[external]`` of the card)."""
     auc = card.details.get("external", {}).get("auc", {}).get(label)
     return auc is None or auc[1] > 0.5
-
-
-def without_nan(value: Any) -> Any:
-    """``value`` with None for what is no number: JSON knows no NaN."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value

@@ -13,7 +13,8 @@ import numpy as np
 from ai_training import metrics
 from ai_training.evaluation.scored import Scored
 from ai_training.metrics import Floats
-from ai_training.sets.chest import LABELS, ChestImage, soft_matrix
+from ai_training.sets.chest import soft_matrix
+from ai_training.sets.images import LABELS, ChestImage
 
 ENOUGH = 15  # positives that a label needs before its figures count
 ENOUGH_IN_GROUP = 20  # positives that a label needs in a subgroup
@@ -30,19 +31,17 @@ TEACHER_NOTE = (
 def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
     """AUC beside that of ``baselines`` (scores ``[N, K]``), and a row for each label."""
     weights, counted = found.weights(), found.with_positives(ENOUGH)
-    value = metrics.mean_auc(found.truth, found.logit, counted)
-    own = metrics.resampled_mean_auc(found.truth, found.logit, counted, weights)
     result: dict[str, Any] = {
         **size(found),
         "labels_counted": [found.names[k] for k in counted],
-        "mean_auc": metrics.interval(value, own).as_list(),
+        "mean_auc": metrics.mean_auc_interval(found.truth, found.logit, counted, weights).as_list(),
         "mean_average_precision": _mean_precision(found, counted, weights),
     }
     for name, scores in baselines.items():
-        other = metrics.mean_auc(found.truth, scores, counted)
-        resampled = metrics.resampled_mean_auc(found.truth, scores, counted, weights)
-        result[f"mean_auc_{name}"] = metrics.interval(other, resampled).as_list()
-        result[f"difference_to_{name}"] = metrics.interval(value - other, own - resampled).as_list()
+        other = metrics.mean_auc_interval(found.truth, scores, counted, weights)
+        difference = metrics.mean_auc_difference(found.truth, found.logit, scores, counted, weights)
+        result[f"mean_auc_{name}"] = other.as_list()
+        result[f"difference_to_{name}"] = difference.as_list()
     result["labels"] = [_label(found, k, weights) for k in range(len(found.names))]
     return result
 
@@ -151,16 +150,13 @@ def beside_teacher(
             continue
         teacher = soft_matrix(part.images)[:, list(part.columns)].astype(np.float64)
         weights = part.weights()
-        own = metrics.resampled_mean_auc(part.truth, part.logit, counted, weights)
-        other = metrics.resampled_mean_auc(part.truth, teacher, counted, weights)
-        value = metrics.mean_auc(part.truth, part.logit, counted)
-        theirs = metrics.mean_auc(part.truth, teacher, counted)
+        difference = metrics.mean_auc_difference(part.truth, part.logit, teacher, counted, weights)
         result[source] = {
             **size(part),
             "labels": {part.names[k]: int(part.truth[:, k].sum()) for k in counted},
-            "model": metrics.interval(value, own).as_list(),
-            "teacher": metrics.interval(theirs, other).as_list(),
-            "difference": metrics.interval(value - theirs, own - other).as_list(),
+            "model": metrics.mean_auc_interval(part.truth, part.logit, counted, weights).as_list(),
+            "teacher": metrics.mean_auc_interval(part.truth, teacher, counted, weights).as_list(),
+            "difference": difference.as_list(),
         }
     return {"note": TEACHER_NOTE, "sources": result} if result else {}
 
@@ -194,10 +190,9 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
-    truth, logit = found.truth[:, k], found.logit[:, k]
-    resampled = metrics.resampled_auc(truth, logit, weights)
-    value = metrics.auc(truth, logit) if len(truth) else float("nan")
-    return {"positives": int(truth.sum()), "auc": metrics.interval(value, resampled).as_list()}
+    truth = found.truth[:, k]
+    auc = metrics.auc_interval(truth, found.logit[:, k], weights)
+    return {"positives": int(truth.sum()), "auc": auc.as_list()}
 
 
 def _operating(truth: Floats, calls: metrics.Called, weights: Floats, where: str) -> dict[str, list[float]]:

@@ -34,7 +34,7 @@ RESAMPLES = 500  # for thresholds: their intervals need no more, and each resamp
 Bools = npt.NDArray[np.bool_]
 
 
-def fitted(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
+def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
     """The card's table ``[operating_points]`` from images that are not used to test; empty of too few images.
 
     ``shown``: the labels that are reported, whose false alarms count.

@@ -90,7 +90,7 @@ def forest(folder: Path, result: Mapping[str, Any]) -> Path:
     figure, axes = _intervals(known)
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8)
     axes.set(xlabel="AUC, 95 % by patients; after the label its positives", xlim=(0.3, 1.0))
-    return _save(figure, folder / "auc.png")
+    return save(figure, folder / "auc.png")
 
 
 def differences(path: Path, tables: Mapping[str, Mapping[str, Any]], margin: float) -> Path:
@@ -106,7 +106,7 @@ def differences(path: Path, tables: Mapping[str, Mapping[str, Any]], margin: flo
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.axvline(-margin, color=GREY, linestyle=":", linewidth=0.8)
     axes.set(xlabel="difference of macro AUC, 95 %; dotted: the margin")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _intervals(rows: Sequence[tuple[str, Sequence[float | None], str]]) -> tuple[Figure, Axes]:
@@ -169,12 +169,13 @@ def _panels(path: Path, labels: Sequence[str], draw: Callable[[Axes, str], None]
         axes.set_visible(False)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as PNG: the same figures give the same bytes."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})  # the same figures give the same bytes
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
 

@@ -23,7 +23,7 @@ from ai_pipeline.models.registry import SHIPPED, Card, Label
 from ai_training.calibrate import THRESHOLDS, calibrated, platt, prevalence, probabilities, reference
 from ai_training.cards import changed_card
 from ai_training.errors import DataMissing
-from ai_training.evaluation.operating_points import fitted as fitted_points
+from ai_training.evaluation.operating_points import choose_points
 from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.metrics import Floats, calibration_error
 from ai_training.progress import Report, silent
@@ -153,7 +153,7 @@ def write_card(
         for spoken in ("metrics", "operating_points"):  # the thresholds that they speak of are no more
             text.pop(spoken, None)
         refitted = scored(seen.images, outputs.logits, labels, seen.names)
-        if points := fitted_points(refitted, shown):
+        if points := choose_points(refitted, shown):
             text["operating_points"] = points
         for weights, row in zip(card.weights, text.get("weights", []), strict=True):
             if "package" not in row:

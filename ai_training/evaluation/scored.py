@@ -15,7 +15,9 @@ from ai_pipeline.models.registry import Label
 from ai_training.calibrate import probabilities
 from ai_training.metrics import Floats, patient_weights
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import LABELS, ChestImage, label_matrix, read_grey
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS, ChestImage
 
 
 @dataclass(frozen=True, slots=True, eq=False)

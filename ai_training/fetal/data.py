@@ -6,7 +6,6 @@ heads themselves, cut so that no head is in them: else the network could tell th
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fitted, values
-from ai_training.errors import DataMissing
+from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
+from ai_training.sets.files import read_grey, rows
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
@@ -68,7 +67,7 @@ def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
             float(row["pixel_mm_at_512"]),
             float(row["head_circumference_mm"]),
         )
-        for row in _rows(data, HEADS, split)
+        for row in rows(data / HEADS / "manifest.csv", split)
     )
 
 
@@ -81,16 +80,8 @@ def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
             data / name / row["file"],
             name,
         )
-        for row in _rows(data, name, split)
+        for row in rows(data / name / "manifest.csv", split)
     )
-
-
-def read_grey(path: Path) -> Bytes:
-    """The picture at ``path`` as grey ``[rows, columns]``. Raises DataMissing."""
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise DataMissing(f"{path} is missing or no picture")
-    return np.asarray(picture, np.uint8)
 
 
 def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
@@ -189,7 +180,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 def plain(image: HeadImage) -> tuple[Floats, Bools]:
     """The network's input ``[3, ROWS, COLUMNS]`` and the head in the source ``[rows, columns]``."""
     picture, head = image.read()
-    return values(fitted(picture)[0][None])[0], head
+    return values(fit_to_input(picture)[0][None])[0], head
 
 
 def augment(
@@ -253,13 +244,3 @@ def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> B
 
 def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
     return picture, np.zeros(picture.shape, np.bool_)
-
-
-def _rows(data: Path, name: str, split: str) -> list[dict[str, str]]:
-    manifest = data / name / "manifest.csv"
-    if not manifest.is_file():
-        raise DataMissing(
-            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
-        )
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        return [row for row in csv.DictReader(file) if row["split"] == split]

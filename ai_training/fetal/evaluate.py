@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_training.errors import DataMissing
-from ai_training.fetal.data import HEADS, OTHERS, PLANES, HeadImage, head_images, other_images, read_grey
+from ai_training.fetal.data import HEADS, OTHERS, PLANES, HeadImage, head_images, other_images
 from ai_training.fetal.gate import headless
-from ai_training.fetal.scores import dice
-from ai_training.metrics import mean_interval, patient_weights, share
+from ai_training.metrics import dice, mean_interval, patient_weights, share
 from ai_training.progress import Report, silent
-from ai_training.text import NOT_DIAGNOSTIC, interval
+from ai_training.sets.files import read_grey
+from ai_training.text import NOT_DIAGNOSTIC, interval, verdict
 
 TARGETS = {"dice": 0.972, "circumference": 2.5}
 """Least Dice, largest mean absolute error in millimetres."""
@@ -72,7 +72,7 @@ def measure(image: HeadImage, model: HeadModel) -> HeadCase:
 
 
 def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
-    """Of all heads, whatever the gate says, and of those that it lets through."""
+    """Figures of all heads, whatever the gate says, and of the heads that the gate lets through."""
     passed = [case for case in cases if not case.fault]
     small = [case for case in cases if case.circumference < SMALL]
     differences = np.array([case.error for case in passed])
@@ -101,7 +101,7 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
 def gate_figures(
     data: Path, model: HeadModel, split: str, heads: Sequence[HeadCase], report: Report = silent
 ) -> dict[str, Any]:
-    """Of each set the number of pictures and the share that is measured: of heads much, of others none."""
+    """The number of pictures of each set and the measured share: large for heads, none for other pictures."""
     found = {HEADS: _passed([case.patient for case in heads], [not case.fault for case in heads])}
     sets: dict[str, tuple[list[str], list[npt.NDArray[np.uint8]]]] = {
         name: (
@@ -128,8 +128,8 @@ def as_text(result: Mapping[str, Any]) -> str:
     error_met = result["error"][0] <= TARGETS["circumference"]
     lines = [
         f"{result['model']} {result['version']}, {result['split']}, {result['images']} heads",
-        f"all, whatever the gate says: Dice {interval(result['dice'], 4)}{_verdict(dice_met)}",
-        f"  head circumference off by {interval(result['error'], 2)} mm{_verdict(error_met)}",
+        f"all, whatever the gate says: Dice {interval(result['dice'], 4)}{verdict(dice_met)}",
+        f"  head circumference off by {interval(result['error'], 2)} mm{verdict(error_met)}",
         f"measured, {result['measured']} heads: Dice {interval(of['dice'], 4)}, off by "
         f"{interval(of['error'], 2)} mm",
         f"  bias {of['bias']:+.2f} mm, limits of agreement {low:+.2f} to {high:+.2f}, "
@@ -155,7 +155,3 @@ def _mean(values: Sequence[float], cases: Sequence[HeadCase]) -> list[float] | N
         return None
     weights = patient_weights([case.patient for case in cases])
     return mean_interval(np.array(values), weights).as_list()
-
-
-def _verdict(met: bool) -> str:
-    return "  target met" if met else "  TARGET NOT MET"

@@ -5,9 +5,8 @@ Seeded and capped by iterations; the checkpoint is chosen on the validation spli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -15,39 +14,34 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
-from torch.utils.data import DataLoader
 
 from ai_pipeline.fetal_head.ellipse import ellipse_of
 from ai_pipeline.fetal_head.outline import GRID, head_mask
-from ai_pipeline.fetal_head.picture import fitted, values
+from ai_pipeline.fetal_head.picture import fit_to_input, values
 from ai_training.fetal.data import HeadAugment, HeadBatches, HeadImage, HeadMix, head_images
-from ai_training.fetal.scores import dice
-from ai_training.networks.outlines import HeadNetwork
+from ai_training.metrics import dice
+from ai_training.networks.outlines import HeadNetwork, less_dice
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class HeadRecipe:
-    """Everything that shapes a run. ``dice_weight``, ``present_weight``: of the Dice loss and of "is there a
-    head" beside the cross-entropy of the pixels. ``half``: convolutions in bfloat16."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecipe(Recipe):
+    """``dice_weight``, ``present_weight``: of the Dice loss and of "is there a head" beside the cross-entropy
+    of the pixels."""
 
     iterations: int = 2000
-    seed: int = 1
     mix: HeadMix = field(default_factory=HeadMix)
     augment: HeadAugment = field(default_factory=HeadAugment)
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    warm_up: float = 0.1
     dice_weight: float = 1.0
     present_weight: float = 0.2
     ema: float = 0.995
     validate_every: int = 200
     half: bool = True
-    threads: int = 2
-    workers: int = 1
 
 
 def train(
@@ -57,11 +51,8 @@ def train(
 
     Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
     """
-    torch.set_num_threads(recipe.threads)
     run = _HeadRun(data, out, recipe)
-    network = HeadNetwork()
-    network.load_state_dict(run.finish(report, resume=resume))
-    return network.eval(), run.best
+    return cast(HeadNetwork, run.trained(report, resume=resume)), run.best
 
 
 def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> Tensor:
@@ -70,9 +61,7 @@ def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> T
     (logits, seen), (_, heads, present, known) = found, batch
     pixels = cross_entropy(logits, heads, reduction="none").mean((1, 2))
     outlined = known * present
-    probabilities = torch.sigmoid(logits)
-    common = (probabilities * heads).sum((1, 2))
-    apart = 1 - (2 * common + 1) / (probabilities.sum((1, 2)) + heads.sum((1, 2)) + 1)
+    apart = less_dice(torch.sigmoid(logits), heads)
     return (
         (pixels * known).sum() / known.sum().clamp(min=1)
         + recipe.dice_weight * (apart * outlined).sum() / outlined.sum().clamp(min=1)
@@ -80,27 +69,20 @@ def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> T
     )
 
 
-class _HeadRun(TrainingRun):
+class _HeadRun(RecipeRun[HeadRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: HeadRecipe) -> None:
-        torch.manual_seed(recipe.seed)
-        self.data, self.recipe = data, recipe
-        self.validation = head_images(data, "val")
+        super().__init__(out, recipe)
+        self.data, self.validation = data, head_images(data, "val")
+
+    def new_network(self) -> HeadNetwork:
         network = HeadNetwork()
         network.outlines.load_imagenet()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        plan = Plan(
-            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
-        )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+        return network
 
-    def batches(self, iterations: range) -> DataLoader[Batch]:
-        batches = HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
-        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=self.recipe.workers)
+    def examples(self) -> HeadBatches:
+        return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
@@ -122,7 +104,7 @@ def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, fl
     overlaps, errors = [], []
     for image in images:
         picture, head = image.read()
-        small, to_input = fitted(picture)
+        small, to_input = fit_to_input(picture)
         with torch.inference_mode():
             found = torch.sigmoid(network(torch.from_numpy(values(small[None])))[0])[0].numpy()
         ellipse = ellipse_of(head_mask(found), to_input.inverse().after(GRID))

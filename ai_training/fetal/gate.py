@@ -10,19 +10,11 @@ import numpy as np
 
 from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel, HeadOutline
-from ai_pipeline.fetal_head.picture import fitted
+from ai_pipeline.fetal_head.picture import fit_to_input
 from ai_pipeline.images.coordinates import Affine
-from ai_training.fetal.data import (
-    OTHERS,
-    PLANES,
-    Bytes,
-    HeadImage,
-    head_images,
-    other_images,
-    read_grey,
-    without_head,
-)
+from ai_training.fetal.data import OTHERS, PLANES, Bytes, HeadImage, head_images, other_images, without_head
 from ai_training.progress import Report, silent
+from ai_training.sets.files import read_grey
 
 OPEN = HeadLimits(present=0.0, shape=0.0, spread=math.inf, roundness=(0.0, 1.0), outside=1.0, inset=0.0)
 """Limits that refuse nothing: for the figures that limits are fitted to."""
@@ -80,7 +72,7 @@ def _reference(image: HeadImage) -> Ellipse:
 def _inset(image: HeadImage, outlined: Ellipse) -> float:
     """By how many pixels of the network's input the reference runs inside its own mask."""
     reference = image.circumference / image.pixel_mm
-    return (outlined.circumference - reference) / (2 * math.pi) * fitted(image.read()[0])[1].a
+    return (outlined.circumference - reference) / (2 * math.pi) * fit_to_input(image.read()[0])[1].a
 
 
 def _rounded(value: float, *, up: bool = True) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from ai_pipeline.contract import ModelRef
@@ -27,5 +25,4 @@ def train_and_ship(
     export_head(network, weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
-    described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen": chosen}
-    return write_card(out, limits, described)
+    return write_card(out, limits, {"recipe": recipe.described(), "chosen": chosen})

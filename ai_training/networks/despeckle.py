@@ -59,7 +59,7 @@ class ResidualDespeckler(nn.Module):
 
     WIDTHS = (32, 48, 64)
     BLOCKS = 2
-    """Of each level, on the way down and on the way up."""
+    """Convolutions of each level, on the way down and again on the way up."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
-from ai_pipeline.burnin.fill.inpainters import Floats, Learned
+from ai_pipeline.burnin.fill.inpainters import Floats, NetworkInpainter
 
 LATENT = 16
 
@@ -136,7 +136,7 @@ class PatchDiscriminator(nn.Module):
 ARCHITECTURES: dict[str, type[Filler]] = {"oci-gan": OciGan, "unet": UNet, "vae": Vae}
 
 
-def learned(name: str, network: Filler) -> Learned:
+def inpainter_of(name: str, network: Filler) -> NetworkInpainter:
     """``network`` as an inpainter, on torch."""
     network.eval()
 
@@ -145,7 +145,7 @@ def learned(name: str, network: Filler) -> Learned:
             filled = network(torch.from_numpy(start), torch.from_numpy(hole))
         return np.asarray(filled.numpy(), np.float32)
 
-    return Learned(name, run)
+    return NetworkInpainter(name, run)
 
 
 def _emptied(start: Tensor, hole: Tensor) -> Tensor:

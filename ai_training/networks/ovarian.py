@@ -113,7 +113,7 @@ class CystClassifier(nn.Module):
         return self.upper(self.trunk.lower(images))
 
     def upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from what the trunk's ``lower`` gives."""
+        """The outputs of ``forward``, from the output of the trunk's ``lower``."""
         features = self.trunk.upper(x)
         return self.head(self.dropout(features.mean((2, 3)))), features
 
@@ -139,7 +139,7 @@ class CystEnsemble(nn.Module):
         return self.networks[0].trunk.lower(images)
 
     def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from what :meth:`lower` makes of images and of their mirror images."""
+        """The outputs of ``forward``, from what :meth:`lower` gives for images and their mirror images."""
         seen, count = torch.cat([upright, mirrored]), upright.shape[0]  # not len(): it may be symbolic
         found = [network.upper(seen) for network in self.networks]
         logits = torch.stack([one for one, _ in found]).mean(0)

@@ -32,7 +32,7 @@ def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
         "model": card.id,
         "version": card.version,
         "cross_validation": figures.classification(held_out),
-        "answers": figures.answered(held_out, points.threshold, points.absent_below),
+        "answers": figures.answer_figures(held_out, points.threshold, points.absent_below),
         "gate": gate.figures(predictions.FOLDER / predictions.GATE, OvarianClassifier(card), data, report),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
         "study": study_figures.figures(held_out),

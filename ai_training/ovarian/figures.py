@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from ai_training.metrics import (
     Floats,
-    Interval,
-    auc,
+    auc_interval,
     brier,
     calibration_error,
     interval,
@@ -19,8 +18,6 @@ from ai_training.metrics import (
     mean_auc_interval,
     mean_interval,
     patient_weights,
-    resampled_auc,
-    resampled_mean_auc,
 )
 from ai_training.ovarian.calibration import cross_fitted
 from ai_training.ovarian.predictions import HeldOut
@@ -36,7 +33,7 @@ ALL = tuple(range(len(LABELS)))
 
 
 def classification(held_out: HeldOut) -> dict[str, Any]:
-    """Of out-of-fold predictions: AUCs, accuracy, calibration, risk and coverage, two binary tasks."""
+    """Figures of out-of-fold predictions: AUC, accuracy, calibration, risk, coverage, two binary tasks."""
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     hot = np.eye(len(LABELS))[truth]
@@ -55,7 +52,7 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
         "labels": {
             label: {
                 "frames": int(hot[:, k].sum()),
-                "auc": _interval(hot[:, k], found[:, k], weights).as_list(),
+                "auc": auc_interval(hot[:, k], found[:, k], weights).as_list(),
             }
             for k, label in enumerate(LABELS)
         },
@@ -84,27 +81,27 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
     return rows
 
 
-def answered(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
+def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
     """What the thresholds of a card come to, on probabilities that were fitted to other folds; a normal ovary
     and a malignant lesion are never called."""
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     best = found.argmax(1)
     sure = found.max(1) >= threshold
-    told = sure & ~np.isin(best, [LABELS.index(one) for one in (*MALIGNANT, NORMAL)])
-    right = told & (best == truth)
+    called = sure & ~np.isin(best, [LABELS.index(one) for one in (*MALIGNANT, NORMAL)])
+    right = called & (best == truth)
     own = found[np.arange(len(truth)), truth]
     malignant = np.isin(truth, [LABELS.index(one) for one in MALIGNANT])
     normal = sure & (best == LABELS.index(NORMAL))
     return {
-        "answered": mean_interval(told.astype(np.float64), weights).as_list(),
-        "right": _right_of(told, right, weights)["right"],
+        "answered": mean_interval(called.astype(np.float64), weights).as_list(),
+        "right": _right_of(called, right, weights)["right"],
         "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
-        "malignant_called_another_class": [int((told & malignant).sum()), int(malignant.sum())],
+        "malignant_called_another_class": [int((called & malignant).sum()), int(malignant.sum())],
         "by_class": {
-            label: _right_of(told & (best == k), right, weights)
+            label: _right_of(called & (best == k), right, weights)
             for k, label in enumerate(LABELS)
-            if (told & (best == k)).any()
+            if (called & (best == k)).any()
         },
         "would_be_normal": {
             **_right_of(normal, best == truth, weights),
@@ -114,7 +111,7 @@ def answered(held_out: HeldOut, threshold: float, absent_below: float) -> dict[s
 
 
 def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
-    """Of the frames that were ``called`` something: how many, and the share that is right."""
+    """The number of frames that were ``called`` something, and the share that is right."""
     value = float((called & right).sum() / max(called.sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ (called & right)) / (weights @ called)
@@ -135,7 +132,7 @@ def binary(
     once, drawn = _columns(counts.sum(1)[None]), _columns(weights @ counts.T)
     return {
         "positives": int(truth.sum()),
-        "auc": _interval(truth, score, weights).as_list(),
+        "auc": auc_interval(truth, score, weights).as_list(),
         **{name: interval(float(once[name][0]), drawn[name]).as_list() for name in once},
     }
 
@@ -148,13 +145,6 @@ def youden(truth: Floats, score: Floats) -> float:
     return float(cuts[int(np.argmax(true_rate - false_rate))])
 
 
-def difference(one: Floats, other: Floats, hot: Floats, labels: Sequence[int], weights: Floats) -> Interval:
-    """Paired difference of the macro AUCs of two sets of probabilities of the same frames."""
-    value = mean_auc(hot, one, labels) - mean_auc(hot, other, labels)
-    drawn = resampled_mean_auc(hot, one, labels, weights) - resampled_mean_auc(hot, other, labels, weights)
-    return interval(value, drawn)
-
-
 def _columns(counts: Floats) -> dict[str, Floats]:
     """Of rows of (true positives, false negatives, false positives, true negatives)."""
     tp, fn, fp, tn = counts.T
@@ -163,17 +153,20 @@ def _columns(counts: Floats) -> dict[str, Floats]:
         p = PUBLISHED_POSITIVES
         ppv = recall * p / (recall * p + (1 - specificity) * (1 - p))
         return {
-            "recall": recall, "specificity": specificity,
-            "ppv": tp / (tp + fp), "npv": tn / (tn + fn), "f1": 2 * tp / (2 * tp + fp + fn),
+            "recall": recall,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
             "accuracy": (tp + tn) / counts.sum(1),
             "ppv_at_31": ppv,
             "npv_at_31": specificity * (1 - p) / (specificity * (1 - p) + (1 - recall) * p),
             "f1_at_31": 2 * ppv * recall / (ppv + recall),
-        }  # fmt: skip
+        }
 
 
 def _calibration(found: Floats, truth: npt.NDArray[np.intp], weights: Floats) -> dict[str, Any]:
-    """Of the likeliest class: is it right as often as its probability says?"""
+    """Calibration of the likeliest class: whether it is right as often as its probability says."""
     sure, right = found.max(1), (found.argmax(1) == truth).astype(np.float64)
     slopes, intercepts = slope_and_intercept(right, sure, weights)
     slope, intercept = slope_and_intercept(right, sure, np.ones((1, len(truth))))
@@ -183,10 +176,6 @@ def _calibration(found: Floats, truth: npt.NDArray[np.intp], weights: Floats) ->
         "slope": interval(float(slope[0]), slopes).as_list(),
         "intercept": interval(float(intercept[0]), intercepts).as_list(),
     }
-
-
-def _interval(truth: Floats, score: Floats, weights: Floats) -> Interval:
-    return interval(auc(truth, score), resampled_auc(truth, score, weights))
 
 
 def _auc_of(logits: npt.NDArray[np.float64], held_out: HeldOut) -> float:

@@ -122,7 +122,7 @@ def recipe(
     return replace(made, architecture=architecture, frozen=kept, copies=copies, epochs=epochs or made.epochs)
 
 
-def fitted(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
+def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
     network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS))
     network.load_state_dict(torch.load(folder / BEST, map_location="cpu", weights_only=True))
@@ -131,11 +131,11 @@ def fitted(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
     """The networks of all seeds of the run ``name``, ready for inference."""
-    return CystEnsemble([fitted(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
+    return CystEnsemble([trained_classifier(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
 
 
 def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
-    """Of reduced pictures ``[N, side, side]``: logits ``[N, labels]``, pooled features ``[N, C]``."""
+    """Logits ``[N, labels]`` and pooled features ``[N, C]`` of reduced pictures ``[N, side, side]``."""
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
 
@@ -248,7 +248,13 @@ class _OvarianRun(TrainingRun):
         learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimiser = torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
         steps = recipe.iterations(len(self.rows))
-        plan = Plan(steps, recipe.learning_rate, recipe.warm_up, steps, recipe.ema, clip=2.0)
+        plan = Plan(
+            iterations=steps,
+            learning_rate=recipe.learning_rate,
+            warm_up=recipe.warm_up,
+            validate_every=steps,
+            ema=recipe.ema,
+        )
         super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
 
     def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -21,7 +21,7 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_pipeline.ovarian.pixel_gate import PixelGate
-from ai_training.chest.gate_images import listed, some
+from ai_training.chest.gate_images import drawn_from, files_of_split
 from ai_training.chest.gates import directions_of, linear_head
 from ai_training.metrics import Interval, exact_at_the_ends
 from ai_training.progress import Report, silent
@@ -47,7 +47,10 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tupl
     :data:`DICOM`. Raises DataMissing where one cannot be read."""
     random = np.random.default_rng(seed)
     found = {
-        name: [(path.name, grey(read_rgb(path))) for path in some(listed(data / name, split), MOST, random)]
+        name: [
+            (path.name, grey(read_rgb(path)))
+            for path in drawn_from(files_of_split(data / name, split), MOST, random)
+        ]
         for name in OTHERS
     }
     if split == "test":
@@ -102,7 +105,7 @@ def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Repor
 
 
 def _distances(path: Path) -> npt.NDArray[np.float64]:
-    """Of the held-out frames."""
+    """The distance of each held-out frame from the domain, as the gate measured it."""
     with path.open(newline="", encoding="utf-8") as file:
         return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
 

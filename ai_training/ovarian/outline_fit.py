@@ -6,10 +6,10 @@ chosen on the val split, the test split is for ``ai-pipeline evaluate ovarian``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.ovarian.outline import SURE, dice
-from ai_training.networks.outlines import OutlineNetwork
+from ai_training.networks.outlines import OutlineNetwork, less_dice
 from ai_training.ovarian.fit import OvarianRecipe, exposed, motion
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.sets.ovarian import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
 
 OUTLINES = 1
@@ -32,19 +32,18 @@ Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class OutlineRecipe:
-    """Everything that shapes a run; ``frozen``: first blocks that do not learn; ``copies``: how far copies of
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlineRecipe(Recipe):
+    """``frozen``: first blocks that do not learn; ``copies``: how far copies of
     frames differ."""
 
     size: int = 192
     frozen: int = 5
     iterations: int = 160
     batch: int = 16
-    seed: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    warm_up: float = 0.1
+    workers: int = 0
     ema: float = 0.98
     validate_every: int = 80
     copies: OvarianRecipe = field(default_factory=OvarianRecipe)
@@ -54,13 +53,10 @@ def train(
     data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
 ) -> OutlineNetwork:
     """Train and choose; ``out`` receives checkpoints and history. Raises DataMissing, ExperimentError."""
-    run = _OutlineRun(data, out, recipe)
-    network = OutlineNetwork(OUTLINES)
-    network.load_state_dict(run.finish(report, resume=resume))
-    return network.eval()
+    return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
 
 
-def fitted(out: Path) -> OutlineNetwork:
+def trained_outliner(out: Path) -> OutlineNetwork:
     """The network of the best checkpoint in ``out``, ready for inference."""
     network = OutlineNetwork(OUTLINES)
     network.load_state_dict(torch.load(out / "best.pt", map_location="cpu", weights_only=True))
@@ -107,37 +103,31 @@ class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(normalise(np.stack(images), MEAN, SCALE)), torch.from_numpy(np.stack(masks))
 
 
-class _OutlineRun(TrainingRun):
+class _OutlineRun(RecipeRun[OutlineRecipe]):
     CHOSEN_BY = "dice"
 
     def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
-        torch.manual_seed(recipe.seed)
+        super().__init__(out, recipe)
         frames = ovarian_frames(data)
-        self.recipe = recipe
         self.pairs = pairs_of([frame for frame in frames if frame.split == "train"])
         self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
+
+    def new_network(self) -> OutlineNetwork:
         network = OutlineNetwork(OUTLINES)
         network.load_imagenet()
-        for part in (network.stem, network.norm, *network.blocks[: recipe.frozen]):
+        for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
             part.requires_grad_(False)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
-        plan = Plan(
-            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
-        )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+        return network
 
-    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = OutlineBatches(self.recipe, *self.pairs)
-        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=0)
+    def examples(self) -> OutlineBatches:
+        return OutlineBatches(self.recipe, *self.pairs)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, masks = batch
         logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        found = torch.sigmoid(logits)
-        common, total = (found * masks).sum((1, 2, 3)), (found + masks).sum((1, 2, 3))
-        return binary_cross_entropy_with_logits(logits, masks) + (1 - (2 * common + 1) / (total + 1)).mean()
+        return (
+            binary_cross_entropy_with_logits(logits, masks) + less_dice(torch.sigmoid(logits), masks).mean()
+        )
 
     def validate(self) -> Validation:
         found = [self._dice(picture, mask) for picture, mask in zip(*self.checked, strict=True)]

@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """Of N frames: ``labels [N]``, ``groups``, ``folds [N]``, ``logits [seeds, N, labels]``."""
+    """Predictions for N frames: ``labels [N]``, ``groups``, ``folds [N]``, ``logits [seeds, N, labels]``."""
 
     frames: tuple[OvarianFrame, ...]
     folds: Ints

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 import tomlkit
 import torch
-from torch import nn
 from torch.export import Dim
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ai_pipeline.contract import BURNED_IN
+from ai_pipeline.networks.efficientnet import fuse
 from ai_training.cards import new_card, weights_row
 from ai_training.networks.outlines import AnatomyGraph
 from ai_training.networks.ovarian import CystEnsemble
@@ -87,7 +85,7 @@ def ship(
     predictions.write(held_out, out / predictions.FOLDER.name)
     _gates(data, out, recipe, seeds, frames, held_out, report)
     export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
-    outliner = outline_fit.fitted(out / "outline")
+    outliner = outline_fit.trained_outliner(out / "outline")
     example = (torch.zeros(2, 3, outline.size, outline.size),)
     batch = {"images": {0: Dim("pictures", max=16)}}
     export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
@@ -97,11 +95,11 @@ def ship(
 def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
     """Write the networks as one, stored in half precision: input ``images [N, 3, size, size]``, outputs as
     those of :class:`CystEnsemble`."""
-    _fuse(network)
+    fuse(network.eval())
     example = (torch.zeros(2, 3, size, size),)
     names = ("logits", "features", "places")
     batch = {"images": {0: Dim("batch")}}
-    export(network.eval(), example, batch, names, path, ID)
+    export(network, example, batch, names, path, ID)
     store_in_half(path)
 
 
@@ -126,7 +124,11 @@ def write_card(
     }
     tables: dict[str, Mapping[str, Any]] = {
         "input": {
-            "size": recipe.size, "channels": 3, "mean": MEAN, "scale": SCALE, "photometric": "MONOCHROME2",
+            "size": recipe.size,
+            "channels": 3,
+            "mean": MEAN,
+            "scale": SCALE,
+            "photometric": "MONOCHROME2",
             "chain": asdict(CHAIN),
         },
         "outputs": {"place_kind": "activation"},
@@ -154,9 +156,9 @@ def write_card(
             "views": "picture and mirror image, the mean of their logits",
             "held_out_looks": LOOKS,
             "recipe": asdict(recipe),
-            "outline": json.loads(json.dumps(asdict(outline))),
+            "outline": outline.described(),
         },
-    }  # fmt: skip
+    }
     made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
     path = new_card(folder, ID, made_by, "classifier", about, tables, VERSION)
     card: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
@@ -174,10 +176,15 @@ def _label(label: str, slope: float, intercept: float, present: float, absent: f
     code = {"value": value, "scheme": BURNED_IN.scheme, "meaning": MEANINGS[label], "source": SOURCE}
     site = {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"}
     return {
-        "name": label, "code": code, "site": site, "supported": label not in MALIGNANT,
-        "threshold": round(present, 4), "absent_below": round(absent, 4),
-        "slope": round(slope, 5), "intercept": round(intercept, 5),
-    }  # fmt: skip
+        "name": label,
+        "code": code,
+        "site": site,
+        "supported": label not in MALIGNANT,
+        "threshold": round(present, 4),
+        "absent_below": round(absent, 4),
+        "slope": round(slope, 5),
+        "intercept": round(intercept, 5),
+    }
 
 
 def _held_out(
@@ -229,15 +236,3 @@ def _gates(
         names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
         rows += [(gate.FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
     gate.write(rows, out / predictions.FOLDER.name / predictions.GATE)
-
-
-def _fuse(module: nn.Module) -> None:
-    """Fold each batch normalisation of EfficientNet-Lite into the convolution before it."""
-    pairs = (("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"),
-             ("_project_conv", "_bn2"), ("_conv_head", "_bn1"))  # fmt: skip
-    for part in module.modules():
-        for convolution, normalisation in pairs:
-            if hasattr(part, convolution) and isinstance(getattr(part, normalisation), nn.BatchNorm2d):
-                merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation))
-                setattr(part, convolution, merged)
-                setattr(part, normalisation, nn.Identity())

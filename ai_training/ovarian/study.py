@@ -25,7 +25,7 @@ from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
 from ai_training.networks.ovarian import CystClassifier
 from ai_training.ovarian import predictions
-from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, fitted
+from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, trained_classifier
 from ai_training.progress import Report, silent
 from ai_training.sets.ovarian import (
     CHAIN,
@@ -37,7 +37,7 @@ from ai_training.sets.ovarian import (
     folds,
     grey,
     ovarian_frames,
-)  # fmt: skip
+)
 from ai_training.ultrasound.inpaint.compared import cards_with_compared, inpainters
 from ai_training.ultrasound.marks.maskers import network_mask
 from ai_training.ultrasound.overlays import HELD_OUT, burn_in
@@ -80,31 +80,25 @@ def run(
     out: Path,
     recipe: OvarianRecipe,
     report: Report = silent,
-    *,
-    most: int | None = None,
 ) -> Path:
     """Score all variants with the networks of the recipe's seed in ``out``; returns the file.
 
-    ``most`` of the frames, in a random order, and besides all without yellow marks, these with synthetic
-    marks only. What is scored is saved on the way, and what the file has is left, so an interrupted run
-    leaves a random part and goes on. Each picture is seen as it is, without its mirror image. Raises
-    DataMissing, OSError.
+    Frames come in a random order. What is scored is saved on the way, and what the file has is left, so an
+    interrupted run leaves a random part and goes on. Each picture is seen as it is, without its mirror image.
+    Raises DataMissing, OSError.
     """
     frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
-    networks = [fitted(out / f"seed-{recipe.seed}" / name, recipe) for name in FOLD_RUNS]
+    networks = [trained_classifier(out / f"seed-{recipe.seed}" / name, recipe) for name in FOLD_RUNS]
     path = out / predictions.FOLDER.name / predictions.STUDY
     path.parent.mkdir(parents=True, exist_ok=True)
     logits, shares = _scored(path, frames)
-    todo = [
-        (row, whole)
-        for row, whole in work(frames, recipe.seed, most)
-        if np.isnan(logits[VARIANTS.index(ORIGINAL if whole else CLEAN), row]).any()
-    ]
-    for done, (row, whole) in enumerate(todo, start=1):
+    order = np.random.default_rng(recipe.seed).permutation(len(frames)).tolist()
+    todo = [row for row in order if np.isnan(logits[VARIANTS.index(ORIGINAL), row]).any()]
+    for done, row in enumerate(todo, start=1):
         report(done / len(todo), f"frame {done} of {len(todo)}")
         frame = frames[row]
-        shown = squares(frame, row, tools, recipe.size, whole=whole)
+        shown = squares(frame, row, tools, recipe.size)
         numbers = [VARIANTS.index(name) for name in shown]
         seen = _seen(networks[fold[row]], recipe.size, list(shown.values()), frame.label)
         logits[numbers, row], shares[numbers, row] = seen
@@ -124,19 +118,9 @@ def _scored(path: Path, frames: Sequence[OvarianFrame]) -> tuple[Floats, Floats]
     return np.full((*shape, len(LABELS)), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
 
 
-def work(frames: Sequence[OvarianFrame], seed: int, most: int | None) -> list[tuple[int, bool]]:
-    """Rows of the frames in the order in which they are scored; whether with all variants, or as those
-    without yellow marks only."""
-    order = np.random.default_rng(seed).permutation(len(frames)).tolist()
-    rest = order[most:] if most is not None else []
-    few = [row for row in rest if frames[row].yellow <= FEW_MARKS]
-    return [(row, True) for row in order[:most]] + [(row, False) for row in few]
-
-
-def squares(frame: OvarianFrame, row: int, tools: Tools, size: int, *, whole: bool) -> dict[str, _Square]:
-    """The variants of one frame as networks see them; not ``whole``: those with synthetic marks only."""
-    lesion = frame.lesion()
-    made = variants(frame, tools) if whole else {}
+def squares(frame: OvarianFrame, row: int, tools: Tools, size: int) -> dict[str, _Square]:
+    """The variants of one frame as networks see them."""
+    lesion, made = frame.lesion(), variants(frame, tools)
     if frame.yellow <= FEW_MARKS:
         made |= truths(frame, row, tools)
     return {
@@ -203,8 +187,10 @@ def _save(path: Path, frames: Sequence[OvarianFrame], logits: Floats, shares: Fl
 
 
 def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
-    """The frame as it is, cleaned, and as probes see it, each with the mask of its marks as the detector has
-    it."""
+    """Variants of a frame by name: the original, cleaned in each way, and probes (such as marks only).
+
+    Each variant comes with the mask of drawn marks that the mark detector found in the original.
+    """
     picture = frame.rgb()
     marks, lesion = network_mask(picture, tools), frame.lesion()
     made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in ways().items()}

@@ -12,16 +12,14 @@ import numpy as np
 from ai_pipeline.networks.efficientnet import NAME
 from ai_training.metrics import (
     Floats,
-    auc,
-    interval,
+    mean_auc_difference,
     mean_auc_interval,
     mean_interval,
     patient_weights,
-    resampled_auc,
 )
 from ai_training.ovarian import predictions
 from ai_training.ovarian.calibration import scaled
-from ai_training.ovarian.figures import MARGIN, binary, difference
+from ai_training.ovarian.figures import MARGIN, binary
 from ai_training.ovarian.predictions import HeldOut
 from ai_training.ovarian.study import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
 from ai_training.sets.ovarian import LABELS, NEOPLASMS
@@ -66,7 +64,7 @@ def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def other_networks(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
-    """The same of other networks on originals, against one seed of the network that ships."""
+    """Figures of other networks on originals, against one seed of the network that ships."""
     others = predictions.others(held_out.frames, folder)
     return _trained(held_out, NAME, {name: one.logits[0] for name, one in others.items()})
 
@@ -120,7 +118,7 @@ def _table(scored: Scored, held_out: HeldOut, reference: str, *, trained: bool =
         same = found[name].argmax(1) == found[reference].argmax(1)
         rows[name] = {
             "macro_auc": mean_auc_interval(hot, found[name], known, weights).as_list(),
-            "difference": difference(found[name], found[reference], hot, known, weights).as_list(),
+            "difference": mean_auc_difference(hot, found[name], found[reference], known, weights).as_list(),
             "accuracy": mean_interval(right, weights).as_list(),
             **_neoplasm(found[name], found[reference], hot, held_out, weights),
             "same_class": round(float(same.mean()), 4),
@@ -140,11 +138,10 @@ def _neoplasm(
     positive = [LABELS.index(one) for one in NEOPLASMS]
     truth = hot[:, positive].sum(1)
     scores = [one[:, positive].sum(1) for one in (found, reference)]
-    drawn = [resampled_auc(truth, score, weights) for score in scores]
-    value = auc(truth, scores[0]) - auc(truth, scores[1])
+    column, own, other = (one[:, None] for one in (truth, *scores))
     return {
         "neoplasm": binary(found, hot, positive, held_out, weights),
-        "neoplasm_difference": interval(value, drawn[0] - drawn[1]).as_list(),
+        "neoplasm_difference": mean_auc_difference(column, own, other, [0], weights).as_list(),
     }
 
 

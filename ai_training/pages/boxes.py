@@ -35,14 +35,15 @@ def box_lines(figures: Mapping[str, Any]) -> list[str]:
             ("label", "boxes", "mean T", "one fixed box", "difference", "box"),
             (
                 (
-                    row["label"], str(row["boxes"]),
+                    row["label"],
+                    str(row["boxes"]),
                     *(interval(row[key]) for key in ("mean_T", "constant", "difference")),
                     "yes" if row["passes"] else f"no: {row['why']}",
                 )
                 for row in figures["labels"]
             ),
         ),
-    ]  # fmt: skip
+    ]
     test = figures.get("test")
     if test:
         lines += _pooled(test, f"{test['boxes']} boxes of {test['patients']} patients, test")

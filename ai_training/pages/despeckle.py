@@ -8,8 +8,6 @@ from typing import Any
 from ai_pipeline.models.card import Card
 from ai_training.text import interval, markdown_table
 
-TEXTURE = {"enl": "ENL", "cnr": "CNR", "edges": "edges kept"}
-
 
 def despeckle_lines(card: Card) -> list[str]:
     """Noise, texture and heads on the test frames, filter by filter; nothing without them."""

@@ -59,11 +59,15 @@ def _classes(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     rows = [
-        [label.name, f"{label.code.value} {label.code.scheme} *{label.code.meaning}*",
-         "yes" if label.supported else "research only", str(found["labels"][label.name]["frames"]),
-         interval(found["labels"][label.name]["auc"])]
+        [
+            label.name,
+            f"{label.code.value} {label.code.scheme} *{label.code.meaning}*",
+            "yes" if label.supported else "research only",
+            str(found["labels"][label.name]["frames"]),
+            interval(found["labels"][label.name]["auc"]),
+        ]
         for label in card.labels
-    ]  # fmt: skip
+    ]
     yield from markdown_table(("class", "code", "reported", "frames", "AUC"), rows)
     names = {"malignant": "malignant or not (descriptive)", "neoplasm": "neoplasm or not"}
     binary = [
@@ -82,10 +86,13 @@ def _answers(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "### When it answers"
     yield ""
     table = card.details["calibration"]
-    told, right, absent = (interval(answers[key]) for key in ("answered", "right", "own_class_called_absent"))
+    answered, right, absent = (
+        interval(answers[key]) for key in ("answered", "right", "own_class_called_absent")
+    )
     yield f"Probabilities: {table['method']}. Thresholds: {table['thresholds']}."
     yield (
-        f"At these it answers for {told} of the frames, of which {right} are right; {absent} of the frames "
+        f"At these it answers for {answered} of the frames, of which {right} are right; {absent} of the "
+        "frames "
         f"have their own class called absent. Of {of} malignant frames {called} are called another class. An "
         f"ovary is never called normal: of {normal['frames']} such answers {interval(normal['right'])} would "
         f"be right, and {normal['malignant']} of the frames are malignant. "

@@ -29,9 +29,12 @@ def inpaint_lines(metrics: Mapping[str, Any]) -> list[str]:
         if mask in found:
             inside, kid = found[mask]["inside"], found[mask]["kid"]
             figures = (
-                (inside["mae"], 2), (inside["psnr"], 2), (inside["ssim"], 3),
-                (inside["difference"]["psnr"], 2), (kid, 4),
-            )  # fmt: skip
+                (inside["mae"], 2),
+                (inside["psnr"], 2),
+                (inside["ssim"], 3),
+                (inside["difference"]["psnr"], 2),
+                (kid, 4),
+            )
             rows.append((mask, *(_text(values, digits) for values, digits in figures)))
     headings = ("mask", "MAE (0–255)", "PSNR (dB)", "SSIM", "PSNR − Navier-Stokes", "KID")
     return [

@@ -44,9 +44,18 @@ def listed_boxes(path: Path, images: Mapping[str, ChestImage]) -> Iterator[Truth
             image, known = images.get(Path(file).stem), RENAMED.get(label, label)
             if image is not None and known in LABELS and left < right and top < bottom:
                 yield TruthBox(
-                    file=file, label=known, left=left, top=top, right=right, bottom=bottom,
-                    split=image.split, path=image.path, side=SIDE, patient=image.patient, adult=image.adult,
-                )  # fmt: skip
+                    file=file,
+                    label=known,
+                    left=left,
+                    top=top,
+                    right=right,
+                    bottom=bottom,
+                    split=image.split,
+                    path=image.path,
+                    side=SIDE,
+                    patient=image.patient,
+                    adult=image.adult,
+                )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
 

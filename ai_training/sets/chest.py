@@ -18,14 +18,9 @@ from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_grey
-from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, TruthBox
-from ai_training.sets.manifests import SETS, listed_set, public_sets
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
+from ai_training.sets.manifests import listed_set, public_sets
 from ai_training.sets.nih_download import is_download, nih_download
-
-__all__ = [
-    "LABELS", "SETS", "YOUNGEST", "ChestImage", "ChestSet", "TruthBox", "boxes_of", "chest_images",
-    "chest_set", "label_matrix", "read_grey", "reduced_images", "soft_matrix", "truth_boxes",
-]  # fmt: skip
 
 
 def chest_set(data: Path) -> ChestSet:

@@ -14,12 +14,12 @@ from ai_training.errors import DataMissing
 Pixels = npt.NDArray[np.uint8]
 
 
-def rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by the names in its first line."""
+def rows(table: Path, split: str | None = None) -> list[dict[str, str]]:
+    """The rows of a CSV file by the names in its first line; with ``split`` those of its column ``split``."""
     if not table.is_file():
         raise DataMissing(f"{table} is missing: --data must name a folder laid out as docs/training.md says")
     with table.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if split in {None, row.get("split")}]
 
 
 def read_grey(path: Path) -> Pixels:

@@ -29,8 +29,12 @@ LABELS = (
 """The classes of the manifest, in the order of the networks' outputs."""
 MALIGNANT = ("High-grade_Serous_Cystadenoma",)
 NEOPLASMS = (
-    "Serous_Cystadenoma", "Teratoma", "Theca_Cell_Tumor", "Mucinous_Cystadenoma", *MALIGNANT,
-)  # fmt: skip
+    "Serous_Cystadenoma",
+    "Teratoma",
+    "Theca_Cell_Tumor",
+    "Mucinous_Cystadenoma",
+    *MALIGNANT,
+)
 """Tumours, in contrast to endometriotic and simple cysts and to normal ovaries."""
 NORMAL = "Ovary_Normal"
 FOLDS, FOLD_SEED = 5, 0

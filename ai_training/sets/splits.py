@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from iterstrat.ml_stratifiers import IterativeStratification
 
-from ai_training.sets.chest import LABELS, ChestImage, ChestSet
+from ai_training.sets.images import LABELS, ChestImage, ChestSet
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 

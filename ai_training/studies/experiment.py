@@ -6,32 +6,23 @@ the default below; a key that is not known is an error.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ai_pipeline.mistakes import mistakes
-from ai_training.chest.experiment import Augmentation, NotNegative, Share, laid_over
+from ai_training.chest.experiment import Augmentation
 from ai_training.errors import ExperimentError
+from ai_training.experiments import ExperimentPart, NotNegative, Share, checked, laid_over, read_table
 from ai_training.sets.images import LABELS
 from ai_training.studies.synthetic.recipe import Synthesis
 
-Part = TypeVar("Part", bound=BaseModel)
 SHIPPED = Path(__file__).parent / "experiments"
 ARM = "arm:"
 TOY_IMAGES, TOY_SIZE, TOY_ARMS = 24, 32, 2
 
 
-class StudyPart(BaseModel):
-    """A part of a study file: frozen, and no key that is not known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StudyNetwork(StudyPart):
+class StudyNetwork(ExperimentPart):
     """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), ``arm:NAME`` (the weights that an arm
     before this one left with the same seed), or a ``.safetensors`` or ``.pt`` file below ``--data``.
 
@@ -49,7 +40,7 @@ class StudyNetwork(StudyPart):
         return self.initial.removeprefix(ARM) if self.initial.startswith(ARM) else ""
 
 
-class Split(StudyPart):
+class Split(ExperimentPart):
     """Which images are learned from and which are measured on.
 
     ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``; synthetic images are in the
@@ -70,7 +61,7 @@ class Split(StudyPart):
     most: Annotated[int, Field(ge=0)] = 0
 
 
-class Task(StudyPart):
+class Task(ExperimentPart):
     """The labels that are learned. ``against_normal``: only images with one of ``labels`` or none at all.
 
     ``normals``: images without any finding to learn from at most, ``positives``: with it; 0: all.
@@ -100,7 +91,7 @@ class Alteration(Augmentation):
     flip_upside_down: bool = False
 
 
-class Lesson(StudyPart):
+class Lesson(ExperimentPart):
     """How an arm trains: AdamW with one cycle over ``iterations``.
 
     ``copies``: how often each positive is drawn for once of a normal; the first time as it is where
@@ -116,7 +107,7 @@ class Lesson(StudyPart):
     altered: Literal["all", "copies"] = "all"
 
 
-class Arm(StudyPart):
+class Arm(ExperimentPart):
     """One arm of a study; ``against`` names the one that it is compared with, image by image."""
 
     name: str = "base"
@@ -129,7 +120,7 @@ class Arm(StudyPart):
     lesson: Lesson = Field(default_factory=Lesson)
 
 
-class ChestStudy(StudyPart):
+class ChestStudy(ExperimentPart):
     """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all.
 
     ``synthesis``: synthetic images that arms may learn from.
@@ -157,15 +148,12 @@ class ChestStudy(StudyPart):
 
 def load(path: Path) -> ChestStudy:
     """Read a study file. Raises ExperimentError naming every wrong key, OSError when there is no file."""
-    try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{path} is not TOML: {error}") from error
+    table = read_table(path)
     known = ("seeds", "base", "arms", "synthesis")
     if unknown := sorted(set(table) - set(known)):
         raise ExperimentError(f"{path}: {', '.join(unknown)}: only {', '.join(known)}")
     arms = tuple(
-        _part(Arm, {**laid_over(table.get("base", {}), change), "name": name}, f"{path}: arms.{name}")
+        checked(Arm, {**laid_over(table.get("base", {}), change), "name": name}, f"{path}: arms.{name}")
         for name, change in table.get("arms", {}).items()
     )
     names = [arm.name for arm in arms]
@@ -176,19 +164,10 @@ def load(path: Path) -> ChestStudy:
             start = arm.network.from_arm
             raise ExperimentError(f"{path}: arms.{arm.name}: {start!r} does not stand before it")
     seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
-    synthesis = _part(Synthesis, table["synthesis"], f"{path}: synthesis") if "synthesis" in table else None
+    synthesis = checked(Synthesis, table["synthesis"], f"{path}: synthesis") if "synthesis" in table else None
     return ChestStudy(name=path.stem, arms=arms, synthesis=synthesis, **seeds)
 
 
 def shipped(name: str) -> Path:
     """The study file of this name that comes with the package."""
     return SHIPPED / f"{name}.toml"
-
-
-def _part(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        raise ExperimentError(
-            "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
-        ) from error

@@ -21,14 +21,15 @@ import torch
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
-from ai_training.metrics import Interval, auc, interval, patient_weights, resampled_auc
+from ai_training.metrics import Interval, auc_interval, patient_weights
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import ChestImage, label_matrix, read_grey
-from ai_training.sets.files import rows
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.files import read_grey, rows
+from ai_training.sets.images import ChestImage
 from ai_training.sets.manifests import check_splits
 from ai_training.sets.splits import SHARES, split_by_patient
 from ai_training.studies.experiment import Alteration, Arm, Lesson, Split, StudyNetwork, Task
-from ai_training.studies.fit import ArmRun, asked
+from ai_training.studies.fit import ArmRun, logits_of
 from ai_training.studies.material import StudyMaterial
 
 FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
@@ -100,10 +101,12 @@ def finetune(
     run.train(report)
     held = run.held_out()
     found = Finetuned(
-        out / "best.pt", len(learned), positives,
+        out / "best.pt",
+        len(learned),
+        positives,
         measured(material, held.rows, held.logits[:, 0]),
         _external(external, target, size, run) if external else None,
-    )  # fmt: skip
+    )
     (out / "figures.json").write_text(json.dumps(asdict(found), indent=1, default=str))
     return found
 
@@ -136,15 +139,14 @@ def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> 
     """The AUC of ``scores [n]`` for the images ``found``, by bootstrap over patients."""
     truth = material.truth[found, 0]
     patients = [material.images[row].patient for row in found]
-    resampled = resampled_auc(truth, scores, patient_weights(patients))
-    value = interval(auc(truth, scores), resampled)
+    value = auc_interval(truth, scores, patient_weights(patients))
     return AucOfSet(len(found), len(set(patients)), int(truth.sum()), value)
 
 
 def _external(table: Path, target: str, size: int, run: ArmRun) -> AucOfSet:
     material = read_local(table, target, size)
     tested = np.flatnonzero([image.split in ("test", "") for image in material.images])  # no split: all
-    return measured(material, tested, asked(run.network, material.pixels[tested])[:, 0])
+    return measured(material, tested, logits_of(run.network, material.pixels[tested])[:, 0])
 
 
 def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
@@ -153,6 +155,14 @@ def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
     if mark not in ("0", "1"):
         raise DataMissing(f"{table}: the column {target} holds 0 and 1 only")
     return ChestImage(
-        table.parent / row["file"], (int(mark),), None, row["patient_id"], row.get("split") or "",
-        table.stem, "", float("nan"), "", "",
-    )  # fmt: skip
+        table.parent / row["file"],
+        (int(mark),),
+        None,
+        row["patient_id"],
+        row.get("split") or "",
+        table.stem,
+        "",
+        float("nan"),
+        "",
+        "",
+    )

@@ -24,7 +24,7 @@ from ai_training.studies.experiment import Arm
 from ai_training.studies.material import Rows, StudyMaterial
 
 PREDICTIONS = "predictions.npz"
-CLIP, TIMED, AT_ONCE = 2.0, 10, 64
+TIMED, AT_ONCE = 10, 64
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +61,13 @@ class ArmRun(TrainingRun):
         optimiser = torch.optim.AdamW(
             network.parameters(), lesson.learning_rate, weight_decay=lesson.weight_decay
         )
-        plan = Plan(lesson.iterations, lesson.learning_rate, lesson.warm_up, lesson.iterations, 0.0, CLIP)
+        plan = Plan(
+            iterations=lesson.iterations,
+            learning_rate=lesson.learning_rate,
+            warm_up=lesson.warm_up,
+            validate_every=lesson.iterations,
+            ema=0.0,
+        )
         super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, optimiser)
 
     def batches(self, iterations: range) -> Iterator[tuple[Tensor, Tensor]]:
@@ -91,7 +97,7 @@ class ArmRun(TrainingRun):
 
     def held_out(self) -> HeldAnswers:
         """Ask the network as it is for the images held out."""
-        logits = asked(self.network, self.pixels[self.held])
+        logits = logits_of(self.network, self.pixels[self.held])
         return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
 
     def _image(self, picked: int, positive: bool, random: np.random.Generator) -> Bytes:
@@ -118,9 +124,13 @@ def run_arm(
     run.train(report)
     held = run.held_out()
     np.savez(
-        stored, allow_pickle=False, rows=held.rows, logits=held.logits, milliseconds=held.milliseconds,
+        stored,
+        allow_pickle=False,
+        rows=held.rows,
+        logits=held.logits,
+        milliseconds=held.milliseconds,
         learned=held.learned,
-    )  # fmt: skip
+    )
     done.write_text(text)
     return held
 
@@ -148,7 +158,7 @@ def started(arm: Arm, weights: Path, images: Bytes) -> nn.Module:
     return network
 
 
-def asked(network: nn.Module, pixels: Bytes) -> Floats:
+def logits_of(network: nn.Module, pixels: Bytes) -> Floats:
     """Logits ``[N, labels]`` of ``pixels [N, size, size]``."""
     network.eval()
     device = next(network.parameters()).device

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import LABELS, ChestImage, chest_images, chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import chest_images, chest_set, label_matrix, reduced_images
+from ai_training.sets.images import LABELS, ChestImage
 from ai_training.studies.experiment import Arm, ChestStudy, Split, Task
 
 Rows = npt.NDArray[np.intp]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
 
-from ai_training.evaluation.plots import DPI, GREY
+from ai_training.evaluation.plots import GREY, save
 from ai_training.evaluation.saliency.gradcam import last_feature_maps, signed_grad_cam
 from ai_training.metrics import Floats
 from ai_training.networks.studies import study_network
@@ -71,7 +71,7 @@ def _roc(path: Path, arms: Sequence[Arm], answers: Answers, truth: npt.NDArray[n
     axes.set(xlabel="1 − specificity", ylabel="sensitivity")
     axes.set_title("mean logit of the seeds, all sources together", fontsize=8)
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)
 
 
 def _maps(
@@ -94,7 +94,7 @@ def _maps(
         axes.set_title(title, fontsize=8)
     for axes in grid.flat:
         axes.axis("off")
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)
 
 
 def _trained(arm: Arm, weights: Path) -> nn.Module:

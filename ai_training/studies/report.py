@@ -14,11 +14,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ai_training.evaluation.plots import BLUE, DPI, GREY, ORANGE
+from ai_training.evaluation.plots import BLUE, GREY, ORANGE, save
 from ai_training.metrics import Interval
 from ai_training.studies.compare import ArmRow
 from ai_training.studies.experiment import ChestStudy
-from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table
+from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, without_nan
 
 MINUS = "−"
 
@@ -27,7 +27,7 @@ def write_report(out: Path, study: ChestStudy, rows: Sequence[ArmRow]) -> Path:
     """Write ``figures.json``, ``report.md`` and ``arms.png`` into ``out``; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     found = {"study": study.model_dump(mode="json"), "machine": machine(), "arms": [asdict(r) for r in rows]}
-    (out / "figures.json").write_text(json.dumps(_without_nan(found), indent=1))
+    (out / "figures.json").write_text(json.dumps(without_nan(found), indent=1))
     forest(out / "arms.png", rows)
     page = out / "report.md"
     lines = [f"# {study.name}", "", f"**{NOT_DIAGNOSTIC}** {machine()}", "", *tables(rows)]
@@ -63,13 +63,21 @@ def forest(path: Path, rows: Sequence[ArmRow]) -> None:
     axes.set_yticks(range(len(rows)), named, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("mean AUC inside sources, 95 % interval; grey: seeds", fontsize=8)
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)
 
 
 def _arms(rows: Sequence[ArmRow]) -> list[str]:
     headings = (
-        "arm", "learned from", "mean AUC", "seeds", "difference", "", "accuracy", "always no", "ms an image",
-    )  # fmt: skip
+        "arm",
+        "learned from",
+        "mean AUC",
+        "seeds",
+        "difference",
+        "",
+        "accuracy",
+        "always no",
+        "ms an image",
+    )
     return markdown_table(headings, [_arm(row) for row in rows])
 
 
@@ -113,11 +121,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ai_training.errors import ExperimentError
-from ai_training.progress import Report, silent
+from ai_training.progress import Report, part_of, silent
 from ai_training.runs import BEST
 from ai_training.studies.experiment import ChestStudy
 from ai_training.studies.fit import HeldAnswers, run_arm
@@ -44,7 +44,7 @@ def run_study(
     runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
     answers: dict[str, list[HeldAnswers]] = {arm.name: [] for arm in study.arms}
     for number, (seed, arm) in enumerate(runs):
-        part = _part(report, number / len(runs), 1 / len(runs), f"{arm.name}, seed {seed}")
+        part = part_of(report, number, len(runs), f"{arm.name}, seed {seed}")
         weights = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else data
         answers[arm.name].append(run_arm(arm, seed, material, weights, out / f"{arm.name}-{seed}", part))
     return material, {name: tuple(found) for name, found in answers.items()}
@@ -70,10 +70,3 @@ def _with_synthetic(material: StudyMaterial, how: Synthesis, out: Path, report: 
     for kind, made in images.items():
         material = material.with_synthetic(kind, how.label, made)
     return material
-
-
-def _part(report: Report, start: float, share: float, name: str) -> Report:
-    def part(done: float, what: str) -> None:
-        report(start + done * share, f"{name}: {what}")
-
-    return part

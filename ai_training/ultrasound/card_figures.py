@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ai_training.cards import changed_card
 from ai_training.ultrasound.inpaint.export import file_id
-
-
-def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures in it stay."""
-    with changed_card(path) as card:
-        card.setdefault("metrics", {}).update(figures)
 
 
 def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:

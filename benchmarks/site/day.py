@@ -267,7 +267,7 @@ def main() -> int:
             Path(folder),
             postgres.new_database(),
             configuration(given.modalities),
-            '["sr"]',
+            ("sr",),
             quiet=0.5,
             processes=given.processes,
         ) as site,

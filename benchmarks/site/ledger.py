@@ -12,17 +12,18 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import select
+from sqlalchemy import Select, or_, select
 
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
+from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Delivery, HeldResult, Instance, ReceivedObject, Result, Study
 from tests.site_lab import Site
 
 _SETTLED_SECONDS = 300  # without any change
-_ENDED = {StudyState.DELIVERED, StudyState.QUARANTINED, StudyState.FAILED}
+_ENDED = {StudyState.DELIVERED, StudyState.QUARANTINED, StudyState.FAILED, StudyState.CANCELLED}
 
 
 @dataclass
@@ -71,6 +72,7 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
         failed = [row.reason for row in rows if row.state is StudyState.FAILED]
         deliveries = Counter(str(state) for state in session.scalars(select(Delivery.state)))
         results = set(session.scalars(select(Result.sop_instance_uid)))
+        stopped = set(session.scalars(_stopped()))  # by a person: it may have arrived before, or not
     held = Counter(site.pacs.instances())
     aside = {uid for uid, outcome, _ in arrivals if outcome is Outcome.QUARANTINED}
     came = Counter(uid for uid, _, _ in arrivals)
@@ -95,9 +97,16 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
         "results": len(results),
         "deliveries": dict(deliveries),
         "in the PACS": held.total(),
-        "results not in the PACS": len(results - set(held)),
+        "results stopped by persons": len(stopped),
+        "results not in the PACS": len(results - stopped - set(held)),
         "in the PACS twice or unknown": held.total() - len(results & set(held)),
     }
+
+
+def _stopped() -> Select[str]:
+    withdrawn = select(Withdrawal.result_id)
+    rejected = select(HeldResult.result_id).where(HeldResult.state == HeldState.REJECTED)
+    return select(Result.sop_instance_uid).where(or_(Result.id.in_(withdrawn), Result.id.in_(rejected)))
 
 
 def _uid(file: Path) -> str:
@@ -124,15 +133,21 @@ def mistakes(ledger: dict[str, Any]) -> list[str]:
         ),
         "as many first arrivals as objects indexed": lambda: arrivals["new"] == indexed,
         "received = new + duplicates + quarantined": lambda: (
-            set(arrivals) <= {Outcome.NEW, Outcome.DUPLICATE, Outcome.QUARANTINED}
+            set(arrivals) <= {Outcome.NEW, Outcome.DUPLICATE, Outcome.QUARANTINED, Outcome.SET_ASIDE}
         ),
         "no acknowledgement without an arrival": lambda: not ledger["acknowledgements without an arrival"],
         "nothing arrived that nobody sent": lambda: not ledger["arrivals that nobody sent"],
         "nothing left in incoming": lambda: not ledger["left in incoming"],
         "each study delivered, failed, or in quarantine with its object": lambda: (
-            set(studies) <= _ENDED and studies[StudyState.QUARANTINED] <= len(ledger["set aside"])
+            set(studies) <= _ENDED
+            and studies[StudyState.QUARANTINED] <= len(ledger["set aside"])
+            and studies[StudyState.CANCELLED] <= ledger["results stopped by persons"]
         ),
-        "each delivery confirmed": lambda: set(ledger["deliveries"]) == {DeliveryState.CONFIRMED},
+        "each delivery confirmed, or stopped by a person": lambda: (
+            set(ledger["deliveries"])
+            == {DeliveryState.CONFIRMED} | ({DeliveryState.DISCARDED} & set(ledger["deliveries"]))
+            and ledger["deliveries"].get(DeliveryState.DISCARDED, 0) <= ledger["results stopped by persons"]
+        ),
         "each result in the PACS": lambda: not ledger["results not in the PACS"],
         "nothing twice": lambda: not ledger["in the PACS twice or unknown"],
     }

@@ -26,9 +26,9 @@ from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.store.tables import Job
 from tests.modality import ultrasound
-from tests.node_lab import Node, in_background, store
+from tests.node_lab import PROGRAM, Node, in_background, store
 from tests.postgres_lab import start_postgres
-from tests.site_lab import PROGRAM, Site, running_site
+from tests.site_lab import Site, running_site
 from tests.waiting import wait_until
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="workers-") as folder,
         start_postgres() as postgres,
-        running_site(Path(folder), postgres.new_database(), rules, '["sr"]', quiet=0.5) as site,
+        running_site(Path(folder), postgres.new_database(), rules, ("sr",), quiet=0.5) as site,
     ):
         one, two = (jobs_a_minute(site, number, given.studies) for number in (1, 2))
     print(f"one worker: {one:.1f} jobs a minute, two: {two:.1f}; {two / one:.2f} times as fast")

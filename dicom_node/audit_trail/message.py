@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from dicom_node.audit_trail.schema import check_message
 from dicom_node.model.kinds import AuditAction
 from dicom_node.printable import printable
 from dicom_node.store.accounts import AuditRow
@@ -81,6 +82,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.RESULTS_ASSESSED: _used("U"),
     _A.CLEANING_JUDGED: _used("U"),
+    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),
     _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration),
     _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration),
@@ -102,22 +104,28 @@ class AuditSource:
 
 
 def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
-    """The message in UTF-8. The study's UID and Patient ID are "" where the record is of no study."""
+    """The message in UTF-8. The study's UID and Patient ID are "" where the record is of no study.
+
+    Raises FaultyMessage where it would break the schema.
+    """
     kind = KINDS[row.action]
     root = Element("AuditMessage")
     at = row.at.isoformat(timespec="milliseconds")
     event = SubElement(
-        root, "EventIdentification",
-        EventActionCode=kind.action, EventDateTime=at, EventOutcomeIndicator=kind.outcome,
-    )  # fmt: skip
+        root,
+        "EventIdentification",
+        EventActionCode=kind.action,
+        EventDateTime=at,
+        EventOutcomeIndicator=kind.outcome,
+    )
     _code(event, "EventID", kind.event)
     if kind.type is not None:
         _code(event, "EventTypeCode", kind.type)
     SubElement(event, "EventOutcomeDescription").text = row.action.value
     _participants(root, row, source)
-    reporter = {"AuditSourceID": source.station}
+    reporter = {"AuditSourceID": printable(source.station)}
     if source.site:
-        reporter["AuditEnterpriseSiteID"] = source.site
+        reporter["AuditEnterpriseSiteID"] = printable(source.site)
     SubElement(
         SubElement(root, "AuditSourceIdentification", reporter),
         "AuditSourceTypeCode",
@@ -131,6 +139,7 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
         role = _QUERY if row.action is _A.STUDY_SEARCHED else _USER
         _object(root, row.action.value, role, _URI, row.fields)
     written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    check_message(written)
     return written
 
 
@@ -138,13 +147,17 @@ def _participants(root: Element, row: AuditRow, source: AuditSource) -> None:
     """The person, and this program (CID 402, Application)."""
     user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": "true"}
     if row.address:
-        user |= {"NetworkAccessPointID": row.address, "NetworkAccessPointTypeCode": _ADDRESS}
+        user |= {"NetworkAccessPointID": printable(row.address), "NetworkAccessPointTypeCode": _ADDRESS}
     SubElement(root, "ActiveParticipant", user)
     program = SubElement(
-        root, "ActiveParticipant",
-        UserID="dicom-node", AlternativeUserID=f"AETITLES={source.ae_title}", UserIsRequestor="false",
-        NetworkAccessPointID=source.host, NetworkAccessPointTypeCode=_MACHINE,
-    )  # fmt: skip
+        root,
+        "ActiveParticipant",
+        UserID="dicom-node",
+        AlternativeUserID=f"AETITLES={source.ae_title}",
+        UserIsRequestor="false",
+        NetworkAccessPointID=source.host,
+        NetworkAccessPointTypeCode=_MACHINE,
+    )
     _code(program, "RoleIDCode", _DCM.Application)
 
 
@@ -152,10 +165,12 @@ def _object(
     root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
 ) -> None:
     found = SubElement(
-        root, "ParticipantObjectIdentification",
-        ParticipantObjectID=printable(name), ParticipantObjectTypeCodeRole=role,
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=printable(name),
+        ParticipantObjectTypeCodeRole=role,
         ParticipantObjectTypeCode=_PERSON if person else _SYSTEM_OBJECT,
-    )  # fmt: skip
+    )
     _code(found, "ParticipantObjectIDTypeCode", of)
     if role == _QUERY:
         SubElement(found, "ParticipantObjectQuery").text = _base64(details)
@@ -172,5 +187,6 @@ def _code(parent: Element, name: str, code: Code) -> None:
 
 
 def _base64(value: object) -> str:
+    """As it is: base64 is there to keep what would not be text in XML (PS3.15 A.5.1.1, ValuePair)."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return base64.b64encode(text.encode()).decode("ascii")
+    return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Mapping
 
 from sqlalchemy import select, update
 
 from dicom_node.audit_trail import syslog
 from dicom_node.audit_trail.message import AuditSource, audit_message
 from dicom_node.config.settings import Settings
-from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.errors import FaultyMessage
+from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
@@ -35,6 +37,9 @@ class AuditSender:
         )
         self._failures = 0
         self._next_at = 0.0
+        # Records of which no message can be made. They stay unsent, and hold up no others; the next start of
+        # the program, perhaps one that can, tries them again.
+        self._faulty: set[int] = set()
 
     def run_once(self, stop: threading.Event | None = None) -> int:
         """Send what waits; returns how many records. After a failure it waits, longer each time."""
@@ -66,17 +71,36 @@ class AuditSender:
         return len(waiting)
 
     def _waiting(self) -> dict[int, bytes]:
-        """The oldest records that were not sent, by their numbers."""
+        """The oldest records that were not sent, by their numbers, as syslog messages."""
         chosen = select(AuditRow, Study.study_instance_uid, Study.patient_id)
         joined = chosen.join(Study, AuditRow.study_id == Study.id, isouter=True)
-        unsent = joined.where(AuditRow.reported.is_(False)).order_by(AuditRow.id).limit(_AT_ONCE)
+        unsent = joined.where(AuditRow.reported.is_(False), AuditRow.id.not_in(self._faulty))
+        made: dict[int, bytes] = {}
+        faults: dict[int, str] = {}
         with self._database.read() as session:
-            return {
-                row.id: syslog.frame(
-                    audit_message(row, uid or "", patient or "", self._source), row.at, self._source.host
-                )
-                for row, uid, patient in session.execute(unsent)
-            }
+            for row, uid, patient in session.execute(unsent.order_by(AuditRow.id).limit(_AT_ONCE)):
+                try:
+                    made[row.id] = self._framed(row, uid or "", patient or "")
+                except FaultyMessage as error:
+                    faults[row.id] = str(error)
+        self._note_faulty(faults)
+        return made
+
+    def _framed(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
+        """Raises FaultyMessage."""
+        message = audit_message(row, study_uid, patient_id, self._source)
+        framed = syslog.frame(message, row.at, self._source.host)
+        if self._settings.audit.transport == "udp" and len(framed) > syslog.LARGEST_DATAGRAM:
+            raise FaultyMessage('it is longer than a datagram: set audit.transport = "tls"')
+        return framed
+
+    def _note_faulty(self, faults: Mapping[int, str]) -> None:
+        if not faults:
+            return
+        with self._database.write() as session:
+            for number, fault in faults.items():
+                record(session, AUDIT_NOT_MADE, record=number, reason=fault)
+        self._faulty |= faults.keys()
 
     def _note_failure(self, error: OSError) -> None:
         self._failures += 1

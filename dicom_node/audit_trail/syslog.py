@@ -15,7 +15,7 @@ from dicom_node.scu.connections import Connections
 
 _T = TypeVar("_T")
 LARGEST_DATAGRAM = 65_000
-"""Bytes; IPv4 takes 65,507."""
+"""Bytes; IPv4 takes 65,507. A longer message is not sent by UDP: cut short, no parser would read it."""
 _PRIORITY = 10 * 8 + 5  # facility security/authorization, severity notice
 
 
@@ -46,7 +46,7 @@ def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
     family, kind, _, _, address = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as sender:
         for one in frames:
-            sender.sendto(one[:LARGEST_DATAGRAM], address)
+            sender.sendto(one, address)
 
 
 def _send_stream(

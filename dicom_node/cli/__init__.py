@@ -14,6 +14,7 @@ from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
 from dicom_node.cli.records import (
     associations,
+    decisions,
     events,
     jobs,
     models,
@@ -42,6 +43,7 @@ for name, group in (
     ("rules", rules.app),
     ("studies", studies.app),
     ("spool", spool.app),
+    ("decisions", decisions.app),
     ("jobs", jobs.app),
     ("outbox", outbox.app),
     ("notifications", notifications.app),

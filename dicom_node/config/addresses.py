@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _FIGURES = re.compile(r"[0-9.]+")
+# Besides loopback, link-local, unspecified, multicast and broadcast: "this network" (RFC 1122), and where
+# clouds give out the machine's identity (Amazon and Google by IPv6, Alibaba, Azure, Oracle).
+_OF_THE_MACHINE = tuple(
+    map(
+        ip_network,
+        ("0.0.0.0/8", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+_IPV4_WITHIN = ip_network("64:ff9b::/96")  # NAT64 (RFC 6052)
+
+
+class LocalAddress(OSError):
+    """The name leads to an address of this machine, of its link, or to the metadata service of a cloud."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host} leads to this machine, its link or a metadata service: an entered peer may have such an "
+            "address only where a configuration file says console.local_peers = true"
+        )
+        self.strerror = str(self)
+
+
+def is_local(address: str) -> bool:
+    """Whether an IP address leads to this machine, its link or the metadata service of a cloud."""
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        return is_local(str(inner)) if (inner := _ipv4_within(ip)) else _is_local(ip)
+    return _is_local(ip)
+
+
+def _is_local(ip: IPv4Address | IPv6Address) -> bool:
+    kinds = ip.is_loopback, ip.is_link_local, ip.is_unspecified, ip.is_multicast
+    return any(kinds) or ip == IPv4Address("255.255.255.255") or any(ip in one for one in _OF_THE_MACHINE)
+
+
+def _ipv4_within(ip: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address stands for: mapped, 6to4, NAT64, or the old compatible form."""
+    if ip in _IPV4_WITHIN or (int(ip) >> 32 == 0 and int(ip) > 1):
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour
+
+
+def remote_address(host: str) -> str:
+    """The IP address that a name or number stands for now; call that, and no other answer of a name server.
+
+    As the system reads it: 127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress where one of
+    its addresses is local, OSError where it has none.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    if any(is_local(str(place[0])) for *_, place in found):
+        raise LocalAddress(host)
+    first = sorted(found, key=lambda one: one[0] != socket.AF_INET)[0]  # IPv4 first, as pynetdicom takes it
+    return str(first[4][0])
 
 
 def checked_host(host: str) -> str:
-    """The same host. Raises ValueError for what looks like an IPv4 address and is none, or has a port."""
+    """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
     if _FIGURES.fullmatch(host) and not _is_ipv4(host):
         raise ValueError("is no address: four numbers from 0 to 255, such as 192.168.1.20")
     if host.count(":") == 1:

@@ -103,17 +103,6 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if name not in senders:
             remedy = f"no such peer; {did_you_mean(name, senders)}"
             read.add((*place, "secondary_captures_from"), repr(name), remedy)
-    _check_what_stays(rule, settings, read)
-
-
-def _check_what_stays(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
-    """Dates and words that stay in the pixels of a de-identified copy would undo it."""
-    place = (*read.place_of("rules", rule.name), "options")
-    nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.send_to]
-    for option in ("dates", "keep_words"):
-        if nameless and rule.options.get(option, "remove") not in ("remove", []):
-            remedy = f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own"
-            read.add((*place, option), repr(rule.options[option]), remedy)
 
 
 def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:

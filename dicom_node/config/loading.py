@@ -48,7 +48,10 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     read = TomlFiles.read(files)
     entered = _entered_file(read)
     if os.access(entered, os.R_OK):  # who may not read it may not change the node either
+        in_files = len(read.numbered_names("peers"))
         read.add_file(entered)
+        for number, _ in read.numbered_names("peers")[in_files:]:
+            read.data["peers"][number]["entered"] = True
     settings = examined(read)
     if settings is not None:
         _refuse_another_folder(settings.node.data_dir, files[0].resolve().parent, read)

@@ -31,6 +31,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("WorkerSettings", "models_dir"): "models",
     ("WorkerSettings", "device_rules_dir"): "device-rules",
     ("ConsoleSettings", "metrics_token"): "${METRICS_TOKEN}",
+    ("ConsoleSettings", "metrics_port"): 9112,
     ("PeerSettings", "quiet_seconds"): 30,
     ("PeerSettings", "query_ae_title"): "PACS_QR",
     ("PeerSettings", "query_host"): "pacs-qr.example.org",

@@ -98,6 +98,11 @@ class SpoolSettings(Section):
 
     minimum_free_mib: int = Field(1024, ge=0)
     """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    waiting_objects: int = Field(20_000, ge=1)
+    """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
+    refused with A700, and the peer tries later."""
+    waiting_mib: int = Field(65_536, ge=1)
+    """The same for the size of these objects (MiB)."""
     keep_days: float = Field(14, ge=0)
     """How long received objects stay after all results were confirmed."""
     result_days: float = Field(0, ge=0)
@@ -118,7 +123,7 @@ class WorkerSettings(Section):
     """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
     memory_mib: int = Field(2304, ge=0)
     """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
-    by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
+    by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
     time_limit_seconds: float = Field(600, gt=0)
     """A job that takes longer is stopped and counts as failed once."""
     lease_seconds: float = Field(15, gt=0, le=3600)
@@ -221,7 +226,7 @@ def web_address(example: str, login_in: str) -> AfterValidator:
 
 
 class TelemetrySettings(Section):
-    """``[telemetry]``: a trace of each study to an OpenTelemetry collector; none says whose study it is."""
+    """``[telemetry]``: sends a trace of each study to an OpenTelemetry collector, without patient data."""
 
     endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
     """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
@@ -234,7 +239,7 @@ class TelemetrySettings(Section):
 
 
 class AuditSettings(Section):
-    """``[audit]``: who did what, sent to an audit record repository (PS3.15 A.5); kept here in any case."""
+    """``[audit]``: where audit messages go (PS3.15 A.5); the node's own audit table is always written."""
 
     syslog: Annotated[str, AfterValidator(_host_and_port)] = ""
     """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""

@@ -83,8 +83,6 @@ class ListenerSettings(_Section):
     """TCP port."""
     share_port: bool = False
     """Further listeners of this folder may have the same port; the system deals connections among them."""
-    event_loop: bool = False
-    """One loop reads the messages of all senders without TLS, instead of a thread for each association."""
     tls: TlsSettings | None = None
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)
@@ -113,7 +111,7 @@ class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
     enabled: bool = False
-    """Serve it where the node receives or has that role; needs the extra console, and dicom-node users."""
+    """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
     host: Host = "127.0.0.1"
     """Address to listen on; another than this machine's own 127.0.0.1 or ::1 needs [console.tls]."""
     port: Port = 8080
@@ -124,8 +122,16 @@ class ConsoleSettings(_Section):
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
     """Largest upload (MiB), and what a ZIP in it may be when unpacked."""
+    hosts: tuple[Host, ...] = ()
+    """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
+    the address that is connected to need no entry."""
+    local_peers: bool = False
+    """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)
-    """Bearer token for /metrics, by ${VAR}; empty: only this machine may read them."""
+    """Bearer token for /metrics, by ${VAR}; empty: /metrics is refused at the console's port."""
+    metrics_port: Port | None = None
+    """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
+    else: for a network of its own. Whoever reaches it reads the numbers."""
 
 
 class PeerSettings(_Section):
@@ -200,6 +206,8 @@ class PeerSettings(_Section):
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
     """With deidentify, kept besides: modified_dates, patient_characteristics, device, descriptors."""
+    entered: bool = False
+    """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -309,7 +317,7 @@ class RuleSettings(_Section):
     when: Conditions = Conditions()
     """Required: one or more conditions on single images; modality = "*": every image of a source class."""
     pipeline: str
-    """ultrasound, chest_xray, fetal_head, ovarian, command, container, or a package's (docs/pipelines.md)."""
+    """Name of a pipeline (`ai-pipeline pipelines` lists those that are installed)."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]

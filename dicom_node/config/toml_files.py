@@ -71,7 +71,10 @@ class TomlFiles:
         )
 
     def files_of(self, place: Place) -> list[Path]:
-        """The files that hold the value that stands there; none where all of it is of the environment."""
+        """The files that contain the value at ``place``: the TOML file, or files named in ``${file:PATH}``.
+
+        Empty where the value comes from environment variables only.
+        """
         written = self._written.get(place)
         if written is None:
             return [Path(self._origin(place)[0])]

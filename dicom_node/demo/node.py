@@ -1,22 +1,21 @@
-"""The node of the demonstration: its configuration and ``dicom-node serve`` as a process of its own."""
+"""The node of the demonstration, a process of its own, and the modalities that send to it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node.config.loading import load
-from dicom_node.config.settings import Settings
+from dicom_node.demo import verbs
 from dicom_node.demo.pacs import AE_TITLE, Pacs, free_port
 from dicom_node.errors import DemoFailed
 
 QUIET_SECONDS = 1.0
+NODE_AE_TITLE = "AINODE"
 
 _READY = "[6002]"  # events.NODE_READY, as the log shows it
 _READY_SECONDS = 180.0  # the first start compiles and warms up models
@@ -25,7 +24,7 @@ _STOP_SECONDS = 40.0
 _CONFIG = """\
 # Written by `dicom-node demo`: a node, a PACS that holds the studies, two modalities.
 [node]
-ae_title = "AINODE"
+ae_title = "{ae_title}"
 data_dir = "{data_dir}"
 [listener]
 host = "127.0.0.1"
@@ -66,6 +65,24 @@ options = {{ heatmaps = true }}
 send_to = ["pacs"]
 """
 
+_MODALITY = """\
+# Written by `dicom-node demo`: a modality that sends to the PACS and to the node.
+[node]
+ae_title = "{calling}"
+data_dir = "{data_dir}"
+
+[[peers]]
+name = "pacs"
+ae_title = "{pacs_ae}"
+host = "127.0.0.1"
+port = {pacs_port}
+[[peers]]
+name = "node"
+ae_title = "{ae_title}"
+host = "127.0.0.1"
+port = {port}
+"""
+
 
 class DemoNode:
     """``dicom-node serve`` on a folder of its own."""
@@ -75,16 +92,16 @@ class DemoNode:
         self.port = free_port()
         self.log = folder / "node.log"
         self.config = folder / "node.toml"
-        text = _CONFIG.format(
-            data_dir=folder.resolve() / "var",
-            port=self.port,
-            quiet=QUIET_SECONDS,
-            pacs_ae=AE_TITLE,
-            pacs_port=pacs.port,
-        )
-        self.config.write_text(text, encoding="utf-8")
-        self.settings: Settings = load([self.config])
+        self._folder = folder.resolve()
+        self._ports = {"port": self.port, "pacs_port": pacs.port}
+        self._write(self.config, _CONFIG, data_dir=self._folder / "var", quiet=QUIET_SECONDS)
         self._process = self._start()
+
+    def modality(self, calling_ae: str) -> Path:
+        """The configuration of a modality with this AE title; it knows the peers ``pacs`` and ``node``."""
+        config = self._folder / f"{calling_ae.lower()}.toml"
+        self._write(config, _MODALITY, data_dir=self._folder / calling_ae.lower(), calling=calling_ae)
+        return config
 
     def wait_until_ready(self) -> None:
         """Return when it can receive and run. Raises DemoFailed."""
@@ -112,8 +129,12 @@ class DemoNode:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 
+    def _write(self, file: Path, text: str, **values: object) -> None:
+        filled = text.format(ae_title=NODE_AE_TITLE, pacs_ae=AE_TITLE, **self._ports, **values)
+        file.write_text(filled, encoding="utf-8")
+
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "dicom_node", "serve", "--config", str(self.config)]
+        command = [*verbs.PROGRAM, "serve", "--config", str(self.config)]
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.

@@ -19,11 +19,10 @@ from typing import Any, Protocol
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_node.errors import DemoFailed
-from dicom_node.scp.contexts import TRANSFER_SYNTAXES
 
 AE_TITLE = "PACS"
 CALLING_AE_TITLES = ("AINODE", "US1", "XRAY1")
@@ -147,9 +146,8 @@ class EmbeddedPacs:
         self._ae = ae = AE(ae_title=AE_TITLE)
         ae.add_supported_context(Verification)
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
-        syntaxes = [syntax.uid for syntax in TRANSFER_SYNTAXES]
         for context in AllStoragePresentationContexts:
-            ae.add_supported_context(context.abstract_syntax, syntaxes)
+            ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
         server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.port: int = server.socket.getsockname()[1]

@@ -6,6 +6,7 @@ The patient is invented, and says so. UIDs are derived from the pixels, so a sec
 from __future__ import annotations
 
 import hashlib
+import uuid
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,6 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
-
-from dicom_node.dicom.uids import derived_uid
 
 Grey = npt.NDArray[np.uint8]
 
@@ -35,10 +34,10 @@ def chest_radiograph(
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPInstanceUID = derived_uid("demo", digest, "instance")
+    ds.SOPInstanceUID = _uid(digest, "instance")
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.StudyInstanceUID = derived_uid("demo", digest, "study")
-    ds.SeriesInstanceUID = derived_uid("demo", digest, "series")
+    ds.StudyInstanceUID = _uid(digest, "study")
+    ds.SeriesInstanceUID = _uid(digest, "series")
     _patient(ds, digest, sex, age_years, exposed)
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = exposed[:8]
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = exposed[8:]
@@ -71,6 +70,11 @@ def chest_phantom() -> Grey:
     picture += _ribs() + _vessels(rng)
     picture += rng.normal(0, 3.0, picture.shape)  # quantum noise
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _uid(digest: str, level: str) -> str:
+    """From a UUID (PS3.5 B.2) of the picture, so that a second run makes nothing twice."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{digest} {level}').int}"
 
 
 def _patient(ds: Dataset, digest: str, sex: str, age_years: int, exposed: str) -> None:

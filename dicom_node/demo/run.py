@@ -11,23 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dicom_node import services
-from dicom_node.demo import inputs, pacs, returned
+from dicom_node.demo import inputs, pacs, returned, verbs
 from dicom_node.demo import node as nodes
 from dicom_node.demo.inputs import DemoStudy
 from dicom_node.demo.node import DemoNode
 from dicom_node.demo.pacs import Pacs
-from dicom_node.errors import DemoFailed, NotFound
-from dicom_node.model.lifecycle import END_STATES, StudyState
-from dicom_node.results.sr.reading import findings
-from dicom_node.scu import modality
-from dicom_node.store import views
+from dicom_node.errors import DemoFailed
 
 Say = Callable[[str], None]
 
 _STUDY_SECONDS = 900.0  # a long cine on a slow machine
-_POLL_SECONDS = 0.1
-_NEW = ("new", "revision")  # model.kinds.Outcome: objects that the node had not
+_POLL_SECONDS = 0.5
+_NEW = ("new", "revision")  # outcomes of objects that the node had not (docs/admin.md)
+_ENDED = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
+"""States in which nothing more happens to a study by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class DemoResult:
     @property
     def ended_well(self) -> bool:
         """Results are in the PACS, or the pipeline had a reason not to apply."""
-        return self.state in (StudyState.DELIVERED, StudyState.NOT_APPLICABLE)
+        return self.state in ("delivered", "not_applicable")
 
 
 def run(
@@ -75,7 +72,7 @@ def run(
     try:
         say(f"PACS: {archive.name}, AE title {pacs.AE_TITLE}, port {archive.port}")
         with nodes.running(place / "node", archive) as node:
-            say(f"Node: AE title {node.settings.node.ae_title}, port {node.port}, log {node.log}")
+            say(f"Node: AE title {nodes.NODE_AE_TITLE}, port {node.port}, log {node.log}")
             shown = [
                 _run_study(study, folder, node, archive, say)
                 for study, folder in zip(studies, _folders(out, studies), strict=True)
@@ -110,62 +107,54 @@ def write_summary(out: Path, shown: Sequence[DemoResult]) -> None:
 
 def _run_study(study: DemoStudy, folder: Path, node: DemoNode, archive: Pacs, say: Say) -> DemoResult:
     say(f"{study.modality}: {len(study.files)} object(s) from {study.calling_ae}, {study.origin}")
-    to_pacs = modality.Callee(pacs.AE_TITLE, "127.0.0.1", archive.port, study.calling_ae)
-    to_node = modality.Callee(node.settings.node.ae_title, "127.0.0.1", node.port, study.calling_ae)
-    begun = datetime.now(UTC)
-    modality.send(to_pacs, study.files, _silent)  # as on a real site: the modality sends to both
-    sent = modality.send(to_node, study.files, _silent)
-    stored = {item.sop_instance_uid for item in sent if item.stored}
-    refused = tuple(item.text for item in sent if not item.stored)
+    config, begun = node.modality(study.calling_ae), datetime.now(UTC)
+    verbs.send(config, "pacs", study.files)  # as on a real site: the modality sends to both
+    sent = verbs.send(config, "node", study.files)
+    stored = {item["sop_instance_uid"] for item in sent if item["stored"]}
+    refused = tuple(item["text"] for item in sent if not item["stored"])
     if not stored:
         return DemoResult(study, folder, "refused", "; ".join(refused), ())
     view = _wait(study, stored, begun, node)
     known = all(item["outcome"] == "duplicate" for item in _received_since(view, begun))
     kinds = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
     objects = tuple(returned.write(folder, archive.fetch(study.study_instance_uid), kinds))
-    reports = [item.path for item in objects if item.kind == "sr"]
-    found = [finding for path in reports for finding in findings(path)]
     return DemoResult(
         study,
         folder,
         view["state"],
         view["reason"],
         objects,
-        found,
+        verbs.findings(node.config, study.study_instance_uid),
         _seconds_to_pacs(view, node),
         known_before=known,
         refused=refused,
     )
 
 
-def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: DemoNode) -> views.View:
+def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: DemoNode) -> dict[str, Any]:
     """Until everything sent is indexed and the study stands in an end state. Raises DemoFailed."""
     end = time.monotonic() + _STUDY_SECONDS
     while time.monotonic() < end:
         node.fail_if_ended()
-        try:
-            with services.reading(node.settings) as session:
-                view = views.show_study(session, study.study_instance_uid)
-        except NotFound:  # not indexed yet
-            view = {"received": [], "state": ""}
+        known = verbs.study(node.config, study.study_instance_uid)
+        view = known or {"received": [], "state": ""}
         indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
-        if stored <= indexed and view["state"] in END_STATES:
+        if stored <= indexed and view["state"] in _ENDED:
             return view
         time.sleep(_POLL_SECONDS)
     raise DemoFailed(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
 
 
-def _received_since(view: views.View, begun: datetime) -> list[views.View]:
+def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 
-def _seconds_to_pacs(view: views.View, node: DemoNode) -> float | None:
+def _seconds_to_pacs(view: dict[str, Any], node: DemoNode) -> float | None:
     """From the reception of the last new object to the confirmation of the last result.
 
     By the node's records. So a second run, which sends the same objects again, tells the time of the first.
     """
-    with services.reading(node.settings) as session:
-        rows = views.list_deliveries(session, study_instance_uid=view["study_instance_uid"])
+    rows = verbs.deliveries(node.config, view["study_instance_uid"])
     confirmed = [datetime.fromisoformat(row["confirmed_at"]) for row in rows if row["confirmed_at"]]
     received = [
         datetime.fromisoformat(item["received_at"]) for item in view["received"] if item["outcome"] in _NEW
@@ -184,7 +173,3 @@ def _folders(out: Path, studies: Sequence[DemoStudy]) -> list[Path]:
         seen[name] = seen.get(name, 0) + 1
         folders.append(out / f"{name}-{seen[name]}")
     return folders
-
-
-def _silent(_sent: modality.Sent) -> None:
-    """No output for single files: statuses are shown at the end."""

@@ -32,7 +32,7 @@ CHARACTER_SET: Final = Tag("SpecificCharacterSet")
 TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """Value representations that (0008,0005) governs (PS3.5 6.1.2.3)."""
 ASCII: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
-"""Those that are of the default repertoire, whatever the object names."""
+"""Value representations in the default repertoire, whatever character set the object names."""
 _PARTS: Final = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
 # PS3.5 6.1.2.5.3: here the code elements return to the first set.
 _RESET: Final = re.compile(rb"[\t\n\f\r\\]")
@@ -47,7 +47,7 @@ class CharacterSet:
     known: bool
 
     @classmethod
-    def of(cls, terms: Sequence[str]) -> CharacterSet:
+    def from_terms(cls, terms: Sequence[str]) -> CharacterSet:
         """From the values of (0008,0005). No value, and a set that DICOM does not know, is good for ASCII."""
         with config.strict_reading(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # common misspellings are put right

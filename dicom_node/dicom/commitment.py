@@ -19,7 +19,7 @@ SOP_INSTANCE: Final = UID("1.2.840.10008.1.20.1.1")
 REQUEST: Final = 1
 """Action Type ID (PS3.4 J.3.2.1.1)."""
 MAXIMUM_BYTES: Final = 2**18
-"""Of a report. None of our requests names more than 32 objects; each takes about 160 bytes of its report."""
+"""Largest report. Our requests name at most 32 objects, which take about 160 bytes each in the report."""
 MAXIMUM_OBJECTS: Final = 1000
 
 _REASONS = {

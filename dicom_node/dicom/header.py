@@ -43,7 +43,7 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
                 raise
             used = terms(assume_charset)
             header = decoded(dataset, keywords, used)
-    if CharacterSet.of(used).known:
+    if CharacterSet.from_terms(used).known:
         header.SpecificCharacterSet = list(used) if len(used) > 1 else used[0]
     header.file_meta = dataset.file_meta
     header.set_original_encoding(*dataset.original_encoding)
@@ -56,7 +56,7 @@ def decoded(dataset: Dataset, keywords: Collection[str], charset: Sequence[str])
     What is no value of its VR is left out. Raises DecodedDifferently, and FaultyObject for a value so long
     that the parser did not read it.
     """
-    codecs = CharacterSet.of(charset)
+    codecs = CharacterSet.from_terms(charset)
     header = Dataset()
     for keyword in keywords:
         tag = tag_for_keyword(keyword)
@@ -76,7 +76,7 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
     if not isinstance(element, RawDataElement):
         return without_padding(str(element.value))
     try:
-        return without_padding(CharacterSet.of(charset).decode(element.value, "LO"))
+        return without_padding(CharacterSet.from_terms(charset).decode(element.value, "LO"))
     except (UnicodeError, LookupError):
         return without_padding(element.value.decode("utf-8", "replace"))
 
@@ -130,7 +130,7 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, charset: CharacterSet) ->
 
 def _item(item: Dataset, inherited: CharacterSet) -> Dataset:
     own = named(item)
-    charset = CharacterSet.of(own) if any(own) else inherited
+    charset = CharacterSet.from_terms(own) if any(own) else inherited
     copy = Dataset()
     for tag in item.keys():  # noqa: SIM118  iterating a Dataset converts (and decodes) its elements
         if tag != CHARACTER_SET and not tag.is_private and dictionary_has_tag(tag):

@@ -75,7 +75,7 @@ REQUIRED_MAYBE_EMPTY: Final = frozenset(
         "ReferringPhysicianName", "StudyID", "ClinicalTrialTimePointID",
     }
 )  # fmt: skip
-"""Those of Type 2 (PS3.5 7.4.3): emptied where they cannot be repaired, not left out."""
+"""Attributes of Type 2 (PS3.5 7.4.3): one that cannot be repaired is emptied, not left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Patient:
     sex: str = ""
 
     @classmethod
-    def of(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
+    def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
         """From decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and (0010,0040)."""
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = re.sub(r"\D", "", birth_date)  # ACR-NEMA wrote 1970.01.01
@@ -114,10 +114,33 @@ class Patient:
         """Whether the two cannot be one patient.
 
         An ID says who it is, so one with and one without differ; no ID is no identity, so that two without
-        are told apart by the rest. An empty name, birth date or sex contradicts nothing.
+        are told apart by the rest, and by whether they have a name. An empty birth date or sex contradicts
+        nothing, nor an empty name beside the same ID.
         """
-        rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
-        return self.id != other.id or any(mine and theirs and mine != theirs for mine, theirs in rest)
+        return self.corrects(other) or other.corrects(self)
+
+    def corrects(self, former: Patient) -> bool:
+        """Whether it names another patient than ``former``, or one where ``former`` names none."""
+        if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
+            return True
+        rest = zip(astuple(self)[1:], astuple(former)[1:], strict=True)
+        return any(mine and its and mine != its for mine, its in rest)
+
+    def lacks(self, former: Patient) -> bool:
+        """Whether it leaves ID, name, birth date or sex empty where ``former`` says them."""
+        return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
+
+    @property
+    def _is_somebody(self) -> bool:
+        return bool(self.id or self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.name or self.ideographic or self.phonetic
+
+    @property
+    def _parts(self) -> tuple[str, str, str, str]:
+        return self.id, self._name, self.birth_date, self.sex
 
 
 def are_one_patient(patients: Iterable[Patient]) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
+from ai_pipeline.images.numbers import LARGEST_WHOLE, is_empty, value_of, whole
+from dicom_node.dicom.transfer_syntaxes import TransferSyntax
 from dicom_node.errors import FaultyObject
 
 _BLOCK = 2**20
@@ -45,7 +46,7 @@ def hash_pixel_data(pixels: PixelData) -> str:
     return digest.hexdigest()
 
 
-def check_image(dataset: Dataset, syntax: UID, pixels: PixelData | None) -> None:
+def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: PixelData | None) -> None:
     """Raise FaultyObject when these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
     rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
     if rows <= 0 or columns <= 0:
@@ -98,10 +99,9 @@ def _fragments_length(pixels: PixelData) -> int:
 
 
 def _number(dataset: Dataset, keyword: str, default: int) -> int:
-    value = dataset.get(keyword)
-    if value is None or value == "":
+    if is_empty(dataset, keyword):
         return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise FaultyObject(f"{keyword} is not a number") from None
+    number = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
+    if number is None:
+        raise FaultyObject(f"{keyword} is not a number")
+    return number

@@ -22,8 +22,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
 
+from ai_pipeline.terms import shown_uid_name
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.dicom import character_sets
 from dicom_node.dicom.header import decoded, readable_text
@@ -31,6 +31,7 @@ from dicom_node.dicom.identity import COPIED, Patient, identity_texts
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.pixel_data import PixelData, check_image, hash_pixel_data
 from dicom_node.dicom.sop_classes import SOURCES
+from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently, FaultyObject
 from dicom_node.inbox.prescan import BULK_BYTES, scan
 
@@ -81,7 +82,7 @@ class Inspected:
 
 
 def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
-    """Read a Part 10 file. Raises OSError when the disk fails, and nothing else: see ``fault``."""
+    """Read a Part 10 file; ``fault`` says why one cannot be used. Raises OSError when the disk fails."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here
@@ -94,9 +95,10 @@ def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _
 
 def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) -> Inspected:
     meta = _read_meta(file)
-    syntax = UID(_valid_uid(meta, "TransferSyntaxUID"))
+    uid = _valid_uid(meta, "TransferSyntaxUID")
+    syntax = transfer_syntax(uid)
     known = Inspected(
-        transfer_syntax_uid=str(syntax)[:64],
+        transfer_syntax_uid=uid,
         sop_class_uid=_valid_uid(meta, "MediaStorageSOPClassUID"),
         sop_instance_uid=_valid_uid(meta, "MediaStorageSOPInstanceUID"),
     )
@@ -108,6 +110,8 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
         return replace(known, fault=f"the data set is not readable ({_cause(error)})")
     found = _Header(dataset, assume_charset).described(known)
     try:
+        if syntax is None:
+            raise FaultyObject(f"the transfer syntax is {shown_uid_name(uid)}")
         _check(dataset, meta, syntax, pixels, complete)
         hashed = hash_pixel_data(pixels) if pixels else ""
         return replace(found, pixels_sha256=hashed)
@@ -149,7 +153,7 @@ class _Header:
             patient_id=patient_id[:255],
             issuer_of_patient_id=issuer[:255],
             study_date=self._readable("StudyDate")[:8],
-            patient=Patient.of(
+            patient=Patient.from_values(
                 patient_id,
                 issuer,
                 identity.get("PatientName", ""),
@@ -182,7 +186,9 @@ class _Header:
         return readable_text(self._dataset, keyword, self._charset)
 
 
-def _check(dataset: Dataset, meta: Dataset, syntax: UID, pixels: PixelData | None, complete: bool) -> None:
+def _check(
+    dataset: Dataset, meta: Dataset, syntax: TransferSyntax, pixels: PixelData | None, complete: bool
+) -> None:
     """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
     for keyword, name in (
         ("SOPClassUID", "SOP Class UID (0008,0016)"),
@@ -198,8 +204,6 @@ def _check(dataset: Dataset, meta: Dataset, syntax: UID, pixels: PixelData | Non
     requested = _valid_uid(meta, "MediaStorageSOPClassUID")
     if requested and requested != _valid_uid(dataset, "SOPClassUID"):
         raise FaultyObject("SOP Class UID is another one than that of the C-STORE request")
-    if not syntax.is_transfer_syntax:
-        raise FaultyObject(f"transfer syntax {syntax} is not known")
     if not complete:
         raise FaultyObject("the data set is truncated")
     if pixels is None and _value(dataset, "Rows"):
@@ -221,13 +225,12 @@ def _read_meta(file: BinaryIO) -> Dataset:
 
 
 def _read_body(
-    file: BinaryIO, syntax: UID, limits: InspectionSettings
+    file: BinaryIO, syntax: TransferSyntax | None, limits: InspectionSettings
 ) -> tuple[Dataset, PixelData | None, bool]:
     """The data set up to its Pixel Data, where that is, and whether all values are there in full."""
-    known = syntax.is_transfer_syntax
-    implicit = known and syntax.is_implicit_VR
-    little = not known or syntax.is_little_endian
-    if known and syntax.is_deflated:
+    implicit = syntax is not None and syntax.is_implicit_vr
+    little = syntax is None or syntax.is_little_endian
+    if syntax is not None and syntax.is_deflated:
         file = _inflated(file, limits)
     start = file.tell()
     scan(file, implicit=implicit, little=little, limits=limits)

@@ -92,9 +92,13 @@ class Inspector:
             command = [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()]
             # Its errors would quote what is in the object.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
                 env=without_secrets(),
-            )  # fmt: skip
+            )
             if not _line(self._process, _START_SECONDS):  # no fault of any object
                 self.close()
                 raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")

@@ -47,12 +47,15 @@ def has_no_writer(folder: Path) -> bool:
 
 
 def journal_folders(data_dir: Path) -> list[Path]:
-    """Those of all listeners that work, or worked, on this data folder."""
+    """The journal folders of all listeners that work, or worked, on this data folder."""
     return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
 
 
 class JournalWriter:
-    """Appends events; many threads may share one. Each line is one write, at once with the kernel."""
+    """Appends events; many threads may share one. Each line is one write, at once with the kernel.
+
+    On a full disk it can be made, and appends when there is space.
+    """
 
     def __init__(self, folder: Path, listener_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +63,10 @@ class JournalWriter:
         self._lock = threading.Lock()
         self._number = 0
         self._written = 0
-        self._file = self._next_file()
+        self._file = -1
         self._torn = False
+        with suppress(OSError):
+            self._file = self._next_file()
 
     def append(self, event: Event) -> None:
         """Write one event. Raises OSError (disk full): then nothing of it counts."""
@@ -78,9 +83,12 @@ class JournalWriter:
     def close(self) -> None:
         """End the file."""
         with self._lock:
-            os.close(self._file)
+            if self._file >= 0:
+                os.close(self._file)
 
     def _append(self, line: bytes) -> None:
+        if self._file < 0:
+            self._file = self._next_file()
         if self._written > _FILE_BYTES:
             full, self._file = self._file, self._next_file()
             os.close(full)

@@ -137,7 +137,7 @@ def scan(file: BinaryIO, *, implicit: bool, little: bool, limits: InspectionSett
 
 
 def _is_sequence(tag: int, length: int) -> bool:
-    """Of a value without VR: a public sequence, or any of undefined length (PS3.5 6.2.2, 7.5)."""
+    """Whether a value without VR is a sequence: a public one, or of undefined length (PS3.5 6.2.2, 7.5)."""
     try:
         return str(dictionary_VR(tag)) == "SQ"
     except KeyError:

@@ -3,6 +3,9 @@
 ``incoming`` holds what is acknowledged and not yet indexed, ``objects`` what is indexed, ``quarantine``
 what a person must look at. A file gets its name only when it is complete and on stable storage (durable
 before Success); until then its name starts with a dot. Nothing received is overwritten.
+
+The name has a mark of the sender too: a listing of the folder says whose files wait, whose turn it is, and
+who may send no more for now.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 
 from dicom_node.errors import SpoolError, SpoolFull
@@ -43,6 +48,8 @@ class Spool:
             root / "objects",
             root / "quarantine",
         )
+        self.incoming = self._incoming
+        """Where acknowledged files are that are not indexed yet."""
         for folder in (self._incoming, self._objects, self._quarantine):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -57,11 +64,20 @@ class Spool:
         self._numbers = itertools.count()
 
     def open(
-        self, arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self,
+        arrival: Arrival,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        sender: str = "",
     ) -> IncomingObject:
-        """Begin an object whose bytes come piece by piece. Raises SpoolFull or SpoolError."""
+        """Begin an object whose bytes come piece by piece. Raises SpoolFull or SpoolError.
+
+        ``sender``: with whose objects it takes turns to be indexed, by default the calling AE title.
+        """
         self._free_space.check()
-        temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}"
+        mark = mark_of(sender or arrival.calling_ae)
+        temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}{mark}"
         return IncomingObject(
             temporary,
             header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
@@ -277,3 +293,78 @@ def _spool_error(error: OSError) -> SpoolError:
     if error.errno in _FULL:
         return SpoolFull("the disk of the spool is full")
     return SpoolError(f"the spool cannot be written: {error.strerror}")
+
+
+_MARK = re.compile(r"-s([0-9a-f]{8})(?:\.dcm)?$")
+_LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files take 60 ms
+
+
+def mark_of(sender: str) -> str:
+    """What the names of a sender's files end with, before their suffix."""
+    return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
+
+
+def marked(name: str) -> str:
+    """The mark in the name of a file; "" in names of files that were put there by hand."""
+    found = _MARK.search(name)
+    return f"-s{found[1]}" if found else ""
+
+
+def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
+    """One file of each sender, then the next one of each; those of one sender stay in their order."""
+    by_sender: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        by_sender[marked(path.name)].append(path)
+    for turn in zip_longest(*by_sender.values()):
+        yield from (path for path in turn if path is not None)
+
+
+class WaitingObjects:
+    """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
+
+    Counts what is added and never what leaves, so a count is never too low. The folder is listed only where a
+    count is beyond the limits: once for as many objects as are allowed, so next to never.
+    """
+
+    def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._incoming, self._clock = incoming, clock
+        self._lock = threading.Lock()
+        self._listed_at = float("-inf")
+        self._objects, self._bytes = self._list()
+
+    def add(self, sender: str, size: int) -> None:
+        """An object of ``size`` bytes is in the folder. Called after its file has its name there."""
+        mark = mark_of(sender)
+        with self._lock:
+            self._objects[mark] += 1
+            self._bytes[mark] += size
+
+    def has_room(self, sender: str, objects: int, size: int) -> bool:
+        """Whether this sender has fewer objects and fewer bytes waiting than these limits."""
+        mark = mark_of(sender)
+        with self._lock:
+            if not self._is_within(mark, objects, size) and self._clock() - self._listed_at > _LIST_SECONDS:
+                # Under the lock: what is added meanwhile is counted twice at most.
+                self._objects, self._bytes = self._list()
+                self._listed_at = self._clock()
+            return self._is_within(mark, objects, size)
+
+    def _is_within(self, mark: str, objects: int, size: int) -> bool:
+        return self._objects[mark] < objects and self._bytes[mark] < size
+
+    def _list(self) -> tuple[Counter[str], Counter[str]]:
+        objects, sizes = Counter[str](), Counter[str]()
+        with os.scandir(self._incoming) as entries:
+            for entry in entries:
+                if entry.name.endswith(".dcm") and not entry.name.startswith("."):
+                    mark = marked(entry.name)
+                    objects[mark] += 1
+                    sizes[mark] += _size(entry)
+        return objects, sizes
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # indexed meanwhile
+        return 0

@@ -23,7 +23,7 @@ from dicom_node.store.transitions import (
 def retry(session: Session, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
     job = _locked(session, job_id)
-    if job.state is JobState.RUNNING or JobState.QUEUED not in JOB[job.state]:
+    if (job.state, JOB_QUEUED) not in JOB:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
     study = session.get_one(Study, job.study_id, with_for_update=FOR_UPDATE)
     if job.study_revision != study.revision or study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
@@ -32,10 +32,18 @@ def retry(session: Session, job_id: int) -> None:
             f"revision {study.revision}"
         )
     move_job(
-        session, job, JobState.QUEUED, JOB_QUEUED,
-        reason="", run_at=utc_now(), tries=0, accepted=False, share_done=0.0, doing="",
-        cancel_requested=False, finished_at=None, lease_until=None,
-    )  # fmt: skip
+        session,
+        job,
+        JOB_QUEUED,
+        reason="",
+        run_at=utc_now(),
+        tries=0,
+        share_done=0.0,
+        doing="",
+        cancel_requested=False,
+        finished_at=None,
+        lease_until=None,
+    )
     settle_study(session, job.study_id)
 
 
@@ -49,7 +57,7 @@ def cancel(session: Session, job_id: int) -> None:
         return
     if job.state not in (JobState.QUEUED, JobState.HELD):
         raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
-    move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
     settle_study(session, job.study_id)
 
 

@@ -9,14 +9,13 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.events import NO_RULE
-from dicom_node.jobs.fairness import estimated_seconds
-from dicom_node.jobs.queue import enqueue
+from dicom_node.jobs.queue import enqueue, estimated_seconds
 from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store import intake, queue
 from dicom_node.store.tables import Instance, Job, Study
-from dicom_node.store.transitions import move_study, record, utc_now
+from dicom_node.store.transitions import record, settle_study_as, utc_now
 
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
@@ -32,7 +31,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
         images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
         reason = why_none(settings.rules, [image_facts(image, settings) for image in images])
         record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
-        move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
+        settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
     attributes = {source.sop_instance_uid: source.attributes for source in sources}
     for decision in decisions:
@@ -40,9 +39,9 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
         _add(session, study, decision, seconds)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
-        move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
+        settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
     else:
-        move_study(session, study, StudyState.QUEUED)
+        settle_study_as(session, study, StudyState.QUEUED)
     return decisions
 
 

@@ -11,7 +11,7 @@ from dicom_node.config.sections import WorkerSettings
 from dicom_node.store import tickets
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
-from dicom_node.store.tables.times import has_ended
+from dicom_node.store.tables.base import has_ended
 
 
 class ProcrastinateEngine:
@@ -27,7 +27,7 @@ class ProcrastinateEngine:
         tickets.beat(session, job_id)
 
     def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """By the clock of the database; by its lease a job that a former version has begun."""
+        """The lost jobs, by the clock of the database. A job without a ticket is lost when its lease ends."""
         alive = tickets.alive(session, self._workers.lease_seconds)
         return [
             job

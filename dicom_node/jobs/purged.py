@@ -26,6 +26,9 @@ def give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> Non
         if delivery.state is DeliveryState.PENDING:
             deliveries.withdraw(session, delivery, _NOT_AGAIN)
             record(
-                session, RESULT_LOST, row.study_id,
-                instance=row.sop_instance_uid, destination=peer.name,
-            )  # fmt: skip
+                session,
+                RESULT_LOST,
+                row.study_id,
+                instance=row.sop_instance_uid,
+                destination=peer.name,
+            )

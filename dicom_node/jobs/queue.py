@@ -2,28 +2,33 @@
 
 Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's
 effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
+
+Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
+estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
+that came up to half an hour before it, and not one that has waited longer. Urgent jobs (STAT, or put first by
+a person) go before all turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from ai_pipeline.images.numbers import whole
 from dicom_node import events
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost
 from dicom_node.events import EventType
 from dicom_node.jobs import lease as owners
-from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import queue as table
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
-from dicom_node.store.tables.times import LONGEST_WAIT, has_ended
+from dicom_node.store.tables.base import LONGEST_WAIT, has_ended
 from dicom_node.store.transitions import move_job, record, settle_study, turn_changed, utc_now
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
@@ -40,8 +45,7 @@ class ClaimedJob:
     """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
 
     ``tries`` counts this one; ``gives_up``: the last try was lost with its worker, so this one only tells
-    that the job failed (``reason``), and is itself tried as often. ``accepted``: in a former try the pipeline
-    took the study.
+    that the job failed (``reason``), and is itself tried as often.
     """
 
     id: int
@@ -56,7 +60,6 @@ class ClaimedJob:
     destinations: tuple[str, ...] = ()
     source_uids: tuple[str, ...] = ()
     gives_up: bool = False
-    accepted: bool = False
     reason: str = ""
     analysed_at: datetime | None = None
     priority: int = 0
@@ -94,13 +97,13 @@ class QueueEngine(Protocol):
         """
 
     def beat(self, session: Session, job_id: int) -> None:
-        """Whoever works on this job lives."""
+        """Record that the worker of this job is alive."""
 
     def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """Those of the running jobs whose worker has shown no life for ``workers.lease_seconds``."""
+        """The running jobs whose worker has shown no sign of life for ``workers.lease_seconds``."""
 
     def repair(self, database: Database) -> int:
-        """Put in what waits and is missing in the engine, in a transaction of its own; returns how many."""
+        """Offer waiting jobs that the engine lacks, in a transaction of its own; returns how many."""
 
 
 class LeaseTable:
@@ -160,7 +163,6 @@ class JobQueue:
             taken = move_job(
                 session,
                 job,
-                JobState.RUNNING,
                 events.JOB_STARTED,
                 attempts=job.attempts + 1,
                 tries=before + 1,
@@ -187,14 +189,6 @@ class JobQueue:
         if cancelled:
             raise _stopped(job)
 
-    def accept(self, job: ClaimedJob) -> None:
-        """Write down that the pipeline takes the study. Raises LeaseLost, JobCancelled."""
-        with self._database.write() as session:
-            row = self._held(session, job)
-            if row.cancel_requested:
-                raise _stopped(job)
-            row.accepted = True
-
     def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
         """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
         row = self._held(session, job)
@@ -205,7 +199,7 @@ class JobQueue:
         values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
         if state is JobState.SUCCEEDED:
             values["share_done"] = 1.0
-        if not move_job(session, row, state, _ENDS[state], **values):
+        if not move_job(session, row, _ENDS[state], **values):
             raise _lost(job)
         return row
 
@@ -254,6 +248,10 @@ class JobQueue:
         """Whether a failure of this attempt is for good."""
         return job.tries >= self._attempts
 
+    def may_be_tried_again(self, job: ClaimedJob) -> bool:
+        """Whether a further attempt may be made, if only one that tells of the failure."""
+        return job.tries < 2 * self._attempts
+
     def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
         with self._database.write() as session:
             row = self._held(session, job)
@@ -262,7 +260,7 @@ class JobQueue:
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
                 reason = f"superseded by revision {row.study.revision}"
                 self.complete_if_owner(session, job, JobState.CANCELLED, reason)
-            elif not move_job(session, row, JobState.QUEUED, event, lease_until=None, **values):
+            elif not move_job(session, row, event, lease_until=None, **values):
                 raise _lost(job)
             settle_study(session, job.study_id)
 
@@ -282,15 +280,13 @@ class JobQueue:
         lost = self._lost(session, now, lock=True)
         for job in lost:
             if job.cancel_requested:
-                move_job(
-                    session, job, JobState.CANCELLED, events.JOB_CANCELLED, finished_at=now, lease_until=None
-                )
+                move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
             elif job.tries >= 2 * self._attempts:  # those that only told of it too
                 reason = f"{job.tries} workers were lost with this job"
-                move_job(session, job, JobState.FAILED, events.JOB_FAILED, reason=reason, finished_at=now)
+                move_job(session, job, events.JOB_FAILED, reason=reason, finished_at=now)
             else:
                 values = {"reason": "its worker was lost", "lease_until": None, "tries": self._counted(job)}
-                move_job(session, job, JobState.QUEUED, events.JOB_TAKEN_OVER, **values)
+                move_job(session, job, events.JOB_TAKEN_OVER, **values)
             settle_study(session, job.study_id)
         return len(lost)
 
@@ -312,7 +308,7 @@ def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
 
 
 def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
-    same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "accepted", "reason")
+    same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "reason")
     more = ("analysed_at", "priority", "cost_seconds", "assess_first")
     return ClaimedJob(
         **{name: getattr(job, name) for name in (*same, *more)},
@@ -331,3 +327,30 @@ def _lost(job: ClaimedJob) -> LeaseLost:
 
 def _stopped(job: ClaimedJob) -> JobCancelled:
     return JobCancelled(f"job {job.id} is to be stopped")
+
+
+OVERTAKING = 10.0
+"""Seconds by which each second of estimated work puts a job's turn later."""
+LOW = timedelta(hours=1)
+"""Added to the turn of a job of low priority."""
+PASSES = 0.25
+"""A running job is interrupted for others whose estimated work is at most this share of its own."""
+SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 1.0, 0.5
+"""A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/benchmarks.md)."""
+
+
+def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
+    """The work in images with these attributes (Rows, Columns, NumberOfFrames as text): frames × pixels."""
+    return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * _megapixels(image) for image in images)
+
+
+def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
+    """The turn of a job: ``priority`` 1 STAT, 0 routine, -1 low; ``seconds`` of estimated work."""
+    return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
+
+
+def _megapixels(image: Mapping[str, Any]) -> float:
+    pixels = 1.0
+    for keyword in ("Rows", "Columns", "NumberOfFrames"):
+        pixels *= whole(image.get(keyword), least=1, most=999_999) or 1
+    return pixels / 1e6

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
+from ai_pipeline.images.numbers import whole
+from ai_pipeline.terms import shown_term
 from dicom_node.config.patterns import matches
 from dicom_node.config.settings import Conditions, RuleSettings
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
@@ -24,8 +25,11 @@ _ASKED = {
     "series_description": "SeriesDescription",
 }
 _AE_TITLES = frozenset({"calling_ae", "called_ae"})
-_CODED = frozenset({"modality", "body_part", "view"})
-_CODE_STRING = re.compile(r"[A-Z0-9 _]{0,16}")  # PS3.5 6.2, CS: a value that is none may be a name
+_CODED: Mapping[str, str] = {
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +141,9 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     wanted = " or ".join(patterns)
     if not any(values):
         return f"{name} is empty, not {wanted}"
-    coded = condition in _CODED and all(map(_CODE_STRING.fullmatch, values))
-    shown = f" {'/'.join(values)}" if coded or condition in _AE_TITLES else ""
+    if keyword := _CODED.get(condition):
+        return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
+    shown = f" {'/'.join(values)}" if condition in _AE_TITLES else ""
     return f"{name}{shown} does not match {wanted}"
 
 
@@ -163,14 +168,7 @@ def _age_days(study: StudyFacts) -> int | None:
 
 def _order(image: ImageFacts) -> tuple[int, int, str]:
     return (
-        _number(image.attributes.get("SeriesNumber", "")),
-        _number(image.attributes.get("InstanceNumber", "")),
+        whole(image.attributes.get("SeriesNumber", "")) or 0,
+        whole(image.attributes.get("InstanceNumber", "")) or 0,
         image.sop_instance_uid,
     )
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0

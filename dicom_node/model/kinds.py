@@ -55,7 +55,7 @@ class Outcome(StrEnum):
     CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
     QUARANTINED = "quarantined"  # faulty content
     TAKEN = "taken"  # was a conflict; a person took this version
-    SET_ASIDE = "set_aside"  # a person took another version or another patient
+    SET_ASIDE = "set_aside"  # a person took another one; or it says less, or is no correction of its sender
 
 
 class AssociationOutcome(StrEnum):
@@ -83,13 +83,6 @@ class ReaderVerdict(StrEnum):
     MODIFIED = "modified"  # it is there, but its place, extent or number is another
     REJECTED = "rejected"
     MISSING = "missing"  # the AI says nothing of it, and it is there
-
-
-class HoldVerdict(StrEnum):
-    """What a person decided of a result that was held until then."""
-
-    ACCEPTED = "accepted"
-    REJECTED = "rejected"  # it goes nowhere
 
 
 class ReviewCause(StrEnum):
@@ -169,6 +162,7 @@ class AuditAction(StrEnum):
     CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"
+    DECISION_SETTLED = "decision_settled"  # one that was lost with the database and could not be applied
     CONFIG_RELOADED = "config_reloaded"
     BACKED_UP = "backed_up"
     RESTORED = "restored"  # from a backup

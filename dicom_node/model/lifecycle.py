@@ -1,12 +1,16 @@
-"""The three life cycles as tables: from a state to the states that may follow it.
+"""The life cycles as tables: a state and a numbered event give the next state.
 
-Every move is one compare-and-set in the database (``store.transitions``) and one numbered event.
+Every move is one compare-and-set in the database (``store.transitions``), which writes the event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import Any, TypeVar
+
+from dicom_node import events
+from dicom_node.events import EventType
 
 
 class StudyState(StrEnum):
@@ -50,51 +54,98 @@ class DeliveryState(StrEnum):
     DISCARDED = "discarded"  # a person said why it is not to be sent; `outbox retry` sends it all the same
 
 
-_S, _J, _D = StudyState, JobState, DeliveryState
+class CommitmentState(StrEnum):
+    """One request for storage commitment (PS3.4 Annex J) to one destination."""
 
-# A late object may reopen a study from every state but quarantine; a conflict may quarantine it from every
-# state; only a person releases it from there.
-_LATE: frozenset[StudyState] = frozenset({_S.RECEIVING, _S.QUARANTINED})
-_BY_HAND: frozenset[StudyState] = _LATE | {
-    _S.QUEUED, _S.RUNNING, _S.UNASSESSED, _S.DELIVERING, _S.DELIVERED, _S.FAILED,
-}  # fmt: skip
-_ENDS: frozenset[StudyState] = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED, _S.CANCELLED})
+    ASKED = "asked"  # written down; whether it reached the destination is not known
+    ACCEPTED = "accepted"  # the destination answered Success to the request
+    REPORTED = "reported"  # a report on it was entered, maybe before its answer came
 
-STUDY: Mapping[StudyState, frozenset[StudyState]] = {
-    _S.RECEIVING: frozenset({_S.COMPLETE, _S.QUARANTINED}),
-    _S.COMPLETE: _LATE | {_S.QUEUED, _S.NOT_APPLICABLE},
-    _S.QUEUED: _LATE | _ENDS | {_S.RUNNING, _S.UNASSESSED, _S.DELIVERING},
-    _S.RUNNING: _LATE | _ENDS | {_S.QUEUED, _S.UNASSESSED, _S.DELIVERING},
-    _S.UNASSESSED: _LATE | _ENDS | {_S.QUEUED, _S.RUNNING, _S.DELIVERING},
-    _S.DELIVERING: _LATE | _ENDS | {_S.QUEUED, _S.RUNNING, _S.UNASSESSED},
-    _S.DELIVERED: _BY_HAND - {_S.DELIVERED},
-    _S.NOT_APPLICABLE: _BY_HAND | {_S.CANCELLED},
-    _S.FAILED: _BY_HAND - {_S.FAILED} | {_S.CANCELLED, _S.NOT_APPLICABLE},
-    _S.CANCELLED: _BY_HAND,
-    _S.QUARANTINED: frozenset({_S.RECEIVING}),
+
+class HeldState(StrEnum):
+    """One result that a person must accept before it leaves."""
+
+    WAITING = "waiting"
+    OVERDUE = "overdue"  # waits for longer than outbox.assess_hours; event 4041 was recorded
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"  # it is sent nowhere
+
+
+_S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
+_State = TypeVar("_State", bound=StrEnum)
+
+
+def _table(
+    *rows: tuple[Iterable[_State], EventType, _State],
+) -> Mapping[tuple[_State, EventType], _State]:
+    return {(state, event): to for states, event, to in rows for state in sorted(states)}
+
+
+READ_FROM_WORK = frozenset(
+    {_S.QUEUED, _S.RUNNING, _S.UNASSESSED, _S.DELIVERING, _S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED,
+     _S.CANCELLED}
+)  # fmt: skip
+"""After assembly a study is where its jobs and deliveries are (:func:`study_state`, event 2015)."""
+
+STUDY = _table(
+    ({_S.RECEIVING}, events.STUDY_COMPLETE, _S.COMPLETE),
+    ({_S.COMPLETE, *READ_FROM_WORK}, events.STUDY_REOPENED, _S.RECEIVING),
+    ({_S.COMPLETE, *READ_FROM_WORK}, events.STUDY_RERUN, _S.RECEIVING),
+    ({_S.RECEIVING, _S.COMPLETE, *READ_FROM_WORK}, events.STUDY_QUARANTINED, _S.QUARANTINED),
+    ({_S.QUARANTINED}, events.STUDY_RELEASED, _S.RECEIVING),  # by a person only
+)
+
+JOB = _table(
+    ({_J.QUEUED}, events.JOB_STARTED, _J.RUNNING),
+    ({_J.RUNNING}, events.JOB_SUCCEEDED, _J.SUCCEEDED),
+    ({_J.RUNNING}, events.JOB_NOT_APPLICABLE, _J.NOT_APPLICABLE),
+    ({_J.RUNNING}, events.JOB_FAILED, _J.FAILED),
+    ({_J.RUNNING}, events.JOB_RETRIED, _J.QUEUED),
+    ({_J.RUNNING}, events.JOB_HANDED_BACK, _J.QUEUED),
+    ({_J.RUNNING}, events.JOB_TAKEN_OVER, _J.QUEUED),
+    ({_J.HELD, _J.QUEUED, _J.RUNNING}, events.JOB_CANCELLED, _J.CANCELLED),
+    ({_J.HELD, _J.NOT_APPLICABLE, _J.FAILED, _J.CANCELLED}, events.JOB_QUEUED, _J.QUEUED),  # by a person
+)
+
+DELIVERY = _table(
+    ({_D.PENDING}, events.DELIVERY_STARTED, _D.SENDING),
+    ({_D.SENDING}, events.DELIVERY_SENT, _D.UNCONFIRMED),
+    ({_D.SENDING}, events.DELIVERY_WARNED, _D.UNCONFIRMED),
+    ({_D.SENDING}, events.DELIVERY_IN_DOUBT, _D.UNCONFIRMED),
+    ({_D.UNCONFIRMED}, events.DELIVERY_CONFIRMED, _D.CONFIRMED),
+    ({_D.DEAD}, events.DELIVERY_CONFIRMED, _D.CONFIRMED),  # by a report that came too late
+    ({_D.SENDING, _D.UNCONFIRMED}, events.DELIVERY_RETRIED, _D.PENDING),
+    ({_D.PENDING, _D.SENDING, _D.UNCONFIRMED}, events.DELIVERY_DEAD, _D.DEAD),
+    ({_D.SENDING}, events.DELIVERY_NARROWED, _D.CANCELLED),
+    ({_D.UNASSESSED, _D.PENDING}, events.DELIVERY_WITHDRAWN, _D.CANCELLED),
+    ({_D.CANCELLED}, events.DELIVERY_HELD, _D.UNASSESSED),
+    ({_D.CANCELLED, _D.UNASSESSED}, events.DELIVERY_WANTED, _D.PENDING),
+    ({_D.UNASSESSED, _D.DISCARDED}, events.DELIVERY_FREED, _D.PENDING),
+    ({_D.UNASSESSED, _D.PENDING, _D.DEAD}, events.DELIVERY_DISCARDED, _D.DISCARDED),
+    ({_D.SENDING, _D.DEAD, _D.CANCELLED, _D.DISCARDED}, events.DELIVERY_BY_HAND, _D.PENDING),
+)
+
+COMMITMENT = _table(
+    ({_C.ASKED}, events.COMMITMENT_REQUESTED, _C.ACCEPTED),
+    ({_C.ASKED, _C.ACCEPTED}, events.COMMITMENT_ENTERED, _C.REPORTED),
+)
+
+HELD = _table(
+    ({_H.WAITING}, events.ASSESSMENT_OVERDUE, _H.OVERDUE),
+    ({_H.WAITING, _H.OVERDUE, _H.REJECTED}, events.RESULTS_ACCEPTED, _H.ACCEPTED),
+    ({_H.WAITING, _H.OVERDUE}, events.RESULTS_REJECTED, _H.REJECTED),
+)
+
+LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
+    "study": STUDY,
+    "job": JOB,
+    "delivery": DELIVERY,
+    "request for storage commitment": COMMITMENT,
+    "held result": HELD,
 }
+"""All of them by what they are of, for whoever draws or tests them."""
 
-JOB: Mapping[JobState, frozenset[JobState]] = {
-    _J.HELD: frozenset({_J.QUEUED, _J.CANCELLED}),
-    _J.QUEUED: frozenset({_J.RUNNING, _J.CANCELLED, _J.FAILED}),
-    _J.RUNNING: frozenset({_J.SUCCEEDED, _J.NOT_APPLICABLE, _J.FAILED, _J.CANCELLED, _J.QUEUED}),
-    _J.SUCCEEDED: frozenset(),
-    _J.NOT_APPLICABLE: frozenset({_J.QUEUED}),
-    _J.FAILED: frozenset({_J.QUEUED}),
-    _J.CANCELLED: frozenset({_J.QUEUED}),
-}
-
-DELIVERY: Mapping[DeliveryState, frozenset[DeliveryState]] = {
-    _D.UNASSESSED: frozenset({_D.PENDING, _D.CANCELLED, _D.DISCARDED}),
-    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED, _D.DEAD, _D.DISCARDED}),
-    _D.SENDING: frozenset({_D.PENDING, _D.UNCONFIRMED, _D.CONFIRMED, _D.DEAD, _D.CANCELLED}),
-    _D.UNCONFIRMED: frozenset({_D.CONFIRMED, _D.PENDING, _D.DEAD}),
-    _D.CONFIRMED: frozenset(),
-    _D.DEAD: frozenset({_D.PENDING, _D.DISCARDED, _D.CONFIRMED}),  # by a report that came too late
-    _D.CANCELLED: frozenset({_D.PENDING, _D.UNASSESSED}),
-    _D.DISCARDED: frozenset({_D.PENDING}),
-}
-
+UNDECIDED = frozenset({_H.WAITING, _H.OVERDUE})
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
 OPEN_DELIVERIES = frozenset({_D.PENDING, _D.SENDING, _D.UNCONFIRMED})
 END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAILED, _S.CANCELLED})

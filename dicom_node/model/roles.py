@@ -21,37 +21,37 @@ class Role(StrEnum):
 
     @classmethod
     def at(cls, place: str) -> Role:
-        """Of a node by its place on the data folder: ``worker-2``."""
+        """The role of the node at a place on the data folder: WORKER for ``worker-2``."""
         return cls(place.partition("-")[0])
 
     @property
     def receives(self) -> bool:
-        """Whether it listens."""
+        """Whether a node with this role listens for associations."""
         return self in (Role.ALL, Role.LISTENER)
 
     @property
     def may_serve_console(self) -> bool:
-        """Whether it serves the console, where that is switched on."""
+        """Whether a node with this role serves the console, where the console is switched on."""
         return self.receives or self is Role.CONSOLE
 
     @property
     def indexes(self) -> bool:
-        """Whether it puts objects into the spool, and takes its turn at indexing and assembling them."""
+        """Whether a node with this role writes objects to the spool and shares the work of indexing them."""
         return self.may_serve_console
 
     @property
     def keeps_time(self) -> bool:
-        """Whether it takes its turn at the timers that a site has once."""
+        """Whether a node with this role may run the site's timers; one such node runs them at a time."""
         return self.receives or self is Role.SCHEDULER
 
     @property
     def runs_models(self) -> bool:
-        """Whether it has worker processes."""
+        """Whether a node with this role has worker processes."""
         return self in (Role.ALL, Role.WORKER)
 
     @property
     def may_deliver(self) -> bool:
-        """Whether it delivers, where ``outbox.deliver`` does not say otherwise."""
+        """Whether a node with this role delivers results, unless ``outbox.deliver`` is false."""
         return self.runs_models or self is Role.DELIVERY
 
 

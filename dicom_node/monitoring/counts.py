@@ -65,11 +65,15 @@ def add_scores(
     """Add to the scores of a day, by calling AE title, label and bin."""
     rows = [
         {
-            "day": day, "card_sha256": model.card_sha256, "calling_ae": calling_ae,
-            "label": label, "bin": number, "images": images,
+            "day": day,
+            "card_sha256": model.card_sha256,
+            "calling_ae": calling_ae,
+            "label": label,
+            "bin": number,
+            "images": images,
         }
         for (calling_ae, label, number), images in sorted(counts.items())
-    ]  # fmt: skip
+    ]
     _add(session, ScoreCount, rows)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.reference import (  # fmt: skip
+from ai_pipeline.models.reference import (
     BINS,
     FEWEST,
     Reference,

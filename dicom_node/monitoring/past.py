@@ -22,7 +22,10 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget_events(database: Database, before: datetime) -> int:
-    """Those that a notification names stay with it, and the newest: SQLite numbers on from it."""
+    """Delete old events, but not events that a notification names, and not the newest event.
+
+    SQLite gives the next event the number after the newest one.
+    """
     named = exists().where(NotifiedEvent.event_id == EventRow.id)
     old = select(EventRow.id).where(EventRow.at < before, ~named).order_by(EventRow.at).limit(_BATCH)
     total = 0

@@ -51,7 +51,10 @@ def node_name(place: str) -> str:
 
 
 class SignsOfLife:
-    """What one node, at its ``place`` ("all", "listener-1"), tells of its processes, and learns of others."""
+    """Records that the processes of one node live, and finds lost processes of the whole site.
+
+    ``place``: the node's place on the data folder, such as "all" or "listener-1".
+    """
 
     def __init__(self, database: Database, place: str, owner: str) -> None:
         self._database, self._place, self._owner = database, place, owner
@@ -61,7 +64,7 @@ class SignsOfLife:
         self._steady_since = utc_now()  # it has told of itself since then without a gap
 
     def report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
-        """Tell of our processes, then look for lost ones of the whole site.
+        """Record that our processes live, then look for lost processes of the whole site.
 
         ``places_here``: of the nodes that run on this machine; others of it that are lost came back under
         another place, or were taken away. Raises SQLAlchemyError.
@@ -71,7 +74,10 @@ class SignsOfLife:
                 self._report(signs, places_here)
 
     def leave(self) -> None:
-        """This node ends in good order: nobody is to miss it. Nothing is told of it from now on."""
+        """Remove this node's rows when it stops as planned, so that it is not reported as lost.
+
+        Later calls of ``report`` do nothing.
+        """
         with self._lock:
             self._left = True
             with suppress(SQLAlchemyError):  # a node ends without a database, too

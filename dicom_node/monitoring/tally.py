@@ -75,8 +75,8 @@ class Tallies:
         self._models_dir = models_dir
         self._references: dict[str, Reference | None] = {}
 
-    def of(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
-        """The tally of what was analysed and what was refused."""
+    def count(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
+        """Count the analysed images by their scores, and the refused ones by who refused them."""
         seen: dict[CountedModel, dict[str, _ImageOutcome]] = {}
         for refusal in refused:
             found = _ImageOutcome((_REFUSED[refusal.by],))

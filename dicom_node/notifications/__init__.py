@@ -1,1 +1,1 @@
-"""Somebody is told of events: gathered from the database, written once, sent until taken."""
+"""Notifications of events: gathered from the database, written once, sent until the receiver takes them."""

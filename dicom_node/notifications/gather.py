@@ -24,8 +24,8 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.patterns import matches
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import JOB_SUCCEEDED
-from dicom_node.model.kinds import HoldVerdict, NotificationState, ResultKind
+from dicom_node.events import JOB_SUCCEEDED, RESULTS_ACCEPTED
+from dicom_node.model.kinds import NotificationState, ResultKind
 from dicom_node.notifications import message
 from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_of, wants_all
 from dicom_node.object_store.files import Files
@@ -59,7 +59,7 @@ class Gatherer:
         self._heads: deque[tuple[float, int]] = deque()
 
     def run_once(self) -> int:
-        """Write what is to be told now; returns how many notifications."""
+        """Write the notifications that are due now; returns their number."""
         behind = self._behind()
         done = 0
         for rule in self._settings.notifications:
@@ -91,25 +91,27 @@ class Gatherer:
             if not self._is_time(session, rule):
                 return 0
             rows = _new(session, rule, cursor.offset)
-            told = [found for row in rows if (found := self._told(session, rule, row)) is not None]
+            chosen = [found for row in rows if (found := self._as_event(session, rule, row)) is not None]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
-            if told:
-                self._write(session, rule, told)
+            if chosen:
+                self._write(session, rule, chosen)
             if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
                 session.flush()
                 cursor.offset = behind
                 of_rule = NotifiedEvent.rule == rule.name
                 session.execute(delete(NotifiedEvent).where(of_rule, NotifiedEvent.event_id <= behind))
                 _forget(session, rule)
-        return 1 if told else 0
+        return 1 if chosen else 0
 
     def _is_time(self, session: Session, rule: NotificationSettings) -> bool:
         last = session.scalar(select(func.max(Notification.created_at)).where(Notification.rule == rule.name))
         now = utc_now()
         return last is None or not now - timedelta(minutes=rule.every_minutes) < last <= now
 
-    def _told(self, session: Session, rule: NotificationSettings, row: EventRow) -> message.Told | None:
-        """The event as it is told, None where the rule does not ask for it."""
+    def _as_event(
+        self, session: Session, rule: NotificationSettings, row: EventRow
+    ) -> message.TemplateEvent | None:
+        """The event as the templates get it, None where the rule does not ask for it."""
         found: list[str] = []
         if rule.findings and row.number in WITH_FINDINGS:
             found = self._findings(session, rule, row)
@@ -117,10 +119,10 @@ class Gatherer:
         if is_own or not (found or wants_all(rule, row.number)):
             return None
         patient = _patient(session, row) if rule.names_patients else None
-        return message.Told(row.number, as_json(row.at), row.fields, found, patient)
+        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, patient)
 
     def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> list[str]:
-        """Those that its reports call present and that the rule asks for."""
+        """The findings that the event's reports call present and that the rule asks for."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))
         files = Files(self._settings)
@@ -136,22 +138,32 @@ class Gatherer:
         ]
         return list(dict.fromkeys(asked))
 
-    def _write(self, session: Session, rule: NotificationSettings, told: list[message.Told]) -> None:
-        made, now = message.written(rule, self._settings.node.ae_title, told), utc_now()
+    def _write(
+        self, session: Session, rule: NotificationSettings, chosen: list[message.TemplateEvent]
+    ) -> None:
+        made, now = message.written(rule, self._settings.node.ae_title, chosen), utc_now()
         row = Notification(
-            key=str(uuid.uuid4()), rule=rule.name, subject=made.subject, text=made.text,
-            content=dict(made.content), created_at=now, next_at=now,
-        )  # fmt: skip
+            key=str(uuid.uuid4()),
+            rule=rule.name,
+            subject=made.subject,
+            text=made.text,
+            content=dict(made.content),
+            created_at=now,
+            next_at=now,
+        )
         session.add(row)
 
 
 def _leave_by(row: EventRow) -> Sequence[ColumnElement[bool]]:
-    """Results that leave by what this event tells of: of a job those that no person must accept first."""
+    """Conditions for the results that may be sent after this event.
+
+    After a job: its results that no person must accept first. After an acceptance: the accepted results.
+    """
     if row.number == JOB_SUCCEEDED.number:
         held = select(HeldResult.result_id)
         return Result.job_id == row.fields.get("job"), Result.id.not_in(held)
-    accepted = row.fields.get("verdict") == HoldVerdict.ACCEPTED.value
-    return (Result.id.in_(row.fields.get("numbers", []) if accepted else []),)
+    accepted = row.fields.get("numbers", []) if row.number == RESULTS_ACCEPTED.number else []
+    return (Result.id.in_(accepted),)
 
 
 def _cursor_of(rule: NotificationSettings) -> str:
@@ -159,7 +171,7 @@ def _cursor_of(rule: NotificationSettings) -> str:
 
 
 def _new(session: Session, rule: NotificationSettings, after: int) -> list[EventRow]:
-    """What it was not told of yet."""
+    """Events for which this rule has no notification yet, the oldest first."""
     known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
     wanted = (EventRow.id > after, EventRow.number.in_(numbers_of(rule)), ~known)
     return list(session.scalars(select(EventRow).where(*wanted).order_by(EventRow.id).limit(_AT_ONCE)))
@@ -180,7 +192,10 @@ def _patient(session: Session, row: EventRow) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _present(report: Path) -> tuple[str, ...]:
-    """A report that cannot be read is told: it may have had what somebody waits for."""
+    """The findings that a report calls present.
+
+    A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
+    """
     from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
 
     try:

@@ -40,7 +40,7 @@ More: dicom-node events list, or the console.
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TemplateEvent:
     """One event as templates see it: ``at`` is UTC in ISO 8601, ``fields`` hold no PHI."""
 
     number: int
@@ -60,9 +60,9 @@ class Message:
     content: Mapping[str, Any]
 
 
-def written(rule: NotificationSettings, node: str, told: Sequence[Told]) -> Message:
-    """The message on these events; a template that fails is named in it, and ours is taken."""
-    content = _content(rule, node, told)
+def written(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEvent]) -> Message:
+    """The message on these events. Where a site's template fails, the default is used and names the fault."""
+    content = _content(rule, node, chosen)
     try:
         return _rendered(content, rule.subject or _SUBJECT, _template(rule))
     except FaultyInput as error:
@@ -71,13 +71,13 @@ def written(rule: NotificationSettings, node: str, told: Sequence[Told]) -> Mess
 
 
 def check_templates(rule: NotificationSettings) -> None:
-    """Write a message on each kind of event as a trial. Raises FaultyInput."""
+    """Render one example message with every kind of event. Raises FaultyInput."""
     patient = {"patient_id": "example", "accession_number": "example"} if rule.names_patients else None
-    told = [
-        Told(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], patient)
+    examples = [
+        TemplateEvent(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], patient)
         for kind in events.all_types()
     ]
-    _rendered(_content(rule, "AINODE", told), rule.subject or _SUBJECT, _template(rule))
+    _rendered(_content(rule, "AINODE", examples), rule.subject or _SUBJECT, _template(rule))
 
 
 def test_message(rule: NotificationSettings, node: str) -> Message:
@@ -87,10 +87,10 @@ def test_message(rule: NotificationSettings, node: str) -> Message:
     return Message(f"{node}: test of the notification {rule.name}", text, content)
 
 
-def _content(rule: NotificationSettings, node: str, told: Sequence[Told]) -> dict[str, Any]:
+def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEvent]) -> dict[str, Any]:
     """Plain values only: the same goes to templates, webhooks and the database."""
-    by_number: dict[int, list[Told]] = defaultdict(list)
-    for event in told:
+    by_number: dict[int, list[TemplateEvent]] = defaultdict(list)
+    for event in chosen:
         by_number[event.number].append(event)
     groups = [
         {
@@ -103,10 +103,10 @@ def _content(rule: NotificationSettings, node: str, told: Sequence[Told]) -> dic
         }
         for number, same in sorted(by_number.items())
     ]
-    return {"node": node, "name": rule.name, "total": len(told), "groups": groups, "test": False}
+    return {"node": node, "name": rule.name, "total": len(chosen), "groups": groups, "test": False}
 
 
-def _event(event: Told) -> dict[str, Any]:
+def _event(event: TemplateEvent) -> dict[str, Any]:
     shown = {key: value for key, value in event.fields.items() if value not in (None, "", [])}
     return {"at": event.at, "fields": shown, "findings": list(event.findings), **(event.patient or {})}
 

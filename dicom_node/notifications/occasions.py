@@ -17,6 +17,9 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.DELIVERY_OVERDUE,
         events.SPOOL_DIFFERS,
         events.DATABASE_REPLACED,
+        events.DECISIONS_UNKNOWN,
+        events.DECISIONS_CHANGED,
+        events.DECISIONS_NOT_COPIED,
         events.CHILD_DIED,
         events.PROCESS_LOST,
         events.INDEXING_FAILED,
@@ -25,6 +28,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.CONFIGURATION_REFUSED,
         events.CONSOLE_CANNOT_START,
         events.AUDIT_NOT_SENT,
+        events.AUDIT_NOT_MADE,
         events.STORE_AWAY,
     ),
     Occasion.DEAD_LETTER: (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
@@ -41,7 +45,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.ASSESSMENT: (events.ASSESSMENT_OVERDUE,),
 }
 
-WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ASSESSED.number})
+WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
 
 
 def numbers_of(rule: NotificationSettings) -> set[int]:
@@ -52,6 +56,6 @@ def numbers_of(rule: NotificationSettings) -> set[int]:
 
 
 def wants_all(rule: NotificationSettings, number: int) -> bool:
-    """Whether it is told of each such event; else only of one with a finding that it asks for."""
+    """Whether the rule wants every event with this number; else only one with a finding it asks for."""
     asked = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
     return number in asked

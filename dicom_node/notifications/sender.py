@@ -25,7 +25,7 @@ from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import Notification
-from dicom_node.store.tables.times import has_come
+from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import record, utc_now
 
 _S = NotificationState

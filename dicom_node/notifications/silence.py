@@ -29,8 +29,8 @@ def _report(session: Session, peer: PeerSettings) -> bool:
     ) or session.scalar(select(func.min(EventRow.at)).where(EventRow.number == NODE_STARTED.number))
     if last is None or last > utc_now() - timedelta(hours=peer.silent_hours):
         return False
-    said = select(EventRow.fields).where(EventRow.number == PEER_SILENT.number, EventRow.at > last)
-    if any(fields.get("peer") == peer.name for fields in session.scalars(said)):
+    reported = select(EventRow.fields).where(EventRow.number == PEER_SILENT.number, EventRow.at > last)
+    if any(fields.get("peer") == peer.name for fields in session.scalars(reported)):
         return False
     record(session, PEER_SILENT, peer=peer.name, hours=peer.silent_hours, last=last.isoformat())
     return True

@@ -180,6 +180,6 @@ def _bucket_there(file: Path) -> Iterator[None]:
 
 
 def sha256_of(file: Path) -> str:
-    """Of a whole file, as hex. Raises OSError."""
+    """The SHA-256 of a whole file, as hex. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -47,7 +47,7 @@ class Files:
         return file
 
     def if_here(self, session: Session, path: str) -> Path | None:
-        """The same for who can do without it; None where it is gone or cannot be had now."""
+        """The file as :meth:`here` gives it; None where it is gone or cannot be fetched now."""
         with contextlib.suppress(StorageError):
             file = self.here(session, path)
             return file if file.is_file() else None
@@ -71,7 +71,7 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """A built result is here to stay: into the store before anybody believes in it. Raises StoreAway."""
+        """Put a built result into the store, before a row of the database names it. Raises StoreAway."""
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)
@@ -81,7 +81,7 @@ class Files:
         return iter(()) if self.bucket is None else self.bucket.keys(folder)
 
     def fetch_unknown(self, file: Path) -> None:
-        """Fetch what no row tells of, for a database that was restored. Raises StoreAway, NotInSpool."""
+        """Fetch a file that no row of a restored database names. Raises StoreAway, NotInSpool."""
         if self.bucket is not None and not file.is_file():
             self.bucket.get(self.relative(file), file)
 

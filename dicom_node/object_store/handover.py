@@ -106,13 +106,13 @@ class HandOver:
     def _hand_over(self, batch: Sequence[Waiting]) -> int:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             tried = list(pool.map(self._put, batch))
-        hashes = {row.id: said for row, said in zip(batch, tried, strict=True) if isinstance(said, str)}
+        hashes = {row.id: answer for row, answer in zip(batch, tried, strict=True) if isinstance(answer, str)}
         if hashes:
             with self._database.write() as session:
                 gone = stored_rows.handed_over(session, hashes)
             if gone:  # purged while it was on its way
                 self._bucket.delete(*gone)
-        if away := next((said for said in tried if isinstance(said, StoreAway)), None):
+        if away := next((answer for answer in tried if isinstance(answer, StoreAway)), None):
             raise away
         return len(hashes)
 

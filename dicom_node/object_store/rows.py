@@ -65,7 +65,7 @@ def expect(session: Session, spool_names: Collection[str]) -> None:
 
 
 def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
-    """Enter these rows' hashes: they are in the store. Returns paths of those that were purged meanwhile."""
+    """Enter the hashes of rows whose files are in the store. Returns the paths of files purged meanwhile."""
     rows = [{"id": number, "sha256": hashes[number]} for number in sorted(hashes)]
     session.execute(update(ReceivedObject), rows)
     gone = select(ReceivedObject.path).where(ReceivedObject.id.in_(hashes), ReceivedObject.purged)
@@ -73,7 +73,7 @@ def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
 
 
 def purged(session: Session, spool_names: Collection[str], result_uids: Collection[str]) -> set[str]:
-    """Those of these files, by their names, that were purged."""
+    """The names of these received files and results that were purged."""
     received = select(ReceivedObject.spool_name).where(ReceivedObject.purged)
     results = select(Result.sop_instance_uid).where(Result.purged)
     return {
@@ -83,7 +83,7 @@ def purged(session: Session, spool_names: Collection[str], result_uids: Collecti
 
 
 def is_whole() -> ColumnElement[bool]:
-    """Of a study: all its objects in force are in the store, so that any machine finds them."""
+    """SQL: all objects in force of the study are in the store, so that any machine finds them."""
     file = aliased(ReceivedObject)
     there = exists().where(
         file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND
-from dicom_node.model.kinds import HoldVerdict, ResultKind
-from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
+from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.outbox import held
 from dicom_node.store import deliveries, results
 from dicom_node.store.accounts import Withdrawal
@@ -19,10 +19,8 @@ from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
-_KEPT: Mapping[HoldVerdict | None, str] = {
-    None: "its result waits until a person has accepted it (studies accept)",
-    HoldVerdict.REJECTED: "a person rejected its result, it is sent nowhere",
-}
+_NOT_ACCEPTED = "its result waits until a person has accepted it (studies accept)"
+_REJECTED = "a person rejected its result, it is sent nowhere"
 
 
 def retry(session: Session, delivery_id: int) -> None:
@@ -46,9 +44,10 @@ def retry(session: Session, delivery_id: int) -> None:
     session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment
     if delivery.result.purged:
         raise NotAllowedNow(f"delivery {delivery_id}: the file was deleted after spool.result_days")
-    kept = held.kept(session, [delivery.result_id])
-    if kept or delivery.state is _S.UNASSESSED:
-        raise NotAllowedNow(f"delivery {delivery_id}: {_KEPT[kept.get(delivery.result_id)]}")
+    held_state = held.not_accepted(session, [delivery.result_id]).get(delivery.result_id)
+    if held_state is not None or delivery.state is _S.UNASSESSED:
+        why = _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
+        raise NotAllowedNow(f"delivery {delivery_id}: {why}")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
         study = delivery.result.study_id
@@ -57,7 +56,6 @@ def retry(session: Session, delivery_id: int) -> None:
     move_delivery(
         session,
         delivery,
-        _S.PENDING,
         DELIVERY_BY_HAND,
         reason="",
         withdrawn=False,
@@ -71,8 +69,8 @@ def retry(session: Session, delivery_id: int) -> None:
     settle_study(session, delivery.result.study_id)
 
 
-def retry_all(session: Session, destination: str | None = None) -> int:
-    """Send again what was given up (to one peer, or to all); returns how many.
+def retry_all(session: Session, destination: str | None = None) -> list[int]:
+    """Send again what was given up (to one peer, or to all); returns the deliveries.
 
     Left out is what stands in quarantine, was withdrawn, or no person has accepted.
     """
@@ -81,7 +79,7 @@ def retry_all(session: Session, destination: str | None = None) -> int:
     chosen = list(session.scalars(dead.where(*sound, ~held.may_not_leave()).order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
-    return len(chosen)
+    return chosen
 
 
 def discard(session: Session, delivery_id: int, because: str) -> None:
@@ -90,7 +88,7 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     What may have arrived cannot be discarded: it is confirmed first, or given up.
     """
     delivery = _locked(session, delivery_id)
-    if _S.DISCARDED not in DELIVERY[delivery.state]:
+    if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
         raise NotAllowedNow(
             f"delivery {delivery_id} is {delivery.state}: only what waits or was given up can be discarded"
         )
@@ -98,13 +96,13 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     settle_study(session, delivery.result.study_id)
 
 
-def discard_all(session: Session, because: str, destination: str | None = None) -> int:
-    """Discard what was given up (to one peer, or to all), but rejection notes; returns how many."""
+def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
+    """Discard what was given up (to one peer, or to all), but rejection notes; returns the deliveries."""
     dead = _dead(destination).join(Delivery.result).where(Result.kind != ResultKind.REJECTION)
     chosen = list(session.scalars(dead.order_by(Delivery.id)))
     for delivery_id in chosen:
         discard(session, delivery_id, because)
-    return len(chosen)
+    return chosen
 
 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
@@ -131,10 +129,10 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         for delivery in row.deliveries
         if delivery.destination == peer.name
     }
-    kept = held.kept(session, [row.id for row in fitting])
-    if None in kept.values():
+    not_accepted = held.not_accepted(session, [row.id for row in fitting])
+    if not UNDECIDED.isdisjoint(not_accepted.values()):
         raise NotAllowedNow("the results wait until a person has accepted them (studies accept)")
-    new = [row for row in fitting if row.id not in known and row.id not in kept]
+    new = [row for row in fitting if row.id not in known and row.id not in not_accepted]
     if not new:
         raise NotAllowedNow(
             f"all results that {peer.name} takes are in its outbox already: send those again there"
@@ -142,9 +140,13 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     for row in new:
         delivery = deliveries.add(session, row, peer.name, by_hand=True)
         record(
-            session, DELIVERY_ADDED, study_id,
-            delivery=delivery.id, destination=peer.name, instance=row.sop_instance_uid,
-        )  # fmt: skip
+            session,
+            DELIVERY_ADDED,
+            study_id,
+            delivery=delivery.id,
+            destination=peer.name,
+            instance=row.sop_instance_uid,
+        )
     settle_study(session, study_id)
     return len(new)
 

@@ -18,15 +18,20 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.commitment import CommitmentReport
-from dicom_node.events import COMMITMENT_REQUESTED, COMMITMENT_SET_ASIDE, COMMITMENT_UNKNOWN
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.outbox.ledger import Ledger
+from dicom_node.events import (
+    COMMITMENT_ENTERED,
+    COMMITMENT_REQUESTED,
+    COMMITMENT_SET_ASIDE,
+    COMMITMENT_UNKNOWN,
+)
+from dicom_node.model.lifecycle import CommitmentState, DeliveryState
+from dicom_node.outbox.moves import Moves
 from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
 from dicom_node.scu.destination import RequestAnswer, RequestStatus
 from dicom_node.store import deliveries, intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery, WaitingReport
-from dicom_node.store.transitions import record, settle_study, utc_now
+from dicom_node.store.transitions import move_commitment, record, settle_studies, utc_now
 
 _BATCH: Final = 20
 _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
@@ -68,52 +73,47 @@ class CommitmentRequests:
         now, transaction = utc_now(), generate_uid()
         wanted, to_query = [], []
         with self._database.write() as session:
-            ledger = Ledger(session, self._peer, self._settings.outbox, now)
+            moves = Moves(session, self._peer, self._settings.outbox, now)
             for row in self._held(session, objects):
                 if row.sent_at is None:
                     to_query.append(row.id)
-                elif ledger.commitment_is_overdue(row):
-                    to_query += self._without(ledger, row, "no storage commitment report came")
+                elif moves.commitment_is_overdue(row):
+                    to_query += self._without(moves, row, "no storage commitment report came")
                 elif _is_under_way(session, row):
-                    ledger.await_report(row)
+                    moves.await_report(row)
                 else:
                     wanted.append(row)
             if wanted:
                 _write_down(session, transaction, wanted, now)
-            _settle(session, _rows(session, list(objects)))
+            settle_studies(session, _studies(session, list(objects)))
             return transaction, [row.id for row in wanted], to_query
 
     def _answered(self, transaction: str, wanted: Sequence[int], answer: RequestAnswer) -> list[int]:
         to_query: list[int] = []
         with self._database.write() as session:
-            ledger = Ledger(session, self._peer, self._settings.outbox, utc_now())
+            moves = Moves(session, self._peer, self._settings.outbox, utc_now())
             if answer.status is RequestStatus.ACCEPTED:
-                commitment = _of_transaction(session, transaction)
-                assert commitment is not None
-                commitment.accepted_at = utc_now()
-                destination, number = self._peer.name, len(wanted)
-                record(
-                    session, COMMITMENT_REQUESTED,
-                    destination=destination, transaction=transaction, objects=number,
-                )  # fmt: skip
+                commitment = _locked(session, transaction)
+                if commitment is not None and commitment.state is CommitmentState.ASKED:
+                    move_commitment(session, commitment, COMMITMENT_REQUESTED)
             for row in self._held(session, wanted):
                 if answer.status is RequestStatus.ACCEPTED:
-                    ledger.await_report(row)
+                    moves.await_report(row)
                 elif answer.status is RequestStatus.RETRY:
-                    ledger.request_again(row, answer.text)
+                    moves.request_again(row, answer.text)
                 else:
                     row.transaction_uid = ""
-                    to_query += self._without(ledger, row, answer.text)
-            _settle(session, _rows(session, wanted))
+                    to_query += self._without(moves, row, answer.text)
+            settle_studies(session, _studies(session, wanted))
         return to_query
 
-    def _without(self, ledger: Ledger, row: Delivery, reason: str) -> list[int]:
+    def _without(self, moves: Moves, row: Delivery, reason: str) -> list[int]:
         """No commitment is to be had: the delivery is given up, or returned to be queried."""
-        ledger.commitment_missing(row, reason)
+        moves.commitment_missing(row, reason)
         return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
 
     def _held(self, session: Session, numbers: Mapping[int, Outgoing] | Sequence[int]) -> list[Delivery]:
-        """Those that are still held by the owner and unconfirmed: no report came meanwhile."""
+        """The deliveries that the owner still holds and that no report confirmed meanwhile."""
         rows = deliveries.held_by(session, self._owner, list(numbers))
         return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
 
@@ -121,9 +121,13 @@ class CommitmentRequests:
         """Keep a report that came on the association of the request."""
         with self._database.write() as session:
             intake.keep_report(
-                session, report.transaction_uid, self._peer.reporting_titles[-1],
-                report.committed_lines(), report.failed_lines(), utc_now(),
-            )  # fmt: skip
+                session,
+                report.transaction_uid,
+                self._peer.reporting_titles[-1],
+                report.committed_lines(),
+                report.failed_lines(),
+                utc_now(),
+            )
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
@@ -158,30 +162,35 @@ def _enter_one(database: Database, settings: Settings, number: int) -> bool:
             if report is None:
                 return False
             record(
-                session, COMMITMENT_SET_ASIDE,
-                transaction=report.transaction_uid, calling=report.calling_ae, reason=reason,
-            )  # fmt: skip
+                session,
+                COMMITMENT_SET_ASIDE,
+                transaction=report.transaction_uid,
+                calling=report.calling_ae,
+                reason=reason,
+            )
             session.delete(report)
     return True
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
-    commitment = _of_transaction(session, report.transaction_uid)
+    commitment = _locked(session, report.transaction_uid)
     peer = _asked(settings, commitment, report)
     if commitment is None or peer is None:
         record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
         return
-    ledger = Ledger(session, peer, settings.outbox, utc_now())
+    if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
+        move_commitment(session, commitment, COMMITMENT_ENTERED)
+    moves = Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
     rows = _rows(session, commitment.deliveries)
     for row in rows:
         uid, sop_class = row.result.sop_instance_uid, row.result.sop_class_uid
         if uid in failed:
-            ledger.not_committed(row, report.transaction_uid, int(failed[uid], 16))
-        elif committed.get(uid) in (sop_class, ""):  # "": kept by an earlier version
-            ledger.committed(row)
-    _settle(session, rows)
+            moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
+        elif committed.get(uid) == sop_class:
+            moves.committed(row)
+    settle_studies(session, [row.result.study_id for row in rows])
 
 
 def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
@@ -194,9 +203,11 @@ def _asked(settings: Settings, commitment: Commitment | None, report: WaitingRep
 
 
 def _is_under_way(session: Session, row: Delivery) -> bool:
-    """Whether a request was accepted whose report has not come: not one that a kill may have stopped."""
-    commitment = _of_transaction(session, row.transaction_uid) if row.transaction_uid else None
-    return commitment is not None and commitment.accepted_at is not None
+    """Whether it is in a request that reached the destination; a kill may have stopped one that was asked."""
+    if not row.transaction_uid:
+        return False
+    chosen = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+    return session.scalar(chosen) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED)
 
 
 def _write_down(session: Session, transaction: str, rows: Sequence[Delivery], now: datetime) -> None:
@@ -213,8 +224,9 @@ def _write_down(session: Session, transaction: str, rows: Sequence[Delivery], no
     session.flush()
 
 
-def _of_transaction(session: Session, transaction_uid: str) -> Commitment | None:
-    return session.scalar(select(Commitment).where(Commitment.transaction_uid == transaction_uid))
+def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+    chosen = select(Commitment).where(Commitment.transaction_uid == transaction_uid)
+    return session.scalar(chosen.with_for_update())
 
 
 def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
@@ -222,6 +234,6 @@ def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
     return session.scalars(chosen.with_for_update(of=Delivery)).all()
 
 
-def _settle(session: Session, rows: Sequence[Delivery]) -> None:
-    for study in sorted({row.result.study_id for row in rows}):  # in one order: others lock them too
-        settle_study(session, study)
+def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
+    """Studies of these deliveries, which are locked."""
+    return [row.result.study_id for row in _rows(session, numbers)]

@@ -21,7 +21,8 @@ from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_OVERDUE, THREAD_FAILED
 from dicom_node.outbox.commitments import enter_reports
-from dicom_node.outbox.route import OpenDestination, Route, give_up_all
+from dicom_node.outbox.ledger import give_up_all
+from dicom_node.outbox.route import OpenDestination, Route
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.entered import is_entered
@@ -129,7 +130,7 @@ class DeliveryWorker:
         return False
 
     def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
-        """Until nothing is due; a defect is told, and what it met is tried again ever more seldom."""
+        """Deliver until nothing is due. A defect gives an event; deliveries that met it are delayed."""
         pause = _FAILED_SECONDS
         while not stop.is_set():
             try:
@@ -159,7 +160,7 @@ class DeliveryWorker:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """A database that is away is told, once; the work goes on later, what is held when its leases end."""
+        """Give one event when the database is away. Work goes on later; held deliveries when leases end."""
         try:
             yield
         except SQLAlchemyError as error:
@@ -167,7 +168,7 @@ class DeliveryWorker:
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
-    """Wait for all of them together."""
+    """Wait for all these threads, ``seconds`` at most in total."""
     end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))

@@ -27,8 +27,13 @@ def study_of(path: Path) -> str:
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
-def fault(item: Outgoing, peer: PeerSettings) -> str:
-    """Why this object must not go to this peer; "" when it may."""
+def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
+    """Why this object must not go to this peer; "" when it may.
+
+    ``pseudonym_domain``: of the pseudonyms in the object, "" for none.
+    """
+    if pseudonym_domain != (peer.pseudonym_domain or ""):
+        return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
     header = _header(item.path) if _is_whole(item) else None
     if header is None:
         return _DAMAGED

@@ -1,244 +1,195 @@
-"""What an answer of a destination does to a delivery: every decision of the outbox, one transition each.
-
-Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps it
-(storage commitment). A delivery that was given up for want of that report has its ``transaction_uid`` still:
-a late report confirms it. An unconfirmed delivery that was *acknowledged* has ``sent_at``; one that a killed
-process may or may not have sent has none, and is sent again as soon as the destination does not know it: the
-same UID and bytes twice are one object to a PACS. In every other state ``sent_at`` says when the object last
-left, if it may have arrived.
-"""
+"""The outbox as one destination works on it. Each method is one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import PeerSettings
-from dicom_node.dicom.commitment import failure_text
-from dicom_node.events import EventType
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
-from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.store import deliveries, results
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.outbox.moves import Moves
+from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery
-from dicom_node.store.transitions import move_delivery, record
+from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
-NOT_ASKED = "not asked: the peer's profile says confirm = none"
-BY_QUERY = "found by query: the destination gave no storage commitment"
-_NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
-_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
-_DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
-_FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
-_DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
+_BATCH = 32  # objects of one study on one association
+_STORED = frozenset({SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY})
+_AWAY = frozenset({SendStatus.UNREACHABLE, SendStatus.HUNG})
+_LEFT = frozenset({DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED})
 
-_S = DeliveryState
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """One leased delivery, free of the database session."""
+
+    delivery: int
+    attempts: int
+    study: int
+    bytes: int
+    pseudonym_domain: str
+    object: Outgoing
 
 
 class Ledger:
-    """Writes answers of one destination into the outbox table, within the caller's transaction."""
+    """Deliveries to one peer that ``owner`` works on; other processes may work for the same peer.
 
-    def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
-        self._session = session
-        self._peer = peer
-        self._settings = settings
-        self._now = now
+    ``lease``: after this time without renewal another owner takes a delivery over.
+    """
 
-    def sent(self, delivery: Delivery, report: SendReport) -> None:
-        """Enter the answer to a C-STORE, an upload or a STOW-RS; narrowed objects go to :meth:`narrowed`."""
-        if report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
-            self._acknowledged(delivery, report)
-        elif report.status is SendStatus.REFUSED:
-            self._count_refusal(delivery, report.code, report.text)
-        else:
-            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
-            self._again(delivery, report.code, report.text, left=not answered)
+    def __init__(
+        self, database: Database, settings: Settings, peer: PeerSettings, owner: str, lease: timedelta
+    ) -> None:
+        self._database, self._settings, self._peer = database, settings, peer
+        self._owner, self._lease = owner, lease
+        self._folder = settings.node.data_dir.resolve()
 
-    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
-        """The destination takes no such objects: left out with a warning (peers are different).
+    def claim(self) -> tuple[list[Leased], list[Leased]]:
+        """Lease what is due of one study: what is to be sent, and what the peer is to be asked for."""
+        now = utc_now()
+        to_send, to_ask = [], []
+        with self._database.write() as session:
+            moves = self._moves(session)
+            due = deliveries.due_batch(session, self._peer.name, now, _BATCH)
+            for delivery in due:
+                if delivery.state is DeliveryState.SENDING:
+                    moves.sender_lost(delivery)
+            deliveries.discard_withdrawn(session, due)
+            for delivery in due:
+                if delivery.state is DeliveryState.PENDING and _is_in_quarantine(delivery):
+                    moves.withdraw(delivery)
+                elif delivery.state is DeliveryState.PENDING:
+                    until = utc_now() + self._lease
+                    started = {"attempts": delivery.attempts + 1, "lease_owner": self._owner}
+                    move_delivery(session, delivery, DELIVERY_STARTED, lease_until=until, **started)
+                    to_send.append(self._leased(delivery))
+                elif delivery.state is DeliveryState.UNCONFIRMED:
+                    deliveries.hold(delivery, self._owner, now + self._lease)
+                    to_ask.append(self._leased(delivery))
+        return to_send, to_ask
 
-        Where it takes none of the study's results at all, leaving all out would call "delivered" what nobody
-        will ever see: those are given up instead, for a person to look.
-        """
-        if takes_others:
-            self._move(delivery, _S.CANCELLED, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
-        else:
-            text = f"{report.text}: it takes none of the results"
-            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=text, **_DONE)
+    def renew(self, batch: Sequence[Leased]) -> None:
+        """Show that the owner is alive."""
+        numbers = [one.delivery for one in batch]
+        with self._database.write() as session:
+            deliveries.renew(session, numbers, self._owner, utc_now() + self._lease)
 
-    def withdraw(self, delivery: Delivery) -> None:
-        """A conflict came while it waited: nothing of a quarantined study leaves."""
-        deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
+    def give_up(self, faults: Mapping[Leased, str]) -> None:
+        """Enter why these must not go to the peer."""
+        with self._entering(list(faults)) as (_, moves, rows):
+            for one, row in rows.items():
+                if row.attempts == one.attempts:
+                    moves.give_up(row, faults[one])
 
-    def discard_withdrawn(self, held: Iterable[Delivery]) -> None:
-        """Of these nothing is sent, or waits for a person, whose result somebody withdrew meanwhile."""
-        waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
-        gone = results.withdrawn(self._session, {one.result_id for one in waiting})
-        for delivery in waiting:
-            if delivery.result_id in gone:
-                deliveries.discard(self._session, delivery, deliveries.WITHDRAWN)
+    def enter_reports(self, reports: Mapping[Leased, SendReport]) -> list[Leased]:
+        """Enter what came of sending; returns what the peer acknowledged and has not shown yet."""
+        narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
+        with self._entering(list(reports)) as (session, moves, rows):
+            mine = {one: row for one, row in rows.items() if row.attempts == one.attempts}
+            for one, row in mine.items():
+                if one not in narrowed:
+                    moves.sent(row, reports[one])
+            takes_others = bool(narrowed) and self._takes_others(session, narrowed)
+            for one in narrowed:
+                if one in mine:
+                    # Results that are left out harm nobody; a rejection note that is left out must be known.
+                    is_note = mine[one].result.kind is ResultKind.REJECTION
+                    moves.narrowed(mine[one], reports[one], takes_others=takes_others and not is_note)
+            self._pace(session, reports)
+            if any(report.status is SendStatus.HUNG for report in reports.values()):
+                self._record_hung(session, list(reports), "send")
+        return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
 
-    def give_up(self, delivery: Delivery, reason: str) -> None:
-        """What no retry can cure."""
-        self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=reason, **_DONE)
+    def enter_confirmations(self, answers: Mapping[Leased, Confirmation]) -> None:
+        """Enter what the peer answered when it was asked for these."""
+        with self._entering(list(answers)) as (session, moves, rows):
+            for one, row in rows.items():
+                if row.state is DeliveryState.UNCONFIRMED:
+                    moves.asked(row, answers[one])
+            if any(answer.presence is Presence.HUNG for answer in answers.values()):
+                self._record_hung(session, list(answers), "query")
 
-    def sender_lost(self, delivery: Delivery) -> None:
-        """A process died while it sent: it is unknown whether the object arrived."""
-        reason = "the sending process was lost"
-        if self._peer.confirm != "query":  # no question to be asked at once
-            self._move(
-                delivery, _S.PENDING, events.DELIVERY_RETRIED,
-                reason=reason, next_at=self._now, sent_at=self._now, **_DONE,
-            )  # fmt: skip
-        else:
-            self._move(
-                delivery,
-                _S.UNCONFIRMED,
-                events.DELIVERY_IN_DOUBT,
-                reason=reason,
-                sent_at=None,
-                queries=0,
-                **_DONE,
-            )
+    def put_off(self, batch: Sequence[Leased], reason: str) -> None:
+        """Nothing was sent or asked: the object store is away."""
+        with self._entering(batch) as (_, moves, rows):
+            for one, row in rows.items():
+                if row.state is DeliveryState.UNCONFIRMED:
+                    moves.asked(row, Confirmation(Presence.UNKNOWN, reason))
+                elif row.attempts == one.attempts:
+                    moves.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
 
-    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
-        """Enter the answer to a C-FIND, a look-up or a QIDO-RS."""
-        if answer.presence is Presence.FOUND:
-            reason = BY_QUERY if self._peer.confirm == "commitment" else ""
-            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
-        elif answer.presence is Presence.DIFFERENT:
-            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
-        elif delivery.sent_at is None:
-            self._doubtful_missing(delivery, answer)
-        elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
-            self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
-        else:
-            self._ask_again(delivery, answer)
+    @contextmanager
+    def _entering(
+        self, batch: Sequence[Leased]
+    ) -> Iterator[tuple[Session, Moves, Mapping[Leased, Delivery]]]:
+        """A transaction with the rows of the batch that the owner still holds; then their studies follow."""
+        with self._database.write() as session:
+            moves = self._moves(session)
+            held = deliveries.held_by(session, self._owner, [one.delivery for one in batch])
+            yield session, moves, {one: held[one.delivery] for one in batch if one.delivery in held}
+            deliveries.discard_withdrawn(session, held.values())
+            settle_studies(session, (one.study for one in batch))
 
-    def await_report(self, delivery: Delivery) -> None:
-        """A request for storage commitment is under way: look again at the end of its time, or on the way."""
-        assert delivery.sent_at is not None
-        delivery.reason = "waits for the storage commitment report"
-        delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
-        delivery.lease_owner, delivery.lease_until = "", None
-        self._session.flush()
+    def _moves(self, session: Session) -> Moves:
+        return Moves(session, self._peer, self._settings.outbox, utc_now())
 
-    def request_again(self, delivery: Delivery, reason: str) -> None:
-        """The request for storage commitment did not get through."""
-        self._ask_again(delivery, Confirmation(Presence.UNKNOWN, reason))
-
-    def commitment_is_overdue(self, delivery: Delivery) -> bool:
-        """Whether the peer has had its time to report."""
-        return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
-
-    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
-        """No report came, or the peer takes no request: a person must look, or the peer is queried."""
-        instance = delivery.result.sop_instance_uid
-        fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
-        if delivery.transaction_uid or not delivery.queries:  # not with each question
-            record(self._session, events.COMMITMENT_MISSING, delivery.result.study_id, **fields)
-        if self._peer.may_be_asked:
-            delivery.transaction_uid = ""
-        else:
-            text = f"acknowledged, but unconfirmed: {reason}"
-            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=text, **_FREE)
-
-    def committed(self, delivery: Delivery) -> None:
-        """The destination reports that it keeps the object; also after we have given that up."""
-        given_up = delivery.state is _S.DEAD and delivery.transaction_uid
-        if delivery.state is _S.UNCONFIRMED or given_up:
-            self._confirmed(delivery, reason="", queries=delivery.queries)
-
-    def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """The destination reports that it does not keep the object: sent again, as often as refusals are."""
-        if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
-            self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
-
-    def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
-        event = {
-            SendStatus.STORED: events.DELIVERY_SENT,
-            SendStatus.WARNED: events.DELIVERY_WARNED,
-            SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
-        }[report.status]
-        self._move(
-            delivery,
-            _S.UNCONFIRMED,
-            event,
-            status=report.code,
-            reason="" if report.status is SendStatus.STORED else report.text,
-            sent_at=self._now,
-            queries=0,
-            next_at=self._now,
-            transaction_uid="",
+    def _leased(self, delivery: Delivery) -> Leased:
+        result = delivery.result
+        study = result.study.study_instance_uid or ""
+        outgoing = Outgoing(
+            sop_class_uid=result.sop_class_uid,
+            sop_instance_uid=result.sop_instance_uid,
+            study_instance_uid="" if result.deidentified else study,  # read from its file
+            series_instance_uid=result.series_instance_uid,
+            path=self._folder / result.path,
+            sha256=result.sha256,
         )
-        if self._peer.confirm == "none":
-            self._confirmed(delivery, reason=NOT_ASKED, queries=0)
-
-    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
-        self._move(
-            delivery,
-            _S.CONFIRMED,
-            events.DELIVERY_CONFIRMED,
-            reason=reason,
-            confirmed_at=self._now,
-            sent_at=delivery.sent_at or self._now,
-            queries=queries,
-            **_DONE,
+        return Leased(
+            delivery.id, delivery.attempts, result.study_id, result.bytes, result.pseudonym_domain, outgoing
         )
 
-    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
-        """Try later. ``left``: the object went out, and no answer came."""
-        wait = wait_before_retry(delivery.attempts, self._settings)
-        self._move(
-            delivery,
-            _S.PENDING,
-            events.DELIVERY_RETRIED,
-            status=status,
-            reason=reason,
-            next_at=self._now + wait,
-            sent_at=self._now if left else delivery.sent_at,
-            **_DONE,
-        )
+    def _takes_others(self, session: Session, narrowed: Sequence[Leased]) -> bool:
+        """Whether the peer gets, or has got, any other result of the study."""
+        numbers = [one.delivery for one in narrowed]
+        others = deliveries.others_of_study(session, narrowed[0].study, self._peer.name, but=numbers)
+        return any(other.state not in _LEFT for other in others)
 
-    def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
-        delivery.refusals += 1
-        self._session.flush()
-        if delivery.refusals >= self._settings.refusals:
-            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
-        else:
-            self._again(delivery, status, reason)
+    def _pace(self, session: Session, reports: Mapping[Leased, SendReport]) -> None:
+        """Postpone what waits for a peer that does not answer; make it due when the peer answers again."""
+        attempts = max(one.attempts for one in reports)
+        if all(report.status in _AWAY for report in reports.values()):
+            until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
+            deliveries.postpone(session, self._peer.name, until)
+        elif attempts > 1 and any(report.status in _STORED for report in reports.values()):
+            deliveries.hurry(session, utc_now(), self._peer.name)
 
-    def _doubtful_missing(self, delivery: Delivery, answer: Confirmation) -> None:
-        """Never acknowledged: no half hour of patience, it is sent (again) now."""
-        unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
-        if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
-            self._ask_again(delivery, answer)
-        else:
-            self._move(
-                delivery, _S.PENDING, events.DELIVERY_RETRIED,
-                reason=answer.text, next_at=self._now, sent_at=self._now, **_DONE,
-            )  # fmt: skip
+    def _record_hung(self, session: Session, batch: Sequence[Leased], doing: str) -> None:
+        fields = {"destination": self._peer.name, "doing": doing, "objects": len(batch)}
+        record(session, DESTINATION_HUNG, batch[0].study, **fields)
 
-    def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
-        delivery.queries += 1
-        delivery.reason = answer.text
-        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        delivery.lease_owner, delivery.lease_until = "", None
-        self._session.flush()
 
-    @property
-    def _report_time(self) -> timedelta:
-        return timedelta(hours=self._peer.commitment_hours)
+def give_up_all(database: Database, settings: Settings, destination: str) -> int:
+    """Give up deliveries to a name that is not in the configuration any more; returns how many."""
+    peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+    now = utc_now()
+    with database.write() as session:
+        moves = Moves(session, peer, settings.outbox, now)
+        batch = deliveries.due_batch(session, destination, now, _BATCH)
+        for delivery in batch:
+            moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+        settle_studies(session, (delivery.result.study_id for delivery in batch))
+    return len(batch)
 
-    def _confirmation_is_overdue(self, delivery: Delivery) -> bool:
-        if delivery.sent_at is None:
-            return False
-        return self._now - delivery.sent_at > timedelta(seconds=self._settings.confirm_seconds)
 
-    def _move(self, delivery: Delivery, to: DeliveryState, event: EventType, **values: Any) -> None:
-        # The caller holds the lease and the row: no other process can have moved it.
-        move_delivery(self._session, delivery, to, event, **values)
+def _is_in_quarantine(delivery: Delivery) -> bool:
+    """Whether it is a result of a study in quarantine; a note that takes results back goes all the same."""
+    result = delivery.result
+    return result.study.state is StudyState.QUARANTINED and result.kind is not ResultKind.REJECTION

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
-from dicom_node.events import DELIVERY_HELD, DELIVERY_RETRIED
-from dicom_node.model.kinds import HoldVerdict
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.events import DELIVERY_HELD, DELIVERY_WANTED
+from dicom_node.model.lifecycle import UNDECIDED, DeliveryState, HeldState
 from dicom_node.outbox import held
 from dicom_node.store import deliveries, results
 from dicom_node.store.tables import Result
@@ -36,17 +35,17 @@ def enqueue(
     if results.withdrawn(session, [result.id]):
         return 0
     peers = list(peers)
-    hold = held.stand(session, result, [peer.name for peer in peers], assess_first)
-    if hold is not None and hold.verdict is HoldVerdict.REJECTED:
+    hold = held.hold(session, result, [peer.name for peer in peers], assess_first)
+    if hold is not None and hold.state is HeldState.REJECTED:
         return 0
-    waits = hold is not None and hold.verdict is None
+    waits = hold is not None and hold.state in UNDECIDED
     for peer in peers:
         ask_first = in_doubt and peer.confirm == "query"
         delivery = deliveries.add(
             session, result, peer.name, ask_first=ask_first, by_hand=by_hand, unassessed=waits
         )
         if delivery.withdrawn or (delivery.state is _S.UNASSESSED and not waits):
-            state, event = (_S.UNASSESSED, DELIVERY_HELD) if waits else (_S.PENDING, DELIVERY_RETRIED)
+            event = DELIVERY_HELD if waits else DELIVERY_WANTED
             wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-            move_delivery(session, delivery, state, event, **wanted)
+            move_delivery(session, delivery, event, **wanted)
     return int(waits)

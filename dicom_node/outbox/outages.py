@@ -1,4 +1,4 @@
-"""Peers that take none of the results that wait for them: tried for ever, so somebody must be told."""
+"""Peers that take none of their waiting results. Sending is tried for ever, so a person must learn of it."""
 
 from __future__ import annotations
 
@@ -52,19 +52,22 @@ def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]
 
 
 def report_outages(database: Database, settings: Settings) -> int:
-    """Event 5022 for each that lasts too long, once, and 5023 at its end; returns how many began."""
+    """Record event 5022 once for each outage that lasts too long, and 5023 at its end.
+
+    Returns how many outages were reported as new.
+    """
     minutes = settings.outbox.outage_minutes
     if not minutes:
         return 0
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}
-        told = set(_told(session))
+        reported = set(_reported_away(session))
     late = utc_now() - timedelta(minutes=minutes)
-    new = [one for name, one in now.items() if name not in told and one.since <= late]
-    if not (new or told - set(now)):
+    new = [one for name, one in now.items() if name not in reported and one.since <= late]
+    if not (new or reported - set(now)):
         return 0
     with database.write() as session:
-        for destination in sorted(told - set(now)):
+        for destination in sorted(reported - set(now)):
             record(session, DESTINATION_BACK, destination=destination)
         for one in new:
             known: dict[str, Any] = {
@@ -87,10 +90,11 @@ def _found(session: Session) -> Iterator[PeerOutage]:
 
 
 def _since(session: Session, oldest: Delivery) -> datetime | None:
-    """The first failed try of the ``oldest`` that waits, or the first one after what the peer took since.
+    """When the outage began: the first failed try after the last object that the peer accepted.
 
-    Not of what waits no more: it says nothing of now. And events before it are not searched: of a peer that
-    never took anything these were all.
+    ``oldest``: the oldest waiting delivery to the peer. Failed tries of finished deliveries do not count.
+    The search starts at the first failed try of ``oldest``: a peer that never accepted anything would
+    otherwise cost a search of all events.
     """
     failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
     mine = EventRow.fields["delivery"].as_integer() == oldest.id
@@ -105,8 +109,8 @@ def _since(session: Session, oldest: Delivery) -> datetime | None:
     return again.at if again is not None else None
 
 
-def _told(session: Session) -> Iterator[str]:
-    """Peers whose outage was told, and not its end."""
+def _reported_away(session: Session) -> Iterator[str]:
+    """Destinations whose outage has an event and whose return has none."""
     both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
     chosen = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
     newest = {str(fields.get("destination")): number for number, fields in session.execute(chosen)}

@@ -21,6 +21,7 @@ from pydicom.charset import python_encoding
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
+from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
@@ -37,6 +38,12 @@ from dicom_node.preflight.object_store import check_object_store, probe_object_s
 from dicom_node.preflight.telemetry import check_telemetry
 from dicom_node.scu import open_destination
 
+_SECRETS_IN_WORDS = {
+    "token": "token",
+    "metrics_token": "token",
+    "headers": "login",
+    "secret_access_key": "secret key",
+}
 _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR", "GB")))
 
 
@@ -55,7 +62,7 @@ class Checked:
 
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Every mistake of the configuration on a machine of this role, and what else was tried."""
+    """Check configuration files on a machine of this role; ``tried`` of the answer lists further checks."""
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
@@ -63,7 +70,7 @@ def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
-    """The same of a configuration that stands in no file."""
+    """Check a configuration that is in no file, as :func:`check` does."""
     read = TomlFiles(data=data)
     settings = examined(read)
     if settings is None:
@@ -72,7 +79,7 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """The same, and what ``serve`` finds out by doing it: port, spool, peers."""
+    """Check configuration files, and also try what ``serve`` needs: port, spool, console, store, peers."""
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
@@ -109,7 +116,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     else:
         yield Tried("models", True, "this machine runs none")
     yield from _check_senders(settings)
-    yield from _check_assessed_first(settings)
+    for undercut in undercuts(settings):
+        yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
     yield from check_audit(settings)
     yield from check_telemetry(settings)
@@ -144,7 +152,10 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     for subject, place in places.items():
         for file in read.files_of(place):
             if _is_open(file):
-                yield Tried(subject, False, f"its password stands in {file}, which every user may read")
+                what = _SECRETS_IN_WORDS.get(str(place[-1]), "password")
+                if subject.startswith("notification") and place[-1] == "url":
+                    what = "address, which may hold a key,"
+                yield Tried(subject, False, f"its {what} stands in {file}, which every user may read")
     for tls in (settings.listener.tls, settings.console.tls):
         if tls and _is_open(tls.private_key):
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
@@ -178,16 +189,6 @@ def _check_senders(settings: Settings) -> Found:
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules:
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
-
-
-def _check_assessed_first(settings: Settings) -> Found:
-    """Results of one pipeline are the same objects, whichever rule makes them."""
-    for holding in (rule for rule in settings.rules if rule.assess_first):
-        for rule in settings.rules:
-            peers = sorted(set(rule.send_to) & set(holding.send_to))
-            if peers and rule.pipeline == holding.pipeline and not rule.assess_first:
-                text = f"{', '.join(peers)} gets by it at once what {holding.name} holds of the same study"
-                yield Tried(f"rule {rule.name}", False, f"{text}: give it assess_first = true")
 
 
 def _check_peer(peer: PeerSettings) -> Found:

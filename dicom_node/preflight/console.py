@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from importlib.util import find_spec
 
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,11 +13,9 @@ from dicom_node.errors import StorageError
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_certificates, port_fault
-from dicom_node.processes import running
+from dicom_node.processes import console_program, running
 from dicom_node.store.accounts import UserAccount
 from dicom_node.store.database import Database, sqlite_file
-
-_PACKAGES = ("argon2", "fastapi", "jinja2", "prometheus_client", "python_multipart", "uvicorn")
 
 
 def check_console(settings: Settings, role: Role) -> Found:
@@ -28,8 +25,8 @@ def check_console(settings: Settings, role: Role) -> Found:
         yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
     if not (console.enabled and role.may_serve_console):
         return
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        remedy = f"needs {', '.join(missing)}: pip install 'dicom-ai-node[console]'"
+    if not console_program():
+        remedy = "needs the package dicom-ai-node-console: pip install -c constraints.txt ./dicom_console"
         yield "console.enabled", "true", remedy
     if console.tls:
         yield from check_certificates("console.tls", console.tls)
@@ -38,6 +35,15 @@ def check_console(settings: Settings, role: Role) -> Found:
         yield "console.host", repr(console.host), remedy
     if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
         yield "console.port", str(console.port), "is the listener's port: choose another"
+    if console.metrics_port:
+        if console.metrics_port in (console.port, settings.listener.port):
+            yield "console.metrics_port", str(console.metrics_port), "is taken by the node: choose another"
+        elif not _is_this_machine(console.host):
+            text = f"whoever reaches port {console.metrics_port} reads /metrics: for your monitoring alone"
+            yield Tried("console", False, text)
+    if not _is_this_machine(console.host) and not console.hosts:
+        text = "asked for by its address only: list the names that browsers use in console.hosts"
+        yield Tried("console", False, text)
     if not _has_users(settings):
         yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
 
@@ -54,6 +60,10 @@ def probe_console(settings: Settings, role: Role) -> Found:
         return
     problem = port_fault("console.port", console.port, address)
     yield problem or Tried("console", True, f"{address_of(console)} is free")
+    if console.metrics_port:
+        place = socket.getaddrinfo(console.host, console.metrics_port, type=socket.SOCK_STREAM)[0]
+        if problem := port_fault("console.metrics_port", console.metrics_port, place):
+            yield problem
 
 
 def address_of(console: ConsoleSettings) -> str:
@@ -63,7 +73,7 @@ def address_of(console: ConsoleSettings) -> str:
 
 
 def _has_users(settings: Settings) -> bool:
-    """Also where the database cannot be asked: that is told elsewhere."""
+    """Whether anybody can sign in; True where the database cannot be asked, which another check reports."""
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
         return False

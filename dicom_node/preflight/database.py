@@ -16,8 +16,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.object_store import check_handed_over
 from dicom_node.printable import redacted
-from dicom_node.store import migrate
-from dicom_node.store.absence import faults
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, hosts
 from dicom_node.studies.comparison import compare
 

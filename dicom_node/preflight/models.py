@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from ai_pipeline import extras
 from ai_pipeline.burnin.devices.rules import read_rules, site_folder
-from ai_pipeline.contract import ChecksOptions
+from ai_pipeline.contract import PipelineCard
 from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
-from ai_pipeline.models.store.folder import in_shadow
-from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
+from ai_pipeline.models.store.folder import in_use
+from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults, slots
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.patterns import matches
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
@@ -33,24 +32,30 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
             yield Tried(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
         return
     try:
-        pipeline: Any = pipeline_class(rule.pipeline)
+        card = card_of(rule.pipeline)
     except PluginError as error:
         if runs_models:
             yield f"{key}.pipeline", repr(rule.pipeline), str(error)
         else:
             yield Tried(f"rule {rule.name}", False, f"not needed on this machine, but: {error}")
         return
-    for option, value in rule.options.items():
-        if option not in pipeline.options:
-            remedy = f"{rule.pipeline} has no such option; {did_you_mean(option, sorted(pipeline.options))}"
-            yield f"{key}.options.{option}", "", remedy
-        elif not _is_a(value, pipeline.options[option]):
-            wanted = _WANTED.get(pipeline.options[option], "text, in quotes")
-            yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
-    yield from _check_conditions(rule, pipeline)
-    known = {k: v for k, v in rule.options.items() if _is_a(v, pipeline.options.get(k))}
-    if runs_models:
-        yield from _check_values(rule, known, settings)
+    yield from _check_conditions(rule, card)
+    known = card.options.model_fields
+    for option in rule.options.keys() - known.keys():
+        remedy = f"{rule.pipeline} has no such option; {did_you_mean(option, sorted(known))}"
+        yield f"{key}.options.{option}", "", remedy
+    given = {option: value for option, value in rule.options.items() if option in known}
+    faults = _faults(rule, given, settings) if runs_models else card.options.faults(given)
+    for place, remedy in faults.items():
+        if place == _WHOLE:
+            yield f"{key}.pipeline", repr(rule.pipeline), remedy
+        else:
+            yield f"{key}.options.{place}", repr(given[place]) if place in given else "", remedy
+    nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.send_to]
+    for one in card.options.listed() if nameless and not faults else ():
+        if one.leaves_text and card.options.sets(one.key, given):
+            remedy = f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own"
+            yield f"{key}.options.{one.key}", repr(given[one.key]), remedy
 
 
 def check_shares(settings: Settings) -> Found:
@@ -63,48 +68,30 @@ def check_shares(settings: Settings) -> Found:
                 yield f"workers.{key}", repr(name), remedy
 
 
-_WANTED = {
-    dict: "a table", bool: "true or false", int: "a whole number", float: "a number",
-    list: 'a list, such as ["a", "b"]',
-}  # fmt: skip
-
-
-def _is_a(value: object, kind: type | None) -> bool:
-    """Whether a TOML value is of this kind: true is no number, and a whole number is one."""
-    if kind is None or (isinstance(value, bool) and kind is not bool):
-        return False
-    return isinstance(value, int | float if kind is float else kind)
-
-
-def _check_conditions(rule: RuleSettings, pipeline: Any) -> Found:
+def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
     """Conditions by which the rule takes only images that its pipeline says to refuse."""
-    takes = {"modality": getattr(pipeline, "modalities", ()), "view": getattr(pipeline, "views", ())}
-    if rule.options.get("any_modality"):
-        takes["modality"] = ()
-    for name, values in takes.items():
-        for pattern in getattr(rule.when, name) if values else ():
+    lifted = {one.lifts for one in card.options.listed() if rule.options.get(one.key)}
+    for name, values in {"modality": card.modalities, "view": card.views}.items():
+        for pattern in getattr(rule.when, name) if values and name not in lifted else ():
             if not any(matches(pattern, value) for value in values):
                 remedy = f"{rule.pipeline} takes no such images; it takes {', '.join(sorted(values))}"
                 yield f"rules.{rule.name}.when.{name}", repr(pattern), remedy
 
 
-def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Found:
-    """What only the pipeline can say of its options' values; it may have to read its model's card."""
+_WHOLE = ""
+"""The place of what is wrong with a pipeline as a whole."""
+
+
+def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Mapping[str, str]:
+    """What is wrong with the values of the options; the pipeline may have to read its model's card."""
     try:
-        pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
-        faults = pipeline.option_faults(options) if isinstance(pipeline, ChecksOptions) else {}
+        return option_faults(create(rule.pipeline, models_dir=settings.workers.models_dir), options)
     except CardError:
-        return  # reported by _check_cards
+        return {}  # reported by _check_cards
     except PluginError as error:
-        yield f"rules.{rule.name}.pipeline", repr(rule.pipeline), str(error)
-        return
+        return {_WHOLE: str(error)}
     except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
-        remedy = f"its options cannot be checked: {first_line(error)}"
-        yield f"rules.{rule.name}.pipeline", repr(rule.pipeline), remedy
-        return
-    for option, remedy in faults.items():
-        given = repr(rule.options[option]) if option in rule.options else ""
-        yield f"rules.{rule.name}.options.{option}", given, remedy
+        return {_WHOLE: f"its options cannot be checked: {first_line(error)}"}
 
 
 def check_models(settings: Settings) -> Found:
@@ -154,15 +141,7 @@ def _check_cards(settings: Settings) -> Found:
             yield f"model {card.id}", "", str(error)
         else:
             yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
-    try:
-        second = in_shadow(settings.workers.models_dir)
-    except CardError as error:
-        yield "pipeline chest_xray_shadow", "", str(error)
-    else:
-        if second is not None:
-            yield Tried(
-                "chest_xray_shadow", True, f"{second.name} is compared with the active model, never sent"
-            )
+    yield from _check_shadows(settings)
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
         if not settings.workers.takes(name):
             continue
@@ -174,6 +153,19 @@ def _check_cards(settings: Settings) -> Found:
             pass  # reported by check_rule
         except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
             yield f"pipeline {name}", "", f"cannot name its models: {first_line(error)}"
+
+
+def _check_shadows(settings: Settings) -> Found:
+    for name, (_, slot) in slots().items():
+        if slot.role != "shadow":
+            continue
+        try:
+            second = in_use(slot, settings.workers.models_dir)
+        except CardError as error:
+            yield f"pipeline {name}", "", str(error)
+        else:
+            if second is not None:
+                yield Tried(name, True, f"{second.name} is compared with the active model, never sent")
 
 
 def _check_device_rules(settings: Settings) -> Found:

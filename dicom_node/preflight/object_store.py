@@ -70,7 +70,7 @@ def probe_object_store(settings: Settings) -> Found:
 
 
 def check_handed_over(database: Database, settings: Settings) -> Found:
-    """What lies on the disk of one machine only, of the whole site."""
+    """Check for objects of the site that are on the disk of one machine only."""
     if not settings.object_store.url:
         return
     with database.read() as session:

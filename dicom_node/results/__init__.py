@@ -1,6 +1,6 @@
 """Findings → SR, presentation state, SC, cleaned image and segmentation, with stable UIDs."""
 
-from dicom_node.dicom.own_objects import DEVICE_UID, is_own_result
+from dicom_node.dicom.own_objects import Installation, is_own_result
 from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
@@ -11,12 +11,12 @@ from dicom_node.results.files import ResultFile, put_in_place, written
 from dicom_node.results.ko.rejection import build_rejection
 
 __all__ = [
-    "DEVICE_UID",
     "NOT_HERE",
     "BuiltObject",
     "Cause",
     "Deidentified",
     "FindingAssessment",
+    "Installation",
     "Pseudonyms",
     "ResultContext",
     "ResultFile",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
@@ -31,9 +31,9 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
-from dicom_node.results.common.located_findings import of_source, reported
-from dicom_node.results.common.planned import Planned
+from dicom_node.results.common.identity import described
 from dicom_node.results.common.source import Source, read_sources
+from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.gsps.presentation import build_presentation
 from dicom_node.results.sc.captures import (
     build_annotated,
@@ -42,10 +42,9 @@ from dicom_node.results.sc.captures import (
     with_evidence,
 )
 from dicom_node.results.sc.cleaned import (
-    DESPECKLED_SERIES,
     build_cleaned,
     cleaned_class,
-    modality_of,
+    series_parts,
 )
 from dicom_node.results.seg.segmentation import (
     ORGAN_SERIES,
@@ -54,6 +53,12 @@ from dicom_node.results.seg.segmentation import (
     is_empty,
 )
 from dicom_node.results.sr.report import build_failure_report, build_report
+
+_REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
+_PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
+_MASK: Final = (ResultKind.SEG, SegmentationStorage)
+_GREY_STATE: Final = GrayscaleSoftcopyPresentationStateStorage
+_COLOUR_STATE: Final = ColorSoftcopyPresentationStateStorage
 
 
 def build(
@@ -66,22 +71,13 @@ def build(
     DecodedDifferently, and PixelError where a picture's source does not decode.
     """
     read = read_sources(sources)
-    known = {source.uid for source in read}
-    named = [finding.source_uid for finding in result.findings]
-    named += [image.source_uid for image in result.images]
-    named += [measurement.source_uid for measurement in result.measurements]
-    if not known.issuperset(named):
-        raise ResultRefused("the pipeline names an image that is none of this job's sources")
-    make_report = partial(build_report, context, read, result)
+    _check_names(read, result)
+    builder = _ResultBuilder(context)
     parts = (*_boxed(context, result.findings), *not_here(result))
-    plans = [Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make_report, parts)]
+    builder.add(_REPORT, read, lambda uid: build_report(context, read, result, uid), parts)
     for source in read:
-        images = [image for image in result.images if image.source_uid == source.uid]
-        measurements = [one for one in result.measurements if one.source_uid == source.uid]
-        findings = of_source(source, result.findings)
-        notes = [note for note in result.quality if note.source_uid in {None, source.uid}]
-        plans += _of_image(context, source, findings, measurements, notes, images, result.drawn_on)
-    return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
+        builder.add_image(_of_image(source, result))
+    return builder.built
 
 
 def build_failure(
@@ -92,60 +88,46 @@ def build_failure(
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images need not decode.
     """
     read = read_sources(sources)
-    make = partial(build_failure_report, context, read, reason, cause)
-    plans = [Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make, ("failure", cause, reason))]
+    builder = _ResultBuilder(context)
+    parts = ("failure", cause, reason)
+    builder.add(_REPORT, read, lambda uid: build_failure_report(context, read, reason, cause, uid), parts)
     for source in read:
-        make = partial(build_failure_picture, context, source, reason)
-        parts = ("failure", reason)
-        plans.append(Planned(ResultKind.SC, SecondaryCaptureImageStorage, [source], make, parts))
-    built = [_built(context, plan) for plan in plans if plan.kind in context.kinds]
-    return [replace(item, burned_in_boxes=None) for item in built]
+        builder.add_failure_picture(source, reason)
+    return [replace(item, burned_in_boxes=None) for item in builder.built]
 
 
-def _of_image(
-    context: ResultContext,
-    source: Source,
-    findings: Sequence[Finding],
-    measurements: Sequence[Measurement],
-    notes: Sequence[QualityNote],
-    images: Sequence[DerivedImage],
-    drawn_on: Literal["source", "cleaned"],
-) -> Iterator[Planned]:
-    """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask.
+@dataclass(frozen=True, slots=True, eq=False)
+class _ImageResults:
+    """One image with what the pipeline says of it."""
 
-    No picture of pixels that ``drawn_on`` does not allow.
-    """
-    boxed, capture = _boxed(context, findings), SecondaryCaptureImageStorage
-    grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-    make = partial(build_presentation, context, source, findings, measurements, notes)
-    yield Planned(ResultKind.GSPS, grey if source.grey else colour, [source], make, boxed)
-    cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
-    masks = [image for image in images if image.kind is ImageKind.MASK]
-    below = next((image for image in cleaned if image.verified), None) if drawn_on == "cleaned" else None
-    allowed = below is not None or drawn_on == "source"
-    worth_it = reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds
-    if allowed and (worth_it or assesses((), measurements)):
-        make = partial(build_annotated, context, source, findings, measurements, notes, below)
-        yield Planned(ResultKind.SC, capture, [source], make, boxed)
-    for rank, finding in enumerate(with_evidence(findings) if allowed else [], start=1):
-        make = partial(build_heatmap, context, source, finding, rank, below)
-        yield Planned(ResultKind.HEATMAP, capture, [source], make, (str(rank),))
-    for image in cleaned:
-        make = partial(build_cleaned, context, source, image, masks[0] if masks else None)
-        series = (modality_of(source),)
-        yield Planned(ResultKind.CLEANED, cleaned_class(source, image), [source], make, (), series)
-    for image in (image for image in images if image.kind is ImageKind.DESPECKLED):
-        make = partial(build_cleaned, context, source, image, masks[0] if masks else None)
-        name, own = (DESPECKLED_SERIES,), (modality_of(source), DESPECKLED_SERIES)
-        yield Planned(ResultKind.CLEANED, cleaned_class(source, image), [source], make, name, own)
-    for mask in masks:
-        if ResultKind.SEG in context.kinds and not is_empty(mask):
-            make = partial(build_segmentation, context, source, mask)
-            yield Planned(ResultKind.SEG, SegmentationStorage, [source], make)
-    for outlines in (image for image in images if image.kind is ImageKind.ORGANS):
-        make = partial(build_organs, context, source, outlines)
-        series = (ORGAN_SERIES,)
-        yield Planned(ResultKind.SEG, SegmentationStorage, [source], make, series, series)
+    source: Source
+    findings: Sequence[Finding]
+    measurements: Sequence[Measurement]
+    notes: Sequence[QualityNote]
+    derived: Sequence[DerivedImage]
+    drawn_on: Literal["source", "cleaned"]
+
+    def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
+        return [image for image in self.derived if image.kind is kind]
+
+
+def _check_names(read: Sequence[Source], result: PipelineResult) -> None:
+    named = [finding.source_uid for finding in result.findings]
+    named += [image.source_uid for image in result.images]
+    named += [measurement.source_uid for measurement in result.measurements]
+    if not {source.uid for source in read}.issuperset(named):
+        raise ResultRefused("the pipeline names an image that is none of this job's sources")
+
+
+def _of_image(source: Source, result: PipelineResult) -> _ImageResults:
+    return _ImageResults(
+        source,
+        of_source(source, result.findings),
+        [one for one in result.measurements if one.source_uid == source.uid],
+        [note for note in result.quality if note.source_uid in {None, source.uid}],
+        [image for image in result.images if image.source_uid == source.uid],
+        result.drawn_on,
+    )
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -156,13 +138,112 @@ def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ..
     return ("burned-in boxes",) if drawn else ()
 
 
-def _built(context: ResultContext, plan: Planned) -> BuiltObject:
-    built = plan.described(context)
-    if context.exists(built.sop_instance_uid):
-        return built
-    dataset = plan.make(built.sop_instance_uid)
-    if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (built.sop_class_uid, built.sop_instance_uid):
-        raise ResultRefused(f"the {plan.kind} result is not the object that was planned")
-    data = encode(dataset, context, plan.sources[0])
-    gate.check(data, dataset, context, plan.kind, plan.sources)
-    return replace(built, data=data)
+class _ResultBuilder:
+    """Builds the objects of one job, one after the other."""
+
+    def __init__(self, context: ResultContext) -> None:
+        self._context = context
+        self.built: list[BuiltObject] = []
+
+    def add(
+        self,
+        kind: tuple[ResultKind, str],
+        sources: Sequence[Source],
+        make: Callable[[str], Dataset],
+        parts: tuple[str, ...] = (),
+        of_series: tuple[str, ...] = (),
+    ) -> None:
+        """Build and check an object of a kind and SOP class; name it only where it exists already.
+
+        ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
+        ``of_series`` tell apart several objects, or series, of one kind.
+        """
+        if kind[0] not in self._context.kinds:
+            return
+        one = described(self._context, *kind, sources, parts, of_series)
+        if not self._context.exists(one.sop_instance_uid):
+            dataset = make(one.sop_instance_uid)
+            if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
+                raise ResultRefused(f"the {one.kind} result is not the object that was planned")
+            data = encode(dataset, self._context, sources[0])
+            gate.check(data, dataset, self._context, one.kind, sources)
+            one = replace(one, data=data)
+        self.built.append(one)
+
+    def add_image(self, image: _ImageResults) -> None:
+        """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
+
+        No picture of pixels that ``drawn_on`` does not allow.
+        """
+        self._add_presentation(image)
+        cleaned = image.of_kind(ImageKind.CLEANED)
+        verified = next((one for one in cleaned if one.verified), None)
+        below = verified if image.drawn_on == "cleaned" else None
+        if below is not None or image.drawn_on == "source":
+            self._add_pictures(image, below)
+        for one in (*cleaned, *(one for one in image.derived if one.processing)):
+            self._add_cleaned(image, one)
+        for mask in image.of_kind(ImageKind.MASK):
+            self._add_mask(image.source, mask)
+        for outlines in image.of_kind(ImageKind.ORGANS):
+            self._add_organs(image.source, outlines)
+
+    def add_failure_picture(self, source: Source, reason: str) -> None:
+        """The picture that says that the AI did not run."""
+        parts = ("failure", reason)
+        self.add(
+            _PICTURE, [source], lambda uid: build_failure_picture(self._context, source, reason, uid), parts
+        )
+
+    def _add_presentation(self, image: _ImageResults) -> None:
+        self.add(
+            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
+            [image.source],
+            lambda uid: build_presentation(
+                self._context, image.source, image.findings, image.measurements, image.notes, uid
+            ),
+            _boxed(self._context, image.findings),
+        )
+
+    def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:
+        """Drawn on the source, or on the cleaned image ``below`` the drawing."""
+        cleaned = ResultKind.CLEANED in self._context.kinds and bool(image.of_kind(ImageKind.CLEANED))
+        if reported(self._context, image.findings) or not cleaned or assesses((), image.measurements):
+            self.add(
+                _PICTURE,
+                [image.source],
+                lambda uid: build_annotated(
+                    self._context, image.source, image.findings, image.measurements, image.notes, below, uid
+                ),
+                _boxed(self._context, image.findings),
+            )
+        for rank, finding in enumerate(with_evidence(image.findings), start=1):
+            self._add_heatmap(image.source, finding, rank, below)
+
+    def _add_heatmap(self, source: Source, finding: Finding, rank: int, below: DerivedImage | None) -> None:
+        self.add(
+            (ResultKind.HEATMAP, SecondaryCaptureImageStorage),
+            [source],
+            lambda uid: build_heatmap(self._context, source, finding, rank, below, uid),
+            (str(rank),),
+        )
+
+    def _add_cleaned(self, image: _ImageResults, cleaned: DerivedImage) -> None:
+        mask = next(iter(image.of_kind(ImageKind.MASK)), None)
+        self.add(
+            (ResultKind.CLEANED, cleaned_class(image.source, cleaned)),
+            [image.source],
+            lambda uid: build_cleaned(self._context, image.source, cleaned, mask, uid),
+            (cleaned.name,) if cleaned.processing else (),
+            series_parts(image.source, cleaned),
+        )
+
+    def _add_mask(self, source: Source, mask: DerivedImage) -> None:
+        if ResultKind.SEG in self._context.kinds and not is_empty(mask):
+            self.add(_MASK, [source], lambda uid: build_segmentation(self._context, source, mask, uid))
+
+    def _add_organs(self, source: Source, outlines: DerivedImage) -> None:
+        parts = (ORGAN_SERIES,)
+        self.add(
+            _MASK, [source], lambda uid: build_organs(self._context, source, outlines, uid), parts, parts
+        )

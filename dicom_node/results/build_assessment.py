@@ -42,14 +42,15 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME, Installation
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicom_node.model.kinds import ReaderVerdict, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, series_description
-from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
+from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
+from dicom_node.results.common.identity import document_uid, observer_uid
 from dicom_node.results.common.times import dicom_date, dicom_time
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
@@ -75,20 +76,31 @@ class FindingAssessment:
 
 
 def build_assessment(
-    report: Path, said: Sequence[FindingAssessment], person: str, station: str, former: str
+    report: Path,
+    said: Sequence[FindingAssessment],
+    person: str,
+    station: str,
+    installation: Installation,
+    former: str,
 ) -> BuiltObject:
-    """What ``person`` (a user's name) says of a report, by its file.
+    """Build the object with what ``person`` (a user's name) says of the findings in the file ``report``.
 
-    ``station``: our AE title; ``former``: SOP Instance UID of the assessment that this one replaces, or "".
-    Raises ResultRefused.
+    ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
+    that this one replaces, or "". Raises ResultRefused.
     """
     with quiet_pydicom():
         about = dcmread(report)
     at = max(one.at for one in said)
     context = ResultContext(
-        pipeline="assessment", pipeline_version="1", rule="", models=(), analysed_at=at, kinds=frozenset(),
+        pipeline="assessment",
+        pipeline_version="1",
+        rule="",
+        models=(),
+        analysed_at=at,
+        kinds=frozenset(),
+        installation=installation,
         station_name=station,
-    )  # fmt: skip
+    )
     offset = str(about.get("TimezoneOffsetFromUTC") or "")
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
     document = Comprehensive3DSR(
@@ -96,7 +108,7 @@ def build_assessment(
         content=_content(context, about, said, person),
         series_instance_uid=derived_uid("assessment series", str(about.StudyInstanceUID), person),
         series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
-        sop_instance_uid=derived_uid("assessment", *parts),
+        sop_instance_uid=document_uid(context, "assessment", *parts),
         instance_number=1,
         is_complete=True,
         is_final=False,
@@ -116,7 +128,7 @@ def build_assessment(
     for prefix in ("InstanceCreation", "Content"):
         setattr(document, f"{prefix}Date", dicom_date(at, offset))
         setattr(document, f"{prefix}Time", dicom_time(at, offset))
-    freeze(document, context, offset)
+    finish(document, context, offset)
     return _built(document, about, former)
 
 
@@ -169,10 +181,11 @@ def _observers(context: ResultContext, person: str) -> ObservationContext:
         observer_device_context=ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-                uid=DEVICE_UID,
+                uid=observer_uid(context),
                 name=context.station_name or MODEL_NAME,
                 manufacturer_name=MANUFACTURER,
                 model_name=MODEL_NAME,
+                serial_number=context.installation.serial_number,
             ),
         ),
     )

@@ -1,6 +1,6 @@
 """Results for a destination that may not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
-What else such a destination is told its peer says (``retain``).
+The peer's key ``retain`` says which other values such a destination gets.
 
 These are objects besides those for other destinations, built by the same builders from pseudonymised sources,
 with UIDs of their own. Mask and report refer to the cleaned image instead of its source. Images that were not
@@ -9,14 +9,14 @@ cleaned and verified are left out, with all findings in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
+from dicom_node.dicom.own_objects import NO_INSTALLATION
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
@@ -24,7 +24,7 @@ from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.equipment import acquisition_equipment, deidentifying_equipment
-from dicom_node.results.common.planned import Planned
+from dicom_node.results.common.identity import described
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
@@ -70,12 +70,12 @@ class _Builder:
         pseudonyms: Pseudonyms,
         options: Set[Retained],
     ) -> None:
-        self._context = replace(context, station_name="", charset="utf8")
+        self._context = replace(context, station_name="", installation=NO_INSTALLATION, charset="utf8")
         self._sources = sources
         self._result = result
         self._pseudonyms = pseudonyms
         self._options = options
-        self._identity = KnownIdentity.of(sources, options)
+        self._identity = KnownIdentity.from_sources(sources, options)
         self._objects: list[BuiltObject] = []
         self._withheld: list[str] = []
 
@@ -88,7 +88,7 @@ class _Builder:
                 cleaned = self._cleaned(known, image, mask)
                 if cleaned is not None:
                     cleaned_sources[source.uid] = cleaned
-                    self._mask(source, cleaned)
+                    self._masks(source, cleaned)
         if cleaned_sources and ResultKind.SR in self._context.kinds:
             self._report(cleaned_sources)
         return Deidentified(tuple(self._objects), tuple(self._withheld))
@@ -100,47 +100,70 @@ class _Builder:
         except ResultRefused as refused:
             self._withheld.append(str(refused))
             return None
-        make = partial(build_cleaned, self._context, source, image, mask)
-        plan = Planned(ResultKind.CLEANED, sop_class_uid, [source], make, (), (modality_of(source),))
-        if (made := self._add(plan)) is None:
+        made = self._add(
+            (ResultKind.CLEANED, sop_class_uid),
+            [source],
+            lambda uid: build_cleaned(self._context, source, image, mask, uid),
+            series_parts=(modality_of(source),),
+        )
+        if made is None:
             return None
         return as_cleaned(source, sop_class_uid, made.sop_instance_uid, made.series_instance_uid)
 
-    def _mask(self, source: Source, cleaned: Source) -> None:
+    def _masks(self, source: Source, cleaned: Source) -> None:
         for mask in self._images(source, ImageKind.MASK):
             if ResultKind.SEG in self._context.kinds and not is_empty(mask):
-                make = partial(build_segmentation, self._context, cleaned, in_boxes(mask))
-                self._add(Planned(ResultKind.SEG, SegmentationStorage, [cleaned], make))
+                self._mask(cleaned, in_boxes(mask))
+
+    def _mask(self, cleaned: Source, boxes: DerivedImage) -> None:
+        self._add(
+            (ResultKind.SEG, SegmentationStorage),
+            [cleaned],
+            lambda uid: build_segmentation(self._context, cleaned, boxes, uid),
+        )
 
     def _report(self, cleaned_sources: dict[str, Source]) -> None:
         sources = list(cleaned_sources.values())
-        make = partial(build_report, self._context, sources, of_cleaned(self._result, cleaned_sources))
-        self._add(Planned(ResultKind.SR, Comprehensive3DSRStorage, sources, make, not_here(self._result)))
+        result = of_cleaned(self._result, cleaned_sources)
+        self._add(
+            (ResultKind.SR, Comprehensive3DSRStorage),
+            sources,
+            lambda uid: build_report(self._context, sources, result, uid),
+            not_here(self._result),
+        )
 
-    def _add(self, plan: Planned) -> BuiltObject | None:
-        """The object, unless it exists with its bytes; None when it is withheld."""
+    def _add(
+        self,
+        kind: tuple[ResultKind, str],
+        sources: Sequence[Source],
+        make: Callable[[str], Dataset],
+        parts: tuple[str, ...] = (),
+        series_parts: tuple[str, ...] = (),
+    ) -> BuiltObject | None:
+        """Build and check an object, or name it where it exists already; None when it is withheld."""
         built = replace(
-            plan.described(self._context),
+            described(self._context, *kind, sources, parts, series_parts),
             deidentified=True,
             pseudonym_domain=self._pseudonyms.domain,
             burned_in_boxes=None,
         )
         try:
             if not self._context.exists(built.sop_instance_uid):
-                built = replace(built, data=self._checked(plan, plan.make(built.sop_instance_uid)))
+                data = self._checked(built.kind, sources, make(built.sop_instance_uid))
+                built = replace(built, data=data)
         except ResultRefused as refused:
             self._withheld.append(str(refused))
             return None
         self._objects.append(built)
         return built
 
-    def _checked(self, plan: Planned, dataset: Dataset) -> bytes:
+    def _checked(self, kind: ResultKind, sources: Sequence[Source], dataset: Dataset) -> bytes:
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
         dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
-        profile.apply(dataset, plan.kind, self._options)
+        profile.apply(dataset, kind, self._options)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)
-        given = plan.sources[0].header
+        given = sources[0].header
         dataset.PatientID, dataset.PatientName = given.PatientID, given.PatientName
         for option in self._options - {Retained.DEVICE}:
             for keyword in KEYWORDS[option]:
@@ -148,10 +171,8 @@ class _Builder:
                     dataset[keyword] = given[keyword]
         if Retained.DEVICE in self._options:
             dataset.ContributingEquipmentSequence.append(acquisition_equipment(given))
-        data = encode(dataset, self._context, plan.sources[0])
-        gate.check_deidentified(
-            data, dataset, self._context, plan.kind, plan.sources, self._identity, self._options
-        )
+        data = encode(dataset, self._context, sources[0])
+        gate.check_deidentified(data, dataset, self._context, kind, sources, self._identity, self._options)
         return data
 
     def _images(self, source: Source, kind: ImageKind) -> list[DerivedImage]:

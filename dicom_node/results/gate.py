@@ -13,11 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import pydicom
-from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
-    check_required_attributes,
-    get_iod_module_map,
-    get_sop_class_iod_map,
-)
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
@@ -28,10 +23,11 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common import iods
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked_measurements import LINE
+from dicom_node.results.common.tracked import LINE
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 
@@ -93,9 +89,10 @@ def check_deidentified(
     identity: KnownIdentity,
     options: Set[Retained] = frozenset(),
 ) -> None:
-    """The same for an object that was made of pseudonymised sources, and that nothing in it says whose it is.
+    """Check an object made of pseudonymised sources, and that it holds no identifying value.
 
-    ``sources`` are the pseudonymised ones, ``identity`` is what the true ones say. Raises ResultRefused.
+    ``sources``: the pseudonymised sources; ``identity``: the identifying values of the original ones. Raises
+    ResultRefused.
     """
     ours = (series_description(context, kind), disclaimer(context), context.pipeline)
     header_of = sources[0].header
@@ -111,7 +108,7 @@ def check_deidentified(
 
 
 def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
-    """The same for what a person says of a report of ours, as the report's header has the patient.
+    """Check an object with a person's assessment of our ``report``; the patient is the report's.
 
     Raises ResultRefused.
     """
@@ -190,16 +187,13 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
     for keyword in wanted:
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
-    iod = get_sop_class_iod_map().get(str(read.get("SOPClassUID")))
-    if iod is None:
+    sop_class_uid = str(read.get("SOPClassUID"))
+    if not iods.is_known(sop_class_uid):
         yield "its SOP class has no IOD that is known here"
         return
-    for module in get_iod_module_map()[iod]:
-        if module["usage"] == "M" and module["key"] not in _NOT_BY_TABLE:
-            try:
-                check_required_attributes(read, module["key"], check_optional_sequences=False)
-            except AttributeError as error:
-                yield f"{error} (module {module['key']})"
+    for module in iods.mandatory_modules(sop_class_uid):
+        if module not in _NOT_BY_TABLE and (missing := iods.missing_attribute(read, module)):
+            yield missing
 
 
 def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
@@ -236,7 +230,7 @@ def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if not is_own_result(read):
-        yield "Contributing Equipment does not bear our Device UID"
+        yield "Contributing Equipment does not name this product"
     if kind in (ResultKind.SR, ResultKind.ASSESSMENT):
         if read.get("VerificationFlag") != "UNVERIFIED":
             yield "an AI report must be UNVERIFIED"

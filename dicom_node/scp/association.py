@@ -18,7 +18,6 @@ from pynetdicom.pdu_primitives import A_ABORT
 from dicom_node.dicom import commitment
 from dicom_node.scp import command
 from dicom_node.scp.commitment import ReportRequest
-from dicom_node.scp.connection.loop import MessageLoop
 from dicom_node.scp.connection.pdus import AeTitles, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
 from dicom_node.scp.contexts import commitment_context, refusals
@@ -44,7 +43,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
     is_released: bool
     is_rejected: bool
 
-    def __init__(self, ae: Any, service: StorageService, loop: MessageLoop | None) -> None:
+    def __init__(self, ae: Any, service: StorageService) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self.service = service
         self.titles = AeTitles("", "")
@@ -53,7 +52,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self._wake = threading.Event()
         self.acse = _PolicyNegotiation(self)
         self.dimse = SpoolingProvider(self)
-        self.dul = Provider(self, ae.acse_timeout, loop)
+        self.dul = Provider(self, ae.acse_timeout)
         self.dul.to_user_queue = _SignallingQueue(self._wake)
         # Their setters pass the time-outs on to the DUL, which was replaced above.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
@@ -75,12 +74,6 @@ class NodeAssociation(Association):  # type: ignore[misc]
             else:
                 reason = "" if self.is_rejected else self._reason
                 self.service.give_up(self.requestor.address_info.address, reason)
-
-    @property
-    def only_sends(self) -> bool:
-        """Whether it may send objects and nothing else but C-ECHO."""
-        permission = self.accepted.permission if self.accepted is not None else None
-        return permission is not None and permission.may_send and not permission.may_report
 
     def ends(self, reason: str) -> None:
         """Why the association is about to end; the first reason given goes into the journal."""

@@ -1,6 +1,7 @@
 """Storage commitment reports from peers that we asked (PS3.4 J.3.3): read, and journalled before the answer.
 
-The transaction is looked up where the database is. Reports that fit none are told and forgotten there.
+The transaction is looked up where the database is. A report that fits none gets an event there and
+is dropped.
 """
 
 from __future__ import annotations

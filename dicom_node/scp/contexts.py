@@ -1,7 +1,7 @@
-"""What we accept: one table of storage classes, one of transfer syntaxes in the order of preference.
+"""What we accept: a table of storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
 
 Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; ``docs/conformance.md`` is generated
-from here. Everything is kept bit for bit, so a syntax may stand here that we cannot decode.
+from here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pynetdicom import build_context
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.dicom import commitment
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 
 
 class ClassKind(StrEnum):
@@ -25,19 +26,6 @@ class ClassKind(StrEnum):
     NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
 
 
-class SyntaxKind(StrEnum):
-    """Groups of transfer syntaxes, best first."""
-
-    EXPLICIT = "Explicit VR Little Endian"
-    LOSSLESS = "lossless compressed"
-    IMPLICIT = "Implicit VR Little Endian"
-    DEFLATED = "deflated"
-    BIG_ENDIAN = "big endian"
-    LOSSLESS_KEPT = "lossless compressed, kept but not decoded here"
-    LOSSY = "lossy"
-    LOSSY_KEPT = "lossy, kept but not decoded here"
-
-
 @dataclass(frozen=True, slots=True)
 class StorageClass:
     """One SOP class of the Storage service (PS3.4 B.5)."""
@@ -45,15 +33,6 @@ class StorageClass:
     uid: str
     name: str
     kind: ClassKind
-
-
-@dataclass(frozen=True, slots=True)
-class TransferSyntax:
-    """One transfer syntax (PS3.5 Annex A, Section 10)."""
-
-    uid: str
-    name: str
-    kind: SyntaxKind
 
 
 _BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
@@ -66,10 +45,6 @@ def _name(uid: str) -> str:
 
 def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
     return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
-
-
-def _syntaxes(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
-    return (TransferSyntax(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
 
 
 STORAGE_CLASSES: tuple[StorageClass, ...] = (
@@ -103,45 +78,6 @@ STORAGE_CLASSES: tuple[StorageClass, ...] = (
 )
 """Accepted without configuration; ``listener.further_storage_classes`` adds to them."""
 
-TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
-    *_syntaxes(SyntaxKind.EXPLICIT, "ExplicitVRLittleEndian"),
-    *_syntaxes(
-        SyntaxKind.LOSSLESS,
-        "JPEGLosslessSV1 JPEGLSLossless JPEG2000Lossless HTJ2KLossless HTJ2KLosslessRPCL RLELossless "
-        "JPEGLossless",
-    ),
-    *_syntaxes(SyntaxKind.IMPLICIT, "ImplicitVRLittleEndian"),
-    *_syntaxes(SyntaxKind.DEFLATED, "DeflatedExplicitVRLittleEndian"),
-    *_syntaxes(SyntaxKind.BIG_ENDIAN, "ExplicitVRBigEndian"),
-    # Behind what we can decode, before what has lost something already.
-    *_syntaxes(
-        SyntaxKind.LOSSLESS_KEPT,
-        """
-        EncapsulatedUncompressedExplicitVRLittleEndian DeflatedImageFrameCompression JPEGXLLossless
-        JPEG2000MCLossless JPEGLosslessNonHierarchical15 JPEGLosslessHierarchical28
-        JPEGLosslessHierarchical29
-        """,
-    ),
-    *_syntaxes(SyntaxKind.LOSSY, "JPEG2000 HTJ2K JPEGLSNearLossless JPEGExtended12Bit JPEGBaseline8Bit"),
-    *_syntaxes(
-        SyntaxKind.LOSSY_KEPT,
-        """
-        JPEGXLJPEGRecompression JPEGXL JPEG2000MC
-        JPEGExtended35 JPEGSpectralSelectionNonHierarchical68 JPEGSpectralSelectionNonHierarchical79
-        JPEGFullProgressionNonHierarchical1012 JPEGFullProgressionNonHierarchical1113
-        JPEGExtendedHierarchical1618 JPEGExtendedHierarchical1719
-        JPEGSpectralSelectionHierarchical2022 JPEGSpectralSelectionHierarchical2123
-        JPEGFullProgressionHierarchical2426 JPEGFullProgressionHierarchical2527
-        HEVCMP51 HEVCM10P51
-        MPEG4HP41 MPEG4HP41F MPEG4HP41BD MPEG4HP41BDF MPEG4HP422D MPEG4HP422DF
-        MPEG4HP423D MPEG4HP423DF MPEG4HP42STEREO MPEG4HP42STEREOF
-        MPEG2MPML MPEG2MPMLF MPEG2MPHL MPEG2MPHLF
-        """,
-    ),
-)
-"""Best first. Not here: syntaxes whose pixel data lies elsewhere (JPIP), real-time video (SMPTE ST 2110),
-and what PS3.5 never gave to the network (XML, MIME, Papyrus)."""
-
 VERIFICATION = "1.2.840.10008.1.1"
 _SHOWN = 64  # characters of a UID that a peer sent
 _SYNTAXES_SHOWN = 3
@@ -156,8 +92,7 @@ def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
 def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationContext]:
     """What the acceptor supports. pynetdicom takes the first of *our* syntaxes that the peer offers."""
     syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
-    uncompressed = (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT, SyntaxKind.DEFLATED, SyntaxKind.BIG_ENDIAN)
-    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in uncompressed]
+    plain = [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]
     return [
         build_context(VERIFICATION, plain),
         *(build_context(uid, syntaxes) for uid in accepted_classes(further)),

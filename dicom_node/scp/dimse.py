@@ -50,7 +50,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self._command = bytearray()
         self._command_context: int | None = None
         self._request: StoreRequest | ReportRequest | None = None
-        self._empty_fragments = 0
+        self._tiny_fragments = 0
 
     @property
     def within_message(self) -> bool:
@@ -79,10 +79,10 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
     def _take(self, context_id: int, value: memoryview) -> None:
         if not value:
             raise MalformedCommand("PDV without message control header")
-        if len(value) == 1 and not value[0] & _LAST:
-            self._empty_fragments += 1
-            if self._empty_fragments > limits.EMPTY_FRAGMENTS:
-                raise MalformedCommand("too many empty fragments")
+        if len(value) <= limits.TINY_FRAGMENT:
+            self._tiny_fragments += 1
+            if self._tiny_fragments > limits.TINY_FRAGMENTS:
+                raise MalformedCommand("too many tiny fragments")
         if value[0] & _COMMAND:
             self._take_command(context_id, value)
         else:
@@ -134,5 +134,5 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self._serve(context_id, request)
 
     def _serve(self, context_id: int, request: Request) -> None:
-        self._empty_fragments = 0
+        self._tiny_fragments = 0
         self._association.serve(request, context_id)

@@ -22,10 +22,9 @@ from pynetdicom.transport import AssociationServer, RequestHandler
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter, journal_folder
-from dicom_node.inbox.spool import Spool
+from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.connection.deadline import DeadlineSocket
-from dicom_node.scp.connection.loop import MessageLoop
 from dicom_node.scp.contexts import presentation_contexts
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of, policy_path
 from dicom_node.scp.storage_service import StorageService
@@ -54,9 +53,9 @@ class Listener:
         spool = Spool(data_dir / "spool", policy.minimum_free_bytes, place)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
-        self._service = StorageService(self._policy_file, spool, journal, self._listener_id)
+        waiting = WaitingObjects(spool.incoming)
+        self._service = StorageService(self._policy_file, spool, waiting, journal, self._listener_id)
         self._server = _make_server(policy, self._service)
-        self._server.loop = MessageLoop() if policy.event_loop else None
         self._learn_addresses(policy)
         self._applied = policy
         self._thread = threading.Thread(
@@ -81,13 +80,10 @@ class Listener:
     def keep_up(self) -> None:
         """To be called about once a second: follows the policy file, writes journal events that had to wait.
 
-        Raises RuntimeError when the accepting thread, or the loop, has ended: the process must end and be
-        started again.
+        Raises RuntimeError when the accepting thread has ended: the process must end and be started again.
         """
         if not self._thread.is_alive():
             raise RuntimeError("the thread that accepts connections ended")
-        if self._server.loop is not None and not self._server.loop.is_alive():
-            raise RuntimeError("a thread that reads messages ended")
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
             _apply(policy, self._server)
@@ -123,17 +119,16 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, service: StorageService, share_port: bool, **options: Any) -> None:
         self.service = service
-        self.loop: MessageLoop | None = None
         self._share_port = share_port
         self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
 
     def associations(self) -> list[NodeAssociation]:
-        """Those whose thread runs."""
+        """The associations whose thread runs."""
         return [one for one in self._running if one.is_alive()]
 
     def add(self, association: NodeAssociation) -> None:
-        """Remember one that is about to start."""
+        """Remember an association that is about to start."""
         self._running.add(association)
 
     def server_bind(self) -> None:
@@ -172,7 +167,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
     """Makes the association of one connection. The base class would copy all contexts each time: 15 ms."""
 
     def _create_association(self) -> NodeAssociation:
-        association = NodeAssociation(self.ae, self.server.service, self.server.loop)
+        association = NodeAssociation(self.ae, self.server.service)
         association._server = self.server
         association.name = f"AcceptorThread@{self.client_address[0]}"
         association.set_socket(DeadlineSocket(association, self.request))

@@ -5,6 +5,7 @@ The node replaces the file in one step, so the listener needs neither settings n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -93,11 +94,12 @@ class AEPolicy:
     network_timeout_seconds: float
     further_storage_classes: tuple[str, ...]
     minimum_free_bytes: int
+    waiting_objects: int
+    waiting_bytes: int
     log_level: str
     tls: TlsPolicy | None
     peers: tuple[PeerPolicy, ...]
     log: LogTarget = field(default_factory=LogTarget)
-    event_loop: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AEPolicy:
@@ -118,11 +120,12 @@ class AEPolicy:
             network_timeout_seconds=listener.network_timeout_seconds,
             further_storage_classes=listener.further_storage_classes,
             minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
+            waiting_objects=settings.spool.waiting_objects,
+            waiting_bytes=settings.spool.waiting_mib * 2**20,
             log_level=settings.node.log_level,
             tls=_tls(listener.tls) if listener.tls else None,
             peers=tuple(_peer(peer) for peer in settings.peers),
             log=settings.log_target,
-            event_loop=listener.event_loop,
         )
 
     @classmethod
@@ -142,7 +145,13 @@ class AEPolicy:
         return json.dumps(asdict(self), indent=1)
 
     def write(self, path: Path) -> None:
-        """Replace the file at once: a reader finds the old policy or the new one."""
+        """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
+
+        One that says the same stays: a full disk takes no other.
+        """
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8") == self.to_json():
+                return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(self.to_json(), encoding="utf-8")
         temporary.replace(path)

@@ -16,7 +16,7 @@ class Status:
 
     @property
     def category(self) -> str:
-        """Of PS3.7 Annex C; none of ours is a warning."""
+        """The category of the status (PS3.7 Annex C); none of ours is a warning."""
         return "Failure" if self.code else "Success"
 
 
@@ -24,7 +24,8 @@ SUCCESS = Status(0x0000, "Success", "the object is whole and on stable storage")
 OUT_OF_RESOURCES = Status(
     0xA700,
     "Refused: Out of Resources",
-    "less free disk space than spool.minimum_free_mib, or the spool cannot be written; send again later",
+    "less free disk space than spool.minimum_free_mib, or the spool cannot be written, or as many objects of "
+    "this sender wait to be indexed as spool.waiting_objects or spool.waiting_mib allow; send again later",
 )
 SOP_CLASS_NOT_SUPPORTED = Status(
     0x0122,

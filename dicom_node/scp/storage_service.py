@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from dicom_node.dicom import commitment
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.journal import JournalWriter
-from dicom_node.inbox.spool import IncomingObject, Spool
+from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.spooled import Arrival
 from dicom_node.scp import statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
@@ -28,11 +29,12 @@ from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
-from dicom_node.scp.entrance import Entrance, Failure, Failures
+from dicom_node.scp.entrance import Entrance, Failure, Failures, network
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.statuses import Rejection, Status
 
 _LOGGER = logging.getLogger(__name__)
+_MINUTE = 60.0
 
 
 @dataclass(slots=True)
@@ -42,12 +44,21 @@ class AcceptedAssociation:
     association: str
     proposal: Proposal
     permission: Permission
+    beginning: Event | None = None
+    """What the journal lacks because the disk was full: until it has it, no object is acknowledged."""
     stored: int = 0
     """Objects acknowledged with Success."""
     repeatable: int = 0
     """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    refused: int = 0
+    """Objects not acknowledged with Success."""
     reports: int = 0
     """Storage commitment reports taken."""
+
+    @property
+    def sender(self) -> str:
+        """Whose objects these are: a peer's, or those of a stranger's address."""
+        return self.permission.peer or network(self.proposal.address)
 
 
 @dataclass(slots=True)
@@ -93,9 +104,16 @@ class StoreRequest:
 class StorageService:
     """Shared by the threads of all associations of one listener."""
 
-    def __init__(self, policy: PolicyFile, spool: Spool, journal: JournalWriter, listener_id: str) -> None:
+    def __init__(
+        self,
+        policy: PolicyFile,
+        spool: Spool,
+        waiting: WaitingObjects,
+        journal: JournalWriter,
+        listener_id: str,
+    ) -> None:
         self.policy = policy
-        self._spool = spool
+        self._spool, self._waiting = spool, waiting
         self._journal = journal
         self._listener_id = listener_id
         self.entrance = Entrance()
@@ -105,6 +123,7 @@ class StorageService:
         self._strangers: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._unwritten: list[Event] = []
+        self._complained_at = float("-inf")
 
     def arrive(self, address: str) -> bool:
         """A connection was made; False: it is to be closed, too many of this address wait already."""
@@ -122,7 +141,8 @@ class StorageService:
     def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
         """Accept or reject an association; either is journalled before the peer is answered.
 
-        A rejected connection keeps its place among those that wait until it is closed.
+        On a full disk it is accepted without a line in the journal, and its objects are refused. A rejected
+        connection keeps its place among those that wait until it is closed.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
@@ -140,36 +160,27 @@ class StorageService:
         if isinstance(verdict, Rejection):
             return self._reject(proposal, verdict)
         accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
-        try:
-            # Before the first object can be acknowledged: else its study could seem complete.
-            self._journal.append(self._event(events.ASSOCIATION_ACCEPTED, accepted, **_refused(proposal)))
-        except OSError:
-            self._leave_room(accepted)
-            return self._reject(proposal, statuses.TEMPORARY_CONGESTION)
+        accepted.beginning = self._event(events.ASSOCIATION_ACCEPTED, accepted, **_refused(proposal))
+        self._journal_beginning(accepted)
         self.entrance.leave(proposal.address)
         return accepted
 
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
         """The association ended, after its last object; ``reason`` says why, if without A-RELEASE."""
         self._leave_room(accepted)
+        fields: dict[str, FieldValue] = {"objects": accepted.stored}
+        if accepted.refused:
+            fields["objects_refused"] = accepted.refused
         if released:
-            event = self._event(
-                events.ASSOCIATION_RELEASED, accepted, objects=accepted.stored, outcome="released"
-            )
+            self.record(self._event(events.ASSOCIATION_RELEASED, accepted, outcome="released", **fields))
         else:
-            event = self._event(
-                events.ASSOCIATION_ABORTED,
-                accepted,
-                objects=accepted.stored,
-                outcome="aborted",
-                reason=reason,
-            )
-        self.record(event)
+            fields["reason"] = reason
+            self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
 
     def open(self, accepted: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
         """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
-        command = request.command
-        request.largest = self.policy.current().maximum_object_bytes
+        command, policy = request.command, self.policy.current()
+        request.largest = policy.maximum_object_bytes
         if not accepted.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
         elif command.sop_class_uid != context[0]:
@@ -178,6 +189,10 @@ class StorageService:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
         elif not command.has_data_set:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
+        elif not self._journal_beginning(accepted):
+            request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
+        elif not self._waiting.has_room(accepted.sender, policy.waiting_objects, policy.waiting_bytes):
+            request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
         else:
             try:
                 request.incoming = self._spool.open(
@@ -185,6 +200,7 @@ class StorageService:
                     command.sop_class_uid,
                     command.sop_instance_uid,
                     context[1],
+                    accepted.sender,
                 )
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
@@ -200,7 +216,9 @@ class StorageService:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
         if request.refusal is None:
             accepted.stored += 1
+            self._waiting.add(accepted.sender, request.size)
             return statuses.SUCCESS
+        accepted.refused += 1
         self._journal_if_few(
             accepted,
             self._event(
@@ -262,9 +280,9 @@ class StorageService:
             self._failures.add(address, Failure.NO_TLS)
 
     def record(self, event: Event) -> None:
-        """Journal an event; while the disk is full it waits for the next one."""
+        """Journal an event; while the disk is full it waits for the next one, if not too many wait."""
         with self._lock:
-            self._unwritten.append(event)
+            self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
             self._write_out()
 
     def write_out(self) -> None:
@@ -278,11 +296,22 @@ class StorageService:
         with self._lock:
             self._write_out()
 
+    def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
+        """Before the first object can be acknowledged: else its study could seem complete."""
+        if accepted.beginning is not None:
+            try:
+                self._journal.append(accepted.beginning)
+                accepted.beginning = None
+            except OSError as error:
+                self._cannot_write(error)
+        return accepted.beginning is None
+
     def _journal_if_few(self, accepted: AcceptedAssociation, event: Event) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
         sends = accepted.permission.may_send and event.type is events.STORE_REFUSED
-        if sends or accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
+        listed = limits.REFUSALS_OF_ONE_ASSOCIATION if sends else limits.LISTED_OF_ONE_ASSOCIATION
+        if (accepted.refused if sends else accepted.repeatable) <= listed:
             self.record(event)
 
     def _write_out(self) -> None:
@@ -291,6 +320,12 @@ class StorageService:
                 self._journal.append(self._unwritten[0])
                 del self._unwritten[0]
         except OSError as error:
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        """Once a minute: each sender tries again and again."""
+        if time.monotonic() - self._complained_at > _MINUTE:
+            self._complained_at = time.monotonic()
             _LOGGER.error("the journal cannot be written: %s", error.strerror)
 
     def _reject(self, proposal: Proposal, rejection: Rejection) -> Rejection:

@@ -42,7 +42,8 @@ class DimseCaller:
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer = peer
         self._settings = settings
-        self._connections = Connections(settings.outbox.answer_seconds)
+        local = not peer.entered or settings.console.local_peers
+        self._connections = Connections(settings.outbox.answer_seconds, local=local)
 
     def close(self) -> None:
         """End for good what is under way, from any thread."""
@@ -76,7 +77,12 @@ class DimseCaller:
             tls = (client_tls(self._settings), host) if peer.tls else None
             with self._connections.within(_ASSOCIATE_SECONDS):
                 association = ae.associate(
-                    host, port, contexts, ae_title=called, tls_args=tls, evt_handlers=list(handlers)
+                    self._connections.address_of(host),
+                    port,
+                    contexts,
+                    ae_title=called,
+                    tls_args=tls,
+                    evt_handlers=list(handlers),
                 )
         except OSError as error:  # unknown host name, unreadable certificate
             yield NoAssociation(

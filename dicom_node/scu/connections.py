@@ -13,6 +13,8 @@ import time
 import weakref
 from collections.abc import Iterator
 
+from dicom_node.config.addresses import LocalAddress, remote_address
+
 _AT_ONCE = 0.5  # seconds
 
 MAXIMUM_ANSWER_BYTES = 16 * 2**20
@@ -22,16 +24,34 @@ MAXIMUM_ANSWER_BYTES = 16 * 2**20
 class Connections:
     """The open connections of one destination.
 
-    ``silence_seconds``: how long one read or write may transfer no byte.
+    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether it may be this
+    machine, its link or a metadata service.
     """
 
-    def __init__(self, silence_seconds: float) -> None:
+    def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
         self.silence_seconds = silence_seconds
+        self.local = local
+        self.refused = ""
+        """Why the last call was not made."""
         self.timed_out = False
         self.closed = False
         self._connected_at: float | None = None
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def address_of(self, host: str) -> str:
+        """The address for a connection to this host. Raises OSError, LocalAddress for a forbidden address.
+
+        The host is looked up once, here: a second answer of a name server could be another address.
+        """
+        self.refused = ""
+        if self.local:
+            return host
+        try:
+            return remote_address(host)
+        except LocalAddress as error:
+            self.refused = str(error)
+            raise
 
     def opened(self, connection: socket.socket) -> None:
         """Register a connection; after :meth:`close` it is cut at once."""

@@ -15,6 +15,8 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus, shown
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
+    FAULTY_ANSWER,
+    UNREADABLE,
     HttpDestination,
     problem,
     status_of,
@@ -23,13 +25,15 @@ from dicom_node.scu.http import (
 from dicom_node.scu.statuses import store_report
 
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
+_UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name the object")
 
 
 class DicomwebDestination(HttpDestination):
     """A DICOMweb server at a base URL such as https://host/dicom-web."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(peer, settings)
+        self._is_queried = peer.may_be_asked
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
         # Study Instance UIDs come from modalities, and some write components with leading zeros.
@@ -50,6 +54,8 @@ class DicomwebDestination(HttpDestination):
         except requests.RequestException as error:
             if status_of(error) != 404:
                 return [Check("QIDO-RS", False, problem(error, self._connections).text)]
+        except FAULTY_ANSWER:
+            return [Check("QIDO-RS", False, UNREADABLE.text)]
         return [Check("QIDO-RS", True, "search answered")]
 
     def _store(self, item: Outgoing) -> SendReport:
@@ -58,9 +64,8 @@ class DicomwebDestination(HttpDestination):
                 answer = self._client.store_instances([dcmread(item.path)])
         except requests.RequestException as error:
             return _refused(error) or problem(error, self._connections)
-        except (KeyError, ValueError):
-            return SendReport(SendStatus.VERIFY, "HTTP 200", "the answer cannot be read")
-        return _stored(answer)
+        report = _stored(answer, item.sop_instance_uid)
+        return UNREADABLE if report is _UNNAMED and not self._is_queried else report
 
     def _look(self, item: Outgoing) -> Confirmation:
         try:
@@ -80,14 +85,16 @@ class DicomwebDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
-def _stored(answer: Dataset) -> SendReport:
-    """Read the Store Instances Response (PS3.18 I.2) to one object."""
+def _stored(answer: Dataset, uid: str) -> SendReport:
+    """Read the Store Instances Response (PS3.18 I.2) to one object: stored is what it names as stored."""
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
     for stored in answer.get("ReferencedSOPSequence") or ():
         if warning := stored.get("WarningReason"):
             return store_report(int(warning))
-    return SendReport(SendStatus.STORED, "HTTP 200", "stored")
+        if stored.get("ReferencedSOPInstanceUID") == uid:
+            return SendReport(SendStatus.STORED, "HTTP 200", "stored")
+    return _UNNAMED
 
 
 def _refused(error: requests.RequestException) -> SendReport | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.poolmanager import PoolManager, ProxyManager
 
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -29,6 +30,19 @@ from dicom_node.scu.destination import (
 from dicom_node.scu.statuses import http_report
 
 CONNECT_SECONDS = 10.0
+UNREADABLE = SendReport(
+    SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
+)
+# What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
+FAULTY_ANSWER = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
 
 
 class BoundedSession(requests.Session):
@@ -50,11 +64,12 @@ class BoundedSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end.
 
-        A redirect is an error (requests.HTTPError): an object goes to the address of the settings only.
+        Any status 3xx is an error (requests.HTTPError), with or without an address: an object goes to that of
+        the settings only, and no 3xx says that it was stored.
         """
         streamed = options.get("stream", False)
         response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
-        if response.is_redirect:
+        if 300 <= response.status_code < 400:
             response.close()
             raise requests.HTTPError("redirected", response=response)
         if not streamed:
@@ -76,9 +91,10 @@ class BoundedSession(requests.Session):
 class HttpDestination(ABC):
     """What the ends over HTTP share: a request per object, so that each has its own answer and deadline."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._outbox = settings.outbox
-        self._connections = Connections(settings.outbox.answer_seconds)
+        local = not peer.entered or settings.console.local_peers
+        self._connections = Connections(settings.outbox.answer_seconds, local=local)
         self._session = BoundedSession(self._connections)
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
@@ -88,7 +104,7 @@ class HttpDestination(ABC):
             if reports and reports[-1].status is SendStatus.UNREACHABLE:
                 reports.append(reports[-1])
             else:
-                reports.append(NOT_TRIED if hangs(reports) else self._store(item))
+                reports.append(NOT_TRIED if hangs(reports) else self._try_to_store(item))
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -96,12 +112,24 @@ class HttpDestination(ABC):
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
-            answers.append(answers[-1] if hung else self._look(item))
+            answers.append(answers[-1] if hung else self._try_to_look(item))
         return answers
 
     def close(self) -> None:
         """End for good what is under way, from any thread."""
         self._connections.close()
+
+    def _try_to_store(self, item: Outgoing) -> SendReport:
+        try:
+            return self._store(item)
+        except FAULTY_ANSWER:
+            return UNREADABLE
+
+    def _try_to_look(self, item: Outgoing) -> Confirmation:
+        try:
+            return self._look(item)
+        except FAULTY_ANSWER:
+            return unanswered(UNREADABLE)
 
     def _within(self, item: Outgoing) -> AbstractContextManager[None]:
         """The time that this object may take to be sent or fetched."""
@@ -135,6 +163,16 @@ class _Adapter(HTTPAdapter):
 
 def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[HTTPConnectionPool]:
     class Watched(pool.ConnectionCls):  # type: ignore[misc, name-defined]  # a class attribute of urllib3
+        def _new_conn(self) -> socket.socket:
+            name = self._dns_host  # type: ignore[has-type]  # of urllib3
+            if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
+                self._dns_host = connections.address_of(name)
+            try:
+                made: socket.socket = super()._new_conn()
+                return made
+            finally:
+                self._dns_host = name  # by which the certificate is checked
+
         def connect(self) -> None:
             super().connect()
             connections.opened(self.sock)
@@ -155,11 +193,13 @@ def problem(error: requests.RequestException, connections: Connections) -> SendR
     if connections.timed_out or isinstance(error, requests.ReadTimeout):
         return CUT_OFF
     if isinstance(error, requests.JSONDecodeError):
-        return SendReport(SendStatus.RETRY, "", "the answer is not JSON: is the URL right?")
-    return SendReport(SendStatus.UNREACHABLE, "", "no connection")
+        return UNREADABLE
+    return SendReport(SendStatus.UNREACHABLE, "", connections.refused or "no connection")
 
 
 def unanswered(report: SendReport) -> Confirmation:
     """The answer to a question that failed as ``report`` says."""
+    if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
+        return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG
     return Confirmation(Presence.HUNG if hung else Presence.UNKNOWN, f"query: {report.text}")

@@ -45,7 +45,7 @@ class Callee:
     """How long it may take to take and answer an object."""
 
     @classmethod
-    def of(cls, peer: PeerSettings, settings: Settings) -> Callee:
+    def from_settings(cls, peer: PeerSettings, settings: Settings) -> Callee:
         """The callee that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name}: {peer.missing_of_address()}: add it to its [[peers]]")

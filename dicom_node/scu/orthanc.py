@@ -25,6 +25,8 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
+    FAULTY_ANSWER,
+    UNREADABLE,
     HttpDestination,
     problem,
     unanswered,
@@ -34,6 +36,7 @@ _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implic
 _UPLOADED = {
     "Success": SendReport(SendStatus.STORED, "Success", "stored"),
     "AlreadyStored": SendReport(SendStatus.VERIFY, "AlreadyStored", "Orthanc has this UID already"),
+    "Failure": SendReport(SendStatus.RETRY, "Failure", "Orthanc did not store it"),
     "FilteredOut": SendReport(SendStatus.REFUSED, "FilteredOut", "a filter of this Orthanc rejects it"),
 }
 
@@ -42,7 +45,7 @@ class OrthancDestination(HttpDestination):
     """An Orthanc at a URL such as http://host:8042."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(peer, settings)
         self._client = _client(peer)
         # Retries belong to the outbox, which counts and shows them.
         self._call: dict[str, Any] = {
@@ -56,9 +59,11 @@ class OrthancDestination(HttpDestination):
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 system = self._client.get_system(**self._call)
+            text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
         except requests.RequestException as error:
             return [Check("REST", False, problem(error, self._connections).text)]
-        text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
+        except FAULTY_ANSWER:
+            return [Check("REST", False, UNREADABLE.text)]
         return [Check("REST", True, text)]
 
     def _store(self, item: Outgoing) -> SendReport:
@@ -67,9 +72,7 @@ class OrthancDestination(HttpDestination):
                 answer = self._client.add_instance(file, **self._call)
         except requests.RequestException as error:
             return problem(error, self._connections)
-        status = str(answer.get("Status", "")) if isinstance(answer, dict) else ""
-        unknown = SendReport(SendStatus.RETRY, status[:32], "Orthanc did not store it")
-        return _UPLOADED.get(status, unknown)
+        return _UPLOADED.get(answer.get("Status"), UNREADABLE)
 
     def _look(self, item: Outgoing) -> Confirmation:
         uid = {"SOPInstanceUID": item.sop_instance_uid}

@@ -74,6 +74,10 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
             super().receive_primitive(primitive)
 
     def get_msg(self, block: bool = False) -> tuple[int, Any] | tuple[None, None]:
+        """Return a message only to the caller that waits for an answer.
+
+        pynetdicom's reactor polls without waiting, to serve requests: it gets none.
+        """
         if not block:
             return None, None
         message: tuple[int, Any] | tuple[None, None] = super().get_msg(block=True)

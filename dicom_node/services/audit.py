@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
+from dicom_node.decisions.copies import holds, machine
+from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
+from dicom_node.store import decisions
 from dicom_node.store.accounts import AuditRow, Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Study
+from dicom_node.store.tables import DecisionRow, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
+SHORTEST_REASON, LONGEST_REASON = 3, 200
+"""Characters of a reason."""
 _AGAIN = timedelta(minutes=5)  # after which looking at the same study is noted once more
+
+
+DECISIONS = frozenset(
+    {
+        AuditAction.RESULT_WITHDRAWN,
+        AuditAction.RESULTS_ASSESSED,
+        AuditAction.FEEDBACK_GIVEN,
+        AuditAction.ASSESSMENT_SENT,
+        AuditAction.STUDY_RELEASED,
+        AuditAction.STUDY_RERUN,
+        AuditAction.CLEANING_JUDGED,
+        AuditAction.DISCARDED,
+        AuditAction.DELIVERY_RETRIED,
+        AuditAction.SENT_TO_PEER,
+        AuditAction.OBJECTS_DELETED,
+        AuditAction.JOB_CHANGED,
+        AuditAction.PATIENT_ADDED,
+        AuditAction.PATIENT_REMOVED,
+    }
+)
+"""What persons decide of patients' objects: copied beside the database, a restore does not undo it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who does something, and from which address."""
+    """Who does something, and from which address.
+
+    ``decided_at``, ``decision``: when it is done again after a restore, the time and the id of the decision.
+    """
 
     name: str
     address: str = ""
+    decided_at: datetime | None = None
+    decision: str = ""
+
+    @property
+    def now(self) -> datetime:
+        """When this person decides."""
+        return self.decided_at or utc_now()
 
 
 COMMAND_LINE = Person("command line")
@@ -33,14 +70,47 @@ COMMAND_LINE = Person("command line")
 
 
 def note(
-    session: Session, by: Person, action: AuditAction, *, study_id: int | None = None, **fields: Any
+    session: Session,
+    by: Person,
+    action: AuditAction,
+    *,
+    study_id: int | None = None,
+    what: Mapping[str, Any] | None = None,
+    words: str = "",
+    **fields: Any,
 ) -> AuditRow:
-    """Add a row, in the transaction of what it tells of. ``fields`` hold no PHI."""
+    """Add a row, in the transaction of what it tells of. ``fields`` hold no PHI.
+
+    A decision is written for its copy, too: ``what`` says by UIDs what is decided, so that it can be done
+    again in a database that was restored; ``words``, a person's reason, are sealed there.
+    """
     row = AuditRow(
-        at=utc_now(), actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
+        at=by.now, actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
     )
     session.add(row)
+    if by.decision:
+        decisions.apply(session, by.decision)
+    elif action in DECISIONS:
+        known = {"actor": by.name, "address": row.address, "fields": fields}
+        record = {**known, "what": dict(what or {}), "words": words}
+        decisions.add(session, _decision(session, row, record))
     return row
+
+
+def _decision(session: Session, row: AuditRow, record: dict[str, Any]) -> DecisionRow:
+    study = session.get_one(Study, row.study_id) if row.study_id is not None else None
+    return DecisionRow(
+        id=uuid.uuid4().hex,
+        at=row.at,
+        machine=machine(),
+        action=row.action.value,
+        study_uid=(study.study_instance_uid or "") if study else "",
+        record=record,
+        copied=False,
+        holds=holds(row.action, record["what"]),
+        applied_at=row.at,
+        waits_for="",
+    )
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
@@ -96,8 +166,8 @@ def _words_of_withdrawals(session: Session, rows: Sequence[AuditRow]) -> dict[in
     asked = [result for results in of_row.values() for result in results]
     chosen = select(Withdrawal.result_id, Withdrawal.because).where(Withdrawal.result_id.in_(asked))
     because = {row.result_id: row.because for row in session.execute(chosen)} if asked else {}
-    said = {row: [because[one] for one in results if one in because] for row, results in of_row.items()}
-    return {row: {"because": words[0]} for row, words in said.items() if words}
+    reasons = {row: [because[one] for one in results if one in because] for row, results in of_row.items()}
+    return {row: {"because": words[0]} for row, words in reasons.items() if words}
 
 
 def _note_once(
@@ -111,3 +181,11 @@ def _note_once(
             return
     with database.write() as session:
         note(session, by, action, **fields)
+
+
+def checked_reason(text: str) -> str:
+    """A reason that a person gives, in one line. Raises FaultyInput."""
+    words = " ".join(text.split())
+    if not SHORTEST_REASON <= len(words) <= LONGEST_REASON or not words.isprintable():
+        raise FaultyInput(f"say why in {SHORTEST_REASON} to {LONGEST_REASON} characters")
+    return words

@@ -1,8 +1,9 @@
 """Backup of a node while it runs, and its way back.
 
-A backup is a folder: the database, the site key, the configuration files, the site's device rules, and
-``manifest.json`` with the SHA-256 of each. Received objects and built results are large and come along when
-asked for: the PACS and the modalities have the images, and a result that was delivered is in the PACS.
+A backup is a folder: the database, the copies of persons' decisions, the site key, the configuration files,
+the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
+are large and come along when asked for: the PACS and the modalities have the images, and a result that was
+delivered is in the PACS.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from typing import Any
 from dicom_node import __version__, sitekey
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
+from dicom_node.decisions import copies
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow, StorageError
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import COMMAND_LINE
-from dicom_node.store import migrate
-from dicom_node.store.absence import faults
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
+_DECISIONS = Path(copies.FOLDER)
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -56,7 +58,7 @@ def backup(
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
         _copy_device_rules(settings, part / _DEVICE_RULES)
-        for folder in _OBJECTS if objects else ():
+        for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
         _write_manifest(part)
@@ -97,7 +99,7 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
             _put(source / saved, place, stamp)
     for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
         _put(rules, _device_rules(settings) / rules.name, stamp)
-    for folder in _OBJECTS:
+    for folder in (_DECISIONS, *_OBJECTS):  # no file that is there is written over
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
     notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])

@@ -7,20 +7,32 @@ import signal
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from dicom_node.config.addresses import LocalAddress, remote_address
+from dicom_node.config.holds import undercuts
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
-from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, NotAllowedNow, NotFound
+from dicom_node.errors import (
+    ChangedMeanwhile,
+    ConfigProblem,
+    FaultyInput,
+    HoldUndercut,
+    NotAllowedNow,
+    NotFound,
+)
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
 from dicom_node.services import audit, open_database, reading
 from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.typed import ServiceResult
 from dicom_node.store.entered import EnteredFile, entered
 from dicom_node.store.tables import EnteredTable
 from dicom_node.store.transitions import utc_now
@@ -38,8 +50,24 @@ PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
 
 
+class Saved(ServiceResult):
+    """A saved peer or rule, which the node takes over at once. ``warnings`` are from ``dicom-node check``."""
+
+    name: str
+    version: int
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Warnings of ``check`` for the whole configuration, and the holds that a change would undercut."""
+
+    warnings: tuple[str, ...]
+    undercut: tuple[str, ...]
+
+
 def listed(session: Session, kind: Kind) -> dict[str, View]:
-    """Those that were entered, by name; all others stand in the configuration files."""
+    """The peers (or rules) that were entered in the database, by name; files configure the others."""
     names = ("name", "version", "changed_at", "changed_by", "keys")
     return {row.name: columns(row, *names) for row in entered(session, kind)}
 
@@ -70,52 +98,78 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
     return data
 
 
+def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """One peer or rule of this name with these keys, as its lines would be read. Raises FaultyInput."""
+    if keys.get("name", name) != name:
+        raise FaultyInput(f"name: the address says {name}")
+    try:
+        text = as_text(kind, {"name": name, **keys})
+        text.encode()
+    except (RecursionError, TypeError, UnicodeEncodeError):
+        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
+    content = parsed(kind, text)
+    if content["name"] != name:
+        raise FaultyInput(f"name: the address says {name}")
+    return content
+
+
 def save(
     settings: Settings,
     kind: Kind,
     content: Mapping[str, Any],
     version: int | None = None,
     by: Person = COMMAND_LINE,
-) -> str:
-    """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its name.
+    *,
+    despite_hold: bool = False,
+) -> Saved:
+    """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its version and warnings.
 
-    ``version``: of the one that is changed, 0 to add one, None: whichever is there. Raises FaultyInput with
-    every mistake that ``check`` would find, NotAllowedNow (it stands in a file), ChangedMeanwhile.
+    ``version``: of the one that is changed, 0 to add one, None: whichever is there. ``despite_hold``: a
+    person confirmed that it undercuts holds. Raises FaultyInput with every mistake that ``check`` would find,
+    NotAllowedNow (it stands in a file), ChangedMeanwhile, HoldUndercut.
     """
     name = str(content["name"])
-    _refuse_risky(kind, content)
+    _refuse_risky(settings, kind, content)
     with open_database(settings) as database:
         with database.write() as session:
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            _refuse(session, settings, kind, content, row, version)
+            warned = _refuse(session, settings, kind, content, row, version)
+            if warned.undercut and not despite_hold:
+                raise HoldUndercut(
+                    f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
+                )
             if row is None:
                 row = EnteredTable(kind=kind, name=name, version=0)
                 session.add(row)
             row.keys, row.version = as_text(kind, content), row.version + 1
             row.changed_at, row.changed_by = utc_now(), by.name
-            audit.note(session, by, _SAVED[kind], name=name, version=row.version)
+            fields: dict[str, Any] = {"name": name, "version": row.version}
+            if warned.undercut:
+                fields["despite_hold"] = "; ".join(warned.undercut)
+            audit.note(session, by, _SAVED[kind], **fields)
+            saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
         EnteredFile(database, settings.node.data_dir).renew()
-    return name
+    return saved
 
 
-def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> None:
-    """Raise what ``save`` would raise for it; nothing is changed."""
-    _refuse_risky(kind, content)
+def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
+    """The warnings of ``save``, and what it would raise but for HoldUndercut; nothing is changed."""
+    _refuse_risky(settings, kind, content)
     with reading(settings) as session:
         row = session.get(EnteredTable, (kind, str(content["name"])))
-        _refuse(session, settings, kind, content, row, version)
+        return _refuse(session, settings, kind, content, row, version)
 
 
 def remove(
     settings: Settings, kind: Kind, name: str, version: int | None = None, by: Person = COMMAND_LINE
 ) -> None:
-    """Take one out. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule sends to it)."""
+    """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs it)."""
     with open_database(settings) as database:
         with database.write() as session:
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
             rows = {(one.kind, one.name): one.keys for one in entered(session)}
             if row is None:
-                known = [known for of, known in rows if of == kind]
+                known = [known for other, known in rows if other == kind]
                 hint = did_you_mean(name, known)
                 raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
             _refuse_conflict(kind, name, row, version)
@@ -138,8 +192,11 @@ def apply(settings: Settings) -> int:
     return asked
 
 
-def of(settings: Settings, kind: Kind, name: str) -> View:
-    """One that was entered: its keys, ``version``, who changed it when. Raises NotFound, NotAllowedNow."""
+def show_entry(settings: Settings, kind: Kind, name: str) -> View:
+    """A peer or rule that was entered: its keys, ``version``, who changed it and when.
+
+    Raises NotFound; NotAllowedNow for one of the configuration files.
+    """
     with reading(settings) as session:
         found = listed(session, kind).get(name)
     if found is not None:
@@ -156,14 +213,14 @@ def _refuse(
     content: Mapping[str, Any],
     row: EnteredTable | None,
     version: int | None,
-) -> None:
-    """What may not be saved. ``row``: the one that is there."""
+) -> Warned:
+    """Raise what may not be saved. ``row``: the one that is there."""
     name = str(content["name"])
     _refuse_conflict(kind, name, row, version)
     rows = {(one.kind, one.name): one.keys for one in entered(session)}
     if row is None and name in {one.name for one in getattr(settings, kind)}:
         raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
-    _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
+    return _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
 
 
 def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: int | None) -> None:
@@ -179,16 +236,38 @@ def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: i
     )
 
 
-def _refuse_risky(kind: Kind, content: Mapping[str, Any]) -> None:
-    """What a browser must not be able to do: read files and variables, run programs, keep passwords."""
+def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
+    """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
+    the node call itself or the network behind it."""
     if "${" in as_text(kind, content):
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
     if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
         raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
     if kind == "peers" and "@" in str(content.get("url", "")):
         raise FaultyInput("url: a peer with a login belongs in the configuration files")
+    if kind == "peers" and "entered" in content:
+        raise FaultyInput("entered: the node itself sets it: leave it out")
+    if kind == "peers" and not settings.console.local_peers:
+        _refuse_local(content)
     if kind == "rules" and content.get("pipeline") in PROGRAMS:
         raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
+
+
+def _refuse_local(content: Mapping[str, Any]) -> None:
+    """Before the database is locked: a name server may take seconds. Each call looks the name up again."""
+    problems = []
+    for key in ("host", "query_host", "commitment_host", "url"):
+        given = str(content.get(key) or "")
+        try:
+            host = urlsplit(given).hostname if key == "url" else given
+            if host:
+                remote_address(host)
+        except LocalAddress as error:
+            problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
+        except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
+            continue
+    if problems:
+        raise FaultyInput("\n".join(map(_in_words, problems)), problems)
 
 
 def _refuse_mistakes(
@@ -196,17 +275,23 @@ def _refuse_mistakes(
     changed: Kind,
     before: Mapping[tuple[str, str], str],
     after: Mapping[tuple[str, str], str],
-) -> None:
-    """All mistakes that ``check`` finds in the configuration as it would be. Raises FaultyInput."""
+) -> Warned:
+    """What ``check`` warns of in the configuration as it would be. Raises FaultyInput with its mistakes."""
     from dicom_node import preflight
 
     data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
     for kind in _MODELS:
         in_files = [one for one in data.get(kind, ()) if (kind, one["name"]) not in {*before, *after}]
-        data[kind] = in_files + [tomllib.loads(keys) for (of, _), keys in after.items() if of == kind]
-    problems = preflight.check_data(data, _role_here(settings, changed)).problems
-    if problems:
-        raise FaultyInput("\n".join(map(_said, problems)), problems)
+        data[kind] = in_files + [tomllib.loads(keys) for (other, _), keys in after.items() if other == kind]
+    checked = preflight.check_data(data, _role_here(settings, changed))
+    if checked.problems:
+        raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
+    assert checked.settings is not None, "without settings there are problems"
+    known = set(undercuts(settings))
+    return Warned(
+        tuple(f"{one.subject}: {one.text}" for one in checked.tried if not one.ok),
+        tuple(f"rule {one.rule}: {one}" for one in undercuts(checked.settings) if one not in known),
+    )
 
 
 def _role_here(settings: Settings, changed: Kind) -> Role:
@@ -221,6 +306,6 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
     return Role.CONSOLE if Role.CONSOLE in here else min(here)
 
 
-def _said(problem: ConfigProblem) -> str:
+def _in_words(problem: ConfigProblem) -> str:
     shown = f" = {problem.value}" if problem.value else ""
     return f"{problem.key}{shown}: {problem.remedy}"

@@ -1,4 +1,4 @@
-"""Notifications: what was told, a test of one, and sending again what was given up."""
+"""Notifications: list them, send a test, and send again those that were given up."""
 
 from __future__ import annotations
 
@@ -17,9 +17,25 @@ from dicom_node.notifications import message
 from dicom_node.notifications.sender import deliver
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.typed import Row, ServiceResult
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
+
+
+class NotificationRow(Row):
+    """A notification: its rule, its events, and whether it was sent."""
+
+    notification: int
+    rule: str
+    state: NotificationState
+
+
+class Notifications(ServiceResult):
+    """One page; ``next`` is ``before`` of the next one, null at the end."""
+
+    notifications: list[NotificationRow]
+    next: int | None
 
 
 def configured(settings: Settings) -> list[View]:
@@ -46,7 +62,7 @@ def list_notifications(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """What was told or is to be, the newest first; ``before``: older than the one of this number.
+    """Notifications that were sent or wait, the newest first; ``before``: older than this number.
 
     Without subject and text, which may name a patient (``names_patients``).
     """
@@ -98,5 +114,5 @@ def _find(settings: Settings, name: str) -> NotificationSettings:
 
 
 def _events(row: Notification) -> list[str]:
-    """What it tells of, as words and how often."""
+    """The events of a notification, as words, and how often each happened."""
     return [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())]

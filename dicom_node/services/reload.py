@@ -73,7 +73,7 @@ def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
     """What event 6011 says, with the lines of the settings that it names."""
-    from dicom_node.node import NEEDS_RESTART, fixed
+    from dicom_node.config.fixed import NEEDS_RESTART, fixed
 
     for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
         read.add_named(key, "", NEEDS_RESTART if key in fixed(settings) else "the node's log says why (6011)")

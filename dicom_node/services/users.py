@@ -1,26 +1,41 @@
-"""Who may use the console: names, roles, passwords."""
+"""Who may use the console: names, roles and passwords; sessions of browsers; tokens of programs."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import CannotCreate, ConfigProblem, ConfigurationError, FaultyInput, NotFound
+from dicom_node.errors import (
+    CannotCreate,
+    ConfigProblem,
+    ConfigurationError,
+    FaultyInput,
+    NotFound,
+    SignInRefused,
+)
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, reading, writing
-from dicom_node.store.accounts import ApiToken, UserAccount, UserSession
+from dicom_node.services.audit import Person
+from dicom_node.store.accounts import ApiToken, AuditRow, UserAccount, UserSession
+from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
+
 
 SHORTEST, LONGEST = 12, 256
 """Characters of a password: no other rule makes one harder to guess as surely as its length."""
@@ -33,6 +48,21 @@ class User:
 
     name: str
     role: UserRole
+
+
+LONGEST_SESSION = timedelta(hours=12)
+"""After this long one signs in again, however busy."""
+LIMIT_MINUTES = 15
+REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS, REFUSALS_OF_AN_ADDRESS, REFUSALS_OF_A_NAME = 5, 20, 100
+"""Refused attempts in LIMIT_MINUTES after which further ones are not looked at.
+
+Of a name from everywhere there may be many: else a stranger could lock a user out.
+"""
+_SEEN_SECONDS = 15.0  # how exactly it is known when somebody was last seen
+_one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of a second
+LONGEST_DAYS = 3650
+_PREFIX = "dn_"  # so that a leaked one is recognised for what it is
+_USED_MINUTES = 5  # how exactly it is known when a token was used
 
 
 def add_user(settings: Settings, name: str, role: UserRole, password: str) -> None:
@@ -92,6 +122,161 @@ def hasher() -> PasswordHasher:
     return PasswordHasher()
 
 
+def new_token() -> str:
+    """A random value for a cookie."""
+    return secrets.token_urlsafe(32)
+
+
+def sign_in(database: Database, name: str, password: str, address: str, former: str = "") -> str:
+    """The token of a new session; that of the ``former`` one ends.
+
+    Raises SignInRefused, in the same words for a name that is not known.
+    """
+    with _one_at_a_time:
+        with database.read() as session:
+            user = find(session, name)
+            number, known = (user.id, user.name) if user else (None, "")
+            hashed = user.password_hash if user else _hash_of_nobody()
+            typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
+            _refuse_too_many(session, _of_name(known, typed), address)
+        if not _fits(hashed, password) or number is None:
+            with database.write() as session:
+                audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
+            raise SignInRefused("Name or password is wrong.")
+    token, now = new_token(), utc_now()
+    with database.write() as session:
+        ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+        session.execute(delete(UserSession).where(ended))
+        session.add(
+            UserSession(token_sha256=_hash(token), user_id=number, created_at=now, seen_at=now, search={})
+        )
+        audit.note(session, Person(known, address), AuditAction.SIGNED_IN)
+    return token
+
+
+def user_of_session(
+    database: Database,
+    token: str,
+    idle_minutes: float,
+    now: datetime | None = None,
+    *,
+    counts: bool = True,
+) -> User | None:
+    """The user who is signed in with this token; None without one, or when it was not used for too long.
+
+    ``counts``: a person asks; a page that updates by itself does not keep a session alive.
+    """
+    now = now or utc_now()
+    with database.read() as session:
+        chosen = select(UserSession, UserAccount).join(UserAccount, UserSession.user_id == UserAccount.id)
+        row = session.execute(chosen.where(UserSession.token_sha256 == _hash(token))).one_or_none()
+        if row is None:
+            return None
+        signed_in, user = row
+        found = User(user.name, user.role)
+        idle, age = now - signed_in.seen_at, now - signed_in.created_at
+    if idle > timedelta(minutes=idle_minutes) or age > LONGEST_SESSION:
+        return None
+    if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
+        with database.write() as session:
+            if seen := session.get(UserSession, _hash(token)):
+                seen.seen_at = now
+    return found
+
+
+def sign_out(database: Database, token: str, by: Person) -> None:
+    """End the session."""
+    with database.write() as session:
+        session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        audit.note(session, by, AuditAction.SIGNED_OUT)
+
+
+def search_of(database: Database, token: str) -> dict[str, str]:
+    """What this session searched for last that no address may hold: keys ``patient`` and ``accession``."""
+    with database.read() as session:
+        row = session.get(UserSession, _hash(token))
+        return dict(row.search) if row else {}
+
+
+def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
+    """Keep it for the list that follows. The audit says that a patient was searched for, not which."""
+    with database.write() as session:
+        if row := session.get(UserSession, _hash(token)):
+            row.search = dict(about)
+        if about:
+            audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
+
+
+def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
+    """A new token of a user, for this many days; it is shown once. Raises NotFound, FaultyInput."""
+    words = " ".join(purpose.split())
+    if not 1 <= len(words) <= 64 or not words.isprintable():
+        raise FaultyInput("say in 1 to 64 characters what the token is for")
+    if not 1 <= days <= LONGEST_DAYS:
+        raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
+    token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
+    with writing(settings) as session:
+        owner = find(session, user)
+        if owner is None:
+            raise NotFound(f"there is no user {user}: dicom-node users list shows them")
+        row = ApiToken(
+            token_sha256=_hash(token),
+            user_id=owner.id,
+            purpose=words,
+            created_at=now,
+            expires_at=now + timedelta(days=days),
+        )
+        session.add(row)
+        session.flush()
+        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_ADDED, user=owner.name, token=row.id)
+    return token
+
+
+def list_tokens(settings: Settings) -> list[View]:
+    """All tokens, without what is secret of them."""
+    with reading(settings) as session:
+        chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
+        return [
+            {
+                "token": row.id,
+                "user": user.name,
+                "role": user.role.value,
+                **columns(row, "purpose", "created_at", "expires_at", "used_at"),
+            }
+            for row, user in session.execute(chosen.order_by(ApiToken.id))
+        ]
+
+
+def remove_token(settings: Settings, number: int) -> None:
+    """Remove a token, so that nobody can use it any more. Raises NotFound."""
+    with writing(settings) as session:
+        row = session.get(ApiToken, number)
+        if row is None:
+            raise NotFound(f"no token has the number {number}: dicom-node tokens list shows them")
+        session.execute(delete(ApiToken).where(ApiToken.id == number))
+        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
+
+
+def user_of_token(database: Database, token: str) -> User | None:
+    """The user of this token; None when there is no such token or it has expired."""
+    now = utc_now()
+    with database.read() as session:
+        chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
+        row = session.execute(chosen.where(ApiToken.token_sha256 == _hash(token))).one_or_none()
+        if row is None:
+            return None
+        known, user = row
+        if known.expires_at <= now:
+            return None
+        found, number = User(user.name, user.role), known.id
+        is_noted = known.used_at is not None and now - known.used_at < timedelta(minutes=_USED_MINUTES)
+    if not is_noted:
+        with database.write() as session:
+            if used := session.get(ApiToken, number):
+                used.used_at = now
+    return found
+
+
 def _known(session: Session, name: str) -> UserAccount:
     user = find(session, name)
     if user is None:
@@ -113,3 +298,53 @@ def _hashed(name: str, password: str) -> str:
 
 def _literally(name: str) -> str:
     return re.sub(r"([\\%_])", r"\\\1", name)
+
+
+def _bucket(name: str) -> str:
+    """One of 65,536 for a name that is no user's, so that it is counted like one that is.
+
+    Too few to guess from the audit what was typed: it may be a password.
+    """
+    return hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
+
+
+def _of_name(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:
+    named = AuditRow.actor == known
+    return named & (AuditRow.fields["typed"].as_string() == typed["typed"]) if typed else named
+
+
+def _refuse_too_many(session: Session, named: ColumnElement[bool], address: str) -> None:
+    here = AuditRow.address == address
+    since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
+    for which, limit in (
+        (here & named, REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
+        (here, REFUSALS_OF_AN_ADDRESS),
+        (named, REFUSALS_OF_A_NAME),
+    ):
+        if _refusals(session, which, since) >= limit:
+            raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
+
+
+def _refusals(session: Session, which: ColumnElement[bool], since: datetime) -> int:
+    chosen = select(func.count()).select_from(AuditRow)
+    refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (AuditRow.at >= since)
+    return session.scalar(chosen.where(refused, which)) or 0
+
+
+def _fits(hashed: str, password: str) -> bool:
+    from argon2.exceptions import InvalidHashError, VerificationError
+
+    try:
+        return hasher().verify(hashed, password[:LONGEST])
+    except (InvalidHashError, VerificationError):
+        return False
+
+
+@cache
+def _hash_of_nobody() -> str:
+    """So that an unknown name takes as long as a known one."""
+    return hasher().hash(secrets.token_hex(16))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import decisions
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Job, Result, Study
-from dicom_node.store.tables.times import has_come, has_ended
+from dicom_node.store.tables.base import has_come, has_ended
 from dicom_node.store.transitions import move_delivery, utc_now
 
 WITHDRAWN = "withdrawn"
@@ -42,9 +44,14 @@ def add(
         return found
     state = _S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING
     delivery = Delivery(
-        result=result, destination=destination, state=state, next_at=utc_now(), reason="", status="",
+        result=result,
+        destination=destination,
+        state=state,
+        next_at=utc_now(),
+        reason="",
+        status="",
         by_hand=by_hand,
-    )  # fmt: skip
+    )
     session.add(delivery)
     session.flush()
     return delivery
@@ -53,9 +60,14 @@ def add(
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job wants it again."""
     move_delivery(
-        session, delivery, _S.CANCELLED, DELIVERY_WITHDRAWN,
-        reason=f"withdrawn: {reason}", withdrawn=True, lease_owner="", lease_until=None,
-    )  # fmt: skip
+        session,
+        delivery,
+        DELIVERY_WITHDRAWN,
+        reason=f"withdrawn: {reason}",
+        withdrawn=True,
+        lease_owner="",
+        lease_until=None,
+    )
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
@@ -88,9 +100,24 @@ def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[D
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
     """Send it no more; False where a sender has taken it meanwhile."""
     return move_delivery(
-        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED,
-        reason="", discarded_because=because, lease_owner="", lease_until=None,
-    )  # fmt: skip
+        session,
+        delivery,
+        DELIVERY_DISCARDED,
+        reason="",
+        discarded_because=because,
+        lease_owner="",
+        lease_until=None,
+    )
+
+
+def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
+    """Discard the deliveries that wait or were given up and whose result somebody withdrew meanwhile."""
+    waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
+    results = {one.result_id for one in waiting}
+    gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
+    for delivery in waiting:
+        if delivery.result_id in gone:
+            discard(session, delivery, WITHDRAWN)
 
 
 def due_destinations(session: Session, now: datetime) -> list[str]:
@@ -130,7 +157,7 @@ def hold(delivery: Delivery, owner: str, until: datetime) -> None:
 
 
 def renew(session: Session, deliveries: Sequence[int], owner: str, until: datetime) -> None:
-    """Show that the owner is alive."""
+    """Renew the owner's leases of these deliveries until ``until``: it is alive."""
     session.execute(
         update(Delivery)
         .where(Delivery.id.in_(deliveries), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
@@ -148,7 +175,7 @@ def hand_back(session: Session, owner: str) -> None:
 
 
 def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
-    """Those of the deliveries that this owner still holds; the others were taken over."""
+    """The deliveries that this owner still holds; another process took over the rest."""
     held = session.scalars(
         select(Delivery)
         .where(
@@ -200,8 +227,11 @@ def is_held(delivery: Delivery, now: datetime) -> bool:
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    """Pending or to be confirmed, and its time has come; or held by an owner that is gone."""
+    """Pending or to be confirmed, and its time has come; or held by an owner that is gone.
+
+    Nothing of a study of which a decision was lost with the database, until that is applied again.
+    """
     free = or_(Delivery.lease_until.is_(None), has_come(Delivery.lease_until, now))
     waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free)
     lost = and_(Delivery.state == _S.SENDING, free)
-    return or_(waiting, lost)
+    return and_(or_(waiting, lost), ~decisions.holds_back())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.identity import Patient
@@ -88,6 +88,27 @@ def study(session: Session, study_instance_uid: str) -> Study | None:
     )
 
 
+def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
+    """The newest entry without Study Instance UID of this sender, in quarantine since then at the earliest.
+
+    ``sender``: how the spool names of its objects end. All objects of an entry are of one sender.
+    """
+    first = (
+        select(ReceivedObject.spool_name)
+        .where(ReceivedObject.study_id == Study.id)
+        .order_by(ReceivedObject.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    chosen = select(Study).where(
+        Study.study_instance_uid.is_(None),
+        Study.state == StudyState.QUARANTINED,
+        Study.first_received_at >= since,
+        first.endswith(sender),
+    )
+    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update())
+
+
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
     """What the study's objects of these roles say of their patients, each saying once."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
@@ -115,6 +136,12 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
     return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
 
 
+def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
+    """Whether no object of a study is of these senders: ends of spool names, "" for names without a mark."""
+    theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
+    return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
+
+
 def next_due(
     session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]
 ) -> Study | None:
@@ -132,7 +159,7 @@ def next_due(
 
 
 def any_due(session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]) -> bool:
-    """Whether ``next_due`` would find one: worth a writing transaction."""
+    """Whether ``next_due`` would find a study, so that a writing transaction is worth while."""
     return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since), *also))))
 
 
@@ -235,7 +262,10 @@ def purgeable(
 def lock_purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """The same, locked until the transaction ends; without those that another one is changing now."""
+    """Lock purgeable studies until the transaction ends; returns them.
+
+    Studies that another transaction is changing now are left out.
+    """
     found = purgeable(session, before, limit, among)
     free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
     locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Lease
-from dicom_node.store.tables.times import has_come
+from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import utc_now
 
 _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again

@@ -65,7 +65,9 @@ def _refuse_newer(database: Database) -> str | None:
     """The version that was found."""
     found = current(database)
     if found is not None and not is_known(found):
-        raise DatabaseNotReady(f"the database has version {found}, which is newer than this program")
+        raise DatabaseNotReady(
+            f"the database has version {found}, newer than this program or from before release 0.1.0"
+        )
     return found
 
 

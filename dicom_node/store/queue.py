@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Instance, Job
-from dicom_node.store.tables.times import has_come
+from dicom_node.store.tables.base import has_come
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 _LAST_JOBS = 20
@@ -95,7 +95,7 @@ def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
 
 
 def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:
-    """Those of which as many jobs run as may run ``at_once``."""
+    """The pipelines that have reached their limit of running jobs. ``at_once``: the limits, by pipeline."""
     if not at_once:
         return frozenset()
     counted = session.execute(
@@ -162,7 +162,7 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
 
 
 def _is_taken(session: Session, workers: WorkerSettings) -> ColumnElement[bool]:
-    """Of a pipeline that these workers run and of which not as many jobs run as may."""
+    """SQL: the job's pipeline is run by these workers and has not reached its limit of running jobs."""
     conditions = [Job.pipeline.in_(workers.pipelines)] if workers.pipelines else []
     if full := full_pipelines(session, workers.at_once):
         conditions.append(Job.pipeline.not_in(full))

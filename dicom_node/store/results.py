@@ -1,4 +1,8 @@
-"""The results table: what was built, and which report of a study a newer one supersedes."""
+"""The results table: what was built, and which report of a study a newer one supersedes.
+
+The installation that results name as their equipment is in the database too, which all machines of a site
+share and every backup holds.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,21 @@ from datetime import datetime
 from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node.dicom.own_objects import Installation
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, ReportedFinding, Result, Study
+from dicom_node.store.tables import (
+    Delivery,
+    InstallationRow,
+    Instance,
+    Job,
+    ReceivedObject,
+    ReportedFinding,
+    Result,
+    Study,
+)
 from dicom_node.store.transitions import record
 
 _NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
@@ -24,15 +38,15 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
 
 
 def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
-    """Those of these results that a person withdrew."""
+    """Which of these results a person withdrew."""
     return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
 
 
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
     """What a new report calls present.
 
-    Forgotten is what earlier ones of its rule said of its images, whether they were sent or not; what
-    they said of images that were purged since still holds.
+    This replaces what earlier reports of its rule said of the same images, whether they were sent or not.
+    What they said of images that were purged since still holds.
     """
     job = session.get_one(Job, report.job_id)
     earlier = (
@@ -58,7 +72,7 @@ def forget_findings(session: Session, result_ids: Collection[int]) -> None:
 
 
 def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:
-    """Those of these results that were built before, by SOP Instance UID, with an event for each."""
+    """The results with these UIDs that were built before, by UID. Records an event for each."""
     found = session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
     known = {row.sop_instance_uid: row for row in found}
     for row in known.values():
@@ -69,10 +83,10 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
 def purged(
     session: Session, sop_instance_uids: Collection[str]
 ) -> dict[tuple[datetime, str, str], frozenset[str]]:
-    """Those of these results whose files were deleted, by what their bytes depend on besides the images.
+    """The results with these UIDs whose files were deleted, grouped by the values that build them again.
 
-    That is when their job analysed the images, and SOP and Series Instance UID of the report that they
-    replace ("" for none).
+    These values are the time at which their job analysed the images, and SOP and Series Instance UID of the
+    report that they replace ("" for none). With the same images they give the same bytes.
     """
     former = aliased(Result)
     chosen = (
@@ -100,9 +114,14 @@ def add(session: Session, row: Result) -> Result:
     session.add(row)
     session.flush()
     record(
-        session, RESULT_BUILT, row.study_id,
-        job=row.job_id, kind=row.kind.value, instance=row.sop_instance_uid, supersedes=row.supersedes,
-    )  # fmt: skip
+        session,
+        RESULT_BUILT,
+        row.study_id,
+        job=row.job_id,
+        kind=row.kind.value,
+        instance=row.sop_instance_uid,
+        supersedes=row.supersedes,
+    )
     return row
 
 
@@ -174,3 +193,8 @@ def _outdated(before: datetime) -> Select[Result]:
             ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
         )
     )
+
+
+def this_installation(session: Session) -> Installation:
+    """The installation of this database."""
+    return Installation.from_drawn(session.scalars(select(InstallationRow.drawn)).one())

@@ -25,7 +25,7 @@ from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.queue import full_pipelines
 from dicom_node.store.tables import Job
-from dicom_node.store.tables.times import LATEST
+from dicom_node.store.tables.base import LATEST
 
 Answer = TypeVar("Answer")
 TASK: Final = "dicom_node.job"
@@ -145,7 +145,7 @@ def _offer(session: Session, job: Job) -> int | None:
 
 
 def _lock(job: Job) -> str:
-    """Of two jobs with the same, one runs: a newer revision waits for the older one."""
+    """The name of the job's lock: one of two jobs with the same lock runs, a newer revision waits."""
     return f"{job.study_id}/{job.rule}"
 
 

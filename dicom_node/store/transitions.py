@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import IllegalTransition
-from dicom_node.events import STUDY_MOVED, Event, EventType, happened
+from dicom_node.events import STUDY_MOVED, Event, EventType
 from dicom_node.model.lifecycle import (
+    COMMITMENT,
     DELIVERY,
     END_STATES,
+    HELD,
     JOB,
+    READ_FROM_WORK,
     STUDY,
-    DeliveryState,
     JobState,
     StudyState,
     study_state,
 )
-from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
+from dicom_node.store.database import EVENTS
+from dicom_node.store.tables import Commitment, Delivery, EventRow, HeldResult, Job, Result, Study
+
+_State = TypeVar("_State", bound=StrEnum)
 
 # FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
-    """Log an event, with its study's UID (whoever has the log looks for that), and append it to the table."""
+    """Append an event to the table, with its study's UID: whoever has the log looks for that.
+
+    It is logged when the transaction is committed.
+    """
     if study_id is not None and "study" not in fields:
         uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id))
         fields = {"study": uid, **fields}
-    event = happened(event_type, **fields)
+    event = Event(event_type, datetime.now(UTC), fields)
+    session.info.setdefault(EVENTS, []).append(event)
     append(session, event, study_id)
     return event
 
@@ -44,24 +54,26 @@ def append(session: Session, event: Event, study_id: int | None = None) -> None:
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 
-def move_study(
-    session: Session, study: Study, to: StudyState, *, reason: str = "", event: EventType = STUDY_MOVED
-) -> bool:
-    """Move a study on; False when another process moved it first (the caller looks again).
+def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
+    """Move a study on by an event; False when another process moved it first (the caller looks again).
 
-    Raises IllegalTransition when the table has no such step.
+    Raises IllegalTransition where the event cannot happen to a study in this state.
     """
-    before, here = study.state, Study.state == study.state
-    if not _move(session, study, STUDY[before], to, here, {"reason": reason}):
-        return False
-    record(session, event, study.id, study=study.study_instance_uid, before=before, after=to, reason=reason)
-    return True
+    return _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
-def move_job(session: Session, job: Job, to: JobState, event: EventType, **values: Any) -> bool:
-    """Move a job on, fenced by its state and attempt number; ``values`` are further columns."""
-    here = (Job.state == job.state) & (Job.attempts == job.attempts)
-    if not _move(session, job, JOB[job.state], to, here, values):
+def _as_listed(session: Session, study_id: int, state: StudyState) -> str:
+    """The state in the word of lists: "held" where nothing came of the study but jobs that a limit holds."""
+    if state is not StudyState.NOT_APPLICABLE:
+        return state
+    held = select(Job.id).where(Job.study_id == study_id, Job.state == JobState.HELD).limit(1)
+    return JobState.HELD if session.scalar(held) is not None else state
+
+
+def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
+    """Move a job on by an event, fenced by its state and attempt number; ``values`` are further columns."""
+    here = (Job.id == job.id) & (Job.state == job.state) & (Job.attempts == job.attempts)
+    if not _set(session, job, _next(JOB, job, event), here, values):
         return False
     record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
     turn_changed(session, job)
@@ -76,50 +88,66 @@ def turn_changed(session: Session, job: Job) -> None:
         tickets.follow(session, job)
 
 
-def move_delivery(
-    session: Session, delivery: Delivery, to: DeliveryState, event: EventType, **values: Any
-) -> bool:
-    """Move a delivery on, fenced by its state and attempt number; ``values`` are further columns."""
-    here = (Delivery.state == delivery.state) & (Delivery.attempts == delivery.attempts)
-    if not _move(session, delivery, DELIVERY[delivery.state], to, here, values):
+def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
+    """Move a delivery on by an event, fenced by its state and attempt; ``values`` are further columns."""
+    attempt = (Delivery.id == delivery.id) & (Delivery.attempts == delivery.attempts)
+    here = attempt & (Delivery.state == delivery.state)
+    if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
         return False
     result = delivery.result
     record(
-        session, event, result.study_id,
-        delivery=delivery.id, destination=delivery.destination, instance=result.sop_instance_uid,
-        status=delivery.status, reason=delivery.reason,
-    )  # fmt: skip
+        session,
+        event,
+        result.study_id,
+        delivery=delivery.id,
+        destination=delivery.destination,
+        instance=result.sop_instance_uid,
+        status=delivery.status,
+        reason=delivery.reason,
+    )
     return True
 
 
-def _move(
-    session: Session,
-    row: Study | Job | Delivery,
-    allowed: Collection[StrEnum],
-    to: StrEnum,
-    here: ColumnElement[bool],
-    values: Mapping[str, Any],
-) -> bool:
-    """Compare and set: ``here`` holds while no other process has moved the row."""
-    if to not in allowed:
-        raise IllegalTransition(f"{row.__tablename__} {row.id}: {row.state} cannot become {to}")
-    table = type(row)
-    changed = session.execute(update(table).where(table.id == row.id, here).values(state=to, **values))
-    assert isinstance(changed, CursorResult)
-    if changed.rowcount != 1:
+def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
+    """Move a request for storage commitment on by an event, fenced by its state."""
+    here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
+    if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
         return False
-    session.refresh(row)
+    record(
+        session,
+        event,
+        destination=commitment.destination,
+        transaction=commitment.transaction_uid,
+        objects=len(commitment.deliveries),
+    )
     return True
+
+
+def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
+    """Move held results of one study on by one event, each fenced by its state; returns how many moved.
+
+    ``values`` are further columns.
+    """
+    moved = []
+    for row in rows:
+        here = (HeldResult.result_id == row.result_id) & (HeldResult.state == row.state)
+        if _set(session, row, _next(HELD, row, event), here, values):
+            moved.append(row)
+    if moved:
+        since = min(row.since for row in moved).isoformat()
+        numbers = [row.result_id for row in moved]
+        record(session, event, moved[0].study_id, results=len(moved), since=since, numbers=numbers)
+    return len(moved)
 
 
 def settle_study(session: Session, study_id: int) -> None:
     """Read a study's state from its jobs and deliveries, and move it there.
 
     Whoever ends a job or a delivery calls this in the same transaction. A study that is being received or
-    stands in quarantine is left alone: assembly or a person moves it.
+    is in quarantine is left alone: assembly or a person moves it.
     """
     study = session.get_one(Study, study_id, populate_existing=True, with_for_update=FOR_UPDATE)
-    if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
+    if study.state not in READ_FROM_WORK:
         return
     jobs = session.execute(
         select(Job.state, Job.reason).where(Job.study_id == study_id, Job.study_revision == study.revision)
@@ -133,9 +161,71 @@ def settle_study(session: Session, study_id: int) -> None:
     reason = ""
     if state in END_STATES:
         reason = "; ".join(dict.fromkeys(row.reason for row in (*jobs, *deliveries) if row.reason))
-    move_study(session, study, state, reason=reason)
+    settle_study_as(session, study, state, reason)
+
+
+def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
+    """Settle each of these studies, in one order: other transactions lock them too."""
+    for study_id in sorted(set(study_ids)):
+        settle_study(session, study_id)
+
+
+def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
+    """Move a study to where its work is; False when another process moved it first.
+
+    Raises IllegalTransition for a study that is being received or is in quarantine.
+    """
+    if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
+        raise IllegalTransition(f"study {study.id}: {study.state} cannot become {state}")
+    return _set_study(session, study, state, STUDY_MOVED, reason)
+
+
+def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
+    before, here = study.state, (Study.id == study.id) & (Study.state == study.state)
+    if not _set(session, study, to, here, {"reason": reason}):
+        return False
+    uid, after = study.study_instance_uid, _as_listed(session, study.id, to)
+    record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
+    return True
+
+
+def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
+    try:
+        return table[row.state, event]
+    except KeyError:
+        number = row.result_id if isinstance(row, HeldResult) else row.id
+        raise IllegalTransition(
+            f"{row.__tablename__} {number} is {row.state}: event {event.number} cannot happen to it"
+        ) from None
+
+
+def _set(
+    session: Session,
+    row: Study | Job | Delivery | Commitment | HeldResult,
+    to: StrEnum,
+    here: ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> bool:
+    """Compare and set: ``here`` finds the row while no other process has moved it."""
+    changed = session.execute(update(type(row)).where(here).values(state=to, **values))
+    assert isinstance(changed, CursorResult)
+    if changed.rowcount != 1:
+        return False
+    session.refresh(row)
+    return True
 
 
 def utc_now() -> datetime:
     """The present time, aware."""
     return datetime.now(UTC)
+
+
+_STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+
+
+def steady_now() -> datetime:
+    """UTC at the process's start plus monotonic time since: setting the clock moves no quiet time.
+
+    Times that people see are those of :func:`utc_now`.
+    """
+    return _STARTED + timedelta(seconds=time.monotonic())

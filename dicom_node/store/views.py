@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.errors import NotFound
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import queue
 from dicom_node.store.accounts import Withdrawal
@@ -226,7 +226,7 @@ def list_associations(
 
 
 def counts(session: Session) -> View:
-    """How many studies, jobs and deliveries stand in each state (states without any are left out)."""
+    """The number of studies, jobs and deliveries in each state; states without any are left out."""
 
     def by_state(column: Any) -> dict[str, int]:
         rows = session.execute(select(column, func.count()).group_by(column))
@@ -245,7 +245,7 @@ def study_views(session: Session, chosen: Select[Study]) -> list[View]:
 
 
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
-    """The same by their numbers: those that are there now, whatever was there a moment ago."""
+    """The chosen studies as lists show them, by their numbers; a study deleted meanwhile is left out."""
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
@@ -256,6 +256,7 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         .group_by(Instance.study_id, Instance.modality)
         .order_by(Instance.modality)
     ).all()
+    faulty = _faulty(session, of_study)
     modalities: dict[int, list[str]] = defaultdict(list)
     instances: dict[int, int] = defaultdict(int)
     for study_id, modality, number in images:
@@ -269,6 +270,7 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         row.id: {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
+            "reason": row.reason + faulty.get(row.id, ""),
             "job_held": row.id in held,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
@@ -278,6 +280,22 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
             "results": results[row.id],
         }
         for row in rows
+    }
+
+
+def _faulty(session: Session, of_study: ScalarSelect[int]) -> dict[int, str]:
+    """How many more faulty objects went to these entries without a study than their reasons name."""
+    counted = (
+        select(Study.id, func.count())
+        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
+        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
+        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
+        .group_by(Study.id)
+    )
+    return {
+        study: f"; and {number - 1} more faulty objects of this sender"
+        for study, number in session.execute(counted)
+        if number > 1
     }
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import are_one_patient
 from dicom_node.events import STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import StudyState
 from dicom_node.object_store.rows import is_whole
 from dicom_node.store import intake
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import move_study
-from dicom_node.studies.clock import steady_now
+from dicom_node.store.transitions import move_study, steady_now
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
@@ -36,15 +37,17 @@ class Assembler:
         quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
         self._longest = timedelta(seconds=quiet)
 
-    def run_once(self, now: datetime | None = None) -> int:
+    def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
 
-        ``now`` is UTC by :func:`steady_now`.
+        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders of whom more waits to be indexed:
+        their studies may still get objects.
         """
         now = now or steady_now()
+        also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
         self._bring_forward(now + 2 * self._longest)
         done = 0
-        while self._complete_next(now):
+        while self._complete_next(now, also):
             done += 1
         return done
 
@@ -56,12 +59,12 @@ class Assembler:
         with self._database.write() as session:
             intake.bring_forward(session, latest)
 
-    def _complete_next(self, now: datetime) -> bool:
+    def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:
-            if not intake.any_due(session, now, now - _SILENCE, *self._also):
+            if not intake.any_due(session, now, now - _SILENCE, *also):
                 return False
         with self._database.write() as session:
-            study = intake.next_due(session, now, now - _SILENCE, *self._also)
+            study = intake.next_due(session, now, now - _SILENCE, *also)
             if study is None:
                 return False
             if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
@@ -69,6 +72,6 @@ class Assembler:
                 return True
             study.due_at = None
             session.flush()
-            move_study(session, study, StudyState.COMPLETE, event=STUDY_COMPLETE)
+            move_study(session, study, STUDY_COMPLETE)
             enqueue_study(session, study, self._settings)
             return True

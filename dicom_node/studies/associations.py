@@ -128,9 +128,13 @@ def _keep_report(session: Session, event: Event) -> None:
     committed, failed = event.fields["committed"], event.fields["failed"]
     intake.keep_report(session, transaction, calling, committed, failed, event.at)
     record(
-        session, events.COMMITMENT_REPORTED,
-        transaction=transaction, calling=calling, committed=len(committed), failed=len(failed),
-    )  # fmt: skip
+        session,
+        events.COMMITMENT_REPORTED,
+        transaction=transaction,
+        calling=calling,
+        committed=len(committed),
+        failed=len(failed),
+    )
 
 
 def _listener(path: Path) -> str:
@@ -140,7 +144,6 @@ def _listener(path: Path) -> str:
 
 def _opened(event: Event, association: str) -> Association:
     fields, refused = event.fields, event.fields.get("refused") or []
-    named = refused if isinstance(refused, list) else [str(refused)]  # a text in lines of a former version
     return Association(
         id=association,
         listener=str(fields.get("listener", "")),
@@ -151,7 +154,7 @@ def _opened(event: Event, association: str) -> Association:
         closed_at=None,
         outcome=AssociationOutcome.OPEN,
         objects=0,
-        refused=named,
-        refused_count=fields.get("refused_count") or len(named),
+        refused=refused,
+        refused_count=fields.get("refused_count") or len(refused),
         reason="",
     )

@@ -6,10 +6,12 @@ in the spool, set aside, and is not analysed.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -137,12 +139,13 @@ class Choice:
         take: Collection[int] = (),
         *,
         as_of: str | None = None,
-        also: Callable[[Session], None] | None = None,
+        also: Callable[[Session, dict[str, Any]], None] | None = None,
     ) -> None:
         """Let a study out of quarantine with the options ``take``, one for each question.
 
         ``as_of``: what the rows said among which the person chose, None where nobody can say. Where something
-        came since, a number may stand for another patient. ``also`` writes in the same transaction.
+        came since, a number may stand for another patient. ``also`` writes in the same transaction,
+        and gets what was released: of what, and the spool names of each option taken.
         Raises NotAllowedNow: it is not in quarantine, a choice is missing, there is no such option, or
         something came since.
         """
@@ -162,7 +165,21 @@ class Choice:
                         _record_choice(session, study, option)
             release_study(session, study_id)
             if also is not None:
-                also(session)
+                taken_names = [_names(option) for option in read.options() if option.number in take]
+                also(session, {"of": _arrivals(session, study_id), "taken": taken_names})
+
+    def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
+        """The options that were ``taken`` when the study was released, as they are numbered now.
+
+        None while the study is not what was released: not in quarantine, or with other objects.
+        """
+        with self._database.read() as session:
+            in_quarantine = session.get_one(Study, study_id).state is StudyState.QUARANTINED
+            if not in_quarantine or _arrivals(session, study_id) != what["of"]:
+                return None
+        options = self._read(study_id).options()
+        numbers = [option.number for option in options if _names(option) in what["taken"]]
+        return numbers if len(numbers) == len(what["taken"]) else None
 
     def _apply(
         self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
@@ -217,6 +234,18 @@ class Choice:
         except (OSError, NotInSpool):
             found = Inspected(fault="the file is gone")
         return replace(version, item=replace(item, found=found))
+
+
+def _names(option: Option) -> list[Any]:
+    """An option by what stays when a database is lost: the spool names of its versions."""
+    names = sorted({version.item.path.stem for version in option.versions})
+    return [option.sop_instance_uid, names]
+
+
+def _arrivals(session: Session, study_id: int) -> str:
+    """What a study was made of: the hash of its spool names."""
+    names = sorted({Path(row.path).stem for row in intake.received(session, study_id)})
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
 
 def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
@@ -306,14 +335,18 @@ def _patients(versions: Sequence[Version]) -> list[list[Version]]:
 
 
 def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
-    """The versions of each object to choose between; the newest of superseded ones if there is no other."""
+    """The versions of each object to choose between; of superseded ones the newest, if there is no other.
+
+    One that says less of the patient than an older one does not count: it was never in force.
+    """
     found: dict[str, list[Version]] = defaultdict(list)
     for version in group:
         if not version.superseded:
             found[version.uid].append(version)
     live = set(found)
     for version in group:
-        if version.uid not in live:
+        patient, older = version.item.found.patient, found[version.uid]
+        if version.uid not in live and not any(patient.lacks(one.item.found.patient) for one in older):
             found[version.uid] = [version]
     return found
 

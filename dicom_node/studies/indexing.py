@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.identity import identity_sha256, is_same_identity
+from dicom_node.dicom.identity import Patient, identity_sha256, is_same_identity
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import EventType
 from dicom_node.inbox.header import same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
-from dicom_node.inbox.spool import Spool
+from dicom_node.inbox.spool import Spool, marked
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
@@ -29,8 +30,7 @@ from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
-from dicom_node.store.transitions import move_study, record
-from dicom_node.studies.clock import steady_now
+from dicom_node.store.transitions import move_study, record, steady_now
 from dicom_node.studies.judgement import Former, Judgement, judge
 from dicom_node.studies.quarantine import quarantine_study
 from dicom_node.studies.stop import drop_waiting, stop_study
@@ -42,10 +42,13 @@ _EVENTS: dict[Outcome, EventType] = {
     Outcome.REVISION: events.OBJECT_REVISED,
     Outcome.CONFLICT: events.OBJECT_CONFLICT,
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
+    Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
 _BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
+_CHANGES_NOTHING = (Outcome.DUPLICATE, Outcome.SET_ASIDE)
 _COMPARED = 20  # versions of one object that a new one is compared with at most
 _LOOK_BACK = 3  # objects that show how a sender uses associations
+_ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +116,14 @@ class Indexing:
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # Its event was recorded when it came first, and a person may have decided since.
-            judgement = Judgement(Outcome.DUPLICATE)
-        elif _is_faulty_copy(found, former, study):
+            self._write_received(session, study, item, Judgement(Outcome.DUPLICATE), place)
+            self._record(session, study, item, events.OBJECT_DUPLICATE)
+            return place
+        if _is_faulty_copy(found, former, study):
             self._write_received(session, study, item, judgement, place)
             self._record(session, study, item, events.FAULTY_COPY, reason=judgement.reason)
             return place
-        elif bad:
+        if bad:
             self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
                 other = session.get_one(Study, former.study_id)
@@ -127,7 +132,8 @@ class Indexing:
         self._receive(session, study, item, role, judgement.outcome)
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
             self._write_instance(session, study, item, role, place)
-        elif former is not None and former.purged:  # the new copy takes its place
+        elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
+            # The new copy takes its place.
             former.path, former.purged = self._files.relative(place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, study, item, judgement, place)
@@ -137,7 +143,7 @@ class Indexing:
             event = (
                 events.OWN_RESULT_RETURNED if built_here else events.UNKNOWN_RESULT
             )  # of another node, or a copied mark
-        self._record(session, study, item, event)
+        self._record(session, study, item, event, reason=judgement.reason)
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
@@ -175,13 +181,18 @@ class Indexing:
         if former is None:
             received = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
             others = intake.patients(session, study.id, received)
-            return judge(item.found, None, others, lambda: None)
-        before = Former(
-            session.get_one(Study, former.study_id).study_instance_uid or "",
+            return judge(item.found, item.arrival.calling_ae, None, others, lambda: None)
+        before = session.get_one(Study, former.study_id)
+        version = Former(
+            before.study_instance_uid or "",
             former.pixels_sha256,
             former.identity_sha256,
+            Patient.parse(former.patient),
+            before.issuer_of_patient_id,
+            former.calling_ae,
         )
-        return judge(item.found, before, (), lambda: self._same_image(session, former.path, item))
+        same_image = partial(self._same_image, session, former.path, item)
+        return judge(item.found, item.arrival.calling_ae, version, (), same_image)
 
     def _same_image(self, session: Session, former_path: str, item: Arrived) -> bool | None:
         """Whether both versions decode to the same samples; None when one does not decode or is purged."""
@@ -201,10 +212,16 @@ class Indexing:
         return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
 
     def _study(self, session: Session, item: Arrived) -> Study:
-        """The object's study; a new one for an object without Study Instance UID, so that it is listed."""
+        """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
+        flood of them fills no list.
+        """
         found, at = item.found, item.arrival.received_at
         uid = found.study_instance_uid or None
-        study = intake.study(session, uid) if uid else None
+        mark = marked(item.path.name)
+        if uid:
+            study = intake.study(session, uid)
+        else:
+            study = intake.faulty_entry(session, mark, at - _ONE_ENTRY) if mark else None
         if study is not None:
             study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
             return study
@@ -231,7 +248,7 @@ class Indexing:
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
         """Put the study's quiet time off, or reopen it; a non-source puts it off but reopens nothing."""
-        if role is ObjectRole.OWN or outcome is Outcome.DUPLICATE:
+        if role is ObjectRole.OWN or outcome in _CHANGES_NOTHING:
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
         if study.state is StudyState.QUARANTINED:
@@ -247,7 +264,7 @@ class Indexing:
             stop_study(session, study, "superseded: patient or study data changed")
         if study.state is not StudyState.RECEIVING:
             drop_waiting(session, study, f"superseded by revision {study.revision}")
-            move_study(session, study, StudyState.RECEIVING, event=events.STUDY_REOPENED)
+            move_study(session, study, events.STUDY_REOPENED)
 
     def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
         """End of the quiet time after this object; doubled for one association an image."""
@@ -268,9 +285,14 @@ class Indexing:
     def _quarantine(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
-        """Record an object that is not put in force, and quarantine its study."""
+        """Record an object that is not put in force, and quarantine its study.
+
+        A further one of an entry without Study Instance UID is counted there, without an event of its own.
+        """
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
         self._write_received(session, study, item, judgement, place)
+        if study.study_instance_uid is None and study.state is StudyState.QUARANTINED:
+            return
         self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
         quarantine_study(session, study, _with_object(judgement.reason, item))
 

@@ -24,7 +24,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
     study.due_at = None
     session.flush()
     stop_study(session, study, "the study stands in quarantine")
-    move_study(session, study, StudyState.QUARANTINED, reason=reason, event=STUDY_QUARANTINED)
+    move_study(session, study, STUDY_QUARANTINED, reason=reason)
 
 
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
@@ -40,4 +40,4 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
     study.revision += 1  # its jobs may have been made before the conflict came
     study.due_at = now or utc_now()
     session.flush()
-    move_study(session, study, StudyState.RECEIVING, reason="released by a person", event=STUDY_RELEASED)
+    move_study(session, study, STUDY_RELEASED, reason="released by a person")

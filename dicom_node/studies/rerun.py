@@ -49,8 +49,8 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     study.revision += 1
     session.flush()
     stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
-    move_study(session, study, StudyState.RECEIVING, event=STUDY_RERUN)
-    move_study(session, study, StudyState.COMPLETE, event=STUDY_COMPLETE)
+    move_study(session, study, STUDY_RERUN)
+    move_study(session, study, STUDY_COMPLETE)
     decisions = enqueue_study(session, study, settings)
     return _rows(study.study_instance_uid, decisions, study.reason, queued=True)
 

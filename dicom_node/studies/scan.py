@@ -6,7 +6,9 @@ finds the row and completes the move. Nothing received is overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +21,11 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError, StoreAway
-from dicom_node.inbox.crash_record import CrashRecord
 from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, unread
 from dicom_node.inbox.journal import journal_folders
-from dicom_node.inbox.spool import Spool
+from dicom_node.inbox.spool import Spool, in_turn, marked
 from dicom_node.model.spooled import Arrival
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
@@ -35,6 +36,7 @@ from dicom_node.studies.indexing import Arrived, Indexing
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
+_BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep the next peer's waiting
 # Until a copy is compared again with an object that another machine has not handed over.
 _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
@@ -63,27 +65,45 @@ class Indexer:
         self._crashes = CrashRecord(spool.crash_record)
         self._files = Files(settings)
         self._indexing = Indexing(spool, settings, self._inspector)
+        self.behind: frozenset[str] = frozenset()
+        """Marks of senders of whom more waits than was indexed in the last round."""
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
-    def run_once(self) -> int:
-        """Read the journals, then index every pending file; returns the number of files.
+    def waiting(self) -> int:
+        """How many files wait."""
+        return len(self._spool.pending())
 
-        In this order: when an association is known to have ended, all its objects are pending or indexed.
+    def run_once(self, seconds: float = float("inf")) -> int:
+        """Read the journals, then index pending files, those of each sender in turn; returns their number.
+
+        In this order: when an association is known to have ended, all its objects are pending or indexed. No
+        further files are begun after ``seconds``: others may have come, whose turn it is.
         """
+        end = time.monotonic() + seconds
         for folder in journal_folders(self._data_dir):
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
-        files = iter([path for path in self._spool.pending() if not self._waits(path)])
+        files = in_turn(path for path in self._spool.pending() if not self._waits(path))
         done = 0
-        while batch := list(islice(files, _BATCH)):
-            done += self._index(batch)
+        while arrived := list(self._batch(files)):
+            done += self._index(arrived)
+            if time.monotonic() > end:
+                break
+        self.behind = frozenset(marked(path.name) for path in files)
         return done
 
     def forget_cursors(self) -> None:
         """Read from the database how far the journals were read: another process may have read on."""
         self._journals.clear()
 
-    def _index(self, batch: Sequence[Path]) -> int:
-        arrived = list(self._read(batch))
+    def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
+        """The next ones: as many as fit into one transaction, and no more after a while."""
+        end = time.monotonic() + _BATCH_SECONDS
+        for item in self._read(islice(files, _BATCH)):
+            yield item
+            if time.monotonic() > end:
+                return
+
+    def _index(self, arrived: Sequence[Arrived]) -> int:
         self._indexing.compare_ahead(self._database, arrived)
         with self._database.write() as session:
             if self._files.bucket:  # machines that share a folder share its lock
@@ -93,7 +113,7 @@ class Indexer:
             self._move(item)
         return len(placed)
 
-    def _read(self, batch: Sequence[Path]) -> Iterator[Arrived]:
+    def _read(self, batch: Iterator[Path]) -> Iterator[Arrived]:
         for path in batch:
             try:
                 size = path.stat().st_size
@@ -173,3 +193,35 @@ def _stray(path: Path) -> Arrival:
     """The arrival of a file that was put into the folder by hand: without a sender."""
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return Arrival("", "", "", "", 0, changed)
+
+
+_LENGTH = 300  # bytes: a number and a file name
+
+
+class CrashRecord:
+    """The note. It survives the process, not a power failure, which no object causes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deaths, _, name = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
+        self._suspect, self._deaths = name, int(deaths) + 1 if deaths.isdecimal() else 0
+
+    def count(self, name: str) -> int:
+        """How many times in a row the node died while this file was open."""
+        return self._deaths if name == self._suspect else 0
+
+    @contextlib.contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Note the file while it is open."""
+        self._write(f"{self.count(name)} {name}")
+        try:
+            yield
+        finally:
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            os.close(self._file)

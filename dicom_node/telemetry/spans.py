@@ -20,7 +20,7 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
 
 MAXIMUM_SPANS: Final = 1000
-"""Of one study at one time; ``dicom_node.left_out`` of its first span counts the others."""
+"""Most spans of one study at one time; ``dicom_node.left_out`` of its first span counts the others."""
 _INDEXED = [
     kind.number
     for kind in (
@@ -53,7 +53,7 @@ class StudySpan:
         return _span_id(trace_id, self.key)
 
     def parent_id_in(self, trace_id: str) -> bytes:
-        """Of the parent; empty where there is none."""
+        """The span id of the parent; empty where there is none."""
         return _span_id(trace_id, self.parent) if self.parent else b""
 
 

@@ -16,7 +16,6 @@ import pytest
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
-    CARDIOTHORACIC_RATIO,
     Decision,
     DerivedImage,
     Heatmap,
@@ -27,14 +26,17 @@ from ai_pipeline.contract import (
 )
 from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results import BuiltObject, SourceObject
+from tests import golden_lab
 from tests.result_images import (
+    ANALYSED_AT,
     CALIBRATED,
     CARDIOMEGALY,
     CR,
     DX,
     EFFUSION,
+    INSTALLATION,
     LUNG,
     MASS,
     NODULE,
@@ -134,6 +136,19 @@ def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
             _judge_by_pixelmed(path)
 
 
+def test_what_the_golden_dumps_hold_is_valid_and_so_is_a_report_on_a_fetus(tmp_path: Path) -> None:
+    for name, one in golden_lab.objects(tmp_path):
+        ((_, path),) = _written(tmp_path, name, [one])
+        assert dciodvfy_errors(path) == [], name
+        if name == "fetal_head-sr":
+            _judge_by_pixelmed(path)
+            note = results.build_rejection(
+                [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
+            )
+            ((_, path),) = _written(tmp_path, "note", [note])
+            assert dciodvfy_errors(path) == []
+
+
 def everything(one: SourceObject) -> PipelineResult:
     """Findings of every decision, with and without a place, calibrated and not; cleaned image and mask."""
     header, uid = one.image.header, one.image.uid
@@ -145,26 +160,67 @@ def everything(one: SourceObject) -> PipelineResult:
 
     heat = np.linspace(0, 1, width * height, dtype=np.float32).reshape(height, width)
     findings = (
-        finding(NODULE, 0.45, uid, box(0.1, 0.1, 0.2, 0.2), box(0.5, 0.5, 1, 1),
-                decision=Decision.INDETERMINATE, frame=frame),
-        finding(CARDIOMEGALY, 0.83, uid, box(0.2, 0.3, 0.7, 0.8), site=LUNG, frame=frame,
-                evidence=Heatmap(heat, "class activation")),
+        finding(
+            NODULE,
+            0.45,
+            uid,
+            box(0.1, 0.1, 0.2, 0.2),
+            box(0.5, 0.5, 1, 1),
+            decision=Decision.INDETERMINATE,
+            frame=frame,
+        ),
+        finding(
+            CARDIOMEGALY,
+            0.83,
+            uid,
+            box(0.2, 0.3, 0.7, 0.8),
+            site=LUNG,
+            frame=frame,
+            evidence=Heatmap(heat, "class activation"),
+        ),
         finding(EFFUSION, 0.05, uid, decision=Decision.ABSENT),
         finding(MASS, 0.7, uid, model=UNCALIBRATED),
         finding(MASS, 0.77, uid, box(0.4, 0.4, 0.6, 0.6), model=UNCALIBRATED, frame=1 if frame else None),
-    )  # fmt: skip
+    )
     line = ((0.2 * width, 0.3 * height), (0.7 * width, 0.6 * height))
     stepped = ((0.2 * width, 0.5 * height), (0.4 * width, 0.5 * height), (0.4 * width, 0.6 * height))
     lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
     measurements = (
         Measurement(uid, "Length", LENGTH, 2.31, UNITS["cm"], (line,), frame=frame),
-        Measurement(uid, "Cardiothoracic ratio", CARDIOTHORACIC_RATIO, 0.53, ratio.RATIO_UNIT, lines,
-                    CALIBRATED, ratio.THORAX, frame),
-        Measurement(uid, "Heart width", ratio.WIDTH, 143.2, ratio.MILLIMETRES, lines[:1], CALIBRATED,
-                    ratio.HEART, frame),
-        Measurement(uid, "Thoracic width", ratio.WIDTH, 802.0, ratio.PIXELS, lines[1:], CALIBRATED,
-                    ratio.THORAX, frame),
-    )  # fmt: skip
+        Measurement(
+            uid,
+            "Cardiothoracic ratio",
+            ratio.CARDIOTHORACIC_RATIO,
+            0.53,
+            ratio.RATIO_UNIT,
+            lines,
+            CALIBRATED,
+            ratio.THORAX,
+            frame,
+        ),
+        Measurement(
+            uid,
+            "Heart width",
+            ratio.WIDTH,
+            143.2,
+            ratio.MILLIMETRES,
+            lines[:1],
+            CALIBRATED,
+            ratio.HEART,
+            frame,
+        ),
+        Measurement(
+            uid,
+            "Thoracic width",
+            ratio.WIDTH,
+            802.0,
+            ratio.PIXELS,
+            lines[1:],
+            CALIBRATED,
+            ratio.THORAX,
+            frame,
+        ),
+    )
     frames = np.stack([one.image.stored(index) for index in range(header.frames)])
     mask = np.zeros(frames.shape[:3], np.uint8)
     mask[:, 5:20, 5:60] = 255

@@ -24,9 +24,8 @@ from tests.drill_lab import node_on, results_of, work
 from tests.failover_lab import Pair, start_pair
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, running, site_config, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import site_config
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.debian("postgresql")
@@ -55,8 +54,8 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     database = Database(url)
     migrate.upgrade(database)
     pair.be_synchronous()
-    with run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs:
-        config = site_config(pacs.port)
+    with run_pacs(Pacs(free_port())) as pacs:
+        config = site_config(pacs.port, lease=5)
         with running(Node(tmp_path, config, database_url=url)) as node:
             assert store(node.port, [image("before")], "US1") == [0x0000]
             node.wait_for(["delivered"])

@@ -13,40 +13,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.modality import chest, ultrasound
-from tests.node_lab import Node, in_background, running, store, wait_until
+from tests.node_lab import Node, in_background, running, site_config, store, wait_until
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 0.3
-quiet_seconds_us = 0.3
-[workers]
-lease_seconds = 3
-retry_seconds = 0.1
-attempts = 100
-[outbox]
-retry_seconds = 0.2
-retry_limit_seconds = 2
-[[peers]]
-name = "us1"
-ae_title = "US1"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr"]
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-"""
+
+def configuration(pacs: Orthanc) -> str:
+    return site_config(pacs.dicom_port, lease=5, ae_title=pacs.ae_title, workers="attempts = 100")
 
 
 def send_until_acknowledged(node: Node, images: list[Dataset], stop: threading.Event) -> None:
@@ -73,17 +45,17 @@ def reports_in(pacs: Orthanc) -> Counter[str]:
 def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, rounds: int) -> None:
     """Six kills and 42 objects here, thirty and 210 by ``make hostile``."""
     kills = min(30, max(6, rounds // 1000))
-    # Every seventh is analysed: for the others no rule applies, and all that is asked is that none gets lost.
+    # Every third is analysed: for the others no rule applies, and all that is asked is that none gets lost.
     pixels = np.zeros((120, 100), np.uint16)
     images = [
-        chest(f"kill{number:03d}", pixels) if number % 7 else ultrasound(f"kill{number:03d}")
+        chest(f"kill{number:03d}", pixels) if number % 3 else ultrasound(f"kill{number:03d}")
         for number in range(7 * kills)
     ]
     analysed = {image.StudyInstanceUID for image in images if image.Modality == "US"}
     chance = random.Random(20260102)
     stop = threading.Event()
-    with start_orthanc(tmp_path / "orthanc", ae_title="ORTHANC") as pacs:
-        node = Node(tmp_path / "node", CONFIG.format(pacs=pacs.dicom_port))
+    with start_orthanc(tmp_path / "orthanc") as pacs:
+        node = Node(tmp_path / "node", configuration(pacs))
         with running(node):
             senders = [
                 in_background(lambda part=images[k::4]: send_until_acknowledged(node, part, stop))
@@ -110,8 +82,8 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
 @pytest.mark.debian("orthanc")
 def test_a_pacs_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
     images = [ultrasound(f"away{number}") for number in range(4)]
-    with start_orthanc(tmp_path / "orthanc", ae_title="ORTHANC") as pacs:
-        node = Node(tmp_path / "node", CONFIG.format(pacs=pacs.dicom_port))
+    with start_orthanc(tmp_path / "orthanc") as pacs:
+        node = Node(tmp_path / "node", configuration(pacs))
         with running(node):
             assert store(node.port, images[:1], "US1") == [0x0000]
             node.wait_for(["delivered"])

@@ -17,8 +17,8 @@ from dicom_node.model.kinds import Outcome
 from dicom_node.monitoring.processes import SIGN_SECONDS, SILENT_SECONDS, processes
 from dicom_node.store.tables import Delivery, ReceivedObject, Result
 from tests.modality import ultrasound
-from tests.node_lab import in_background, store, wait_until
-from tests.site_lab import PROGRAM, Site, running_site
+from tests.node_lab import PROGRAM, in_background, store, wait_until
+from tests.site_lab import Site, running_site
 
 STUDIES = 10
 ENDED = {Outcome.NEW, Outcome.DUPLICATE}
@@ -49,7 +49,7 @@ def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
     again = images[::3]
     stop = threading.Event()
     sent: list[Counter[int]] = []
-    with running_site(tmp_path, postgres_url, PROGRAM, '["sr"]', quiet=0.5) as site:
+    with running_site(tmp_path, postgres_url, PROGRAM, ("sr",), quiet=0.5) as site:
         parts = (images, [image for image in again for _ in (1, 2)])
         senders = [
             in_background(lambda part=part: sent.append(send_until_acknowledged(site, part, stop)))

@@ -18,9 +18,9 @@ from dicom_node.object_store import rows as stored_rows
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result
 from tests.faults.test_site import send_until_acknowledged
 from tests.modality import ultrasound
-from tests.node_lab import in_background, wait_until
+from tests.node_lab import PROGRAM, in_background, wait_until
 from tests.s3_lab import start_s3
-from tests.site_lab import PROGRAM, running_site
+from tests.site_lab import running_site
 
 STUDIES = 6
 
@@ -37,7 +37,7 @@ def test_a_bucket_that_goes_away_and_a_killed_listener_lose_and_double_nothing(
     with start_s3() as s3:
         table = "".join(f"{key} = {toml_value(value)}\n" for key, value in s3.settings().items())
         more = f"[object_store]\n{table}"
-        with running_site(tmp_path, postgres_url, PROGRAM, '["sr"]', 0.5, more, apart=True) as site:
+        with running_site(tmp_path, postgres_url, PROGRAM, ("sr",), 0.5, more, apart=True) as site:
             killed, other = site.listeners
             settings = loading.load([other.config])
 

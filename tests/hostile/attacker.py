@@ -55,7 +55,7 @@ def resident(receiver: Receiver) -> int:
 
 def connect(receiver: Receiver, address: str = STRANGER) -> socket.socket:
     """A connection from an address of this machine that no peer has."""
-    return socket.create_connection(receiver.address, timeout=20, source_address=(address, 0))
+    return socket.create_connection(receiver.address, timeout=60, source_address=(address, 0))
 
 
 def send_until_cut(connection: socket.socket, data: bytes, times: int = 1) -> int:

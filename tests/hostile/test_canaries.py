@@ -11,8 +11,9 @@ import os
 import socket
 import sqlite3
 import threading
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,18 @@ from pydicom.uid import JPEGBaseline8Bit
 from pydicom.valuerep import PersonName
 from typer.testing import CliRunner
 
+from dicom_console.views.metrics import gauges
 from dicom_node import cli
+from dicom_node.config.loading import load
+from dicom_node.store.database import Database
+from tests.collector_lab import Collector, running_collector
 from tests.hostile.attacker import request
 from tests.modality import chest, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.smtp_lab import MailServer, WebServer
 from tests.unit.inbox.objects import changed
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the values that we send
 
@@ -43,6 +50,17 @@ FREE_TEXT = {
     "ProtocolName": "PROTOQUOLL",
     "BodyPartExamined": "BODYTAKAHE",
 }
+CODES = {
+    "Modality": "MODALKIWI",
+    "ViewPosition": "VIEWNENE",
+    "PresentationIntentType": "INTENTEMU",
+    "Laterality": "LATERALRHEA",
+    "ManufacturerModelName": "MODELTUATARA",
+    "Manufacturer": "MAKERWETA",
+    "InstanceNumber": "776655443",
+    "SeriesNumber": "665544332",
+}
+"""Code strings, long strings and numbers: legal in their VR, and no term that the standard defines."""
 CANARIES = {
     "PatientName": "QUETZAL^XOCHITL",
     "PatientID": PATIENT_ID,
@@ -63,11 +81,16 @@ OTHER_ID, OTHER_PATIENT = "OIDKX93", "SECONDTAPIR"
 TOKENS = (
     *("QUETZAL", "XOCHITL", "REFWOMBAT", "OPNUMBAT", "ADDRKEA", "1877-02-13", OTHER_ID, OTHER_PATIENT),
     *(value for value in CANARIES.values() if value.isalnum()),
+    *CODES.values(),
+    "PHOTOJPEGMOA",
 )
 HELD_IN_THE_INDEX = {
     ("study", "patient_id"): {PATIENT_ID},
     ("study", "accession_number"): {"ACCVQ55"},  # the console searches for it
-    ("instance", "attributes"): {*FREE_TEXT.values()},
+    ("instance", "attributes"): {*FREE_TEXT.values(), *CODES.values(), "PHOTOJPEGMOA"},
+    ("instance", "modality"): {
+        CODES["Modality"]
+    },  # rules ask for it, and the console shows it with the study
 }
 MARKUP = "[bold]EVIL[/]"
 
@@ -79,6 +102,25 @@ quiet_seconds = 0.2
 quiet_seconds_us = 0.2
 [outbox]
 retry_seconds = 0.2
+[mail]
+host = "127.0.0.1"
+port = {mail}
+security = "none"
+sender = "node@example.org"
+[telemetry]
+endpoint = "{collector}"
+[[notifications]]
+name = "web"
+on = ["failure", "quarantine"]
+events = [2010, 2015, 3010]
+url = "{web}"
+every_minutes = 0
+[[notifications]]
+name = "people"
+on = ["failure", "quarantine"]
+events = [2010, 2015, 3010]
+to = ["admin@example.org"]
+every_minutes = 0
 [log]
 format = "json"
 file = "{folder}/own.log"
@@ -155,7 +197,14 @@ def objects() -> dict[str, list[Dataset]]:
             undecodable,
         ],
         "broken": [broken],
-        "of no rule": [planted(chest("none", xray))],
+        "of no rule": [planted(chest("none", xray)), planted(ultrasound("codes"), **CODES)],
+        "no image": [
+            planted(
+                ultrasound("photometric"),
+                **CODES | {"Modality": "US"},
+                PhotometricInterpretation="PHOTOJPEGMOA",
+            )
+        ],
         "refused": [planted(ultrasound("refused"), SOPInstanceUID=f"{PATIENT_ID}.QUETZAL")],
     }
 
@@ -197,7 +246,7 @@ class Watch:
 
 def knock(port: int, calling: bytes) -> None:
     """Ask for an association under this title."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request(b"", calling=calling))
         connection.recv(100)
 
@@ -216,6 +265,9 @@ class Passed:
     node: Node
     pacs: Pacs
     watch: Watch
+    mail: MailServer
+    web: WebServer
+    collector: Collector
 
     @property
     def data(self) -> Path:
@@ -230,28 +282,33 @@ def moody(_uid: str, times: int) -> int:
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port(), answer=moody)
-    node = Node(folder, CONFIG.format(pacs=pacs.port, folder=folder))
+    opened = ExitStack()
+    mail, web = opened.enter_context(MailServer().running()), opened.enter_context(WebServer().running())
+    collector = opened.enter_context(running_collector())
+    places = {"mail": mail.port, "web": web.url, "collector": collector.endpoint}
+    node = Node(folder, CONFIG.format(pacs=pacs.port, folder=folder, **places))
     debug = node.config.read_text(encoding="utf-8").replace(
         "[listener]", 'log_level = "debug"\n[listener]', 1
     )
     node.config.write_text(debug, encoding="utf-8")
     sent = objects()
-    with run_pacs(pacs), running(node):
+    with opened, run_pacs(pacs), running(node):
         watch = Watch(node)
         with watch.on():
-            for name in ("good", "quarantined", "broken", "of no rule"):
+            for name in ("good", "quarantined", "broken", "of no rule", "no image"):
                 assert set(store(node.port, sent[name], "MODALITY")) == {0}, name
             assert store(node.port, sent["refused"], "MODALITY") == [0xC000]
             assert store(node.port, sent["good"], "STRANGER") == [None]
             for title in (MARKUP.encode(), b"\x1b[2J\x9b31m", b"\xe2\x80\xae\r\nFORGED"):
                 knock(node.port, title)
-            node.wait_for(["delivered", "quarantined", "not_applicable", "failed"], count=7)
-        yield Passed(node, pacs, watch)
+            node.wait_for(["delivered", "quarantined", "not_applicable", "failed"], count=9)
+            wait_until(lambda: bool(mail.mails and web.calls and collector.bodies), 60, "sent to all")
+        yield Passed(node, pacs, watch, mail, web, collector)
 
 
 def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed) -> None:
     states = sorted(study["state"] for study in passed.node.studies().values())
-    assert states == ["delivered", "failed", "not_applicable", *["quarantined"] * 4]
+    assert states == ["delivered", "failed", "failed", *["not_applicable"] * 2, *["quarantined"] * 4]
     spooled = [path.read_bytes() for path in (passed.data / "spool").rglob("*") if path.is_file()]
     assert set().union(*map(birds, spooled)) >= set(TOKENS) - {"1877-02-13"}
     assert {"QUETZAL", PATIENT_ID} <= set().union(*map(birds, passed.pacs.stored.values()))
@@ -329,6 +386,37 @@ def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
 
 def test_lists_of_studies_show_the_patient_id_only(passed: Passed) -> None:
     listed = passed.node.studies()
-    assert birds(json.dumps(list(listed.values()))) == {PATIENT_ID}
+    assert birds(json.dumps(list(listed.values()))) == {PATIENT_ID, CODES["Modality"]}  # a column of the list
     uid = next(str(study["study_instance_uid"]) for study in listed.values() if study["state"] == "delivered")
     assert birds(printed(passed.node, "studies", "show", uid, "--json")) == {PATIENT_ID}
+
+
+def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
+    """Webhooks, e-mail, traces."""
+    hooks = [json.dumps(call) for call in passed.web.calls]
+    mails = [mail.as_string() + str(mail.get_content()) for mail in passed.mail.mails]
+    reasons = "".join(hooks)
+    assert "unknown (9 characters)" in reasons, "the reason why no rule takes it"
+    for sent in (hooks, mails, passed.collector.bodies):
+        assert sent and [text for text in sent if birds(text)] == []
+
+
+def test_a_support_bundle_and_the_metrics_have_none(passed: Passed) -> None:
+    bundle = passed.node.folder / "bundle.zip"
+    printed(passed.node, "support-bundle", str(bundle))
+    with zipfile.ZipFile(bundle) as parts:
+        texts = [parts.read(name) for name in parts.namelist()]
+    database = Database(f"sqlite:///{passed.data / 'node.db'}")
+    with database.read() as session:
+        texts += [repr(gauge).encode() for gauge in gauges(session, load([passed.node.config]))]
+    database.dispose()
+    assert len(texts) > 20 and [text for text in texts if birds(text)] == []
+
+
+def test_rules_try_shows_no_code_string_that_may_be_a_name(passed: Passed) -> None:
+    folder = passed.node.folder / "tried"
+    folder.mkdir()
+    planted(ultrasound("codes"), **CODES).save_as(folder / "one.dcm", enforce_file_format=True)
+    rows = json.loads(printed(passed.node, "rules", "try", str(folder), "--json"))
+    reasons = "".join(str(row["reason"]) for row in rows)
+    assert "modality unknown (9 characters) does not match US" in reasons and birds(reasons) == set()

@@ -98,7 +98,7 @@ def _many(number: int, transaction: str = "2.25.4") -> bytes:
 def test_what_is_no_report_is_refused_and_the_listener_goes_on(listener: Receiver, encoded: bytes) -> None:
     before, began = kept(listener), time.monotonic()
     assert send_raw_report(listener.port, encoded) == 0x0115
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert kept(listener) == before
     assert send_report(listener.port, report("2.25.6", ["1.2"])) == 0x0000
     shown = str([event.fields for event in listener.events(events.COMMITMENT_REPORT_REFUSED)])

@@ -180,9 +180,15 @@ def workers_of(node: Inbox) -> Iterator[Callable[[], None]]:
 
     def look() -> None:
         if not started or started[-1].poll() is not None:
-            started.append(subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
-            ))  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd=ROOT,
+                )
+            )
         assert len(started) < 6, "a worker is lost again and again"
 
     try:

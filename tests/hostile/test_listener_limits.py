@@ -20,7 +20,7 @@ from tests.hostile.attacker import (
     request,
     send_until_cut,
 )
-from tests.wire.receiver import BOTH, EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound, wait_until
+from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound, wait_until
 
 ECHO = [(VERIFICATION, [EXPLICIT])]
 MIB = 2**20
@@ -28,14 +28,11 @@ CONTEXT = item(0x20, bytes((1, 0, 0, 0)) + item(0x30, US.encode()) + item(0x40, 
 APPLICATION = item(0x10, b"1.2.840.10008.3.1.1.1")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=BOTH)
+@pytest.fixture(scope="module")
 def receiver(
     tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Receiver]:
-    with receiving(
-        tmp_path_factory.mktemp("listener"), maximum_object_mib=1, event_loop=request.param
-    ) as running:
+    with receiving(tmp_path_factory.mktemp("listener"), maximum_object_mib=1) as running:
         yield running
 
 

@@ -19,7 +19,7 @@ from dicom_node.events import (
     STORE_REFUSED,
 )
 from tests.hostile.attacker import STORAGE, command, connect, is_cut, nobody_notices
-from tests.wire.receiver import BOTH, EXPLICIT, VERIFICATION, receiving, ultrasound
+from tests.wire.receiver import EXPLICIT, VERIFICATION, receiving, ultrasound
 
 ECHO = [(VERIFICATION, [EXPLICIT])]
 
@@ -48,7 +48,7 @@ def test_connections_without_a_request_lose_their_places(tmp_path: Path, talks: 
         study_is_sent()
         try:
             assert all(is_cut(connection) for connection in connections)
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 60
         finally:
             stop.set()
             if talks:
@@ -58,27 +58,25 @@ def test_connections_without_a_request_lose_their_places(tmp_path: Path, talks: 
         assert {event.fields["address"] for event in events} == {f"127.0.1.{k}" for k in range(1, 6)}
 
 
-@pytest.mark.parametrize("event_loop", [False, True], ids=BOTH)
-def test_a_peer_that_drips_a_message_is_cut_off(tmp_path: Path, event_loop: bool) -> None:
+def test_a_peer_that_drips_a_message_is_cut_off(tmp_path: Path) -> None:
     with (
-        receiving(tmp_path, event_loop=event_loop, network_timeout_seconds=1.5) as receiver,
+        receiving(tmp_path, network_timeout_seconds=1.5) as receiver,
         nobody_notices(receiver),
     ):
         association = associate(receiver.address, STORAGE)
         encoded = association.encode_store(1, ultrasound(1))
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            for byte in encoded[:100]:
+            for byte in encoded[:300]:
                 association.sock.sendall(bytes([byte]))
                 time.sleep(0.2)  # five bytes a second; a message may be as slow as a hundred
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         association.sock.close()
         assert "too slow" in str(receiver.wait_for_event(ASSOCIATION_ABORTED)[-1].fields["reason"])
 
 
-@pytest.mark.parametrize("event_loop", [False, True], ids=BOTH)
-def test_a_slow_line_is_no_attack(tmp_path: Path, event_loop: bool) -> None:
-    with receiving(tmp_path, event_loop=event_loop, network_timeout_seconds=1) as receiver:
+def test_a_slow_line_is_no_attack(tmp_path: Path) -> None:
+    with receiving(tmp_path, network_timeout_seconds=1) as receiver:
         association = associate(receiver.address, STORAGE)
         encoded = association.encode_store(1, ultrasound(1, pixels=200))
         for start in range(0, len(encoded), 100):
@@ -103,15 +101,12 @@ def test_a_stranger_cannot_take_all_places_by_echo_nor_fill_the_journal(tmp_path
         assert sum(int(event.fields["rejected"] or 0) for event in counted) > 20
 
 
-@pytest.mark.parametrize("event_loop", [False, True], ids=BOTH)
-def test_a_peer_that_does_not_read_our_answers_is_left(tmp_path: Path, event_loop: bool) -> None:
+def test_a_peer_that_does_not_read_our_answers_is_left(tmp_path: Path) -> None:
     with (
-        receiving(tmp_path, event_loop=event_loop, network_timeout_seconds=1) as receiver,
+        receiving(tmp_path, network_timeout_seconds=1) as receiver,
         nobody_notices(receiver),
     ):
-        # The loop reads those that may send.
-        calling = "SENDER" if event_loop else "STRANGER"
-        association = associate(receiver.address, ECHO, calling=calling)
+        association = associate(receiver.address, ECHO, calling="STRANGER")
         association.sock.settimeout(1)
         with contextlib.suppress(OSError):
             while True:
@@ -131,9 +126,8 @@ def test_echoes_and_refused_objects_without_number_do_not_fill_the_journal(tmp_p
         assert len(receiver.events(STORE_REFUSED)) + len(receiver.events(ECHOED)) == 10
 
 
-@pytest.mark.parametrize("event_loop", [False, True], ids=BOTH)
-def test_an_unknown_sender_may_come_as_often_as_it_likes(tmp_path: Path, event_loop: bool) -> None:
-    with receiving(tmp_path, event_loop=event_loop, unknown_callers="accept") as receiver:
+def test_an_unknown_sender_may_come_as_often_as_it_likes(tmp_path: Path) -> None:
+    with receiving(tmp_path, unknown_callers="accept") as receiver:
         for number in range(80):  # an association for each image
             association = associate(receiver.address, STORAGE, calling="STRANGER")
             assert association.store(1, ultrasound(number, pixels=10)) == 0x0000

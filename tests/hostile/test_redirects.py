@@ -46,16 +46,20 @@ def server(status: int, location: str = "") -> Iterator[tuple[str, list[str]]]:
         running.server_close()
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("leads_on", [True, False])
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 @pytest.mark.parametrize("transport", ["orthanc", "dicomweb"])
-def test_a_redirect_is_followed_by_nothing(tmp_path: Path, transport: str, status: int) -> None:
+def test_a_redirect_is_followed_by_nothing(
+    tmp_path: Path, transport: str, status: int, leads_on: bool
+) -> None:
+    """Nor is it a success where it names no other address."""
     image = ultrasound("redirected")
     path = tmp_path / "image.dcm"
     image.save_as(path, enforce_file_format=True)
     item = Outgoing(
         image.SOPClassUID, image.SOPInstanceUID, image.StudyInstanceUID, image.SeriesInstanceUID, path, ""
     )
-    with server(200) as (elsewhere, taken), server(status, f"{elsewhere}/taken") as (url, asked):
+    with server(200) as (elsewhere, taken), server(status, f"{elsewhere}/taken" * leads_on) as (url, asked):
         peer = PeerSettings(
             name="pacs",
             ae_title="PACS",

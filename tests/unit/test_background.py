@@ -69,7 +69,7 @@ def test_what_a_listener_does_once_for_a_site_is_done_where_a_worker_started_fir
     worker = _background(inbox, Role.WORKER, "worker-1", said)
     listener = _background(inbox, Role.LISTENER, "listener-1", said)
     with _running(worker, listener):
-        wait_until(lambda: _has(inbox, SPOOL_DIFFERS), 5, "the comparison")
+        wait_until(lambda: _has(inbox, SPOOL_DIFFERS), 60, "the comparison")
     assert [fields["lease"] for event, fields in said if event is SCHEDULER_TAKEN] == [
         "job scheduler",
         "scheduler",
@@ -83,7 +83,7 @@ def test_what_is_in_the_spool_is_indexed_by_listeners_and_where_images_are_uploa
     inbox.receive(ultrasound("one"))
     with _running(_background(inbox, role, f"{role}-1", [])):
         if role in (Role.ALL, Role.LISTENER, Role.CONSOLE):
-            wait_until(inbox.outcomes, 10, "the object")
+            wait_until(inbox.outcomes, 60, "the object")
         else:
             time.sleep(0.3)
             assert not inbox.outcomes()
@@ -140,7 +140,7 @@ def test_a_lock_that_fails_once_does_not_end_indexing(inbox: Inbox, monkeypatch:
     inbox.receive(ultrasound("one"))
     said: list[tuple[EventType, Any]] = []
     with _running(_background(inbox, Role.LISTENER, "listener-1", said)):
-        wait_until(inbox.outcomes, 10, "the object")
+        wait_until(inbox.outcomes, 60, "the object")
     assert [fields["reason"] for event, fields in said if event is INDEXING_FAILED] == ["ESTALE"]
 
 
@@ -158,11 +158,11 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
     first: list[int] = []
     lost.start(first.append)
     try:
-        wait_until(lambda: first, 5, "the first holds the lock")
+        wait_until(lambda: first, 60, "the first holds the lock")
         with _running(standby):
             inbox.receive(ultrasound("one"))
             is_away.append(True)
-            wait_until(inbox.outcomes, 10, "the object")
+            wait_until(inbox.outcomes, 60, "the object")
     finally:
         lost.stop()
     assert len([event for event, _ in said if event is INDEXING_FAILED]) == 1
@@ -181,7 +181,7 @@ def test_a_thread_that_fails_is_told_and_begins_anew(inbox: Inbox, monkeypatch: 
 
     monkeypatch.setattr(background._delivery_worker, "run_forever", run_forever)
     with _running(background):
-        wait_until(lambda: len(tries) == 3, 5, "the third try")
+        wait_until(lambda: len(tries) == 3, 60, "the third try")
     assert [fields for event, fields in said if event is THREAD_FAILED] == [
         {"thread": "outbox", "reason": "KeyError"}
     ] * 2

@@ -92,7 +92,7 @@ def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children
 def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() -> None:
     sources = [path for package in ("dicom_node", "ai_pipeline") for path in (ROOT / package).rglob("*.py")]
     starts = [
-        found for path in sources for found in re.findall(r"sys\.executable,? ?(\S*)", path.read_text())
+        found for path in sources for found in re.findall(r"sys\.executable,?\s*(\S*)", path.read_text())
     ]
 
     assert {'"-P",', '"-I",'} <= set(starts)
@@ -109,14 +109,14 @@ def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
     child = Child("worker-1", ["-c", code], ready.append, lambda *_: None)
     child.start()
     try:
-        wait_until(lambda: ready, 10, "the child is ready")
-        wait_until(lambda: child.silent_seconds < 0.1, 10, "it shows life")
+        wait_until(lambda: ready, 60, "the child is ready")
+        wait_until(lambda: child.silent_seconds < 0.1, 60, "it shows life")
         assert child.pid
         os.kill(child.pid, signal.SIGSTOP)
-        wait_until(lambda: child.silent_seconds > 0.5, 10, "it is silent")
+        wait_until(lambda: child.silent_seconds > 0.5, 60, "it is silent")
         assert child.pid
         os.kill(child.pid, signal.SIGCONT)
-        wait_until(lambda: child.silent_seconds < 0.1, 10, "it shows life again")
+        wait_until(lambda: child.silent_seconds < 0.1, 60, "it shows life again")
     finally:
         child.stop(5)
     assert ready == [{"ready": True}]
@@ -138,7 +138,7 @@ def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
     child = Child("listener", ["-c", code], heard.append, lambda *said: heard.append(said))
     child.start()
     try:
-        wait_until(lambda: {"ready": True} in heard, 20, "the child is ready")
+        wait_until(lambda: {"ready": True} in heard, 60, "the child is ready")
     finally:
         child.stop(5)
     assert heard == [(os.EX_OSERR, 0.5), {"ready": True}]
@@ -154,7 +154,7 @@ def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
     child = Child("worker-1", ["-c", code], heard.append, lambda *said: heard.append(said))
     child.start()
     try:
-        wait_until(lambda: heard, 20, "the child is ready")
+        wait_until(lambda: heard, 60, "the child is ready")
     finally:
         child.stop(5)
     assert heard == [{"ready": True}]
@@ -172,7 +172,7 @@ def test_a_child_that_is_starting_does_not_count_as_silent() -> None:
     child = Child("worker-1", ["-c", "import time; time.sleep(60)"], lambda _: None, lambda *_: None)
     child.start()
     try:
-        wait_until(lambda: child.pid, 10, "the child is started")
+        wait_until(lambda: child.pid, 60, "the child is started")
         time.sleep(0.3)
         assert child.silent_seconds == 0
     finally:
@@ -191,9 +191,9 @@ def test_a_child_that_shows_life_and_loads_on_or_takes_long_to_end_does_not_coun
     child.start()
     try:
         while not heard:
-            assert child.silent_seconds < 0.5
+            assert child.silent_seconds < 5
             time.sleep(0.02)
-        wait_until(lambda: child.silent_seconds > 0.1, 10, "what is ready has to show life")
+        wait_until(lambda: child.silent_seconds > 0.1, 60, "what is ready has to show life")
         child.renew("")
         assert child.silent_seconds == 0
     finally:

@@ -101,9 +101,12 @@ def test_check_makes_no_key(tmp_path: Path) -> None:
 
 def test_check_says_which_peers_can_put_their_patients_together(tmp_path: Path) -> None:
     assert _pseudonyms(tmp_path, "", "") == [
-        (False, "no domain: peer0, peer1 get the same, so who has two of them can link patients; give each a "
-         "pseudonym_domain, or all the same if that is wanted"),
-    ]  # fmt: skip
+        (
+            False,
+            "no domain: peer0, peer1 get the same, so who has two of them can link patients; give each a "
+            "pseudonym_domain, or all the same if that is wanted",
+        ),
+    ]
     assert _pseudonyms(tmp_path, "one", "") == [(True, "domain one: peer0"), (True, "no domain: peer1")]
     assert [ok for ok, _ in _pseudonyms(tmp_path, "one", "one")] == [True]
 

@@ -39,8 +39,14 @@ def test_a_part_of_a_site_differs_in_its_role_and_folder_only() -> None:
         for unit in (UNIT, TEMPLATE)
     )
     assert {line.partition("=")[0] for line in alone ^ part} == {
-        "Description", "RequiresMountsFor", "StateDirectory", "StateDirectoryMode", "ReadWritePaths",
-        "WorkingDirectory", "ExecStartPre", "ExecStart",
-    }  # fmt: skip
+        "Description",
+        "RequiresMountsFor",
+        "StateDirectory",
+        "StateDirectoryMode",
+        "ReadWritePaths",
+        "WorkingDirectory",
+        "ExecStartPre",
+        "ExecStart",
+    }
     for verb in ("check", "serve"):
         assert any(line.endswith(f"dicom-node {verb} --role %i") for line in part)

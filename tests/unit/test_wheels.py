@@ -33,8 +33,9 @@ def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_the_wheel_of_the_run_time_carries_no_training(run_time: list[str]) -> None:
     assert {name.split("/")[0] for name in run_time if ".dist-info" not in name} == {
-        "ai_pipeline", "dicom_node",
-    }  # fmt: skip
+        "ai_pipeline",
+        "dicom_node",
+    }
     assert {"ai_pipeline/py.typed", "dicom_node/store/migrations/env.py"} < set(run_time)
 
 
@@ -58,6 +59,12 @@ def test_every_network_that_the_run_time_carries_is_run_by_a_pipeline() -> None:
     assert {card.id for card in cards()} == run
 
 
+def test_the_wheel_of_the_console_carries_its_pages(tmp_path: Path) -> None:
+    inside = zipfile.ZipFile(wheels.build(ROOT / "dicom_console", tmp_path)).namelist()
+    assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"dicom_console"}
+    assert {"dicom_console/templates/base.html", "dicom_console/static/live.js"} < set(inside)
+
+
 def test_the_wheel_of_training_carries_its_experiments_and_what_the_studies_compare(tmp_path: Path) -> None:
     inside = zipfile.ZipFile(wheels.build(ROOT / "ai_training", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"ai_training"}
@@ -75,9 +82,12 @@ def test_a_verb_of_training_says_what_to_install(verb: str, tmp_path: Path) -> N
     (tmp_path / "sitecustomize.py").write_text(HIDE_TRAINING)
     done = subprocess.run(
         [sys.executable, "-m", "ai_pipeline", verb, "chest", "--data", "none", "--out", "none"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 78
     [line] = done.stderr.splitlines()
     assert line.endswith("pip install -c constraints.txt ./ai_training")

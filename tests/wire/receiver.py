@@ -37,10 +37,6 @@ PEERS = [
 ]
 
 
-BOTH = ("threads", "loop")
-"""The listener as it is, and with ``listener.event_loop``."""
-
-
 class Receiver:
     """``python -m dicom_node.scp``, on a free port where none is given."""
 
@@ -55,7 +51,9 @@ class Receiver:
     def _write(self, listener: dict[str, Any]) -> AEPolicy:
         peers = listener.pop("peers", PEERS)
         free_mib = listener.pop("minimum_free_mib", 1)
-        tables = {"listener": listener, "peers": peers, "spool": {"minimum_free_mib": free_mib}}
+        waiting = listener.pop("waiting_objects", 20_000)
+        spool = {"minimum_free_mib": free_mib, "waiting_objects": waiting}
+        tables = {"listener": listener, "peers": peers, "spool": spool}
         policy = AEPolicy.from_settings(Settings.model_validate(tables))
         policy = replace(policy, port=listener.get("port", 0), log_level="error")
         self.data_dir.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.commitment import CommitmentReport
 from dicom_node.model.kinds import ResultKind
 from dicom_node.outbox import commitments
-from dicom_node.outbox.ledger import BY_QUERY
+from dicom_node.outbox.moves import BY_QUERY
 from dicom_node.scu import open_destination
 from dicom_node.scu.commitment import CommitmentRequestor
 from dicom_node.scu.destination import RequestAnswer
@@ -56,12 +56,18 @@ def sent(folder: Path, pacs: CommittingPacs, **settings: object) -> Outbox:
 
 
 def reported(
-    outbox: Outbox, transaction: str, committed: list[str], failed: list[str], ae: str = "PACS"
+    outbox: Outbox,
+    transaction: str,
+    committed: list[str],
+    failed: list[str],
+    ae: str = "PACS",
+    sop_class: str = SECONDARY_CAPTURE,
 ) -> None:
     """A report that a listener took, entered."""
     with outbox.database.write() as session:
-        lines = [f"{uid} 0112" for uid in failed]
-        intake.keep_report(session, transaction, ae, committed, lines, utc_now())
+        taken = [f"{uid} {sop_class}" for uid in committed]
+        not_taken = [f"{uid} 0112" for uid in failed]
+        intake.keep_report(session, transaction, ae, taken, not_taken, utc_now())
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
 
 
@@ -300,7 +306,7 @@ def test_a_report_that_cannot_be_entered_keeps_no_other_from_its_turn(
 def test_a_report_of_another_class_confirms_nothing(tmp_path: Path, pacs: CommittingPacs) -> None:
     outbox = sent(tmp_path, pacs)
     (transaction, (uid,)) = pacs.requests[0]
-    reported(outbox, transaction, [f"{uid} 1.2.840.10008.5.1.4.1.1.2"], [])
+    reported(outbox, transaction, [uid], [], sop_class="1.2.840.10008.5.1.4.1.1.2")
     assert outbox.states() == {"unconfirmed": 1}
-    reported(outbox, transaction, [f"{uid} {SECONDARY_CAPTURE}"], [])
+    reported(outbox, transaction, [uid], [])
     assert outbox.states() == {"confirmed": 1}

@@ -47,7 +47,7 @@ def test_pictures_are_shown_and_names_are_text(chromium: Chromium, address: str)
     page, _ = signed_in(chromium, address, UserRole.VIEWER)
     page.goto(f"{address}/studies/1")
     assert page.inner_text("h1") == "<b>Bold</b>"
-    wait_until(lambda: page.evaluate("document.querySelector('figure img').naturalWidth") == 240, 20)
+    wait_until(lambda: page.evaluate("document.querySelector('figure img').naturalWidth") == 240, 60)
     page.click("figure a")
     page.evaluate("document.querySelector('#received').decode()")
     assert page.locator("svg.stage").get_attribute("viewBox") == "0 0 240 180"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from dicom_node.console.routes import live
+from dicom_console.handlers import live
+from dicom_node import services
 from dicom_node.model.roles import UserRole
 from dicom_node.store import database
 from tests.browser_lab import debian_chromium, served, signed_in
@@ -28,7 +29,8 @@ def node(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Inbox, Away]]:
     """A node with a job that waits, and how its database goes away and comes back."""
-    monkeypatch.setattr(database, "_BUSY_MS", 200)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(services, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(live, "POLL_SECONDS", 0.1)
     with start_postgres() as server:
         url = server.new_database() if request.param == "postgres" else ""

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page
 from sqlalchemy import select
 
-from dicom_node.console.routes import live
+from dicom_console.handlers import live
 from dicom_node.model.roles import UserRole
 from dicom_node.store.accounts import UserSession
 from dicom_node.store.transitions import utc_now
@@ -49,7 +49,7 @@ class Stream:
         self.answer.close()
         self.connection.close()
 
-    def until(self, start: bytes, seconds: float = 10.0) -> bytes:
+    def until(self, start: bytes, seconds: float = 60.0) -> bytes:
         """The next line that begins so; b"" at the end of the stream."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -74,7 +74,7 @@ def opened(address: str) -> Iterator[Open]:
     streams: list[Stream] = []
 
     def open_stream(cookie: str) -> Stream:
-        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
         connection.request("GET", "/live", headers={"Cookie": cookie})
         streams.append(Stream(connection, connection.getresponse()))
         return streams[-1]
@@ -104,7 +104,7 @@ def test_streams_have_a_limit_and_give_their_places_back(
     assert opened(other).answer.status == 503
     for stream in streams:
         stream.close()
-    wait_until(lambda: opened(other).answer.status == 200, 20, "a free place")
+    wait_until(lambda: opened(other).answer.status == 200, 60, "a free place")
 
 
 def test_a_page_that_updates_by_itself_keeps_no_session_alive(opened: Open, inbox: Inbox) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Request
 
-from dicom_node.console.web.access import ANYONE
+from dicom_console.web.access import ANYONE
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered
 from tests.browser_lab import debian_chromium, served_app, signed_in

@@ -55,7 +55,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         for calling, called in wrong:
             with pytest.raises(Rejected):
                 associate(address, [(US, [EXPLICIT])], calling=calling, called=called)
-        wait_until(lambda: len(node.cli("events", "list", "--number", "1004")) == 4, 20, "events")
+        wait_until(lambda: len(node.cli("events", "list", "--number", "1004")) == 4, 60, "events")
         yield node
 
 
@@ -125,10 +125,10 @@ def test_advice_that_a_success_has_outdated_is_dropped(node: Node) -> None:
     address = ("127.0.0.1", node.port)
     with pytest.raises(Rejected):
         associate(address, [(US, [EXPLICIT])], calling="PACS", called="OLD")
-    wait_until(lambda: node.cli("peers", "why", "PACS")["rejections"], 20, "rejection")
+    wait_until(lambda: node.cli("peers", "why", "PACS")["rejections"], 60, "rejection")
     assert 'further_ae_titles = ["OLD"]' in lines(node.cli("peers", "why", "PACS"))
     associate(address, [(US, [EXPLICIT])], calling="PACS").release()
-    wait_until(lambda: node.cli("peers", "why", "PACS")["rejections"][0]["outdated"], 20, "success")
+    wait_until(lambda: node.cli("peers", "why", "PACS")["rejections"][0]["outdated"], 60, "success")
     assert "OLD" not in str(node.cli("peers", "why", "PACS")["advice"])
     assert "got through" in node.run("peers", "why", "PACS").stdout
 
@@ -136,7 +136,7 @@ def test_advice_that_a_success_has_outdated_is_dropped(node: Node) -> None:
 def test_a_sender_that_offers_all_that_it_knows_is_told_to_leave_it(node: Node) -> None:
     many = [(f"1.2.840.10008.5.1.4.1.1.9999.{number}", [EXPLICIT]) for number in range(40)]
     associate(("127.0.0.1", node.port), [*many, (US, [EXPLICIT])], calling="STORESCU").release()
-    wait_until(lambda: node.cli("peers", "why", "STORESCU")["refused_contexts"], 20, "association")
+    wait_until(lambda: node.cli("peers", "why", "STORESCU")["refused_contexts"], 60, "association")
     found = node.cli("peers", "why", "STORESCU")
     (row,) = found["refused_contexts"]
     assert (row["classes"], row["context"].count("9999")) == (40, 3)
@@ -165,8 +165,8 @@ def test_an_echo_that_anybody_may_send_outdates_no_advice(node: Node) -> None:
     with pytest.raises(Rejected):
         associate(address, [(US, [EXPLICIT])], calling="NEW")
     associate(address, [(VERIFICATION, [EXPLICIT])], calling="NEW").release()
-    wait_until(lambda: node.run("peers", "why", "NEW").returncode == 0, 20, "association")
-    wait_until(lambda: node.cli("peers", "why", "NEW")["associations"], 20, "echo")
+    wait_until(lambda: node.run("peers", "why", "NEW").returncode == 0, 60, "association")
+    wait_until(lambda: node.cli("peers", "why", "NEW")["associations"], 60, "echo")
     assert 'ae_title = "NEW"' in lines(node.cli("peers", "why", "NEW"))
 
 

@@ -18,42 +18,30 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from dicom_node.scu.transport import CallingAE
 from dicom_node.sitekey import path_of
 from tests.deidentified_lab import BIRTH_DATE, SECRET, UID_ROOT, write_named
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, rule, running, site_config, store
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.timeout(1800)]
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds_us = 0.5
-[[peers]]
-name = "modality"
-ae_title = "MODALITY"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
+RULES = rule("ultrasound", send_to='["pacs", "archive"]')
+ARCHIVE = """
 [[peers]]
 name = "archive"
 ae_title = "ARCHIVE"
 host = "127.0.0.1"
-port = {archive}
+port = {port}
 may = ["receive"]
 results = ["cleaned", "seg", "sr"]
 deidentify = true
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs", "archive"]
 """
+
+
+def configuration(pacs: int, archive: int) -> str:
+    """``pacs``, ``archive``: their ports."""
+    results = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
+    return site_config(pacs, RULES, results, senders=("MODALITY",)) + ARCHIVE.format(port=archive)
+
+
 NAME = "MUSTERMANN ERIKA"
 
 
@@ -87,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         start_orthanc(folder / "archive", ae_title="ARCHIVE") as archive,
     ):
         ports = {"pacs": pacs.dicom_port, "archive": archive.dicom_port}
-        node = Node(folder / "node", CONFIG.format(**ports))
+        node = Node(folder / "node", configuration(**ports))
         with running(node):
             yield Site(node, pacs, archive, folder)
 
@@ -137,7 +125,7 @@ def test_another_node_with_the_same_key_makes_the_same_objects_though_it_is_kill
 ) -> None:
     before = {uid: site.archive.fetch(uid) for uid in site.archive.instances()}
     site.node.stop()
-    config = CONFIG.format(pacs=1, archive=site.archive.dicom_port)
+    config = configuration(1, site.archive.dicom_port)
     other = Node(tmp_path, config.replace('send_to = ["pacs", "archive"]', 'send_to = ["archive"]'))
     kept = path_of(tmp_path / "var")
     kept.parent.mkdir(parents=True, mode=0o700)

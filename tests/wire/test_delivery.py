@@ -30,6 +30,7 @@ from tests.inbox_lab import enter_peer
 from tests.outbox_lab import THREE_FACES, Outbox
 from tests.pacs_lab import ABORT, Pacs, run_pacs
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 ONE = (ResultKind.SC,)
 
@@ -53,8 +54,10 @@ def test_three_faces_of_a_finding_go_on_one_association_and_are_confirmed(tmp_pa
 
 def test_the_bytes_that_leave_are_the_bytes_on_disk(tmp_path: Path, pacs: Pacs) -> None:
     outbox = Outbox(tmp_path, [pacs.peer()])
-    for uid in outbox.add_study(["pacs"]):
-        outbox.run_until("confirmed")
+    sent = outbox.add_study(["pacs"])
+    outbox.run_until("confirmed")
+    assert sent
+    for uid in sent:
         assert outbox.file_of(uid).read_bytes().endswith(pacs.stored[uid])
 
 
@@ -111,7 +114,7 @@ def test_a_person_retries_dead_letters_and_the_study_is_delivered(tmp_path: Path
     outbox.run_until("dead")
     pacs.answer = lambda uid, times: 0x0000
     with outbox.database.write() as session:
-        assert retry_all(session, "pacs") == 3
+        assert len(retry_all(session, "pacs")) == 3
     assert outbox.study_states() == ["delivering"]
     outbox.run_until("confirmed")
     assert outbox.study_states() == ["delivered"]
@@ -234,19 +237,21 @@ def test_a_pacs_that_is_away_is_not_called_for_every_object(tmp_path: Path) -> N
 
 def test_a_dead_pacs_does_not_hold_up_another(tmp_path: Path, pacs: Pacs) -> None:
     with run_pacs(Pacs(free_port(), ae_title="SLOW")) as slow:
-        slow.answer = lambda uid, times: time.sleep(3) or 0
+        answers = threading.Event()
+        slow.answer = lambda uid, times: 0 if answers.wait(120) else ABORT
         outbox = Outbox(tmp_path, [slow.peer("slow"), pacs.peer("quick"), Pacs(free_port()).peer("away")])
         for _ in range(3):
             outbox.add_study(["slow", "quick", "away"], ONE)
         stop = threading.Event()
         thread = threading.Thread(target=outbox.worker().run_forever, args=(stop,))
         thread.start()
-        end = time.monotonic() + 2.5
-        while len(pacs.stored) < 3 and time.monotonic() < end:
-            time.sleep(0.02)
-        stop.set()
-        thread.join()
-    assert len(pacs.stored) == 3
+        try:
+            wait_until(lambda: len(pacs.stored) == 3, what="all for the quick one")
+            assert slow.stored == {}
+        finally:
+            answers.set()
+            stop.set()
+            thread.join()
 
 
 def test_two_delivery_workers_on_one_outbox_send_nothing_twice(tmp_path: Path, pacs: Pacs) -> None:

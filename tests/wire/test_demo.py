@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     os.kill(demo.pid, signal.SIGINT)
     assert demo.wait(60) == 130
     demo.stdout.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while time.monotonic() < end and any(child.is_running() for child in children):
         time.sleep(0.1)
     assert [child for child in children if child.is_running()] == []

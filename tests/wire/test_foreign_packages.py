@@ -37,8 +37,9 @@ pipeline = "{pipeline}"
 send_to = ["pacs"]
 """
 WHOLE = """
+from ai_pipeline.contract import PipelineCard
 class P:
-    name, version, options, per_image = "theirs", "1", {}, True
+    card = PipelineCard(name="theirs", version="1")
     def warm_up(self): ...
     def models(self): return ()
     def accepts(self, images, options): ...
@@ -52,9 +53,9 @@ BROKEN = {
     "the class is missing": ("theirs:P", "Q = 1", "AttributeError"),
     "it is no class": ("theirs:P", "P = 1", "is no pipeline: it is no class"),
     "it has no run": ("theirs:P", WHOLE.replace("def run", "def go"), "is no pipeline: it has no run()"),
-    "it has no version": ("theirs:P", WHOLE.replace("version", "release"), "its version is no str"),
+    "it has no card": ("theirs:P", WHOLE.replace("card =", "cart ="), "its card is no PipelineCard"),
     "it takes the name of another": (
-        "theirs:P", WHOLE.replace('"theirs"', '"chest_xray"'), "its name must be 'theirs'",
+        "theirs:P", WHOLE.replace('"theirs"', '"chest_xray"'), "the name on its card must be 'theirs'",
     ),
     "it cannot be made": (
         "theirs:P", f"{WHOLE}    def __init__(self): raise RuntimeError('no licence\\nSecret')",
@@ -78,9 +79,13 @@ def installed(folder: Path, where: str, code: str, group: str = "ai_pipeline.pip
 
 def run(module: str, *words: str | Path, beside: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)], env={**os.environ, "PYTHONPATH": str(beside)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", module, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(beside)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def configuration(folder: Path, pipeline: str) -> Path:
@@ -163,7 +168,7 @@ def test_a_name_that_two_packages_bring_is_refused(tmp_path: Path) -> None:
     [
         ('command = ["sh", "-c", "true"]\nmodel = "m"\nversion = "1"\nseconds = 20', ""),
         ('command = ["sh"]', "rules.theirs.options.model: must be given"),
-        ('command = "sh"', "rules.theirs.options.command = 'sh': must be a list"),
+        ('command = "sh"', "rules.theirs.options.command = 'sh': must be the program and its arguments"),
         (
             'command = ["/no/program"]\nmodel = "m"\nversion = "1"',
             "/no/program is no program on this machine",

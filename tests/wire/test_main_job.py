@@ -19,54 +19,17 @@ from dicom_node.config import loading
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.store import views
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store, wait_until
+from tests.node_lab import Node, rule, running, site_config, store, wait_until
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 0.5
-quiet_seconds_us = 0.5
-[[peers]]
-name = "modality"
-ae_title = "MODALITY"
-may = ["send"]
-[[peers]]
-name = "cleaner"
-ae_title = "CLEANER"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["send", "receive"]
-results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
-burned_in_boxes = true
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-[[rules]]
-name = "chest"
-when = {{ modality = ["CR", "DX"], calling_ae = "MODALITY" }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-options = {{ heatmaps = true }}
-send_to = ["pacs"]
-[[rules]]
-name = "chest-clean"
-when = {{ modality = ["CR", "DX"], calling_ae = "CLEANER" }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-options = {{ clean = true }}
-send_to = ["pacs"]
-"""
+RULES = (
+    rule("ultrasound"),
+    rule("chest_xray", 'modality = ["CR", "DX"], calling_ae = "MODALITY"', "heatmaps = true"),
+    rule("chest_xray", 'modality = ["CR", "DX"], calling_ae = "CLEANER"', "clean = true", name="chest-clean"),
+)
+RESULTS = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COLOUR_STATE = "1.2.840.10008.5.1.4.1.1.11.2"
@@ -127,7 +90,11 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        node = Node(folder / "node", CONFIG.format(pacs=pacs.dicom_port))
+        senders, boxes = ("MODALITY", "CLEANER"), "burned_in_boxes = true"
+        config = site_config(
+            pacs.dicom_port, "".join(RULES), RESULTS, senders=senders, ae_title=pacs.ae_title, of_pacs=boxes
+        )
+        node = Node(folder / "node", config)
         with running(node):
             yield Site(node, pacs)
 

@@ -26,7 +26,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dicom_node.dicom.own_objects import DEVICE_UID
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from tests.outbox_lab import Outbox, a_result
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -86,7 +86,7 @@ def an_object(folder: Path, sop_class: UID, **attributes: Any) -> Path:
 
 def of_our_equipment() -> dict[str, Any]:
     item = Dataset()
-    item.Manufacturer, item.DeviceUID = "DICOM AI Node project", DEVICE_UID
+    item.Manufacturer, item.ManufacturerModelName = MANUFACTURER, MODEL_NAME
     return {"ContributingEquipmentSequence": [item]}
 
 
@@ -207,9 +207,9 @@ def test_what_waited_is_forwarded_after_a_crash_of_orthanc(tmp_path: Path) -> No
         assert list(node.stored) == [file.stem]
 
 
-def test_the_script_knows_our_device_uid() -> None:
+def test_the_script_knows_our_equipment() -> None:
     script = (FOLDER / "forward-to-node.lua").read_text(encoding="utf-8")
-    assert f"'{DEVICE_UID}'" in script
+    assert f"NODE_MANUFACTURER = '{MANUFACTURER}'\nlocal NODE_MODEL = '{MODEL_NAME}'" in script
 
 
 def test_a_script_of_the_site_keeps_its_functions(tmp_path: Path, node: Pacs) -> None:

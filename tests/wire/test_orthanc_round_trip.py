@@ -9,46 +9,30 @@ from pathlib import Path
 import pytest
 
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store, wait_until
+from tests.node_lab import ULTRASOUND, Node, running, site_config, store, wait_until
 from tests.ports import free_port
 from tests.wire.test_orthanc_forwarding import existing_orthanc, mark_of
 
 pytestmark = pytest.mark.debian("orthanc")
-
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds_us = 0.5
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["send", "receive"]
-results = ["sr", "gsps", "sc", "cleaned"]
-burned_in_boxes = true
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-"""
 
 
 def test_images_sent_to_orthanc_come_back_as_results_and_start_no_second_job(tmp_path: Path) -> None:
     image = ultrasound("roundtrip")
     node_port = free_port()
     with existing_orthanc(tmp_path / "orthanc", node_port) as orthanc:
-        node = Node(tmp_path / "node", CONFIG.format(pacs=orthanc.dicom_port), port=node_port)
+        results = ("sr", "gsps", "sc", "cleaned")
+        boxes = "burned_in_boxes = true"
+        config = site_config(
+            orthanc.dicom_port, ULTRASOUND, results, 0.5, ae_title=orthanc.ae_title, of_pacs=boxes
+        )
+        node = Node(tmp_path / "node", config, port=node_port)
         with running(node):
             assert store(orthanc.dicom_port, [image], "US1", orthanc.ae_title) == [0x0000]
             study = node.wait_for(["delivered"])[image.StudyInstanceUID]
             results = {item["sop_instance_uid"] for item in study["results"]}
             assert {item["kind"] for item in study["results"]} == {"sr", "gsps", "sc", "cleaned"}
             wait_until(
-                lambda: set(orthanc.instances()) == results | {image.SOPInstanceUID}, 10, "all in Orthanc"
+                lambda: set(orthanc.instances()) == results | {image.SOPInstanceUID}, 60, "all in Orthanc"
             )
             time.sleep(3)  # three rounds of the script: a result that it forwarded would be here now
             assert {mark_of(orthanc, uid) for uid in results} == {"result"}

@@ -13,43 +13,11 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from tests import wheels
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, rule, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds_us = 0.5
-[[peers]]
-name = "us1"
-ae_title = "US1"
-[[peers]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {port}
-may = ["receive"]
-results = ["sr", "gsps", "sc"]
-[[rules]]
-name = "package"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "bright"
-options = {{ limit = 0 }}
-send_to = ["pacs"]
-[[rules]]
-name = "program"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "command"
-send_to = ["pacs"]
-[rules.options]
-command = ["{python}", "{program}", "{{input}}", "{{output}}"]
-model = "speckles"
-version = "3"
-"""
+COMMAND = 'command = ["{python}", "{program}", "{{input}}", "{{output}}"], model = "speckles", version = "3"'
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -91,7 +59,9 @@ def test_findings_of_a_package_and_of_a_program_reach_the_pacs(
     program.write_text(PROGRAM)
     pacs = Pacs(free_port())
     image = ultrasound("packages")
-    config = CONFIG.format(port=pacs.port, python=sys.executable, program=program)
+    options = COMMAND.format(python=sys.executable, program=program)
+    rules = rule("bright", options="limit = 0") + rule("command", options=options)
+    config = site_config(pacs.port, rules, ("sr", "gsps", "sc"))
     with run_pacs(pacs), running(Node(tmp_path / "node", config)) as node:
         assert store(node.port, [image], "US1") == [0x0000]
         node.wait_for(["delivered", "failed"])

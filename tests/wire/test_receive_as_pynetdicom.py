@@ -12,20 +12,17 @@ from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from benchmarks.sender import Association, associate, command_set, load, store_command
-from tests.wire.receiver import BOTH, EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound
+from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound
 
 CONTEXTS = [(US, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]
 _COMMAND, _LAST = 1, 2
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=BOTH)
+@pytest.fixture(scope="module")
 def listener(
     tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Receiver]:
-    with receiving(
-        tmp_path_factory.mktemp("ours"), maximum_pdu_bytes=16384, event_loop=request.param
-    ) as running:
+    with receiving(tmp_path_factory.mktemp("ours"), maximum_pdu_bytes=16384) as running:
         yield running
 
 

@@ -244,7 +244,7 @@ def test_a_silent_client_does_not_keep_others_from_the_handshake(
         context = client(authority, authority.certify("us2"))
         began = time.monotonic()
         associate(tls_receiver.address, STORAGE, tls=context).release()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.debian("dcmtk")

@@ -13,9 +13,8 @@ from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.store.tables import Lease, Result
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, running, site_config, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import site_config
 from tests.waiting import wait_until
 
 _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
@@ -24,7 +23,7 @@ _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
 @pytest.mark.debian("postgresql")
 @pytest.mark.timeout(300)
 def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str) -> None:
-    with run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs, ExitStack() as site:
+    with run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
         config = site_config(pacs.port)
         port = free_port()
         parts = {
@@ -42,7 +41,7 @@ def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str)
         assert upgraded.returncode == 0, upgraded.stderr
         for role in ("scheduler", "console", "worker", "listener"):
             site.enter_context(running(nodes[role]))
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
             assert answer.status == 200
 
         assert store(nodes["listener"].port, [ultrasound("roles", size=(48, 40))], "US1") == [0x0000]

@@ -15,38 +15,17 @@ import numpy as np
 import pytest
 import tomlkit
 
+from ai_pipeline.chest.card import SHADOW
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
 from tests.modality import chest
-from tests.node_lab import Node, running, store, wait_until
+from tests.node_lab import Node, rule, running, site_config, store, wait_until
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.unit.ai_pipeline.models.store_lab import models
 
 pytestmark = pytest.mark.data
 
-CONFIG = """unknown_callers = "accept"
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 0.2
-[workers]
-models_dir = "{models}"
-[[peers]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr", "gsps", "sc"]
-[[rules]]
-name = "chest"
-when = {{ modality = "DX" }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-options = {{ heatmaps = true, operating_point = "balanced" }}
-send_to = ["pacs"]
-"""
 SECOND = "otherwise-minded-chest"
 
 
@@ -67,7 +46,7 @@ def second(tmp_path: Path) -> Path:
     where = ("--models-dir", tmp_path / "models")
     first = made / shipped.weights[0].path.name
     assert models("add", first, "--card", made / f"{SECOND}.toml", "--accept-licence", *where).exit_code == 0
-    done = models("activate", SECOND, "--pipeline", folder.SHADOW, *where)
+    done = models("activate", SECOND, "--pipeline", SHADOW.name, *where)
     assert "stay in the node" in done.output, done.output
     return tmp_path / "models"
 
@@ -84,7 +63,10 @@ def test_what_a_model_in_the_shadow_says_is_compared_and_never_sent(
     picture = cv2.imread(str(data / "cxr_nih" / "images" / "00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)
     assert picture is not None
     image = chest("shadow", picture.astype(np.uint16) * 16)
-    node = Node(tmp_path / "node", CONFIG.format(models=second, pacs=pacs.port))
+    rules = rule("chest_xray", 'modality = "DX"', 'heatmaps = true, operating_point = "balanced"')
+    of_models = f'models_dir = "{second}"'
+    config = site_config(pacs.port, rules, ("sr", "gsps", "sc"), senders=("ROOM3",), workers=of_models)
+    node = Node(tmp_path / "node", config)
     with running(node):
         assert store(node.port, [image], "ROOM3") == [0x0000]
         node.wait_for(["delivered"])
@@ -108,4 +90,4 @@ def test_what_a_model_in_the_shadow_says_is_compared_and_never_sent(
     assert built == []
     card = find(SECOND, second)
     assert not any(card.sha256.encode() in data for data in sent.values())
-    assert json.loads((second / folder.ACTIVE).read_text())[folder.SHADOW]["stack"] == [card.name]
+    assert json.loads((second / folder.ACTIVE).read_text())[SHADOW.name]["stack"] == [card.name]

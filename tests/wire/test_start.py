@@ -92,7 +92,7 @@ def test_a_folder_that_is_deleted_within_an_object_refuses_it(tmp_path: Path) ->
         association = associate(receiver.address, [(US, [EXPLICIT])])
         encoded = association.encode_store(1, ultrasound(1, pixels=400_000))
         association.sock.sendall(encoded[:300_000])
-        wait_until(lambda: bool(receiver.files()), 10, "the first bytes")
+        wait_until(lambda: bool(receiver.files()), 60, "the first bytes")
         shutil.rmtree(tmp_path / "spool")
         assert association.exchange(encoded[300_000:]) == 0xA700
         association.release()

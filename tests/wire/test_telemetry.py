@@ -11,9 +11,8 @@ pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
 from tests.collector_lab import running_collector, text
 from tests.modality import ultrasound
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, running, site_config, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import site_config
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
 
@@ -34,14 +33,14 @@ STEPS = {
 def test_a_study_is_one_trace_from_its_association_to_confirmation(tmp_path: Path) -> None:
     """The collector is away at first: the study is delivered all the same, and its trace comes later."""
     images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
-    with running_collector() as collector, run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs:
+    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs:
         collector.answer = 503
         config = site_config(pacs.port)
         config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
         with running(Node(tmp_path, config)) as node:
             assert store(node.port, images, "US1") == [0x0000] * 2
             [study] = node.wait_for(["delivered"])
-            wait_until(lambda: collector.refused, 30, "the first try")
+            wait_until(lambda: collector.refused, 60, "the first try")
             collector.answer = 200
             wait_until(lambda: collector.bodies, 60, "the trace")
             shown = node.cli("studies", "show", str(study))
@@ -60,7 +59,7 @@ def test_a_study_is_one_trace_from_its_association_to_confirmation(tmp_path: Pat
     by_name = {span.name: span for span in spans}
     job = by_name["job command"]
     assert ids[by_name["build results"].parent_span_id] is job
-    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("program", "command", "none@1")
+    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("command", "command", "none@1")
     assert text(by_name["deliver pacs"], "result") == "sr"
     assert collector.headers[-1]["x-key"] == "abc"
     sent = b"".join(collector.bodies)

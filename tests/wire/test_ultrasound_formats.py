@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.node_lab import Node, running
+from tests.node_lab import ULTRASOUND, Node, running, site_config
 from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, decoded, told, words, write
 from tests.validators import dciodvfy_errors
@@ -22,25 +22,6 @@ from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds_us = 0.5
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["send", "receive"]
-results = ["sr", "cleaned", "seg"]
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-"""
 ENDS = ("delivered", "not_applicable", "quarantined", "failed")
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -92,7 +73,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     port = free_port()
     where = {"node": ("AINODE", "127.0.0.1", port)}
     with start_orthanc(folder / "orthanc", modalities=where) as pacs:
-        node = Node(folder / "node", CONFIG.format(pacs=pacs.dicom_port), port=port)
+        config = site_config(pacs.dicom_port, ULTRASOUND, ("sr", "cleaned", "seg"), ae_title=pacs.ae_title)
+        node = Node(folder / "node", config, port=port)
         with running(node):
             ids = [pacs.upload(path.read_bytes())["ID"] for path, _ in written.values()]
             pacs.call("POST", "/modalities/node/store", json.dumps(ids).encode())

@@ -19,40 +19,17 @@ from pynetdicom.dsutils import decode
 
 from dicom_node.dicom.walk import items
 from tests.modality import set_pixels, ultrasound_from
-from tests.node_lab import Node, running, store
+from tests.node_lab import Node, rule, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.ultrasound_lab import FRAME_TIME, MULTI_FRAME
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
-CONFIG = """unknown_callers = "accept"
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds_us = 0.2
-[[peers]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
-[[rules]]
-name = "ovary"
-when = {{ modality = "US", body_part = "OVARY" }}
-max_study_age_days = 0
-pipeline = "ovarian"
-options = {{ heatmaps = true }}
-send_to = ["pacs"]
-[[rules]]
-name = "less-speckle"
-when = {{ modality = "US", body_part = "BREAST" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-options = {{ despeckle = true }}
-send_to = ["pacs"]
-"""
+RULES = rule("ovarian", 'modality = "US", body_part = "OVARY"', "heatmaps = true") + rule(
+    "ultrasound", 'modality = "US", body_part = "BREAST"', "despeckle = true"
+)
+RESULTS = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
 SR, SEG, STATE = ("1.2.840.10008.5.1.4.1.1." + end for end in ("88.34", "66.4", "11.2"))
 OVARY = "us_ovarian/images/otu_0435.jpg"
 HEAD = "us_fetal_head/images/006_HC.jpg"
@@ -90,7 +67,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[dict
         "cine": cine(sent_as(data, BREAST, "cine", "BREAST")),
     }
     with run_pacs(Pacs(free_port())) as pacs:
-        node = Node(tmp_path_factory.mktemp("pipelines") / "node", CONFIG.format(pacs=pacs.port))
+        node = Node(
+            tmp_path_factory.mktemp("pipelines") / "node",
+            site_config(pacs.port, RULES, RESULTS, senders=("ROOM3",)),
+        )
         with running(node):
             assert set(store(node.port, list(sent.values()), "ROOM3")) == {0x0000}
             rows = node.wait_for(("delivered", "not_applicable", "failed", "quarantined"), count=len(sent))

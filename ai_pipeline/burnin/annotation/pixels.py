@@ -49,9 +49,11 @@ def box_around(mask: Mask, margin: int) -> Box:
     """The box of a mask that is not empty, wider by ``margin`` (pixels), within the picture."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (
-        max(0, int(columns[0]) - margin), max(0, int(rows[0]) - margin),
-        min(mask.shape[1], int(columns[-1]) + 1 + margin), min(mask.shape[0], int(rows[-1]) + 1 + margin),
-    )  # fmt: skip
+        max(0, int(columns[0]) - margin),
+        max(0, int(rows[0]) - margin),
+        min(mask.shape[1], int(columns[-1]) + 1 + margin),
+        min(mask.shape[0], int(rows[-1]) + 1 + margin),
+    )
 
 
 def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -6,7 +6,7 @@ Whatever else stands in the same line still has to be proven: "R-CY SMITH" goes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -33,20 +33,19 @@ class Allowed:
     dates: frozenset[date] = frozenset()
 
     @classmethod
-    def of(cls, options: Mapping[str, object], header: ImageHeader) -> Allowed:
-        """By the options ``keep_words`` and ``dates`` of a rule (:func:`faults`).
+    def from_options(cls, keep_words: Sequence[str], dates: str, header: ImageHeader) -> Allowed:
+        """These words; with ``dates`` "keep" also the dates of the header.
 
-        Dates are those of the header; none for a patient who is less than two days old, or of whom no age is
-        known: they may be the birth date.
+        No date stays of a patient who is less than two days old, or of whom no age is known: it may be the
+        birth date.
         """
-        words = options.get("keep_words", ())
-        known = frozenset(word.casefold() for word in words) if isinstance(words, Sequence) else frozenset()
-        if options.get("dates", "remove") != "keep":
+        known = frozenset(word.casefold() for word in keep_words)
+        if dates != "keep":
             return cls(known)
         if header.age_years is None or header.age_years * 365.25 < _NEWBORN_DAYS:
             return cls(known)
-        dates = (_date(header.attributes.get(keyword, "")) for keyword in EXAMINED)
-        return cls(known, frozenset(filter(None, dates)))
+        days = (_date(header.attributes.get(keyword, "")) for keyword in EXAMINED)
+        return cls(known, frozenset(filter(None, days)))
 
     def without(self, text: str) -> str:
         """The text without what stays anyway.
@@ -67,28 +66,16 @@ class Allowed:
 NOTHING_MORE = Allowed()
 
 
-def faults(options: Mapping[str, object]) -> dict[str, str]:
-    """What is wrong with ``keep_words`` and ``dates``, by option, as a remedy for a person."""
-    found = {}
-    if options.get("dates", "remove") not in {"keep", "remove"}:
-        found["dates"] = "must be remove or keep"
-    words = options.get("keep_words", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        found["keep_words"] = 'must be a list of words, such as ["R-CY", "L-M"]'
-    elif len(words) > MOST_WORDS or not all(0 < len(word) <= LONGEST_WORD for word in words):
-        found["keep_words"] = f"must have at most {MOST_WORDS} words of 1 to {LONGEST_WORD} characters"
-    elif wrong := [word for word in words if len(word.split()) != 1]:
-        found["keep_words"] = f"{wrong[0]!r} is not one word: name each word by itself"
-    return found
-
-
 def _spellings(day: date) -> str:
     """How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026."""
     year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
     name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
     orders = (
-        (str(day.year), month, number), (number, month, year), (month, number, year), (number, name, year),
-    )  # fmt: skip
+        (str(day.year), month, number),
+        (number, month, year),
+        (month, number, year),
+        (number, name, year),
+    )
     ways = [_BETWEEN.join(order) for order in orders]
     ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
     return rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])"

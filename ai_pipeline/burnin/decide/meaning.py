@@ -42,6 +42,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     SIDE_LETTERS,
     SIDES,
     VIEWS,
+    phrases,
 )
 from ai_pipeline.contract import Meaning
 
@@ -143,25 +144,17 @@ SETTINGS = (
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
-MODES = frozenset(
-    {
-        "2 D", "3 D", "4 D", "PW", "CW", "CF", "CFM", "CPA", "CDI", "PDI", "TDI", "THI", "2 D/THI", "SRI",
-        "CRI", "XRES", "SonoCT", "BMODE", "B-MODE", "M-MODE", "FROZEN", "DUPLEX", "TRIPLEX",
-        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "HGén", "HRés", "HPén", "Res",
-        "PWR", "FOV", "ROI", "PRF", "WF", "MI",
-        "TIS", "TIB", "TIC", "TIs", "TIb", "TIc", "FR", "DR", "Gn", "AO%", "Frq", "MHz", "Hz", "dB", "cm",
-        "mm", "cm/s", "m/s", "fps",
-    }
-)  # fmt: skip
+MODES = phrases("""
+    2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
+    M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
+    PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
+    cm/s, m/s, fps
+""")
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
-QUANTITIES = frozenset(
-    {
-        "Cist Mag", "Index",
-        "Dist", "DIST", "Distance", "Diam", "Diameter", "Vol", "VOL", "Volume", "Area", "AREA", "Circ",
-        "CIRC", "PSV", "EDV", "RI", "S/D", "BPD", "OFD", "HC", "FL", "CRL", "EFW", "GA", "AUA", "AFI", "+",
-        "×", "x", "*",
-    }
-)  # fmt: skip
+QUANTITIES = phrases("""
+    Cist Mag, Index, Dist, DIST, Distance, Diam, Diameter, Vol, VOL, Volume, Area, AREA, Circ, CIRC, PSV,
+    EDV, RI, S/D, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
+""")
 CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
 TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
@@ -176,7 +169,10 @@ _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{
 
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
-    """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
+    """Classify a text by its words: IDENTITY unless every word is known to be harmless.
+
+    ``confidence``: how sure the text recogniser is, 0 to 1.
+    """
     if not confidence >= LEAST_OF_SETTING or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
     line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
@@ -259,7 +255,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
     words = [part for word in words for part in _unstuck(word)]
     upper = [word.upper() for word in words]
-    if not words or tuple(upper) in PHRASES:
+    if not words or " ".join(upper) in PHRASES:
         return bool(words)
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
     proof = any(big in NOUNS for big in upper)

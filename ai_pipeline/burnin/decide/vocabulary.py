@@ -17,6 +17,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def phrases(text: str) -> frozenset[str]:
+    """The phrases between the commas of ``text``, each with single spaces between its words."""
+    return frozenset(" ".join(phrase.split()) for phrase in text.split(","))
+
+
 SIDES = _words("""
     LEFT RIGHT LT RT BILATERAL BILAT LINKS RECHTS IZQUIERDA DERECHO DERECHA IZQ DCHA GAUCHE DROIT
     DROITE ESQUERDO ESQUERDA DIREITO DIREITA ESQ 左侧 右侧 双侧 좌측 우측
@@ -72,40 +77,28 @@ ALSO_NAMES = _words("""
     MAIN MASS MILZ NECK NIERE NODE OUTER INNER OV POLE PORTAL POST PROFILE QUER RADIAL RE ROOT ROUND SAC
     SHORT SIDE SPINE STONE STONES SUP TAIL UT UTER VESSIE WALL ZONE
 """)  # LI and RE: links and rechts
-PHRASES = frozenset(
-    {
-        ("LUNG", "BASE"), ("LUNG", "BASES"), ("LOWER", "POLE"), ("UPPER", "POLE"), ("MAIN", "PORTAL"),
-        ("YOLK", "SAC"), ("TRANS", "CX"), ("SAG", "CX"), ("SAG", "UT"), ("TRV", "UT"), ("TRANS", "UT"),
-        ("L", "OV"), ("R", "OV"), ("LT", "OV"), ("RT", "OV"), ("LEFT", "OV"), ("RIGHT", "OV"),
-        ("RT", "ICA"), ("LT", "ICA"), ("MORISONS", "POUCH"), ("FREE", "FLUID"),
-        ("SEMI", "UPRIGHT"), ("SEMI", "ERECT"), ("SEMI", "RECUMBENT"),
-        ("CUL", "DE", "SAC"), ("FOUR", "CHAMBER"),
-    }
-)  # fmt: skip
+PHRASES = phrases("""
+    LUNG BASE, LUNG BASES, LOWER POLE, UPPER POLE, MAIN PORTAL, YOLK SAC, TRANS CX, SAG CX, SAG UT, TRV UT,
+    TRANS UT, L OV, R OV, LT OV, RT OV, LEFT OV, RIGHT OV, RT ICA, LT ICA, MORISONS POUCH, FREE FLUID,
+    SEMI UPRIGHT, SEMI ERECT, SEMI RECUMBENT, CUL DE SAC, FOUR CHAMBER
+""")
 """Closed phrases of words that are also names, or of no sort alone."""
 JOINING = _words("AND OF THE IN TO WITH VS UND")
 
-PRESETS = frozenset(
-    {
-        "ADULT ECHO", "ADULT HEART", "ADULT CARDIAC", "ADV BREAST", "BREAST", "GEN OB", "OB GEN",
-        "OB GENERAL", "EARLY OB", "ABD GEN", "GEN ABD", "ABDOMEN", "GYN", "SMALL PARTS", "THYROID",
-        "VASC CAR", "VASC ART",
-        "VASC VEN", "PED ABD", "PED ECHO", "PED HEART", "FETAL ECHO", "FETAL HEART", "OBSTETRICS",
-        "PENETRATION", "RESOLUTION", "ROUTINE", "ROUTINE HI", "GEN THI", "MSK GEN", "RENAL", "UROLOGY",
-        "TCD ADULT",
-    }
-)  # fmt: skip
+PRESETS = phrases("""
+    ADULT ECHO, ADULT HEART, ADULT CARDIAC, ADV BREAST, BREAST, GEN OB, OB GEN, OB GENERAL, EARLY OB,
+    ABD GEN, GEN ABD, ABDOMEN, GYN, SMALL PARTS, THYROID, VASC CAR, VASC ART, VASC VEN, PED ABD, PED ECHO,
+    PED HEART, FETAL ECHO, FETAL HEART, OBSTETRICS, PENETRATION, RESOLUTION, ROUTINE, ROUTINE HI, GEN THI,
+    MSK GEN, RENAL, UROLOGY, TCD ADULT
+""")
 """Names of examination presets, as whole strings in any case."""
 
-MAKERS = frozenset(
-    {
-        "GE", "GE HEALTHCARE", "GE MEDICAL SYSTEMS", "SIEMENS", "SIEMENS HEALTHINEERS", "ACUSON", "PHILIPS",
-        "SAMSUNG", "SAMSUNG MEDISON", "SAMSUNG HEALTHCARE", "MEDISON", "MINDRAY", "TOSHIBA", "CANON",
-        "HITACHI", "HITACHI ALOKA", "ALOKA", "FUJIFILM", "SONOSITE", "FUJIFILM SONOSITE", "ESAOTE",
-        "SONOSCAPE", "EDAN", "SUPERSONIC IMAGINE", "ALPINION", "CHISON", "WELLD", "BUTTERFLY IQ", "VOLUSON",
-        "LOGIQ", "EPIQ", "AFFINITI", "APLIO", "XARIO", "ACCUVIX", "SONOACE",
-    }
-)  # fmt: skip
+MAKERS = phrases("""
+    GE, GE HEALTHCARE, GE MEDICAL SYSTEMS, SIEMENS, SIEMENS HEALTHINEERS, ACUSON, PHILIPS, SAMSUNG,
+    SAMSUNG MEDISON, SAMSUNG HEALTHCARE, MEDISON, MINDRAY, TOSHIBA, CANON, HITACHI, HITACHI ALOKA, ALOKA,
+    FUJIFILM, SONOSITE, FUJIFILM SONOSITE, ESAOTE, SONOSCAPE, EDAN, SUPERSONIC IMAGINE, ALPINION, CHISON,
+    WELLD, BUTTERFLY IQ, VOLUSON, LOGIQ, EPIQ, AFFINITI, APLIO, XARIO, ACCUVIX, SONOACE
+""")
 """Whole strings, in capitals as logos are: Philips, Canon and Ge are surnames as well."""
 MAKERS_AS_WRITTEN = frozenset(
     {"Mindray", "SonoSite", "SonoScape", "Esaote", "Fujifilm", "Voluson", "mindray"}

@@ -125,9 +125,13 @@ def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], pi
 
 
 def with_all_letters(
-    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, margin: float,
+    texts: Sequence[Text],
+    strokes: Mask,
+    picture: Picture,
+    reader: TextReader,
+    margin: float,
     allowed: Allowed = NOTHING_MORE,
-) -> list[Text]:  # fmt: skip
+) -> list[Text]:
     """The texts; where letters that are drawn reach beyond the box that was read, the whole is read again.
 
     ``strokes``: the drawn text; ``margin`` as in :func:`paint`. Such a text is what it says as a whole, and
@@ -139,7 +143,7 @@ def with_all_letters(
 
 
 def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
-    """Of drawn text that was not read the digits of rulers: single ones, in line with two numbers."""
+    """The mask of ruler digits in drawn text that was not read: single digits in line with two numbers."""
     numbers = [text.box.box for text in texts if text.meaning is Meaning.SCALE]
     found: Mask = np.zeros_like(unread)
     for box in component_boxes(components(unread)[1]):
@@ -151,7 +155,7 @@ def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
 
 def around(
     residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
-) -> Mask:  # fmt: skip
+) -> Mask:
     """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` it touches.
 
     ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line is
@@ -313,9 +317,13 @@ def _is_same_place(box: Box, proven: Box) -> bool:
 
 
 def _read_whole(
-    text: Text, labels: np.typing.NDArray[np.int32], known: Mask, picture: Picture, reader: TextReader,
+    text: Text,
+    labels: np.typing.NDArray[np.int32],
+    known: Mask,
+    picture: Picture,
+    reader: TextReader,
     allowed: Allowed,
-) -> Text:  # fmt: skip
+) -> Text:
     left, top, right, bottom = box = text.box.box
     if text.meaning is Meaning.IDENTITY or right - left < bottom - top:
         return text
@@ -328,9 +336,11 @@ def _read_whole(
         return text
     start = columns.start
     whole = (
-        min(left, *(start + part[0] for part in parts)), top,
-        max(right, *(start + part[2] for part in parts)), bottom,
-    )  # fmt: skip
+        min(left, *(start + part[0] for part in parts)),
+        top,
+        max(right, *(start + part[2] for part in parts)),
+        bottom,
+    )
     line_box = level_box(whole, text.box.confidence)
     line = reader.read(picture, line_box)
     again = Text(line_box, line, text_meaning(line_box, line, allowed))

@@ -166,7 +166,7 @@ def candidates(
     ``changed``: the picture was read before but for these pixels. Then it is read only around them, where
     letters may have been left or made; reduced as far as the largest letters are, it is read whole.
     """
-    measured = MeasuredPixels.of(picture, waves)
+    measured = MeasuredPixels.from_picture(picture, waves)
     found = []
     for view, scale in ((picture, FINEST), (high_contrast(picture), FAINT)):
         boxes = [None] if changed is None else surroundings(changed, scale)
@@ -200,9 +200,9 @@ def candidates_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredPixels:
-    """Where a picture shows what is measured: ``areas`` of flow, spectra and M-mode, and ``traces``.
+    """Pixels that show a measurement: ``areas`` of flow, spectra and M-mode, and curves (``traces``).
 
-    ``strokes``: what may be letters or traces; None without traces.
+    ``strokes``: thin drawn lines, which may be letters or traces; None for a picture without traces.
     """
 
     areas: Mask
@@ -210,7 +210,7 @@ class MeasuredPixels:
     strokes: Mask | None
 
     @staticmethod
-    def of(picture: Picture, waves: Waves) -> MeasuredPixels:
+    def from_picture(picture: Picture, waves: Waves) -> MeasuredPixels:
         drawn = strokes(picture) if waves.traces.any() else None
         return MeasuredPixels(find_flow(picture) | waves.strips, waves.traces, drawn)
 

@@ -52,7 +52,12 @@ def conditions_of(header: ImageHeader) -> dict[str, str | int]:
     texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
     maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)
     conditions: dict[str, str | int] = {
-        "modality": header.modality, "manufacturer": maker, "model": model, "software": software,
-        "rows": header.rows, "columns": header.columns, "sop_class": header.sop_class_uid,
-    }  # fmt: skip
+        "modality": header.modality,
+        "manufacturer": maker,
+        "model": model,
+        "software": software,
+        "rows": header.rows,
+        "columns": header.columns,
+        "sop_class": header.sop_class_uid,
+    }
     return {key: value for key, value in conditions.items() if value}

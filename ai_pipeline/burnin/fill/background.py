@@ -23,8 +23,8 @@ Colour = npt.NDArray[Any]
 def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
     """``source`` with the pixels of ``mask`` in the colour of the background around them, a panel's or black.
 
-    ``known``: the pixels outside the image area that hold no annotation. Where they have no one colour
-    ``black``, a stored value, is taken.
+    ``known``: the background pixels, outside the image area and without annotation. A hole is filled with
+    ``black``, a stored value, where neither its surroundings nor the whole background have one colour.
     """
     result = np.array(source, copy=True)
     if not mask.any():

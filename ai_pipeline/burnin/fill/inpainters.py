@@ -57,7 +57,7 @@ class Classical:
         return np.where(inside, filled, picture).astype(np.uint8)
 
 
-class Learned:
+class NetworkInpainter:
     """A network, run on the tiles that hold a part of the hole."""
 
     context = CONTEXT

@@ -49,7 +49,7 @@ class Drawings:
     classes: npt.NDArray[np.uint8] | None = None
 
     def without(self, bars: Mask) -> Drawings:
-        """The same with no text on ``bars``."""
+        """A copy without text on ``bars``."""
         text = self.masks[AnnotationKind.TEXT] & bars
         if self.source is None or not text.any():
             return self
@@ -58,7 +58,7 @@ class Drawings:
         return replace(self, masks=masks, source=(picture, maps, drawn & ~text), classes=None)
 
     def classified_apart(self, text: Mask) -> Drawings:
-        """The same with ``text`` classified apart from what it touches, as a unit from its colour bar."""
+        """A copy in which ``text`` is classified apart from what it touches, such as a unit from its bar."""
         if self.source is None or not text.any():
             return self
         picture, maps, drawn = self.source

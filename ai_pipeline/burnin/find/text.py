@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.find.read_lines import Line, LineMemory
+from ai_pipeline.models.engine import giving_memory_back
 
 CERTAIN_TEXT = 0.5
 """Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
@@ -131,7 +132,8 @@ class TextReader:
         stretch = np.array([columns / size[0], rows / size[1]], np.float32)
         origin = np.array([left, top], np.float32)
         found = []
-        for rows_cut, columns_cut in product(_cuts(size[1]), _cuts(size[0])):
+        cuts = list(product(_cuts(size[1]), _cuts(size[0])))
+        for rows_cut, columns_cut in cuts:
             tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
             result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=POSSIBLE_TEXT)
             corner = np.array([columns_cut.start, rows_cut.start], np.float32)
@@ -140,7 +142,15 @@ class TextReader:
                     TextBox((np.asarray(corners, np.float32) + corner) * stretch + origin, float(confidence))
                     for corners, confidence in zip(result.boxes, result.scores, strict=True)
                 ]
+        if len(cuts) > 1:
+            self._give_memory_back()
         return found
+
+    def _give_memory_back(self) -> None:
+        """What the detector took for a tile, half a gigabyte: the next steps on a large picture need it."""
+        session = self._ocr.text_det.session.session
+        [given] = session.get_inputs()
+        session.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
         """Read a place level or along a vertical line, and upside down where nothing is legible that way.
@@ -214,7 +224,7 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
 
 
 TILES = 8
-"""Of each side of a picture whose contrast is enhanced; a pixel changes what is shown 1.5 tiles away."""
+"""Tiles along each side of a picture whose contrast is enhanced; a pixel has effect up to 1.5 tiles away."""
 
 
 def high_contrast(picture: Picture) -> Picture:

@@ -47,10 +47,10 @@ EDGE = 5
 def believed_regions(
     regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]
 ) -> tuple[UltrasoundRegion, ...]:
-    """The header's regions, none where one of them reaches beyond the picture.
+    """The header's regions; none at all where one of them reaches beyond the picture.
 
-    Those are of the image before it was scaled or cut (seen in real files). Maximum edges one too large are
-    common: some makers write them as exclusive.
+    Such regions describe the image before somebody scaled or cut it (seen in real files). A maximum edge one
+    pixel too large is accepted: some makers write exclusive edges.
     """
     rows, columns = shape[:2]
     if any(region.box[2] > columns + 1 or region.box[3] > rows + 1 for region in regions):
@@ -74,11 +74,11 @@ class Waves:
         return bool(self.strips.any() or self.traces.any())
 
     def seen_in(self, picture: Picture, area: Mask) -> Waves:
-        """The same with the traces of a further picture, as of another frame."""
+        """A copy to which the traces of a further picture are added, such as another frame."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
 
     def with_strips(self, more: Mask) -> Waves:
-        """The same with further places that show measurements, as a colour bar does."""
+        """A copy with further places that show measurements, such as a colour bar."""
         return Waves(self.strips | more, self.traces)
 
     def __or__(self, other: Waves) -> Waves:
@@ -86,7 +86,7 @@ class Waves:
 
 
 def no_waves(shape: tuple[int, ...]) -> Waves:
-    """None in a picture of ``shape``."""
+    """Waves of a picture of ``shape`` that has none: empty masks."""
     return Waves(np.zeros(shape[:2], np.bool_), np.zeros(shape[:2], np.bool_))
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 from ai_pipeline.contract import Decision, QualityNote
 from ai_pipeline.models.registry import Card, Label
 
-OPTION: Final = "operating_point"
 NOTE: Final = "operating point"
 UNSURE: Final = "unsure"
 """A card's table that says from how many labels between the two points on an image is unsure."""
@@ -46,7 +45,7 @@ _MEANINGS: Final = {
 
 
 def points_of(card: Card) -> tuple[OperatingPoint, ...]:
-    """Those that ``card`` has thresholds for."""
+    """The operating points for which ``card`` has thresholds."""
     table = card.details.get("operating_points", {})
     return tuple(one for one in OperatingPoint if one is OperatingPoint.BALANCED or one in table)
 
@@ -57,9 +56,9 @@ def fault(card: Card, wanted: object) -> str | None:
     return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
 
 
-def chosen(card: Card, options: Mapping[str, object]) -> OperatingPoint:
-    """The operating point that ``options`` name, else the card's default."""
-    return OperatingPoint(str(options.get(OPTION, points_of(card)[0])))
+def chosen(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
+    """The operating point that is wanted, else the card's default."""
+    return wanted or points_of(card)[0]
 
 
 def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
@@ -80,8 +79,8 @@ def note(card: Card, point: OperatingPoint) -> QualityNote:
 def reliability(card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float) -> str:
     """How often a call of ``label`` is right at a ``prevalence`` above 0 and below 1, in words.
 
-    Shares are rounded to tenths, small ones to hundredths, with their 95 % interval; empty where the card has
-    no figures, and of what is undetermined.
+    Shares are rounded to tenths, small ones to hundredths, with their 95 % interval. "" where the card has no
+    figures, and for an undetermined finding.
     """
     ratios = _measured(card, point).get("labels", {}).get(label, {})
     odds = prevalence / (1 - prevalence)

@@ -14,8 +14,6 @@ from dataclasses import replace
 
 from ai_pipeline.models.registry import Card, Label
 
-OPTION = "prevalence"
-
 
 def calibrated_at(card: Card) -> Mapping[str, float]:
     """The prevalence of every label that the card's ``[calibration.prevalence]`` names, 0 to 1, exclusive."""
@@ -25,10 +23,8 @@ def calibrated_at(card: Card) -> Mapping[str, float]:
     return {str(name): float(share) for name, share in table.items() if _is_share(share)}
 
 
-def fault(card: Card, wanted: object) -> str | None:
+def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
     """What is wrong with ``prevalence = { Label = share, … }`` for this card; None when nothing."""
-    if not isinstance(wanted, Mapping):
-        return "must be a table of label = share, such as { Effusion = 0.05 }"
     known = calibrated_at(card)
     for name, share in wanted.items():
         label = next((label for label in card.labels if label.name == name), None)
@@ -42,14 +38,14 @@ def fault(card: Card, wanted: object) -> str | None:
     return None
 
 
-def at_site(card: Card, labels: Sequence[Label], wanted: object) -> tuple[Label, ...]:
+def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) -> tuple[Label, ...]:
     """The card's ``labels``, at one of its operating points, with probabilities and thresholds for a site.
 
     ValueError says what is wrong.
     """
     wrong = fault(card, wanted)
-    if wrong is not None or not isinstance(wanted, Mapping):
-        raise ValueError(f"option {OPTION}: {wrong}")
+    if wrong is not None:
+        raise ValueError(f"option prevalence: {wrong}")
     known = calibrated_at(card)
     return tuple(
         shifted(label, known[label.name], float(wanted[label.name])) if label.name in wanted else label

@@ -54,16 +54,18 @@ def main() -> None:
 
 def _write(adapted: Adapted, path: Path) -> None:
     from ai_pipeline.errors import CannotAdapt
-    from ai_pipeline.networks import densenet
+    from ai_pipeline.networks.foreign import DENSENETS
+    from ai_pipeline.networks.wrappers import WithMaps
 
     if path.suffix == ".onnx":
         _export(adapted, path)
         return
-    if not isinstance(adapted.network, densenet.DenseNet):
-        raise CannotAdapt(f"safetensors are run only by {', '.join(densenet.SHAPES)}: take onnx")
+    if adapted.architecture not in DENSENETS or not isinstance(adapted.network, WithMaps):
+        raise CannotAdapt(f"safetensors are run only by {', '.join(DENSENETS)}: take onnx")
     from safetensors.torch import save_file
 
-    save_file({name: value.contiguous() for name, value in adapted.network.state_dict().items()}, path)
+    state = adapted.network.network.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
 
 
 def _export(adapted: Adapted, path: Path) -> None:

@@ -27,12 +27,12 @@ class Request(BaseModel):
 
     checkpoint: str
     family: Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "eva-x", "medical-mae"]
-    architecture: str
-    labels: tuple[str, ...]
-    size: Side | None
-    softmax: bool
-    form: Literal["onnx", "safetensors"]
-    seconds: int
+    architecture: str = ""
+    labels: tuple[str, ...] = ()
+    size: Side | None = None
+    softmax: bool = False
+    form: Literal["onnx", "safetensors"] = "onnx"
+    seconds: int = 600
     leave_out: tuple[str, ...] = ()
     encoder: bool = False
 

@@ -64,18 +64,14 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         folder = Path(scratch)
         left_out = tuple(name for name, label in (label_map or {}).items() if label is None)
-        _run(request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out}), folder)
-        answer = _answer(folder / ANSWER)
+        asked = request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out})
+        made, answer = _made(asked, folder)
         if not answer.labels:
             raise CardError(f"{checkpoint.name} has no labels: an encoder needs `ai-pipeline train head`")
         if label_map is None:
             label_maps.refuse_placeholders(answer.labels)
         else:
             label_maps.check(label_map, (*answer.labels, *answer.left_out))
-        made = folder / f"{MODEL}.{request.form}"
-        if not made.is_file() or made.is_symlink():
-            raise CardError(f"{checkpoint.name} could not be converted: no model was written")
-        inspect([made])
         name = model_id or answer.id
         if not NAME.fullmatch(name) or not NAME.fullmatch(version):
             raise CardError("id and version must be letters, digits, '.', '_', '+' and '-', 64 at most")
@@ -84,9 +80,14 @@ def convert(
         data = made.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         text = card_text(
-            answer, model_id=name, version=version, licence=licence, file=file.name, sha256=digest,
+            answer,
+            model_id=name,
+            version=version,
+            licence=licence,
+            file=file.name,
+            sha256=digest,
             label_map=label_map,
-        )  # fmt: skip
+        )
         file.write_bytes(data)
         card.write_text(text, encoding="utf-8")
     load(card)
@@ -102,28 +103,31 @@ def encoder(
     """
     check_folder(folder.resolve())
     sandbox.require()
-    request = Request(
-        checkpoint=str(folder.resolve()), family=HUGGINGFACE, architecture="", labels=(), size=size,
-        softmax=False, form="onnx", seconds=seconds, encoder=True,
-    )  # fmt: skip
-    _run(request, scratch)
-    answer, made = _answer(scratch / ANSWER), scratch / f"{MODEL}.onnx"
-    if not made.is_file() or made.is_symlink():
-        raise CardError(f"{folder.name} could not be converted: no model was written")
-    inspect([made])
-    return made, answer
+    checkpoint = str(folder.resolve())
+    request = Request(checkpoint=checkpoint, family=HUGGINGFACE, size=size, seconds=seconds, encoder=True)
+    return _made(request, scratch)
 
 
-def _run(request: Request, folder: Path) -> None:
+def _made(request: Request, folder: Path) -> tuple[Path, ConvertedNetwork]:
+    """The model that the process leaves in ``folder``, looked into, and what it found of the network."""
     checkpoint = Path(request.checkpoint)
     ended = sandbox.run(
-        "ai_pipeline.models.store.conversion_process", request.model_dump_json(), folder,
-        reads=[checkpoint], seconds=request.seconds, required=True,
-    )  # fmt: skip
+        "ai_pipeline.models.store.conversion_process",
+        request.model_dump_json(),
+        folder,
+        reads=[checkpoint],
+        seconds=request.seconds,
+        required=True,
+    )
     if ended.status is None:
         raise CardError(f"the conversion took longer than {request.seconds} s: see --seconds")
     if ended.status:
         raise CardError(f"{checkpoint.name} could not be converted: {ended.line}")
+    answer, made = _answer(folder / ANSWER), folder / f"{MODEL}.{request.form}"
+    if not made.is_file() or made.is_symlink():
+        raise CardError(f"{checkpoint.name} could not be converted: no model was written")
+    inspect([made])
+    return made, answer
 
 
 def _answer(path: Path) -> ConvertedNetwork:

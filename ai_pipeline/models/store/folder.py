@@ -1,8 +1,9 @@
 """The user's folder of models: ``ID/VERSION/card.toml`` with its weights, and which of them is in use.
 
-``active.json`` holds, for each pipeline, a stack of ``id@version`` whose last is in use, and a history that
-is only added to. An empty stack means the shipped model. Everything is written beside its place and moved
-there at once, so a crash leaves the old state; a running node reads it when a worker starts.
+``active.json`` holds, for each slot (``PipelineCard.slots``), a stack of ``id@version`` whose last is in use,
+and a history that is only added to. An empty stack means the shipped model. Everything is
+written beside its place and moved there at once, so a crash leaves the old state; a running node reads it
+when a worker starts.
 """
 
 from __future__ import annotations
@@ -22,20 +23,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import NAME, Card, Weights
 from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
 from ai_pipeline.models.store.inspection import inspect
 
-BOXES = "chest_xray_boxes"
-SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0", BOXES: "chest-efficientnet-lite0"}
-"""The pipelines whose model can be exchanged, and the model that each runs by default. ``BOXES`` is what
-draws
-the boxes of ``chest_xray``: a detector of the site, else the box detector of its classifier."""
-SHADOW = "chest_xray_shadow"
-"""A second classifier beside that of ``chest_xray``, whose findings are compared and never sent; none by
-default.
-"""
 ACTIVE = "active.json"
 ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
@@ -55,7 +48,7 @@ class StoreEvent(BaseModel):
 
 
 class Use(BaseModel):
-    """What one pipeline uses: the last of ``stack``; ``rollback`` takes it off."""
+    """What one slot runs: the last of ``stack``; ``rollback`` takes it off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,36 +67,32 @@ class ModelOrigin:
     licence: str
 
 
-def active(pipeline: str, models_dir: Path | None = None) -> Card:
-    """The card that ``pipeline`` runs. Raises CardError when it is not there any more.
+def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
+    """The card that runs in ``slot``. Raises CardError when there is none, or it is not there any more.
 
     A model that was activated and is missing is an error: a pipeline never falls back to another by itself.
     """
+    if (card := in_use(slot, models_dir)) is None:
+        raise CardError(f"{slot.name} runs no model: `ai-pipeline models activate`")
+    return card
+
+
+def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
+    """The card that runs in ``slot``; None where no model is shipped for it and none was activated."""
     folder = models_dir or from_environment()
-    use = uses(folder).get(pipeline, Use()) if folder else Use()
+    use = uses(folder).get(slot.name, Use()) if folder else Use()
     if not use.stack:
-        return find(SHIPPED_MODELS[pipeline], models_dir)
-    return _in_use(pipeline, use, models_dir)
-
-
-def in_shadow(models_dir: Path | None = None) -> Card | None:
-    """The card that runs in the shadow of the active one; None without. Raises CardError when it is gone."""
-    folder = models_dir or from_environment()
-    use = uses(folder).get(SHADOW, Use()) if folder else Use()
-    return _in_use(SHADOW, use, models_dir) if use.stack else None
-
-
-def _in_use(pipeline: str, use: Use, models_dir: Path | None) -> Card:
+        return find(slot.shipped, models_dir) if slot.shipped else None
     try:
         return find(use.stack[-1], models_dir)
     except CardError as error:
         raise CardError(
-            f"{pipeline} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
+            f"{slot.name} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
         ) from error
 
 
 def uses(models_dir: Path) -> dict[str, Use]:
-    """What each pipeline uses; empty when nothing was ever activated. Raises CardError on a broken file."""
+    """What each slot runs; empty when nothing was ever activated. Raises CardError on a broken file."""
     path = models_dir / ACTIVE
     try:
         return _USES.validate_json(path.read_bytes())
@@ -113,31 +102,38 @@ def uses(models_dir: Path) -> dict[str, Use]:
         raise CardError(f"{path} is not what this program writes: restore it, or delete it") from error
 
 
-def activate(pipeline: str, card: Card, models_dir: Path) -> None:
-    """Let ``pipeline`` use ``card`` from now on. Raises CardError when a file of it is missing or altered,
-    or when
-    it is no model for that."""
-    _check_kind(pipeline, card)
-    if pipeline == BOXES:
-        _check_labels(card, active("chest_xray", models_dir))
+def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Path) -> None:
+    """Let ``slot`` of ``pipeline`` run ``card`` from now on. Raises CardError when a file of it is missing or
+    altered, or when it is no model for that."""
+    _check_kind(pipeline, slot, card)
+    if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
+        _check_labels(card, active(classifier, models_dir))
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
-        use = now.get(pipeline, Use())
+        use = now.get(slot.name, Use())
         stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
-        _save(
-            models_dir, now, pipeline, Use(stack=stack, history=(*use.history, _event(card.name, "activate")))
-        )
+        used = Use(stack=stack, history=(*use.history, _event(card.name, "activate")))
+        _save(models_dir, now, slot.name, used)
 
 
-def _check_kind(pipeline: str, card: Card) -> None:
-    if pipeline != BOXES and card.box_output is not None:
-        raise CardError(f"{card.name} is a detector: it draws boxes, with --pipeline {BOXES}")
-    if pipeline == BOXES and card.box_output is None:
+def fits(slot: ModelSlot, card: Card) -> bool:
+    """Whether ``card`` is of the kind that runs in ``slot``."""
+    return bool(card.labels) and (card.box_output is not None) == (slot.role == "detector")
+
+
+def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
+    if slot.role != "detector":
+        if card.box_output is not None:
+            boxes = pipeline.slot("detector")
+            where = f", with --pipeline {boxes.name}" if boxes else ""
+            raise CardError(f"{card.name} is a detector: it draws boxes{where}")
+        return
+    if card.box_output is None:
         raise CardError(
             f"{card.name} is no detector: its card has no table [box_output] (docs/models-own.md)"
         )
-    if pipeline == BOXES and not any(label.detector for label in card.labels):
+    if not any(label.detector for label in card.labels):
         raise CardError(
             f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
             "found good"
@@ -155,30 +151,29 @@ def _check_labels(detector: Card, classifier: Card) -> None:
         )
 
 
-def rollback(pipeline: str, models_dir: Path) -> Card | None:
-    """Let ``pipeline`` use what it used before; returns that card, None where no model is shipped for it.
+def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
+    """Let ``slot`` run what it ran before; returns that card, None where no model is shipped for it.
 
     Raises CardError when there is nothing to go back to.
     """
     with _locked(models_dir):
-        card = before(pipeline, models_dir)
+        card = before(slot, models_dir)
         if card is not None:
             verify(card)
         now = uses(models_dir)
-        use = now[pipeline]
+        use = now[slot.name]
         event = _event(card.name if card else "", "rollback")
-        _save(models_dir, now, pipeline, Use(stack=use.stack[:-1], history=(*use.history, event)))
+        _save(models_dir, now, slot.name, Use(stack=use.stack[:-1], history=(*use.history, event)))
     return card
 
 
-def before(pipeline: str, models_dir: Path) -> Card | None:
+def before(slot: ModelSlot, models_dir: Path) -> Card | None:
     """The card to which ``rollback`` goes back. Raises as that does."""
-    use = uses(models_dir).get(pipeline, Use())
-    shipped = SHIPPED_MODELS.get(pipeline)
+    use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
-        runs = f"the shipped {shipped}" if shipped else "none"
-        raise CardError(f"nothing to roll back: {pipeline} runs {runs}")
-    name = use.stack[-2] if len(use.stack) > 1 else shipped
+        runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
+        raise CardError(f"nothing to roll back: {slot.name} runs {runs}")
+    name = use.stack[-2] if len(use.stack) > 1 else slot.shipped
     return find(name, models_dir) if name else None
 
 
@@ -264,8 +259,8 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _save(models_dir: Path, now: dict[str, Use], pipeline: str, use: Use) -> None:
-    data: Any = _USES.dump_json(now | {pipeline: use}, indent=1)
+def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
+    data: Any = _USES.dump_json(now | {slot: use}, indent=1)
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(data)
     path.chmod(_FOR_ALL)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +22,6 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.card import CODE, LABEL
 from ai_pipeline.models.registry import SHIPPED, load
-from ai_pipeline.models.store.folder import SHIPPED_MODELS
 
 LONGEST = 1 << 20  # bytes
 OPACITY = Code("112001", "DCM", "Opacity")
@@ -63,9 +62,13 @@ class _OwnLabel(BaseModel):
     code: _Coded
 
 
+_LABELLED: Final = "chest-efficientnet-lite0"
+"""The shipped card whose labels a model of the site may have under other names."""
+
+
 def node_labels() -> dict[str, NodeLabel]:
     """The labels that the node has codes for, by their plain names."""
-    shipped = load(SHIPPED / f"{SHIPPED_MODELS['chest_xray']}.toml").labels
+    shipped = load(SHIPPED / f"{_LABELLED}.toml").labels
     known = [NodeLabel(label.name, label.code, label.code_source, label.site) for label in shipped]
     known += [
         NodeLabel("Lung Opacity", OPACITY, "PS3.16 CID 6104 Abnormal Opacity Finding or Feature"),

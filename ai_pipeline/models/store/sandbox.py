@@ -87,10 +87,15 @@ def run(
     with (
         tempfile.TemporaryFile() as errors,  # a pipe would let it fill our memory
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, cwd=scratch,
-            env=_environment(scratch), start_new_session=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=scratch,
+            env=_environment(scratch),
+            start_new_session=True,
         ) as process,
-    ):  # fmt: skip
+    ):
         try:
             process.communicate(request.encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -107,8 +112,13 @@ def _bubblewrap() -> str:
     if program is None:
         return ""
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
-        command = [*_apart(program, _outermost(_interpreter()), Path(scratch)), sys.executable, "-I", "-c",
-                   "import ai_pipeline"]  # fmt: skip
+        command = [
+            *_apart(program, _outermost(_interpreter()), Path(scratch)),
+            sys.executable,
+            "-I",
+            "-c",
+            "import ai_pipeline",
+        ]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(command, capture_output=True, check=False, timeout=60)
             return program if done.returncode == 0 else ""
@@ -117,10 +127,26 @@ def _bubblewrap() -> str:
 
 def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
     # It is process 1 inside: when it ends, the kernel ends whatever it started.
-    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1",
-               "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev",
-               "--size", str(TEMPORARY), "--tmpfs", "/tmp",
-               "--ro-bind-try", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]  # fmt: skip
+    command = [
+        program,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--cap-drop",
+        "ALL",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(TEMPORARY),
+        "--tmpfs",
+        "/tmp",
+        "--ro-bind-try",
+        "/sys/devices/system/cpu",
+        "/sys/devices/system/cpu",
+    ]
     for path in paths:
         command += ["--ro-bind", str(path), str(path)]
     return [*command, "--bind", str(scratch), str(scratch), "--chdir", str(scratch), "--"]
@@ -141,15 +167,23 @@ def _interpreter() -> list[Path]:
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:
-    """Those that exist, each once, and none that lies in another."""
+    """The folders that exist, each once, without folders inside another of them."""
     there = {path for path in paths if path.exists()}
     return sorted(path for path in there if not there.intersection(path.parents))
 
 
 def _environment(folder: Path) -> dict[str, str]:
     """No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder."""
-    caches = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR",
-              "YOLO_CONFIG_DIR")  # fmt: skip
+    caches = (
+        "HOME",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "MPLCONFIGDIR",
+        "YOLO_CONFIG_DIR",
+    )
     variables = dict.fromkeys(caches, str(folder))
     # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
     variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}

@@ -54,12 +54,15 @@ def card_text(
         *_table("[weights]", role="classifier", file=file, sha256=sha256),
         *_table("input", size=answer.size, channels=answer.channels, mean=answer.mean, scale=answer.scale),
         *_pairs(photometric="MONOCHROME2", preprocess=answer.preprocess),
-        *(_pairs(crop=answer.crop, squash=answer.squash, interpolation=answer.interpolation)
-          if answer.preprocess == "imagenet" else []),
+        *(
+            _pairs(crop=answer.crop, squash=answer.squash, interpolation=answer.interpolation)
+            if answer.preprocess == "imagenet"
+            else []
+        ),
         *_table("outputs", scores="logits", kind=answer.kind, place_kind="activation"),
         *_table("calibration", calibrated=False, method="softmax, as trained" if softmax else "none"),
         *_table("training", data=("not known to this card: see the checkpoint's authors",)),
-    ]  # fmt: skip
+    ]
     known, given = node_labels(), label_map or {}
     points = answer.operating_points or (None,) * len(answer.labels)
     for name, point in zip(answer.labels, points, strict=True):

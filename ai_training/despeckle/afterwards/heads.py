@@ -10,7 +10,7 @@ import numpy as np
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_training.despeckle.afterwards import Filter
 from ai_training.fetal.data import head_images
-from ai_training.fetal.scores import dice
+from ai_training.metrics import dice
 from ai_training.progress import Report
 
 
@@ -25,7 +25,10 @@ class HeadScores:
 
 
 def head_scores(data: Path, model: HeadModel, split: str, filtered: Filter, report: Report) -> HeadScores:
-    """Of all heads of ``split``, whatever the gate says; ``filtered`` gets pictures 0 to 1."""
+    """Outline all heads of ``split`` after the filter, whatever the gate says; score the outlines.
+
+    ``filtered`` gets and returns pictures 0 to 1.
+    """
     found = HeadScores([], [], [], [])
     images = head_images(data, split)
     for number, image in enumerate(images):

@@ -8,7 +8,7 @@ regresses the value itself. One value stands for a colour: 0 is the background, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -26,8 +26,7 @@ from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.preprocess import normalise
 from ai_training.despeckle.afterwards import Filter
 from ai_training.fetal.data import head_images
-from ai_training.fetal.scores import dice
-from ai_training.metrics import mean_interval, patient_weights
+from ai_training.metrics import dice, mean_interval, patient_weights
 from ai_training.networks.outlines import OutlineNetwork
 from ai_training.progress import Report, silent
 
@@ -150,7 +149,7 @@ def _input(pictures: Grey) -> Tensor:
     return torch.from_numpy(normalise(np.ascontiguousarray(pictures), 127.0, 128.0))
 
 
-def as_text(result: dict[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """A line for each run."""
     size = f"{result['frames']} test frames at {COLUMNS} × {ROWS}"
     lines = [f"{size}: Dice, share of pixels between the classes"]

@@ -40,8 +40,8 @@ def compare(
     """
     learned, asked = biometry_images(data, "train"), biometry_images(data, "test")
     recipe = recipe or SegmenterRecipe.published(len(learned))
-    lessons = Frames.of(learned, {STRONG: blurs()[STRONG]}, recipe.size, report)
-    exam = Frames.of(asked, {**filters, **blurs()}, recipe.size, report)
+    lessons = Frames.read(learned, {STRONG: blurs()[STRONG]}, recipe.size, report)
+    exam = Frames.read(asked, {**filters, **blurs()}, recipe.size, report)
     found: dict[str, Any] = {}
     for name in SEGMENTERS:
         found[name] = {
@@ -61,7 +61,7 @@ def compare(
 def _figures(
     runs: Sequence[Mapping[str, npt.NDArray[np.uint8]]], exam: Frames, asked: Sequence[BiometryImage]
 ) -> dict[str, Any]:
-    """By filter, plane and class: mean Dice with its interval by patient, seeds first."""
+    """Mean Dice with its interval by patient, for each filter, plane and class; seeds are averaged first."""
     return {
         seen: _by_plane(np.mean([dices(run[seen], exam.classes) for run in runs], axis=0), asked)
         for seen in exam.pictures

@@ -30,13 +30,12 @@ from ai_training.despeckle.afterwards.teaching import (
     blurs,
 )
 from ai_training.fetal.data import head_images
-from ai_training.fetal.scores import dice
-from ai_training.metrics import mean_interval, patient_weights
+from ai_training.metrics import dice, mean_interval, patient_weights
 from ai_training.networks.segmenters import SEGMENTERS
 from ai_training.progress import Report, silent
 
 FILE_COLUMNS = 512
-"""Of the frames' files, whose pixel size the manifest gives."""
+"""Columns of the frames' files, whose pixel size the manifest gives."""
 MEASURES = ("dice", "iou", "boundary", "area", "circumference")
 """Dice, intersection over union, mean distance of the outlines (mm), area over the true one, error of the
 circumference of the fitted ellipse (mm)."""
@@ -55,8 +54,8 @@ def compare(
     """
     torch.set_num_threads(1)
     seen_in_test = head_images(data, "test")
-    lessons = Frames.of(head_images(data, "train"), {STRONG: blurs()[STRONG]}, recipe.size, report)
-    exam = Frames.of(seen_in_test, {**filters, **blurs()}, recipe.size, report)
+    lessons = Frames.read(head_images(data, "train"), {STRONG: blurs()[STRONG]}, recipe.size, report)
+    exam = Frames.read(seen_in_test, {**filters, **blurs()}, recipe.size, report)
     pixels = [image.pixel_mm * FILE_COLUMNS / recipe.size[1] for image in seen_in_test]
     weights = patient_weights(exam.patients)
     found: dict[str, Any] = {}
@@ -122,7 +121,7 @@ def _distance(found: Bools, truth: Bools) -> float:
 
 
 def _circumference(mask: Bools) -> float:
-    """Of the ellipse fitted to the largest part (S. Ramanujan, 1914), in pixels; 0 where there is none."""
+    """Circumference of the ellipse of the largest part (S. Ramanujan, 1914), in pixels; 0 without one."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     largest = max(outlines, key=cv2.contourArea, default=None)
     if largest is None or len(largest) < 5:

@@ -77,7 +77,7 @@ class Frames:
     patients: Sequence[str]
 
     @staticmethod
-    def of(
+    def read(
         images: Sequence[Outlined], filters: Mapping[str, Filter], size: tuple[int, int], report: Report
     ) -> Frames:
         """Read, filtered at full size, then reduced to ``size``. Raises DataMissing."""

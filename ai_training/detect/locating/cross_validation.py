@@ -35,7 +35,7 @@ from ai_training.detect.locating.scores import (
 from ai_training.detect.locating.trunk import TrunkFeatures, read_images
 from ai_training.detect.locating.truth import corners, overlap
 from ai_training.progress import Report
-from ai_training.sets.chest import LABELS, ChestImage, TruthBox
+from ai_training.sets.images import LABELS, ChestImage, TruthBox
 
 MoreLocators = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
 """Further locators of a fold: its number, the training boxes by number, the locators fitted so far."""
@@ -54,17 +54,18 @@ class LabelledBoxes:
     read: TrunkFeatures
 
     @staticmethod
-    def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
+    def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
         paths = sorted({box.path for box in boxes})
         rows = tuple(paths.index(box.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
 
     @property
     def patients(self) -> list[str]:
+        """The patient of each box, in the order of ``boxes``."""
         return [box.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], Place]) -> tuple[Place | None, ...]:
-        """Of one locator's predictions those for each box's image and label."""
+        """The predictions of one locator for each box's image and label."""
         return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
 
@@ -87,7 +88,7 @@ def cross_validated(
     for number in range(count):
         report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
-        arms = fitted(case, known, recipe)
+        arms = fit_locators(case, known, recipe)
         arms |= more_locators(number, known, arms) if more_locators else {}
         images = [image for image, its in image_fold.items() if its == number]
         for arm, places in predicted(arms, images, labels).items():
@@ -104,7 +105,9 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
     }
 
 
-def fitted(case: LabelledBoxes, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
+def fit_locators(
+    case: LabelledBoxes, known: Sequence[int], recipe: fusion.BoxHeadRecipe
+) -> dict[str, Locator]:
     """All locators, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
     boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
     return {

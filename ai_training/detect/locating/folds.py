@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.sets.chest import LABELS, TruthBox
+from ai_training.sets.images import LABELS, TruthBox
 from ai_training.sets.splits import split_by_patient
 
 FOLDS = 5

@@ -23,7 +23,7 @@ from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, mean_over, part_
 from ai_training.detect.locating.locators import Floats
 from ai_training.detect.locating.scores import Place
 from ai_training.detect.locating.truth import corners
-from ai_training.sets.chest import TruthBox
+from ai_training.sets.images import TruthBox
 
 LEAST_DENSITY = 1e-4  # so that no candidate is impossible
 PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and of the logarithm of a size
@@ -53,7 +53,7 @@ class Basis:
     usual: Floats  # [components, h, w]
 
     @staticmethod
-    def of(maps: Floats, components: int) -> Basis:
+    def from_maps(maps: Floats, components: int) -> Basis:
         """Main components of ``maps [N, C, h, w]``, weak ones raised a little."""
         count, channels, height, width = maps.shape
         rows = maps.transpose(0, 2, 3, 1).reshape(-1, channels)
@@ -84,7 +84,7 @@ class FittedHead:
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
     def scores(self, image: int, label: str) -> Floats:
-        """What speaks for each candidate of ``label`` in an image: ``[candidates]``."""
+        """The score of each candidate box of ``label`` in an image: ``[candidates]``."""
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
         own = self.head.candidates[label]
@@ -112,7 +112,7 @@ class FittedHead:
 def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
     """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, h, w]`` belongs to each."""
     random = np.random.default_rng(recipe.seed)
-    basis = Basis.of(maps[sorted(set(rows))], recipe.components)
+    basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
     labels = sorted({box.label for box in boxes})
     numbers = np.array([labels.index(box.label) for box in boxes])
     truth = np.array([corners(box) for box in boxes], np.float32)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ai_pipeline.chest.explain import BoxTemplates, overlaps, share_inside
 from ai_training.detect.locating.scores import Corners, Place
 from ai_training.detect.locating.truth import corners
-from ai_training.sets.chest import TruthBox
+from ai_training.sets.images import TruthBox
 
 Floats = npt.NDArray[np.float32]
 

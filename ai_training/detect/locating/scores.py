@@ -67,7 +67,10 @@ def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None])
 
 
 def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, list[float]]:
-    """The mean of each column with its interval; of a difference of two tables, the paired difference."""
+    """The mean of each column with its interval, by patient.
+
+    With the difference of two tables as ``figures``, these are paired differences.
+    """
     weights = patient_weights(patients)
     columns = enumerate(PLACE_NAMES)
     return {name: mean_interval(figures[:, column], weights).as_list() for column, name in columns}

@@ -19,7 +19,7 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.calibrate import probabilities
 from ai_training.detect.locating.locators import Floats
 from ai_training.networks.classifier import torch_network
-from ai_training.sets.chest import read_grey
+from ai_training.sets.files import read_grey
 
 BATCH = 8
 UNCHANGED = Change()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ai_training.errors import DataMissing
 from ai_training.sets.box_lists import listed_boxes
-from ai_training.sets.chest import TruthBox, chest_set
+from ai_training.sets.chest import chest_set
+from ai_training.sets.images import TruthBox
 
 SAME = 0.5  # two boxes of one label that overlap so much are one
 

@@ -31,7 +31,8 @@ from ai_pipeline.networks.efficientnet import FINE, MIDDLE, from_arrays
 from ai_pipeline.networks.foreign import offer_torchvision_operators
 from ai_training.detect.locating.truth import corners
 from ai_training.onnx_file import strip
-from ai_training.sets.chest import TruthBox, read_grey
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import TruthBox
 
 FILE = "yolo.onnx"
 MOST = 100  # boxes of the exported network
@@ -40,7 +41,7 @@ TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
 @dataclass(frozen=True, slots=True)
 class YoloRecipe:
-    """How a detector is trained. ``size`` in pixels, a multiple of 32; ``frozen``: the trunk stays."""
+    """How a detector is trained. ``size`` in pixels, a multiple of 32."""
 
     size: int = 224
     epochs: int = 20
@@ -48,7 +49,6 @@ class YoloRecipe:
     rate: float = 1e-3
     seed: int = 7
     threads: int = 1
-    frozen: bool = True
 
 
 def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
@@ -155,14 +155,37 @@ def _levels(card: Card) -> tuple[float, float]:
 
 def _settings(recipe: YoloRecipe) -> dict[str, Any]:
     return {
-        "imgsz": recipe.size, "epochs": recipe.epochs, "batch": recipe.batch, "seed": recipe.seed,
-        "lr0": recipe.rate, "optimizer": "AdamW", "cos_lr": True, "warmup_epochs": 1.0, "weight_decay": 0.01,
-        "degrees": 5.0, "translate": 0.06, "scale": 0.12, "fliplr": 0.0, "flipud": 0.0, "mosaic": 0.0,
-        "mixup": 0.0, "copy_paste": 0.0, "erasing": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.3,
-        "device": "cuda" if torch.cuda.is_available() else "cpu", "workers": 0, "amp": False, "val": False,
-        "plots": False, "pretrained": False, "deterministic": True, "verbose": False,
-        "freeze": [0] if recipe.frozen else None,
-    }  # fmt: skip
+        "imgsz": recipe.size,
+        "epochs": recipe.epochs,
+        "batch": recipe.batch,
+        "seed": recipe.seed,
+        "lr0": recipe.rate,
+        "optimizer": "AdamW",
+        "cos_lr": True,
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.01,
+        "degrees": 5.0,
+        "translate": 0.06,
+        "scale": 0.12,
+        "fliplr": 0.0,
+        "flipud": 0.0,
+        "mosaic": 0.0,
+        "mixup": 0.0,
+        "copy_paste": 0.0,
+        "erasing": 0.0,
+        "hsv_h": 0.0,
+        "hsv_s": 0.0,
+        "hsv_v": 0.3,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "workers": 0,
+        "amp": False,
+        "val": False,
+        "plots": False,
+        "pretrained": False,
+        "deterministic": True,
+        "verbose": False,
+        "freeze": [0],  # the trunk
+    }
 
 
 def _write_set(

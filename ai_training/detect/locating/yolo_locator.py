@@ -22,7 +22,8 @@ from ai_training.detect.locating.scores import Place, place_figures
 from ai_training.detect.locating.truth import corners, detection_boxes
 from ai_training.detect.locating.yolo import FILE, YoloRecipe, labels_of, train_yolo
 from ai_training.progress import Report
-from ai_training.sets.chest import TruthBox, read_grey
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import TruthBox
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +97,7 @@ def trained_and_judged(
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split == "train"]
     asked = [box for box in boxes if box.split == "val"]
-    case = LabelledBoxes.of([*known, *asked], card, report)
+    case = LabelledBoxes.from_boxes([*known, *asked], card, report)
     rows = case.rows[len(known) :]
     arms: dict[str, Locator] = {
         "yolo": trained(known, card, out, recipe, case.paths),

@@ -31,7 +31,9 @@ from ai_training.evaluation.saliency.gradcam import last_feature_maps, signed_gr
 from ai_training.evaluation.saliency.randomised import Explain, Map, randomisation
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.classifier import torch_network
-from ai_training.sets.chest import TruthBox, read_grey, truth_boxes
+from ai_training.sets.chest import truth_boxes
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import TruthBox
 
 AT_ONCE = 4  # images whose feature maps are held with their gradients: 50 MB each
 CENTRE_SPREAD = 0.25  # standard deviation of the centre prior, as a share of the image's side
@@ -51,7 +53,7 @@ def saliency_figures(
     """
     boxes = [box for box in truth_boxes(data) if box.adult]
     asked = [box for box in boxes if box.split == split][:most]
-    questions = [found for box in asked if (found := _Question.of(box, classifier)) is not None]
+    questions = [found for box in asked if (found := _Question.from_box(box, classifier)) is not None]
     if not questions:
         return {}
     try:
@@ -128,7 +130,7 @@ class _Question:
     classifier: Classifier
 
     @staticmethod
-    def of(box: TruthBox, classifier: Classifier) -> _Question | None:
+    def from_box(box: TruthBox, classifier: Classifier) -> _Question | None:
         """None where the model does not know the label or does not say where."""
         card = classifier.card
         names = [label.name for label in card.labels]

@@ -79,9 +79,9 @@ class DcganMaker:
     def step(self, images: Tensor, done: float) -> float:  # noqa: ARG002 - nothing grows
         made = self.generator(self._latent(len(images)))
         real, false = self.critic(images), self.critic(made.detach())
-        loss = _told(real, 1.0) + _told(false, 0.0)
+        loss = _cross_entropy(real, 1.0) + _cross_entropy(false, 0.0)
         _descend(self.optimisers[1], loss)
-        _descend(self.optimisers[0], _told(self.critic(made), 1.0))
+        _descend(self.optimisers[0], _cross_entropy(self.critic(made), 1.0))
         self.steps += 1
         move_average(self.average, self.generator, self.steps, AVERAGE)
         return float(loss.detach())
@@ -155,7 +155,7 @@ def _adam(network: nn.Module, rate: float, first: float, second: float) -> torch
     return torch.optim.Adam(network.parameters(), rate, (first, second))
 
 
-def _told(scores: Tensor, real: float) -> Tensor:
+def _cross_entropy(scores: Tensor, real: float) -> Tensor:
     return binary_cross_entropy_with_logits(scores, torch.full_like(scores, real))
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from ai_training.experiments import ExperimentPart
 from ai_training.networks.gan import doublings
 
 Steps = Annotated[int, Field(gt=0)]
 
 
-class Synthesis(BaseModel):
-    """``kinds`` of generators for images of ``side`` pixels with ``label``.
+class Synthesis(ExperimentPart):
+    """Settings for training generators that make images with the finding ``label``.
 
-    ``iterations`` on all images of the train split, then ``rare_iterations`` on those with the label.
-    ``width``: channels at full size, ``widest``: PGGAN's at 4 to 16 pixels. ``images``: how many are drawn.
+    ``kinds``: the architectures. ``side``: size of the images in pixels. A generator is trained for
+    ``iterations`` on all images of the train split, then for ``rare_iterations`` on images with the label.
+    ``width``: number of channels at full size; ``widest``: channels of PGGAN at 4 to 16 pixels. ``images``:
+    how many images are drawn in the end.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str
     kinds: tuple[Literal["dcgan", "pggan"], ...] = ("dcgan", "pggan")

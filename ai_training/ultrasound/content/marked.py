@@ -52,9 +52,7 @@ class Content(StrEnum):
     IDENTITY = "identity"
 
 
-TEXTS = frozenset(
-    {Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.SETTING, Content.IDENTITY}
-)  # fmt: skip
+TEXTS = frozenset({Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.SETTING, Content.IDENTITY})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

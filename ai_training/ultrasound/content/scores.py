@@ -51,6 +51,7 @@ class ObjectOutcome:
 
     @property
     def share(self) -> float:
+        """Share of the object's pixels that was removed, 0 to 1."""
         return self.removed / self.pixels if self.pixels else 0.0
 
 
@@ -80,9 +81,15 @@ class FrameOutcome:
 
 
 def evaluate_cleaning(
-    data: Path, content: Path, masks: Path, tools: Tools, policy: CleaningPolicy, *,
-    report_to: Path | None = None, report: Report = silent,
-) -> dict[str, Any]:  # fmt: skip
+    data: Path,
+    content: Path,
+    masks: Path,
+    tools: Tools,
+    policy: CleaningPolicy,
+    *,
+    report_to: Path | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
     """Clean every marked frame and judge it. Raises DataMissing.
 
     ``content``, ``masks``: as :func:`marked_content` takes them; ``report_to``: folder for pictures.
@@ -178,7 +185,7 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
             if one.lost
         ],
         "seconds": float(np.median([one.seconds for one in outcomes])) if outcomes else 0.0,
-    }  # fmt: skip
+    }
 
 
 def _by_class(frames: Sequence[FrameOutcome]) -> Iterator[tuple[str, dict[str, Any]]]:

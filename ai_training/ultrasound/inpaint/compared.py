@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter, Learned, on_onnx
+from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.models import registry
 from ai_pipeline.models.card import Card
 from ai_training.ultrasound.inpaint.export import file_id
@@ -31,5 +31,5 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
     for name in NETWORKS:
         card = known.get(file_id(name))
         if card is not None:
-            ways.append(Learned(name, on_onnx(registry.read(card.file("inpainter")), threads)))
+            ways.append(NetworkInpainter(name, on_onnx(registry.read(card.file("inpainter")), threads)))
     return [*ways, *map(Classical, CLASSICAL)]

@@ -40,18 +40,14 @@ class Hole:
 
 
 class HoleBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Item ``i`` is one iteration's batch: start and truth in -1..1, ``[N, 3, side, side]``, and the hole."""
+    """Batch i of a run: start and truth in -1..1, ``[N, 3, side, side]``, and the hole."""
 
-    def __init__(self, data: Path, mix: HoleMix, seed: int, iterations: range) -> None:
-        self._data, self._mix, self._seed, self._iterations = data, mix, seed, iterations
+    def __init__(self, data: Path, mix: HoleMix, seed: int) -> None:
+        self._data, self._mix, self._seed = data, mix, seed
         self._frames = clean_frames("train")
 
-    def __len__(self) -> int:
-        return len(self._iterations)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
         cv2.setNumThreads(1)
-        iteration = self._iterations[index]
         random = np.random.default_rng((self._seed, iteration))
         holes: list[Hole] = []
         number = 0

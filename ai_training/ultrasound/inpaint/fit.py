@@ -6,20 +6,18 @@ from what is there (see docs/studies/inpainting.md).
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ai_training.networks.inpaint import ARCHITECTURES, Filler, PatchDiscriminator, Vae
 from ai_training.networks.perception import Perception
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.ultrasound.inpaint.data import Hole, HoleBatches, HoleMix, as_tensors, cut_holes
 from ai_training.ultrasound.inpaint.export import export_filler, file_id, write_filler_card
 from ai_training.ultrasound.inpaint.loss import (
@@ -33,29 +31,29 @@ from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.overlays import TRAIN, clean_frames
 
 
-@dataclass(frozen=True, slots=True)
-class InpaintRecipe:
-    """Everything that shapes a run. ``adversary_from``: share of the iterations after which it joins."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InpaintRecipe(Recipe):
+    """``adversary_from``: share of the iterations after which it joins."""
 
     architecture: str = "oci-gan"
     iterations: int = 6000
-    seed: int = 1
     mix: HoleMix = field(default_factory=HoleMix)
     weights: LossWeights = field(default_factory=LossWeights)
     learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
     adversary_rate: float = 2e-4
     warm_up: float = 0.05
     adversary_from: float = 0.6
     ema: float = 0.998
     validate_every: int = 500
     validation_pictures: int = 60
-    threads: int = 2
-    workers: int = 1
 
     @property
     def adversarial(self) -> bool:
         """Only the GAN has an adversary."""
-        return self.architecture == "oci-gan" and self.weights.adversarial > 0
+        return self.architecture == "oci-gan"
 
 
 def train(
@@ -65,13 +63,11 @@ def train(
 
     Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
     """
-    torch.set_num_threads(recipe.threads)
     run = _InpainterRun(data, out, recipe)
-    network = ARCHITECTURES[recipe.architecture]()
-    network.load_state_dict(run.finish(report, resume=resume))
+    network = cast(Filler, run.trained(report, resume=resume))
     export_filler(network, out / f"{file_id(recipe.architecture)}.onnx")
     best = run.best
-    described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen_iteration": best["iteration"]}
+    described = {"recipe": recipe.described(), "chosen_iteration": best["iteration"]}
     return write_filler_card(out, recipe.architecture, best, described)
 
 
@@ -100,31 +96,26 @@ def _psnr(made: Tensor, truth: Tensor, hole: Tensor) -> list[float]:
     return (10 * torch.log10(4 / error.clamp(min=1e-6))).tolist()
 
 
-class _InpainterRun(TrainingRun):
+class _InpainterRun(RecipeRun[InpaintRecipe]):
     """A generator and, for the GAN, its adversary with an optimiser of its own."""
 
-    PARTS = (*TrainingRun.PARTS, "adversary", "against")
+    PARTS = (*RecipeRun.PARTS, "adversary", "against")
     CHOSEN_BY = "psnr"
+    MEMORY = torch.contiguous_format
 
     def __init__(self, data: Path, out: Path, recipe: InpaintRecipe) -> None:
-        torch.manual_seed(recipe.seed)
-        self.data, self.recipe = data, recipe
-        network = ARCHITECTURES[recipe.architecture]()
+        super().__init__(out, recipe)
+        self.data = data
         self.adversary = PatchDiscriminator()
         self.perception = Perception()
-        optimiser = torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99)
-        )
         self.against = torch.optim.Adam(self.adversary.parameters(), recipe.adversary_rate, betas=(0.0, 0.99))
         self._holes: list[Hole] | None = None
-        plan = Plan(
-            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 1.0
-        )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
 
-    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-        batches = HoleBatches(self.data, self.recipe.mix, self.recipe.seed, iterations)
-        return DataLoader(batches, batch_size=None, num_workers=self.recipe.workers)
+    def new_network(self) -> Filler:
+        return ARCHITECTURES[self.recipe.architecture]()
+
+    def examples(self) -> HoleBatches:
+        return HoleBatches(self.data, self.recipe.mix, self.recipe.seed)
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         start, hole, truth = batch

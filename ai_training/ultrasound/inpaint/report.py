@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpainters import Inpainter
+from ai_training.evaluation.plots import BLUE, GREY, save
 from ai_training.text import interval, markdown_table
 from ai_training.ultrasound.inpaint.scores import (
     FIGURES,
@@ -48,11 +48,9 @@ TITLES = {"mae": "MAE (0–255)", "mse": "MSE (0–1)", "psnr": "PSNR (dB)", "ss
 DIGITS = {"mae": 2, "mse": 5, "psnr": 2, "ssim": 3}
 PLACES = {"inside": "in the mask", "whole": "whole picture"}
 MASKS = {"given": "given mask", "detected": "detected mask (all that the node removes)"}
-DPI = 110
 REAL_FRAMES = 3
 IN_PAIRS = frozenset({"oci-gan", REFERENCE})
 """The ways that real frames are shown with."""
-BLUE, GREY = "#0072B2", "#777777"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +191,7 @@ def differences_plot(path: Path, result: Mapping[str, Any], mask: str) -> Path:
         axes.set(title=TITLES[name], yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
         axes.tick_params(labelsize=8)
     figure.suptitle(f"difference to {REFERENCE} in the mask, {mask} mask", fontsize=9)
-    FigureCanvasAgg(figure).print_figure(str(path), dpi=DPI)
-    return path
+    return save(figure, path)
 
 
 def densest(mask: Mask, most: int) -> tuple[slice, slice]:
@@ -203,9 +200,11 @@ def densest(mask: Mask, most: int) -> tuple[slice, slice]:
     side = min(most, rows), min(most, columns)
     sums = np.pad(np.cumsum(np.cumsum(mask.astype(np.int64), 0), 1), ((1, 0), (1, 0)))
     windows = (
-        sums[side[0] :, side[1] :] - sums[: -side[0], side[1] :]
-        - sums[side[0] :, : -side[1]] + sums[: -side[0], : -side[1]]
-    )  # fmt: skip
+        sums[side[0] :, side[1] :]
+        - sums[: -side[0], side[1] :]
+        - sums[side[0] :, : -side[1]]
+        + sums[: -side[0], : -side[1]]
+    )
     top, left = np.unravel_index(int(np.argmax(windows)), windows.shape)
     return slice(int(top), int(top) + side[0]), slice(int(left), int(left) + side[1])
 

@@ -56,7 +56,7 @@ class OcrEngine(Protocol):
 
 
 def engines() -> tuple[OcrEngine, ...]:
-    """Those that this machine has; rapidocr always."""
+    """The OCR engines that this machine has; rapidocr always."""
     return (RapidOcr(), Tesseract()) if tesseract_version() else (RapidOcr(),)
 
 
@@ -168,9 +168,13 @@ def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
         listing.write_text("\n".join(names))
         command = ["tesseract", str(listing), "stdout", "--psm", layout, "-l", "eng", "--dpi", "150", output]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, check=True,
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=True,
             env=os.environ | {"OMP_THREAD_LIMIT": "1"},
-        )  # fmt: skip
+        )
     return done.stdout
 
 

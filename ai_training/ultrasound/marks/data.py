@@ -62,19 +62,15 @@ class RealFrame:
 
 
 class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``i`` is one iteration's batch: float32 ``[N, 3, side, side]``, targets ``[N, side, side]``."""
+    """Batch i of a run: float32 ``[N, 3, side, side]``, targets ``[N, side, side]``."""
 
-    def __init__(self, data: Path, mix: Mix, seed: int, iterations: range) -> None:
-        self._data, self._mix, self._seed, self._iterations = data, mix, seed, iterations
+    def __init__(self, data: Path, mix: Mix, seed: int) -> None:
+        self._data, self._mix, self._seed = data, mix, seed
         self._frames = clean_frames("train")
         self._real = real_frames(data)
 
-    def __len__(self) -> int:
-        return len(self._iterations)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
         cv2.setNumThreads(1)
-        iteration = self._iterations[index]
         random = np.random.default_rng((self._seed, iteration))
         frames, targets = [], []
         for number in range(self._mix.pictures):

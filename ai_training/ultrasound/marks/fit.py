@@ -7,7 +7,6 @@ family, so that the held-out family stays unseen.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.drawings import grown
@@ -26,7 +24,7 @@ from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
 from ai_training.networks.marks import MarkFinderGraph as FinderGraph
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, MarkBatches, Mix, burned_frames
 from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
@@ -41,12 +39,11 @@ FOUND_SHARE = 0.5
 """An object is found when half its pixels lie in the mask, as cleaning grows it."""
 
 
-@dataclass(frozen=True, slots=True)
-class MarkRecipe:
-    """Everything that shapes a run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRecipe(Recipe):
+    """``mark_weight``, ``dice_weight``: of pixels of marks and of the Dice loss."""
 
     iterations: int = 6000
-    seed: int = 1
     widths: tuple[int, ...] = WIDTHS
     mix: Mix = field(default_factory=Mix)
     learning_rate: float = 2e-3
@@ -57,8 +54,6 @@ class MarkRecipe:
     ema: float = 0.995
     validate_every: int = 500
     validation_pictures: int = 60
-    threads: int = 2
-    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +79,14 @@ def train(
 
     Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
     """
-    torch.set_num_threads(recipe.threads)
     run = _MarkRun(data, out, recipe)
-    network = MarkNetwork(recipe.widths)
-    network.load_state_dict(run.finish(report, resume=resume))
+    network = cast(MarkNetwork, run.trained(report, resume=resume))
     validation = list(validation_pictures(data, recipe))
     plain = [frame.read(data) for frame in clean_frames("val")]
     threshold, scores = choose_threshold(network, validation, plain)
     export_finder(network, out / f"{ID}.onnx")
     described = {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": recipe.described(),
         "validation": f"{len(validation)} synthetic pictures on validation frames, style family {TRAIN.name}",
         "chosen_iteration": run.best["iteration"],
     }
@@ -163,7 +156,7 @@ def score(
 
 
 def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Of each object that is to be seen: the share of its pixels in the mask, as cleaning grows it."""
+    """The share of each visible object's pixels in the mask, after the mask grew as cleaning grows it."""
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)[1:]
     covered = np.bincount(burned.owners.ravel(), weights=grown(mask).ravel(), minlength=size)[1:]
@@ -182,25 +175,18 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
     return MarkFinder(run)
 
 
-class _MarkRun(TrainingRun):
+class _MarkRun(RecipeRun[MarkRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
-        torch.manual_seed(recipe.seed)
-        self.data, self.recipe = data, recipe
-        network = MarkNetwork(recipe.widths)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(
-            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        plan = Plan(
-            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
-        )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+        super().__init__(out, recipe)
+        self.data = data
 
-    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = MarkBatches(self.data, self.recipe.mix, self.recipe.seed, iterations)
-        return DataLoader(batches, batch_size=None, num_workers=self.recipe.workers)
+    def new_network(self) -> MarkNetwork:
+        return MarkNetwork(self.recipe.widths)
+
+    def examples(self) -> MarkBatches:
+        return MarkBatches(self.data, self.recipe.mix, self.recipe.seed)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         frames, targets = batch

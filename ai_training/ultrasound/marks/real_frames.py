@@ -32,10 +32,17 @@ SOLITARY = 3
 NOT_CLEAN = frozenset(
     f"images/{name}"
     for name in (
-        "322_HC.jpg", "679_HC.jpg", "benign_244.png",
-        "024_HC.jpg", "623_HC.jpg", "benign_5.png", "benign_416.png", "otu_0057.jpg", "otu_0690.jpg",
+        "322_HC.jpg",
+        "679_HC.jpg",
+        "benign_244.png",
+        "024_HC.jpg",
+        "623_HC.jpg",
+        "benign_5.png",
+        "benign_416.png",
+        "otu_0057.jpg",
+        "otu_0690.jpg",
     )
-)  # fmt: skip
+)
 """Parts of ``clean_frames.csv`` in which the eye sees marks after all: grey bars, calipers, cut letters.
 
 First those of the test split (found by looking at all 107 before any detector ran on them), then validation.

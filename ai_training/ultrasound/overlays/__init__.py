@@ -6,6 +6,14 @@ from ai_training.ultrasound.overlays.frame_list import CleanFrame, clean_frames
 from ai_training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
 
 __all__ = [
-    "FAMILIES", "HELD_OUT", "TRAIN", "BurnIn", "BurnedObject", "CleanFrame", "MarkClass",
-    "StyleFamily", "burn_in", "clean_frames",
-]  # fmt: skip
+    "FAMILIES",
+    "HELD_OUT",
+    "TRAIN",
+    "BurnIn",
+    "BurnedObject",
+    "CleanFrame",
+    "MarkClass",
+    "StyleFamily",
+    "burn_in",
+    "clean_frames",
+]

@@ -31,11 +31,20 @@ SMALLEST_SIDE = 112
 REJECTED = frozenset(
     f"images/{name}"
     for name in (
-        "otu_0164.jpg", "otu_0215.jpg", "otu_0308.jpg", "otu_0611.jpg", "otu_0997.jpg", "otu_1462.jpg",
-        "benign_278.png", "benign_299.png", "malignant_111.png", "malignant_126.png", "malignant_15.png",
+        "otu_0164.jpg",
+        "otu_0215.jpg",
+        "otu_0308.jpg",
+        "otu_0611.jpg",
+        "otu_0997.jpg",
+        "otu_1462.jpg",
+        "benign_278.png",
+        "benign_299.png",
+        "malignant_111.png",
+        "malignant_126.png",
+        "malignant_15.png",
         "malignant_196.png",
     )
-)  # fmt: skip
+)
 """Frames in which the eye sees marks that the filter does not: hands, white calipers, a thin white box."""
 LIT_SHARE = 0.6
 """Least share of a part that is echo picture, not black surround."""

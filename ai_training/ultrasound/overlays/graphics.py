@@ -163,9 +163,19 @@ def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 DRAWERS: tuple[tuple[Drawer, float], ...] = (
-    (calipers, 0.6), (ellipse, 0.2), (lone_glyphs, 0.15), (arrows, 0.15), (cursor, 0.1), (body_mark, 0.2),
-    (probe_icon, 0.25), (guide_line, 0.06), (colour_box, 0.08), (ruler, 0.5), (level_bar, 0.3), (logo, 0.3),
-)  # fmt: skip
+    (calipers, 0.6),
+    (ellipse, 0.2),
+    (lone_glyphs, 0.15),
+    (arrows, 0.15),
+    (cursor, 0.1),
+    (body_mark, 0.2),
+    (probe_icon, 0.25),
+    (guide_line, 0.06),
+    (colour_box, 0.08),
+    (ruler, 0.5),
+    (level_bar, 0.3),
+    (logo, 0.3),
+)
 """Each kind of mark with the share of overlays that show it."""
 
 

@@ -115,7 +115,7 @@ def write(
 ) -> list[Stamp]:
     """Stamps for ``text`` with its upper left (``right``: upper right) corner at ``place``; cut at the edges.
 
-    A box under it goes onto the canvas at once.
+    The box behind the text, where there is one, is painted onto the canvas here.
     """
     letters, wide = stencil(text, hand)
     rows, columns = letters.shape

@@ -41,6 +41,7 @@ def restore(
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
     from dicom_node.services import backup as backups
+    from dicom_node.services import decisions
 
     loaded = load(config)
     if verify:
@@ -48,7 +49,7 @@ def restore(
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
     saved, notes = backups.restore(loaded, source)
-    for note in notes:
+    for note in (*notes, *decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex takes in what came after the backup.")

@@ -36,6 +36,6 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: JsonObject = Fal
     if checked.problems:
         raise ConfigurationError(checked.problems)
     warnings = sum(not line.ok for line in checked.tried)
-    said = f", but see the warning{'s' if warnings > 1 else ''} above" if warnings else ""
-    say(f"The configuration is right{said}.")
+    hint = f", but see the warning{'s' if warnings > 1 else ''} above" if warnings else ""
+    say(f"The configuration is right{hint}.")
     return ExitCode.OK

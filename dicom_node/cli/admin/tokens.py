@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.common.options import Config, Json, group, load, number_of
-from dicom_node.cli.common.output import Column, fields, local, print_rows, say
+from dicom_node.cli.common.lists import Rows, list_verb
+from dicom_node.cli.common.options import Config, group, load, number_argument
+from dicom_node.cli.common.output import say
 
 app = group("Tokens of the REST API.")
-
-_COLUMNS: list[Column] = [
-    *fields("token", "user", "role", "purpose"),
-    ("since", lambda row: local(row["created_at"])),
-    ("until", lambda row: local(row["expires_at"])),
-    ("used", lambda row: local(row["used_at"]) if row["used_at"] else "never"),
-]
 
 
 @app.command(epilog='Example: dicom-node tokens add anna --for "the dashboard" --config node.toml')
@@ -27,33 +21,28 @@ def add(
     days: Annotated[int, typer.Option("--days", help="How long it is good for.")] = 365,
 ) -> None:
     """Make a token for a program and print it, once: the node keeps only its hash."""
-    from dicom_node.services import tokens
+    from dicom_node.services import users
 
-    say(tokens.add_token(load(config), user, purpose, days))
+    say(users.add_token(load(config), user, purpose, days))
 
 
-@app.command("list", epilog="Example: dicom-node tokens list --config node.toml")
-def list_tokens(config: Config, as_json: Json = False) -> None:
+@list_verb(app, "tokens", none="No tokens.")
+def list_tokens(settings: Any) -> Rows:
     """List the tokens."""
-    from dicom_node.services import tokens
+    from dicom_node.services import users
 
-    print_rows(tokens.list_tokens(load(config)), _COLUMNS, as_json=as_json, none="No tokens.")
+    return users.list_tokens(settings)
 
 
 @app.command(epilog="Example: dicom-node tokens remove 3 --config node.toml")
 def remove(
     token: Annotated[
-        int,
-        typer.Argument(
-            parser=number_of("token", "tokens list"),
-            metavar="TOKEN",
-            help="Its number, as `tokens list` shows it.",
-        ),
+        int, number_argument("token", "tokens list", "TOKEN", "Its number, as `tokens list` shows it.")
     ],
     config: Config,
 ) -> None:
     """Take a token back: from now on it opens nothing."""
-    from dicom_node.services import tokens
+    from dicom_node.services import users
 
-    tokens.remove_token(load(config), token)
+    users.remove_token(load(config), token)
     say(f"Token {token} is removed.")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.common.options import Config, Json, group, load
-from dicom_node.cli.common.output import Column, fields, local, print_rows, say
+from dicom_node.cli.common.lists import Rows, list_verb
+from dicom_node.cli.common.options import Config, group, load
+from dicom_node.cli.common.output import say
 from dicom_node.model.roles import UserRole
 
 app = group("Users of the console.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]
-
-_COLUMNS: list[Column] = [*fields("name", "role"), ("since", lambda row: local(row["created_at"]))]
 
 
 @app.command(epilog="Example: dicom-node users add anna --role admin --config node.toml")
@@ -37,12 +36,12 @@ def add(
     say(f"User {name} may sign in as {role}.")
 
 
-@app.command("list", epilog="Example: dicom-node users list --config node.toml")
-def list_users(config: Config, as_json: Json = False) -> None:
+@list_verb(app, "users", none="No users.")
+def list_users(settings: Any) -> Rows:
     """List the users."""
     from dicom_node.services import users
 
-    print_rows(users.list_users(load(config)), _COLUMNS, as_json=as_json, none="No users.")
+    return users.list_users(settings)
 
 
 @app.command(epilog="Example: dicom-node users remove anna --config node.toml")

@@ -116,15 +116,15 @@ def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[st
     return read
 
 
-def number_of(what: str, verb: str) -> Callable[[str], int]:
-    """Reads the number of a job or delivery, as the list of that ``verb`` shows it."""
+def number_argument(what: str, verb: str, metavar: str, about: str) -> Any:
+    """The number of a job or delivery, as the list of that ``verb`` shows it."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal()):
             raise typer.BadParameter(f"{text!r} is no number of a {what}: `{verb}` shows them")
         return int(text)
 
-    return read
+    return typer.Argument(parser=read, metavar=metavar, help=about)
 
 
 def whole_or_end(uid: str) -> str:

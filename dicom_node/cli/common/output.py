@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
@@ -24,8 +24,14 @@ from rich.text import Text
 
 from dicom_node.printable import printable, printable_json
 
-Row = Mapping[str, Any]
-Column = tuple[str, Callable[[Row], object]]
+
+class PrintedRow(Protocol):
+    """What a list shows in one row: a mapping, or a typed result of a service."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+
+Column = tuple[str, Callable[[PrintedRow], object]]
 
 # Columns that may be broken over lines; all others are words that a person reads or copies whole.
 _FLEXIBLE = frozenset(
@@ -38,8 +44,22 @@ _GAP = "  "
 
 
 def fields(*keys: str) -> list[Column]:
-    """Columns that show a value of a row as it is, under its key in words."""
-    return [(key.replace("_", " "), itemgetter(key)) for key in keys]
+    """Columns that show a value of a row as it is, under its key in words, or "heading: key"."""
+    return [(heading, itemgetter(key)) for heading, key in map(_heading_and_key, keys)]
+
+
+def times(*keys: str) -> list[Column]:
+    """Columns of times in UTC, which are shown in this machine's zone."""
+    return [(heading, _local_time(key)) for heading, key in map(_heading_and_key, keys)]
+
+
+def _heading_and_key(text: str) -> tuple[str, str]:
+    heading, _, key = text.rpartition(": ")
+    return (heading, key) if ": " in text else (key.replace("_", " "), key)
+
+
+def _local_time(key: str) -> Callable[[PrintedRow], object]:
+    return lambda row: local(row[key])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +108,18 @@ def print_document(text: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document, UTF-8."""
-    sys.stdout.write(printable_json(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
+    sys.stdout.write(
+        printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=_as_mapping)) + "\n"
+    )
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
+def _as_mapping(result: Any) -> dict[str, Any]:
+    """A typed result of a service."""
+    found: dict[str, Any] = result.model_dump(mode="json")
+    return found
+
+
+def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
     """A list: JSON, a table, or the sentence ``none``. In a file or a pipe each row is one whole line.
 
     The first column of times tells the zone of all.
@@ -113,7 +141,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool,
         (_print_table if _to_a_terminal() else _print_lines)(headings, cells)
 
 
-def print_details(row: Row, labels: Mapping[str, str] | None = None) -> None:
+def print_details(row: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> None:
     """Key and value per line; empty values are left out."""
     shown = [
         ((labels or {}).get(key, key.replace("_", " ")), _text(value))
@@ -154,7 +182,7 @@ def short(uid: str | None, length: int = _UID_LENGTH) -> Uid | str:
     return Uid(uid, length) if uid else "–"
 
 
-def details(event: Row) -> str:
+def details(event: PrintedRow) -> str:
     """The fields of an event in words, without its study, which has a column of its own."""
     fields = {key: value for key, value in event["fields"].items() if value not in (None, "")}
     for known in ("study", "listener"):  # the association's own name begins with its listener's

@@ -8,77 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.cli.common import entries
+from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_CALLER, Rows, list_verb
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
 from dicom_node.cli.common.output import (
-    Column,
-    Row,
-    fields,
-    local,
+    PrintedRow,
     print_document,
     print_json,
     print_rows,
     say,
 )
-from dicom_node.cli.records import associations
 from dicom_node.errors import ExitCode
 
 app = group("Peers: modalities and PACS.")
 
 
-def _address(row: Row) -> str:
-    return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
-
-
-_COLUMNS: list[Column] = [
-    *fields("name", "ae_title", "may"),
-    ("address", _address),
-    ("transport", lambda row: row["transport"]),
-    ("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
-    ("confirm", lambda row: row["confirm"] if "receive" in row["may"] else "–"),
-]
-
-_COUNTED: list[Column] = [
-    ("count", lambda row: row["count"]),
-    ("last", lambda row: local(row["last_at"])),
-]
-
-_SINCE: Column = ("since then", lambda row: "got through" if row["outdated"] else "")
-
-_WHY: dict[str, list[Column]] = {
-    "associations": [*associations.COLUMNS],
-    "refused_contexts": [
-        *fields("classes", "context"),
-        *_COUNTED,
-    ],
-    "rejections": [
-        ("calling", lambda row: row["calling_ae"]),
-        ("called", lambda row: row["called_ae"]),
-        *fields("address", "meaning"),
-        *_COUNTED,
-        _SINCE,
-    ],
-    "refused_objects": [
-        *fields("status", "reason"),
-        *_COUNTED,
-        _SINCE,
-    ],
-    "failures": [("address", lambda row: row["address"]), ("text", lambda row: row["text"]), *_COUNTED],
-}
-
-_CHECKS: list[Column] = [
-    *fields("peer", "check"),
-    ("", lambda row: "ok" if row["ok"] else "FAILED"),
-    ("says", lambda row: row["text"]),
-]
-
-
-@app.command("list", epilog="Example: dicom-node peers list --config node.toml")
-def list_peers(config: Config, as_json: Json = False) -> None:
+@list_verb(app, "peers", none="No peers are configured.")
+def list_peers(settings: Any) -> Rows:
     """List the configured peers; passwords are not shown."""
-
     secret = {"username", "password"}
-    rows = [peer.model_dump(mode="json", exclude=secret) for peer in load(config).peers]
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No peers are configured.")
+    return [peer.model_dump(mode="json", exclude=secret) for peer in settings.peers]
 
 
 @app.command(epilog="Example: dicom-node peers test pacs --config node.toml")
@@ -90,10 +38,10 @@ def test(
     as_json: Json = False,
 ) -> int:
     """Try everything that delivery to a peer needs, without storing anything."""
-    from dicom_node import services
+    from dicom_node.services import peers
 
-    rows: list[dict[str, Any]] = services.test_peers(load(config), names or ())
-    print_rows(rows, _CHECKS, as_json=as_json, none="No peer may receive.")
+    rows = peers.try_peers(load(config), names or ())
+    print_rows(rows, COLUMNS["peers test"], as_json=as_json, none="No peer may receive.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
 
 
@@ -107,9 +55,9 @@ def why(
     as_json: JsonObject = False,
 ) -> None:
     """Tell what a machine tried, what it was refused, and which lines would let it in."""
-    from dicom_node.services import contacts
+    from dicom_node.services import peers
 
-    found = contacts.why(load(config), asked, moment(since))
+    found = peers.why(load(config), asked, moment(since))
     if as_json:
         print_json(found)
         return
@@ -123,13 +71,13 @@ def why(
     if found["failures"]:
         say("")
         say("Without an AE title", bold=True)
-        print_rows(found["failures"], _WHY["failures"], as_json=False, none="")
+        print_rows(found["failures"], PARTS_OF_CALLER["failures"], as_json=False, none="")
 
 
-def _print_caller(found: Row) -> None:
+def _print_caller(found: PrintedRow) -> None:
     peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
     say(f"{found['asked']} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
-    for heading, columns in _WHY.items():
+    for heading, columns in PARTS_OF_CALLER.items():
         if rows := found[heading]:
             say("")
             say(heading.replace("_", " ").capitalize(), bold=True)
@@ -147,33 +95,7 @@ def _print_caller(found: Row) -> None:
         say("There is nothing to do.")
 
 
-@app.command(epilog="Example: dicom-node peers put us2.toml --config node.toml")
-def put(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", exists=True, help="TOML with the keys of one peer.")
-    ],
-    config: Config,
-) -> None:
-    """Add a peer, or change one that was entered, after a check; running nodes take it over."""
-    entries.put(config, "peers", file)
-
-
-@app.command(epilog="Example: dicom-node peers remove us2 --config node.toml")
-def remove(
-    name: Annotated[str, typer.Argument(metavar="PEER", help="One that was entered, not of a file.")],
-    config: Config,
-) -> None:
-    """Take a peer out that was entered by page or command; running nodes take it over."""
-    entries.remove(config, "peers", name)
-
-
-_TRIAL: list[Column] = [
-    *fields("kind"),
-    ("taken", lambda row: "yes" if row["ok"] else "NO"),
-    ("found", lambda row: "–" if row["found"] is None else "yes" if row["found"] else "not yet"),
-    ("to be seen", lambda row: row["shows"]),
-    ("says", lambda row: row["text"]),
-]
+entries.add_verbs(app, "peers", file="us2.toml")
 
 
 @app.command("test-study", epilog="Example: dicom-node peers test-study pacs --config node.toml")
@@ -183,10 +105,10 @@ def test_study(
     as_json: Json = False,
 ) -> None:
     """Send a study of nobody with a known finding in each kind of result, to see what a viewer shows."""
-    from dicom_node.services.console.peers import trial_study
+    from dicom_node.services import trial_study
 
     rows = trial_study.send(load(config), name)
-    print_rows(rows, _TRIAL, as_json=as_json, none="Nothing was sent.")
+    print_rows(rows, COLUMNS["peers test-study"], as_json=as_json, none="Nothing was sent.")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -202,7 +124,7 @@ def conformance(
     as_json: JsonObject = False,
 ) -> None:
     """Report how the last hundred objects to and from a peer kept to the standard."""
-    from dicom_node.services.console.peers import conformance as report
+    from dicom_node.services import conformance as report
 
     settings = load(config)
     found = report.write(settings, name, file) if file else report.report(settings, name)

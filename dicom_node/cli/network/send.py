@@ -27,7 +27,7 @@ def send(
     from dicom_node.scu import modality
 
     loaded = load(config)
-    callee = modality.Callee.of(loaded.peer(peer), loaded)
+    callee = modality.Callee.from_settings(loaded.peer(peer), loaded)
     chosen = modality.dicom_files(files)
     with progress(f"to {peer}", len(chosen)) as advance:
         reports = modality.send(

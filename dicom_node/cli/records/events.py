@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
-    Config,
-    Json,
     Limit,
     Since,
     StudyUid,
@@ -16,29 +15,16 @@ from dicom_node.cli.common.options import (
     group,
     limit_or_none,
     moment,
-    reading,
     refuse_unknown,
 )
-from dicom_node.cli.common.output import Column, details, local, print_rows, short
 
 app = group("Events: what happened, and when.")
 
 
-_COLUMNS: list[Column] = [
-    ("at", lambda row: local(row["at"])),
-    ("number", lambda row: row["number"]),
-    ("event", lambda row: row["text"]),
-    ("study", lambda row: short(row["study_instance_uid"])),
-    ("details", details),
-]
-
-
-@app.command(
-    "list", epilog='Example ("what happened at 03:12?"): dicom-node events list --since 03:10 --until 03:15'
-)
+@list_verb(app, "events", "--since 03:10 --until 03:15", none="No events.", why='"what happened at 03:12?"')
 def list_events(
+    session: Any,
     *,
-    config: Config,
     study: StudyUid = "",
     since: Since = "",
     until: Annotated[
@@ -55,21 +41,19 @@ def list_events(
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Also events of the level debug.")] = False,
     limit: Limit = 200,
-    as_json: Json = False,
-) -> None:
+) -> Rows:
     """List events, the oldest first; of more than --limit the newest."""
     from dicom_node.store import views
 
-    with reading(config) as (session, _):
-        rows = views.list_events(
-            session,
-            study_instance_uid=study,
-            since=moment(since),
-            until=moment(until),
-            numbers=number or (),
-            debug=debug,
-            limit=limit_or_none(limit),
-        )
+    rows = views.list_events(
+        session,
+        study_instance_uid=study,
+        since=moment(since),
+        until=moment(until),
+        numbers=number or (),
+        debug=debug,
+        limit=limit_or_none(limit),
+    )
     if not rows:
         refuse_unknown(number or ())
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No events.")
+    return rows

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
     Config,
-    Json,
     JsonObject,
     Limit,
     group,
     limit_or_none,
     load,
-    number_of,
-    reading,
+    number_argument,
     states_option,
 )
-from dicom_node.cli.common.output import Column, fields, local, print_json, print_rows, say
+from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
 
 app = group("Notifications: who was told of what, by e-mail or webhook.")
 
-_COLUMNS: list[Column] = [
-    *fields("notification", "rule", "state", "attempts"),
-    ("written", lambda row: local(row["created_at"])),
-    ("sent", lambda row: local(row["sent_at"]) if row["sent_at"] else ""),
-    ("events", lambda row: "; ".join(row["events"])),
-    *fields("reason"),
-]
 
-
-@app.command("list", epilog="Example: dicom-node notifications list --state failed --config node.toml")
+@list_verb(app, "notifications", "--state failed --config node.toml", none="No notifications.")
 def list_notifications(
-    config: Config,
+    session: Any,
+    *,
     state: Annotated[list[NotificationState] | None, states_option(NotificationState)] = None,
     limit: Limit = 50,
-    as_json: Json = False,
-) -> None:
+) -> Rows:
     """List notifications, the newest first, without their text."""
     from dicom_node.services import notifications
 
-    with reading(config) as (session, _):
-        rows = notifications.list_notifications(session, states=state or (), limit=limit_or_none(limit))
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No notifications.")
+    return notifications.list_notifications(session, states=state or (), limit=limit_or_none(limit))
 
 
 @app.command(epilog="Example: dicom-node notifications test admins --config node.toml")
@@ -70,10 +59,11 @@ def test(
 def retry(
     numbers: Annotated[
         list[int],
-        typer.Argument(
-            parser=number_of("notification", "notifications list"),
-            metavar="NOTIFICATION...",
-            help="Their numbers, as `notifications list` shows them.",
+        number_argument(
+            "notification",
+            "notifications list",
+            "NOTIFICATION...",
+            "Their numbers, as `notifications list` shows them.",
         ),
     ],
     config: Config,

@@ -13,12 +13,19 @@ _EVERY = 1000  # objects between two lines of progress
 
 @app.command(epilog="Example: dicom-node spool compare --config node.toml")
 def compare(config: Config) -> int:
-    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ."""
-    from dicom_node import services
+    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ.
 
-    difference = services.compare_spool(load(config))
+    What persons had decided and the database has lost is done again, or named where it cannot be.
+    """
+    from dicom_node.services import decisions, spool
+
+    loaded = load(config)
+    lost = decisions.describe_lost(loaded)
+    for line in lost:
+        say(line)
+    difference = spool.compare(loaded)
     say(difference or "Spool and database agree.")
-    return ExitCode.FAILED if difference else ExitCode.OK
+    return ExitCode.FAILED if difference or lost else ExitCode.OK
 
 
 @app.command(epilog="Example: dicom-node spool reindex --config node.toml")
@@ -28,9 +35,9 @@ def reindex(config: Config) -> None:
     The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
     at their destinations and not sent twice.
     """
-    from dicom_node import services
+    from dicom_node.services import spool
 
-    done = services.reindex_spool(load(config), _progress)
+    done = spool.reindex(load(config), _progress)
     say("The node takes them in like any other." if done else "Nothing to put back.")
 
 

@@ -62,7 +62,9 @@ class _Image:
 
 
 class Ahead:
-    """Analyses single images before their study's job. ``pipelines`` gives a pipeline by its name."""
+    """Analyses single images before their study's job. ``pipelines`` gives a pipeline by its name; ``begins``
+    is called before an image is analysed.
+    """
 
     def __init__(
         self,
@@ -72,10 +74,11 @@ class Ahead:
         pipelines: Callable[[str], Pipeline],
         stopping: threading.Event,
         at_work: AtWork,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
         self._database, self._settings = database, settings
         self._analyses, self._pipelines, self._stopping = analyses, pipelines, stopping
-        self._at_work = at_work
+        self._at_work, self._begins = at_work, begins
         self._readings = ReadingRecord(database, settings)
         self._seen = 0  # instance ids rise: an image is looked at once
         self._forgot_at = 0.0
@@ -123,21 +126,23 @@ class Ahead:
 
     def _analyse(self, image: _Image, rule: RuleSettings) -> None:
         pipeline = self._pipelines(rule.pipeline)
-        if not pipeline.per_image:
+        if not pipeline.card.per_image:
             return
         with self._database.read() as session:
             path = Files(self._settings).if_here(session, image.path)
         if path is None:
             return
         source = opened(path, self._settings, image.by_hand)
+        source.check_decodable()
         shape = shape_sha256(image.pixels_sha256, source.header, device_rules_of(self._settings))
         key = key_of(pipeline, rule.options, path.name, shape)
         if not self._analyses.claim(key):
             return
         try:
             self._check_for_job()
+            self._begins()
             leave = partial(self._at_work.leave, path.name)
-            with self._at_work.at(path.name), self.watched(leave) as progress:
+            with self._at_work.at(path.name), self._watched(leave) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
                     result = pipeline.run([source], progress, rule.options)
                     shown = without_research(result)
@@ -148,7 +153,7 @@ class Ahead:
             raise
 
     @contextmanager
-    def watched(self, leave: Callable[[], None]) -> Iterator[Progress]:
+    def _watched(self, leave: Callable[[], None]) -> Iterator[Progress]:
         """Progress of one analysis under a watchdog: if it hangs, this process ends; the node starts another.
 
         After the time limit of a job, or sooner when a job waits: then ``leave`` is called, so that the image

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
-from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.shown import without_research
 from dicom_node.errors import WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
-from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.results import SourceObject
 
 _MOST_DECODED = 4
-"""Of more images than these none keeps the frame that it decoded last: a mammogram's is 42 MB."""
+"""With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +47,22 @@ class ImageAnalysis:
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
     ) -> Acceptance:
-        """Which images the pipeline takes. Raises WorkerSpent, PixelError when it cannot say of any."""
-        if not pipeline.per_image:
+        """Which images the pipeline takes. Raises WorkerSpent, and PixelError or NoNumber when it cannot say
+        of any."""
+        if not pipeline.card.per_image:
             return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
         verdicts: list[Accept | Refuse] = []
-        faults: dict[str, str] = {}
+        faults: dict[str, PixelError | NoNumber] = {}
         for source in sources:
             try:
                 with self.at_work.at(source.path.name):
                     verdicts.append(pipeline.accepts([source.image], options))
-            except PixelError as fault:
-                faults[source.image.uid] = str(fault)
+            except (PixelError, NoNumber) as fault:
+                faults[source.image.uid] = fault
             _forget_pixels(source, sources)
         if not verdicts:
-            raise PixelError("; ".join(dict.fromkeys(faults.values())))
-        return Acceptance(_joined(verdicts), faults)
+            raise _as_one(faults.values())
+        return Acceptance(_joined(verdicts), _in_words(faults))
 
     def run(
         self,
@@ -72,14 +73,15 @@ class ImageAnalysis:
     ) -> Analysed:
         """The pipeline's result for these images; what it read in them goes to ``readings`` alone.
 
-        An image that cannot be cleaned is left out with a note, one that cannot be decoded as a fault. Raises
-        CleaningFailed or PixelError when none is left, WorkerSpent, and whatever the pipeline raises.
+        An image that cannot be cleaned is left out with a note; one that cannot be decoded, or of which the
+        model gives no number, as a fault. Raises CleaningFailed, PixelError or NoNumber when none is left,
+        WorkerSpent, and whatever the pipeline raises.
         """
-        if not pipeline.per_image:
+        if not pipeline.card.per_image:
             return Analysed(self._run(pipeline, sources, options, report), {})
         results: list[PipelineResult] = []
         done: dict[str, PipelineResult] = {}
-        faults: dict[str, str] = {}
+        faults: dict[str, PixelError | NoNumber] = {}
         withheld: list[QualityNote] = []
         failures: list[CleaningFailed] = []
         for number, source in enumerate(sources):
@@ -96,20 +98,20 @@ class ImageAnalysis:
                 for name, result in done.items():  # so that the next worker need not analyse them again
                     self.kept.put(name, result)
                 raise
-            except PixelError as fault:
-                faults[source.image.uid] = str(fault)
+            except (PixelError, NoNumber) as fault:
+                faults[source.image.uid] = fault
             except CleaningFailed as failure:
                 failures.append(failure)
-                told = f"no cleaned picture: {failure}"
-                note = QualityNote(WITHHELD, told, source.image.uid, places=failure.places)
+                text = f"no cleaned picture: {failure}"
+                note = QualityNote(WITHHELD, text, source.image.uid, places=failure.places)
                 withheld.append(note)
                 results.append(PipelineResult(quality=(note,), models=pipeline.models()))
             _forget_pixels(source, sources)
         if len(failures) + len(faults) == len(sources):
             if failures:
                 raise NothingCleaned(str(failures[0]), withheld)
-            raise PixelError("; ".join(dict.fromkeys(faults.values())))
-        return Analysed(merged(results), faults)
+            raise _as_one(faults.values())
+        return Analysed(PipelineResult.joined(results), _in_words(faults))
 
     def forget(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
@@ -138,6 +140,16 @@ def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
         return Accept(taken, refused)
     reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
     return Refuse("; ".join(dict.fromkeys(reasons)), refused)
+
+
+def _in_words(faults: Mapping[str, PixelError | NoNumber]) -> dict[str, str]:
+    return {uid: str(fault) for uid, fault in faults.items()}
+
+
+def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:
+    """The faults of all images as one: the model's where it is at fault for each."""
+    words = "; ".join(dict.fromkeys(map(str, faults)))
+    return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
 
 
 def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:

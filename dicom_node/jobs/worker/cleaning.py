@@ -50,16 +50,19 @@ class Cleaning:
     asked: tuple[reviews.Asked, ...] = ()
 
     @staticmethod
-    def of(
+    def from_result(
         result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
     ) -> Cleaning:
         noted = Counter(note.name for note in result.quality)
         cleaned = sum(image.kind is ImageKind.CLEANED for image in result.images)
         return Cleaning(
-            cleaned, noted["widened"], noted["blacked_out"], noted[WITHHELD],
+            cleaned,
+            noted["widened"],
+            noted["blacked_out"],
+            noted[WITHHELD],
             tuple(source.image.uid for source in sources),
             tuple(_asked(result.quality, pipeline, job, sources)),
-        )  # fmt: skip
+        )
 
     @staticmethod
     def failed(
@@ -71,9 +74,9 @@ class Cleaning:
         if isinstance(failure, NothingCleaned):
             notes = failure.notes
         else:
-            told = f"no cleaned picture: {failure}"
-            notes = tuple(QualityNote(WITHHELD, told, source.image.uid) for source in sources)
-        return Cleaning.of(PipelineResult(quality=notes), pipeline, job, sources)
+            text = f"no cleaned picture: {failure}"
+            notes = tuple(QualityNote(WITHHELD, text, source.image.uid) for source in sources)
+        return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
 
     def record(self, session: Session, job: ClaimedJob) -> None:
         """Write it down with the job's end; nothing where nothing was to be cleaned."""
@@ -102,5 +105,5 @@ def _asked(
 
 
 def _analysis_sha256(pipeline: Pipeline, job: ClaimedJob, source: SourceObject) -> str:
-    shaped_by = [pipeline.name, pipeline.version, dict(job.options), source.pixels_sha256]
+    shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()

@@ -15,17 +15,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ai_pipeline.contract import Pipeline, PipelineResult
-from dicom_node.jobs.worker.contract_json import from_json, to_json
+from dicom_node import __version__
 
 _RESULT = "result.json"
-_VERSION = 3  # of the meaning of what is written; other fields are found without it
+_TYPE: Final = TypeAdapter(PipelineResult)
 KEEP_SECONDS = 86_400.0
 """After this time an analysis that no job has used is deleted: no rule wants its study any more."""
 
@@ -33,26 +35,16 @@ KEEP_SECONDS = 86_400.0
 def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, pixels_sha256: str) -> str:
     """Name of an analysis: all that shapes it. ``spool_name`` is that of this version of the image."""
     models = [asdict(model) for model in pipeline.models()]
-    shaped_by = [pipeline.name, pipeline.version, models, dict(options), spool_name, pixels_sha256]
+    shaped_by = [
+        __version__,
+        pipeline.card.name,
+        pipeline.card.version,
+        models,
+        dict(options),
+        spool_name,
+        pixels_sha256,
+    ]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def merged(results: Sequence[PipelineResult]) -> PipelineResult:
-    """The results of single images as one; seconds are added up."""
-    timings: dict[str, float] = {}
-    for result in results:
-        for stage, seconds in result.timings.items():
-            timings[stage] = timings.get(stage, 0.0) + seconds
-    return PipelineResult(
-        findings=tuple(finding for result in results for finding in result.findings),
-        images=tuple(image for result in results for image in result.images),
-        quality=tuple(dict.fromkeys(note for result in results for note in result.quality)),
-        timings=timings,
-        models=tuple(dict.fromkeys(model for result in results for model in result.models)),
-        scores=tuple(score for result in results for score in result.scores),
-        measurements=tuple(one for result in results for one in result.measurements),
-        drawn_on="cleaned" if any(result.drawn_on == "cleaned" for result in results) else "source",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +100,25 @@ class Analyses:
 
 def _write(folder: Path, result: PipelineResult) -> None:
     arrays: list[np.ndarray] = []
-
-    def store(array: np.ndarray) -> int:
-        np.save(folder / f"{len(arrays)}.npy", array, allow_pickle=False)
-        arrays.append(array)
-        return len(arrays) - 1
-
     # What was read may be a name: it stands in the record of readings alone.
-    written = {"version": _VERSION, "result": to_json(replace(result, readings=()), store)}
-    (folder / _RESULT).write_text(json.dumps(written), encoding="utf-8")
+    written = _TYPE.dump_json(replace(result, readings=()), context=arrays)
+    for number, array in enumerate(arrays):
+        np.save(folder / f"{number}.npy", array, allow_pickle=False)
+    (folder / _RESULT).write_bytes(written)
 
 
 def _read(folder: Path) -> PipelineResult:
     """Raises OSError, EOFError or ValueError for what is not there, cut or of another version."""
+    written, arrays = (folder / _RESULT).read_bytes(), _Arrays(folder)
+    return _TYPE.validate_json(written, strict=True, extra="forbid", context=arrays)
 
-    def load(number: int) -> np.ndarray:
-        array: np.ndarray = np.load(folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The arrays of an analysis by their numbers, mapped, not read."""
+
+    folder: Path
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        array: np.ndarray = np.load(self.folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
         return array
-
-    match json.loads((folder / _RESULT).read_text(encoding="utf-8")):
-        case {"version": version, "result": found} if version == _VERSION:
-            result: PipelineResult = from_json(PipelineResult, found, load)
-            return result
-    raise ValueError("an analysis of another version")

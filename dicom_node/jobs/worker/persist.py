@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal
+from ai_pipeline.contract import Code, CodingScheme, Decision, ModelRef, Pipeline, PipelineResult, Refusal
 from ai_pipeline.shown import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
@@ -40,10 +40,28 @@ from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
+from dicom_node.store.results import this_installation
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
+
+
+@dataclass(frozen=True, slots=True)
+class JobPipeline:
+    """The pipeline of a job as results name it; one that could not be loaded has no version and no models."""
+
+    name: str
+    version: str = "unknown"
+    models: tuple[ModelRef, ...] = ()
+    region: Code | None = None
+    scheme: CodingScheme | None = None
+
+    @staticmethod
+    def from_pipeline(pipeline: Pipeline, models: tuple[ModelRef, ...] = ()) -> JobPipeline:
+        """``models``: those that were run; without any all that it may run."""
+        card = pipeline.card
+        return JobPipeline(card.name, card.version, models or pipeline.models(), card.region, card.scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +98,29 @@ class ResultWriter:
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
         analysed_at = job.analysed_at or utc_now()
-        models = result.models or pipeline.models()
+        by = JobPipeline.from_pipeline(pipeline, result.models)
         built: list[BuiltObject] = []
         for peers in _by_boxes(self._peers(job, deidentified=False)):
-            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
+            context = self._context(job, by, analysed_at, peers, built=built)
             build = partial(results.build, sources=images.readable, result=result)
             built += _with_purged(self._database, context, build(context), build)
         contexts = {
-            domain: self._context(job, pipeline, models, analysed_at, peers, domain=domain)
+            domain: self._context(job, by, analysed_at, peers, domain=domain)
             for domain, peers in _by_domain(self._peers(job, deidentified=True)).items()
         }
         if contexts:
             built += self._deidentified(job, contexts, images, result)
         self._tell_repairs(job, images.readable)
-        tally = self._tallies.of(result.scores, refused)
-        cleaning = Cleaning.of(result, pipeline, job, images.readable)
-        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result), models)
+        tally = self._tallies.count(result.scores, refused)
+        cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result), by.models)
         self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
         self,
         job: ClaimedJob,
-        pipeline: Pipeline,
-        images: JobImages,
+        by: JobPipeline,
+        images: Sequence[SourceObject],
         state: JobState,
         reason: str,
         cause: Cause,
@@ -114,17 +132,17 @@ class ResultWriter:
         for no assessment: it says nothing of the patient.
         """
         known = self._peers(job, deidentified=False)
-        context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
-        built = results.build_failure(context, images.all, reason, cause)
-        self._tell_repairs(job, images.all)
+        context = self._context(job, by, utc_now(), known)
+        built = results.build_failure(context, images, reason, cause)
+        self._tell_repairs(job, images)
         end = _Ending(state, reason, assess_first=False)
-        self._end(job, end, built, None, self._tallies.of((), refused))
+        self._end(job, end, built, None, self._tallies.count((), refused))
 
     def end(
         self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
     ) -> None:
         """End a job without results. Raises LeaseLost."""
-        tally = self._tallies.of((), refused)
+        tally = self._tallies.count((), refused)
         with self._database.write() as session:
             self._queue.complete_if_owner(session, job, state, reason)
             tally.count(session, self._settings)
@@ -250,10 +268,15 @@ class ResultWriter:
         with self._database.write() as session:
             for uid, repairs in faulty.items():
                 record(
-                    session, SOURCE_REPAIRED, job.study_id, job=job.id, instance=uid,
-                    repaired=",".join(repairs.repaired), left_out=",".join(repairs.left_out),
+                    session,
+                    SOURCE_REPAIRED,
+                    job.study_id,
+                    job=job.id,
+                    instance=uid,
+                    repaired=",".join(repairs.repaired),
+                    left_out=",".join(repairs.left_out),
                     kept=",".join(repairs.kept),
-                )  # fmt: skip
+                )
 
     def _deidentified(
         self,
@@ -273,9 +296,12 @@ class ResultWriter:
         reasons: list[str] = []
         for domain, context in contexts.items():
             build = partial(
-                results.build_deidentified, sources=images.readable, result=result,
-                pseudonyms=Pseudonyms.of(key, domain), options=frozenset(retain[domain]),
-            )  # fmt: skip
+                results.build_deidentified,
+                sources=images.readable,
+                result=result,
+                pseudonyms=Pseudonyms.of(key, domain),
+                options=frozenset(retain[domain]),
+            )
             made = build(context)
             objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
             reasons += made.withheld
@@ -290,8 +316,7 @@ class ResultWriter:
     def _context(
         self,
         job: ClaimedJob,
-        pipeline: Pipeline,
-        models: tuple[ModelRef, ...],
+        by: JobPipeline,
         analysed_at: datetime,
         peers: Sequence[PeerSettings],
         *,
@@ -305,18 +330,22 @@ class ResultWriter:
         names = [peer.name for peer in peers]
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
+            installation = this_installation(session)
         known = self._peers(job, deidentified=domain is not None)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in known) else "utf8"
         )
         return ResultContext(
-            pipeline=pipeline.name,
-            pipeline_version=pipeline.version,
+            pipeline=by.name,
+            pipeline_version=by.version,
             rule=job.rule,
-            models=models,
+            models=by.models,
             analysed_at=analysed_at,
             kinds=frozenset(kind for peer in peers for kind in peer.results),
+            installation=installation,
             options=job.options,
+            region=by.region,
+            scheme=by.scheme,
             station_name=self._settings.node.station_name,
             charset=charset,
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
@@ -363,9 +392,12 @@ def _with_purged(
         purged = stored.purged(session, [uid for uid, item in objects.items() if item.data is None])
     for (analysed_at, supersedes, series), uids in purged.items():
         as_it_was = replace(
-            context, analysed_at=analysed_at, supersedes=supersedes, supersedes_series=series,
+            context,
+            analysed_at=analysed_at,
+            supersedes=supersedes,
+            supersedes_series=series,
             exists=(objects.keys() - uids).__contains__,
-        )  # fmt: skip
+        )
         objects |= {item.sop_instance_uid: item for item in build(as_it_was) if item.data is not None}
     return list(objects.values())
 

@@ -87,21 +87,29 @@ class Worker:
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
-        in_shadow = AtWork(data_dir / "at-work-in-shadow", self._owner, most, workers.memory_mib)
         self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
-        self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
-        self._shadow = Shadow(database, settings, self._pipeline, self._ahead.watched, in_shadow)
+        self._shadow = Shadow(database, settings)
+        self._ahead = Ahead(
+            database, settings, analyses, self._pipeline, self.stopping, self._at_work, self._shadow.give_way
+        )
 
     def run_forever(self) -> None:
         """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
         self.warm_up()
         self._report_ready()
+        try:
+            self._work()
+        finally:
+            self._shadow.give_way()
+
+    def _work(self) -> None:
         pause = _POLL_SECONDS
-        while not (self.stopping.is_set() or self.retiring.is_set() or self._is_spent()):
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             try:
-                if self.run_once() or self._ahead.run_once() or self._shadow.run_once():
+                if self.run_once() or self._ahead.run_once():
                     pause = _POLL_SECONDS
                 else:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
+                    self._shadow.look()
                     self.stopping.wait(pause)
                     pause = min(1.2 * pause, _IDLE_POLL_SECONDS)
             except WorkerSpent as spent:
@@ -110,14 +118,12 @@ class Worker:
                 self._database.outage.noticed(error)
                 self.stopping.wait(_PAUSE_SECONDS)
 
-    def _is_spent(self) -> bool:
-        return self._at_work.spent or self._shadow.spent
-
     def run_once(self) -> bool:
         """Claim and run one job; False when there is none."""
         job = self._queue.claim(self._owner)
         if job is None:
             return False
+        self._shadow.give_way()
         with self._heartbeat(job) as heartbeat:
             self._runner.run(job, _YieldingProgress(job, heartbeat, self._run_passing_job))
         return True
@@ -182,8 +188,8 @@ class Worker:
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
             record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
         with contextlib.suppress(BrokenPipeError):
-            said = json.dumps({"ready": True, "owner": self._owner})
-            sys.stdout.write(f"\n{said}\n")  # a line of its own, whatever a pipeline printed
+            message = json.dumps({"ready": True, "owner": self._owner})
+            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
             sys.stdout.flush()
 
     def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:

@@ -49,9 +49,9 @@ class ReadingRecord:
     def take(
         self, pipeline: Pipeline, options: Mapping[str, object], uids: Collection[str], result: PipelineResult
     ) -> PipelineResult:
-        """Store the readings of a new analysis of these images, and return the result without them.
+        """Store the texts that a new analysis read in these images; return the result without the texts.
 
-        Readings of an earlier analysis with the same pipeline and options are replaced. Raises
+        Texts of an earlier analysis with the same pipeline and options are replaced. Raises
         ConfigurationError when the site key cannot be used.
         """
         if self._keeps:
@@ -91,9 +91,13 @@ def show(
         seal = _existing_seal(settings.node.data_dir) if rows else None
         shown = [_shown(row, uid, seal) for row, uid in rows if seal is not None]
         record(
-            session, READINGS_SHOWN, study.id,
-            study=study.study_instance_uid, user=_user(), readings=len(shown),
-        )  # fmt: skip
+            session,
+            READINGS_SHOWN,
+            study.id,
+            study=study.study_instance_uid,
+            user=_user(),
+            readings=len(shown),
+        )
         if also is not None:
             also(session, study.id)
     return shown
@@ -135,7 +139,7 @@ class _Seal:
 
 
 def _analysis_sha256(pipeline: Pipeline, options: Mapping[str, object]) -> str:
-    analysis = json.dumps([pipeline.name, dict(options)], sort_keys=True, default=str)
+    analysis = json.dumps([pipeline.card.name, dict(options)], sort_keys=True, default=str)
     return hashlib.sha256(analysis.encode()).hexdigest()
 
 

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
-from ai_pipeline.errors import CardError, CleaningFailed, PixelError, ProgramFailed, ProgramStopped
+from ai_pipeline.errors import (
+    CardError,
+    CleaningFailed,
+    NoNumber,
+    PixelError,
+    ProgramFailed,
+    ProgramStopped,
+)
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
@@ -31,7 +38,7 @@ from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import Cleaning
 from dicom_node.jobs.worker.images import JobImages, open_images
 from dicom_node.jobs.worker.kept_analyses import Analyses
-from dicom_node.jobs.worker.persist import ResultWriter
+from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, Cause
@@ -48,10 +55,9 @@ _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
 @dataclass(slots=True)
 class _Attempt:
-    """How far this attempt got: which report the PACS gets when it fails depends on it."""
+    """How far this attempt got: what the report says that the PACS gets when it fails."""
 
     job: ClaimedJob
-    accepted: bool = False
     pipeline: Pipeline | None = None
     images: JobImages = field(default_factory=JobImages)
     refused: tuple[Refusal, ...] = ()  # by the pipeline; counted when the job ends
@@ -65,7 +71,7 @@ class _Failed(Exception):
         self.cause = cause
 
 
-_FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
+_FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
 
 
 class JobRunner:
@@ -97,7 +103,7 @@ class JobRunner:
         ``report`` may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached: so a job is stopped.
         After a job that took all memory (``AtWork.spent``) this process shall end.
         """
-        attempt = _Attempt(job, accepted=job.accepted)
+        attempt = _Attempt(job)
         self._at_work.last_try = self._queue.is_last_try(job)
         try:
             try:
@@ -158,25 +164,24 @@ class JobRunner:
 
     def _try(self, attempt: _Attempt, report: Progress) -> None:
         job = attempt.job
-        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
-        self._check_destinations(job)
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
+        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        self._check_destinations(job)
         if job.gives_up:
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
-            attempt.accepted = True  # not refused as out of scope: the PACS gets a report
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
             raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
         verdict = self._accepts(attempt, pipeline)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
+            if faults := attempt.images.faults:  # of these the pipeline said nothing: the PACS gets a report
+                raise _Failed("; ".join(dict.fromkeys(faults.values())), Cause.FORMAT)
             self._refuse(attempt, verdict.reason)
             return
-        attempt.accepted = True
         attempt.images = images = attempt.images.only(verdict.source_uids)
-        self._queue.accept(job)
         report(_ACCEPTED, "analysing")
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
@@ -185,11 +190,7 @@ class JobRunner:
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
-        try:
-            acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
-        except PixelError:
-            attempt.accepted = True  # not refused as out of scope: the PACS gets a report
-            raise
+        acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
         self._leave_out(attempt, acceptance.faults)
         return acceptance.verdict
 
@@ -206,7 +207,6 @@ class JobRunner:
         """These images cannot be analysed; the others of the study are."""
         if not faults:
             return
-        attempt.accepted = True  # not refused as out of scope: the PACS gets a report
         attempt.images = attempt.images.without(faults)
         with self._database.write() as session:
             for uid, reason in faults.items():
@@ -222,23 +222,33 @@ class JobRunner:
             self._results.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
-        """Fail for good: an accepted study gets a report that says so, unless it had a result before."""
-        if attempt.accepted and attempt.job.analysed_at is None:
+        """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
+        if attempt.job.analysed_at is None:
             self._report_failure(attempt, JobState.FAILED, reason, cause)
         else:
             self._results.end(attempt.job, JobState.FAILED, reason)
 
     def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
+        """Write the report that the AI did not run. What memory an image has left may not do for it: then
+        another process writes it."""
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
+        if self._at_work.spent and self._queue.may_be_tried_again(job):
+            self._queue.retry_at(job, utc_now(), reason)
+            return
+        known = attempt.images.all or attempt.images.unopened
+        if not known:  # nothing says whose study it is
+            self._results.end(job, state, reason, refused)
+            return
+        by = JobPipeline.from_pipeline(attempt.pipeline) if attempt.pipeline else JobPipeline(job.pipeline)
         try:
-            if attempt.pipeline is None or not attempt.images.all:
-                self._results.end(job, state, reason, refused)
-                return
-            images = attempt.images
-            self._results.write_failure(job, attempt.pipeline, images, state, reason, cause, refused)
+            self._results.write_failure(job, by, known, state, reason, cause, refused)
         except (LeaseLost, JobCancelled, StoreAway):
             raise
         except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent and self._queue.may_be_tried_again(job):
+                self._queue.retry_at(job, utc_now(), reason)
+                return
             _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
             self._results.end(job, state, reason, refused)
 
@@ -261,8 +271,10 @@ def _sentence(error: BaseException) -> str:
     """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
     if isinstance(error, DecodedDifferently):
         return f"a text of the object cannot be decoded ({error})"
-    if isinstance(error, (NodeError, PixelError, CleaningFailed, ProgramFailed, _Failed)):
+    if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, _Failed)):
         return str(error)
+    if lacks_memory(error):
+        return "the analysis takes more memory than workers.memory_mib allows"
     return f"{type(error).__name__} in the pipeline"
 
 
@@ -279,7 +291,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Caus
     ((PixelError, DecodedDifferently), Cause.FORMAT),
     (CleaningFailed, Cause.QUALITY),
     ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
-    ((CardError, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+    ((CardError, NoNumber, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
 )
 
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import contract
-from ai_pipeline.contract import Code, Decision, Finding
+from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ReaderVerdict
@@ -55,11 +55,13 @@ ACQUISITION_EQUIPMENT: Final = DicomCode("109101", "DCM", "Acquisition Equipment
 DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
 # PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
 PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
-SMOOTHING: Final = DicomCode("113087", "DCM", "Smoothing")  # PS3.16 CID 7203
 SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603
 TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")  # PS3.16 TID 1602
+
+FETUS: Final = DicomCode("121026", "DCM", "Fetus")  # PS3.16 CID 271
+SUBJECT_ID: Final = DicomCode("121030", "DCM", "Subject ID")  # PS3.16 TID 1008
 
 # PS3.16 CID 100, which has nothing for ultrasound but this
 IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")
@@ -89,6 +91,7 @@ FORMER_REGIONS: Final[Mapping[str, DicomCode]] = MappingProxyType(
         "816092008": DicomCode("12921003", "SCT", "Pelvis"),
     }
 )
+ENTIRE_BODY: Final = DicomCode("38266002", "SCT", "Entire body")  # PS3.16 CID 4031
 # PS3.16 CID 4031, members that came later and have no former code
 NEW_REGIONS: Final = frozenset(
     {
@@ -119,9 +122,6 @@ MEASURED: Final = DicomCode("MEASURED", SCHEME, "Measured by AI, nothing else as
 NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
 NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
 BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
-CARDIOTHORACIC_RATIO: Final = DicomCode(
-    contract.CARDIOTHORACIC_RATIO.value, SCHEME, contract.CARDIOTHORACIC_RATIO.meaning
-)
 BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
 AI_MEASUREMENT: Final = DicomCode("AIMEASUREMENT", SCHEME, "Measurement by AI, to be checked")
 READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
@@ -138,18 +138,24 @@ ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
 )
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
-    BURNED_IN, BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
+    BURNED_IN, BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE,
     ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
 )  # fmt: skip
 
 
-def coding_schemes() -> list[CodingSchemeIdentificationItem]:
-    """Coding Scheme Identification Sequence (0008,0110): what the private designator stands for."""
+def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
+    """Coding Scheme Identification Sequence (0008,0110): what our private designator stands for, and that of
+    a pipeline."""
     scheme = CodingSchemeIdentificationItem(
         SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
     )
     scheme.CodingSchemeUID = SCHEME_UID  # highdicom writes it only with a registry, and ours is in none
-    return [scheme]
+    if further is None:
+        return [scheme]
+    theirs = CodingSchemeIdentificationItem(
+        further.designator, name=further.name, responsible_organization=further.organization
+    )
+    return [scheme, theirs]
 
 
 def coded(code: Code) -> CodedConcept:

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
-from ai_pipeline.contract import ModelRef, PipelineResult, SourceImage
+from ai_pipeline.contract import Code, CodingScheme, ModelRef, PipelineResult, SourceImage
+from dicom_node.dicom.own_objects import Installation
 from dicom_node.model.kinds import ResultKind
 
 
@@ -44,6 +45,8 @@ class ResultContext:
 
     ``analysed_at`` is aware and drawn once per job: every time in every object is this one. ``kinds`` is the
     union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the source.
+    ``region``: what the pipeline is made for (CID 4031), None where that is no one part of the body.
+    ``scheme``: what the designator of the pipeline's private codes stands for, None without any of its own.
     ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is the SOP
     Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance UID
     (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether that
@@ -56,7 +59,10 @@ class ResultContext:
     models: tuple[ModelRef, ...]
     analysed_at: datetime
     kinds: frozenset[ResultKind]
+    installation: Installation
     options: Mapping[str, object] = field(default_factory=dict)
+    region: Code | None = None
+    scheme: CodingScheme | None = None
     station_name: str = ""
     charset: Literal["utf8", "source"] = "utf8"
     burned_in_boxes: bool = False

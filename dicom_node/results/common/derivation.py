@@ -8,9 +8,11 @@ from typing import Final
 
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import UID
 
+from ai_pipeline.images.numbers import decimal, value_of, whole_of
 from dicom_node.results.common.concepts import SOURCE_FOR_PROCESSING
 from dicom_node.results.common.source import Source
 
@@ -76,8 +78,11 @@ def copy_aspect(picture: Dataset, source: Source) -> None:
 
 def _spacing(source: Source) -> tuple[float, ...]:
     """Pixel Spacing, empty where there is none. One of 0 (seen in CR) is none."""
-    spacing = tuple(float(one) for one in source.header.get("PixelSpacing") or ())
-    return spacing if len(spacing) == 2 and min(spacing) > 0 else ()
+    spacing = value_of(source.header, "PixelSpacing")
+    if not isinstance(spacing, MultiValue) or len(spacing) != 2:
+        return ()
+    numbers = tuple(decimal(one) or 0.0 for one in spacing)
+    return numbers if min(numbers) > 0 else ()
 
 
 def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
@@ -108,8 +113,8 @@ def _measured_ratio(source: Source) -> float | None:
     if _syntax(source) not in _LOSSY_METHODS:
         return None
     header = source.header
-    samples = source.rows * source.columns * source.frames * int(header.get("SamplesPerPixel") or 1)
-    size = samples * int(header.get("BitsAllocated") or 8) // 8
+    samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
+    size = samples * whole_of(header, "BitsAllocated", 8) // 8
     return round(size / source.stored.path.stat().st_size, 2)
 
 

@@ -19,7 +19,7 @@ from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import coding_schemes
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
+from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
 from dicom_node.results.common.identity import series_uid
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.times import dicom_date, dicom_time
@@ -71,7 +71,7 @@ def header_arguments(
         "contributing_equipment": contributing_equipment(context, offset, kind),
         "transfer_syntax_uid": ExplicitVRLittleEndian,
         "specific_character_set": UTF8,
-        "coding_schemes": coding_schemes(),
+        "coding_schemes": coding_schemes(context.scheme),
     }
 
 
@@ -155,7 +155,7 @@ def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> N
             setattr(dataset, f"{prefix}Time", time)
     if "DateOfSecondaryCapture" in dataset:
         dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
-    freeze(dataset, context, offset)
+    finish(dataset, context, offset)
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:

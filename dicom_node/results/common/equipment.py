@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.contract import Finding, ModelRef
-from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import (
     ACQUISITION_EQUIPMENT,
@@ -27,6 +27,7 @@ from dicom_node.results.common.concepts import (
     PROCESSING_EQUIPMENT,
 )
 from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.fetus import subject_context
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid
 from dicom_node.results.common.times import dicom_datetime
 
@@ -39,7 +40,7 @@ def general_equipment(context: ResultContext) -> dict[str, Any]:
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
         "software_versions": software_versions(context),
-        "device_serial_number": context.station_name[:64] or "none",
+        "device_serial_number": context.installation.serial_number,
     }
 
 
@@ -51,7 +52,7 @@ def software_versions(context: ResultContext) -> list[str]:
 def contributing_equipment(
     context: ResultContext, offset: str, kind: ResultKind
 ) -> list[ContributingEquipment]:
-    """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1).
+    """One item for the installation, and one for each of its models (IHE AIR 6.5.3.1).
 
     ``offset`` is that of ``envelope.offset_of``. Purposes are of CID 7005.
     On a cleaned image a second one for the node, which changed the source's pixels.
@@ -65,7 +66,7 @@ def contributing_equipment(
         item = _item(
             context, offset, model.id[:64], [model.version[:64]], "AI model: inference", PROCESSING_EQUIPMENT
         )
-        item.DeviceUID = model_device_uid(model)
+        item.DeviceUID = model_device_uid(context, model)
         items.append(item)
     return items
 
@@ -86,27 +87,33 @@ def acquisition_equipment(header: Dataset) -> Dataset:
     return item
 
 
-def freeze(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Give highdicom's own item our time: it stamps the present one, so two builds would differ."""
+def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """What highdicom's constructors do not take, and our time in its own item, where it stamps the present
+    one: two builds would differ."""
+    dataset.DeviceUID = context.installation.device_uid
     for item in dataset.ContributingEquipmentSequence:
         if item.get("ManufacturerModelName") == _HIGHDICOM:
             item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
 
 
-def observation_context(context: ResultContext) -> ObservationContext:
-    """TID 1001 with a device observer (TID 1004): no person has looked at this."""
+def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
+    """TID 1001 with a device observer (TID 1004): no person has looked at this. ``fetus``: which is the
+    subject, "" for the patient."""
     device = DeviceObserverIdentifyingAttributes(
         uid=observer_uid(context),
         name=context.station_name or MODEL_NAME,
         manufacturer_name=MANUFACTURER,
         model_name=MODEL_NAME,
-        serial_number=context.station_name or "none",
+        serial_number=context.installation.serial_number,
     )
-    return ObservationContext(
+    observed = ObservationContext(
         observer_device_context=ObserverContext(
             observer_type=codes.DCM.Device, observer_identifying_attributes=device
         )
     )
+    if fetus:
+        observed.extend(subject_context(fetus))
+    return observed
 
 
 def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
@@ -119,7 +126,7 @@ def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdent
 
 def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
     item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
-    item.DeviceUID = DEVICE_UID
+    item.DeviceUID = context.installation.device_uid
     return item
 
 
@@ -131,6 +138,7 @@ def _item(
         purpose_of_reference=purpose,
         manufacturer_model_name=name,
         software_versions=versions,
+        device_serial_number=context.installation.serial_number,
         station_name=context.station_name[:16] or None,
         contribution_datetime=dicom_datetime(context.analysed_at, offset),
         contribution_description=what,

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from ai_pipeline.contract import ModelRef
-from dicom_node.dicom.own_objects import DEVICE_UID
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "3"
+BUILDER_VERSION: Final = "4"
 
 
 def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Source], *parts: str) -> str:
@@ -37,20 +36,29 @@ def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
     return derived_uid("tracking", *_shaping(context), source.study_uid, *_source_parts(source), *parts)
 
 
-def model_device_uid(model: ModelRef) -> str:
-    """Device UID of a model: another for other weights and another card (IHE AIR 6.5.3.1)."""
-    return derived_uid("model", *_model_parts(model))
+def document_uid(context: ResultContext, what: str, *parts: str) -> str:
+    """SOP Instance UID of what a person says of results: an assessment, a rejection note."""
+    return derived_uid(what, *_shaping(context), *parts)
+
+
+def model_device_uid(context: ResultContext, model: ModelRef) -> str:
+    """Device UID of a model in this installation: another for other weights or card (IHE AIR 6.5.3.1)."""
+    return derived_uid("model", context.installation.device_uid, *_model_parts(model))
 
 
 def observer_uid(context: ResultContext) -> str:
-    """Device UID of the whole: the node with these models."""
-    return derived_uid("observer", DEVICE_UID, *_shaping(context))
+    """Device Observer UID (121012, DCM): this installation with this pipeline and its models."""
+    return derived_uid("observer", context.installation.device_uid, *_program(context))
 
 
 def _shaping(context: ResultContext) -> tuple[str, ...]:
     options = json.dumps(dict(context.options), sort_keys=True, default=str, ensure_ascii=True)
+    return BUILDER_VERSION, context.installation.device_uid, options, context.charset, *_program(context)
+
+
+def _program(context: ResultContext) -> tuple[str, ...]:
     models = [part for model in context.models for part in _model_parts(model)]
-    return (BUILDER_VERSION, context.pipeline, context.pipeline_version, options, context.charset, *models)
+    return context.pipeline, context.pipeline_version, *models
 
 
 def _model_parts(model: ModelRef) -> tuple[str, str, str, str]:
@@ -59,3 +67,26 @@ def _model_parts(model: ModelRef) -> tuple[str, str, str, str]:
 
 def _source_parts(source: Source) -> tuple[str, str, str]:
     return (source.uid, source.stored.pixels_sha256, source.stored.identity_sha256)
+
+
+def described(
+    context: ResultContext,
+    kind: ResultKind,
+    sop_class_uid: str,
+    sources: Sequence[Source],
+    parts: tuple[str, ...] = (),
+    series_parts: tuple[str, ...] = (),
+) -> BuiltObject:
+    """An object without its bytes: its UIDs are known before, so that one that exists is not built again.
+
+    ``parts`` and ``series_parts`` tell apart several objects, or series, of one kind.
+    """
+    return BuiltObject(
+        kind=kind,
+        sop_instance_uid=object_uid(context, kind, sources, *parts),
+        sop_class_uid=str(sop_class_uid),
+        series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
+        supersedes=context.supersedes if kind is ResultKind.SR else "",
+        data=None,
+        burned_in_boxes=context.burned_in_boxes,
+    )

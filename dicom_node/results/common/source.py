@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
-    get_iod_module_map,
-    get_sop_class_iod_map,
-    is_attribute_in_iod,
-)
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
+from ai_pipeline.images.numbers import value_of, whole_of
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
 from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.errors import ResultRefused
+from dicom_node.results.common import iods
 from dicom_node.results.common.context import SourceObject
 
 _IMAGE_KEYWORDS: Final = (
@@ -115,8 +113,7 @@ class Source:
     @property
     def number(self) -> int:
         """Instance Number (0020,0013), 1 where the image has none: our picture of image 7 is number 7."""
-        number = self.header.get("InstanceNumber")
-        return int(number) if number is not None and int(number) > 0 else 1
+        return whole_of(self.header, "InstanceNumber", 1, least=1)
 
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
@@ -137,7 +134,9 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
 
 
 def _patient(source: Source) -> Patient:
-    return Patient.of(*(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT)))
+    return Patient.from_values(
+        *(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT))
+    )
 
 
 def _share_patient(sources: Sequence[Source]) -> None:
@@ -178,19 +177,36 @@ def _stand_in(header: Dataset, frames: int) -> Dataset:
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
         setattr(stand_in, keyword, header[keyword].value)
     for keyword in (
-        "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-        "StudyDate", "StudyTime", "ReferringPhysicianName",
-    ):  # fmt: skip
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "ReferringPhysicianName",
+    ):
         setattr(stand_in, keyword, None)
     for keyword in (
-        "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation", "BitsAllocated", "BitsStored",
-        "PatientOrientation", "ImagerPixelSpacing", "Manufacturer", "ManufacturerModelName",
-        "DeviceSerialNumber", "SoftwareVersions", "StationName", "InstitutionName",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PixelRepresentation",
+        "BitsAllocated",
+        "BitsStored",
+        "PatientOrientation",
+        "ImagerPixelSpacing",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "DeviceSerialNumber",
+        "SoftwareVersions",
+        "StationName",
+        "InstitutionName",
         "InstitutionalDepartmentName",
-    ):  # fmt: skip
+    ):
         if header.get(keyword) not in (None, ""):
             setattr(stand_in, keyword, header[keyword].value)
-    if is_attribute_in_iod("NumberOfFrames", stand_in.SOPClassUID):
+    if iods.has_frames(stand_in.SOPClassUID):
         stand_in.NumberOfFrames = frames
     stand_in.Modality = _modality_for_highdicom(header)
     return stand_in
@@ -198,12 +214,11 @@ def _stand_in(header: Dataset, frames: int) -> Dataset:
 
 def _class_for_highdicom(header: Dataset, frames: int) -> str:
     sop_class_uid = str(header.SOPClassUID)
-    known: dict[str, Any] = get_sop_class_iod_map()
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
-    if found in SECONDARY_CAPTURES or known.get(found) not in get_iod_module_map():
+    if found in SECONDARY_CAPTURES or not iods.is_known(found):
         still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
         return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
-    if frames > 1 and not is_attribute_in_iod("NumberOfFrames", found):
+    if frames > 1 and not iods.has_frames(found):
         # Cines under the single-frame class are common in old ultrasound.
         return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME
     return found
@@ -216,5 +231,6 @@ def _modality_for_highdicom(header: Dataset) -> str:
     those are announced as what has no further descriptors.
     """
     modality = str(header.get("Modality") or "OT")
-    described = all(len(header.get(word) or ()) == 2 for word in ("PatientOrientation", "ImagerPixelSpacing"))
+    given = (value_of(header, word) for word in ("PatientOrientation", "ImagerPixelSpacing"))
+    described = all(isinstance(values, MultiValue) and len(values) == 2 for values in given)
     return modality if described and modality in {"CR", "DX", "MG"} else "OT"

@@ -20,7 +20,7 @@ from pydicom.uid import UID
 
 from dicom_node.dicom import walk
 from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.own_objects import DEVICE_UID
+from dicom_node.dicom.own_objects import NO_INSTALLATION
 from dicom_node.model.deidentified import Retained
 from dicom_node.results.common.source import Source
 from dicom_node.results.deidentify.profile import DUMMY_DATE
@@ -69,25 +69,26 @@ class KnownIdentity:
     _uids: frozenset[str] = field(repr=False)
 
     @classmethod
-    def of(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
-        """Of the files of these sources, and of their headers as they were decoded for results.
+    def from_sources(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
+        """The values in the files of these sources and in their decoded headers.
 
-        Without what ``options`` retain on purpose.
+        Values that ``options`` retain on purpose are left out.
         """
-        kept = {keyword for option in options for keyword in KEYWORDS[option]}
+        retained = {keyword for option in options for keyword in KEYWORDS[option]}
         found = _Found()
         for source in sources:
             with quiet_pydicom():
                 whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
                 for dataset in (whole, source.header):
                     for keyword, vr, value in _values(dataset):
-                        if vr == "DA" or keyword not in kept:  # a date is shifted: the true one still tells
+                        # A retained date is shifted: the true date still identifies.
+                        if vr == "DA" or keyword not in retained:
                             found.note(keyword, vr, value)
         return cls(
             frozenset(found.phrases),
             frozenset(found.places - found.phrases),
             frozenset(found.parts),
-            frozenset(found.uids - {DEVICE_UID}),
+            frozenset(found.uids - {NO_INSTALLATION.device_uid}),
         )
 
     def found_in(

@@ -16,11 +16,6 @@ from functools import cache
 from typing import Any, Final
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
-from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
-    get_iod_module_map,
-    get_module_attribute_map,
-    get_sop_class_iod_map,
-)
 from highdicom.sr import CodedConcept
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -31,6 +26,7 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common import iods
 from dicom_node.results.deidentify.retained import KEYWORDS
 
 EDITION: Final = "2026c"
@@ -50,13 +46,13 @@ _DUMMIES: Final = {
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
 _CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
 
-# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, conclusion,
-# comment.
+# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
+# conclusion, comment.
 _CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
 _TEXTS_OF_OURS: Final = frozenset(
     {
         "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
-        "121077", "121106",
+        "121030", "121077", "121106",
     }
 )  # fmt: skip
 OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")
@@ -195,14 +191,7 @@ def _actions() -> dict[int, Action]:
 def _types(sop_class_uid: str) -> dict[tuple[Place, str], str]:
     """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
     found: dict[tuple[Place, str], str] = {}
-    for place, keyword, kind in _attributes(sop_class_uid):
-        found[place, keyword] = min(kind, found.get((place, keyword), "3"))
+    for module in iods.mandatory_modules(sop_class_uid):
+        for place, keyword, kind in iods.attributes(module):
+            found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
-
-
-def _attributes(sop_class_uid: str) -> Iterator[tuple[Place, str, str]]:
-    attributes = get_module_attribute_map()
-    for module in get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]:
-        if module["usage"] == "M":
-            for item in attributes[module["key"]]:
-                yield tuple(item["path"]), item["keyword"], item["type"]

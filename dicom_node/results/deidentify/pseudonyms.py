@@ -32,9 +32,9 @@ class Pseudonyms:
 
     @classmethod
     def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
-        """Those of a site, for destinations of one pseudonym domain; "": of those without a domain.
+        """The pseudonyms of a site for destinations of one pseudonym ``domain``; "": no domain.
 
-        A name of a domain has neither a blank nor a colon: no two purposes are the same.
+        The name of a domain has neither a blank nor a colon, so no two purposes of derived keys are the same.
         """
         purpose = f"de-identification for {domain}" if domain else "de-identification"
         uids, patients, digests, dates = (
@@ -61,9 +61,9 @@ class Pseudonyms:
         return PREFIX + text[:_CHARACTERS]
 
     def days_earlier(self, patient: str) -> int:
-        """By how many days the dates of a patient (by the pseudonym) are moved: one to eleven years.
+        """The days by which the dates of a patient (by the pseudonym) are moved: one to eleven years.
 
-        The same for all dates of one patient, so that what lies between them stays.
+        All dates of one patient move by the same number of days, so that intervals do not change.
         """
         return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
 

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 
+from ai_pipeline.images.numbers import decimal
 from dicom_node.model.deidentified import Retained
 
 KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
@@ -77,7 +78,10 @@ def known_words(text: str) -> str:
 
 @cache
 def _known() -> frozenset[str]:
-    """Of code meanings the first word and those in lower case: others are people (circle of Willis)."""
+    """The known words of code meanings: the first word of each and words in lower case.
+
+    Other words with a capital are names of people (circle of Willis).
+    """
     contexts = (codes.cid4, codes.cid4031, codes.cid244)
     meanings = [getattr(context, name).meaning for context in contexts for name in context.dir()]
     words = [re.findall(r"[^\W\d_]+(?:'s)?", meaning) for meaning in meanings]
@@ -96,10 +100,8 @@ def _earlier(text: str, days: int) -> str:
 
 def _number(value: object) -> float:
     """A DS of one value; not a number for what is none."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")
+    number = decimal(value)
+    return float("nan") if number is None else number
 
 
 def _age(text: str) -> str:

@@ -14,13 +14,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from highdicom._standard_utils import get_anatomic_region_map  # pinned below 0.29
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from ai_pipeline.contract import DerivedImage, PipelineResult
 from dicom_node.model.deidentified import Retained
+from dicom_node.results.common import iods
 from dicom_node.results.common.envelope import UTF8
 from dicom_node.results.common.source import Source, source_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
@@ -97,7 +97,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     for keyword, allowed in _TERMS.items():
         if keyword in given and _is_term(given[keyword], allowed):
             header[keyword] = deepcopy(given[keyword])
-    if str(given.get("BodyPartExamined") or "").upper() in get_anatomic_region_map():
+    if iods.region(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
     header.file_meta = FileMetaDataset()
@@ -186,7 +186,7 @@ def _as_numbers(item: Dataset) -> None:
 
 
 def _are_numbers(element: DataElement) -> bool:
-    """By the VR that the dictionary gives, and by what stands there; no bytes, which may be anything."""
+    """Whether the dictionary's VR and the value are numeric; bytes are not, as they may be anything."""
     values = element.value if element.VM > 1 else [element.value]
     return (
         element.VR in dictionary_VR(element.tag).split(" or ")

@@ -26,17 +26,21 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import measurement_text, nothing_shown, said_everywhere, says_nothing
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import copy_present
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.located_findings import LocatedFinding, located_findings, of_source, outline
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked_measurements import (
+from dicom_node.results.common.tracked import (
     LINE,
+    LocatedFinding,
     TrackedMeasurement,
+    located_findings,
+    of_source,
+    outline,
     tracked_measurements,
 )
 
@@ -168,8 +172,8 @@ def _annotations(
     listed = [one.text for one in located if one.region is None]
     if says_nothing((one.finding for one in located), mine, measurements):
         listed.append(nothing_shown(mine, notes))
-    said = [*listed, *said_everywhere(notes)]
-    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, said)))
+    lines = [*listed, *said_everywhere(notes)]
+    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, lines)))
     return annotations
 
 
@@ -296,8 +300,8 @@ def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
         lut = hd.ModalityLUT(lut_type=kind, **_table(source, tables[0]))
         return hd.ModalityLUTTransformation(modality_lut=_with_depth(lut, tables[0]))
     return hd.ModalityLUTTransformation(
-        rescale_intercept=float(header.get("RescaleIntercept") or 0),
-        rescale_slope=float(header.get("RescaleSlope") or 1),
+        rescale_intercept=decimal_of(header, "RescaleIntercept", 0.0),
+        rescale_slope=decimal_of(header, "RescaleSlope", 0.0) or 1.0,
         rescale_type=str(header.get("RescaleType") or "US"),
     )
 
@@ -308,7 +312,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
     luts = [
         _with_depth(hd.VOILUT(**_table(source, table)), table) for table in header.get("VOILUTSequence") or []
     ]
-    centres, widths = _values(header.get("WindowCenter")), _values(header.get("WindowWidth"))
+    centres, widths = (_decimals(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
     # PS3.3 C.11.2.1.2.1: a width is at least 1; some images hold 0 for "none".
     if not centres or len(centres) != len(widths) or widths[0] <= 0:
         return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
@@ -330,8 +334,8 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
         return SoftcopyVOILUTTransformation(window_center=width / 2, window_width=width)
     bits = int(source.header.BitsStored)
     lowest = -(2 ** (bits - 1)) if source.header.get("PixelRepresentation") else 0
-    slope = float(source.header.get("RescaleSlope") or 1)
-    centre = (lowest + 2 ** (bits - 1)) * slope + float(source.header.get("RescaleIntercept") or 0)
+    slope = decimal_of(source.header, "RescaleSlope", 0.0) or 1.0
+    centre = (lowest + 2 ** (bits - 1)) * slope + decimal_of(source.header, "RescaleIntercept", 0.0)
     return SoftcopyVOILUTTransformation(window_center=centre, window_width=max(2**bits * abs(slope), 1.0))
 
 
@@ -339,6 +343,12 @@ def _values(value: Any) -> tuple[Any, ...]:
     if value in (None, ""):
         return ()
     return tuple(value) if isinstance(value, MultiValue | list) else (value,)
+
+
+def _decimals(value: Any) -> tuple[Any, ...]:
+    """All of them, as they were written; none where one is no number."""
+    values = _values(value)
+    return values if all(decimal(one) is not None for one in values) else ()
 
 
 def _table(source: Source, table: Dataset) -> dict[str, Any]:

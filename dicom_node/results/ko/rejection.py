@@ -11,6 +11,7 @@ from typing import Final
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from highdicom.sr import (
+    ContentSequence,
     DeviceObserverIdentifyingAttributes,
     ObserverContext,
 )
@@ -22,12 +23,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME, Installation
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, series_description
-from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
+from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
+from dicom_node.results.common.fetus import fetus_of_reports, subject_context
+from dicom_node.results.common.identity import document_uid, observer_uid
 from dicom_node.results.common.times import dicom_date, dicom_time
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
@@ -38,7 +41,12 @@ _TITLES: Final[Mapping[RejectionReason, Code]] = {
 
 
 def build_rejection(
-    withdrawn: Sequence[Path], reason: RejectionReason, because: str, at: datetime, station: str
+    withdrawn: Sequence[Path],
+    reason: RejectionReason,
+    because: str,
+    at: datetime,
+    station: str,
+    installation: Installation,
 ) -> BuiltObject:
     """The note on these results of one study, by files; ``because``: its Key Object Description (TID 2010).
 
@@ -47,24 +55,36 @@ def build_rejection(
     with quiet_pydicom():
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
     context = ResultContext(
-        pipeline="withdrawal", pipeline_version="1", rule="", models=(), analysed_at=at, kinds=frozenset(),
+        pipeline="withdrawal",
+        pipeline_version="1",
+        rule="",
+        models=(),
+        analysed_at=at,
+        kinds=frozenset(),
+        installation=installation,
         station_name=station,
-    )  # fmt: skip
+    )
     first = objects[0]
     offset = str(first.get("TimezoneOffsetFromUTC") or "")
     parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
     content = KeyObjectSelection(
         document_title=_TITLES[reason],
         referenced_objects=objects,
-        observer_device_context=_observer(station),
+        observer_device_context=_observer(context),
         description=because,
     )
+    if fetus := fetus_of_reports(objects):
+        by_relationship = sorted(
+            [*content[0].ContentSequence, *subject_context(fetus)],
+            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+        )
+        content[0].ContentSequence = ContentSequence(by_relationship)
     note = KeyObjectSelectionDocument(
         evidence=objects,
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
         series_number=SERIES_NUMBERS[ResultKind.REJECTION],
-        sop_instance_uid=derived_uid("rejection", *parts),
+        sop_instance_uid=document_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         contributing_equipment=contributing_equipment(context, offset, ResultKind.REJECTION),
@@ -78,15 +98,19 @@ def build_rejection(
     for prefix in ("InstanceCreation", "Content"):
         setattr(note, f"{prefix}Date", dicom_date(at, offset))
         setattr(note, f"{prefix}Time", dicom_time(at, offset))
-    freeze(note, context, offset)
+    finish(note, context, offset)
     note.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     note.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return _built(note)
 
 
-def _observer(station: str) -> ObserverContext:
+def _observer(context: ResultContext) -> ObserverContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=DEVICE_UID, name=station, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME
+        uid=observer_uid(context),
+        name=context.station_name,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=context.installation.serial_number,
     )
     return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 

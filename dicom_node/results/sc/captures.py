@@ -29,10 +29,11 @@ from dicom_node.results.common.derivation import (
     set_orientation,
 )
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.located_findings import located_findings, of_source, ranked, tracked
 from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import located_findings, of_source, ranked, tracked
 
 Picture = npt.NDArray[np.uint8]
+_SMALL = (512, 512)  # rows and columns of the words on an image that is too large to be decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,9 @@ def build_heatmap(
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
     """A black picture of the image's size with the text that the AI did not run, and the reason: the image
-    may not decode, and what is burned in was not removed."""
-    display = np.zeros((source.rows, source.columns), np.uint8)
+    may not decode, and what is burned in was not removed. Of one that its header refuses it is small."""
+    opened = source.stored.image.header.rows > 0
+    display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
     return _picture(
         context, source, _Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid

@@ -18,10 +18,12 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ai_pipeline.contract import DerivedImage, ImageKind, PixelArray
+from ai_pipeline.contract import DerivedImage, PixelArray
+from ai_pipeline.images.numbers import decimal_of
+from ai_pipeline.terms import shown_term
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import PIXEL_MASK, SMOOTHING
+from dicom_node.results.common.concepts import PIXEL_MASK, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import (
     ORIENTATION_FOR_HIGHDICOM,
@@ -39,8 +41,6 @@ from dicom_node.results.common.envelope import (
 )
 from dicom_node.results.common.source import Source
 
-DESPECKLED_SERIES: Final = "despeckled"
-"""What tells the series of cleaned images with less speckle from that of cleaned ones."""
 _FRAME_TIME: Final = 0x00181063
 _FRAME_TIME_VECTOR: Final = 0x00181065
 _PAGE_NUMBER_VECTOR: Final = 0x00182001
@@ -56,7 +56,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source, or that with less speckle in a series of its own.
+    """The cleaned picture of one source, or that which was processed further, in a series of its own.
 
     Raises ResultRefused unless it was verified.
 
@@ -67,8 +67,7 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = _checked(source, image)
-    despeckled = image.kind is ImageKind.DESPECKLED
-    series = (modality_of(source), *([DESPECKLED_SERIES] if despeckled else []))
+    series = series_parts(source, image)
     arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
@@ -76,16 +75,16 @@ def build_cleaned(
         picture = CleanedCine(frames, image.photometric, source, arguments)
     # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
     picture.Modality = modality_of(source)
-    codes = (PIXEL_MASK, SMOOTHING) if despeckled else (PIXEL_MASK,)
-    describe_derivation(picture, source, _told(image, context, source.stored.by_hand), *codes)
+    codes = (PIXEL_MASK, *([coded(image.processing.code)] if image.processing else []))
+    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *codes)
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
     everywhere = np.ones((source.rows, source.columns), np.bool_)
     _calibrate(picture, source, filled(source, mask) if mask else everywhere)
     whole = complete(picture, context, ResultKind.CLEANED, [source])
-    if despeckled:
-        name = "AI cleaned, less speckle"
+    if image.processing:
+        name = f"AI cleaned, {image.processing.title}"
         whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
     return whole
 
@@ -127,11 +126,11 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
     return bool(lies_inside and not changed[top : bottom + 1, left : right + 1].any())
 
 
-def _told(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
+def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
-    if image.kind is ImageKind.DESPECKLED:
+    if image.processing:
         ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
-        what = f"AI: {image.description} by {ours}, not for measurement of texture"
+        what = f"AI: {image.description} by {ours}, {image.processing.caution}"
         return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     marked = f" {by_hand}." if by_hand else ""
@@ -145,6 +144,11 @@ def cleaned_class(source: Source, image: DerivedImage) -> str:
     """SOP class of the cleaned image."""
     frames = _checked(source, image)
     return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
+
+
+def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
+    """What tells the series of such a picture from the others of the study."""
+    return (modality_of(source), *([image.name] if image.processing else []))
 
 
 def modality_of(source: Source) -> str:
@@ -242,7 +246,8 @@ def _checked(source: Source, image: DerivedImage) -> PixelArray:
     if colour and frames.dtype != np.uint8:
         raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
     if not colour and image.photometric != source.photometric:
-        raise ResultRefused(f"a cleaned {source.photometric} image cannot be {image.photometric}")
+        was = shown_term("PhotometricInterpretation", source.photometric)
+        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
     if frames.dtype.kind not in "iu" or frames.dtype.itemsize > 2:
         raise ResultRefused(f"samples of type {frames.dtype} cannot be stored in a secondary capture")
     return frames
@@ -281,7 +286,8 @@ def _describe_grey_cine(picture: Dataset, source: Source) -> None:
 
 def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
     """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
-    rate = source.header.get("CineRate") or source.header.get("RecommendedDisplayFrameRate")
+    rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
+    rate = next((one for one in rates if one > 0), 0.0)
     if source.header.get("FrameTimeVector"):
         picture.FrameIncrementPointer = _FRAME_TIME_VECTOR
         copy_present(picture, source, "FrameTimeVector")
@@ -290,7 +296,7 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
         copy_present(picture, source, "FrameTime")
     elif rate:
         picture.FrameIncrementPointer = _FRAME_TIME
-        picture.FrameTime = f"{1000 / float(rate):.4f}"  # milliseconds
+        picture.FrameTime = f"{1000 / rate:.4f}"  # milliseconds
     else:
         picture.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
         picture.PageNumberVector = list(range(1, frames + 1))

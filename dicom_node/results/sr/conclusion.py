@@ -11,8 +11,8 @@ from typing import Final
 from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
 from ai_pipeline.images.render import CATEGORIES, UNSURE, assesses
 from dicom_node.results.common.context import NOT_HERE
-from dicom_node.results.common.located_findings import of_source, ranked
 from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import of_source, ranked
 
 _DECIDED: Final = {
     Decision.PRESENT: "present",
@@ -56,13 +56,16 @@ def is_unsure(source: Source, result: PipelineResult) -> bool:
 
 
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """How many of such calls are right, in one remark on an image; none where that was not measured."""
-    told = [
+    """One remark on how reliable these findings are (how many in 10 such calls are right).
+
+    Empty where the reliability of none was measured.
+    """
+    parts = [
         f"{finding.name} {CATEGORIES[finding.decision]}: {finding.reliability}"
         for finding in ranked(findings)
         if finding.reliability
     ]
-    return (f"reliability: {'; '.join(told)}.",) if told else ()
+    return (f"reliability: {'; '.join(parts)}.",) if parts else ()
 
 
 _NOTHING: Final = "AI: nothing stated about the images."

@@ -1,4 +1,8 @@
-"""Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500)."""
+"""Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
+
+A length between two points is no region: a TID 1501 group whose NUM (TID 300) is inferred from open polylines
+(TID 320). The finding says who measured; of what was read from the image the method says so too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ContentSequence,
+    CoordinatesForMeasurement,
     FindingSite,
+    GraphicTypeValues,
     ImageContentItem,
     ImageRegion,
     Measurement,
@@ -29,14 +35,23 @@ from highdicom.sr import (
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
+from ai_pipeline import contract
 from ai_pipeline.contract import Decision, Finding
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.equipment import algorithm
+from dicom_node.results.common.fetus import subject_context
 from dicom_node.results.common.identity import tracking_uid
-from dicom_node.results.common.located_findings import LocatedFinding, check_frame, outline, ranked
 from dicom_node.results.common.source import Source
-from dicom_node.results.sr.examination import region_of, side_of
+from dicom_node.results.common.tracked import (
+    LocatedFinding,
+    TrackedMeasurement,
+    check_frame,
+    outline,
+    ranked,
+    tracked_measurements,
+)
+from dicom_node.results.sr.examination import all_frames, region_of, side_of
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence
@@ -80,7 +95,7 @@ class Summary:
         return [(concepts.AI_RESULT, self.answer), *because]
 
 
-def region_group(located: LocatedFinding, source: Source) -> Group:
+def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
     """TID 1410: one finding in one region, with a tracking UID of its own; presence is of CID 240."""
     finding, region = located.finding, located.region
     assert region is not None
@@ -92,27 +107,27 @@ def region_group(located: LocatedFinding, source: Source) -> Group:
             source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
         ),
         geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
-        **_about(located, source),
+        **_about(context, located, source),
     )
 
 
-def image_finding_group(located: LocatedFinding, source: Source) -> Group:
+def image_finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
     """TID 1501: one finding of the image as a whole."""
     frames = _frame_numbers(located.finding, source)
     return MeasurementsAndQualitativeEvaluations(
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        **_about(located, source),
+        **_about(context, located, source),
     )
 
 
-def _about(located: LocatedFinding, source: Source) -> dict[str, Any]:
+def _about(context: ResultContext, located: LocatedFinding, source: Source) -> dict[str, Any]:
     """What both kinds of groups say of a finding; presence is of CID 240."""
     finding = located.finding
     presence = QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
     return {
         "tracking_identifier": _tracking(located),
         "finding_type": concepts.coded(finding.code),
-        "finding_sites": _sites(finding, source),
+        "finding_sites": _sites(context, finding, source),
         "algorithm_id": algorithm(finding.model, finding),
         "measurements": [Measurement(**number) for number in _numbers(finding)],
         "qualitative_evaluations": [presence],
@@ -143,29 +158,32 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
 
 
 def evaluations_container(
-    located: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
+    context: ResultContext, located: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
 ) -> ContainerContentItem:
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
     items = [
-        _evaluation_item(one.finding, concepts.DECISIONS[one.finding.decision], source, _tracking(one))
+        _evaluation_item(
+            context, one.finding, concepts.DECISIONS[one.finding.decision], source, _tracking(one)
+        )
         for one, source in located
     ]
     for summary in summaries:
-        items += [_evaluation_item(one, summary.absence, summary.source, ()) for one in summary.absent]
+        items += [
+            _evaluation_item(context, one, summary.absence, summary.source, ()) for one in summary.absent
+        ]
         items += [_answer_item(summary.source, *answer) for answer in summary.answers]
         items += _remarks(summary)
     container.ContentSequence = ContentSequence(items)
     return container
 
 
-def all_frames(source: Source) -> list[int] | None:
-    """Numbers (from 1) of all frames of a cine, as PixelMed wants it referenced; None of a still."""
-    return list(range(1, source.frames + 1)) if source.frames > 1 else None
-
-
 def _evaluation_item(
-    finding: Finding, presence: DicomCode, source: Source, tracking: Sequence[ContentItem]
+    context: ResultContext,
+    finding: Finding,
+    presence: DicomCode,
+    source: Source,
+    tracking: Sequence[ContentItem],
 ) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
     name = concepts.coded(finding.code)
@@ -177,7 +195,7 @@ def _evaluation_item(
     item.ContentSequence = ContentSequence(
         [
             *tracking,
-            *_sites(finding, source),
+            *_sites(context, finding, source),
             *algorithm(finding.model, finding),
             *numbers,
             _image_item(source, _frame_numbers(finding, source)),
@@ -229,13 +247,13 @@ def _numbers(finding: Finding) -> list[dict[str, object]]:
     return [{"name": n, "value": round(value, 4), "unit": concepts.RATIO} for n, value in named]
 
 
-def _sites(finding: Finding, source: Source) -> list[FindingSite]:
-    """The card's site, else the body part of the image, with the side on which the finding lies.
+def _sites(context: ResultContext, finding: Finding, source: Source) -> list[FindingSite]:
+    """The card's site, else the region of image or pipeline, with the side on which the finding lies.
 
     That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
     Laterality B) does not make a finding bilateral.
     """
-    site: CodedConcept | DicomCode | None = region_of(source)
+    site: CodedConcept | DicomCode | None = region_of(context, source)
     if finding.site is not None:
         site = concepts.coded(finding.site)
     if site is None:
@@ -246,3 +264,51 @@ def _sites(finding: Finding, source: Source) -> list[FindingSite]:
 
 def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
     return [finding.frame or 1] if source.frames > 1 else None
+
+
+def measurement_groups(
+    context: ResultContext, source: Source, measurements: Sequence[contract.Measurement]
+) -> list[Group]:
+    """TID 1501: one group for each measurement of this image, in their order.
+
+    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image. Raises
+    ResultRefused for a frame or a point that the image has not.
+    """
+    return [
+        _measurement_group(context, source, one)
+        for one in tracked_measurements(context, source, measurements)
+    ]
+
+
+def _measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
+    measurement = tracked.measurement
+    frames = [measurement.frame or 1] if source.frames > 1 else None
+    read = measurement.model is None
+    model = measurement.model or next(iter(context.models), None)
+    number = Measurement(
+        name=concepts.coded(measurement.quantity),
+        value=measurement.value,
+        unit=concepts.coded(measurement.unit),
+        method=concepts.READ_FROM_IMAGE if read else None,
+        referenced_coordinates=[
+            CoordinatesForMeasurement(
+                graphic_type=GraphicTypeValues.POLYLINE,
+                graphic_data=line,
+                source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+            )
+            for line in tracked.lines
+        ],
+    )
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
+        finding_type=concepts.BURNED_IN_MEASUREMENT if read else concepts.AI_MEASUREMENT,
+        finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
+        algorithm_id=algorithm(model) if model else None,
+        measurements=[number],
+    )
+    if measurement.fetus:
+        tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
+        subject = subject_context(measurement.fetus)
+        group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
+    return group

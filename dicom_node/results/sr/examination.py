@@ -1,31 +1,40 @@
-"""What a header says of the examination: body part and side, view, procedure; in codes for the report."""
+"""What a header says of the examination, in codes for the report: body part and side, view, procedure.
+
+The image library of the report (TID 1600 to 1603) says it of each image that was looked at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Final
 
-from highdicom._standard_utils import get_anatomic_region_map
-from highdicom.sr import CodedConcept
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    ImageContentItem,
+    RelationshipTypeValues,
+)
+from highdicom.sr.templates import ImageLibraryEntryDescriptors
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-from dicom_node.results.common import concepts
+from dicom_node.results.common import concepts, iods
+from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import is_unpaired
 from dicom_node.results.common.source import Source
 
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
+_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same codes
 
 
-def region_of(source: Source) -> CodedConcept | DicomCode | None:
-    """Anatomic Region Sequence (0008,2218), else what Body Part Examined says (PS3.16 Annex L)."""
-    given = _codes(source.header, "AnatomicRegionSequence")
-    if given:
-        return given[0]
-    known = get_anatomic_region_map().get(str(source.header.get("BodyPartExamined") or "").upper())
-    return known[0] if known else None
+def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
+    """What the image says of its region first, else the pipeline's own; None where neither knows it."""
+    return next(_regions(context, source), None)
 
 
 def side_of(source: Source) -> str:
@@ -35,15 +44,13 @@ def side_of(source: Source) -> str:
     return letter if part and not is_unpaired(part) and letter in concepts.SIDES else ""
 
 
-def target_of(source: Source) -> CodedConcept | None:
-    """The body region as TID 1602 wants it (CID 4031); None where that has no such region."""
-    region = region_of(source)
-    if region is None or region.scheme_designator != "SCT" or region.value in concepts.NEW_REGIONS:
-        return None
-    code = DicomCode(region.value, "SCT", region.meaning)
-    if region.value in concepts.FORMER_REGIONS:
-        return concepts.with_equivalent(concepts.FORMER_REGIONS[region.value], code)
-    return CodedConcept.from_code(code) if region.value in _common_regions() else None
+def target_of(context: ResultContext, source: Source) -> CodedConcept:
+    """The body region as TID 1602 wants it, the first of CID 4031 that image or pipeline name.
+
+    Where there is none, the whole of the patient: no part of it is excluded.
+    """
+    known = (_common_region(region) for region in _regions(context, source))
+    return next(filter(None, known), CodedConcept.from_code(concepts.ENTIRE_BODY))
 
 
 def view_of(source: Source) -> CodedConcept | DicomCode | None:
@@ -97,10 +104,39 @@ def _imaging_procedures() -> frozenset[tuple[str, str]]:
     return frozenset((code.scheme_designator, code.value) for code in members)
 
 
+def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
+    """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region."""
+    yield from _codes(source.header, "AnatomicRegionSequence")
+    if named := iods.region(source.header.get("BodyPartExamined")):
+        yield named
+    if context.region is not None:
+        yield concepts.coded(context.region)
+
+
+def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
+    """The member of CID 4031 with this code, of SNOMED CT or RT, in words of the standard."""
+    scheme = "SRT" if region.scheme_designator in _SNOMED_RT else region.scheme_designator
+    given = DicomCode(region.value, scheme, region.meaning)  # pydicom knows RT's codes for CT's
+    member = next((code for code in _common_regions() if given in _codes_of(code)), None)
+    if member is None:
+        return None
+    if member.value in concepts.FORMER_REGIONS:
+        return concepts.with_equivalent(concepts.FORMER_REGIONS[member.value], member)
+    return CodedConcept.from_code(member)
+
+
 @cache
-def _common_regions() -> frozenset[str]:
+def _common_regions() -> tuple[DicomCode, ...]:
+    """CID 4031, as far as validators of 2022 know it."""
     group = codes.cid4031
-    return frozenset(getattr(group, word).value for word in group.dir())
+    members = [getattr(group, word) for word in group.dir()]
+    return tuple(code for code in members if code.value not in concepts.NEW_REGIONS)
+
+
+def _codes_of(member: DicomCode) -> Sequence[DicomCode]:
+    """Today's code of a region, and its former one."""
+    former = concepts.FORMER_REGIONS.get(member.value)
+    return [member, former] if former is not None else [member]
 
 
 def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
@@ -115,3 +151,50 @@ def _one_code(item: Dataset) -> Dataset:
         if keyword in item:
             code[keyword] = item[keyword]
     return code
+
+
+_HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
+
+
+def all_frames(source: Source) -> list[int] | None:
+    """Numbers (from 1) of all frames of a cine, as PixelMed wants it referenced; None of a still."""
+    return list(range(1, source.frames + 1)) if source.frames > 1 else None
+
+
+def image_library(context: ResultContext, sources: Sequence[Source]) -> ContainerContentItem:
+    """TID 1600 with one group, one entry for each image."""
+    group = _container(codes.DCM.ImageLibraryGroup, [_entry(context, source) for source in sources])
+    return _container(codes.DCM.ImageLibrary, [group])
+
+
+def _entry(context: ResultContext, source: Source) -> ContentItem:
+    """TID 1601: the image, every frame of it, with its descriptors (TID 1602, 1603)."""
+    item = ImageContentItem(
+        name=concepts.SOURCE,
+        referenced_sop_class_uid=source.stand_in.SOPClassUID,
+        referenced_sop_instance_uid=source.uid,
+        referenced_frame_numbers=all_frames(source),
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    item.ContentSequence = ContentSequence(_descriptors(context, source))
+    return item
+
+
+def _descriptors(context: ResultContext, source: Source) -> Iterator[ContentItem]:
+    for item in ImageLibraryEntryDescriptors(source.stand_in):
+        # CID 29 has no "Other": of a secondary capture the modality is left out.
+        if item.ConceptNameCodeSequence[0].CodeValue != codes.DCM.Modality.value or not _is_other(item):
+            yield item
+    yield CodeContentItem(concepts.TARGET_REGION, target_of(context, source), _HAS_ACQ_CONTEXT)
+    if (view := view_of(source)) is not None:
+        yield CodeContentItem(concepts.IMAGE_VIEW, view, _HAS_ACQ_CONTEXT)
+
+
+def _is_other(item: ContentItem) -> bool:
+    return bool(item.ConceptCodeSequence[0].CodeValue == "OT")
+
+
+def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
+    container = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = ContentSequence(items)
+    return container

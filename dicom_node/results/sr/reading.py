@@ -1,4 +1,8 @@
-"""What a report of ours says, read back as a person would: the findings with their numbers."""
+"""What a report of ours says, read back as a person would: the findings with their numbers.
+
+The items are read as pydicom has them. highdicom's own readers make each content item anew: the same findings
+take 0.19 s instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
+"""
 
 from __future__ import annotations
 
@@ -51,17 +55,17 @@ def places(report: Path) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
-        said = _of_group(group)
-        measured = {} if said else _numbers(list(group.get("ContentSequence", ())))
-        names = [row["finding"] for row in said] or list(measured)
+        stated = _of_group(group)
+        measured = {} if stated else _numbers(list(group.get("ContentSequence", ())))
+        names = [row["finding"] for row in stated] or list(measured)
         for region in _regions(group):
             [image] = [item.ReferencedSOPSequence[0] for item in region.ContentSequence][:1]
             frames = image.get("ReferencedFrameNumber") or []
             found.append(
                 {
                     "finding": ", ".join(names),
-                    "decision": said[0]["decision"] if said else "",
-                    "number": _stated(said[0]["numbers"] if said else measured),
+                    "decision": stated[0]["decision"] if stated else "",
+                    "number": _stated(stated[0]["numbers"] if stated else measured),
                     "image": str(image.ReferencedSOPInstanceUID),
                     "frames": [int(one) for one in (frames if isinstance(frames, Sequence) else [frames])],
                     "points": _points(region),
@@ -172,7 +176,7 @@ def _model(items: list[Dataset]) -> str:
 
 
 def _tracking_uid(items: list[Dataset]) -> str:
-    """Of this finding (TID 4108), "" where it has none, as of what is absent."""
+    """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
     named = {_name(item).CodeValue: str(item.UID) for item in items if item.ValueType == "UIDREF"}
     return named.get(_TRACKING_UID, "")
 

@@ -25,21 +25,21 @@ from dicom_node.results.common import concepts
 from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.equipment import observation_context
+from dicom_node.results.common.fetus import fetus_of_all
 from dicom_node.results.common.identity import series_uid
-from dicom_node.results.common.located_findings import located_findings, of_source, ranked, reported
 from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import located_findings, of_source, ranked, reported
 from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
 from dicom_node.results.sr.content import (
     Group,
     Summary,
     evaluations_container,
     image_finding_group,
+    measurement_groups,
     region_group,
     summary_group,
 )
-from dicom_node.results.sr.examination import procedures_performed, procedures_reported
-from dicom_node.results.sr.image_library import image_library
-from dicom_node.results.sr.measurements import measurement_groups
+from dicom_node.results.sr.examination import image_library, procedures_performed, procedures_reported
 
 
 def build_report(
@@ -58,17 +58,18 @@ def build_report(
     ]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
     located.sort(key=lambda pair: order[id(pair[0].finding)])
-    regions = [region_group(one, source) for one, source in located if one.region is not None]
+    regions = [region_group(context, one, source) for one, source in located if one.region is not None]
     elsewhere = [(one, source) for one, source in located if one.region is None]
     summaries = [_summary(context, source, sources, result) for source in sources]
     # These have coordinates in their numbers: OHIF loads them.
     regions += [
         group for source in sources for group in measurement_groups(context, source, result.measurements)
     ]
-    text = conclusion(sources, result)
+    text, fetus = conclusion(sources, result), fetus_of_all(result.measurements)
     if regions:
-        return _document(context, sources, uid, text, regions, evaluations_container(elsewhere, summaries))
-    groups = [image_finding_group(one, source) for one, source in elsewhere]
+        evaluations = evaluations_container(context, elsewhere, summaries)
+        return _document(context, sources, uid, text, regions, evaluations, fetus)
+    groups = [image_finding_group(context, one, source) for one, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, text, groups)
 
@@ -89,16 +90,21 @@ def _document(
     text: str,
     groups: Sequence[Group],
     evaluations: ContainerContentItem | None = None,
+    fetus: str = "",
 ) -> Dataset:
     report = MeasurementReport(
-        observation_context=observation_context(context),
+        observation_context=observation_context(context, fetus),
         procedure_reported=procedures_reported(sources),
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
     )
     *about, measurements = report[0].ContentSequence
     texts = [_text(concepts.CONCLUSION, text), _text(concepts.COMMENT, disclaimer(context))]
-    behind = [image_library(sources), measurements, *([evaluations] if evaluations is not None else [])]
+    behind = [
+        image_library(context, sources),
+        measurements,
+        *([evaluations] if evaluations is not None else []),
+    ]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
         evidence=[source.stand_in for source in sources],
@@ -134,8 +140,8 @@ def _summary(
     shown = tuple(reported(context, findings))
     # How often a film has what is not suspected was measured on usual ones.
     rated = [one for one in findings if not (unsure and one.decision is Decision.ABSENT)]
-    told = (*reliabilities(rated), *remarks(source, sources, result.quality))
-    return Summary(source, "AI summary", answer, told, shown, unsure=unsure)
+    lines = (*reliabilities(rated), *remarks(source, sources, result.quality))
+    return Summary(source, "AI summary", answer, lines, shown, unsure=unsure)
 
 
 def _predecessor(context: ResultContext, source: Source) -> Dataset:

@@ -28,10 +28,6 @@ class Deadline:
         """``count`` bytes came."""
         self._until += count / self._bytes_per_second
 
-    def forgive(self, seconds: float) -> None:
-        """Nobody could read for so long."""
-        self._until += seconds
-
     @property
     def seconds(self) -> float:
         """How long to wait for the next bytes; not positive when the time is over."""
@@ -43,11 +39,6 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
 
     deadline: Deadline
     send_seconds: float
-    lent = False
-    """Whether a loop reads it (``scp/connection/loop.py``), which waits for no peer."""
-    unsent = b""
-    """What a peer has not taken while the socket was lent."""
-    _unread = memoryview(b"")
 
     def __init__(self, association: Any, connection: socket.socket) -> None:
         super().__init__(association, client_socket=connection)
@@ -63,8 +54,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
 
     def recv_into(self, view: memoryview) -> int:
         """Fill ``view``; returns how many bytes came: fewer when the connection was closed. OSError."""
-        count = min(len(self._unread), len(view))
-        view[:count], self._unread = self._unread[:count], self._unread[count:] or memoryview(b"")
+        count = 0
         while count < len(view):
             seconds = self.deadline.seconds
             if seconds <= 0:
@@ -79,9 +69,6 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
     def send(self, bytestream: bytes) -> None:
         """All of it; a peer that does not read loses its connection (Evt17)."""
         try:
-            if self.lent:
-                self._send_what_fits(bytestream)
-                return
             self._limit(socket.SO_SNDTIMEO, self.send_seconds)
             self.socket.sendall(bytestream)
         except (OSError, AttributeError):
@@ -93,29 +80,10 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
             # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
-    def put_back(self, unread: bytes) -> None:
-        """It is lent no more; ``unread`` is read first, and what is unsent sent now."""
-        self.lent, self._unread = False, memoryview(unread)
-        unsent, self.unsent = self.unsent, b""
-        if unsent:
-            self.send(unsent)
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether something was put back that nobody has read."""
-        return bool(self._unread)
-
     def drop(self, limit: int, seconds: float) -> int:
         """Read and forget what is there, at most ``limit`` bytes; returns how many. Raises OSError."""
         self._limit(socket.SO_RCVTIMEO, seconds)
         return len(self.socket.recv(limit))
-
-    def _send_what_fits(self, bytestream: bytes) -> None:
-        sent = 0
-        if not self.unsent:
-            with contextlib.suppress(BlockingIOError):
-                sent = self.socket.send(bytestream, socket.MSG_DONTWAIT)
-        self.unsent += bytestream[sent:]
 
     def _receive(self, view: memoryview, seconds: float) -> int:
         self._limit(socket.SO_RCVTIMEO, seconds)

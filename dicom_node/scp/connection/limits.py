@@ -13,8 +13,10 @@ LARGEST_PDU = 2**20
 """Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
 LARGEST_COMMAND = 2**14
 """Bytes of a command set; a C-STORE-RQ has about 200."""
-EMPTY_FRAGMENTS = 16
-"""Fragments of one message that are empty and not its last."""
+TINY_FRAGMENT = 64
+"""Bytes: a PDU with a smaller fragment takes as much time of all senders as one of 16 KiB."""
+TINY_FRAGMENTS = 32
+"""Fragments of one message that are smaller; toolkits send two, the command and the data set's rest."""
 DROPPED = 2**20
 """Bytes that may still come after we have aborted, before we close without waiting for the peer."""
 
@@ -36,7 +38,7 @@ WAITING = 64
 WAITING_OF_PEERS = 64
 """As many places more, which only addresses of peers may use."""
 WAITING_OF_ONE_ADDRESS = 32
-"""Of one address; a peer's address may have twice as many."""
+"""Waiting connections of one address; a peer's address may have twice as many."""
 STRANGERS = 10
 """Associations of unknown callers that may only verify; never more than half of all."""
 STRANGERS_OF_ONE_ADDRESS = 3
@@ -47,7 +49,11 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
 LISTED_OF_ONE_ASSOCIATION = 10
-"""Echoes, and objects of those that may not send, that get an event; refusals of a sender all do."""
+"""Echoes, and objects of those that may not send, that get an event."""
+REFUSALS_OF_ONE_ASSOCIATION = 100
+"""Refused objects of a sender that get an event; the event of the association's end has their number."""
+EVENTS_WAITING = 1000
+"""Events that wait for the journal while the disk is full; older ones are lost."""
 REPORTS_OF_ONE_ASSOCIATION = 100
 """Storage commitment reports; further ones may come on another association."""
 ADDRESSES_A_MINUTE = 20

@@ -16,7 +16,6 @@ import logging
 import os
 import queue
 import select
-import socket
 import ssl
 import threading
 import time
@@ -28,7 +27,6 @@ from pynetdicom.pdu import A_ABORT_RQ
 
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.deadline import Deadline
-from dicom_node.scp.connection.loop import MessageLoop
 from dicom_node.scp.connection.pdus import P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,11 +43,10 @@ TOO_SLOW = "too slow: a message did not come within the time allowed"
 class Provider(DULServiceProvider):  # type: ignore[misc]
     """The thread that owns the socket of one association.
 
-    ``request_seconds``: from the connection to the complete association request. ``loop``: what reads the
-    messages of senders without TLS, None where this thread does.
+    ``request_seconds``: from the connection to the complete association request.
     """
 
-    def __init__(self, association: Association, request_seconds: float, loop: MessageLoop | None) -> None:
+    def __init__(self, association: Association, request_seconds: float) -> None:
         super().__init__(association)
         self.daemon = True
         self._alarm = _Alarm()
@@ -58,7 +55,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._closes_at: float | None = None
         self._drops = limits.DROPPED
         self._buffer = memoryview(b"")
-        self._loop = loop
         self.deadline = Deadline(request_seconds)
 
     def run_reactor(self) -> None:
@@ -125,39 +121,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         """Whether more of a message must come."""
         return bool(self.assoc.dimse.within_message)
 
-    @property
-    def may_go_on(self) -> bool:
-        """Whether messages can go on to be read elsewhere: there is nothing for this thread to do."""
-        return self._awaits_only_the_peer() and not self._ending and not self.socket.unsent
-
-    def renew_deadline(self) -> None:
-        """The next message begins."""
-        self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
-
-    def take(self, body: memoryview) -> None:
-        """Serve a P-DATA-TF as the state machine does in Sta6. Raises ValueError where it is none."""
-        self.assoc.dimse.receive_primitive(PData(body))
-
-    def set_busy(self, busy: bool) -> None:
-        """Whether a message is being read; after it the peer may be idle for a while."""
-        self._busy = busy
-        self._idle_timer.restart()
-
-    def forgive(self, seconds: float) -> None:
-        """Nothing was read for so long, which was not the peer's doing."""
-        self.deadline.forgive(seconds)
-        self._idle_timer.restart()
-
-    def fail(self, error: Exception) -> None:
-        """Abort because of an error of our own."""
-        _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
-        self.assoc.ends(f"failed here: {type(error).__name__}")
-        self.event_queue.put("Evt19")
-
-    def wake(self) -> None:
-        """Look whether there is something to do."""
-        self._alarm.ring()
-
     def _has_ended(self) -> bool:
         return self._ending and self.state_machine.current_state == _IDLE
 
@@ -218,40 +181,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             self._readable = True
             return
-        if self.socket.has_unread:
-            self._readable = True
-            return
-        if self._may_lend(sock):
-            self._lend(sock)
-            return
         ready = dict(self._poll.poll(1000 * self._seconds_to_wait()))
         if self._alarm.fileno() in ready:
             self._alarm.clear()
             del ready[self._alarm.fileno()]
         self._readable = bool(ready)
-
-    def _may_lend(self, sock: socket.socket) -> bool:
-        established = self.state_machine.current_state == _ESTABLISHED and not self.within_message
-        plain = established and not isinstance(sock, ssl.SSLSocket)
-        return self._loop is not None and plain and self.assoc.only_sends and self.may_go_on
-
-    def _lend(self, sock: socket.socket) -> None:
-        """Sleep while the loop reads the connection, until it is given back or there is something to do."""
-        assert self._loop is not None
-        self.socket.lent = True
-        channel = self._loop.lend(self, sock, self._largest(P_DATA_TF))
-        try:
-            alarm = select.poll()
-            alarm.register(self._alarm.fileno(), select.POLLIN)
-            while channel.active and self.may_go_on:
-                if alarm.poll(1000 * LONGEST_WAIT):
-                    self._alarm.clear()
-        finally:
-            self.socket.put_back(self._loop.take_back(channel))
-            self.set_busy(False)
-        self._readable = channel.readable
-        if channel.late:
-            self._give_up(TOO_SLOW)
 
     def _seconds_to_wait(self) -> float:
         if self._closes_at is not None:
@@ -302,7 +236,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
     def _renew_deadline(self) -> None:
         """A new deadline for each message; an association request has what is left since the connection."""
         if not self._awaits_request and not self.within_message:
-            self.renew_deadline()
+            self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
         self.socket.deadline = self.deadline
 
     @property

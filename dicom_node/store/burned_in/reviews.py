@@ -58,13 +58,19 @@ def ask(session: Session, job_id: int, seen: Collection[str], asked: Sequence[As
     there = {(row.instance_id, row.analysis_sha256) for row in known}
     session.add_all(
         CleaningReview(
-            study_id=job.study_id, instance_id=numbers[one.image], job_id=job_id, rule=job.rule,
-            analysis_sha256=one.analysis_sha256, cause=one.cause, note=one.note,
-            places=[list(box) for box in one.places], created_at=utc_now(),
+            study_id=job.study_id,
+            instance_id=numbers[one.image],
+            job_id=job_id,
+            rule=job.rule,
+            analysis_sha256=one.analysis_sha256,
+            cause=one.cause,
+            note=one.note,
+            places=[list(box) for box in one.places],
+            created_at=utc_now(),
         )
         for one in asked
         if one.image in numbers and (numbers[one.image], one.analysis_sha256) not in there
-    )  # fmt: skip
+    )
 
 
 def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:

@@ -12,11 +12,13 @@ from dicom_node.store.tables.analyses import (
 from dicom_node.store.tables.assessments import HeldResult
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
+from dicom_node.store.tables.decisions import DecisionRow
 from dicom_node.store.tables.node import (
     Cursor,
     DiskSample,
     EnteredTable,
     EventRow,
+    InstallationRow,
     Lease,
     SiteProcess,
     StudyTrace,
@@ -41,6 +43,7 @@ __all__ = [
     "Commitment",
     "CountedImage",
     "Cursor",
+    "DecisionRow",
     "Delivery",
     "DiskSample",
     "DrawnByHand",
@@ -49,6 +52,7 @@ __all__ = [
     "HeldResult",
     "Id",
     "ImageCount",
+    "InstallationRow",
     "Instance",
     "Job",
     "Lease",

@@ -1,19 +1,34 @@
-"""What all tables share: their base, and the types of columns."""
+"""What all tables share: their base, the types of columns, and times against a clock that may be set back.
+
+No wait and no lease of ours is longer than an hour. A time further ahead was written by a clock that has been
+put back since: to wait for it would hold a delivery, a job or a lease for as long as the clock was ahead.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, MetaData, String, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Enum,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    or_,
+)
 from sqlalchemy.orm import DeclarativeBase
 
 from dicom_node.model.kinds import (
     AssociationOutcome,
     AuditAction,
     Counted,
-    HoldVerdict,
     NotificationState,
     ObjectRole,
     Outcome,
@@ -23,7 +38,7 @@ from dicom_node.model.kinds import (
     ReviewCause,
     ReviewVerdict,
 )
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.lifecycle import CommitmentState, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 
 
@@ -67,6 +82,8 @@ class Base(DeclarativeBase):
         StudyState: _words(StudyState),
         JobState: _words(JobState),
         DeliveryState: _words(DeliveryState),
+        CommitmentState: _words(CommitmentState),
+        HeldState: _words(HeldState),
         ObjectRole: _words(ObjectRole),
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),
@@ -76,7 +93,6 @@ class Base(DeclarativeBase):
         AuditAction: _words(AuditAction),
         RejectionReason: _words(RejectionReason),
         ReaderVerdict: _words(ReaderVerdict),
-        HoldVerdict: _words(HoldVerdict),
         ReviewCause: _words(ReviewCause),
         ReviewVerdict: _words(ReviewVerdict),
         NotificationState: _words(NotificationState),
@@ -85,3 +101,22 @@ class Base(DeclarativeBase):
 
 
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+
+
+LONGEST_WAIT = timedelta(hours=1)
+LATEST = 2 * LONGEST_WAIT
+"""A time further ahead than this was never meant: machines that share a database may disagree by minutes."""
+
+
+DISAGREEMENT = timedelta(minutes=10)
+"""Largest difference between the clocks of machines that share a database."""
+
+
+def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
+    """SQL: the column's time has come, or is impossible because nothing waits longer than ``longest``."""
+    return or_(column <= now, column > now + longest + DISAGREEMENT)
+
+
+def has_ended(until: datetime | None, now: datetime) -> bool:
+    """Whether a lease until this time has ended; also where ``until`` is None or impossibly far ahead."""
+    return until is None or not now <= until <= now + LATEST

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from dicom_node.model.lifecycle import CommitmentState
 from dicom_node.store.tables.base import Base, Id
 
 
@@ -20,7 +21,7 @@ class Commitment(Base):
     destination: Mapped[str] = mapped_column(String(64))
     deliveries: Mapped[list[int]]
     asked_at: Mapped[datetime] = mapped_column(index=True)
-    accepted_at: Mapped[datetime | None]  # when the destination answered Success to the request
+    state: Mapped[CommitmentState] = mapped_column(default=CommitmentState.ASKED)
 
 
 class WaitingReport(Base):
@@ -31,6 +32,6 @@ class WaitingReport(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
-    committed: Mapped[list[str]]  # "instance class": UIDs; of an earlier version without the class
+    committed: Mapped[list[str]]  # "instance class": UIDs
     failed: Mapped[list[str]]  # "UID reason", the Failure Reason (0008,1197) in hexadecimal
     received_at: Mapped[datetime]

@@ -66,6 +66,14 @@ class Lease(Base):
     until: Mapped[datetime]
 
 
+class InstallationRow(Base):
+    """Which installation this database is of: one row, made with the table."""
+
+    __tablename__ = "installation"
+
+    drawn: Mapped[str] = mapped_column(String(32), primary_key=True)  # at random, hexadecimal
+
+
 class SiteProcess(Base):
     """One process of a node of the site, and when it was last known to live."""
 

@@ -1,4 +1,4 @@
-"""What is to be told to somebody: a queue like the outbox."""
+"""Notifications that are to be sent: a queue like the outbox."""
 
 from __future__ import annotations
 

@@ -154,13 +154,12 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before, after a failed try
-    turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/fairness.py)
+    turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/queue.py)
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    accepted: Mapped[bool] = mapped_column(default=False)  # the pipeline takes it: a failure is reported
     share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     doing: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime]

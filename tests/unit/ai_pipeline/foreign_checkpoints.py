@@ -69,11 +69,14 @@ def chexnet(folder: Path) -> None:
     _spread(network.classifier, network.features(pixels).relu().mean((2, 3)))
     state = {
         "module.densenet121."
-        + name.replace("norm1", "norm.1").replace("norm2", "norm.2").replace("conv1", "conv.1")
-        .replace("conv2", "conv.2").replace("classifier.", "classifier.0."): value
+        + name.replace("norm1", "norm.1")
+        .replace("norm2", "norm.2")
+        .replace("conv1", "conv.1")
+        .replace("conv2", "conv.2")
+        .replace("classifier.", "classifier.0."): value
         for name, value in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
-    }  # fmt: skip
+    }
     torch.save({"state_dict": state}, folder / "checkpoint.pth.tar")
     with torch.inference_mode():
         scores = network(pixels)
@@ -101,9 +104,13 @@ def eva_x_base(folder: Path) -> None:
     count
     16 a side."""
     names = (
-        ("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"), ("mlp.norm", "mlp.ffn_ln"),
-        ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias"),
-    )  # fmt: skip
+        ("mlp.fc1_g", "mlp.w1"),
+        ("mlp.fc1_x", "mlp.w2"),
+        ("mlp.fc2", "mlp.w3"),
+        ("mlp.norm", "mlp.ffn_ln"),
+        ("q_proj.bias", "q_bias"),
+        ("v_proj.bias", "v_bias"),
+    )
     shape = {
         "embed_dim": 768,
         "num_heads": 12,
@@ -118,9 +125,15 @@ def _eva_x(folder: Path, shape: dict[str, Any], names: tuple[tuple[str, str], ..
     from timm.models.eva import Eva
 
     network = Eva(
-        img_size=224, patch_size=16, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, use_rot_pos_emb=True,
-        ref_feat_shape=(side, side), num_classes=14, **shape,
-    ).eval()  # fmt: skip
+        img_size=224,
+        patch_size=16,
+        mlp_ratio=4 * 2 / 3,
+        swiglu_mlp=True,
+        use_rot_pos_emb=True,
+        ref_feat_shape=(side, side),
+        num_classes=14,
+        **shape,
+    ).eval()
     random = np.random.default_rng(8)
     for name, value in network.named_parameters():
         scale = 0.5 if name == "pos_embed" else 0.05
@@ -163,8 +176,10 @@ def _official_input(mean: float, spread: float) -> torch.Tensor:
 
     steps = [
         transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize([mean] * 3, [spread] * 3),
-    ]  # fmt: skip
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+        transforms.Normalize([mean] * 3, [spread] * 3),
+    ]
     return transforms.Compose(steps)(Image.fromarray(image()).convert("RGB"))[None]
 
 
@@ -185,9 +200,19 @@ def ultralytics(folder: Path) -> None:
     from ultralytics.models.yolo.classify import ClassificationTrainer
 
     YOLO("yolo11n-cls.yaml").train(
-        trainer=ClassificationTrainer, data=str(folder / "set"), project=str(folder), name="run", epochs=1,
-        imgsz=64, batch=5, device="cpu", workers=0, plots=False, amp=False, pretrained=False,
-    )  # fmt: skip
+        trainer=ClassificationTrainer,
+        data=str(folder / "set"),
+        project=str(folder),
+        name="run",
+        epochs=1,
+        imgsz=64,
+        batch=5,
+        device="cpu",
+        workers=0,
+        plots=False,
+        amp=False,
+        pretrained=False,
+    )
     (folder / "run" / "weights" / "last.pt").rename(folder / "checkpoint.pt")
     network = torch.load(folder / "checkpoint.pt", weights_only=False)["model"].float().eval()
     shown = image()
@@ -255,13 +280,17 @@ def rtdetr(folder: Path) -> None:
     shown = image()
     predictor = SimpleNamespace(
         args=SimpleNamespace(conf=0.5, classes=None, max_det=100),
-        batch=[["image"]], model=SimpleNamespace(names={0: "a", 1: "b", 2: "c"}),
-    )  # fmt: skip
+        batch=[["image"]],
+        model=SimpleNamespace(names={0: "a", 1: "b", 2: "c"}),
+    )
     (found,) = RTDETRPredictor.postprocess(predictor, rows, None, [np.repeat(shown[:, :, None], 3, 2)])
     np.savez(
-        folder / "expected.npz", image=shown, rows=rows.numpy(), wide=torch.cat([boxes, scores], 2).numpy(),
+        folder / "expected.npz",
+        image=shown,
+        rows=rows.numpy(),
+        wide=torch.cat([boxes, scores], 2).numpy(),
         boxes=found.boxes.data.numpy(),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -281,7 +310,10 @@ if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
     KINDS = {
-        "torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet, "ultralytics": ultralytics,
+        "torchxrayvision": torchxrayvision,
+        "timm": timm,
+        "chexnet": chexnet,
+        "ultralytics": ultralytics,
         "detectors": detectors,
-    }  # fmt: skip
+    }
     KINDS[sys.argv[1]](Path(sys.argv[2]))

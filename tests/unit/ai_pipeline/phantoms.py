@@ -42,11 +42,18 @@ class ArrayImage:
     def header(self) -> ImageHeader:
         frames, rows, columns = self.frames.shape[:3]
         return ImageHeader(
-            modality=self.modality, sop_class_uid="", rows=rows, columns=columns, frames=frames,
-            photometric=self.photometric, bits_stored=self.bits_stored, attributes=self.attributes,
-            ultrasound_regions=self.regions, view_position=self.view_position,
+            modality=self.modality,
+            sop_class_uid="",
+            rows=rows,
+            columns=columns,
+            frames=frames,
+            photometric=self.photometric,
+            bits_stored=self.bits_stored,
+            attributes=self.attributes,
+            ultrasound_regions=self.regions,
+            view_position=self.view_position,
             removed_by_hand=self.by_hand,
-        )  # fmt: skip
+        )
 
     def stored(self, frame: int = 0) -> PixelArray:
         return self.frames[frame]
@@ -60,7 +67,7 @@ class ArrayImage:
         header = Dataset()
         header.BitsStored, header.PhotometricInterpretation = self.bits_stored, self.photometric
         header.PixelRepresentation = int(samples.dtype.kind == "i")
-        return GreyDisplay.of(header).show(samples)
+        return GreyDisplay.from_dataset(header).show(samples)
 
 
 def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:

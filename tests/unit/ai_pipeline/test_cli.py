@@ -123,7 +123,7 @@ def test_both_packages_say_that_they_are_typed() -> None:
         ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
         ("1.2.840.10008.1.2.4.112", "JPEG XL"),
         ("1.2.840.10008.1.2.4.102", "MPEG-4"),
-        ("1.2.3.4", "1.2.3.4"),
+        ("1.2.3.4", "unknown (7 characters)"),
     ],
 )
 def test_a_transfer_syntax_that_is_not_decoded_is_named(tmp_path: Path, syntax: str, name: str) -> None:

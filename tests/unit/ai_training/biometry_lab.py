@@ -13,9 +13,11 @@ FOLDERS = {
     "Trans-ventricular": ("Trans-ventricular", "Trans-ventricular-Segmentation", (0, 255, 0)),
     "Trans-cerebellum": ("Trans-cerebellum", "Trans-cerebellum-Segmentation", (0, 255, 0)),
     "Diverse Fetal Head Images": (
-        "Orginal_train_images_to_959_661", "Test-Dataset-Segmentation", (255, 255, 0)
+        "Orginal_train_images_to_959_661",
+        "Test-Dataset-Segmentation",
+        (255, 255, 0),
     ),
-}  # fmt: skip
+}
 """Group → folder of the frames, folder of the masks, colour of the cavum septi pellucidi."""
 
 

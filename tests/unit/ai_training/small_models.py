@@ -38,6 +38,16 @@ def network(slope: float = 1.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
+def ratio() -> bytes:
+    """A network that divides one number by another."""
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("one", "other")]
+    result = helper.make_tensor_value_info("ratio", TensorProto.FLOAT, [1])
+    node = helper.make_node("Div", ["one", "other"], ["ratio"])
+    graph = helper.make_graph([node], "ratio", given, [result])
+    opsets = [helper.make_opsetid("", 17)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
 def write(
     folder: Path, *, model_id: str = "small", version: str = "1", slope: float = 1.0
 ) -> tuple[Path, Path]:
@@ -51,10 +61,23 @@ def write(
 def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Path:
     """A card for ``file``, beside it."""
     answer = ConvertedNetwork(
-        outputs=("logits", "features", "places"), id="small", architecture="small", labels=LABELS, channels=1,
-        size=SIDE, mean=(0.0,), scale=(255.0,), preprocess="xrv", crop=1.0, squash=False,
-        interpolation="bilinear", kind="logits", operating_points=(), licence="Apache-2.0", difference=0.0,
-    )  # fmt: skip
+        outputs=("logits", "features", "places"),
+        id="small",
+        architecture="small",
+        labels=LABELS,
+        channels=1,
+        size=SIDE,
+        mean=(0.0,),
+        scale=(255.0,),
+        preprocess="xrv",
+        crop=1.0,
+        squash=False,
+        interpolation="bilinear",
+        kind="logits",
+        operating_points=(),
+        licence="Apache-2.0",
+        difference=0.0,
+    )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     card = file.parent / f"{model_id}.toml"
     text = card_text(answer, model_id=model_id, version=version, licence="", file=file.name, sha256=digest)

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
+from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.models.registry import find
@@ -86,7 +87,7 @@ def with_textures(where: Path) -> tuple[Path, Path]:
 def accept(where: Path, data: Path, *more: str) -> Result:
     return models(
         "accept", "small@1", "--data", data, "--out", where / "out", "--models-dir", where / "models", *more
-    )  # fmt: skip
+    )
 
 
 def test_the_new_card_stands_beside_the_original_and_nothing_uses_it(site: Path) -> None:
@@ -96,7 +97,7 @@ def test_the_new_card_stands_beside_the_original_and_nothing_uses_it(site: Path)
     assert "Findings that it will show: Effusion\n" in said
     assert {"small/1-site/card.toml", "small/1-site/small.onnx", "small/1-site/gate.npz"} <= contents(store)
     assert (store / "small/1/card.toml").read_bytes() == (site / "made" / "small.toml").read_bytes()
-    assert folder.active("chest_xray", store).id != "small"
+    assert folder.active(CLASSIFIER, store).id != "small"
     assert models("activate", "small@1-site", "--models-dir", store).exit_code == 0
     assert models("verify", "--models-dir", store).exit_code == 0
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import subprocess
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
 
+from dicom_node.audit_trail import syslog
+from dicom_node.audit_trail.message import AuditSource, audit_message
+from dicom_node.audit_trail.schema import check_message
 from dicom_node.audit_trail.sender import AuditSender
-from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.config.sections import AuditSettings
+from dicom_node.errors import FaultyMessage
+from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.model.kinds import AuditAction
+from dicom_node.printable import printable
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
+from dicom_node.store.accounts import AuditRow
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -31,11 +44,29 @@ HEAD = b"DICOM+RFC3881 - \xef\xbb\xbf"
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-         "-days", "1", "-subj", "/CN=audit", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=audit",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(folder / "key.pem"),
+            "-out",
+            str(folder / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
     both = (folder / "cert.pem").read_text() + (folder / "key.pem").read_text()
     (folder / "both.pem").write_text(both)
     return folder
@@ -147,7 +178,7 @@ def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificat
         repository.reset = True
         assert sender.run_once() == 0
         repository.reset = False
-        wait_until(lambda: sender.run_once() == 150, 10, "sent")
+        wait_until(lambda: sender.run_once() == 150, 60, "sent")
     assert len(repository.messages()) == 150
     told = [row.number for row in inbox.events()]
     assert told == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
@@ -188,3 +219,113 @@ def test_over_udp_each_is_a_datagram(tmp_path: Path) -> None:
         note(inbox, AuditAction.SIGNED_OUT)
         assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 2
         assert actions([receiver.recv(65535) for _ in range(2)]) == ["signed_in", "signed_out"]
+
+
+FORBIDDEN = [
+    0xFFFE,
+    0xFFFF,
+    0x1FFFE,
+    0x10FFFF,
+    0xFDD0,
+    0xFDEF,
+    0xD800,
+    0xDFFF,
+    0x00,
+    0x0B,
+    0x1F,
+    0x7F,
+    0x85,
+    0x9F,
+]
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[tuple[socket.socket, AuditSource]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.settimeout(5)
+        yield listening, AuditSource("AINODE", "AINODE", "host", "site")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.text(st.characters(codec=None) | st.sampled_from([chr(code) for code in FORBIDDEN]), min_size=1)
+)
+@example(text="".join(map(chr, FORBIDDEN)))
+def test_whatever_stands_in_a_header_a_repository_reads_the_message(
+    receiver: tuple[socket.socket, AuditSource], text: str
+) -> None:
+    """Patient ID, UID, user, address, and the details of a record, by a real datagram."""
+    listening, source = receiver
+    row = AuditRow(
+        id=1,
+        at=datetime.now(UTC),
+        actor=text,
+        address=text,
+        action=AuditAction.STUDY_SEEN,
+        study_id=1,
+        fields={"note": text, "more": [text]},
+    )
+    to = AuditSettings(syslog=f"127.0.0.1:{listening.getsockname()[1]}", transport="udp")
+    syslog.send(to, [syslog.frame(audit_message(row, text, text, source), row.at, source.host)])
+    root = fromstring(listening.recv(65535).partition(HEAD)[2])
+    patient = root[-1].get("ParticipantObjectID") or ""
+    assert patient == printable(text)
+    assert not {ord(sign) for sign in patient} & set(FORBIDDEN)
+    details = [detail.get("value", "") for detail in root.iter("ParticipantObjectDetail")]
+    assert b64decode(details[0]) == text.encode(errors="backslashreplace")
+    assert isinstance(json.loads(b64decode(details[1])), list)
+
+
+def test_a_patient_id_of_noncharacters_reaches_the_repository_as_xml(
+    tmp_path: Path, certificate: Path
+) -> None:
+    with Repository(certificate).running() as repository:
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox.receive(
+            changed(ultrasound("one"), PatientID="P\ufffe\uffff1", SpecificCharacterSet="ISO_IR 192")
+        )
+        inbox.settle()
+        note(inbox, AuditAction.STUDY_SEEN, 1)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 1
+    [message] = repository.messages()
+    assert fromstring(message.partition(HEAD)[2])[-1].get("ParticipantObjectID") == r"P\ufffe\uffff1"
+
+
+def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(tmp_path: Path) -> None:
+    """Over UDP one of 70 kB would be cut short, and no parser would read it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
+        with inbox.database.write() as session:
+            audit.note(session, Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
+        note(inbox, AuditAction.SIGNED_OUT)
+        sender = AuditSender(inbox.database, inbox.settings, "a test")
+        assert sender.run_once() == 1 and sender.run_once() == 0
+        assert actions([receiver.recv(65535)]) == ["signed_out"]
+    [event] = inbox.events()
+    assert (event.number, event.fields["record"]) == (AUDIT_NOT_MADE.number, 1)
+    with inbox.database.read() as session:
+        assert session.scalars(select(AuditRow.reported).order_by(AuditRow.id)).all() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        ('UserIsRequestor="true"', 'UserIsRequestor="perhaps"'),
+        ('EventOutcomeIndicator="0"', ""),
+        ("<EventOutcomeDescription>", "<Outcome>"),
+        ('EventActionCode="R"', 'EventActionCode="X"'),
+        ("<EventIdentification", "\uffff<EventIdentification"),
+        ('ParticipantObjectTypeCodeRole="3"', 'ParticipantObjectTypeCodeRole="27"'),
+    ],
+)
+def test_a_breach_of_the_schema_is_found(breach: tuple[str, str]) -> None:
+    row = AuditRow(at=datetime.now(UTC), actor="anna", action=AuditAction.STUDY_SEEN, fields={})
+    good = audit_message(row, "1.2.3", "P-1", AuditSource("AINODE", "AINODE", "host"))
+    check_message(good)
+    bad = good.decode().replace(*breach)
+    assert bad.encode() != good
+    with pytest.raises(FaultyMessage):
+        check_message(bad.encode())

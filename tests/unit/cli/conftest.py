@@ -198,33 +198,68 @@ def received(study: Study) -> list[Any]:
         uid = f"1.2.3.{number}.{series}"
         rows.append(
             Instance(
-                study_id=study.id, sop_instance_uid=uid, sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-                series_instance_uid="1.2", transfer_syntax_uid="1.2.840.10008.1.2.1", modality=modality,
-                role=role, path="x", bytes=1, identity_sha256="", attributes={}, calling_ae="US1",
-                called_ae="AINODE", received_at=NOW,
+                study_id=study.id,
+                sop_instance_uid=uid,
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
+                series_instance_uid="1.2",
+                transfer_syntax_uid="1.2.840.10008.1.2.1",
+                modality=modality,
+                role=role,
+                path="x",
+                bytes=1,
+                identity_sha256="",
+                attributes={},
+                calling_ae="US1",
+                called_ae="AINODE",
+                received_at=NOW,
             )
-        )  # fmt: skip
+        )
         rows.append(
             ReceivedObject(
-                spool_name=uid, path="x", study_id=study.id, sop_instance_uid=uid, outcome=Outcome.NEW,
-                association=f"a-{number}", calling_ae="US1", called_ae="AINODE", bytes=1, received_at=NOW,
+                spool_name=uid,
+                path="x",
+                study_id=study.id,
+                sop_instance_uid=uid,
+                outcome=Outcome.NEW,
+                association=f"a-{number}",
+                calling_ae="US1",
+                called_ae="AINODE",
+                bytes=1,
+                received_at=NOW,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
 def a_job(study: Study, state: JobState, rule: str = "ultrasound", reason: str = "") -> Job:
     return Job(
-        study_id=study.id, study_revision=1, rule=rule, pipeline=rule, destinations=["pacs"],
-        source_uids=["1.2.3"], state=state, reason=reason, attempts=1, run_at=NOW, created_at=NOW,
-    )  # fmt: skip
+        study_id=study.id,
+        study_revision=1,
+        rule=rule,
+        pipeline=rule,
+        destinations=["pacs"],
+        source_uids=["1.2.3"],
+        state=state,
+        reason=reason,
+        attempts=1,
+        run_at=NOW,
+        created_at=NOW,
+    )
 
 
 def a_result(study: Study, job: Job, kind: ResultKind) -> Result:
     return Result(
-        study_id=study.id, job_id=job.id, kind=kind, sop_instance_uid=f"2.25.{job.id}.{kind}",
-        sop_class_uid="1.2", series_instance_uid="1.3", path="x", sha256="", bytes=1, created_at=NOW,
-    )  # fmt: skip
+        study_id=study.id,
+        job_id=job.id,
+        kind=kind,
+        sop_instance_uid=f"2.25.{job.id}.{kind}",
+        sop_class_uid="1.2",
+        series_instance_uid="1.3",
+        path="x",
+        sha256="",
+        bytes=1,
+        created_at=NOW,
+    )
 
 
 def event(number: int, at: datetime, study_id: int | None = None, **fields: Any) -> EventRow:

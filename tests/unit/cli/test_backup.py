@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.dicom.own_objects import Installation
 from dicom_node.errors import ExitCode
 from dicom_node.store.database import Database
+from dicom_node.store.results import this_installation
 from tests.unit.cli.conftest import DELIVERED, Run, audited
 
 OBJECTS = ("spool/objects/ab/1.dcm", "results/cd/2.dcm", "deidentified/ef/3.dcm")
@@ -42,6 +44,19 @@ def test_a_lost_node_is_back_with_its_studies_its_key_and_its_objects(
     assert (var / "keys" / "site.key").read_text() == "ab" * 32
     assert (var / "keys" / "site.key").stat().st_mode & 0o777 == 0o600
     assert [(var / place).read_bytes() for place in OBJECTS] == [b"image"] * 3
+
+
+def test_a_restored_node_is_the_same_installation(run: Run, filled: Path, saved: Path) -> None:
+    var = filled.parent / "var"
+    before = installation(var / "node.db")
+    var.rename(filled.parent / "lost")
+    assert run("restore", saved, "--config", filled).status == 0
+    assert installation(var / "node.db") == before
+
+
+def installation(file: Path) -> Installation:
+    with Database(f"sqlite:///{file}").read() as session:
+        return this_installation(session)
 
 
 def test_a_backup_without_the_key_is_whole_and_leaves_the_present_key(

@@ -73,6 +73,7 @@ def in_one_process(verbs: list[list[str]], config: Path, folder: Path) -> list[t
     )
     assert done.returncode == 0, done.stderr
     rows: list[tuple[list[str], int, str]] = json.loads(done.stdout.splitlines()[-1])
+    assert rows
     return rows
 
 

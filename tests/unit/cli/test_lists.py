@@ -79,9 +79,20 @@ def test_held_studies_are_called_so_and_can_be_asked_for(run: Run, filled: Path)
 
 
 def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> None:
-    assert run(
-        "studies", "withdraw", DELIVERED, "--reason", "quality", "--because", "wrong side", "--config", filled
-    ).status == 0  # fmt: skip
+    assert (
+        run(
+            "studies",
+            "withdraw",
+            DELIVERED,
+            "--reason",
+            "quality",
+            "--because",
+            "wrong side",
+            "--config",
+            filled,
+        ).status
+        == 0
+    )
     shown = run("studies", "show", DELIVERED, "--config", filled)
     assert shown.out.count("by command line: wrong side (quality)") == 2
     listed = run("studies", "list", "--config", filled).out.splitlines()
@@ -250,9 +261,16 @@ def test_a_study_events_include_those_of_its_associations(run: Run, filled: Path
 
 def test_events_answer_what_happened_at_a_time(run: Run, filled: Path) -> None:
     rows = run(
-        "events", "list", "--since", "2026-01-02T03:12:04Z", "--until", "2026-01-02T03:12:06Z",
-        "--config", filled, "--json",
-    ).json  # fmt: skip
+        "events",
+        "list",
+        "--since",
+        "2026-01-02T03:12:04Z",
+        "--until",
+        "2026-01-02T03:12:06Z",
+        "--config",
+        filled,
+        "--json",
+    ).json
     assert [(row["number"], row["text"], row["level"]) for row in rows] == [
         (3006, "job failed for good", "error")
     ]

@@ -14,6 +14,7 @@ from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 HIDE = """
 from importlib.machinery import PathFinder
 HIDDEN = {"cv2", "onnxruntime", "rapidocr", "onnx", "safetensors", "torch", "sklearn", "skimage", "scipy"}
+HIDDEN |= {"psycopg", "psycopg_binary", "psycopg2", "procrastinate"}
 find = PathFinder.find_spec
 PathFinder.find_spec = classmethod(
     lambda cls, name, *where: None if name.split(".")[0] in HIDDEN else find(name, *where)
@@ -72,3 +73,28 @@ def test_a_worker_and_the_pipelines_say_what_to_install(
     for done in (worker, alone):
         assert done.returncode == 78
         assert "install '.[ai]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["check", "serve", "db upgrade", "studies list"])
+@pytest.mark.parametrize(
+    ("scheme", "remedy"),
+    [
+        ("postgresql+psycopg", "pip install 'dicom-ai-node[postgres]'"),
+        ("postgresql", "must begin with postgresql+psycopg://"),
+    ],
+)
+def test_a_node_with_postgresql_says_what_to_install(
+    tmp_path: Path, without_extras: dict[str, str], verb: str, scheme: str, remedy: str
+) -> None:
+    file = configuration(tmp_path, 0)
+    url = f"node.database_url = '{scheme}://node:hunter2@127.0.0.1:9/node'\n"
+    file.write_text(url + file.read_text())
+    done = run(without_extras, "dicom_node", *verb.split(), "--config", str(file))
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert remedy in said and "Traceback" not in said and "hunter2" not in said
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/admin.md", "docs/site.md"])
+def test_the_extra_of_postgresql_is_named_where_it_is_needed(page: str) -> None:
+    assert "postgres]'" in (Path(__file__).parents[3] / page).read_text(encoding="utf-8")

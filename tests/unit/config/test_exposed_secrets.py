@@ -60,6 +60,16 @@ def test_the_file_that_a_password_is_taken_from_counts_and_not_the_one_that_name
     assert warnings(tmp_path, 'username = "me"\npassword = "${PACS_PASSWORD}"', 0o644) == ""
 
 
+def test_the_address_of_a_webhook_is_no_password(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    hook = '[[notifications]]\nname = "hook"\non = ["disk"]\nurl = "https://chat.example.org/KEY"\n'
+    config.write_text(f'[node]\ndata_dir = "{tmp_path / "var"}"\n{hook}', encoding="utf-8")
+    config.chmod(0o644)
+    [text] = [line.text for line in preflight.check([config]).tried if line.subject == "notification hook"]
+    assert "its address, which may hold a key, stands in" in text
+    assert "password" not in text and "KEY" not in text
+
+
 @pytest.mark.parametrize(("mode", "told"), [(0o644, True), (0o600, False)])
 def test_a_private_key_that_all_may_read_is_told(tmp_path: Path, mode: int, told: bool) -> None:
     key = tmp_path / "node.key"

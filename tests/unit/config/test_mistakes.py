@@ -84,6 +84,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "peers.us1.quiet_secods: unknown key: did you mean quiet_seconds?"),
         ("quiet_seconds = 1", "processes = 1", "peers.us1.processes: unknown key"),
         ('ae_title = "AINODE"', "port = 104", "node.toml:3: node.port: unknown key"),
+        ("port = 49151", "port = 49151\nevent_loop = true", "listener.event_loop: unknown key"),
         ("", '[workers]\npipelines = ["chest"]\n', "workers.pipelines = 'chest': no such pipeline"),
         ("", "[workers]\nat_once = { chest = 1 }\n", "workers.at_once = 'chest': no such pipeline"),
         ("", "[workers]\nat_once = { chest_xray = 0 }\n", "at_once.chest_xray = 0: must be at least 1"),
@@ -264,8 +265,14 @@ def test_the_line_of_a_key_is_found_in_whatever_toml() -> None:
         'results = [\n "sr",\n "sc",\n]\nport = 1\n[a.b]\nc.d = { e = 1,  f = 2 }\n'
     )
     lines = {
-        ("title",): 1, ("peers", 0): 6, ("peers", 0, "name"): 7, ("peers", 1): 8,
-        ("peers", 1, "results", 1): 9, ("peers", 1, "port"): 13, ("a", "b"): 14,
-        ("a", "b", "c", "d", "f"): 15, ("peers", 1, "missing"): 8,
-    }  # fmt: skip
+        ("title",): 1,
+        ("peers", 0): 6,
+        ("peers", 0, "name"): 7,
+        ("peers", 1): 8,
+        ("peers", 1, "results", 1): 9,
+        ("peers", 1, "port"): 13,
+        ("a", "b"): 14,
+        ("a", "b", "c", "d", "f"): 15,
+        ("peers", 1, "missing"): 8,
+    }
     assert {place: _line(text, place) for place in lines} == lines

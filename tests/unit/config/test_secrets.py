@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from dicom_node.config.fixed import fixed
 from dicom_node.config.loading import load
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.events import CONFIGURATION_REFUSED, happened
-from dicom_node.node import fixed
 
 SECRET = "hunter2"
 CONFIG = f"""

@@ -33,15 +33,15 @@ def written(table: str, key: str) -> str:
     return text if table in ("peers", "rules") else f'[{table}]\n{key} = "${{SECRET}}"\n{text}'
 
 
-@pytest.mark.parametrize(("table", "key"), list(keys()))
-def test_no_message_shows_what_a_variable_stands_for(
-    table: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_message_shows_what_a_variable_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "node.toml"
-    file.write_text(written(table, key), encoding="utf-8")
-    found = preflight.check([file])
-    told = "\n".join(str(problem) for problem in found.problems)
-    assert "hunter" not in told and "hunter" not in repr(found.files.problems)
-    assert not any("hunter" in str(passed) for passed in found.tried)
+    shown = []
+    for table, key in keys():
+        file.write_text(written(table, key), encoding="utf-8")
+        found = preflight.check([file])
+        words = [*map(str, found.problems), repr(found.files.problems), *map(str, found.tried)]
+        if "hunter" in "\n".join(words):
+            shown.append(f"{table}.{key}")
+    assert shown == []

@@ -33,7 +33,7 @@ FRAMES = 3
 class Illustrated(Obedient):
     """As told, with pictures."""
 
-    name = "illustrated"
+    card = replace(Obedient.card, name="illustrated")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -13,6 +14,7 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import (
     DerivedImage,
     ImageKind,
+    PipelineOptions,
     PipelineResult,
     Progress,
     QualityNote,
@@ -31,8 +33,7 @@ DEVICE = {"Manufacturer": "Maker [X]", "ManufacturerModelName": "Scan 7", "Softw
 class Scrubbed(Obedient):
     """What a series is called says what becomes of it: NAME withheld until a box covers it, WIDE widened."""
 
-    name = "scrubbed"
-    options: Mapping[str, type] = {}
+    card = replace(Obedient.card, name="scrubbed", options=PipelineOptions)
 
     def run(
         self, images: Sequence[SourceImage], _report: Progress, _options: Mapping[str, object]

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from dicom_node.console.app import create_app
-from dicom_node.console.web.access import ANYONE, Asked, Site
-from dicom_node.console.web.limits import HEADERS
+from dicom_console.app import create_app
+from dicom_console.web.access import ANYONE, Asked, Site
+from dicom_console.web.limits import HEADERS
 from dicom_node.model.roles import UserRole
-from dicom_node.services import tokens
+from dicom_node.services import users
 from tests.console_lab import ConsoleLab, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -68,7 +68,7 @@ def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLa
     assert len(found) > 12
     for asking in (None, *UserRole):
         browser = console.browser(asking)  # a cookie counts for nothing here
-        token = tokens.add_token(console.settings, asking.value, "a test", 1) if asking else "dn_nobody"
+        token = users.add_token(console.settings, asking.value, "a test", 1) if asking else "dn_nobody"
         for method, path, needed in found:
             assert isinstance(needed, UserRole), path
             place = concrete(path)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from dicom_console.views import metrics
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.monitoring.disk import DiskForecast
-from dicom_node.services.console import metrics
 from dicom_node.store.tables import Delivery, HeldResult, Job, ReceivedObject, Result, SiteProcess, Study
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
@@ -52,9 +52,17 @@ def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
     with inbox.database.write() as session:
         [job] = inbox.jobs()
         result = Result(
-            study_id=job.study_id, job_id=job.id, kind="sr", sop_instance_uid="1.2.3", sop_class_uid="1.2",
-            series_instance_uid="1.2.8", path="results/x", sha256="", bytes=1, created_at=utc_now(),
-        )  # fmt: skip
+            study_id=job.study_id,
+            job_id=job.id,
+            kind="sr",
+            sop_instance_uid="1.2.3",
+            sop_class_uid="1.2",
+            series_instance_uid="1.2.8",
+            path="results/x",
+            sha256="",
+            bytes=1,
+            created_at=utc_now(),
+        )
         session.add(result)
         session.flush()
         session.add(

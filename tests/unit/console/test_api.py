@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, tokens, users
+from dicom_node.services import audit, users
 from dicom_node.store.accounts import ApiToken
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox, encoded
@@ -23,7 +23,7 @@ class Program:
     """Asks with the token of a user."""
 
     def __init__(self, console: ConsoleLab, role: UserRole) -> None:
-        self.token = tokens.add_token(console.settings, role.value, "a test", 1)
+        self.token = users.add_token(console.settings, role.value, "a test", 1)
         self.client = console.browser().client
 
     def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
@@ -91,7 +91,7 @@ def test_only_the_hash_of_a_token_is_stored_and_its_use_is_noted(console: Consol
         [row] = session.scalars(select(ApiToken))
         assert row.token_sha256 == hashlib.sha256(program.token.encode()).hexdigest()
         assert row.used_at is not None
-    [shown] = tokens.list_tokens(console.settings)
+    [shown] = users.list_tokens(console.settings)
     assert (shown["user"], shown["role"], shown["purpose"]) == ("viewer", "viewer", "a test")
     assert program.token not in str(shown)
 
@@ -100,20 +100,20 @@ def test_a_token_ends_with_its_time_its_removal_or_its_user(console: ConsoleLab)
     for end in ("expired", "removed", "no user"):
         program = Program(console, UserRole.READER)
         assert program.ask("GET", "/jobs")[0] == 200
-        newest = tokens.list_tokens(console.settings)[-1]["token"]
+        newest = users.list_tokens(console.settings)[-1]["token"]
         if end == "expired":
             with console.database.write() as session:
                 row = session.get_one(ApiToken, newest)
                 row.expires_at = row.created_at - timedelta(days=1)
         elif end == "removed":
-            tokens.remove_token(console.settings, newest)
+            users.remove_token(console.settings, newest)
         else:
             users.remove_user(console.settings, "reader")
         assert program.ask("GET", "/jobs")[0] == 401, end
     with pytest.raises(NotFound):
-        tokens.remove_token(console.settings, 99)
+        users.remove_token(console.settings, 99)
     with pytest.raises(NotFound):
-        tokens.add_token(console.settings, "reader", "a test", 1)
+        users.add_token(console.settings, "reader", "a test", 1)
     for purpose, days in (("", 1), ("x" * 65, 1), ("a\x00b", 1), ("a test", 0), ("a test", 10**6)):
         with pytest.raises(FaultyInput):
-            tokens.add_token(console.settings, "viewer", purpose, days)
+            users.add_token(console.settings, "viewer", purpose, days)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dicom_node.config import loading
-from dicom_node.console.routes.programs import configuration
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
@@ -26,7 +25,7 @@ RULE: dict[str, Any] = {"when": {"station": "ROOM2"}, "pipeline": "ultrasound", 
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
     asked: list[object] = []
-    monkeypatch.setattr(configuration.entered, "apply", asked.append)
+    monkeypatch.setattr(entered, "apply", asked.append)
     return asked
 
 
@@ -34,9 +33,8 @@ def test_an_admins_program_adds_changes_and_removes_a_peer(
     console: ConsoleLab, inbox: Inbox, asked_nodes: list[object]
 ) -> None:
     admin = Program(console, UserRole.ADMIN)
-    assert admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0}) == (
-        200, {"name": "us2", "version": 1},
-    )  # fmt: skip
+    status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
+    assert (status, answer["name"], answer["version"]) == (200, "us2", 1)
     file = inbox.folder / "node.toml"
     file.write_text(f'[node]\ndata_dir = "{inbox.folder}"\n')
     assert loading.load([file]).peer("us2").quiet_seconds == 7

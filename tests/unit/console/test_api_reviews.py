@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.console.routes.programs import reviews as routes
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import entered, users
 from tests.console_lab import ConsoleLab, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
@@ -72,7 +71,7 @@ def test_a_device_rule_is_tried_saved_listed_and_removed(
     console: ConsoleLab, node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied: list[object] = []
-    monkeypatch.setattr(routes.entered, "apply", applied.append)
+    monkeypatch.setattr(entered, "apply", applied.append)
     operator, admin = Program(console, UserRole.OPERATOR), Program(console, UserRole.ADMIN)
     rule = {"name": "room3", "boxes": [BOX]}
     status, tried = operator.ask("POST", "/reviews/1/device-rule/try", json=rule)
@@ -80,8 +79,9 @@ def test_a_device_rule_is_tried_saved_listed_and_removed(
     assert operator.ask("POST", "/reviews/1/device-rule", json=rule)[0] == 403
     assert applied == []
     assert admin.ask("POST", "/reviews/1/device-rule", json=rule) == (
-        200, {"name": "room3", "not_cleaned": ""},
-    )  # fmt: skip
+        200,
+        {"name": "room3", "not_cleaned": ""},
+    )
     assert [row["name"] for row in operator.ask("GET", "/reviews/device-rules")[1]] == ["room3"]
     assert admin.ask("DELETE", "/reviews/device-rules/room3") == (204, None)
     assert admin.ask("DELETE", "/reviews/device-rules/room3")[0] == 404
@@ -102,7 +102,7 @@ def test_a_rule_is_saved_where_its_study_cannot_be_run_again_and_that_is_said(
     assert admin.post("/reviews/1/boxes", act="save", name="room4", **box) == 200
     assert "The device rule room4 is saved." in admin.text
     assert "not cleaned again" in admin.text and "still being received" in admin.text
-    assert "goon.js" not in admin.text, "the page stays until it was read"
+    assert "in_force.js" not in admin.text, "the page stays until it was read"
     folder = node.settings.node.data_dir / DEVICE_RULES_FOLDER
     assert sorted(path.name for path in folder.iterdir()) == ["room3.toml", "room4.toml"]
     assert waiting(Program(console, UserRole.OPERATOR)) == [1, 2, 3]

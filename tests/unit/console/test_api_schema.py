@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import tokens
+from dicom_node.services import users
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -21,7 +21,7 @@ def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, in
     """By schemathesis: what the schema allows, and what it does not."""
     inbox.receive(ultrasound("one"))
     inbox.settle()
-    token = tokens.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
+    token = users.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
     headers = {"Authorization": f"Bearer {token}"}
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", console.app, headers=headers)
     asked: dict[int, int] = {}
@@ -30,9 +30,13 @@ def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, in
     for operation in operations:
 
         @settings(
-            max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-            suppress_health_check=list(HealthCheck), phases=[Phase.generate],
-        )  # fmt: skip
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        )
         @given(case=operation.as_strategy())
         def try_it(case: Any) -> None:
             answer = case.call(headers=headers)

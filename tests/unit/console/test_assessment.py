@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from dicom_console.views import metrics
 from dicom_node import cli
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
-from dicom_node.services.console import metrics
 from dicom_node.store.tables import Delivery, HeldResult
 from tests.console_lab import ConsoleLab, quick_hasher
 from tests.inbox_lab import Inbox

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, tokens
+from dicom_node.services import audit, users
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab
@@ -43,7 +43,7 @@ def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
 
 
 def test_a_list_for_a_program_is_noted_too(console: ConsoleLab) -> None:
-    token = tokens.add_token(console.settings, "viewer", "a test", 1)
+    token = users.add_token(console.settings, "viewer", "a test", 1)
     client = console.browser().client
     for _ in range(2):
         answer = client.get("/api/v1/studies", headers={"authorization": f"Bearer {token}"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import delete
 
+from dicom_console.views import changes
 from dicom_node.events import NODE_READY
-from dicom_node.services.console import changes
 from dicom_node.store.tables import EventRow
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dicom_node.console.web.pages import static
+from dicom_console.web.pages import static
 
 TEXT, SIGN = 4.5, 3.0  # WCAG 2.2, 1.4.3 and 1.4.11
 PAIRS = [

@@ -18,8 +18,7 @@ from dicom_node.events import RESULT_REFUSED, SOURCE_REPAIRED, STORE_REFUSED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from dicom_node.services.console.peers import conformance
+from dicom_node.services import audit, conformance
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import record
 from tests.console_lab import ConsoleLab

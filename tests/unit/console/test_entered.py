@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dicom_node.cli import app
 from dicom_node.config import loading
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import ConsoleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
 from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
@@ -41,7 +41,8 @@ def config(inbox: Inbox) -> Path:
     """A configuration file with the peers of the node."""
     file = inbox.folder / "node.toml"
     file.write_text(
-        f'[node]\ndata_dir = "{inbox.folder}"\n[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
+        f'[node]\ndata_dir = "{inbox.folder}"\n[console]\nlocal_peers = true\n'
+        '[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
         'host = "127.0.0.1"\nport = 1\nmay = ["receive"]\n'
     )
     return file
@@ -225,3 +226,32 @@ def test_the_command_line_does_the_same(inbox: Inbox, config: Path, tmp_path: Pa
     assert isinstance(loading.load([config]), Settings)
     file.write_bytes(b"\xff")
     assert run.invoke(app, ["peers", "put", str(file), "--config", str(config)]).exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "field"),
+    [
+        ({"host": "127.0.0.1", "port": "104"}, "host"),
+        ({"host": "localhost", "port": "104"}, "host"),
+        ({"host": "169.254.169.254", "port": "80"}, "host"),
+        ({"host": "192.0.2.1", "port": "1", "rest": 'query_host = "::1"'}, "rest"),
+        ({"rest": 'transport = "orthanc"\nurl = "http://2130706433:8042"'}, "rest"),
+        ({"rest": 'transport = "dicomweb"\nurl = "http://[::ffff:169.254.169.254]/latest"'}, "rest"),
+    ],
+)
+def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
+    inbox: Inbox, console: ConsoleLab, keys: dict[str, str], field: str
+) -> None:
+    strict = inbox.settings.model_copy(update={"console": ConsoleSettings()})
+    form = PEER | {"may": "receive", "results": "sr"} | keys
+    refused = ConsoleLab(strict, inbox.database).browser(UserRole.ADMIN)
+    assert refused.post("/peers/new", **form, version="0") == 400
+    assert "console.local_peers" in beside(refused, field)
+    assert console.browser(UserRole.ADMIN).post("/peers/new", **form, version="0") == 200
+
+
+def test_a_browser_cannot_say_that_a_peer_is_of_a_file(console: ConsoleLab, config: Path) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    assert browser.post("/peers/new", **PEER, version="0", rest="entered = false") == 400
+    assert browser.post("/peers/new", **PEER, version="0") == 200
+    assert [peer.entered for peer in loading.load([config]).peers] == [False, True]

@@ -18,8 +18,7 @@ from dicom_node import cli
 from dicom_node.errors import ExitCode
 from dicom_node.model.roles import UserRole
 from dicom_node.monitoring.drift import wilson
-from dicom_node.services import audit
-from dicom_node.services.console.studies import feedback, subgroups
+from dicom_node.services import assessments, audit
 from dicom_node.store.accounts import Feedback
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
@@ -71,7 +70,7 @@ def test_a_reader_judges_each_finding_and_may_think_again(console: ConsoleLab) -
     admin = console.browser(UserRole.ADMIN)
     assert admin.post("/studies/1/feedback", **right) == 303
     with console.database.read() as session:
-        [row] = feedback.counts(session, "obedient", "1")
+        [row] = assessments.counts_by_finding(session, "obedient", "1")
         assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
         noted = [row for row in audit.rows(session) if row["action"] == "feedback_given"]
     assert len(noted) == 4
@@ -91,7 +90,7 @@ def test_what_the_report_left_out_is_said_to_be_missing(console: ConsoleLab) -> 
     browser.get("/studies/1")
     assert re.search(r"missing</span> Cardiomegaly", browser.text)
     with console.database.read() as session:
-        assert [row["missed"] for row in feedback.counts(session, "obedient", "1")] == [1]
+        assert [row["missed"] for row in assessments.counts_by_finding(session, "obedient", "1")] == [1]
 
 
 @pytest.mark.parametrize("stuffed", ['=HYPERLINK("http://x")', "Nowak Anna", "1.2.3", "x" * 200])
@@ -101,13 +100,13 @@ def test_a_reader_says_once_that_a_finding_is_missing(console: ConsoleLab, stuff
     for given in ({"tracking_uid": stuffed}, {}):
         assert browser.post("/studies/1/feedback", **said, **given) == 303
     with console.database.read() as session:
-        [row] = feedback.rows(session)
+        [row] = assessments.all_assessments(session)
     assert row["tracking_uid"] == ""
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
-    text = feedback.as_csv([dict.fromkeys(feedback.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
+    text = assessments.as_csv([dict.fromkeys(assessments.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
     [row] = csv.DictReader(io.StringIO(text, newline=""))
     assert (row["finding"], row["model"]) == (f"'{begin}1+1", "x")
 
@@ -129,7 +128,7 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
     browser = console.browser(UserRole.READER)
     assert browser.post("/studies/1/feedback", **fields) == status
     with console.database.read() as session:
-        assert feedback.rows(session) == []
+        assert assessments.all_assessments(session) == []
 
 
 def test_the_model_counts_it_and_gives_it_as_csv(console: ConsoleLab) -> None:
@@ -139,7 +138,7 @@ def test_the_model_counts_it_and_gives_it_as_csv(console: ConsoleLab) -> None:
     assert browser.get("/models/obedient/1/feedback.csv") == 200
     assert browser.headers["content-type"].startswith("text/csv")
     [row] = csv.DictReader(io.StringIO(browser.text))
-    assert set(row) == set(feedback.COLUMNS)
+    assert set(row) == set(assessments.COLUMNS)
     assert (row["finding"], row["decision"], row["verdict"], row["version"]) == (
         "Mark",
         "present",
@@ -198,8 +197,8 @@ def test_verdicts_are_counted_by_age_sex_and_station(console: ConsoleLab) -> Non
     for given in (right, other):
         assert browser.post("/studies/1/feedback", **given) == 303
     with console.database.read() as session:
-        rows = subgroups.counts(session, "obedient", "1")
-        [kept, _] = feedback.rows(session)
+        rows = assessments.counts_by_group(session, "obedient", "1")
+        [kept, _] = assessments.all_assessments(session)
     assert (kept["sex"], kept["station"]) == ("F", "TEST")
     assert [(row["by"], row["group"], row["there"], row["rejected"]) for row in rows] == [
         ("age", kept["age_group"], 1, 1),
@@ -230,4 +229,4 @@ def test_the_age_group_is_that_of_the_day_of_the_study(says: dict[str, str], gro
     header = Dataset()
     for keyword, value in says.items():
         setattr(header, keyword, value)
-    assert subgroups._age_group(header) == group
+    assert assessments._age_group(header) == group

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from dicom_node.console.web import limits
-from dicom_node.console.web.limits import FORM_BYTES, TimedProtocol
+from dicom_console.web import limits
+from dicom_console.web.limits import FORM_BYTES, TimedProtocol
 from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
 from tests.waiting import wait_until
@@ -29,7 +29,7 @@ def port(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    wait_until(lambda: server.started, 20, "started")
+    wait_until(lambda: server.started, 60, "started")
     yield listening.getsockname()[1]
     server.should_exit = True
     thread.join(20)
@@ -37,7 +37,7 @@ def port(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def until_closed(port: int, *pieces: bytes) -> bytes:
     """Send the pieces, a moment between them, and return what is answered until the end."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(0.05)
@@ -47,18 +47,18 @@ def until_closed(port: int, *pieces: bytes) -> bytes:
         return answer
 
 
-POST = b"POST /sign-in HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: session=x\r\nContent-Type: "
+POST = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: a=x\r\nContent-Type: "
 
 
 @pytest.mark.parametrize(
     "pieces",
-    [(), (b"GET / HT",), (b"GET /sign-in HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /sl")],
+    [(), (b"GET / HT",), (b"GET /sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /sl")],
     ids=["silent", "half a head", "a second one that ends half-way"],
 )
 def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes, ...]) -> None:
     began = time.monotonic()
     until_closed(port, *pieces)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
 
 
 def test_a_body_that_does_not_come_is_cut_off(port: int) -> None:

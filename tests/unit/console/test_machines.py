@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from starlette.testclient import TestClient
 
+from dicom_console.app import create_app
 from dicom_node.model.roles import UserRole
 from dicom_node.monitoring.processes import Sign, SignsOfLife
-from dicom_node.store.absence import outage
+from dicom_node.store import database as store_database
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -21,19 +23,17 @@ from tests.unit.monitoring.site_of_two import SiteOfTwo
 from tests.unit.store.test_outage import away
 
 
-def test_health_is_answered_without_a_database(
-    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from_here(console, monkeypatch, "127.0.0.1")
+def test_health_is_answered_without_a_database(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.database.dispose()
     (inbox.folder / "node.db").rename(inbox.folder / "away.db")
     (inbox.folder / "node.db").mkdir()
     browser = console.browser()
     assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
     assert browser.get("/readyz") == 503
-    assert browser.get("/metrics") == 503
     assert browser.headers["content-type"].startswith("text/plain")
-    assert browser.text.startswith("The database of the node does not answer.")
+    status, text = numbers(console)
+    assert status == 503
+    assert text.startswith("The database of the node does not answer.")
 
 
 def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
@@ -70,66 +70,96 @@ def test_a_console_of_its_own_is_ready_unless_a_listener_beside_it_was_lost(
         assert browser.get("/readyz") == 200
 
 
-def from_here(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Whoever asks does so from this address."""
-    from dicom_node.console.web.access import Visit
+def numbers(console: ConsoleLab) -> tuple[int, str]:
+    """Status and text of /metrics, asked for with the token."""
+    set_console(console, metrics_token=SecretStr("t0ken"))
+    answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
+    return answer.status_code, answer.text
 
-    monkeypatch.setattr(Visit, "address", address)
 
-
-def test_metrics_count_and_name_nobody(
-    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_count_and_name_nobody(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1"))
     inbox.settle()
-    from_here(console, monkeypatch, "127.0.0.1")
-    browser = console.browser()
-    assert browser.get("/metrics") == 200
-    lines = dict(line.rsplit(" ", 1) for line in browser.text.splitlines() if not line.startswith("#"))
+    status, text = numbers(console)
+    assert status == 200
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert lines["dicom_node_objects_received"] == "1.0"
     assert lines['dicom_node_jobs{state="queued"}'] == "1.0"
     assert lines['dicom_node_deliveries{state="dead"}'] == "0.0"
-    assert "SECRET" not in browser.text
-    assert "1.2." not in browser.text
+    assert "SECRET" not in text
+    assert "1.2." not in text
 
 
 def test_the_first_page_and_the_numbers_show_each_machine_of_a_site(
     console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from_here(console, monkeypatch, "127.0.0.1")
     site = SiteOfTwo(console.database, monkeypatch)
     site.pass_time(30, site.a, site.b)
     site.pass_time(60, site.a)
     browser = console.browser(UserRole.VIEWER)
     assert browser.get("/") == 200
     assert browser.text.count("silent for") == 2
-    assert browser.get("/metrics") == 200
-    assert "dicom_node_processes_lost 2.0" in browser.text
+    _, text = numbers(console)
+    assert "dicom_node_processes_lost 2.0" in text
     labels = 'machine="B",place="listener-2",process="listener"'
-    assert f"dicom_node_process_silent_seconds{{{labels}}} 62.0" in browser.text
+    assert f"dicom_node_process_silent_seconds{{{labels}}} 62.0" in text
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "given", "status"),
+    ("token", "given", "status"),
     [
-        ("127.0.0.1", "", "", 200),
-        ("::1", "", "", 200),
-        ("192.0.2.1", "", "", 403),
-        ("192.0.2.1", "", "Bearer ", 403),
-        ("", "", "", 403),
-        ("192.0.2.1", "t0ken", "Bearer t0ken", 200),
-        ("192.0.2.1", "t0ken", "Bearer token", 403),
-        ("127.0.0.1", "t0ken", "", 403),
+        ("", "", 403),
+        ("", "Bearer ", 403),
+        ("t0ken", "", 403),
+        ("t0ken", "Bearer token", 403),
+        ("t0ken", "Bearer t0ken", 200),
     ],
 )
-def test_metrics_are_for_this_machine_or_who_has_the_token(
-    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str, token: str, given: str, status: int
+def test_metrics_are_for_who_has_the_token_from_wherever_they_are_asked_for(
+    console: ConsoleLab, token: str, given: str, status: int
 ) -> None:
-    from_here(console, monkeypatch, address)
+    set_console(console, metrics_token=SecretStr(token))
+    for here in ("127.0.0.1", "::1", "192.0.2.1"):
+        client = TestClient(console.app, client=(here, 4711))
+        assert client.get("/metrics", headers={"Authorization": given}).status_code == status
+
+
+def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: ConsoleLab) -> None:
+    set_console(console, metrics_port=9112)
+    app = create_app(console.app.state.site.settings, console.database)
+    client = TestClient(app, base_url="http://127.0.0.1:9112")
+    assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
+    assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
+    at_the_console = TestClient(app, base_url="http://127.0.0.1:8080", headers={"Host": "127.0.0.1:9112"})
+    assert at_the_console.get("/metrics").status_code == 403
+
+
+def set_console(console: ConsoleLab, **keys: object) -> None:
+    """Give the console these settings."""
     site = console.app.state.site
-    own = site.settings.console.model_copy(update={"metrics_token": SecretStr(token)})
+    own = site.settings.console.model_copy(update=keys)
     console.app.state.site = replace(site, settings=site.settings.model_copy(update={"console": own}))
-    assert console.browser().client.get("/metrics", headers={"Authorization": given}).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/", "/api/v1/studies", "/metrics", "/static/style.css"])
+def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: ConsoleLab, path: str) -> None:
+    client = TestClient(console.app)
+    for host in ("evil.example.org", "testserver.evil.example.org", "192.0.2.9:80", ""):
+        answer = client.get(path, headers={"Host": host})
+        assert answer.status_code == 421, host
+        assert "console.hosts" in answer.text
+        assert "evil" not in answer.text
+    assert client.get("/healthz", headers={"Host": "10.1.2.3:8080"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["testserver", "localhost:8080", "AI-Node.example.org:8443", "[fd00::7]:8443"]
+)
+def test_the_address_that_is_connected_to_localhost_and_listed_names_are_answered(
+    console: ConsoleLab, host: str
+) -> None:
+    set_console(console, hosts=("ai-node.EXAMPLE.org", "fd00::7"))
+    assert TestClient(console.app).get("/sign-in", headers={"Host": host}).status_code == 200
 
 
 def test_a_folder_without_a_node_is_not_mistaken(console: ConsoleLab) -> None:
@@ -147,7 +177,7 @@ def test_an_outage_of_the_database_is_one_line_of_the_log_and_its_end_another(
     [said] = caplog.messages
     assert said.startswith("pages are not answered: the database sqlite")
     caplog.clear()
-    monkeypatch.setattr(outage, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(store_database, "_QUIET_SECONDS", 0.0)
     assert [browser.get(path) for path in ("/studies", "/jobs")] == [200, 200]
     [said] = caplog.messages
     assert said.startswith("the database answers again")

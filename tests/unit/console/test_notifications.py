@@ -11,7 +11,7 @@ from dicom_node.cli import app
 from dicom_node.events import JOB_FAILED
 from dicom_node.model.roles import UserRole
 from dicom_node.notifications.sender import Notifier
-from dicom_node.services import audit, tokens
+from dicom_node.services import audit, users
 from dicom_node.store.transitions import record
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import CONFIG, Inbox
@@ -69,7 +69,7 @@ def test_secrets_stand_on_no_page(told: ConsoleLab) -> None:
 
 
 def test_a_program_lists_them(told: ConsoleLab) -> None:
-    token = tokens.add_token(told.settings, "operator", "a test", 1)
+    token = users.add_token(told.settings, "operator", "a test", 1)
     bearer = {"Authorization": f"Bearer {token}"}
     client = told.browser().client
     answer = client.get("/api/v1/notifications?state=failed", headers=bearer).json()

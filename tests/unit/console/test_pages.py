@@ -11,14 +11,13 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node.console.web.pages import unit
+from dicom_console.views import listing, metrics, overview, pictures, search
+from dicom_console.views.search import Order, Search
+from dicom_console.web.pages import unit
 from dicom_node.model.kinds import AuditAction, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console import metrics, overview
-from dicom_node.services.console.studies import listing, pictures, search
-from dicom_node.services.console.studies.search import Order, Search
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab
@@ -140,11 +139,14 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
             at = NOW + timedelta(seconds=number // 3)  # some at the same moment
             session.add(
                 Study(
-                    study_instance_uid=f"1.2.{number}", patient_id="P",
-                    study_date=f"202601{number % 28 + 1:02}", state=StudyState.DELIVERED,
-                    first_received_at=at, last_received_at=at,
+                    study_instance_uid=f"1.2.{number}",
+                    patient_id="P",
+                    study_date=f"202601{number % 28 + 1:02}",
+                    state=StudyState.DELIVERED,
+                    first_received_at=at,
+                    last_received_at=at,
                 )
-            )  # fmt: skip
+            )
     seen: list[dict[str, object]] = []
     after: int | None = None
     with database.read() as session:
@@ -264,9 +266,14 @@ def test_results_without_a_study_or_a_file_break_no_page(console: ConsoleLab, in
 def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, inbox: Inbox) -> None:
     with database.write() as session:
         study = Study(
-            study_instance_uid="1.2.3", patient_id="P%1", accession_number="A1", study_date="20260102",
-            state=StudyState.DELIVERING, first_received_at=NOW, last_received_at=NOW,
-        )  # fmt: skip
+            study_instance_uid="1.2.3",
+            patient_id="P%1",
+            accession_number="A1",
+            study_date="20260102",
+            state=StudyState.DELIVERING,
+            first_received_at=NOW,
+            last_received_at=NOW,
+        )
         session.add(study)
         session.flush()
         job = a_job(study, JobState.QUEUED)

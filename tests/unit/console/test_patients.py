@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
+from dicom_console.views import patients
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, retention
-from dicom_node.services.console import patients
+from dicom_node.services import audit, studies
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Study
 from tests.console_lab import ConsoleLab
@@ -24,10 +24,14 @@ NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 def a_study(number: int, patient: str, issuer: str = "") -> Study:
     at = NOW + timedelta(minutes=number)
     return Study(
-        study_instance_uid=f"1.2.{number}", patient_id=patient, issuer_of_patient_id=issuer,
-        study_date=f"202601{number % 28 + 1:02}", state=StudyState.DELIVERED,
-        first_received_at=at, last_received_at=at,
-    )  # fmt: skip
+        study_instance_uid=f"1.2.{number}",
+        patient_id=patient,
+        issuer_of_patient_id=issuer,
+        study_date=f"202601{number % 28 + 1:02}",
+        state=StudyState.DELIVERED,
+        first_received_at=at,
+        last_received_at=at,
+    )
 
 
 def test_pages_together_show_each_patient_once(database: Database) -> None:
@@ -137,5 +141,5 @@ def test_who_has_a_deleted_study_open_is_told_and_changes_nothing(node: Inbox) -
 def test_a_study_in_quarantine_keeps_its_images(node: Inbox) -> None:
     with node.database.write() as session:
         session.get_one(Study, 1).state = StudyState.QUARANTINED
-    [row] = retention.delete_received(node.settings, [1])
+    [row] = studies.delete_received(node.settings, [1])
     assert (row["deleted"], "quarantine" in row["reason"]) == (False, True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import tokens
+from dicom_node.services import users
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 
@@ -28,7 +28,7 @@ def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(
     silent: socket.socket, inbox: Inbox
 ) -> None:
     console = ConsoleLab(inbox.settings, inbox.database)
-    token = {"authorization": f"Bearer {tokens.add_token(inbox.settings, 'operator', 'a test', 1)}"}
+    token = {"authorization": f"Bearer {users.add_token(inbox.settings, 'operator', 'a test', 1)}"}
     answers: list[int] = []
 
     def test() -> None:

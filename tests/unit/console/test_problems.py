@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from dicom_console.views.problems import problems
 from dicom_node import events
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console.problems import problems
 from dicom_node.store.tables import Association, EventRow, Study
 from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import View
@@ -119,8 +119,13 @@ def test_the_overview_marks_it(console: ConsoleLab, inbox: Inbox) -> None:
     happened(inbox, events.PROCESS_LOST, 5, **WORKER)
     browser = console.browser(UserRole.VIEWER)
     browser.get("/")
-    assert "over since" not in browser.text
+    assert "over since" not in browser.text and 'class="over"' not in browser.text
     happened(inbox, events.PROCESS_BACK, 1, **WORKER)
     browser.get("/")
     assert '<li class="over">' in browser.text
     assert "over since" in browser.text
+    browser.get("/static/style.css")
+    [grey] = [
+        line for line in browser.text.splitlines() if line.startswith(".events .over > span:last-child")
+    ]
+    assert "color: var(--quiet)" in grey, "grey: whoever looks for what is wrong now passes it over"

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from dicom_node.services.console import registration
+from dicom_node.services import audit, patients
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -99,7 +98,7 @@ def test_what_dicom_cannot_say_is_not_registered(
     assert browser.post("/patients/register", **{**ANNA, **given}) == 400
     assert said in browser.text
     with console.database.read() as session:
-        assert registration.registered(session, console.settings) == []
+        assert patients.registered(session, console.settings) == []
 
 
 def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
@@ -122,6 +121,6 @@ def test_under_another_site_key_a_registration_says_so(console: ConsoleLab, inbo
     key = Path(inbox.folder) / "keys" / "site.key"
     key.write_text("00" * 32)
     key.chmod(0o600)
-    registration._cipher.cache_clear()
+    patients._cipher.cache_clear()
     assert browser.get("/patients") == 200
     assert "sealed under another site key" in browser.text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from dicom_console.forms import choices
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console.studies import choices
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -17,8 +17,8 @@ from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewVerdict
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, rerun_studies
-from dicom_node.services.console.studies import device_rules, reviews
+from dicom_node.services import audit, cleaning_reviews, device_rules
+from dicom_node.services.studies import rerun_rules
 from dicom_node.store.tables import CleaningReview, Result
 from dicom_node.studies.purge import purge
 from tests.console_lab import Browser, ConsoleLab
@@ -120,7 +120,7 @@ def test_what_was_accepted_is_not_asked_again(console: ConsoleLab, node: Inbox) 
     fields = audited(node, AuditAction.CLEANING_JUDGED)
     assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
     study = node.study(image("WIDE").StudyInstanceUID)
-    rerun_studies(node.settings, [str(study.study_instance_uid)])
+    rerun_rules(node.settings, [str(study.study_instance_uid)])
     work(node)
     assert waiting(node) == [] and len(rows(node)) == 2
     assert len(cleaned(node)) == 1, "what was withheld stays here"
@@ -232,9 +232,13 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(console: ConsoleLab, 
     file = node.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
     [rule] = tomllib.loads(file.read_text(encoding="utf-8"))["rule"]
     assert rule["match"] == {
-        "manufacturer": "Maker [[]X]", "model": "Scan 7", "software": "2.1", "modality": "US",
-        "rows": 180, "columns": 240,
-    }  # fmt: skip
+        "manufacturer": "Maker [[]X]",
+        "model": "Scan 7",
+        "software": "2.1",
+        "modality": "US",
+        "rows": 180,
+        "columns": 240,
+    }
     assert rule["rectangles"] == [{"left": 0, "top": 0, "right": 130, "bottom": 30}]
     assert [one.name for one in read_rules(file.parent) if one.name == rule["name"]] == ["room3-banner"]
     [fields] = audited(node, AuditAction.RULE_SAVED)
@@ -303,11 +307,11 @@ def test_a_folder_that_is_closed_is_told_with_the_lines(
 
 
 def test_the_list_goes_on_page_by_page(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reviews, "PAGE", 1)
+    monkeypatch.setattr(cleaning_reviews, "PAGE", 1)
     analysed(node, "NAME", "WIDE")
     with node.database.read() as session:
-        first, more = reviews.waiting(session)
-        second, end = reviews.waiting(session, more)
+        first, more = cleaning_reviews.waiting(session)
+        second, end = cleaning_reviews.waiting(session, more)
     assert [row["id"] for row in (*first, *second)] == [1, 2] and end is None
 
 

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.pipelines import cards
+from dicom_console.forms import page
+from dicom_console.forms import rule as form
 from dicom_node.config.settings import Conditions, RuleSettings
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console.rules import form, options, page
+from dicom_node.services.entered import PROGRAMS
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 
+OFFERED = [card for card in cards() if card.name not in PROGRAMS]
 FIELDS = {
     "name": "second", "version": "0", "when.station": "ROOM2; ROOM3", "pipeline": "ultrasound",
     "options.ultrasound.policy": "research", "options.chest_xray.heatmaps": "true", "send_to": "pacs",
     "priority": "stat", "max_study_age_days": "0.5", "daily_cap": "", "assess_first": "true", "rest": "",
+    "despite_hold": "true",
 }  # fmt: skip
 TEXT = """\
 name = "second"
@@ -136,8 +140,11 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(
 
 def test_all_mistakes_are_said_at_once(admin: Browser) -> None:
     wrong = FIELDS | {
-        "when.modality": "us", "send_to": "nobody", "options.ultrasound.dates": "some", "daily_cap": "x",
-    }  # fmt: skip
+        "when.modality": "us",
+        "send_to": "nobody",
+        "options.ultrasound.dates": "some",
+        "daily_cap": "x",
+    }
     assert admin.post("/rules/new", **wrong, act="try") == 400
     assert all(beside(admin, name) for name in wrong.keys() - FIELDS.keys() | {"send_to", "daily_cap"})
 
@@ -207,30 +214,28 @@ def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     assert set(RuleSettings.model_fields) - {"when", "options"} <= names
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(page.CONDITIONS) == set(Conditions.model_fields)
-    for pipeline, known in options.OPTIONS.items():
-        assert set(known) == set(form.options_of(pipeline)), pipeline
-        assert {f"options.{pipeline}.{key}" for key in known} <= names
-    assert set(options.OPTIONS["ultrasound"]["policy"].choices) == set(CleaningPolicy)
+    for card in OFFERED:
+        assert {f"options.{card.name}.{key}" for key in card.options.model_fields} <= names
     assert not {"command", "container"} & set(
         re.findall(r'type="radio" name="pipeline" value="(\w+)"', admin.text)
     )
 
 
 def test_every_choice_of_an_option_is_one_that_its_pipeline_takes(admin: Browser) -> None:
-    for pipeline, known in options.OPTIONS.items():
-        modality = "DX" if pipeline == "chest_xray" else "US"
-        fields = FIELDS | {"when.modality": modality, "pipeline": pipeline, "options.ultrasound.policy": ""}
-        for key, option in known.items():
+    for card in OFFERED:
+        fields = FIELDS | {"pipeline": card.name, "options.ultrasound.policy": ""}
+        fields |= {"when.modality": next(iter(card.modalities))}
+        for option in card.options.listed():
             for value in option.choices:
-                sent = fields | {f"options.{pipeline}.{key}": value}
-                assert admin.post("/rules/new", **sent, act="try") == 200, (pipeline, key, value)
-                assert f"{key} = &#34;{value}&#34;" in admin.text
+                sent = fields | {f"options.{card.name}.{option.key}": value}
+                assert admin.post("/rules/new", **sent, act="try") == 200, (card.name, option.key, value)
+                assert f"{option.key} = &#34;{value}&#34;" in admin.text
 
 
 def test_a_pipeline_that_cannot_be_loaded_is_offered_without_options(
     admin: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(page.PIPELINES, "broken", None)
-    monkeypatch.setattr(form, "pipeline_class", lambda name: {}[name])
+    monkeypatch.setattr(form, "card_of", lambda name: None)
     assert admin.get("/rules/new") == 200
     assert 'value="broken"' in admin.text

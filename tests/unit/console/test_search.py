@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, insert, select
 
+from dicom_console.views import search
+from dicom_console.views.search import Search
 from dicom_node.model.kinds import ObjectRole, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.services import withdrawal
-from dicom_node.services.console.studies import search
-from dicom_node.services.console.studies.search import Search
+from dicom_node.services.results import withdraw_by_uid
 from dicom_node.store import results
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Result, Study
@@ -41,19 +41,34 @@ def fill(database: Database, times: int = 1) -> None:
 def a_study(n: int) -> dict[str, object]:
     at = FIRST + timedelta(minutes=n)
     return {
-        "id": n + 1, "study_instance_uid": f"1.2.{n}", "patient_id": PATIENTS[n % 6],
-        "accession_number": f"A{n}", "state": StudyState.DELIVERED, "first_received_at": at,
+        "id": n + 1,
+        "study_instance_uid": f"1.2.{n}",
+        "patient_id": PATIENTS[n % 6],
+        "accession_number": f"A{n}",
+        "state": StudyState.DELIVERED,
+        "first_received_at": at,
         "last_received_at": at,
-    }  # fmt: skip
+    }
 
 
 def an_image(n: int) -> dict[str, object]:
     modality, sender = IMAGES[n % 6]
     return {
-        "study_id": n + 1, "sop_instance_uid": f"1.3.{n}", "sop_class_uid": "1", "series_instance_uid": "1",
-        "transfer_syntax_uid": "1", "modality": modality, "role": ObjectRole.SOURCE, "path": "x", "bytes": 1,
-        "identity_sha256": "", "attributes": {}, "calling_ae": sender, "called_ae": "B", "received_at": FIRST,
-    }  # fmt: skip
+        "study_id": n + 1,
+        "sop_instance_uid": f"1.3.{n}",
+        "sop_class_uid": "1",
+        "series_instance_uid": "1",
+        "transfer_syntax_uid": "1",
+        "modality": modality,
+        "role": ObjectRole.SOURCE,
+        "path": "x",
+        "bytes": 1,
+        "identity_sha256": "",
+        "attributes": {},
+        "calling_ae": sender,
+        "called_ae": "B",
+        "received_at": FIRST,
+    }
 
 
 SEARCHES: list[tuple[Search, set[int]]] = [
@@ -138,9 +153,7 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
     assert told() == ["Mark"]
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([1], [], [])
     uid = str(ultrasound("one").StudyInstanceUID)
-    withdrawal.withdraw_by_uid(
-        node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    withdraw_by_uid(node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side")
     assert found("Mark") == [] and told() == []
 
 

@@ -16,9 +16,10 @@ from dicom_node.errors import NotAllowedNow
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading
-from dicom_node.services import rerun_studies, withdrawal
+from dicom_node.services import assessments, results
+from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
-from dicom_node.services.console.studies import assessment, feedback
+from dicom_node.services.studies import rerun_rules
 from dicom_node.store.tables import Delivery, Instance, Result, Study
 from dicom_node.studies.stop import stop_study
 from tests.inbox_lab import Inbox
@@ -40,12 +41,14 @@ def site(node: Inbox) -> Inbox:
 
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = ANNA, place: int = 0, why: str = "") -> None:
     with node.database.read() as session:
-        about = feedback._findings(session, node.settings, 1)[place]
-    feedback.give(node.settings, 1, about, verdict, by, why)
+        about = assessments._findings(session, node.settings, 1)[place]
+    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+    given = FindingAssessed(**which, verdict=verdict, because=why)
+    assessments.assess(node.settings, 1, given, by)
 
 
 def send(node: Inbox, by: Person = ANNA) -> list[str]:
-    return assessment.send(node.settings, study_of(node), by)
+    return assessments.send_assessments(node.settings, study_of(node), by)
 
 
 def study_of(node: Inbox) -> str:
@@ -145,7 +148,7 @@ def test_a_later_word_replaces_the_former_object_and_the_same_is_not_sent_twice(
 def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    rerun_studies(site.settings, [study_of(site)])
+    rerun_rules(site.settings, [study_of(site)])
     assert deliveries(site) == [("pacs", "pending")]
     work(site)
     with site.database.write() as session:
@@ -178,7 +181,7 @@ def test_what_was_said_of_a_report_that_comes_again_as_it_was_is_sent(site: Inbo
     with site.database.write() as session:
         stop_study(session, session.get_one(Study, 1), "the study stands in quarantine")
     assert deliveries(site) == [("pacs", "cancelled")]
-    rerun_studies(site.settings, [study_of(site)])
+    rerun_rules(site.settings, [study_of(site)])
     work(site)
     assert deliveries(site) == [("pacs", "pending")]
 
@@ -189,7 +192,7 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     with site.database.read() as session:
         [report] = session.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
     reason = RejectionReason.QUALITY
-    withdrawal.withdraw(site.settings, study_of(site), [report], reason=reason, because="other patient")
+    results.withdraw(site.settings, study_of(site), [report], reason=reason, because="other patient")
     assert deliveries(site) == [("pacs", "discarded")]
 
 

@@ -54,5 +54,5 @@ def test_a_console_without_users_is_told(inbox: Inbox) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_PACKAGES", ("no_such_package",))
-    assert "dicom-ai-node[console]" in problems(tmp_path, port=free_port())["console.enabled"]
+    monkeypatch.setattr(console, "console_program", lambda: "")
+    assert "./dicom_console" in problems(tmp_path, port=free_port())["console.enabled"]

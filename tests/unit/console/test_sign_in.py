@@ -13,7 +13,6 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
-from dicom_node.services.console import sign_in
 from dicom_node.store.accounts import UserAccount, UserSession
 from tests.console_lab import PASSWORD, ConsoleLab
 from tests.inbox_lab import Inbox
@@ -79,9 +78,9 @@ def test_a_name_counts_whatever_its_capitals(console: ConsoleLab) -> None:
 @pytest.mark.parametrize(
     ("refusals", "limit"),
     [
-        (lambda n: Person("viewer", "192.0.2.1"), sign_in.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
-        (lambda n: Person(f"user{n}", "192.0.2.1"), sign_in.REFUSALS_OF_AN_ADDRESS),
-        (lambda n: Person("viewer", f"192.0.2.{n}"), sign_in.REFUSALS_OF_A_NAME),
+        (lambda n: Person("viewer", "192.0.2.1"), users.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
+        (lambda n: Person(f"user{n}", "192.0.2.1"), users.REFUSALS_OF_AN_ADDRESS),
+        (lambda n: Person("viewer", f"192.0.2.{n}"), users.REFUSALS_OF_A_NAME),
     ],
     ids=["a name from one address", "an address", "a name"],
 )
@@ -95,10 +94,10 @@ def test_after_so_many_refusals_nothing_is_looked_at(
                 audit.note(session, by, AuditAction.SIGN_IN_REFUSED)
 
     refuse(range(limit - 1))
-    sign_in.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
+    users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
     refuse(range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
-        sign_in.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
+        users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
 
 
 def test_wrong_passwords_end_in_a_wait(console: ConsoleLab) -> None:
@@ -119,7 +118,7 @@ def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(
 
     def told(name: str) -> str:
         with pytest.raises(SignInRefused) as refused:
-            sign_in.sign_in(console.database, name, WRONG, "192.0.2.1")
+            users.sign_in(console.database, name, WRONG, "192.0.2.1")
         return str(refused.value)
 
     for number in range(6):

@@ -16,8 +16,7 @@ from dicom_node.cli import app
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, entered
-from dicom_node.services.console.peers import trial_study
+from dicom_node.services import audit, entered, trial_study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import CONFIG, Inbox
 from tests.pacs_lab import Pacs, run_pacs
@@ -83,7 +82,7 @@ def test_a_peer_gets_what_its_viewer_shows(console: ConsoleLab, pacs: Pacs) -> N
     )
     console.app.state.site = replace(console.app.state.site, settings=both)
     assert admin.post("/peers/second/shows", shows="gsps") == 200
-    assert entered.of(both, "peers", "second")["content"]["results"] == ["gsps"]
+    assert entered.show_entry(both, "peers", "second")["content"]["results"] == ["gsps"]
 
 
 def test_what_a_peer_does_not_take_is_told(console: ConsoleLab) -> None:

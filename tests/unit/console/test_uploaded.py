@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from dicom_console.views import uploaded
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console import uploaded
 from dicom_node.store.tables import Job, Study
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox

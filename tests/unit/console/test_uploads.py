@@ -17,11 +17,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from ai_pipeline.images import decode
-from dicom_node.console.routes import upload
+from dicom_console.handlers import uploads as handlers
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from dicom_node.services.console import uploads
+from dicom_node.services import audit, uploads
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -192,7 +191,7 @@ def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, k
     assert outcomes(browser) == ["taken", "taken"]
     inbox.settle()
     with inbox.database.read() as session:
-        from dicom_node.services.console.studies import listing, search
+        from dicom_console.views import listing, search
 
         [row], _ = search.search(session, search.Search())
         shown = listing.show(session, inbox.settings, row["id"])
@@ -259,7 +258,7 @@ def test_an_upload_beyond_the_limits_is_refused(browser: Browser, console: Conso
 
 
 def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
-    from dicom_node.console.app import create_app
+    from dicom_console.app import create_app
 
     small = inbox.settings.console.model_copy(update={"upload_mib": 1})
     console.app = create_app(inbox.settings.model_copy(update={"console": small}), inbox.database)
@@ -277,7 +276,7 @@ def test_uploads_need_the_token_of_their_form(browser: Browser, inbox: Inbox) ->
 
 
 def test_more_uploads_than_places_are_put_off(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_places", asyncio.Semaphore(0))
+    monkeypatch.setattr(handlers, "_places", asyncio.Semaphore(0))
     assert browser.upload(("a", b"x")) == 503
 
 

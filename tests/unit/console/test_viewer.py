@@ -10,10 +10,10 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
+from dicom_console.views import contents, timeline
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
-from dicom_node.services.console.studies import contents, timeline, viewer
+from dicom_node.services import images, users
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import utc_now
@@ -42,7 +42,7 @@ def result(database: Database, kind: ResultKind) -> Result:
 
 def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
     with node.database.read() as session:
-        still, moving = (viewer.view(session, node.settings, number) for number in (1, 2))
+        still, moving = (images.view(session, node.settings, number) for number in (1, 2))
     assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
     for shown, frames in ((still, []), (moving, [2])):
         names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]

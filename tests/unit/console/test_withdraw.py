@@ -21,7 +21,9 @@ from dicom_node.model.roles import UserRole
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.destination import Check
-from dicom_node.services import audit, rerun_studies, withdrawal, work
+from dicom_node.services import audit, deliveries
+from dicom_node.services import results as withdrawal
+from dicom_node.services.studies import rerun_rules
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
@@ -134,10 +136,10 @@ def test_nothing_that_was_withdrawn_leaves_again(console: ConsoleLab) -> None:
         states = [session.get_one(Delivery, number).state for number in (waiting.id, dead.id)]
     assert states == [S.DISCARDED] * 2
     with pytest.raises(NotAllowedNow, match="withdrawn"):
-        work.retry_deliveries(console.settings, [dead.id])
+        deliveries.retry(console.settings, [dead.id])
     with pytest.raises(NotAllowedNow):
-        work.send_study(console.settings, results_study(console), "archive")
-    rerun_studies(console.settings, [results_study(console)])
+        deliveries.send_study(console.settings, results_study(console), "archive")
+    rerun_rules(console.settings, [results_study(console)])
     node = type("Node", (), {"settings": console.settings, "database": console.database})
     run_jobs(node)  # type: ignore[arg-type]
     with console.database.read() as session:
@@ -243,7 +245,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
     console: ConsoleLab,
 ) -> None:
     withdraw(console)
-    rerun_studies(console.settings, [results_study(console)])
+    rerun_rules(console.settings, [results_study(console)])
     with console.database.write() as session:
         session.get_one(Study, 1).state = StudyState.QUARANTINED
     assert delivered(console) == [dcmread(note(console)).SOPInstanceUID]
@@ -276,7 +278,7 @@ def test_a_peer_that_takes_no_notes_gives_it_up_and_discarding_all_leaves_it(con
     DeliveryWorker(
         console.database, console.settings, open_destination=lambda _peer, _settings: destination
     ).run_once()
-    work.discard_deliveries(console.settings, because="given up")
+    deliveries.discard(console.settings, because="given up")
     with console.database.read() as session:
         chosen = select(Delivery.state).join(Result).where(Result.kind == ResultKind.REJECTION)
         assert session.scalars(chosen).all() == [S.DEAD]
@@ -286,7 +288,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
     console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("dicom_node.services.withdrawal._by_hand", die)
+        patch.setattr("dicom_node.services.results._by_hand", die)
         with pytest.raises(KeyboardInterrupt):
             withdraw(console)
     files = list((console.settings.node.data_dir / "results").rglob("*.dcm"))

@@ -14,9 +14,9 @@ from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Confirmation, Outgoing, SendReport
-from dicom_node.services import withdrawal
+from dicom_node.services import assessments, results
+from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
-from dicom_node.services.console.studies import assessment, feedback
 from dicom_node.store.tables import Delivery, Study
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -52,18 +52,18 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         node.settings,
         open_destination=lambda _peer, _settings: NoDestination(),  # type: ignore[arg-type, return-value]
     )
-    original = withdrawal._chosen
+    original = results._chosen
 
     def chosen(*arguments: Any) -> Any:
         found = original(*arguments)
         worker.run_once()
         return found
 
-    monkeypatch.setattr(withdrawal, "_chosen", chosen)
+    monkeypatch.setattr(results, "_chosen", chosen)
     with node.database.read() as session:
         uid = session.get_one(Study, 1).study_instance_uid or ""
         assert set(session.scalars(select(Delivery.state))) == {DeliveryState.PENDING}
-    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
+    results.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
     with node.database.read() as session:
         assert set(session.scalars(select(Delivery.state))) == {DeliveryState.DISCARDED}
     node.close()
@@ -81,10 +81,11 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     work(node)  # type: ignore[arg-type]
     with node.database.read() as session:
         uid = session.get_one(Study, 1).study_instance_uid or ""
-        about = feedback._findings(session, node.settings, 1)[0]
-    said = (node.settings, 1, about, ReaderVerdict.REJECTED, Person("eva"), "a rib")
-    other = threading.Thread(target=feedback.give, args=said)
-    original, waited = feedback.contested, []
+        about = assessments._findings(session, node.settings, 1)[0]
+    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+    given = FindingAssessed(**which, verdict=ReaderVerdict.REJECTED, because="a rib")
+    other = threading.Thread(target=assessments.assess, args=(node.settings, 1, given, Person("eva")))
+    original, waited = assessments._contested, []
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -93,8 +94,8 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
         waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(feedback, "contested", contested)
-    assessment.accept(node.settings, uid, Person("anna"))
+    monkeypatch.setattr(assessments, "_contested", contested)
+    assessments.accept_results(node.settings, uid, Person("anna"))
     other.join(20)
     assert waited == [True] and not other.is_alive()
     node.close()

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.errors import NotAllowedNow
+from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, work
+from dicom_node.services import audit, deliveries
 from dicom_node.store.tables import Delivery, Job, Result, Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import record, utc_now
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -92,7 +93,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
     with console.database.write() as session:
         session.get_one(Delivery, 1).state = state
     with pytest.raises(NotAllowedNow, match="can be discarded"):
-        work.discard_deliveries(console.settings, [1], because="for no reason")
+        deliveries.discard(console.settings, [1], because="for no reason")
     assert states(console)[0] is state
 
 
@@ -163,3 +164,16 @@ def test_jobs_are_changed_from_the_page_of_their_study(console: ConsoleLab, inbo
     assert "/jobs/1/cancel" in browser.text
     assert browser.post("/jobs/1/cancel", study="1") == 303
     assert browser.headers["location"] == "/studies/1"
+
+
+def test_the_page_of_a_peer_that_takes_nothing_says_so(console: ConsoleLab, study: int) -> None:
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/peers/pacs")
+    assert "results that wait" not in browser.text
+    with console.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.state, delivery.attempts, delivery.reason = S.PENDING, 3, "no connection"
+            record(session, DELIVERY_RETRIED, study, delivery=delivery.id, destination="pacs")
+    browser.get("/peers/pacs")
+    section = browser.text.partition("What it gets")[2].partition("</section>")[0]
+    assert "it takes none of the 2 results that wait for it (no connection)" in section

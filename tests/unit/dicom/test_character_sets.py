@@ -86,7 +86,7 @@ def names() -> st.SearchStrategy[bytes]:
         st.builds(str.encode, st.sampled_from(PARTS), st.sampled_from(CODECS), st.just("replace")),
         st.sampled_from(ESCAPES),
         st.binary(max_size=4),
-    )  # fmt: skip
+    )
     return st.lists(piece, max_size=8).map(lambda pieces: b"".join(pieces)[:LENGTH])
 
 
@@ -125,11 +125,11 @@ def test_a_name_is_the_same_in_the_inbox_and_in_results(charset: str, raw: bytes
 @pytest.mark.parametrize(("charset", "raw"), UNKNOWN)
 def test_bytes_of_no_named_set_are_refused(charset: str, raw: bytes) -> None:
     with pytest.raises((UnicodeError, LookupError)):
-        CharacterSet.of(terms(charset)).decode(raw, "PN")
+        CharacterSet.from_terms(terms(charset)).decode(raw, "PN")
 
 
 def test_a_delimiter_of_names_ends_an_extension_in_names_only() -> None:
-    korean = CharacterSet.of(terms("\\ISO 2022 IR 149"))
+    korean = CharacterSet.from_terms(terms("\\ISO 2022 IR 149"))
     assert korean.decode(b"\x1b$)C\xfb\xf3^A", "PN") == korean.decode(b"\x1b$)C\xfb\xf3^A", "LO") == "洪^A"
     with pytest.raises(UnicodeError):
         korean.decode(b"\x1b$)C\xfb\xf3^\xd1\xce", "PN")

@@ -112,9 +112,14 @@ def test_items_are_repaired_and_broken_codes_and_references_left_out() -> None:
 
 def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path) -> None:
     odd = {
-        "PatientSex": "W", "StudyDate": "2025.01.02", "StudyTime": "10:15", "PatientAge": "75Y",
-        "PatientName": "Mononym", "SmokingStatus": "0000", "StudyInstanceUID": "999.999.2",
-    }  # fmt: skip
+        "PatientSex": "W",
+        "StudyDate": "2025.01.02",
+        "StudyTime": "10:15",
+        "PatientAge": "75Y",
+        "PatientName": "Mononym",
+        "SmokingStatus": "0000",
+        "StudyInstanceUID": "999.999.2",
+    }
     with pytest.warns(UserWarning):
         path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **odd)
     given = source(path)

@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dicom_node.dicom.own_objects import DEVICE_UID
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import derived_uid
 from tests.modality import chest
 
@@ -55,9 +55,16 @@ def key_object(image: Dataset) -> Dataset:
 def secondary_capture(image: Dataset) -> Dataset:
     capture = _beside(image, SecondaryCaptureImageStorage, "OT")
     for keyword in (
-        "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns",
-        "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    ):  # fmt: skip
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    ):
         setattr(capture, keyword, image[keyword].value)
     capture.add(deepcopy(image["PixelData"]))
     return capture
@@ -68,7 +75,7 @@ def own_result(image: Dataset) -> Dataset:
     result = secondary_capture(image)
     result.SOPInstanceUID = derived_uid("own", image.SOPInstanceUID)
     equipment = Dataset()
-    equipment.DeviceUID = DEVICE_UID
+    equipment.Manufacturer, equipment.ManufacturerModelName = MANUFACTURER, MODEL_NAME
     result.ContributingEquipmentSequence = [equipment]
     return result
 
@@ -78,9 +85,18 @@ def _beside(image: Dataset, sop_class: str, modality: str) -> Dataset:
     ds.file_meta = deepcopy(image.file_meta)
     ds.file_meta.MediaStorageSOPClassUID = sop_class
     for keyword in (
-        "SpecificCharacterSet", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "PatientName",
-        "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "ReferringPhysicianName",
-    ):  # fmt: skip
+        "SpecificCharacterSet",
+        "StudyDate",
+        "StudyTime",
+        "StudyID",
+        "AccessionNumber",
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyInstanceUID",
+        "ReferringPhysicianName",
+    ):
         ds[keyword] = deepcopy(image[keyword])
     ds.SOPClassUID, ds.Modality = sop_class, modality
     ds.SOPInstanceUID = derived_uid("beside", modality, image.SOPInstanceUID)

@@ -44,10 +44,18 @@ def add_job(
     """Enqueue a job of so many ``seconds`` of work that is due ``late`` seconds from now."""
     now = utc_now()
     job = Job(
-        study_id=study_id, study_revision=revision, rule=rule, pipeline=pipeline, destinations=["pacs"],
-        source_uids=["1.2.3"], priority=priority, cost_seconds=seconds, state=state,
-        run_at=now + timedelta(seconds=late), created_at=now,
-    )  # fmt: skip
+        study_id=study_id,
+        study_revision=revision,
+        rule=rule,
+        pipeline=pipeline,
+        destinations=["pacs"],
+        source_uids=["1.2.3"],
+        priority=priority,
+        cost_seconds=seconds,
+        state=state,
+        run_at=now + timedelta(seconds=late),
+        created_at=now,
+    )
     with database.write() as session:
         enqueue(session, job)
         return job.id

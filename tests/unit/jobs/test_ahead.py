@@ -29,7 +29,7 @@ from ai_pipeline.contract import (
 )
 from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.kept_analyses import KEEP_SECONDS, Analyses, merged
+from dicom_node.jobs.worker.kept_analyses import KEEP_SECONDS, Analyses
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState, StudyState
 from tests.inbox_lab import Inbox
@@ -133,9 +133,18 @@ def a_result(uid: str) -> PipelineResult:
     region = Region("box", ((1.5, 2.0), (3.25, 4.0)), Origin.ACTIVATION)
     heat = Heatmap(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4), "place")
     finding = Finding(
-        "Nodule", Code("1", "SCT", "Nodule"), 0.1 + 0.2, 0.3, Decision.PRESENT, uid, MODEL,
-        frame=2, regions=(region,), site=Code("2", "SCT", "Lung"), evidence=heat,
-    )  # fmt: skip
+        "Nodule",
+        Code("1", "SCT", "Nodule"),
+        0.1 + 0.2,
+        0.3,
+        Decision.PRESENT,
+        uid,
+        MODEL,
+        frame=2,
+        regions=(region,),
+        site=Code("2", "SCT", "Lung"),
+        evidence=heat,
+    )
     frames = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     picture = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME1", "cleaned", True, (MODEL,), "e" * 64)
     notes = (QualityNote("box", "approximate"),)
@@ -156,7 +165,7 @@ def test_a_damaged_analysis_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_single_results_become_one(tmp_path: Path) -> None:
-    whole = merged([a_result("1"), a_result("2")])
+    whole = PipelineResult.joined([a_result("1"), a_result("2")])
     assert [finding.source_uid for finding in whole.findings] == ["1", "2"]
     assert [score.source_uid for score in whole.scores] == ["1", "2"]
     assert [length.source_uid for length in whole.measurements] == ["1", "2"]

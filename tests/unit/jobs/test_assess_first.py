@@ -10,21 +10,20 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
-from dicom_node import preflight, services
+from dicom_node import preflight
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow
-from dicom_node.events import ASSESSMENT_OVERDUE, RESULTS_ASSESSED, RESULTS_HELD
+from dicom_node.events import ASSESSMENT_OVERDUE, RESULTS_ACCEPTED, RESULTS_HELD
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
-from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
 from dicom_node.notifications.gather import Gatherer
-from dicom_node.outbox import assessed
-from dicom_node.outbox.assessed import report_overdue
+from dicom_node.outbox import held
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.services import audit, withdrawal
-from dicom_node.services import work as by_hand
+from dicom_node.outbox.held import report_overdue
+from dicom_node.services import assessments, audit, deliveries, results, studies
+from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
-from dicom_node.services.console.studies import assessment, feedback
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, HeldResult, Notification, Result
 from dicom_node.store.transitions import utc_now
@@ -80,12 +79,12 @@ def holds(node: Inbox) -> list[HeldResult]:
 
 def mark(node: Inbox, uid: str) -> str:
     with node.database.read() as session:
-        return str(assessment.show(session, node.settings, node.study(uid).id)["as_of"])
+        return str(assessments.held_results(session, node.settings, node.study(uid).id)["as_of"])
 
 
 def finding(node: Inbox, uid: str) -> dict[str, Any]:
     with node.database.read() as session:
-        return feedback._findings(session, node.settings, node.study(uid).id)[0]
+        return assessments._findings(session, node.settings, node.study(uid).id)[0]
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
@@ -101,7 +100,7 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         for _ in range(3):
             assert sender.run_once() == 0
         assert pacs.received == []
-        assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         for _ in range(50):
             if set(states(node)) == {D.CONFIRMED}:
@@ -111,61 +110,61 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
     with node.database.read() as session:
         [row] = [row for row in audit.rows(session) if row["action"] == AuditAction.RESULTS_ASSESSED]
-        [said] = feedback.rows(session)
+        [said] = assessments.all_assessments(session)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
     numbers = [event.number for event in node.events()]
-    assert RESULTS_HELD.number in numbers and RESULTS_ASSESSED.number in numbers
+    assert RESULTS_HELD.number in numbers and RESULTS_ACCEPTED.number in numbers
 
 
 def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
     uid = analysed(node)
     with pytest.raises(FaultyInput):
-        assessment.reject(node.settings, uid, ANNA, because=" ")
-    assert assessment.reject(node.settings, uid, ANNA, because="wrong side") == 2
+        assessments.reject_results(node.settings, uid, ANNA, because=" ")
+    assert assessments.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
     assert node.study(uid).state is StudyState.CANCELLED
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
     with pytest.raises(NotAllowedNow, match="rejected"):
-        by_hand.retry_deliveries(node.settings, [1])
+        deliveries.retry(node.settings, [1])
     with pytest.raises(NotAllowedNow):
-        by_hand.send_study(node.settings, uid, "pacs")
+        deliveries.send_study(node.settings, uid, "pacs")
     with pytest.raises(NotAllowedNow, match="rejected already"):
-        assessment.reject(node.settings, uid, ANNA, because="again")
+        assessments.reject_results(node.settings, uid, ANNA, because="again")
     with pytest.raises(NotAllowedNow, match="--rejected"):
-        assessment.accept(node.settings, uid, ANNA)
-    assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assessments.accept_results(node.settings, uid, ANNA)
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
     assert states(node) == [D.PENDING] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
-        assessment.accept(node.settings, uid, ANNA)
+        assessments.accept_results(node.settings, uid, ANNA)
 
 
 def test_a_second_acceptance_frees_nothing_that_was_rejected(node: Inbox) -> None:
     uid = analysed(node)
-    assessment.reject(node.settings, uid, ANNA, because="wrong side")
+    assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
     analysed(node, 2)
     with pytest.raises(NotAllowedNow, match="newer results wait"):
-        assessment.accept(node.settings, uid, ANNA, rejected=True)
+        assessments.accept_results(node.settings, uid, ANNA, rejected=True)
     seen = mark(node, uid)
-    assert assessment.accept(node.settings, uid, ANNA, as_of=seen) == 2
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=seen) == 2
     for asked in ({}, {"as_of": seen}, {"rejected": True}):
         with pytest.raises(NotAllowedNow):
-            assessment.accept(node.settings, uid, ANNA, **asked)  # type: ignore[arg-type]
+            assessments.accept_results(node.settings, uid, ANNA, **asked)  # type: ignore[arg-type]
     assert sorted(states(node)) == [D.DISCARDED] * 2 + [D.PENDING] * 2
 
 
 def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
     uid = analysed(node)
-    by_hand.discard_deliveries(node.settings, [1], because="wrong destination")
-    assessment.reject(node.settings, uid, ANNA, because="wrong side")
-    assessment.accept(node.settings, uid, ANNA, rejected=True)
+    deliveries.discard(node.settings, [1], because="wrong destination")
+    assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
+    assessments.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
     other = analysed(node, 2)
-    assessment.reject(node.settings, other, ANNA, because="wrong side")
-    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    assessments.reject_results(node.settings, other, ANNA, because="wrong side")
+    results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
     with pytest.raises(NotAllowedNow, match="waits for"):
-        assessment.accept(node.settings, uid, ANNA, rejected=True)
+        assessments.accept_results(node.settings, uid, ANNA, rejected=True)
 
 
 def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) -> None:
@@ -180,19 +179,20 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) ->
     with node.database.write() as session:
         session.execute(delete(HeldResult))  # as an earlier version left it
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        by_hand.retry_deliveries(node.settings, [1])
-    services.rerun_studies(node.settings, [uid])
+        deliveries.retry(node.settings, [1])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert assessment.accept(node.settings, uid, ANNA) == 2
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2
     assert states(node) == [D.PENDING] * 4
 
 
-@pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0)])
+@pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0), ("alias", 1)])
 def test_a_rule_that_sends_at_once_what_another_holds_is_warned_of(
     tmp_path: Path, peer: str, warnings: int
 ) -> None:
     made = configuration() | {"node": {"data_dir": str(tmp_path)}}
-    made["peers"].append({**made["peers"][1], "name": "second"})
+    made["peers"].append({**made["peers"][1], "name": "second", "port": 2})
+    made["peers"].append({**made["peers"][1], "name": "alias"})
     made["rules"][0]["assess_first"] = True
     made["rules"].append({**made["rules"][0], "name": "other", "send_to": [peer], "assess_first": False})
     tried = preflight.check_data(made).tried
@@ -211,27 +211,27 @@ def test_what_was_given_up_before_is_not_held_and_blocks_nothing(node: Inbox) ->
             row.state = D.DEAD
     node.settings = wanted
     node.reopen()
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert holds(node) == [] and by_hand.retry_deliveries(node.settings) == 2
+    assert holds(node) == [] and deliveries.retry(node.settings) == 2
     with node.database.write() as session:
         rows = session.scalars(select(Delivery)).all()
         for row in rows:
             row.state = D.DEAD
         held_one = HeldResult(result_id=rows[0].result_id, study_id=1, since=utc_now())
         session.add(held_one)
-    assert by_hand.retry_deliveries(node.settings) == 1
+    assert deliveries.retry(node.settings) == 1
 
 
 def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
     uid = analysed(node)
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        by_hand.retry_deliveries(node.settings, [1])
+        deliveries.retry(node.settings, [1])
     made = node.settings.peers[1].model_copy(update={"name": "second"})
     node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers, made)})
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        by_hand.send_study(node.settings, uid, "second")
-    assert by_hand.retry_deliveries(node.settings) == 0
+        deliveries.send_study(node.settings, uid, "second")
+    assert deliveries.retry(node.settings) == 0
     assert states(node) == [D.UNASSESSED] * 2
 
 
@@ -241,13 +241,13 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
     node.receive(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
     node.index()
     with pytest.raises(NotAllowedNow, match="receiving"):
-        assessment.accept(node.settings, uid, ANNA, as_of=seen)
+        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
     node.settle()
     work(node)
     assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
     with pytest.raises(NotAllowedNow, match="not those that you saw"):
-        assessment.accept(node.settings, uid, ANNA, as_of=seen)
-    assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
     with node.database.read() as session:
         assert {row.supersedes for row in session.scalars(select(Result))} == {""}, "the first never left"
@@ -256,12 +256,12 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
 def test_what_was_accepted_is_not_asked_again_and_what_waits_waits_on(node: Inbox) -> None:
     uid = analysed(node)
     since = [row.since for row in holds(node)]
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     assert states(node) == [D.CANCELLED] * 2
     work(node)
     assert states(node) == [D.UNASSESSED] * 2 and [row.since for row in holds(node)] == since
-    assessment.accept(node.settings, uid, ANNA)
-    services.rerun_studies(node.settings, [uid])
+    assessments.accept_results(node.settings, uid, ANNA)
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     assert states(node) == [D.PENDING] * 2
 
@@ -270,7 +270,7 @@ def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbo
     uid = analysed(node)
     node.settings = settings(node, assess_first=False)
     assert states(node) == [D.UNASSESSED] * 2, "not by the change alone"
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     assert states(node) == [D.PENDING] * 2 and holds(node) == []
 
@@ -300,41 +300,47 @@ def test_a_failure_is_told_at_once(node: Inbox) -> None:
 
 def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
     uid = analysed(node)
-    assessment.accept(node.settings, uid, ANNA)
+    assessments.accept_results(node.settings, uid, ANNA)
     second = node.settings.peers[1].model_copy(update={"name": "second"})
     failing = settings(node, do="stumble")
     for one in (node.settings, failing):
         node.settings = one.model_copy(update={"peers": (*one.peers, second)})
         if one is not failing:
-            assert by_hand.send_study(node.settings, uid, "second") == 2
+            assert deliveries.send_study(node.settings, uid, "second") == 2
     node.reopen()
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     assert sorted(states(node)) == [D.CANCELLED] * 4 + [D.PENDING] * 4
 
 
 def test_withdrawn_results_wait_no_more(node: Inbox) -> None:
     uid = analysed(node)
-    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
     assert states(node) == [D.DISCARDED] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
-        assessment.accept(node.settings, uid, ANNA)
+        assessments.accept_results(node.settings, uid, ANNA)
 
 
 def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> None:
     uid = analysed(node)
     about, study = finding(node, uid), node.study(uid).id
+
+    def assess(verdict: ReaderVerdict, by: Person, because: str = "") -> None:
+        which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+        given = FindingAssessed(**which, verdict=verdict, because=because)
+        assessments.assess(node.settings, study, given, by)
+
     for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
         with pytest.raises(FaultyInput):
-            feedback.give(node.settings, study, about, verdict, ANNA)
-        feedback.give(node.settings, study, about, verdict, ANNA, "a rib")
+            assess(verdict, ANNA)
+        assess(verdict, ANNA, "a rib")
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
-            assessment.accept(node.settings, uid, ANNA)
+            assessments.accept_results(node.settings, uid, ANNA)
         assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
-    feedback.give(node.settings, study, about, ReaderVerdict.ACCEPTED, Person("eva"))
-    assert assessment.accept(node.settings, uid, ANNA) == 2
+    assess(ReaderVerdict.ACCEPTED, Person("eva"))
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2
     with node.database.read() as session:
-        rows = feedback.rows(session)
+        rows = assessments.all_assessments(session)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
     assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
 
@@ -345,11 +351,11 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox, monkeypatch
     def cut(*_: object) -> None:
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(assessed, "settle_study", cut)
+    monkeypatch.setattr(held, "settle_study", cut)
     with pytest.raises(RuntimeError, match="killed"):
-        assessment.accept(node.settings, uid, ANNA)
+        assessments.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
-    assert [row.verdict for row in holds(node)] == [None, None]
+    assert [row.state for row in holds(node)] == [HeldState.WAITING] * 2
 
 
 def test_a_quarantined_study_cannot_be_accepted(node: Inbox) -> None:
@@ -359,7 +365,7 @@ def test_a_quarantined_study_cannot_be_accepted(node: Inbox) -> None:
     assert node.study(uid).state is StudyState.QUARANTINED
     assert states(node) == [D.CANCELLED] * 2
     with pytest.raises(NotAllowedNow, match="quarantined"):
-        assessment.accept(node.settings, uid, ANNA)
+        assessments.accept_results(node.settings, uid, ANNA)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -372,9 +378,9 @@ def test_findings_are_told_once_they_were_accepted(node: Inbox, accepted: bool) 
     uid = analysed(node)
     assert gatherer.run_once() == 0
     if accepted:
-        assessment.accept(node.settings, uid, ANNA)
+        assessments.accept_results(node.settings, uid, ANNA)
     else:
-        assessment.reject(node.settings, uid, ANNA, because="wrong side")
+        assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
     assert gatherer.run_once() == int(accepted)
     with node.database.read() as session:
         told = [row.content["groups"][0]["events"][0] for row in session.scalars(select(Notification))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
 class Marker(Obedient):
     """Finds burned-in text in every image, or nothing where it is told so."""
 
-    name = "marker"
+    card = replace(Obedient.card, name="marker")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
 from dicom_node.model.deidentified import Retained, is_deidentified
 from dicom_node.model.lifecycle import JobState
-from dicom_node.services import retention
+from dicom_node.services import studies
 from dicom_node.store.tables import Delivery, EventRow, Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -30,7 +31,7 @@ PATIENT = b"ID-one"
 class Scrubber(Obedient):
     """Says that each image is clean, unless it is told to say nothing of the kind."""
 
-    name = "scrubber"
+    card = replace(Obedient.card, name="scrubber")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -111,11 +112,11 @@ def test_peers_of_one_domain_get_the_same_objects_and_others_none_of_them(make: 
     apart = [waiting[name] for name in ("archive", "registry", "stranger")]
     assert [len(uids) for uids in apart] == [3, 3, 3]
     assert len(set.union(*apart)) == 9
-    studies = {
+    of_peers = {
         dcmread(file, specific_tags=["StudyInstanceUID"]).StudyInstanceUID
         for file in node.folder.glob("deidentified/**/*.dcm")
     }
-    assert len(studies) == 3
+    assert len(of_peers) == 3
 
 
 def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
@@ -136,7 +137,7 @@ def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_
     first, late = (ultrasound("one", number=number) for number in (1, 2))
     analysed(node, first)
     confirm(node)
-    retention.delete_by_uid(node.settings, [first.StudyInstanceUID])
+    studies.delete_by_uid(node.settings, [first.StudyInstanceUID])
     for rows in analysed(node, late).values():
         old, new = (row for row in rows if row.kind == "sr")
         assert (old.supersedes, new.supersedes) == ("", "")

@@ -163,7 +163,7 @@ def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, 
         session.get_one(Job, number, with_for_update=True)
         started = time.monotonic()
         assert queue.claim("elsewhere/1/1/a") is None
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
     job = queue.claim("elsewhere/1/1/a")
     assert job is not None and job.id == number
 

@@ -10,8 +10,7 @@ from sqlalchemy import update
 
 from dicom_node import jobs
 from dicom_node.errors import NotAllowedNow
-from dicom_node.jobs.fairness import estimated_seconds
-from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.queue import JobQueue, estimated_seconds
 from dicom_node.jobs.worker import process as worker_module
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState

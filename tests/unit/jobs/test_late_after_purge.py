@@ -11,8 +11,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_node.model.kinds import ResultKind
-from dicom_node.services import retention
-from dicom_node.services.console.studies import viewer
+from dicom_node.services import images, studies
 from dicom_node.store.tables import Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -28,7 +27,7 @@ def node(tmp_path: Path) -> Iterator[Inbox]:
     node = Inbox(tmp_path / "var", illustrated())
     analysed(node, 1)
     confirm(node)
-    assert [row["deleted"] for row in retention.delete_received(node.settings, [STUDY])] == [True]
+    assert [row["deleted"] for row in studies.delete_received(node.settings, [STUDY])] == [True]
     yield node
     node.close()
 
@@ -70,5 +69,5 @@ def test_the_report_on_one_more_image_replaces_only_that_on_images_that_are_here
 def test_the_console_shows_both_reports(node: Inbox) -> None:
     analysed(node, 2)
     with node.database.read() as session:
-        shown = viewer.report_files(session, node.settings, STUDY)
+        shown = images.report_files(session, node.settings, STUDY)
     assert shown == [node.folder / row.path for row in reports(node)]

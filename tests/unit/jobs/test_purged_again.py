@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import services
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.services import retention
+from dicom_node.services import studies
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge_results
@@ -42,7 +41,7 @@ def purged(node: Inbox) -> dict[Path, bytes]:
     """Confirm and delete images and results; what the files of the results were."""
     confirm(node)
     files = {file: file.read_bytes() for file in (node.folder / "results").rglob("*.dcm")}
-    retention.delete_received(node.settings, [STUDY])
+    studies.delete_received(node.settings, [STUDY])
     spool = node.settings.spool.model_copy(update={"result_days": 1})
     settings = node.settings.model_copy(update={"spool": spool})
     assert purge_results(node.database, settings, utc_now() + timedelta(days=2)) == len(files) > 3
@@ -74,7 +73,7 @@ def test_what_was_deleted_is_made_again_byte_for_byte_for_a_further_destination(
     wanted_by_another(node)
     analysed(node)
     analysed(node, number=2)
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     with node.database.read() as session:
         rows = session.scalars(select(Result)).all()
@@ -92,7 +91,7 @@ def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_
     files = purged(node)
     wanted_by_another(node, station="OTHER")
     analysed(node)
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     second = deliveries(node, "second")
     assert len(second) == len(files)

@@ -84,10 +84,18 @@ def test_a_job_exists_only_when_the_callers_transaction_commits(database: Databa
         enqueue(
             session,
             Job(
-                study_id=study, study_revision=1, rule="r", pipeline="p", destinations=[], source_uids=[],
-                state=JobState.QUEUED, run_at=now, created_at=now, reason="",
+                study_id=study,
+                study_revision=1,
+                rule="r",
+                pipeline="p",
+                destinations=[],
+                source_uids=[],
+                state=JobState.QUEUED,
+                run_at=now,
+                created_at=now,
+                reason="",
             ),
-        )  # fmt: skip
+        )
         raise ZeroDivisionError
     assert queue.claim("me") is None
 

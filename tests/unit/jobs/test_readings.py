@@ -39,7 +39,7 @@ STUDY = str(ultrasound("one").StudyInstanceUID)
 class Reads(Obedient):
     """Reads a name and a caliper in every image."""
 
-    name = "reads"
+    card = replace(Obedient.card, name="reads")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -49,8 +49,7 @@ class Reads(Obedient):
 
 
 class ReadsTogether(Reads):
-    name = "together"
-    per_image = False
+    card = replace(Obedient.card, name="together", per_image=False)
 
 
 def read_in(uid: str) -> tuple[Reading, Reading]:

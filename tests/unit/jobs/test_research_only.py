@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ai_pipeline.contract import Accept, Code, Decision, Finding, ModelRef, PipelineResult, SourceImage
+from ai_pipeline.contract import (
+    Accept,
+    Code,
+    Decision,
+    Finding,
+    ModelRef,
+    PipelineCard,
+    PipelineResult,
+    SourceImage,
+)
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from tests.result_images import US, source, speckle, write_image
 
@@ -16,8 +25,7 @@ MODEL = ModelRef("m", "1", "a" * 64, "b" * 64)
 class Says:
     """Finds two things in every image, one for research only."""
 
-    name, version, per_image = "says", "1", False
-    options: Mapping[str, type] = {}
+    card = PipelineCard(name="says", version="1", per_image=False)
 
     def warm_up(self) -> None:
         """Nothing to load."""

@@ -27,9 +27,15 @@ def rule(name: str = "rule", **values: Any) -> RuleSettings:
 
 def image(uid: str = "1.2.3", **attributes: str) -> ImageFacts:
     return ImageFacts(
-        uid, "1.2.840.10008.5.1.4.1.1.1.1", attributes.pop("modality", "DX"), ObjectRole.SOURCE,
-        calling_ae="ROOM1", called_ae="AINODE", sender="room1", attributes=attributes,
-    )  # fmt: skip
+        uid,
+        "1.2.840.10008.5.1.4.1.1.1.1",
+        attributes.pop("modality", "DX"),
+        ObjectRole.SOURCE,
+        calling_ae="ROOM1",
+        called_ae="AINODE",
+        sender="room1",
+        attributes=attributes,
+    )
 
 
 def why(when: dict[str, Any], *images: ImageFacts) -> list[str]:
@@ -76,7 +82,9 @@ def test_free_text_of_a_header_is_never_repeated() -> None:
     [reason] = why({"study_description": "thorax*"}, image(StudyDescription="Mrs Secret, knee"))
     assert reason == "study description does not match thorax*"
     [reason] = why({"body_part": "CHEST"}, image(BodyPartExamined="Secret^Jane"))
-    assert reason == "body part does not match CHEST", "no code string, so nobody knows what it is"
+    assert reason == "body part unknown (11 characters) does not match CHEST"
+    [reason] = why({"modality": "US"}, image(modality="ZQXCANARY"))
+    assert reason == "modality unknown (9 characters) does not match US", "a code string, but no term"
 
 
 def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() -> None:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
+from ai_pipeline.contract import Accept
 from dicom_node import jobs
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED, SOURCE_REPAIRED
@@ -24,7 +25,7 @@ from dicom_node.studies.comparison import reindex
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import configuration, register, work
+from tests.unit.jobs.worker_lab import Obedient, configuration, register, work
 
 Make = Callable[..., Inbox]
 
@@ -251,6 +252,17 @@ def without_pacs(tmp_path: Path) -> Inbox:
     return Inbox(tmp_path / "var", config)
 
 
+def test_of_an_image_that_is_not_decoded_the_pacs_reads_also_where_the_others_are_refused(make: Make) -> None:
+    node = make("find")
+    refused = changed(ultrasound("unknown"), BodyPartExamined="LEG")
+    kept = changed(ultrasound("unknown", number=2), PixelData=encapsulate([b"no picture of ours"]))
+    kept.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.110"
+    kept["PixelData"].VR, kept["PixelData"].is_undefined_length = "OB", True
+    study = analysed(node, refused, kept)
+    assert study.state is not StudyState.NOT_APPLICABLE
+    assert "AI did not run: cannot be decoded: its transfer syntax JPEG XL" in text_of(reports(node)[0])
+
+
 def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reason(
     make: Make, tmp_path: Path
 ) -> None:
@@ -283,9 +295,64 @@ def test_an_unknown_pipeline_fails_the_job_with_the_names_that_there_are(make: M
     config = configuration()
     config["rules"][0]["pipeline"] = "no_such"
     node = Inbox(tmp_path / "unknown", config)
-    study = analysed(node, ultrasound("unknown"))
-    assert study.state is StudyState.FAILED and "no pipeline is called 'no_such'" in study.reason
+    analysed(node, ultrasound("unknown"))
+    [job] = node.jobs()
+    assert job.state is JobState.FAILED and "no pipeline is called 'no_such'" in job.reason
+    [report] = reports(node)
+    assert "AI did not run: no pipeline is called 'no_such'" in text_of(report)
     node.close()
+
+
+def test_an_image_that_is_refused_by_its_size_is_reported(tmp_path: Path) -> None:
+    register()
+    node = Inbox(tmp_path / "small", configuration() | {"images": {"longest_side": 64}})
+    study = analysed(node, ultrasound("large"))
+    assert study.state is StudyState.DELIVERING
+    [report] = reports(node)
+    assert "AI did not run: the image has 240 × 180 pixels: images.longest_side is 64" in text_of(report)
+    node.close()
+
+
+def test_what_memory_an_image_took_is_not_missing_for_the_report(make: Make) -> None:
+    """The process whose memory is used up writes none: the next one does."""
+    node = make(attempts=2)
+    node.receive(ultrasound("spent"))
+    node.settle()
+    worker = Worker(node.settings, node.database)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Obedient, "accepts", out_of_memory)
+        assert worker.run_once()
+    [job] = node.jobs()
+    assert job.state is JobState.QUEUED and "workers.memory_mib = 2304" in job.reason
+    assert not results(node)
+    assert work(node) == 1
+    [report] = reports(node)
+    assert "AI did not run: workers lost with this image, or out of memory" in text_of(report)
+
+
+def out_of_memory(*_: object) -> Accept:
+    raise MemoryError
+
+
+def test_a_model_that_gives_no_number_is_said_in_the_report(make: Make) -> None:
+    node = make("give_no_number")
+    study = analysed(node, changed(ultrasound("silent"), BodyPartExamined="BREAST"))
+    assert study.state is StudyState.DELIVERING
+    [job] = node.jobs()
+    assert (job.state, job.reason, job.tries) == (JobState.FAILED, "the model gave no number", 1)
+    [report] = reports(node)
+    assert "AI did not run: the model gave no number" in text_of(report)
+
+
+def test_a_model_that_gives_no_number_for_one_image_leaves_the_others(make: Make) -> None:
+    node = make("give_no_number")
+    sound, silent = (ultrasound("both", number=number) for number in (1, 2))
+    analysed(node, sound, changed(silent, BodyPartExamined="BREAST"))
+    [job] = node.jobs()
+    assert job.state is JobState.SUCCEEDED
+    [report] = reports(node)
+    assert "1 of the images not analysed: the model gave no number" in text_of(report)
+    assert len([row for row in results(node) if row.kind is ResultKind.SC]) == 1
 
 
 def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from sqlalchemy import select
 
 from ai_pipeline import pipelines
@@ -23,6 +24,8 @@ from ai_pipeline.contract import (
     Finding,
     ModelRef,
     Origin,
+    PipelineCard,
+    PipelineOptions,
     PipelineResult,
     Progress,
     Refuse,
@@ -30,6 +33,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.models.engine import OnnxRuntime
 from dicom_node.child import limit_memory, watch_parent
 from dicom_node.config.settings import Settings
 from dicom_node.jobs.worker import process as worker_module
@@ -39,6 +43,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import Inbox
+from tests.unit.ai_training import small_models
 
 MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
 
@@ -61,13 +66,17 @@ def confirm(node: Inbox) -> None:
             settle_study(session, number)
 
 
+class ObedientOptions(PipelineOptions):
+    """``do``: the name of a method; ``log``: a file."""
+
+    do: str = "find"
+    log: str = ""
+
+
 class Obedient:
     """Does what the rule's option ``do`` says; ``log`` is a file that counts its runs."""
 
-    name = "obedient"
-    version = "1"
-    options: Mapping[str, type] = {"do": str, "log": str}
-    per_image = True
+    card = PipelineCard(name="obedient", version="1", options=ObedientOptions)
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -112,6 +121,11 @@ class Obedient:
     def not_decode(self, _images: Sequence[SourceImage], _report: Progress) -> None:
         raise PixelError("the pixels do not decode")
 
+    def give_no_number(self, images: Sequence[SourceImage], _report: Progress) -> None:
+        """Asks a network that divides nothing by nothing, for images of a breast."""
+        if any(image.header.body_part == "BREAST" for image in images):
+            OnnxRuntime(small_models.ratio(), threads=1)(*[np.zeros(1, np.float32)] * 2)
+
     def not_clean(self, _images: Sequence[SourceImage], _report: Progress) -> None:
         raise CleaningFailed("text may be left")
 
@@ -150,18 +164,25 @@ def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> 
         "peers": [
             {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
             {
-                "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 4242, "may": ["receive"],
+                "name": "pacs",
+                "ae_title": "PACS",
+                "host": "127.0.0.1",
+                "port": 4242,
+                "may": ["receive"],
                 "results": ["sr", "sc"],
             },
         ],
         "rules": [
             {
-                "name": "rule", "when": {"modality": "*"}, "pipeline": "obedient", "send_to": ["pacs"],
+                "name": "rule",
+                "when": {"modality": "*"},
+                "pipeline": "obedient",
+                "send_to": ["pacs"],
                 "max_study_age_days": 0,
                 "options": {"do": do, "log": str(log or "")},
             }
         ],
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def write_card(folder: Path, version: str = "1", reference: str = REFERENCE) -> 
 class Scoring(Obedient):
     """Refuses legs by their header and "noise" by the pixels; counts go by the card in ``models_dir``."""
 
-    name = "scoring"
+    card = replace(Obedient.card, name="scoring")
 
     def models(self) -> tuple[ModelRef, ...]:
         [card] = [card for card in cards(self._models_dir) if card.id == "scoring"]

@@ -202,7 +202,7 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Mak
 
     def count(number: int) -> None:
         mine = given[number:] + given[:number]  # each begins with another image
-        tally = Tallies(node.settings.workers.models_dir).of(mine, ())
+        tally = Tallies(node.settings.workers.models_dir).count(mine, ())
         start.wait()
         try:
             with node.database.write() as session:

@@ -143,7 +143,7 @@ def test_a_server_that_is_away_gets_the_same_later(tmp_path: Path, web: WebServe
     made.run_once()
     assert [(row.state, row.attempts) for row in rows(inbox)] == [(NotificationState.PENDING, 1)]
     web.status = 200
-    wait_until(lambda: made.run_once() == 1, 5, "tried again")
+    wait_until(lambda: made.run_once() == 1, 60, "tried again")
     [row] = rows(inbox)
     assert (row.state, row.attempts) == (NotificationState.SENT, 2)
     assert len({headers["Idempotency-Key"] for headers, _ in web.calls}) == 1
@@ -176,7 +176,7 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     made = notifier(inbox)
     happens(inbox, JOB_FAILED)
     web.status = 404
-    wait_until(lambda: made.run_once() == 0 and rows(inbox)[-1].state == "failed", 5, "given up")
+    wait_until(lambda: made.run_once() == 0 and rows(inbox)[-1].state == "failed", 60, "given up")
     assert len(web.calls) == 3
     [told] = [row for row in inbox.events() if row.number == NOTIFICATION_GIVEN_UP.number]
     assert told.fields["notification"] == "hook"
@@ -229,17 +229,17 @@ def test_findings_that_were_asked_for_are_told(
         number = job.id
         for name in ("a.dcm", "b.dcm", "c.dcm"):
             row = Result(
-                    study_id=job.study_id,
-                    job_id=job.id,
-                    kind=ResultKind.SR,
-                    sop_instance_uid=name,
-                    sop_class_uid="1",
-                    series_instance_uid="1",
-                    path=name,
-                    sha256="",
-                    bytes=1,
-                    created_at=utc_now(),
-            )  # fmt: skip
+                study_id=job.study_id,
+                job_id=job.id,
+                kind=ResultKind.SR,
+                sop_instance_uid=name,
+                sop_class_uid="1",
+                series_instance_uid="1",
+                path=name,
+                sha256="",
+                bytes=1,
+                created_at=utc_now(),
+            )
             session.add(row)
     happens(inbox, JOB_SUCCEEDED, 1, job=number)
     made.run_once()
@@ -273,9 +273,9 @@ def test_the_node_sends_by_itself(tmp_path: Path) -> None:
         background.start()
         try:
             known = lambda: inbox.database
-            wait_until(lambda: _cursor(known()), 10, "the first look")
+            wait_until(lambda: _cursor(known()), 60, "the first look")
             happens(inbox, JOB_FAILED)
-            wait_until(lambda: server.mails, 10, "the e-mail")
+            wait_until(lambda: server.mails, 60, "the e-mail")
         finally:
             background.stop()
     assert server.mails[0]["Subject"] == "AINODE: job failed for good"

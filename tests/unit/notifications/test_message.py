@@ -10,7 +10,7 @@ import pytest
 from dicom_node import events
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.errors import FaultyInput
-from dicom_node.notifications.message import LONGEST_TEXT, Told, check_templates, written
+from dicom_node.notifications.message import LONGEST_TEXT, TemplateEvent, check_templates, written
 from dicom_node.notifications.occasions import EVENTS
 from dicom_node.preflight import check
 from tests.unit.config.test_settings import write
@@ -23,7 +23,10 @@ def rule(**other: Any) -> NotificationSettings:
 
 
 def test_ours_names_events_fields_and_findings() -> None:
-    told = [Told(5004, AT, {"destination": "pacs", "status": ""}), Told(3003, AT, {"job": 1}, ["Mass"])]
+    told = [
+        TemplateEvent(5004, AT, {"destination": "pacs", "status": ""}),
+        TemplateEvent(3003, AT, {"job": 1}, ["Mass"]),
+    ]
     said = written(rule(), "NODE", told)
     assert said.subject == "NODE: job succeeded and 1 more"
     for word in ("delivery given up", "(5004)", "destination=pacs", "Mass", "notification n"):
@@ -32,7 +35,9 @@ def test_ours_names_events_fields_and_findings() -> None:
 
 
 def test_a_subject_is_one_line() -> None:
-    said = written(rule(subject="a\r\nBcc: x@example.org {{ 'x' * 500 }}"), "NODE", [Told(3006, AT, {})])
+    said = written(
+        rule(subject="a\r\nBcc: x@example.org {{ 'x' * 500 }}"), "NODE", [TemplateEvent(3006, AT, {})]
+    )
     assert "\n" not in said.subject
     assert len(said.subject) == 200
 
@@ -57,7 +62,7 @@ def test_a_template_that_fails_or_reaches_out_is_told_and_ours_is_sent(tmp_path:
     given = rule(template=file)
     with pytest.raises(FaultyInput):
         check_templates(given)
-    said = written(given, "NODE", [Told(6006, AT, {"free_mib": 3})])
+    said = written(given, "NODE", [TemplateEvent(6006, AT, {"free_mib": 3})])
     assert "free_mib=3" in said.text
     assert "template" in said.text
     assert len(said.text) < LONGEST_TEXT

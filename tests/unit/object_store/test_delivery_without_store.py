@@ -56,7 +56,7 @@ def test_a_delivery_waits_for_the_bucket(elsewhere: Inbox, s3: S3, pacs: Pacs) -
     outbox = DeliveryWorker(elsewhere.database, elsewhere.settings)
     s3.stop()
     try:
-        wait_until(lambda: outbox.run_once() > 0, 30, "it is tried")
+        wait_until(lambda: outbox.run_once() > 0, 60, "it is tried")
         assert the_delivery(elsewhere) == (DeliveryState.PENDING, "the object store does not answer", 0)
         assert not pacs.stored
     finally:
@@ -67,7 +67,7 @@ def test_a_delivery_waits_for_the_bucket(elsewhere: Inbox, s3: S3, pacs: Pacs) -
         outbox.run_once()
         return the_delivery(elsewhere)[0] is DeliveryState.CONFIRMED
 
-    wait_until(confirmed, 30, "it is confirmed")
+    wait_until(confirmed, 60, "it is confirmed")
     assert len(pacs.stored) == 1
 
 
@@ -77,7 +77,7 @@ def test_a_result_that_the_bucket_lost_is_a_dead_letter(
     with elsewhere.database.read() as session:
         s3.bucket(tmp_path.name).delete(*session.scalars(select(Result.path)))
     outbox = DeliveryWorker(elsewhere.database, elsewhere.settings)
-    wait_until(lambda: outbox.run_once() > 0, 30, "it is tried")
+    wait_until(lambda: outbox.run_once() > 0, 60, "it is tried")
     state, reason, _ = the_delivery(elsewhere)
     assert state is DeliveryState.DEAD
     assert "missing or damaged" in reason

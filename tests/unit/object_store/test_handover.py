@@ -114,10 +114,10 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
     thread = threading.Thread(target=lambda: handing_over.run_forever(stop))
     thread.start()
     try:
-        wait_until(lambda: bool(told), 30, "the outage is told")
+        wait_until(lambda: bool(told), 60, "the outage is told")
         assert (told, waiting(site.a)) == ([STORE_AWAY], 2)
         site.s3.go_on()
-        wait_until(lambda: len(told) > 1, 30, "the store is back")
+        wait_until(lambda: len(told) > 1, 60, "the store is back")
     finally:
         site.s3.go_on()
         stop.set()
@@ -191,7 +191,7 @@ def test_the_same_object_at_two_machines_is_one(site: Site) -> None:
     assert b.index() == 0, "it cannot be compared with what only another machine has"
     assert len(b.spool.pending()) == 1, "and is kept until it can"
     handing(site.a, site).run_once()
-    wait_until(lambda: b.index() == 1, 10, "it is compared")
+    wait_until(lambda: b.index() == 1, 60, "it is compared")
     assert site.a.outcomes() == ["new", "duplicate"]
     assert not b.spool.pending()
     handing(b, site).run_once()

@@ -36,7 +36,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     with caplog.at_level(logging.ERROR):
         running.start()
         try:
-            wait_until(lambda: len(tries) == 2, 10, "the second study, in a round after the defect")
+            wait_until(lambda: len(tries) == 2, 60, "the second study, in a round after the defect")
         finally:
             stop.set()
             running.join()

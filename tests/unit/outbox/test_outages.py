@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
+from dicom_console.views import listing, overview, search
+from dicom_console.views.search import Search
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.events import DELIVERY_RETRIED, DESTINATION_AWAY, DESTINATION_BACK
@@ -18,10 +20,7 @@ from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.destination import Check
-from dicom_node.services import contacts
-from dicom_node.services.console import overview
-from dicom_node.services.console.studies import listing, search
-from dicom_node.services.console.studies.search import Search
+from dicom_node.services import peers
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, EventRow, Notification
 from dicom_node.store.transitions import utc_now
@@ -156,8 +155,8 @@ def test_overview_list_study_and_peer_say_it(outbox: Outbox) -> None:
     assert ("delivery failed, tried again", row["reason"]) in [
         (s["what"], s["more"]) for s in page["timeline"]
     ]
-    [advice] = contacts.why(outbox.settings, "pacs")["advice"]
+    [advice] = peers.why(outbox.settings, "pacs")["advice"]
     assert "none of the 3 results" in advice["says"]
     assert AWAY.text in advice["says"]
     assert "firewalls" not in advice["says"]
-    assert "If it is to send" in contacts.why(outbox.settings, "archive")["advice"][0]["says"]
+    assert "If it is to send" in peers.why(outbox.settings, "archive")["advice"][0]["says"]

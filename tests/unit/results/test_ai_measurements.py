@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from ai_pipeline.chest import ratio
-from ai_pipeline.contract import CARDIOTHORACIC_RATIO, Measurement, PipelineResult
+from ai_pipeline.contract import Measurement, PipelineResult
 from ai_pipeline.images.render import YELLOW
 from dicom_node import results
 from dicom_node.dicom.walk import items
@@ -34,12 +34,18 @@ def measured(uid: str) -> tuple[Measurement, ...]:
     mm = ratio.MILLIMETRES
     return (
         Measurement(
-            uid, "Cardiothoracic ratio", CARDIOTHORACIC_RATIO, 0.543, ratio.RATIO_UNIT, (HEART, THORAX),
-            CALIBRATED, ratio.THORAX,
+            uid,
+            "Cardiothoracic ratio",
+            ratio.CARDIOTHORACIC_RATIO,
+            0.543,
+            ratio.RATIO_UNIT,
+            (HEART, THORAX),
+            CALIBRATED,
+            ratio.THORAX,
         ),
         Measurement(uid, "Heart width", ratio.WIDTH, 150.0, mm, (HEART,), CALIBRATED, ratio.HEART),
         Measurement(uid, "Thoracic width", ratio.WIDTH, 276.0, mm, (THORAX,), CALIBRATED, ratio.THORAX),
-    )  # fmt: skip
+    )
 
 
 def built(film: SourceObject) -> dict[str, Dataset]:
@@ -121,8 +127,13 @@ def test_the_picture_shows_the_lines(film: SourceObject) -> None:
 
 def test_lines_out_of_the_image_do_not_leave(film: SourceObject) -> None:
     outside = Measurement(
-        film.image.uid, "Heart width", ratio.WIDTH, 1.0, ratio.PIXELS, (((1.0, 1.0), (9000.0, 1.0)),),
+        film.image.uid,
+        "Heart width",
+        ratio.WIDTH,
+        1.0,
+        ratio.PIXELS,
+        (((1.0, 1.0), (9000.0, 1.0)),),
         CALIBRATED,
-    )  # fmt: skip
+    )
     with pytest.raises(ResultRefused):
         results.build(CTX, [film], PipelineResult(measurements=(outside,)))

@@ -169,8 +169,11 @@ def test_of_a_region_only_the_numbers_that_it_may_have_are_kept(tmp_path: Path) 
         header = pseudonymised(given, Pseudonyms.of(HERE)).header
     (region,) = header.SequenceOfUltrasoundRegions
     assert {element.keyword for element in region} == {
-        "RegionSpatialFormat", "RegionFlags", "PhysicalDeltaX", "TableOfParameterValues",
-    }  # fmt: skip
+        "RegionSpatialFormat",
+        "RegionFlags",
+        "PhysicalDeltaX",
+        "TableOfParameterValues",
+    }
     assert "VOILUTSequence" not in header
     assert "PixelPaddingValue" not in header
     made = deidentified(path)

@@ -12,6 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import DerivedImage, ImageKind, ModelRef, PipelineResult
+from ai_pipeline.despeckle.despeckler import DESPECKLED
 from dicom_node import results
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
@@ -35,7 +36,14 @@ def result_of(image: SourceObject, *, verified: bool = True) -> PipelineResult:
     uid, count = image.image.uid, image.image.header.frames
     frames = np.stack([image.image.stored(number) for number in range(count)])
     cleaned = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME2", "text", verified=True)
-    less = replace(cleaned, kind=ImageKind.DESPECKLED, frames=frames // 2, models=(OURS,), verified=verified)
+    less = replace(
+        cleaned,
+        kind=ImageKind.PROCESSED,
+        processing=DESPECKLED,
+        frames=frames // 2,
+        models=(OURS,),
+        verified=verified,
+    )
     return PipelineResult(images=(cleaned, replace(less, description="speckle of the cleaned image reduced")))
 
 

@@ -140,10 +140,12 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
         ),
     )
     said = [
-        (values(group, "CODE")["Finding"].ConceptCodeSequence[0].CodeMeaning,
-         values(group, "CODE")["Presence"].ConceptCodeSequence[0].CodeMeaning)
+        (
+            values(group, "CODE")["Finding"].ConceptCodeSequence[0].CodeMeaning,
+            values(group, "CODE")["Presence"].ConceptCodeSequence[0].CodeMeaning,
+        )
         for group in groups(report)
-    ]  # fmt: skip
+    ]
     assert said == [("Cardiomegaly", "Present"), ("Nodule of lung", "Undetermined")]
     (absent,) = (item for item in items(report) if _name(item) == "Pleural effusion")
     assert absent.ConceptCodeSequence[0].CodeMeaning == "Absent"
@@ -207,9 +209,15 @@ def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObj
 
 def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Path) -> None:
     path = write_image(
-        tmp_path / "dx.dcm", DX, grey_image(), PhotometricInterpretation="MONOCHROME1", RescaleSlope=2,
-        RescaleIntercept=-5, WindowCenter=[100, 2000], WindowWidth=[50, 0.5],
-    )  # fmt: skip
+        tmp_path / "dx.dcm",
+        DX,
+        grey_image(),
+        PhotometricInterpretation="MONOCHROME1",
+        RescaleSlope=2,
+        RescaleIntercept=-5,
+        WindowCenter=[100, 2000],
+        WindowWidth=[50, 0.5],
+    )
     state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
     assert state.PresentationLUTShape == "INVERSE"
     assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)

@@ -102,7 +102,7 @@ BREAKS: dict[str, Callable[[Dataset], None]] = {
     "SeriesInstanceUID is one of the source": _source_series,
     "SeriesInstanceUID is no UID": _no_uid,
     "must be UNVERIFIED": _verified,
-    "Device UID": _not_ours,
+    "does not name this product": _not_ours,
     "PatientIdentityRemoved": _identity_removed,
     "CurrentRequestedProcedureEvidenceSequence": _no_evidence,
     "does not say AI": _unsaid,

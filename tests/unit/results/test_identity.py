@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from highdicom._standard_utils import get_module_attribute_map
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, PipelineResult
@@ -18,6 +17,7 @@ from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY
 from dicom_node.errors import DecodedDifferently, ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.common import iods
 from tests.result_images import (
     CALIBRATED,
     CARDIOMEGALY,
@@ -118,8 +118,8 @@ def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -
         "ReferencedPatientPhotoSequence",
     }
     modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
-    attributes = [one for name in modules for one in get_module_attribute_map()[name] if not one["path"]]
-    types = {one["keyword"]: one["type"] for one in attributes if one["keyword"] not in never}
+    attributes = [one for name in modules for one in iods.attributes(name)]
+    types = {keyword: kind for place, keyword, kind in attributes if not place and keyword not in never}
     assert (*types, "TimezoneOffsetFromUTC") == COPIED
     assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY
 
@@ -159,9 +159,13 @@ def test_a_name_is_the_same_text_in_every_result(
     tmp_path: Path, charset: str | list[str], name: str, wanted: str
 ) -> None:
     path = write_image(
-        tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet=charset, PatientName=name,
+        tmp_path / "cr.dcm",
+        CR,
+        grey_image(),
+        SpecificCharacterSet=charset,
+        PatientName=name,
         ReferringPhysicianName=name,
-    )  # fmt: skip
+    )
     for one in built(context(charset=wanted), source(path)):
         dataset = read(one)
         assert str(dataset.PatientName) == str(dataset.ReferringPhysicianName) == name
@@ -211,7 +215,7 @@ def test_two_patients_in_one_job_get_no_result(tmp_path: Path) -> None:
 
 
 def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) -> None:
-    study = {"StudyInstanceUID": "1.2.3", "PatientID": ""}
+    study = {"StudyInstanceUID": "1.2.3", "PatientID": "ONE"}
     bare = source(write_image(tmp_path / "a.dcm", CR, grey_image(), PatientName="", PatientSex="", **study))
     full = source(write_image(tmp_path / "b.dcm", CR, grey_image(), **study))
     named = {str(read(one).PatientName) + read(one).PatientSex for one in built(context(), bare, full)}

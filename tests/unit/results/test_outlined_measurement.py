@@ -16,9 +16,19 @@ from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE, measurements
 from ai_pipeline.images.render import YELLOW
 from dicom_node import results
 from dicom_node.dicom.walk import items
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results import SourceObject
-from tests.result_images import NODULE, UNCALIBRATED, US, context, finding, source, write_image
+from tests.result_images import (
+    ANALYSED_AT,
+    INSTALLATION,
+    NODULE,
+    UNCALIBRATED,
+    US,
+    context,
+    finding,
+    source,
+    write_image,
+)
 from tests.unit.heads import HEAD, drawn_head
 
 CTX = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
@@ -36,7 +46,7 @@ def frame(tmp_path: Path) -> SourceObject:
 
 def result_of(frame: SourceObject, *, cleaned: bool) -> PipelineResult:
     header, uid = frame.image.header, frame.image.uid
-    taken = measurements(uid, header, HEAD, (0.2, 0.2), UNCALIBRATED)
+    taken = measurements(uid, header, HEAD, (0.2, 0.2), UNCALIBRATED, "1")
     pixels = frame.image.stored(0).copy()
     pixels[NAME] = 0
     picture = DerivedImage(ImageKind.CLEANED, uid, pixels[None], "MONOCHROME2", "text", verified=True)
@@ -152,7 +162,7 @@ def test_the_codes_are_those_of_fetal_biometry() -> None:
     from pydicom.sr.codedict import codes
 
     assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
-    taken = measurements("1.2.3", source_header(), HEAD, None, UNCALIBRATED)
+    taken = measurements("1.2.3", source_header(), HEAD, None, UNCALIBRATED, "1")
     known = {str(code.value) for code in codes.CID12005.concepts.values()}
     assert {one.quantity.value for one in taken} <= known
 
@@ -161,3 +171,58 @@ def source_header():  # type: ignore[no-untyped-def]
     from tests.unit.ai_pipeline.phantoms import ArrayImage
 
     return ArrayImage(drawn_head()[0][None]).header
+
+
+def subjects(dataset: Dataset) -> list[list[str]]:
+    """Subject context of the document, then of each measurement group: class and ID."""
+    groups = [one for one in items(dataset) if code_of(one) == "125007"]
+    return [
+        [
+            item.ConceptCodeSequence[0].CodeValue if item.ValueType == "CODE" else str(item.TextValue)
+            for item in place.ContentSequence
+            if code_of(item) in {"121024", "121030"}
+        ]
+        for place in (dataset, *groups)
+    ]
+
+
+def code_of(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeValue")) if names else ""
+
+
+def test_the_subject_of_a_fetal_measurement_is_the_fetus(frame: SourceObject) -> None:
+    """PS3.16 TID 1006 and TID 1008; 121026 is Fetus. Without it the mother's head was measured."""
+    report = built(frame)["sr"]
+    assert subjects(report) == [["121026", "1"]] * 4
+    assert report.PatientName == "Test^US"
+
+
+def test_of_several_fetuses_each_group_names_its_own_and_the_document_none(frame: SourceObject) -> None:
+    result = result_of(frame, cleaned=False)
+    first, second, third = result.measurements
+    both = replace(result, measurements=(replace(first, fetus="A"), replace(second, fetus="B")))
+    assert subjects(report_of(frame, both)) == [[], ["121026", "A"], ["121026", "B"]]
+    beside = replace(result, measurements=(first, replace(third, fetus="")))
+    assert subjects(report_of(frame, beside)) == [[], ["121026", "1"], []]
+
+
+def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
+    frame: SourceObject, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.dcm"
+    for fetus, wanted in (("B", ["121026", "B"]), ("", [])):
+        result = result_of(frame, cleaned=False)
+        of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
+        report_of(frame, of_it).save_as(path)
+        made = results.build_rejection(
+            [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
+        )
+        assert made.data is not None
+        assert subjects(pydicom.dcmread(io.BytesIO(made.data)))[0] == wanted
+
+
+def report_of(frame: SourceObject, result: PipelineResult) -> Dataset:
+    (report,) = results.build(context(UNCALIBRATED, kinds=[ResultKind.SR]), [frame], result)
+    assert report.data is not None
+    return pydicom.dcmread(io.BytesIO(report.data))

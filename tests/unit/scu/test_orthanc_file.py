@@ -42,9 +42,13 @@ def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     image = ultrasound("one")
     image.save_as(tmp_path / "one.dcm", enforce_file_format=True)
     item = Outgoing(
-        image.SOPClassUID, image.SOPInstanceUID, image.StudyInstanceUID, image.SeriesInstanceUID,
-        tmp_path / "one.dcm", "0" * 64,
-    )  # fmt: skip
+        image.SOPClassUID,
+        image.SOPInstanceUID,
+        image.StudyInstanceUID,
+        image.SeriesInstanceUID,
+        tmp_path / "one.dcm",
+        "0" * 64,
+    )
     destination = OrthancDestination(peer, Settings(peers=[peer]))
     [answer] = destination.confirm([item])
     destination.close()

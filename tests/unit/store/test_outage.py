@@ -20,7 +20,7 @@ from dicom_node.events import INDEXING_BACK, INDEXING_FAILED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.model.roles import Role
-from dicom_node.store.absence import outage
+from dicom_node.store import database as store_database
 from dicom_node.store.database import _WRITES, Database
 from dicom_node.store.own_events import OwnEvents
 from dicom_node.store.tables import EventRow
@@ -61,7 +61,7 @@ def stored(inbox: Inbox) -> list[tuple[int, datetime, dict[str, Any]]]:
 def test_all_timers_tell_of_an_outage_once_and_once_of_its_end(
     inbox: Inbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "_QUIET_SECONDS", 0)
+    monkeypatch.setattr(store_database, "_QUIET_SECONDS", 0)
     told: list[object] = []
     background = Background(
         inbox.database, inbox.settings, Role.ALL, "here", lambda *_, **__: None, inode(inbox.database)
@@ -92,7 +92,7 @@ def test_a_database_that_is_read_and_not_written_is_told_once(
             for _ in range(20):  # a second of the outbox
                 assert stored(inbox) == []
         assert len(caplog.messages) == 2, "the event and that it waits"
-        monkeypatch.setattr(outage, "_QUIET_SECONDS", 0)
+        monkeypatch.setattr(store_database, "_QUIET_SECONDS", 0)
         stored(inbox)
         assert len(caplog.messages) == 3
     assert [number for number, *_ in stored(inbox)] == [INDEXING_FAILED.number]
@@ -110,7 +110,7 @@ def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest
     job = Mock(spec=ClaimedJob, id=1)
     with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
         for _ in range(5):
-            assert beats.acquire(timeout=20)
+            assert beats.acquire(timeout=60)
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
 
 
@@ -125,8 +125,8 @@ def test_a_defect_is_no_outage(inbox: Inbox, caplog: pytest.LogCaptureFixture) -
 
 
 def test_defects_told_long_ago_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    noticing = outage.DatabaseOutage()
-    monkeypatch.setattr(outage, "_QUIET_SECONDS", 0)
+    noticing = store_database.DatabaseOutage()
+    monkeypatch.setattr(store_database, "_QUIET_SECONDS", 0)
     for number in range(50):  # statements with lists of values differ each time
         noticing.noticed(IntegrityError(f"INSERT {number}", {}, Exception("DOE^JANE")))
     assert len(noticing._defects) == 1

@@ -37,10 +37,16 @@ def filled(folder: Path, database_url: str = "") -> Outbox:
         session.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=now, **titles))
         session.add(
             ReceivedObject(
-                spool_name="s", path="x", study_id=1, outcome="new", association="a", bytes=1,
-                received_at=now, **titles,
+                spool_name="s",
+                path="x",
+                study_id=1,
+                outcome="new",
+                association="a",
+                bytes=1,
+                received_at=now,
+                **titles,
             )
-        )  # fmt: skip
+        )
     return outbox
 
 

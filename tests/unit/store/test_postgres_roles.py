@@ -22,11 +22,10 @@ from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed
-from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.services import users, work
-from dicom_node.services.console.studies import assessment
+from dicom_node.outbox.held import report_overdue
+from dicom_node.services import assessments, deliveries, users
 from dicom_node.store import leases, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Base, Delivery, Study
@@ -140,7 +139,7 @@ def test_a_study_goes_its_way_under_these_rights(
     with console.database.read() as session:
         delivery = session.scalar(select(Delivery.id))
     with pytest.raises(Exception, match="confirmed already"):
-        work.retry_deliveries(console.settings, [delivery or 0])
+        deliveries.retry(console.settings, [delivery or 0])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)
@@ -166,7 +165,7 @@ def test_results_wait_for_a_person_under_these_rights(tmp_path: Path, urls: dict
     assert Worker(worker.settings, worker.database).run_once()
     assert listener.study(image.StudyInstanceUID).state is StudyState.UNASSESSED
     assert report_overdue(listener.database, listener.settings) == 1
-    assert assessment.accept(console.settings, str(image.StudyInstanceUID)) == 2
+    assert assessments.accept_results(console.settings, str(image.StudyInstanceUID)) == 2
     for node in (listener, worker, console):
         node.close()
 

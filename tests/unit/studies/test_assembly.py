@@ -12,7 +12,7 @@ from sqlalchemy import select
 from dicom_node.events import ASSOCIATION_ACCEPTED, NO_RULE
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Association, Instance, Study
-from dicom_node.studies.clock import steady_now
+from dicom_node.store.transitions import steady_now
 from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound
 from tests.unit.inbox.objects import changed, secondary_capture

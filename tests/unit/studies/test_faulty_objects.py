@@ -103,8 +103,10 @@ def test_a_truncated_copy_of_an_intact_image_is_set_aside_and_its_study_goes_on(
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
     after = inbox.instance(image.SOPInstanceUID)
     assert (after.path, after.pixels_sha256, after.received_at) == (
-        before.path, before.pixels_sha256, before.received_at,
-    )  # fmt: skip
+        before.path,
+        before.pixels_sha256,
+        before.received_at,
+    )
     told = [row for row in inbox.events() if row.number == 2008]
     assert [row.fields["calling"] for row in told] == ["STRANGER"] and told[0].fields["reason"]
     kept = {path.name for path in (inbox.folder / "spool" / "quarantine").glob("*.dcm")}
@@ -199,8 +201,10 @@ def test_public_files_of_many_makers_are_indexed_or_quarantined_with_a_reason(
         assert len(studies) > 40
         assert all(study.reason for study in studies if study.state is StudyState.QUARANTINED)
         assert {study.state for study in studies} <= {
-            StudyState.QUEUED, StudyState.NOT_APPLICABLE, StudyState.QUARANTINED,
-        }  # fmt: skip
+            StudyState.QUEUED,
+            StudyState.NOT_APPLICABLE,
+            StudyState.QUARANTINED,
+        }
 
 
 def test_chest_pixels_of_the_modality_lab_are_sound(inbox: Inbox) -> None:

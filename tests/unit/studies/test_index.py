@@ -172,11 +172,18 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
     with inbox.database.write() as session:
         session.add(
             Result(
-                study_id=job.study_id, job_id=job.id, kind=ResultKind.SR, sop_class_uid=known.SOPClassUID,
-                sop_instance_uid=known.SOPInstanceUID, series_instance_uid="1.2", path="x", sha256="",
-                bytes=0, created_at=utc_now(),
+                study_id=job.study_id,
+                job_id=job.id,
+                kind=ResultKind.SR,
+                sop_class_uid=known.SOPClassUID,
+                sop_instance_uid=known.SOPInstanceUID,
+                series_instance_uid="1.2",
+                path="x",
+                sha256="",
+                bytes=0,
+                created_at=utc_now(),
             )
-        )  # fmt: skip
+        )
     inbox.receive(known, copied)
     inbox.settle()
     told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}
@@ -227,10 +234,18 @@ def test_an_object_indexed_before_an_upgrade_is_compared_by_what_its_hash_speaks
     inbox.receive(image)
     inbox.index()
     eleven = [
-        image.PatientName, image.PatientID, image.get("IssuerOfPatientID", ""), image.PatientBirthDate,
-        image.PatientSex, image.StudyInstanceUID, image.StudyDate, image.StudyTime, image.StudyID,
-        image.AccessionNumber, image.ReferringPhysicianName,
-    ]  # fmt: skip
+        image.PatientName,
+        image.PatientID,
+        image.get("IssuerOfPatientID", ""),
+        image.PatientBirthDate,
+        image.PatientSex,
+        image.StudyInstanceUID,
+        image.StudyDate,
+        image.StudyTime,
+        image.StudyID,
+        image.AccessionNumber,
+        image.ReferringPhysicianName,
+    ]
     before = digest(map(str, eleven))
     with inbox.database.write() as session:
         session.execute(update(Instance).values(identity_sha256=before))

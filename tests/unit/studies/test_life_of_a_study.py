@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
-from dicom_node.events import DELIVERY_CONFIRMED
+from dicom_node.events import DELIVERY_CONFIRMED, DELIVERY_SENT, DELIVERY_STARTED
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import (
@@ -92,8 +92,8 @@ class Life:
     def confirm(self) -> None:
         with self.inbox.database.write() as session:
             for row in session.scalars(select(Delivery).where(Delivery.state == DeliveryState.PENDING)):
-                move_delivery(session, row, DeliveryState.SENDING, DELIVERY_CONFIRMED)
-                move_delivery(session, row, DeliveryState.CONFIRMED, DELIVERY_CONFIRMED)
+                for event in (DELIVERY_STARTED, DELIVERY_SENT, DELIVERY_CONFIRMED):
+                    move_delivery(session, row, event)
                 settle_study(session, row.result.study_id)
 
     def release(self) -> None:
@@ -133,9 +133,17 @@ class Life:
     def _result(self, job_id: int, study_id: int, attempt: int) -> Result:
         uid = derived_uid(self.name, str(job_id), str(attempt))
         return Result(
-            study_id=study_id, job_id=job_id, kind=ResultKind.SR, sop_instance_uid=uid, sop_class_uid="1.2",
-            series_instance_uid="1.2.8", path="results/x", sha256="", bytes=1, created_at=utc_now(),
-        )  # fmt: skip
+            study_id=study_id,
+            job_id=job_id,
+            kind=ResultKind.SR,
+            sop_instance_uid=uid,
+            sop_class_uid="1.2",
+            series_instance_uid="1.2.8",
+            path="results/x",
+            sha256="",
+            bytes=1,
+            created_at=utc_now(),
+        )
 
 
 def check(inbox: Inbox, uid: str, sent: int) -> None:

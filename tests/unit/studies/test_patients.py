@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from dicom_node.dicom.identity import Patient
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Job, Result
+from dicom_node.store.tables import Instance, Job, ReceivedObject, Result
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -42,10 +43,17 @@ def test_a_corrected_name_withdraws_results_that_did_not_leave_yet(inbox: Inbox)
     with inbox.database.write() as session:
         session.get_one(Job, job.id).state = JobState.SUCCEEDED
         result = Result(
-            study_id=job.study_id, job_id=job.id, kind=ResultKind.SR, sop_instance_uid="1.2.9",
-            sop_class_uid="1.2", series_instance_uid="1.2.8", path="results/x", sha256="", bytes=1,
+            study_id=job.study_id,
+            job_id=job.id,
+            kind=ResultKind.SR,
+            sop_instance_uid="1.2.9",
+            sop_class_uid="1.2",
+            series_instance_uid="1.2.8",
+            path="results/x",
+            sha256="",
+            bytes=1,
             created_at=utc_now(),
-        )  # fmt: skip
+        )
         session.add(result)
         session.flush()
         delivery_id = deliveries.add(session, result, "pacs").id
@@ -154,7 +162,7 @@ def test_the_same_patient_written_otherwise_or_in_part_is_no_conflict(
 
 
 def test_the_date_of_an_old_device_is_the_same_date() -> None:
-    old, new = (Patient.of("", "", "Test", date, "") for date in ("1970.01.01", "19700101"))
+    old, new = (Patient.from_values("", "", "Test", date, "") for date in ("1970.01.01", "19700101"))
     assert not old.contradicts(new)
 
 
@@ -165,3 +173,84 @@ def test_a_name_corrected_in_part_of_a_study_is_a_conflict_when_it_is_quiet(inbo
     inbox.receive(changed(images[0], PatientName="Corrected^Name"))
     inbox.settle()
     assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUARANTINED
+
+
+WHOLE = {"PatientID": "ID-1", "IssuerOfPatientID": "HERE", "PatientName": "Test^One", "PatientSex": "F"}
+NOBODY = {
+    "PatientID": "",
+    "IssuerOfPatientID": "",
+    "PatientName": "",
+    "PatientBirthDate": "",
+    "PatientSex": "",
+}
+COPIES = [  # in force before, changed in the copy, from its sender, from another one
+    (WHOLE, {"PatientID": "ID-2"}, "revision", "conflict"),
+    (WHOLE, {"IssuerOfPatientID": "THERE"}, "revision", "conflict"),
+    (WHOLE, {"PatientName": "Right^Name"}, "revision", "conflict"),
+    (WHOLE, {"PatientSex": "M"}, "revision", "conflict"),
+    (WHOLE, {"PatientName": "Right^Name", "PatientSex": ""}, "conflict", "conflict"),
+    (WHOLE, {"PatientID": "ID-2", "IssuerOfPatientID": "", "PatientName": ""}, "conflict", "conflict"),
+    (WHOLE, {"PatientID": "", "PatientName": "Right^Name"}, "conflict", "conflict"),
+    (WHOLE, {"IssuerOfPatientID": "", "PatientName": "Right^Name"}, "conflict", "conflict"),
+    (WHOLE, NOBODY, "set_aside", "set_aside"),
+    (WHOLE, {"PatientID": ""}, "set_aside", "set_aside"),
+    (WHOLE, {"IssuerOfPatientID": ""}, "set_aside", "set_aside"),
+    (WHOLE, {"PatientBirthDate": "", "StudyDescription": "Another"}, "set_aside", "set_aside"),
+    (WHOLE, {"StudyDescription": "Another"}, "revision", "set_aside"),
+    (WHOLE, {"AccessionNumber": "A-2"}, "revision", "set_aside"),
+    (WHOLE, {"ImageComments": "put in order"}, "duplicate", "duplicate"),
+    (NOBODY, WHOLE, "revision", "conflict"),
+    (NOBODY, {"PatientName": "Test^One"}, "revision", "conflict"),
+    (WHOLE | {"PatientID": ""}, {"PatientID": "ID-1"}, "revision", "conflict"),
+    (WHOLE | {"PatientSex": ""}, {"PatientSex": "F"}, "revision", "set_aside"),
+]
+
+
+@pytest.mark.parametrize("sender", ["MODALITY", "QUICK"])
+def test_what_a_copy_with_another_identity_is_depends_on_its_sender(inbox: Inbox, sender: str) -> None:
+    first = [changed(ultrasound(f"copy{n}"), **before) for n, (before, *_) in enumerate(COPIES)]
+    inbox.receive(*first)
+    inbox.index()
+    copies = [changed(ds, **values) for ds, (_, values, *_) in zip(first, COPIES, strict=True)]
+    inbox.receive(*copies, calling=sender)
+    inbox.index()
+    wanted = [its if sender == "MODALITY" else others for _, _, its, others in COPIES]
+    assert inbox.outcomes()[len(COPIES) :] == wanted
+    for before, copy, outcome in zip(first, copies, wanted, strict=True):
+        in_force = copy if outcome == "revision" else before
+        assert inbox.file_of(before.SOPInstanceUID).PatientID == in_force.PatientID
+        state = inbox.study(before.StudyInstanceUID).state
+        assert (state is StudyState.QUARANTINED) is (outcome == "conflict")
+    told = [row.fields["instance"] for row in inbox.events() if row.number == 2034]
+    aside = [ds for ds, outcome in zip(first, wanted, strict=True) if outcome == "set_aside"]
+    assert told == [ds.SOPInstanceUID for ds in aside]
+    inbox.receive(*copies, calling=sender)  # what was decided is not decided again
+    inbox.index()
+    assert set(inbox.outcomes()[2 * len(COPIES) :]) == {"duplicate"}
+
+
+def test_a_copy_without_identity_takes_neither_the_job_nor_the_place_of_a_purged_image(inbox: Inbox) -> None:
+    image = ultrasound("purged")
+    inbox.receive(image)
+    inbox.settle()
+    with inbox.database.write() as session:
+        session.execute(update(Instance).values(purged=True))
+        session.execute(update(ReceivedObject).values(purged=True))
+    before = inbox.instance(image.SOPInstanceUID)
+    for _ in range(2):
+        inbox.receive(changed(image, **NOBODY), calling="QUICK")
+        inbox.settle()
+        after = inbox.instance(image.SOPInstanceUID)
+        assert (after.path, after.purged, after.patient) == (before.path, True, before.patient)
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.revision, study.patient_id) == (1, image.PatientID)
+    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED]
+    assert inbox.outcomes() == ["new", "set_aside", "duplicate"]
+
+
+def test_an_image_of_nobody_in_a_study_of_somebody_is_a_conflict(inbox: Inbox) -> None:
+    one = changed(ultrasound("somebody", number=1), PatientID="")
+    other = changed(ultrasound("somebody", number=2), PatientID="", PatientName="")
+    inbox.receive(one, other)
+    inbox.settle()
+    assert inbox.study(one.StudyInstanceUID).state is StudyState.QUARANTINED

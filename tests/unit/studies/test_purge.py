@@ -33,10 +33,17 @@ def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -
         study = session.get_one(Study, job.study_id)
         study.state = state
         result = Result(
-            study_id=study.id, job_id=job.id, kind=ResultKind.SR, sop_instance_uid=f"1.2.{study.id}",
-            sop_class_uid="1.2", series_instance_uid="1.2.8", path="results/x", sha256="", bytes=1,
+            study_id=study.id,
+            job_id=job.id,
+            kind=ResultKind.SR,
+            sop_instance_uid=f"1.2.{study.id}",
+            sop_class_uid="1.2",
+            series_instance_uid="1.2.8",
+            path="results/x",
+            sha256="",
+            bytes=1,
             created_at=utc_now(),
-        )  # fmt: skip
+        )
         session.add(result)
         session.flush()
         sent = deliveries.add(session, result, "pacs")

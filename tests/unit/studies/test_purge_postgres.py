@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox import by_hand
-from dicom_node.services import retention
+from dicom_node.services import studies
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance
 from dicom_node.store.transitions import utc_now
@@ -73,7 +73,7 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
         return found
 
     monkeypatch.setattr(intake, "purgeable", meanwhile)
-    retention.delete_received(node.settings, [STUDY])
+    studies.delete_received(node.settings, [STUDY])
     late.join()
     assert purged(node) == left
     node.close()
@@ -85,7 +85,7 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
 ) -> None:
     node = Inbox(tmp_path / "var", illustrated(), postgres_url)
     delivered(node)
-    retention.delete_received(node.settings, [STUDY])
+    studies.delete_received(node.settings, [STUDY])
     with node.database.write() as session:
         sent = session.scalars(select(Delivery).order_by(Delivery.id)).first()
         assert sent is not None

@@ -89,11 +89,18 @@ def test_a_younger_result_of_the_study_keeps_the_older_ones(inbox: Inbox) -> Non
         old = session.get_one(Delivery, number).result
         session.add(
             Result(
-                study_id=old.study_id, job_id=old.job_id, kind=old.kind, sop_instance_uid="1.2.77",
-                sop_class_uid="1.2", series_instance_uid="1.2.8", path="results/y", sha256="", bytes=1,
+                study_id=old.study_id,
+                job_id=old.job_id,
+                kind=old.kind,
+                sop_instance_uid="1.2.77",
+                sop_class_uid="1.2",
+                series_instance_uid="1.2.8",
+                path="results/y",
+                sha256="",
+                bytes=1,
                 created_at=utc_now() + 100 * DAYS,
             )
-        )  # fmt: skip
+        )
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
     assert file.is_file()
 

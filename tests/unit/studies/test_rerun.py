@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dicom_node import services
 from dicom_node.config.settings import Settings
 from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.services import audit
-from dicom_node.services import work as work_
+from dicom_node.services import audit, deliveries, rules, studies
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Result
 from dicom_node.store.transitions import settle_study, utc_now
@@ -80,7 +78,7 @@ def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inb
     delivered(node, uid)
     before = sent(node)
     assert node.study(uid).state is StudyState.DELIVERED and len(before) == 2
-    [row] = services.rerun_studies(node.settings, [uid])
+    [row] = studies.rerun_rules(node.settings, [uid])
     assert (row["rule"], row["pipeline"], row["queued"], row["sources"]) == ("rule", "obedient", True, 1)
     assert node.study(uid).state is StudyState.QUEUED and STUDY_RERUN.number in numbers(node)
     work(node)
@@ -92,11 +90,11 @@ def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inb
 def test_what_waits_for_another_destination_is_withdrawn_when_the_rule_names_a_new_one(node: Inbox) -> None:
     uid = analysed(node, "moved")
     changed_rule = with_rule(node, send_to=["second"])
-    services.rerun_studies(changed_rule, [uid])
+    studies.rerun_rules(changed_rule, [uid])
     work(node, changed_rule)
     states = sorted({(peer, state) for _, peer, state in sent(node)})
     assert states == [("pacs", "cancelled"), ("second", "pending")]
-    services.rerun_studies(node.settings, [uid])
+    studies.rerun_rules(node.settings, [uid])
     work(node)
     states = sorted({(peer, state) for _, peer, state in sent(node)})
     assert states == [("pacs", "pending"), ("second", "cancelled")], "what is wanted again is sent again"
@@ -108,17 +106,17 @@ def test_what_a_person_sent_to_a_further_peer_goes_there_as_the_rerun_makes_it(n
     uid = analysed(node, "further")
     delivered(node, uid)
     settings = with_rule(node)
-    work_.send_study(settings, uid, "second")
+    deliveries.send_study(settings, uid, "second")
     changed_rule = with_rule(node, options={"do": "find", "log": "", "note": "other"})
     before = sent(node)
-    services.rerun_studies(changed_rule, [uid])
+    studies.rerun_rules(changed_rule, [uid])
     assert {state for _, peer, state in sent(node) if peer == "second"} == {"cancelled"}
     work(node, changed_rule)
     there = {result: state for result, peer, state in sent(node) if peer == "second"}
     new = {result for result, peer, _ in sent(node) if peer == "pacs"} - {result for result, *_ in before}
     assert len(new) == 2 and {result for result, state in there.items() if state == "pending"} == new
     delivered(node, uid)
-    services.rerun_studies(settings, [uid])
+    studies.rerun_rules(settings, [uid])
     work(node, settings)
     assert {state for _, peer, state in sent(node) if peer == "second"} == {"cancelled", "confirmed"}
 
@@ -126,9 +124,9 @@ def test_what_a_person_sent_to_a_further_peer_goes_there_as_the_rerun_makes_it(n
 def test_unchanged_results_wait_for_the_further_peer_as_before(node: Inbox) -> None:
     uid = analysed(node, "unchanged")
     settings = with_rule(node)
-    work_.send_study(settings, uid, "second")
+    deliveries.send_study(settings, uid, "second")
     before = sent(node)
-    services.rerun_studies(settings, [uid])
+    studies.rerun_rules(settings, [uid])
     work(node, settings)
     assert sent(node) == before and len(before) == 4
 
@@ -139,17 +137,17 @@ def test_a_study_that_failed_or_that_no_rule_took_is_taken_up(tmp_path: Path) ->
     uid = analysed(node, "fails")
     assert [job.state for job in node.jobs()] == [JobState.FAILED]
     mended = with_rule(node, options={"do": "find"})
-    services.rerun_studies(mended, [uid])
+    studies.rerun_rules(mended, [uid])
     work(node, mended)
     assert [job.state for job in node.jobs()] == [JobState.FAILED, JobState.SUCCEEDED]
     nowhere = with_rule(node, when={"modality": "DX"})
-    [row] = services.rerun_studies(nowhere, [uid])
+    [row] = studies.rerun_rules(nowhere, [uid])
     study = node.study(uid)
     assert study.state is StudyState.NOT_APPLICABLE
     assert study.reason == "no rule applies; closest is rule: modality US does not match DX" == row["reason"]
     [told] = [event for event in node.events() if event.number == NO_RULE.number]
     assert told.fields["reason"] == study.reason
-    services.rerun_studies(mended, [uid])
+    studies.rerun_rules(mended, [uid])
     assert node.study(uid).state is StudyState.QUEUED
     node.close()
 
@@ -161,7 +159,7 @@ def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) ->
     queue = JobQueue(node.database, node.settings.workers)
     running = queue.claim("elsewhere/1/1/x")
     assert running is not None
-    services.rerun_studies(node.settings, [str(image.StudyInstanceUID)])
+    studies.rerun_rules(node.settings, [str(image.StudyInstanceUID)])
     assert queue.claim("elsewhere/1/1/y") is None, "two jobs of one rule and study do not run together"
     with pytest.raises(JobCancelled):
         queue.heartbeat(running, 0.5, "analysing")
@@ -190,7 +188,7 @@ def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_que
         (str(coming.StudyInstanceUID), "is still being received"),
     ):
         with pytest.raises(NotAllowedNow, match=sentence):
-            services.rerun_studies(node.settings, [good, uid])
+            studies.rerun_rules(node.settings, [good, uid])
     assert node.study(good).revision == 1 and STUDY_RERUN.number not in numbers(node)
 
 
@@ -204,20 +202,20 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     node.receive(changed(ultrasound("conflict", number=2), PatientID="SOMEBODY-ELSE"))
     node.settle()
     since = node.study(ovary).last_received_at
-    assert services.replay_rules(node.settings, since, dry_run=False) == [], "the rules are the same"
-    assert services.replay_rules(with_rule(node, name="renamed"), since, dry_run=False) == []
+    assert rules.replay(node.settings, since, dry_run=False) == [], "the rules are the same"
+    assert rules.replay(with_rule(node, name="renamed"), since, dry_run=False) == []
     narrower = with_rule(node, when={"body_part": "KNEE"})
-    assert services.replay_rules(narrower, since, dry_run=False) == [], "what was delivered stays"
+    assert rules.replay(narrower, since, dry_run=False) == [], "what was delivered stays"
 
     second = with_rule(node, send_to=["pacs", "second"], when={"body_part": "OVARY"})
     jobs = len(node.jobs())
-    rows = services.replay_rules(second, since, dry_run=True)
+    rows = rules.replay(second, since, dry_run=True)
     assert [(row["study_instance_uid"], row["queued"]) for row in rows] == [(ovary, False), (purged, False)]
     assert rows[0]["destinations"] == ["pacs", "second"] and "were purged" in rows[1]["reason"]
     assert rows[0]["reason"] == "would be queued"
     assert len(node.jobs()) == jobs and node.study(ovary).revision == 1, "nothing was changed"
 
-    rows = services.replay_rules(second, since, dry_run=False)
+    rows = rules.replay(second, since, dry_run=False)
     assert [(row["study_instance_uid"], row["queued"]) for row in rows] == [(ovary, True), (purged, False)]
     assert node.study(ovary).state is StudyState.QUEUED and node.study(breast).revision == 1
     with node.database.read() as session:
@@ -225,16 +223,16 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for _, peer, _ in sent(node)} == {"pacs", "second"}
-    assert [row["queued"] for row in services.replay_rules(second, since, dry_run=False)] == [False]
-    assert services.replay_rules(second, utc_now(), dry_run=False) == []
+    assert [row["queued"] for row in rules.replay(second, since, dry_run=False)] == [False]
+    assert rules.replay(second, utc_now(), dry_run=False) == []
 
 
 def test_a_limit_that_still_holds_is_no_missed_job(node: Inbox) -> None:
     old = analysed(node, "old", StudyDate="20010101")
     aged = with_rule(node, send_to=["second"], max_study_age_days=7)
     since = node.study(old).last_received_at
-    assert services.replay_rules(aged, since, dry_run=False) == []
-    [row] = services.rerun_studies(aged, [old])
+    assert rules.replay(aged, since, dry_run=False) == []
+    [row] = studies.rerun_rules(aged, [old])
     assert (row["queued"], row["reason"].startswith("held: the study is")) == (False, True)
     freed = with_rule(node, send_to=["second"])
-    assert [row["queued"] for row in services.replay_rules(freed, since, dry_run=False)] == [True]
+    assert [row["queued"] for row in rules.replay(freed, since, dry_run=False)] == [True]

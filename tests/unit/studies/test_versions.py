@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_node import services
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.services import studies
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -18,7 +18,7 @@ def blank(image: Dataset) -> Dataset:
 
 
 def release(inbox: Inbox, uid: str, *take: int) -> None:
-    services.release_study(inbox.settings, uid, take)
+    studies.release(inbox.settings, uid, take)
     inbox.settle()
 
 
@@ -33,9 +33,9 @@ def test_a_study_with_a_choice_is_not_released_without_one(inbox: Inbox) -> None
     inbox.receive(image, blank(image))
     inbox.settle()
     with pytest.raises(NotAllowedNow, match=f"image {image.SOPInstanceUID} 1 or 2"):
-        services.release_study(inbox.settings, image.StudyInstanceUID)
+        studies.release(inbox.settings, image.StudyInstanceUID)
     with pytest.raises(NotAllowedNow, match="--take 3 is no option"):
-        services.release_study(inbox.settings, image.StudyInstanceUID, [1, 3])
+        studies.release(inbox.settings, image.StudyInstanceUID, [1, 3])
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
 
 
@@ -43,12 +43,12 @@ def test_a_choice_among_what_was_shown_before_something_came_is_refused(inbox: I
     image = ultrasound("stale")
     inbox.receive(image, blank(image))
     inbox.settle()
-    shown = {row["as_of"] for row in services.study_versions(inbox.settings, image.StudyInstanceUID)}
+    shown = {row["as_of"] for row in studies.versions(inbox.settings, image.StudyInstanceUID)}
     inbox.receive(changed(ultrasound("stale", number=2), PatientName="Else^Some", PatientID="P-2"))
     inbox.settle()
     [as_of] = shown
     with pytest.raises(NotAllowedNow, match="something came"):
-        services.release_study(inbox.settings, image.StudyInstanceUID, [2], as_of=as_of)
+        studies.release(inbox.settings, image.StudyInstanceUID, [2], as_of=as_of)
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
 
 
@@ -59,7 +59,7 @@ def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
     inbox.receive(image)
     inbox.receive(changed(other, Manufacturer="Other Maker"), calling="QUICK")
     inbox.settle()
-    first, second = services.study_versions(inbox.settings, image.StudyInstanceUID)
+    first, second = studies.versions(inbox.settings, image.StudyInstanceUID)
     assert (first["calling_ae"], first["counts"]) == (["MODALITY"], True)
     assert (second["calling_ae"], second["counts"]) == (["QUICK"], False)
     assert second["differs"]["Manufacturer"] == "Other Maker"
@@ -70,7 +70,7 @@ def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
     assert inbox.file_of(image.SOPInstanceUID).PixelData == expected.PixelData
     for as_of in (None, first["as_of"]):  # nothing came since: the choice itself was the last
         with pytest.raises(NotAllowedNow, match="only one in quarantine"):
-            services.release_study(inbox.settings, image.StudyInstanceUID, as_of=as_of)
+            studies.release(inbox.settings, image.StudyInstanceUID, as_of=as_of)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -81,7 +81,7 @@ def test_of_two_patients_all_objects_of_the_chosen_one_are_assembled(inbox: Inbo
     ]
     inbox.receive(*ours, *theirs)
     inbox.settle()
-    rows = services.study_versions(inbox.settings, ours[0].StudyInstanceUID)
+    rows = studies.versions(inbox.settings, ours[0].StudyInstanceUID)
     assert [(row["choose"], row["objects"], row["counts"]) for row in rows] == [
         ("patient", 2, True),
         ("patient", 2, False),
@@ -107,7 +107,7 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
     inbox.settle()
     inbox.receive(changed(images[0], PatientID="THE-RIGHT-ONE"))
     inbox.settle()
-    rows = services.study_versions(inbox.settings, images[0].StudyInstanceUID)
+    rows = studies.versions(inbox.settings, images[0].StudyInstanceUID)
     [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == images[0].PatientID]
     release(inbox, images[0].StudyInstanceUID, first if number == 1 else 3 - first)
     expected = images if number == 1 else images[:1]
@@ -122,7 +122,7 @@ def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
     moved = changed(image, StudyInstanceUID="1.2.3.4")
     inbox.receive(image, moved)
     inbox.index()
-    rows = services.study_versions(inbox.settings, "1.2.3.4")
+    rows = studies.versions(inbox.settings, "1.2.3.4")
     assert {row["stands_in"] for row in rows} == {"", image.StudyInstanceUID}
     [here] = [row["number"] for row in rows if not row["stands_in"]]
     release(inbox, "1.2.3.4", here)
@@ -136,10 +136,10 @@ def test_an_image_that_was_released_in_one_study_cannot_move(inbox: Inbox) -> No
     inbox.receive(image, changed(image, StudyInstanceUID="1.2.3.4"))
     inbox.index()
     release(inbox, image.StudyInstanceUID)
-    rows = services.study_versions(inbox.settings, "1.2.3.4")
+    rows = studies.versions(inbox.settings, "1.2.3.4")
     [here] = [row["number"] for row in rows if not row["stands_in"]]
     with pytest.raises(NotAllowedNow, match="cannot be taken from there"):
-        services.release_study(inbox.settings, "1.2.3.4", [here])
+        studies.release(inbox.settings, "1.2.3.4", [here])
     release(inbox, "1.2.3.4", 3 - here)
     assert inbox.study("1.2.3.4").state is StudyState.NOT_APPLICABLE
 
@@ -148,7 +148,7 @@ def test_a_study_with_a_faulty_object_is_released_without_it(inbox: Inbox) -> No
     image, faulty = ultrasound("faulty"), changed(ultrasound("faulty", number=2), Rows=0)
     inbox.receive(image, faulty)
     inbox.settle()
-    assert services.study_versions(inbox.settings, image.StudyInstanceUID) == []
+    assert studies.versions(inbox.settings, image.StudyInstanceUID) == []
     release(inbox, image.StudyInstanceUID)
     assert analysed(inbox, image.StudyInstanceUID) == [image.SOPInstanceUID]
     inbox.receive(faulty)
@@ -176,3 +176,17 @@ def test_a_study_without_uid_is_dismissed_by_its_release(inbox: Inbox) -> None:
     assert study.state is StudyState.QUARANTINED
     release(inbox, f"no-uid-{study.id}")
     assert inbox.study(None).state is StudyState.NOT_APPLICABLE
+
+
+def test_a_copy_that_says_less_is_no_version_to_choose_or_to_fall_back_to(inbox: Inbox) -> None:
+    images = [ultrasound("part", number=number) for number in (1, 2)]
+    inbox.receive(*images)
+    inbox.receive(changed(images[0], PatientName=""), calling="QUICK")
+    inbox.settle()
+    inbox.receive(changed(images[0], PatientID="THE-RIGHT-ONE"))
+    inbox.settle()
+    rows = studies.versions(inbox.settings, images[0].StudyInstanceUID)
+    assert [row["choose"] for row in rows] == ["patient", "patient"]
+    [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == images[0].PatientID]
+    release(inbox, images[0].StudyInstanceUID, first)
+    assert inbox.file_of(images[0].SOPInstanceUID).PatientName == images[0].PatientName

@@ -17,8 +17,8 @@ pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from sqlalchemy import select, update
 
+from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.services.console import metrics
 from dicom_node.store.tables import Delivery, Study, StudyTrace
 from dicom_node.store.transitions import settle_study, utc_now
 from dicom_node.telemetry import otlp, sender, spans
@@ -119,7 +119,7 @@ def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) ->
     deliver(node, "one")
     begun = time.monotonic()
     assert traces(node).run_once() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     collector.goes_on.set()
     assert traces(node).run_once() == 1
 

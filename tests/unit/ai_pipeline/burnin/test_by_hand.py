@@ -57,8 +57,10 @@ def test_text_beside_a_box_that_stays_withholds_the_image(
     with pytest.raises(CleaningFailed) as failed:
         clean(with_boxes(burned[None], BOX), silent)
     assert failed.value.places
-    assert all(0 <= left < right <= 320 and 0 <= top < bottom <= 240
-               for left, top, right, bottom in failed.value.places)  # fmt: skip
+    assert all(
+        0 <= left < right <= 320 and 0 <= top < bottom <= 240
+        for left, top, right, bottom in failed.value.places
+    )
 
 
 def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:

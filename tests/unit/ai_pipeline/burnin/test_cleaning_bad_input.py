@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,18 @@ def test_no_window_hides_a_name_that_another_window_shows(
         assert told(str(error).upper()) == []
         return
     assert result is None or reader.secrets(np.asarray(result.image.frames[0]).astype(np.uint8)) == []
+
+
+def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = ArrayImage(np.broadcast_to(np.uint8(0), (1, 5000, 8000)))
+    monkeypatch.setattr(ArrayImage, "stored", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2304 << 20, 2304 << 20))
+    with pytest.raises(CleaningFailed, match="8000 × 5000 pixels: to clean it takes 3500 MiB"):
+        clean(image, silent)
+
+
+def test_a_small_still_is_cleaned_whatever_memory_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (512 << 20, 512 << 20))
+    assert clean(ArrayImage(echo()[None]), silent).image.verified

@@ -69,12 +69,18 @@ def test_a_rule_is_not_for_another_device(tmp_path: Path, other: dict[str, str])
 @pytest.mark.parametrize(
     ("condition", "holds"),
     [
-        ("rows = 240", True), ("rows = 241", False), ("columns = 320", True), ("columns = 100", False),
-        ('modality = "US"', True), ('modality = "CT"', False), ('software = "V6*"', True),
-        ('software = "6*"', False), ('sop_class = "1.2"', False),
+        ("rows = 240", True),
+        ("rows = 241", False),
+        ("columns = 320", True),
+        ("columns = 100", False),
+        ('modality = "US"', True),
+        ('modality = "CT"', False),
+        ('software = "V6*"', True),
+        ('software = "6*"', False),
+        ('sop_class = "1.2"', False),
         ('sop_class = "1.2.840.10008.5.1.4.1.1.3.1"', True),
     ],
-)  # fmt: skip
+)
 def test_every_condition_of_a_rule_must_hold(tmp_path: Path, condition: str, holds: bool) -> None:
     folder_with(tmp_path, RULE.replace("rows = 240", condition))
     given = header(tmp_path, SoftwareVersions=["boot 1", "V6.10"])
@@ -180,7 +186,7 @@ def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.
         ("[[rule]]", "[[rule]", "", "is not valid TOML"),
         ("rectangles = [", "corners = [", "rule[0].rectangles (rule ours)", "is missing"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_with_file_key_and_remedy(
     tmp_path: Path, wrong: str, right: str, key: str, remedy: str
 ) -> None:

@@ -131,46 +131,47 @@ names = st.sampled_from(NAMES)
 cases = st.sampled_from([str, str.upper, str.lower, str.title])
 
 
-@pytest.mark.parametrize(
-    ("text", "meaning"), [(text, meaning) for meaning, texts in HARMLESS.items() for text in texts]
-)
-def test_what_machines_write_is_known_for_what_it_is(text: str, meaning: Meaning) -> None:
-    assert meaning_of(text, 0.97) is meaning
+@pytest.mark.parametrize("meaning", HARMLESS)
+def test_what_machines_write_is_known_for_what_it_is(meaning: Meaning) -> None:
+    assert [text for text in HARMLESS[meaning] if meaning_of(text, 0.97) is not meaning] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "meaning"), [(text, meaning) for meaning, texts in HARMLESS.items() for text in texts]
-)
-def test_what_is_not_read_with_confidence_is_identity(text: str, meaning: Meaning) -> None:
-    setting = meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, text)) >= SETTING_CHARACTERS
-    assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is (meaning if setting else Meaning.IDENTITY)
-    assert meaning_of(text, LEAST_OF_SETTING - 0.001) is Meaning.IDENTITY
-    assert meaning_of(text, float("nan")) is Meaning.IDENTITY
+@pytest.mark.parametrize("meaning", HARMLESS)
+def test_what_is_not_read_with_confidence_is_identity(meaning: Meaning) -> None:
+    def is_long_setting(text: str) -> bool:
+        return meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, text)) >= SETTING_CHARACTERS
+
+    for text in HARMLESS[meaning]:
+        expected = meaning if is_long_setting(text) else Meaning.IDENTITY
+        assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is expected, text
+        assert meaning_of(text, LEAST_OF_SETTING - 0.001) is Meaning.IDENTITY, text
+        assert meaning_of(text, float("nan")) is Meaning.IDENTITY, text
 
 
 def test_there_are_names_enough() -> None:
     assert len(set(NAMES)) >= 200
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES, *HOSPITALS, *OTHERS}))
-def test_a_name_alone_is_identity(name: str) -> None:
-    for written in {
-        name,
-        name.upper(),
-        name.lower(),
-        name.title(),
-        f"{name},",
-        f"{name}^{name}",
-        f"1 {name}",
-    }:
-        assert meaning_of(written, 1.0) is Meaning.IDENTITY
+def test_a_name_alone_is_identity() -> None:
+    written = {
+        spelling
+        for name in (*NAMES, *HOSPITALS, *OTHERS)
+        for spelling in (
+            *(name, name.upper(), name.lower(), name.title()),
+            *(f"{name},", f"{name}^{name}", f"1 {name}"),
+        )
+    }
+    assert [name for name in sorted(written) if meaning_of(name, 1.0) is not Meaning.IDENTITY] == []
 
 
 @settings(max_examples=250, deadline=None)
 @given(
-    name=names.filter(lambda name: name.upper() not in UNSAFE_LABELS), known=harmless, write=cases,
-    joint=st.sampled_from([" ", "  ", ": ", ", ", "/", " - ", "\n"]), first=st.booleans(),
-)  # fmt: skip
+    name=names.filter(lambda name: name.upper() not in UNSAFE_LABELS),
+    known=harmless,
+    write=cases,
+    joint=st.sampled_from([" ", "  ", ": ", ", ", "/", " - ", "\n"]),
+    first=st.booleans(),
+)
 def test_a_name_beside_harmless_text_makes_all_of_it_identity(
     name: str, known: str, write: Callable[[str], str], joint: str, first: bool
 ) -> None:
@@ -200,7 +201,7 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     | st.from_regex(r"\d{3} \d{2} \d{4}", fullmatch=True),
     known=harmless | st.just(""),
     first=st.booleans(),
-)  # fmt: skip
+)
 def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) -> None:
     text = f"{number} {known}" if first else f"{known} {number}"
     shown = meaning_of(text.strip(), 1.0)

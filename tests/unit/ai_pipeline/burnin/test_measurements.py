@@ -56,9 +56,11 @@ def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    angle=st.floats(0, 2 * math.pi), length=st.floats(12.0, 50.0), off=st.floats(-1.0, 1.0),
+    angle=st.floats(0, 2 * math.pi),
+    length=st.floats(12.0, 50.0),
+    off=st.floats(-1.0, 1.0),
     unit=st.sampled_from(["mm", "cm"]),
-)  # fmt: skip
+)
 def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit: str) -> None:
     """Centres within a pixel are confirmed whichever way they lie; a tenth off is not."""
     shown = length if unit == "mm" else length / 10

@@ -142,8 +142,11 @@ def test_what_was_read_is_told_with_its_place_and_fate(plan: Plan) -> None:
     name, setting, cross = plan(found, CLINICAL).readings
 
     assert (name.text, name.meaning, name.removed, name.bounds) == (
-        "KIM", Meaning.IDENTITY, True, (20.0, 20.0, 120.0, 60.0),
-    )  # fmt: skip
+        "KIM",
+        Meaning.IDENTITY,
+        True,
+        (20.0, 20.0, 120.0, 60.0),
+    )
     assert (setting.text, setting.removed, setting.confidence) == ("MI 0.9", False, 0.8)
     assert (cross.kind, cross.text, cross.bounds) == ("caliper", "", (150.0, 120.0, 160.0, 130.0))
     assert {reading.source_uid for reading in (name, setting, cross)} == {""}

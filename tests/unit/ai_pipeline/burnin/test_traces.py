@@ -128,9 +128,18 @@ def test_tissue_and_flow_are_no_trace() -> None:
 
 @pytest.mark.parametrize(
     ("spatial_format", "data_type", "is_strip"),
-    [(1, 1, False), (1, 2, False), (2, 1, True), (3, 3, True), (3, 4, True), (4, 10, True), (5, 13, False),
-     (5, 14, False), (0, 0, False)],
-)  # fmt: skip
+    [
+        (1, 1, False),
+        (1, 2, False),
+        (2, 1, True),
+        (3, 3, True),
+        (3, 4, True),
+        (4, 10, True),
+        (5, 13, False),
+        (5, 14, False),
+        (0, 0, False),
+    ],
+)
 def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int, is_strip: bool) -> None:
     region = UltrasoundRegion(STRIP, spatial_format=spatial_format, data_type=data_type)
     assert find_strips((region,), (360, 480))[250, 100] == is_strip

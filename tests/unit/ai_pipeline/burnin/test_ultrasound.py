@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline.burnin import tools
 from ai_pipeline.cli import app
-from ai_pipeline.contract import Accept, ChecksOptions, Decision, ImageKind, Refuse
+from ai_pipeline.contract import Accept, Decision, ImageKind, Refuse
 from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_image
@@ -121,9 +121,8 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
 
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
     pipeline = create("ultrasound")
-    assert isinstance(pipeline, ChecksOptions)
-    assert pipeline.option_faults({"policy": "reserach"}) == {"policy": "must be clinical or research"}
-    assert pipeline.option_faults({"policy": "research"}) == {} == pipeline.option_faults({})
+    assert pipeline.card.options.faults({"policy": "reserach"}) == {"policy": "must be clinical or research"}
+    assert pipeline.card.options.faults({"policy": "research"}) == {} == pipeline.card.options.faults({})
 
 
 @pytest.fixture

@@ -138,9 +138,11 @@ def test_a_speck_beside_the_heart_changes_nothing() -> None:
 def test_the_model_measures_a_picture_of_any_shape() -> None:
     _, organs = drawn_chest(SIDE)
     model = AnatomyModel(
-        INPUT, lambda variants: {"organs": np.stack([organs] * len(variants)).astype(np.float32)}, 9.0,
+        INPUT,
+        lambda variants: {"organs": np.stack([organs] * len(variants)).astype(np.float32)},
+        9.0,
         ModelRef("m", "1", "", ""),
-    )  # fmt: skip
+    )
 
     anatomy = model.outline(np.zeros((200, 300), np.uint8))
 

@@ -91,7 +91,7 @@ def test_the_place_is_told_in_words_where_the_header_says_how_the_film_lies(sick
 
 
 def test_a_picture_that_was_turned_has_its_box_at_the_same_place(sick: list[np.ndarray]) -> None:
-    detector = BoxDetector.of(CARD)
+    detector = BoxDetector.from_card(CARD)
     assert detector is not None
     label = detector.head.labels[0]
     from ai_pipeline.images.orientation import Pose

@@ -70,7 +70,7 @@ def test_grey_levels_that_are_cut_off_are_told_or_refused(share: float, refused:
     picture = np.random.default_rng(1).integers(20, 230, (200, 200)).astype(np.uint8)
     picture.reshape(-1)[np.random.default_rng(2).random(picture.size) < share] = 255
 
-    found = Exposure.of(picture)
+    found = Exposure.from_image(picture)
 
     assert found.clipped == pytest.approx(share, abs=0.02)
     assert (found.refusal is not None) is refused
@@ -81,12 +81,12 @@ def test_black_borders_around_the_chest_are_no_clipping() -> None:
     picture = np.zeros((400, 500), np.uint8)
     picture[60:340, 75:425] = np.random.default_rng(1).integers(20, 230, (280, 350))
 
-    assert Exposure.of(picture).note is None
+    assert Exposure.from_image(picture).note is None
 
 
 @pytest.mark.parametrize("grey", [0, 90, 255])
 def test_an_image_of_one_grey_is_refused(grey: int) -> None:
-    assert "almost one grey" in str(Exposure.of(np.full((50, 60), grey, np.uint8)).refusal)
+    assert "almost one grey" in str(Exposure.from_image(np.full((50, 60), grey, np.uint8)).refusal)
 
 
 def test_a_refusal_says_what_the_gate_saw() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.chest.calls import prevalence
+from ai_pipeline.chest.card import ChestOptions
 from ai_pipeline.chest.classifier import decide, probability
 from ai_pipeline.models.registry import Card, Label, find
 
@@ -56,18 +57,22 @@ def test_thresholds_of_never_stay_never(card: Card) -> None:
 @pytest.mark.parametrize(
     ("wanted", "remedy"),
     [
-        (0.05, "must be a table"),
         ({"Fracture": 0.05}, "has no label 'Fracture'; it has: Atelectasis"),
         ({"Effusion": 0}, "must be a share above 0 and below 1, not 0"),
-        ({"Effusion": "5 %"}, "must be a share above 0 and below 1"),
-        ({"Effusion": True}, "must be a share above 0 and below 1"),
         ({"Hernia": 0.01}, "does not say at which prevalence of Hernia"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_runs(card: Card, wanted: object, remedy: str) -> None:
+def test_a_wrong_option_is_told_before_anything_runs(
+    card: Card, wanted: dict[str, float], remedy: str
+) -> None:
     assert remedy in str(prevalence.fault(card, wanted))
     with pytest.raises(ValueError, match="option prevalence"):
         prevalence.at_site(card, card.labels, wanted)
+
+
+@pytest.mark.parametrize("wanted", [0.05, {"Effusion": "5 %"}, {"Effusion": True}])
+def test_what_is_no_table_of_shares_is_told_before_anything_runs(wanted: object) -> None:
+    assert "a table of label = share" in ChestOptions.faults({"prevalence": wanted})["prevalence"]
 
 
 def test_a_card_that_tells_its_prevalence_as_text_cannot_be_shifted(card: Card) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, AnatomyModel
-from ai_pipeline.chest.ratio import APART_NOTE, EFFUSION_NOTE, Projections, Ratio, fault, measure
+from ai_pipeline.chest.card import ChestOptions
+from ai_pipeline.chest.ratio import APART_NOTE, EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.models.card import Chain, Input
@@ -156,8 +157,8 @@ def test_the_view_code_says_the_projection_too() -> None:
 
 def test_off_is_off() -> None:
     assert ratio_of(drawn_chest(480)[0], wanted=Projections.OFF) == Ratio()
-    assert fault("off") is None
-    assert "PA, all, off" in str(fault("sometimes"))
+    assert ChestOptions.faults({"ratio": "off"}) == {}
+    assert "PA, all, off" in ChestOptions.faults({"ratio": "sometimes"})["ratio"]
 
 
 def test_where_no_chest_is_found_nothing_is_measured_and_a_note_says_why() -> None:

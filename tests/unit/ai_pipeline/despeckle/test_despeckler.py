@@ -44,7 +44,7 @@ def test_speckle_is_less_and_the_strength_says_by_how_much() -> None:
     whole = WHOLE.despeckle(cleaned(frames), HEADER, silent)
 
     assert frames.std() > half.frames.std() > whole.frames.std()  # type: ignore[attr-defined]
-    assert (half.kind, half.verified, half.models) == (ImageKind.DESPECKLED, True, (REF,))
+    assert (half.name, half.verified, half.models) == ("despeckled", True, (REF,))
     assert np.allclose(half.frames, (frames.astype(float) + whole.frames) / 2, atol=1)  # type: ignore[operator]
 
 

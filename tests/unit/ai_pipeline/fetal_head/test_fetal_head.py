@@ -62,7 +62,7 @@ def fails(*args: object, **options: object) -> None:
             "side by side",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, object], reason: str) -> None:
     assert reason in refused_by_header(replace(HEADER, **changed))  # type: ignore[arg-type]
 
@@ -98,8 +98,10 @@ def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_
         fetal._analysed.clear()
         measured = fetal.run([image], silent, {}).measurements
         assert [one.name for one in measured] == [
-            "Head circumference", "Biparietal diameter", "Occipitofrontal diameter"
-        ]  # fmt: skip
+            "Head circumference",
+            "Biparietal diameter",
+            "Occipitofrontal diameter",
+        ]
         assert [one.quantity.value for one in measured] == ["11984-2", "11820-8", "11851-3"]
         assert {one.unit.value for one in measured} == {unit}
         wanted = [HEAD.circumference * factor, HEAD.short * factor, HEAD.long * factor]

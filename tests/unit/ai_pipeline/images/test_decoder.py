@@ -175,8 +175,11 @@ def test_a_decoder_that_never_ends_is_ended(
 ) -> None:
     image = taken_over(tmp_path, "spins")
     script = tmp_path / "hostile.py"
-    script.write_text(script.read_text().replace("decoder_process.main", "decoder_process.SECONDS = 0.5\n"
-                                                 "decoder_process.main"))  # fmt: skip
+    script.write_text(
+        script.read_text().replace(
+            "decoder_process.main", "decoder_process.SECONDS = 0.5\ndecoder_process.main"
+        )
+    )
 
     with pytest.raises(PixelError, match="takes longer than"):
         image.stored()
@@ -203,7 +206,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def gone(pid: int, seconds: float = 10) -> bool:
+def gone(pid: int, seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while Path(f"/proc/{pid}").exists():
         if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():

@@ -22,7 +22,7 @@ def test_the_table_is_looked_up_by_value(kind: str, shape: tuple[int, int]) -> N
     ends = np.iinfo(kind)
     stored = np.random.default_rng(2).integers(ends.min, ends.max, shape, endpoint=True).astype(kind)
 
-    shown = GreyDisplay.of(windowed(20, 101)).show(stored)
+    shown = GreyDisplay.from_dataset(windowed(20, 101)).show(stored)
 
     # PS3.3 C.11.2.1.2.1: LINEAR, of the value after the Modality LUT
     shares = np.clip((stored.astype(float) - 5 - 19.5) / 100 + 0.5, 0, 1)
@@ -31,6 +31,6 @@ def test_the_table_is_looked_up_by_value(kind: str, shape: tuple[int, int]) -> N
 
 def test_a_transposed_picture_is_shown_as_it_lies() -> None:
     stored = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    display = GreyDisplay.of(windowed(6, 12))
+    display = GreyDisplay.from_dataset(windowed(6, 12))
 
     np.testing.assert_array_equal(display.show(stored.T), display.show(stored).T)

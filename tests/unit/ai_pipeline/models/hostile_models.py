@@ -133,6 +133,42 @@ def endless(folder: Path, *, growing: bool = False) -> tuple[Path, Path]:
     nodes = [*start, *model.graph.node]
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
+    return _written(model, folder)
+
+
+def without_number(folder: Path, low: float, high: float) -> tuple[Path, Path]:
+    """The small network and its card, whose scores are NaN of pictures with a standard deviation (0 to 1)
+    between ``low`` and ``high``, as of one that divides by something that may be nothing."""
+    model = small_models.network()
+    model.graph.node[3].output[0] = "sound"
+    axes = {"axes": [1, 2, 3], "keepdims": 0}
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["images"], ["mean"], **axes),
+            helper.make_node("Mul", ["images", "images"], ["squares"]),
+            helper.make_node("ReduceMean", ["squares"], ["mean_square"], **axes),
+            helper.make_node("Mul", ["mean", "mean"], ["square_mean"]),
+            helper.make_node("Sub", ["mean_square", "square_mean"], ["variance_"]),
+            helper.make_node("Abs", ["variance_"], ["variance"]),
+            helper.make_node("Sub", ["variance", "low"], ["above"]),
+            helper.make_node("Sub", ["variance", "high"], ["below"]),
+            helper.make_node("Mul", ["above", "below"], ["outside"]),
+            helper.make_node("Sqrt", ["outside"], ["root"]),  # NaN of what is negative
+            helper.make_node("Mul", ["root", "nothing"], ["none_or_nan"]),
+            helper.make_node("Unsqueeze", ["none_or_nan", "last"], ["column"]),
+            helper.make_node("Add", ["sound", "column"], ["logits"]),
+        ]
+    )
+    numbers = {"low": low**2, "high": high**2, "nothing": 0.0}
+    model.graph.initializer.extend(
+        helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in numbers.items()
+    )
+    model.graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [1]))
+    return _written(model, folder)
+
+
+def _written(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path]:
+    """The model and the card of the small network, with this model's hash."""
     file, card = small_models.write(folder)
     before = hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(model.SerializeToString())

@@ -39,19 +39,34 @@ def vit(folder: Path, *, width: int = WIDTH, depth: int = DEPTH) -> Path:
     _save(
         folder,
         {
-            "architectures": ["ViTForImageClassification"], "model_type": "vit", "hidden_act": "gelu",
-            "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": HEADS,
-            "intermediate_size": 4 * width, "image_size": 224, "patch_size": 16, "num_channels": 3,
-            "layer_norm_eps": 1e-12, "qkv_bias": True, "problem_type": "multi_label_classification",
+            "architectures": ["ViTForImageClassification"],
+            "model_type": "vit",
+            "hidden_act": "gelu",
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": HEADS,
+            "intermediate_size": 4 * width,
+            "image_size": 224,
+            "patch_size": 16,
+            "num_channels": 3,
+            "layer_norm_eps": 1e-12,
+            "qkv_bias": True,
+            "problem_type": "multi_label_classification",
             "id2label": {str(number): name for number, name in enumerate(LABELS)},
         },
         {
-            "image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}, "resample": 2,
-            "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+            "image_processor_type": "ViTImageProcessor",
+            "size": {"height": 224, "width": 224},
+            "resample": 2,
+            "do_resize": True,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
         },
         _parameters("vit", side=14, patch=16, labels=len(LABELS), width=width, depth=depth),
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -62,20 +77,37 @@ def dinov2(folder: Path, *, labels: int = 2, size: int = 224) -> Path:
     _save(
         folder,
         {
-            "architectures": [kind], "model_type": "dinov2", "hidden_act": "gelu",
-            "hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "mlp_ratio": 4,
-            "image_size": 518, "patch_size": 14, "num_channels": 3, "layer_norm_eps": 1e-6, "qkv_bias": True,
-            "use_swiglu_ffn": False, "problem_type": "single_label_classification",
+            "architectures": [kind],
+            "model_type": "dinov2",
+            "hidden_act": "gelu",
+            "hidden_size": WIDTH,
+            "num_hidden_layers": DEPTH,
+            "num_attention_heads": HEADS,
+            "mlp_ratio": 4,
+            "image_size": 518,
+            "patch_size": 14,
+            "num_channels": 3,
+            "layer_norm_eps": 1e-6,
+            "qkv_bias": True,
+            "use_swiglu_ffn": False,
+            "problem_type": "single_label_classification",
             "id2label": {"0": "Effusion", "1": "Pneumothorax"},
         },
         {
-            "image_processor_type": "BitImageProcessor", "size": {"shortest_edge": size + 32}, "resample": 3,
-            "do_resize": True, "do_center_crop": True, "crop_size": {"height": size, "width": size},
-            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-            "image_mean": [0.5307, 0.5307, 0.5307], "image_std": [0.2583, 0.2583, 0.2583],
+            "image_processor_type": "BitImageProcessor",
+            "size": {"shortest_edge": size + 32},
+            "resample": 3,
+            "do_resize": True,
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5307, 0.5307, 0.5307],
+            "image_std": [0.2583, 0.2583, 0.2583],
         },
         _parameters("dinov2", side=37, patch=14, labels=labels),
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -90,16 +122,22 @@ def timm(folder: Path) -> Path:
     _save(
         folder,
         {
-            "architecture": "resnet18", "num_classes": 3, "problem_type": "multi_label_classification",
+            "architecture": "resnet18",
+            "num_classes": 3,
+            "problem_type": "multi_label_classification",
             "label_names": ["Mass", "Nodule", "Hernia"],
             "pretrained_cfg": {
-                "input_size": [3, 224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-                "crop_pct": 0.95, "crop_mode": "center", "interpolation": "bicubic",
+                "input_size": [3, 224, 224],
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+                "crop_pct": 0.95,
+                "crop_mode": "center",
+                "interpolation": "bicubic",
             },
         },
         None,
         {name: value.numpy() for name, value in network.state_dict().items()},
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -174,7 +212,15 @@ def network_input_of(adapted: Any, image: npt.NDArray[np.uint8]) -> npt.NDArray[
     from ai_pipeline.models.inputs import network_input
 
     wanted = Input(
-        adapted.size, adapted.channels, adapted.mean, adapted.scale, "MONOCHROME2", Chain(),
-        adapted.preprocess, adapted.crop, adapted.squash, adapted.interpolation,
-    )  # fmt: skip
+        adapted.size,
+        adapted.channels,
+        adapted.mean,
+        adapted.scale,
+        "MONOCHROME2",
+        Chain(),
+        adapted.preprocess,
+        adapted.crop,
+        adapted.squash,
+        adapted.interpolation,
+    )
     return network_input(image, wanted)[0]

@@ -22,7 +22,7 @@ from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import convert as conversion
 from ai_pipeline.models.store import sandbox
 from ai_pipeline.models.store.conversion_request import Request
-from ai_pipeline.networks import densenet
+from ai_pipeline.networks import foreign
 
 Expected = dict[str, npt.NDArray[Any]]
 FOURTEEN = ",".join(f"label {number}" for number in range(14))
@@ -35,9 +35,15 @@ def convert(checkpoint: Path, family: str, *more: str) -> Result:
 
 def request(checkpoint: Path, **changes: Any) -> Request:
     asked = Request(
-        checkpoint=str(checkpoint), family="xrv", architecture="densenet121-res224-all", labels=(), size=None,
-        softmax=False, form="onnx", seconds=300,
-    )  # fmt: skip
+        checkpoint=str(checkpoint),
+        family="xrv",
+        architecture="densenet121-res224-all",
+        labels=(),
+        size=None,
+        softmax=False,
+        form="onnx",
+        seconds=300,
+    )
     return asked.model_copy(update=changes)
 
 
@@ -102,9 +108,16 @@ def test_chexnet_s_old_checkpoints_become_safetensors_that_torch_runs_alike(
     expected = made("chexnet")
 
     done = convert(
-        tmp_path / "checkpoint.pth.tar", "torchvision", "--architecture", "densenet121", "--labels", FOURTEEN,
-        "--to", "safetensors", "--trust",
-    )  # fmt: skip
+        tmp_path / "checkpoint.pth.tar",
+        "torchvision",
+        "--architecture",
+        "densenet121",
+        "--labels",
+        FOURTEEN,
+        "--to",
+        "safetensors",
+        "--trust",
+    )
 
     assert done.exit_code == 0, done.output
     classifier = Classifier(find("torchvision-densenet121", tmp_path), threads=1)
@@ -204,7 +217,7 @@ def test_landlock_alone_lets_a_conversion_through(
     monkeypatch.setattr(sandbox, "require", lambda: None)  # of root, who may be running this
     if sandbox.walls() != "landlock":
         pytest.skip("this kernel has no Landlock of 6.2")
-    network = densenet.DenseNet(densenet.SHAPES["densenet121"], 2, 3)
+    network = foreign.timm_network("densenet121", 2, 3)
     torch.save(network.state_dict(), tmp_path / "checkpoint.pt")
     asked = request(
         tmp_path / "checkpoint.pt",

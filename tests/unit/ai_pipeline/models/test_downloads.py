@@ -186,8 +186,26 @@ def _certificate(tmp_path: Path) -> Path:
     """A self-signed certificate for 127.0.0.1, its key beside it."""
     certificate = tmp_path / "server.crt"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=model host",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "server.key", "-out", "server.crt"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=model host",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            "server.key",
+            "-out",
+            "server.crt",
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     return certificate

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ai_pipeline.errors import NoNumber
 from ai_pipeline.models import engine
 from ai_pipeline.models.registry import find
+from tests.unit.ai_training.small_models import ratio
 
 CARD = find("chest-efficientnet-lite0")
 
@@ -54,3 +56,14 @@ def test_logits_are_the_linear_head_on_the_mean_feature_map(images: npt.NDArray[
     expected = outputs["features"].mean((2, 3)) @ head["head.weight"].T + head["head.bias"]
 
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("above", [0.0, 1.0])
+def test_what_is_no_number_is_no_output(above: float) -> None:
+    """0 / 0 is NaN, 1 / 0 infinite."""
+    network = engine.OnnxRuntime(ratio(), threads=1)
+    one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
+
+    assert network(one, one)["ratio"] == 1.0
+    with pytest.raises(NoNumber, match="the model gave no number"):
+        network(np.full(1, above, np.float32), none)

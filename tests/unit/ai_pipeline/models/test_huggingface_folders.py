@@ -51,14 +51,25 @@ def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels(store: Path,
     digest = sha256(folder / "model.safetensors")
 
     said = add(
-        folder, "--label-map", tmp_path / "labels.toml", "--id", "vit-s", "--licence", "MIT",
-        "--sha256", digest,
-    )  # fmt: skip
+        folder,
+        "--label-map",
+        tmp_path / "labels.toml",
+        "--id",
+        "vit-s",
+        "--licence",
+        "MIT",
+        "--sha256",
+        digest,
+    )
 
     assert "Licence: MIT" in said
     assert contents(store) == {
-        "vit-s", "vit-s/1", "vit-s/1/card.toml", "vit-s/1/vit-s.onnx", "vit-s/1/origin.json"
-    }  # fmt: skip
+        "vit-s",
+        "vit-s/1",
+        "vit-s/1/card.toml",
+        "vit-s/1/vit-s.onnx",
+        "vit-s/1/origin.json",
+    }
     assert json.loads((store / "vit-s/1/origin.json").read_text())["source"] == "vit"
     card = find("vit-s", store)
     assert [label.name for label in card.labels] == ["Effusion", "Cardiomegaly", "Free air", "Pneumothorax"]
@@ -159,13 +170,15 @@ def test_names_that_say_nothing_need_a_label_map() -> None:
 @pytest.mark.parametrize(
     ("spoil", "remedy"),
     [
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-         "pytorch_model.bin is a pickle, and a pickle is code: save the model with"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "pytorch_model.bin is a pickle, and a pickle is code: save the model with",
+        ),
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_bytes(b" " * ((1 << 20) + 1)), "larger than 1 MiB"),
         (lambda f: (f / "model.safetensors.index.json").touch(), "save them again in one"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_without_the_files_of_a_model_is_refused(
     store: Path, tmp_path: Path, spoil: Callable[[Path], object], remedy: str
 ) -> None:
@@ -189,10 +202,12 @@ def test_a_folder_without_the_files_of_a_model_is_refused(
         (lambda f: folders.change(f, "config.json", id2label={"0": "x" * 65}), "64 characters at most"),
         (lambda f: folders.change(f, "config.json", num_hidden_layers=2), "take both from one folder"),
         (lambda f: folders.change(f, "config.json", hidden_size=10**9), "what is not taken here: hidden"),
-        (lambda f: folders.change(f, "preprocessor_config.json", size={"height": 224, "width": 300}),
-         "an image must become a square"),
+        (
+            lambda f: folders.change(f, "preprocessor_config.json", size={"height": 224, "width": 300}),
+            "an image must become a square",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_do_not_fit_are_refused_with_what_to_do(
     tmp_path: Path, spoil: Callable[[Path], object], remedy: str
 ) -> None:

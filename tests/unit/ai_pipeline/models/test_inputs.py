@@ -13,9 +13,16 @@ from ai_pipeline.models.inputs import network_input
 CHAIN = Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain())
 XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")
 IMAGENET = Input(
-    224, 3, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "MONOCHROME2", Chain(), preprocess="imagenet",
-    crop=0.875, interpolation="bicubic",
-)  # fmt: skip
+    224,
+    3,
+    (123.675, 116.28, 103.53),
+    (58.395, 57.12, 57.375),
+    "MONOCHROME2",
+    Chain(),
+    preprocess="imagenet",
+    crop=0.875,
+    interpolation="bicubic",
+)
 SQUASHED = Input(
     224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
 )

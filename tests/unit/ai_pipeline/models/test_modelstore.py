@@ -12,7 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from ai_pipeline.chest.card import CARD, CLASSIFIER
+from ai_pipeline.chest.trial import drawn_chest
+from ai_pipeline.cli import app
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import folder, sandbox
@@ -31,9 +36,13 @@ def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
     assert done.exit_code == 0, done.output
     assert "Licence: Apache-2.0" in done.output
     assert contents(store) == {
-        "small", "small/1", "small/1/card.toml", "small/1/small.onnx", "small/1/origin.json"
-    }  # fmt: skip
-    assert folder.active("chest_xray").id == SHIPPED
+        "small",
+        "small/1",
+        "small/1/card.toml",
+        "small/1/small.onnx",
+        "small/1/origin.json",
+    }
+    assert folder.active(CLASSIFIER).id == SHIPPED
 
 
 def test_another_user_reads_what_was_added_and_put_into_use(tmp_path: Path, model: tuple[Path, Path]) -> None:
@@ -61,7 +70,7 @@ def test_versions_stand_side_by_side_and_one_is_active(store: Path, tmp_path: Pa
     rows = {(row["id"], row["version"]): row["active"] for row in json.loads(models("list", "--json").output)}
 
     assert rows[("small", "1")] == "" and rows[("small", "2")] == "chest_xray"
-    assert folder.active("chest_xray").name == "small@2"
+    assert folder.active(CLASSIFIER).name == "small@2"
 
 
 def test_rollback_goes_back_step_by_step_to_the_shipped_model(store: Path, tmp_path: Path) -> None:
@@ -70,9 +79,9 @@ def test_rollback_goes_back_step_by_step_to_the_shipped_model(store: Path, tmp_p
         assert models("activate", f"small@{version}").exit_code == 0
 
     assert models("rollback").exit_code == 0
-    assert folder.active("chest_xray").name == "small@1"
+    assert folder.active(CLASSIFIER).name == "small@1"
     assert models("rollback").exit_code == 0
-    assert folder.active("chest_xray").id == SHIPPED
+    assert folder.active(CLASSIFIER).id == SHIPPED
     last = models("rollback")
     assert last.exit_code == 65
     assert "nothing to roll back" in last.output
@@ -152,6 +161,58 @@ def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path
     assert "does not run" in done.output
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "picture"),
+    [
+        (0.15, 0.22, "a drawn chest of 512 × 512 pixels"),
+        (0.22, 0.40, "noise of 48 × 64 pixels"),
+        (0.01, 0.10, "noise of 1024 × 768 pixels"),
+    ],
+)
+def test_a_model_that_gives_no_number_for_a_picture_is_not_activated_and_the_picture_is_named(
+    store: Path, tmp_path: Path, low: float, high: float, picture: str
+) -> None:
+    add(*hostile_models.without_number(tmp_path / "made", low, high))
+
+    done = models("activate", "small")
+
+    assert done.exit_code == 65
+    assert f"small@1 gives no number for {picture}" in done.output
+    assert not (store / "active.json").exists()
+
+
+def test_the_command_says_that_a_model_gave_no_number(store: Path, tmp_path: Path) -> None:
+    add(*hostile_models.without_number(tmp_path / "made", 0.15, 0.22))
+    # As it was before such models were refused.
+    folder.activate(CARD, CLASSIFIER, find("small", store), store)
+    film = tmp_path / "film.png"
+    Image.fromarray(drawn_chest(512, 512)).save(film)
+
+    done = CliRunner().invoke(
+        app,
+        [
+            "run",
+            str(film),
+            "--pipeline",
+            "chest_xray",
+            "--modality",
+            "DX",
+            "--view",
+            "PA",
+            "--body-part",
+            "CHEST",
+            "--json",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+    )
+
+    record = json.loads(done.stdout)
+    assert done.exit_code == 65
+    assert record["reason"] == "the model gave no number"
+    assert (record["accepted"], record["findings"]) == (False, [])
+
+
 def test_the_hash_is_printed_as_a_model_comes_in_and_as_it_is_put_into_use(
     store: Path, model: tuple[Path, Path]
 ) -> None:
@@ -201,7 +262,7 @@ def test_ten_at_once_lose_no_line_of_history(store: Path, model: tuple[Path, Pat
     add(*model)
     card = find("small")
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(lambda _: folder.activate("chest_xray", card, store), range(10)))
+        list(pool.map(lambda _: folder.activate(CARD, CLASSIFIER, card, store), range(10)))
 
     use = folder.uses(store)["chest_xray"]
     assert len(use.history) == 10

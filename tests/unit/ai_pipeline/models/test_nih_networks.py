@@ -66,9 +66,17 @@ def test_larger_networks_say_the_same_as_in_their_authors_code(
         logits = adapted.network.eval()(torch.from_numpy(expected["input"]))[0]
     np.testing.assert_allclose(logits, expected["scores"], atol=1e-4)
     taken = Input(
-        adapted.size, adapted.channels, adapted.mean, adapted.scale, "MONOCHROME2", Chain(), "imagenet",
-        adapted.crop, adapted.squash, adapted.interpolation,
-    )  # fmt: skip
+        adapted.size,
+        adapted.channels,
+        adapted.mean,
+        adapted.scale,
+        "MONOCHROME2",
+        Chain(),
+        "imagenet",
+        adapted.crop,
+        adapted.squash,
+        adapted.interpolation,
+    )
     values, _ = network_input(expected["image"], taken)
     np.testing.assert_allclose(values, expected["input"], atol=0.02)
 
@@ -108,7 +116,7 @@ def eva_state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
         (nih.medical_mae, eva_state(), "take a file fine-tuned for findings, of densenet121"),
         (nih.medical_mae, {"classifier.weight": torch.zeros(14, 1024)}, "does not hold the parameters"),
     ],
-)  # fmt: skip
+)
 def test_files_of_other_networks_are_refused_with_what_to_do(
     tmp_path: Path, adapt: Callable[..., Any], state: dict[str, torch.Tensor], remedy: str
 ) -> None:

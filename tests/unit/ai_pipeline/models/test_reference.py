@@ -9,7 +9,7 @@ import pytest
 
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.reference import (  # fmt: skip
+from ai_pipeline.models.reference import (
     BINS,
     Reference,
     Verdict,

@@ -133,9 +133,12 @@ def test_nothing_that_a_hostile_checkpoint_tries_succeeds(
             unix.bind(place)
             unix.listen()
             given = {
-                "outside": str(home), "parent": os.getpid(), "read": str(checkpoint), "socket": place,
+                "outside": str(home),
+                "parent": os.getpid(),
+                "read": str(checkpoint),
+                "socket": place,
                 "port": tcp.getsockname()[1],
-            }  # fmt: skip
+            }
             ended = sandbox.run(
                 str(script),
                 json.dumps(given),

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from ai_pipeline.chest import card as chest
+from ai_pipeline.chest.card import BOXES
 from ai_pipeline.chest.detector import SiteDetector
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Accept, Origin
@@ -161,7 +163,7 @@ def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Pa
     card.write_text(text.replace("0" * 64, hashlib.sha256(network.read_bytes()).hexdigest()))
 
     assert add(network, card).exit_code == 0
-    assert models("activate", "site-yolo@1", "--pipeline", folder.BOXES).exit_code == 0
+    assert models("activate", "site-yolo@1", "--pipeline", BOXES.name).exit_code == 0
 
 
 @pytest.mark.data
@@ -177,7 +179,7 @@ def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
     picture = _with_effusion_and_large_heart(data)
     before = _drawn(picture)
 
-    done = models("activate", "site-yolo@1", "--pipeline", folder.BOXES)
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
 
     assert done.exit_code == 0, done.output
     factor = 512 / 320
@@ -187,7 +189,7 @@ def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
         ("Cardiomegaly", *(factor * edge for edge in (135, 145, 225, 235))),
     }
     assert _drawn(picture) == by_site | {"chest-anatomy-unet", "chest-efficientnet-lite0"}
-    assert models("rollback", "--pipeline", folder.BOXES).exit_code == 0
+    assert models("rollback", "--pipeline", BOXES.name).exit_code == 0
     assert _drawn(picture) == before
 
 
@@ -207,7 +209,7 @@ def test_an_output_of_another_layout_is_refused_before_it_is_used(
     network = constant(tmp_path, np.zeros(shape, np.float32))
     assert add(network, write_card(tmp_path, network, **changes)).exit_code == 0
 
-    done = models("activate", "site-yolo@1", "--pipeline", folder.BOXES)
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
 
     assert done.exit_code == 65
     assert "name another layout in [box_output], or list its labels" in " ".join(done.output.split())
@@ -221,25 +223,32 @@ def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
     assert add(*model).exit_code == add(network, card).exit_code == 0
 
     as_classifier = models("activate", "site-yolo@1")
-    as_detector = models("activate", "small@1", "--pipeline", folder.BOXES)
+    as_detector = models("activate", "small@1", "--pipeline", BOXES.name)
 
     assert "it draws boxes, with --pipeline chest_xray_boxes" in as_classifier.output
     assert "has no table [box_output]" in as_detector.output
     silent = load(card)
     silent = replace(silent, labels=tuple(replace(label, detector=False) for label in silent.labels))
     with pytest.raises(CardError, match="write detector = true at those"):
-        folder.activate(folder.BOXES, silent, store)
+        folder.activate(chest.CARD, BOXES, silent, store)
     strange = replace(silent, labels=tuple(replace(label, name="Tube") for label in load(card).labels[:1]))
     with pytest.raises(CardError, match="finds no Tube: call the labels of site-yolo@1 as it does"):
-        folder.activate(folder.BOXES, strange, store)
+        folder.activate(chest.CARD, BOXES, strange, store)
 
 
 def test_rows_that_are_no_boxes_are_left_out() -> None:
     nan = np.nan
     rows = np.array(
-        [[10, 10, 20, 20, 0.9, 1], [nan, 1, 2, 3, 0.9, 1], [1, 1, 2, 2, nan, 0], [1, 1, 2, 2, 0.9, 7],
-         [1, 1, 2, 2, 0.9, -1], [1, 1, 2, 2, 0.1, 0]], np.float32,
-    )[None]  # fmt: skip
+        [
+            [10, 10, 20, 20, 0.9, 1],
+            [nan, 1, 2, 3, 0.9, 1],
+            [1, 1, 2, 2, nan, 0],
+            [1, 1, 2, 2, 0.9, 7],
+            [1, 1, 2, 2, 0.9, -1],
+            [1, 1, 2, 2, 0.1, 0],
+        ],
+        np.float32,
+    )[None]
     card = _card("yolo-rows")
 
     assert [(one.corners, one.label) for one in detections(card, rows)] == [((10, 10, 20, 20), 1)]

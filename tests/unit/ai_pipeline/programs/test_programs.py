@@ -18,16 +18,19 @@ import pytest
 from ai_pipeline.contract import Decision, PipelineResult, Refuse
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
 from ai_pipeline.images.decode import DicomImage, PictureImage, open_dicom, open_picture
-from ai_pipeline.pipelines import create
+from ai_pipeline.pipelines import create, option_faults
 from ai_pipeline.programs import container, exchange
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.waiting import wait_until
 
 FINDING = {
-    "label": "Bright image", "code": {"value": "BRIGHT", "scheme": "99OURS", "meaning": "Bright image"},
-    "decision": "present", "probability": 0.9, "threshold": 0.5,
+    "label": "Bright image",
+    "code": {"value": "BRIGHT", "scheme": "99OURS", "meaning": "Bright image"},
+    "decision": "present",
+    "probability": 0.9,
+    "threshold": 0.5,
     "regions": [{"type": "box", "points": [[10, 10], [40, 30]]}],
-}  # fmt: skip
+}
 PROGRAM = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -123,6 +126,14 @@ def test_a_program_has_no_network(run: Run) -> None:
         run(code.format(port=server.getsockname()[1]))
 
 
+def test_a_program_sees_its_own_processes_and_no_others(run: Run) -> None:
+    """Where the kernel lets a namespace have a ``/proc`` of its own: else its numbers would be of others."""
+    run(
+        "line = Path(f'/proc/{os.getpid()}/cmdline').read_bytes()\n"
+        f"assert os.fsencode(sys.argv[0]) in line and not Path('/proc/{os.getpid()}').exists()\nwrite()"
+    )
+
+
 def test_what_else_a_program_writes_is_told_and_not_taken(run: Run) -> None:
     result = run(
         "write(finding())\n(target / 'a' / 'b').mkdir(parents=True)\n"
@@ -152,27 +163,32 @@ BAD = {
     "a label that turns": ("write(finding(label='a\\u202eb'))", "findings.0.label: String should match"),
     "a long label": ("write(finding(label='a' * 49))", "findings.0.label: String should have at most 48"),
     "a code of ours": (
-        "write(finding(code={'value': 'BURNED_IN', 'scheme': '99AINODE', 'meaning': 'x'}))", "the node's own",
+        "write(finding(code={'value': 'BURNED_IN', 'scheme': '99AINODE', 'meaning': 'x'}))",
+        "the node's own",
     ),
     "a code of two values": (
-        "write(finding(code={'value': 'A\\\\\\\\B', 'scheme': 'SCT', 'meaning': 'x'}))", "code.value: String",
+        "write(finding(code={'value': 'A\\\\\\\\B', 'scheme': 'SCT', 'meaning': 'x'}))",
+        "code.value: String",
     ),
     "more than certain": ("write(finding(probability=1.01))", "findings.0.probability: Input should be less"),
     "not a number": ("write(finding(probability=float('nan')))", "findings.json"),
     "a text as number": ("write(finding(probability='1'))", "findings.0.probability: Input should"),
     "far away": (
-        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [1e300, 5]]}]))", "reaches out of its",
+        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [1e300, 5]]}]))",
+        "reaches out of its",
     ),
     "at infinity": (
-        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [float('inf'), 5]]}]))", "findings",
+        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [float('inf'), 5]]}]))",
+        "findings",
     ),
     "without area": ("write(finding(regions=[{'type': 'box', 'points': [[5, 5], [5, 9]]}]))", "has no area"),
     "a corner alone": ("write(finding(regions=[{'type': 'box', 'points': [[5, 5]]}]))", "too few points"),
     "many points": (
-        "write(finding(regions=[{'type': 'polygon', 'points': [[5, 5]] * 501}]))", "at most 500 items",
+        "write(finding(regions=[{'type': 'polygon', 'points': [[5, 5]] * 501}]))",
+        "at most 500 items",
     ),
     "a failure": ("sys.exit('Doe^John')", "the program ended with 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -296,7 +312,7 @@ def test_what_is_wrong_with_the_options_of_a_command_is_said(
     options: dict[str, Any], faults: set[str]
 ) -> None:
     given = {"model": "m", "version": "1", **options} if options else {}
-    assert create("command").option_faults(given).keys() == faults  # type: ignore[attr-defined]
+    assert option_faults(create("command"), given).keys() == faults
 
 
 @pytest.mark.parametrize(
@@ -313,29 +329,42 @@ def test_where_the_network_cannot_be_taken_away_the_rule_must_say_so(monkeypatch
     options: dict[str, object] = {"command": ["sh"], "model": "m", "version": "1"}
     for network, faults in ((False, {"network"}), (True, set[str]())):
         given = {**options, "network": network}
-        assert create("command").option_faults(given).keys() == faults  # type: ignore[attr-defined]
+        assert option_faults(create("command"), given).keys() == faults
 
 
 @pytest.mark.parametrize("image", ["", "-v", "--privileged", "a b", "a;b", "a$b"])
 def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
     options = {"model": "m", "version": "1", "image": image}
-    assert "image" in create("container").option_faults(options)  # type: ignore[attr-defined]
+    assert "image" in option_faults(create("container"), options)
 
 
 @pytest.mark.parametrize("engine", container.ENGINES)
 def test_a_container_gets_no_network_no_rights_and_nothing_to_write_but_its_folder(engine: str) -> None:
     line = container.command_line(
-        engine, "sha256:" + "0" * 64, ["--fast"], name="n", folders=(Path("/i"), Path("/o")),
-        environment={"MERCURE_IN_DIR": "/input"}, memory_mib=512,
-    )  # fmt: skip
+        engine,
+        "sha256:" + "0" * 64,
+        ["--fast"],
+        name="n",
+        folders=(Path("/i"), Path("/o")),
+        environment={"MERCURE_IN_DIR": "/input"},
+        memory_mib=512,
+    )
     assert line[:3] == [engine, "run", "--rm"]
     assert line[-2:] == ["sha256:" + "0" * 64, "--fast"]
     assert {
-        "--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--pull=never",
-        "--memory=512m", "--memory-swap=512m", "--log-driver=none", "--env=MERCURE_IN_DIR=/input",
-        "--mount=type=bind,source=/i,target=/input,readonly", "--mount=type=bind,source=/o,target=/output",
+        "--network=none",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--pull=never",
+        "--memory=512m",
+        "--memory-swap=512m",
+        "--log-driver=none",
+        "--env=MERCURE_IN_DIR=/input",
+        "--mount=type=bind,source=/i,target=/input,readonly",
+        "--mount=type=bind,source=/o,target=/output",
         f"--user={os.getuid()}:{os.getgid()}",
-    } <= set(line)  # fmt: skip
+    } <= set(line)
     assert not {"--privileged", "-v", "--volume"} & set(line)
 
 

@@ -17,8 +17,8 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.reference import BINS, reference_of
 from ai_pipeline.models.registry import SHIPPED, find, verify
 from ai_training.calibrate import calibrated, deciles, platt, prevalence
+from ai_training.cli.measure import calibrate_app
 from ai_training.errors import DataMissing
-from ai_training.evaluation.commands import calibrate_app
 from ai_training.evaluation.recalibrate import Refitted, recalibrate
 from tests.unit.ai_training.nih_lab import nih_download
 

@@ -22,7 +22,7 @@ from ai_training.chest.experiment import Augmentation, Experiment, ExperimentErr
 from ai_training.chest.fit import ClassifierRun, Material, Tasks, fit, loss_of
 from ai_training.chest.pretrain import Contrast, pretrain
 from ai_training.chest.ship import ship
-from ai_training.sets.chest import LABELS, ChestImage
+from ai_training.sets.images import LABELS, ChestImage
 from tests.unit.ai_training.chest_subset import subset
 
 SMALL = Experiment.model_validate(
@@ -92,7 +92,7 @@ def test_a_box_follows_its_image_through_augmentation() -> None:
     image = np.zeros((1, 128, 128), np.uint8)
     image[0, 32:48, 80:112] = 255
     box = (3, 80 / 128, 32 / 128, 112 / 128, 48 / 128)
-    targets = Targets.of([_image("1")], [(box,)])
+    targets = Targets.from_images([_image("1")], [(box,)])
     made = SMALL.model_copy(
         update={
             "augment": Augmentation(rotation=0, contrast=0),
@@ -113,7 +113,7 @@ def test_a_box_follows_its_image_through_augmentation() -> None:
 
 def test_the_batches_are_the_same_whoever_prepares_them() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64)).astype(np.uint8)
-    targets = Targets.of([_image(str(number)) for number in range(6)], [()] * 6)
+    targets = Targets.from_images([_image(str(number)) for number in range(6)], [()] * 6)
     made = SMALL.changed("mixed", {"augment": {"mixup": 0.4}})
 
     alone, helped = (
@@ -128,7 +128,9 @@ def test_the_batches_are_the_same_whoever_prepares_them() -> None:
 def test_what_the_loss_leaves_out_has_no_gradient() -> None:
     tasks = Tasks(_network())
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64)).astype(np.uint8)
-    targets = Targets.of([_image(str(number)) for number in range(4)], [((0, 0.2, 0.2, 0.6, 0.6),)] * 4)
+    targets = Targets.from_images(
+        [_image(str(number)) for number in range(4)], [((0, 0.2, 0.2, 0.6, 0.6),)] * 4
+    )
     batch = ChestBatches(SMALL, pixels, targets, np.arange(4))[0]
 
     def learns(change: dict[str, float]) -> tuple[bool, bool]:
@@ -156,7 +158,7 @@ def test_the_merged_head_says_what_both_heads_say_in_units_of_their_spread() -> 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     material = _material(24)
-    targets = Targets.of(material.images, [()] * 24)
+    targets = Targets.from_images(material.images, [()] * 24)
 
     def run(folder: str, until: int) -> ClassifierRun:
         started = ClassifierRun(SMALL, material, targets, tmp_path / folder)
@@ -176,7 +178,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 
 def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
     material = _material(12)
-    targets = Targets.of(material.images, [()] * 12)
+    targets = Targets.from_images(material.images, [()] * 12)
     first = ClassifierRun(SMALL, material, targets, tmp_path)
     first.save()
 
@@ -225,7 +227,7 @@ def test_pretraining_leaves_a_backbone_that_an_experiment_starts_from(data: Path
     made = SMALL.changed("started", {"network": {"initial": str(left)}})
     material = _material(12)
 
-    started = ClassifierRun(made, material, Targets.of(material.images, [()] * 12), tmp_path / "run")
+    started = ClassifierRun(made, material, Targets.from_images(material.images, [()] * 12), tmp_path / "run")
 
     known = torch.load(left, weights_only=True)
     torch.testing.assert_close(

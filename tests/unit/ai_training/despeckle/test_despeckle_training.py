@@ -119,7 +119,7 @@ def test_a_run_trains_and_its_network_runs_in_the_node(
     picture = drawn_head()[0].astype(np.float32)[:104, :120] / 255
     with torch.inference_mode():
         ours = network(torch.from_numpy(picture)[None, None]).clamp(0, 1)[0, 0].numpy()
-    assert np.allclose(Despeckler.of(card, 1).picture(picture), ours, atol=1e-4)
+    assert np.allclose(Despeckler.from_card(card, 1).picture(picture), ours, atol=1e-4)
     assert set(chosen) >= {"psnr", "sigma 0.1", "sigma 0.75"}
 
 

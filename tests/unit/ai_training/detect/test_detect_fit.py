@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomlkit
-import typer
 
 pytest.importorskip("torch")
 
@@ -17,8 +16,8 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.boxes import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
-from ai_training import console
-from ai_training.detect.commands import add_to
+from ai_training.cli import console
+from ai_training.cli.train import train_app
 from ai_training.detect.locating import yolo, yolo_locator
 from ai_training.detect.locating.cross_validation import (
     LabelledBoxes,
@@ -34,7 +33,7 @@ from ai_training.detect.locating.trunk import TrunkFeatures
 from ai_training.detect.locating.truth import corners, overlap
 from ai_training.detect.ship import write_test_figures
 from ai_training.detect.text import as_markdown, as_text
-from ai_training.sets.chest import LABELS, ChestImage, TruthBox
+from ai_training.sets.images import LABELS, ChestImage, TruthBox
 
 CELLS = 14
 
@@ -244,9 +243,7 @@ def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "find_spec", lambda _package: None)
-    app = typer.Typer()
-    add_to(app, typer.Typer())
-    result = CliRunner().invoke(app, [command, "--data", str(tmp_path), "--out", str(tmp_path)])
+    result = CliRunner().invoke(train_app, [command, "--data", str(tmp_path), "--out", str(tmp_path)])
     assert result.exit_code == console.EXIT_CONFIG
     assert "extra 'yolo'" in result.output
 

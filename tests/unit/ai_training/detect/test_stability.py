@@ -16,7 +16,7 @@ from ai_training.detect.locating.cross_validation import LabelledBoxes
 from ai_training.detect.locating.scores import Place
 from ai_training.detect.locating.stability import _arm, left_out, without_changed
 from ai_training.detect.locating.trunk import TrunkFeatures
-from ai_training.sets.chest import TruthBox
+from ai_training.sets.images import TruthBox
 
 SIDE = 200
 INPUT = Input(SIDE, 3, (127.0,), (128.0,), "MONOCHROME2", Chain(side=SIDE))

@@ -16,7 +16,7 @@ import torch
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_pipeline.models.registry import Card, find
 from ai_training.detect.locating import yolo
-from ai_training.sets.chest import TruthBox
+from ai_training.sets.images import TruthBox
 
 SIDE = 96  # pixels that the network sees
 PICTURES = 10

@@ -21,15 +21,16 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.registry import SHIPPED, find
 from ai_training.chest import gates
 from ai_training.chest.card_figures import card_metrics, supported
+from ai_training.cli.measure import evaluate_app
 from ai_training.errors import DataMissing
 from ai_training.evaluation import baseline, evaluate
 from ai_training.evaluation.baseline import source_scores
-from ai_training.evaluation.commands import evaluate_app
 from ai_training.evaluation.evaluate import evaluate_chest
 from ai_training.evaluation.plots import write_report
 from ai_training.evaluation.text import as_text
 from ai_training.pages import models as cardpage
-from ai_training.sets.chest import LABELS, ChestImage, chest_images
+from ai_training.sets.chest import chest_images
+from ai_training.sets.images import LABELS, ChestImage
 from tests.unit.ai_training.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"
@@ -90,13 +91,14 @@ def test_every_interval_holds_its_value(result: dict[str, Any]) -> None:
                 assert low <= value <= high, (row["label"], key)
 
 
-def test_children_are_left_out_and_counted(download: Path, cache: Path) -> None:
+def test_children_are_left_out_and_counted(tmp_path: Path) -> None:
     # Patients 2, 3 and 4 are children or of unknown age: in train or val.
+    download = nih_download(tmp_path, patients=40)
     splits = {image.split for image in chest_images(download) if not image.adult}
     split = "val" if "val" in splits else "train"
     everyone = [image for image in chest_images(download) if image.split == split]
 
-    found = evaluate_chest(download, split, cache=cache)
+    found = evaluate_chest(download, split)
 
     assert found["with_children"]["images"] == len(everyone)
     assert found["main"]["images"] == sum(image.adult for image in everyone) < len(everyone)

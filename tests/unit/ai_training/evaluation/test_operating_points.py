@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 from ai_pipeline.models.registry import Card, find
 from ai_training.evaluation.operating_points import (
     FALSE_ALARMS,
-    fitted,
+    choose_points,
     likelihood_ratio,
     measured,
     sensitive_cuts,
@@ -21,7 +21,7 @@ from ai_training.evaluation.operating_points import (
 )
 from ai_training.evaluation.scored import Scored, scored
 from ai_training.metrics import Floats, patient_weights
-from ai_training.sets.chest import LABELS, ChestImage
+from ai_training.sets.images import LABELS, ChestImage
 
 SHOWN = ("Cardiomegaly", "Effusion", "Pneumothorax")
 IMAGES = 600
@@ -49,7 +49,7 @@ def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
 
 
 def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card) -> None:
-    table = fitted(images(card, 1), SHOWN)["specific"]
+    table = choose_points(images(card, 1), SHOWN)["specific"]
 
     value, low, high = table["without_finding_called"]
     assert low <= value <= FALSE_ALARMS
@@ -59,7 +59,7 @@ def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card
 
 def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_called(card: Card) -> None:
     found = images(card, 2)
-    table = fitted(found, SHOWN)["sensitive"]["labels"]
+    table = choose_points(found, SHOWN)["sensitive"]["labels"]
 
     for name in SHOWN:
         assert table[name]["sensitivity"][0] >= 0.9 or table[name]["specificity"][0] == pytest.approx(
@@ -70,7 +70,7 @@ def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_calle
 
 def test_thresholds_have_intervals_and_lie_in_order(card: Card) -> None:
     found = images(card, 3)
-    points = fitted(found, SHOWN)
+    points = choose_points(found, SHOWN)
 
     for label in found.labels:
         specific, sensitive = (points[point]["labels"][label.name] for point in ("specific", "sensitive"))
@@ -84,12 +84,12 @@ def test_of_too_few_images_without_a_finding_nothing_is_made(card: Card) -> None
     found = images(card, 4)
     few = found.where(number < 120 for number in range(IMAGES))
 
-    assert fitted(few, SHOWN) == {}
-    assert fitted(found, ()) == {}
+    assert choose_points(few, SHOWN) == {}
+    assert choose_points(found, ()) == {}
 
 
 def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
-    points = fitted(images(card, 5), SHOWN)
+    points = choose_points(images(card, 5), SHOWN)
     having = replace(card, details={**card.details, "operating_points": points})
 
     result = measured(images(card, 6), having, SHOWN)
@@ -108,7 +108,7 @@ def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Ca
 
 def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: Card) -> None:
     found = images(card, 10)
-    points = fitted(found, SHOWN)
+    points = choose_points(found, SHOWN)
     having = replace(card, details={**card.details, "operating_points": points})
     unsure = measured(images(card, 11), having, SHOWN)["unsure"]
 
@@ -146,7 +146,7 @@ def test_images_that_count_twice_are_as_two() -> None:
 
 def test_all_labels_are_called_at_the_same_multiple_of_their_usual_odds(card: Card) -> None:
     found = images(card, 9)
-    table = fitted(found, SHOWN)["specific"]["labels"]
+    table = choose_points(found, SHOWN)["specific"]["labels"]
     ratios = []
     for k, label in enumerate(found.labels):
         cut, rate = table[label.name]["threshold"][0], found.truth[:, k].mean()

@@ -24,7 +24,7 @@ from ai_training.evaluation.saliency.heatmaps import (
 )
 from ai_training.evaluation.saliency.randomised import STAGES, cascade, randomisation
 from ai_training.evaluation.text import saliency_lines
-from ai_training.sets.chest import TruthBox
+from ai_training.sets.images import TruthBox
 
 Maps = npt.NDArray[np.float32]
 

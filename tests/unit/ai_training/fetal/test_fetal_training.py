@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -35,9 +36,7 @@ from ai_training.networks.outlines import HeadNetwork
 from tests.unit.ai_pipeline.fetal_head.test_outline import LIMITS, REF, by_brightness
 from tests.unit.heads import HEAD, drawn_head
 
-SMALL = fit.HeadRecipe(
-    iterations=2, mix=HeadMix(1, 1, 1), validate_every=1, half=False, threads=1, workers=0
-)  # fmt: skip
+SMALL = fit.HeadRecipe(iterations=2, mix=HeadMix(1, 1, 1), validate_every=1, half=False, threads=1, workers=0)
 MM = 0.2
 
 
@@ -91,7 +90,7 @@ def test_the_card_is_one_that_the_registry_and_the_pipeline_read(trained: Path) 
 
 
 def test_a_run_goes_on_from_its_checkpoint_but_not_from_another_recipe(data: Path, trained: Path) -> None:
-    other = fit.HeadRecipe(**{name: getattr(SMALL, name) for name in SMALL.__slots__} | {"seed": 2})
+    other = replace(SMALL, seed=2)
 
     fit.train(data, trained.parent, SMALL, resume=True)
     with pytest.raises(ExperimentError):
@@ -154,8 +153,10 @@ def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(dat
     assert result["error"][0] < 4
     passed = {name: row["passed"][0] for name, row in result["gate"].items()}
     assert {name: passed[name] for name in (HEADS, PLANES, *OTHERS)} == {
-        HEADS: 1, PLANES: 1, **dict.fromkeys(OTHERS, 0)
-    }  # fmt: skip
+        HEADS: 1,
+        PLANES: 1,
+        **dict.fromkeys(OTHERS, 0),
+    }
     assert "limits of agreement" in as_text(result)
 
 

@@ -272,7 +272,7 @@ def test_the_gate_that_ships_is_judged_on_other_pictures(tmp_path: Path) -> None
 def test_a_normal_ovary_is_never_called(data: Path) -> None:
     truth = np.array([frame.label for frame in ovarian_frames(data)])
     fold = np.arange(len(truth)) // len(LABELS) % 2
-    found = figures.answered(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
+    found = figures.answer_figures(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
     assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
     assert all(row["right"][0] == 1.0 for row in found["by_class"].values())
     assert found["would_be_normal"]["frames"] == (truth == LABELS.index("Ovary_Normal")).sum()
@@ -309,8 +309,7 @@ def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Pa
 def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
     tools = shared_tools()
     frame = ovarian_frames(data)[2]
-    assert set(study.squares(frame, 2, tools, 64, whole=True)) == set(study.VARIANTS)
-    assert set(study.squares(frame, 2, tools, 64, whole=False)) == set(study.TRUTH)
+    assert set(study.squares(frame, 2, tools, 64)) == set(study.VARIANTS)
     made = study.variants(frame, tools)
     original, marks = made[study.ORIGINAL]
     lesion = frame.lesion()

@@ -14,15 +14,15 @@ import pytest
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.sets.chest import (
-    LABELS,
     boxes_of,
     chest_images,
     chest_set,
     label_matrix,
-    read_grey,
     reduced_images,
     truth_boxes,
 )
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import LABELS
 from ai_training.sets.manifests import years
 from tests.unit.ai_training.nih_lab import nih_download
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from ai_training.evaluation.commands import split
-from ai_training.sets.chest import LABELS, chest_set, label_matrix
+from ai_training.cli.measure import split
+from ai_training.sets.chest import chest_set, label_matrix
+from ai_training.sets.images import LABELS
 from ai_training.sets.splits import SHARES, split_by_patient, table
 from tests.unit.ai_training.nih_lab import nih_download
 

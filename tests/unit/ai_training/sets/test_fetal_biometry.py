@@ -22,18 +22,24 @@ def test_every_frame_is_in_one_split_and_a_patient_in_one_too(tmp_path: Path) ->
 
     assert sum(map(len, found.values())) == 4 * 10 * 2
     assert Counter(image.plane for images in found.values() for image in images) == {
-        "Trans-thalamic": 20, "Trans-ventricular": 20, "Trans-cerebellum": 20, "diverse": 20,
-    }  # fmt: skip
+        "Trans-thalamic": 20,
+        "Trans-ventricular": 20,
+        "Trans-cerebellum": 20,
+        "diverse": 20,
+    }
     patients = [{image.patient for image in found[split]} for split in SPLITS]
     assert patients[0] | patients[1] | patients[2] == {
-        *(f"Patient{number:05d}" for number in range(10)), *(f"HC18 {number:03d}" for number in range(10)),
-    }  # fmt: skip
+        *(f"Patient{number:05d}" for number in range(10)),
+        *(f"HC18 {number:03d}" for number in range(10)),
+    }
     assert [len(names) for names in patients] == [14, 3, 3]
     assert biometry_images(data, "test") == found["test"]
 
 
 def test_one_class_has_another_colour_in_another_group(tmp_path: Path) -> None:
-    for image in biometry_images(biometry_set(tmp_path), "train"):
+    images = biometry_images(biometry_set(tmp_path), "train")
+    assert images
+    for image in images:
         picture, classes = image.read()
         assert picture.shape == classes.shape == (66, 96)
         assert np.bincount(classes.ravel()).tolist() == [66 * 96 - 2400, 2400 - 120 - 50, 50, 120]

@@ -14,8 +14,8 @@ from torch import nn
 
 from ai_training.errors import ExperimentError
 from ai_training.networks.studies import restore_normalisation
-from ai_training.sets.chest import ChestImage, label_matrix
-from ai_training.sets.images import LABELS
+from ai_training.sets.chest import label_matrix
+from ai_training.sets.images import LABELS, ChestImage
 from ai_training.studies.compare import compare
 from ai_training.studies.experiment import Arm, ChestStudy, Task
 from ai_training.studies.fit import HeldAnswers

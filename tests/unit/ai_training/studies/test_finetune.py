@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import save_file
 
+from ai_training.cli.study import finetune as command
 from ai_training.errors import DataMissing, ExperimentError
 from ai_training.networks.studies import fill, study_network
-from ai_training.studies.commands import finetune as command
 from ai_training.studies.finetune import dealt_out, finetune, read_local
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 
@@ -54,9 +54,15 @@ def test_the_verb_measures_on_held_out_patients_and_on_another_set(table: Path, 
     start = str(tmp_path / "best.pt")
     whole = changed(table, "whole.csv", {"split": None})
     again = finetune(
-        table, "Cardiomegaly", tmp_path / "again", weights=start, size=32, iterations=1, threads=1,
+        table,
+        "Cardiomegaly",
+        tmp_path / "again",
+        weights=start,
+        size=32,
+        iterations=1,
+        threads=1,
         external=whole,
-    )  # fmt: skip
+    )
     assert again.external is not None and again.external.images == 72
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 from safetensors.torch import save_file
 
 from ai_pipeline.networks.foreign import torchvision_network
+from ai_training.cli.study import study
 from ai_training.errors import ExperimentError
 from ai_training.studies import experiment
-from ai_training.studies.commands import study
 from ai_training.studies.run import run_study
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 

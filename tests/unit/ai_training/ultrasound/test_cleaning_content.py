@@ -56,8 +56,11 @@ def test_shares_cut_lines_and_identity_are_counted() -> None:
     assert result["cut"] == {"lines": 4, "cut": 2}
     assert result["content"]["waveform"]["share"][0] == 0.05
     assert result["content"]["setting"] | {"share": None} == {
-        "objects": 2, "share": None, "gone": 1, "in_part": 1,
-    }  # fmt: skip
+        "objects": 2,
+        "share": None,
+        "gone": 1,
+        "in_part": 1,
+    }
     assert result["content"]["all"]["share"][0] == 0.25
     assert result["background"] == {"filled": 9, "made_up": 3, "frames_with_any": 1}
     assert "1 of 2 lines not covered" in cleaning_text(result)

@@ -40,6 +40,7 @@ def test_only_what_stands_between_its_marks_is_written_anew() -> None:
 
 def test_every_picture_of_the_study_is_there_and_small() -> None:
     names = re.findall(r"\]\(\.\./pictures/([^)]+)\)", STUDY.read_text(encoding="utf-8"))
+    assert names
     for name in names:
         assert (STUDY.parents[1] / "pictures" / name).stat().st_size <= inpaintreport.MOST_BYTES, name
 

@@ -17,9 +17,9 @@ import torch
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpaint import inpaint as inpaint_stored
-from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Inpainter, Learned, on_onnx
+from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.models import registry
-from ai_training.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, learned
+from ai_training.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, inpainter_of
 from ai_training.networks.perception import BLOCKS, Perception
 from ai_training.ultrasound.inpaint import fit as inpaint
 from ai_training.ultrasound.inpaint import scores as inpaintscores
@@ -36,9 +36,13 @@ from ai_training.ultrasound.overlays import TRAIN, burn_in
 from tests.unit.ai_training.ultrasound.test_overlays import speckle
 
 SMALL = inpaint.InpaintRecipe(
-    iterations=4, mix=HoleMix(pictures=1, crops=2, side=64), validate_every=2, validation_pictures=3,
-    threads=1, workers=0,
-)  # fmt: skip
+    iterations=4,
+    mix=HoleMix(pictures=1, crops=2, side=64),
+    validate_every=2,
+    validation_pictures=3,
+    threads=1,
+    workers=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +67,10 @@ def a_hole() -> tuple[Picture, Mask]:
 def inpainters() -> list[Inpainter]:
     torch.manual_seed(1)
     return [
-        Classical("telea"), Classical("navier-stokes"),
-        *(learned(name, kind()) for name, kind in ARCHITECTURES.items()),
-    ]  # fmt: skip
+        Classical("telea"),
+        Classical("navier-stokes"),
+        *(inpainter_of(name, kind()) for name, kind in ARCHITECTURES.items()),
+    ]
 
 
 @pytest.mark.parametrize("way", inpainters(), ids=lambda way: way.name)
@@ -115,7 +120,7 @@ def test_the_gan_starts_at_the_classical_fill() -> None:
         torch.nn.init.zeros_(parameter)
     picture, hole = a_hole()
 
-    filled = learned("none", network).fill(picture, hole)
+    filled = inpainter_of("none", network).fill(picture, hole)
 
     assert np.array_equal(filled, Classical("navier-stokes").fill(picture, hole))
 
@@ -130,7 +135,7 @@ def test_a_tile_sees_beyond_its_edge() -> None:
     picture, hole = np.zeros((CORE, 2 * CORE, 3), np.uint8), np.zeros((CORE, 2 * CORE), np.bool_)
     picture[:, : CORE // 2] = 200
     hole[10:20, CORE : CORE + 3] = True
-    Learned("shift", run).fill(picture, hole)
+    NetworkInpainter("shift", run).fill(picture, hole)
 
     assert seen == [CORE + 64]  # the one tile that holds the hole
 
@@ -143,8 +148,10 @@ def test_an_exported_filler_fills_as_the_trained_one(tmp_path: Path) -> None:
     card = registry.find(file_id("oci-gan"), tmp_path)
     picture, hole = a_hole()
 
-    ours = learned("oci-gan", network).fill(picture, hole)
-    theirs = Learned("oci-gan", on_onnx(registry.read(card.file("inpainter")), 1)).fill(picture, hole)
+    ours = inpainter_of("oci-gan", network).fill(picture, hole)
+    theirs = NetworkInpainter("oci-gan", on_onnx(registry.read(card.file("inpainter")), 1)).fill(
+        picture, hole
+    )
 
     assert np.abs(ours.astype(int) - theirs).max() <= 1  # rounding at half a level
 

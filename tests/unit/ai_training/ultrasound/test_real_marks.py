@@ -11,8 +11,9 @@ import tomlkit
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
+from ai_training.cards import add_figures
 from ai_training.pages.ultrasound import marks_lines
-from ai_training.ultrasound.card_figures import add_figures, legible_figures, marks_figures
+from ai_training.ultrasound.card_figures import legible_figures, marks_figures
 from ai_training.ultrasound.legible.counts import counted
 from ai_training.ultrasound.legible.evaluate import EngineCount, LegibleOutcome
 from ai_training.ultrasound.marks import evaluate as judging

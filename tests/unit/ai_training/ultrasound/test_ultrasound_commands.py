@@ -13,8 +13,11 @@ pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.tools import shared_tools
+from ai_training.cli import measure
+from ai_training.cli.measure import evaluate_app
+from ai_training.cli.train import train_app
 from ai_training.progress import silent
-from ai_training.ultrasound import commands, tables
+from ai_training.ultrasound import tables
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
@@ -22,10 +25,8 @@ EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    train, evaluate = typer.Typer(), typer.Typer()
-    commands.add_to(train, evaluate)
-    app.add_typer(train, name="train")
-    app.add_typer(evaluate, name="evaluate")
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")
     return app
 
 
@@ -54,7 +55,7 @@ def test_a_wrong_choice_is_wrong_usage(app: typer.Typer, tmp_path: Path, option:
 
 @pytest.mark.data
 def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
-    result = commands._filling(data, shared_tools(), 2, silent)
+    result = measure._filling(data, shared_tools(), 2, silent)
     printed = "\n".join(tables._filling_lines(result))
 
     assert {row["mask"] for row in result["rows"]} == {"given", "detected"}

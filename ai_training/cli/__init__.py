@@ -1,0 +1,1 @@
+"""The verbs of ``ai-pipeline`` that this package adds."""

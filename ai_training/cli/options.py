@@ -1,0 +1,81 @@
+"""Options that several commands take, and what these mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ai_pipeline.errors import CardError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ai_pipeline.models.card import Card
+
+ChestData = Annotated[
+    Path,
+    typer.Option(
+        help="The public image sets, the NIH download, or a manifest of your own (docs/training.md)."
+    ),
+]
+BoxData = Annotated[Path, typer.Option(help="The public image sets or the NIH download (docs/training.md).")]
+PublicData = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Id of the classifier's card, or id@version. Default: what chest_xray runs."),
+]
+ModelsDir = Annotated[Path | None, typer.Option(help="Folder with other cards and weights.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
+Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+WriteCard = Annotated[
+    bool, typer.Option("--write-card", help="Write the figures into the card in --models-dir.")
+]
+Boxes = Annotated[
+    list[Path] | None,
+    typer.Option(help="Further lists of boxes: BBox_List_2017.csv, or JSON of ChestX-Det. May be repeated."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+def chest_card(model: str | None, models_dir: Path | None) -> Card:
+    """The card that ``--model`` names, or that of the classifier that chest_xray runs. Raises CardError."""
+    from ai_pipeline.chest.card import CLASSIFIER
+    from ai_pipeline.models.registry import find
+    from ai_pipeline.models.store.folder import active
+
+    return find(model, models_dir) if model else active(CLASSIFIER, models_dir)
+
+
+def needs_models_dir(write_card: bool, models_dir: Path | None) -> None:
+    """Wrong usage where ``--write-card`` names no folder: the shipped card is not written to."""
+    if write_card and models_dir is None:
+        raise typer.BadParameter(
+            "needs --models-dir: the shipped card is not written to", param_hint="--write-card"
+        )
+
+
+def own_card(model: str, models_dir: Path | None) -> Path:
+    """The file of a card that ``--write-card`` may write to. Raises CardError where it is the shipped one."""
+    from ai_pipeline.models.registry import SHIPPED, find
+
+    path = find(model, models_dir).path
+    if path.parent == SHIPPED:
+        raise CardError(f"{path.name} is the shipped card: --models-dir holds none of this id")
+    return path
+
+
+def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any]) -> None:
+    """Put ``figures`` into the card that :func:`own_card` finds; other figures in it stay."""
+    from ai_training.cards import add_figures
+
+    add_figures(own_card(model, models_dir), figures)

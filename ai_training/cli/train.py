@@ -1,0 +1,516 @@
+"""``ai-pipeline train …`` and ``ai-pipeline export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ai_training.cli import options
+from ai_training.cli.console import errors, needed, print_figures, progress
+
+if TYPE_CHECKING:
+    from ai_training.despeckle.afterwards import Filter
+
+train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
+Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")]
+
+
+@train_app.command("chest")
+def train_chest(
+    *,
+    data: options.ChestData,
+    out: options.Out,
+    experiment: Named = "chest",
+    iterations: Annotated[
+        int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+    resume: options.Resume = False,
+) -> None:
+    """Train the chest X-ray classifier. Uses a GPU when there is one.
+
+    Example: ai-pipeline train chest --data DIR --out runs/chest
+
+    Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
+    """
+    with errors(), progress() as report:
+        from ai_training.chest import experiment as experiments
+        from ai_training.chest.fit import fit
+        from ai_training.chest.ship import ship
+
+        made = experiments.load(_file(experiment))
+        if seed is not None:
+            made = made.changed(made.name, {"seed": seed})
+        if iterations is not None:
+            made = made.changed(made.name, {"schedule": {"iterations": iterations}})
+        run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+        card = ship(data, out, run, cache or out / "cache", report)
+    typer.echo(str(card))
+
+
+@train_app.command("levers")
+def train_levers(
+    *,
+    data: options.ChestData,
+    out: options.Out,
+    experiment: Named = "chest-levers",
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+) -> None:
+    """Train an experiment with and without each lever; compare them on validation, image by image.
+
+    Interrupted, it goes on where it was. Example: ai-pipeline train levers --data DIR --out runs/levers
+    """
+    with errors(), progress() as report:
+        from ai_training.chest import experiment as experiments
+        from ai_training.chest.levers import pull
+
+        study = experiments.load_levers(_file(experiment))
+        rows = pull(data, out, study, threads=threads, cache=cache, report=report)
+    typer.echo(f"{'lever':24}{'AUC':>7}  difference [95 %]")
+    for row in rows:
+        found = row.difference
+        against = (
+            f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] to {row.against}" if found else ""
+        )
+        typer.echo(f"{row.name:24}{row.validation_auc:7.4f}  {against}")
+
+
+@train_app.command("pretrain")
+def train_pretrain(
+    *,
+    data: options.ChestData,
+    out: options.Out,
+    epochs: Annotated[float, typer.Option(help="Passes over all training images.")] = 5.0,
+    seed: options.Seed = 7,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+) -> None:
+    """Pre-train the backbone on chest X-rays without labels (momentum contrast).
+
+    Example: ai-pipeline train pretrain --data DIR --out runs/pre; then name runs/pre/pretrained.pt as
+    `initial` in an experiment's [network].
+    """
+    with errors(), progress() as report:
+        from ai_training.chest.pretrain import Contrast, pretrain
+
+        how = Contrast(epochs=epochs, seed=seed)
+        left = pretrain(data, out, how, threads=threads, cache=cache, report=report)
+    typer.echo(str(left))
+
+
+@train_app.command(
+    "head",
+    epilog="Example:  ai-pipeline train head --encoder rad-dino/ --data splits.csv --out new --id rad-dino",
+)
+def train_head(
+    *,
+    encoder: Annotated[Path, typer.Option(help="Folder in Hugging Face's layout: DINOv2 or ViT.")],
+    data: options.ChestData,
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
+    model_id: Annotated[str, typer.Option("--id", help="The model's id.")] = "",
+    licence: Annotated[str, typer.Option(help="The licence of the encoder's weights.")] = "",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the input in pixels, whole patches of 14: smaller is faster.", min=28, max=1022
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Images to learn from, at most.", min=100)] = 2000,
+    threads: options.Threads = 0,
+) -> None:
+    """Train a head on a frozen encoder (RAD-DINO, DINOv2) with 200 to 2,000 of your labelled images.
+
+    It learns from the split train. Then: ai-pipeline models add, and ai-pipeline models accept on other
+    patients.
+    """
+    with errors(), progress() as report:
+        from ai_training.chest import head
+
+        made = head.train_head(
+            encoder,
+            data,
+            out,
+            model_id=model_id,
+            licence=licence,
+            size=size,
+            most=most,
+            threads=threads,
+            report=report,
+        )
+    for name, found in made.auc.items():
+        typer.echo(
+            f"{name:20}AUC {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] on patients of other folds"
+        )
+    if made.left_out:
+        typer.echo(f"Too few images, left out: {', '.join(made.left_out)}")
+    network = made.card.with_suffix(".onnx")
+    typer.echo(f"{made.card}: next, ai-pipeline models add {network} --card {made.card}")
+
+
+@train_app.command("marks")
+def train_marks(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    iterations: options.Iterations = 6000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
+) -> None:
+    """Train the detector of burned-in annotation in ultrasound pictures."""
+    with errors(), progress() as report:
+        from ai_training.ultrasound.marks import fit as marks
+
+        recipe = marks.MarkRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card = marks.train(data, out, recipe, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+@train_app.command("inpaint")
+def train_inpaint(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
+    iterations: options.Iterations = 6000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
+) -> None:
+    """Train a network that fills the pixels of removed annotation."""
+    with errors(), progress() as report:
+        from ai_training.ultrasound.inpaint import fit as inpaint
+
+        recipe = inpaint.InpaintRecipe(
+            architecture=arch,
+            iterations=iterations,
+            seed=seed,
+            threads=threads,
+            workers=workers,
+        )
+        card = inpaint.train(data, out, recipe, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+@train_app.command("clean-frames")
+def list_clean_frames(
+    *,
+    data: options.PublicData,
+    out: Annotated[Path, typer.Option(help="CSV file to write (the shipped list is not touched).")],
+) -> None:
+    """Search the public frames for parts without annotation; takes about 0.6 s a frame."""
+    with errors(), progress() as report:
+        from ai_pipeline.burnin.find.text import shared_reader
+        from ai_training.ultrasound.overlays.frame_list import find_clean_frames, write_list
+
+        count = write_list(find_clean_frames(data, shared_reader(), report), out)
+    typer.echo(f"{count} parts")
+
+
+@train_app.command("detect")
+def train_detect(
+    *,
+    data: options.BoxData,
+    out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
+    boxes: options.Boxes = None,
+    model: options.Model = None,
+    models_dir: options.ModelsDir = None,
+    head_alone: Annotated[
+        bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
+    ] = False,
+    threads: options.Threads = 0,
+) -> None:
+    """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
+
+    Six YOLOs are trained (some 5 minutes each on one core; those in OUT/yolo are not trained again). Needs
+    ultralytics.
+
+    Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
+    """
+    with errors(), progress() as report:
+        if not head_alone:
+            needed("ultralytics")
+        import torch
+
+        from ai_pipeline.models.engine import usable_cores
+        from ai_training.detect.locating.yolo import YoloRecipe
+        from ai_training.detect.ship import train_detector
+
+        if threads:
+            torch.set_num_threads(threads)
+        card = options.chest_card(model, models_dir)
+        yolo = None if head_alone else YoloRecipe(threads=threads or usable_cores())
+        made = train_detector(data, out, card, tuple(boxes or ()), yolo, report)
+    typer.echo(str(made))
+
+
+@train_app.command("yolo")
+def train_yolo(
+    *,
+    data: options.BoxData,
+    out: Annotated[Path, typer.Option(help="Folder for the set, the run and yolo.onnx.")],
+    boxes: options.Boxes = None,
+    model: options.Model = None,
+    models_dir: options.ModelsDir = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 20,
+    size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 224,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train an ultralytics YOLO alone on the train boxes and measure it on the val boxes. Needs ultralytics.
+
+    Example: ai-pipeline train yolo --data DIR --out runs/yolo --epochs 60 --size 320
+    """
+    with errors(), progress() as report:
+        needed("ultralytics")
+        from ai_pipeline.models.engine import usable_cores
+        from ai_training.detect.locating.yolo import YoloRecipe
+        from ai_training.detect.locating.yolo_locator import trained_and_judged
+        from ai_training.detect.text import places_as_text
+
+        card = options.chest_card(model, models_dir)
+        recipe = YoloRecipe(size=size, epochs=epochs, threads=threads or usable_cores())
+        result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
+    print_figures(result, places_as_text, as_json)
+
+
+@train_app.command("anatomy")
+def train_anatomy(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    iterations: options.Iterations = 2000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
+) -> None:
+    """Train the network that outlines heart and lungs.
+
+    Example: ai-pipeline train anatomy --data DIR --out runs/anatomy
+    """
+    with errors(), progress() as report:
+        from ai_training.anatomy import fit
+
+        recipe = fit.AnatomyRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card = fit.train(data, out, recipe, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+@train_app.command("fetal")
+def train_fetal(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    iterations: options.Iterations = 2000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
+) -> None:
+    """Train the network that outlines fetal heads, and fit its gate.
+
+    Example: ai-pipeline train fetal --data DIR --out runs/fetal
+    """
+    with errors(), progress() as report:
+        from ai_training.fetal import fit
+        from ai_training.fetal.ship import train_and_ship
+
+        recipe = fit.HeadRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card = train_and_ship(data, out, recipe, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+@train_app.command("ovarian")
+def train_ovarian(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    seeds: Annotated[int, typer.Option(help="Runs of every fold, with seeds from 1 on.", min=1)] = 1,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training frames. Default: the shipped recipe's.")
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="efficientnet-lite0 (default), or a network of timm, trained from scratch."),
+    ] = None,
+    frozen: Annotated[
+        int | None, typer.Option(help="First blocks of EfficientNet-Lite0 that do not learn; 0: none.")
+    ] = None,
+    study: Annotated[
+        bool, typer.Option("--study", help="Also run the networks of the folds on cleaned frames.")
+    ] = False,
+    cleaned: Annotated[
+        bool, typer.Option("--cleaned", help="Also train networks of the folds on cleaned frames.")
+    ] = False,
+    threads: options.NetworkThreads = 2,
+) -> None:
+    """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
+
+    What is whole in --out is left, so an interrupted run goes on.
+
+    Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
+    """
+    with errors(), progress() as report:
+        import torch
+
+        from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
+        from ai_training.ovarian import study as cleaning
+        from ai_training.runs import CHECKPOINT
+
+        torch.set_num_threads(threads)
+        recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
+        numbers = range(1, seeds + 1)
+        fit.train(data, out, recipe, numbers, report=report)
+        outline = outline_fit.OutlineRecipe(threads=threads)
+        begun = (out / "outline" / CHECKPOINT).is_file()
+        outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
+        card = ship.ship(data, out, recipe, outline, numbers, report)
+        if study:
+            cleaning.run(data, out, recipe, report)
+        if cleaned:
+            trained_on_cleaned.run(data, out, recipe, report)
+    typer.echo(str(card))
+
+
+@train_app.command("despeckle")
+def train_despeckle(
+    *,
+    data: options.PublicData,
+    out: options.Out,
+    loss: Annotated[
+        Literal["l1-ms-ssim", "l1-perceptual", "l2-perceptual", "task"],
+        typer.Option(help="The losses of DiConvAE, or task: our residual network beside a segmenter."),
+    ] = "l1-ms-ssim",
+    segmenter: Annotated[
+        Path | None, typer.Option(help="best.pt of `ai-pipeline train fetal`, for --loss task.")
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(help="Steps of the optimiser. Default: the published 50 epochs (6562); of task 7000."),
+    ] = None,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
+) -> None:
+    """Train a network that reduces speckle.
+
+    Example: ai-pipeline train despeckle --data DIR --out runs/despeckle --loss l1-perceptual
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle import fit
+        from ai_training.despeckle.ship import train_and_ship
+
+        recipe = fit.recipe_of(loss, iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card = train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+@train_app.command("label-colours")
+def train_label_colours(*, data: options.PublicData, as_json: options.AsJson = False) -> None:
+    """Train four small networks that show where colours between the classes come from; two minutes.
+
+    Example: ai-pipeline train label-colours --data DIR
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle.afterwards.labels import LabelRecipe, as_text, compare
+
+        result = compare(data, LabelRecipe(), report)
+    print_figures(result, as_text, as_json)
+
+
+@train_app.command("segmenters")
+def train_segmenters(
+    *,
+    data: options.PublicData,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Steps of the optimiser of each run. 50 epochs are 3281.")
+    ] = 250,
+    seeds: Annotated[int, typer.Option(min=1, max=10, help="Runs of each kind.")] = 1,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train SegNet and a U-Net on raw, smoothed and both frames; outline test heads after each filter.
+
+    Example: ai-pipeline train segmenters --data DIR --iterations 3281 --seeds 3
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle.afterwards.segmenters import as_text, compare
+        from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
+
+        recipe = SegmenterRecipe(iterations=iterations, seeds=tuple(range(1, seeds + 1)))
+        result = compare(data, recipe, _filters(), report)
+    print_figures(result, as_text, as_json)
+
+
+@train_app.command("plane-segmenters")
+def train_plane_segmenters(
+    *,
+    data: Annotated[
+        Path, typer.Option(help="The unpacked archives of doi 10.5281/zenodo.8265464 (docs/training.md).")
+    ],
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Small networks, so many steps. Default: 50 epochs of SegNet's own size."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train SegNet and a U-Net on brain, CSP and ventricles; Dice by plane and class after each filter.
+
+    The published comparison on its own data, for a GPU; with --iterations, small, for two cores.
+
+    Example: ai-pipeline train plane-segmenters --data DIR --iterations 2000
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle.afterwards.planes import as_text, compare
+        from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
+
+        recipe = SegmenterRecipe(iterations=iterations) if iterations else None
+        result = compare(data, recipe, _filters(), report)
+    print_figures(result, as_text, as_json)
+
+
+def export(
+    *,
+    data: options.ChestData,
+    run: Annotated[Path, typer.Option(help="Folder that a training run left (or a lever of a study).")],
+    out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
+    levers: Annotated[Path | None, typer.Option(help="levers.json of a study, for the card.")] = None,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+) -> None:
+    """Make card and weights of a finished run: ONNX, calibration, thresholds, gate, reference for drift."""
+    with errors(), progress() as report:
+        import torch
+
+        from ai_training.chest.fit import trained_in
+        from ai_training.chest.ship import ship
+
+        if threads:
+            torch.set_num_threads(threads)
+        card = ship(data, out, trained_in(run), cache or out / "cache", report, levers)
+    typer.echo(str(card))
+
+
+def _file(named: str) -> Path:
+    """The file of an experiment that is named by path or by the name of a shipped one."""
+    from ai_training.chest import experiment as experiments
+
+    return Path(named) if named.endswith(".toml") else experiments.shipped(named)
+
+
+def _filters() -> dict[str, Filter]:
+    """All but BM3D, which takes ten seconds a frame."""
+    from ai_pipeline.despeckle.despeckler import Despeckler
+    from ai_training.despeckle.classical import filters
+    from ai_training.despeckle.compared import autoencoders
+
+    tried = {name: made for name, made in filters().items() if name != "BM3D"}
+    return {**tried, **autoencoders(), "ours": Despeckler.active().picture}

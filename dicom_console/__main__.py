@@ -1,0 +1,104 @@
+"""``python -m dicom_console``: the console's process.
+
+Its configuration is the first line of standard input, as JSON, from the node that starts it. Writes
+``{"console": address}`` to standard output when it serves, else ``{"cannot_start": reason}``. SIGTERM, SIGHUP
+and the end of standard input let it finish what it answers and end. With the argument ``--beside`` one that
+serves at the same address is its predecessor: both do until the node ends that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+
+import uvicorn
+
+from dicom_console.app import create_app
+from dicom_console.web.limits import TimedProtocol
+from dicom_node import logs
+from dicom_node.child import given_settings, limit_memory, watch_parent
+from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.errors import ExitCode, NodeError
+from dicom_node.services import open_database
+
+_GRACE_SECONDS = 5
+_BUSY_SECONDS = 10.0  # for which a page waits for other writers of SQLite before it says so
+
+
+def main() -> int:
+    """Serve until a signal, or until standard input (a pipe from the node) closes."""
+    settings = given_settings()
+    logs.configure(settings.node.log_level, f"console {os.getpid()}", settings.log_target)
+    limit_memory(settings.workers.memory_mib)
+    # What a browser sends lies here while it comes, in files without a name.
+    tempfile.tempdir = str(settings.node.data_dir.resolve())
+    try:
+        return _serve(settings)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except NodeError as error:
+        reason = str(error)
+    print(json.dumps({"cannot_start": reason}), flush=True)
+    return ExitCode.UNAVAILABLE
+
+
+def _serve(settings: Settings) -> int:
+    """Raises OSError (address or certificates cannot be used) and NodeError (the database cannot)."""
+    with open_database(settings, _BUSY_SECONDS) as database:
+        app = create_app(settings, database)
+        config = uvicorn.Config(
+            app,
+            http=TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        console = settings.console
+        ports = [console.port, *([console.metrics_port] if console.metrics_port else [])]
+        listening = [_listening(console.host, port, beside="--beside" in sys.argv) for port in ports]
+        config.load()
+        config.ssl = _tls(console)
+        server = uvicorn.Server(config)
+        app.state.live.stops_when = lambda: server.should_exit
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        signal.signal(signal.SIGHUP, stop)
+        watch_parent(stop)
+        host, port = listening[0].getsockname()[:2]
+        print(json.dumps({"console": f"{host}:{port}", "pid": os.getpid()}), flush=True)
+        server.run(sockets=listening)
+    return ExitCode.OK
+
+
+def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
+    """Shared, so that no browser is refused while another process takes over. Raises OSError."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if not beside:  # shared with a predecessor only: another node of this user is no such
+        socket.create_server(address, family=family).close()
+    return socket.create_server(address, family=family, reuse_port=True)
+
+
+def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:
+    if console.tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(console.tls.certificate, console.tls.private_key)
+    if console.tls.trusted:
+        context.load_verify_locations(console.tls.trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+if __name__ == "__main__":
+    sys.exit(main())

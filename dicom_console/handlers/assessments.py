@@ -1,0 +1,106 @@
+"""Assessments: findings one by one, and results that wait until a person has accepted them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Body
+from pydantic import AwareDatetime
+
+from dicom_console.views import listing
+from dicom_console.web.access import Asked, Number, Visit
+from dicom_console.web.faces import Faces, back_to
+from dicom_node.model.kinds import ReaderVerdict
+from dicom_node.model.roles import UserRole
+from dicom_node.services import assessments, audit
+from dicom_node.services.assessments import (
+    AcceptResults,
+    Assessed,
+    FindingAssessed,
+    RejectResults,
+    StudyAssessment,
+)
+from dicom_node.services.typed import Done
+
+faces = Faces()
+_BACK = back_to("/studies/{number}")
+
+
+def _finding_of_form(asked: Visit) -> FindingAssessed:
+    """A finding that is missing is chosen together with its model, and has no place."""
+    given = {name: asked.text(name) for name in FindingAssessed.model_fields}
+    if given["verdict"] == ReaderVerdict.MISSING:
+        finding, _, model = given["finding"].partition(" | ")
+        given |= {"finding": finding, "model": model, "tracking_uid": ""}
+    return FindingAssessed.model_validate(given)
+
+
+@faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
+def held(asked: Asked, number: Number) -> StudyAssessment:
+    """Whether results of a study wait until a person has accepted them, and what was decided."""
+    with asked.site.database.read() as session:
+        listing.uid(session, number)
+        found = assessments.held_results(session, asked.site.settings, number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    return StudyAssessment(**found)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/findings",
+    UserRole.READER,
+    back_to("/studies/{number}#findings"),
+    at="/studies/{number}/feedback",
+    reads=_finding_of_form,
+)
+def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
+    """Assess a finding: accepted, modified, rejected, or missing."""
+    assessments.assess(asked.site.settings, number, given, asked.person)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/accept",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/accept",
+)
+def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
+    """Accept results that wait for an assessment or were rejected before, so that they are sent."""
+    uid = asked.study_uid(number)
+    return Done(objects=assessments.accept_results(asked.site.settings, uid, asked.person, as_of=given.as_of))
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/reject",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/reject",
+)
+def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
+    """Let none of them leave."""
+    rejected = assessments.reject_results(
+        asked.site.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
+    )
+    return Done(objects=rejected)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/send",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/assessment",
+)
+def send(asked: Asked, number: Number) -> list[str]:
+    """Send what you said of the findings to the peers that take it; returns their names."""
+    return assessments.send_assessments(asked.site.settings, asked.study_uid(number), asked.person)
+
+
+@faces.handler("GET", "/assessments", UserRole.READER)
+def export(asked: Asked, since: AwareDatetime | None = None) -> list[Assessed]:
+    """All assessments of findings, the oldest first."""
+    audit.note_export(asked.site.database, asked.person, "feedback")
+    with asked.site.database.read() as session:
+        return [Assessed(**row) for row in assessments.all_assessments(session, since=since)]

@@ -1,0 +1,48 @@
+"""What peers and rules have in common that are entered, by programs or in a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Response
+
+from dicom_console.web.access import Asked, DespiteHold, Edition, Keys, Name, Visit
+from dicom_console.web.faces import Faces
+from dicom_node.model.roles import UserRole
+from dicom_node.services import entered
+from dicom_node.services.entered import Kind, Saved
+
+
+def add_handlers(faces: Faces, kind: Kind) -> None:
+    """Add how peers or rules are put (by programs; people have a form) and removed."""
+    one = kind.removesuffix("s")
+
+    def put_one(
+        asked: Asked, name: Name, keys: Keys, version: Edition = None, despite_hold: DespiteHold = False
+    ) -> Saved:
+        return put(asked, kind, entered.from_keys(kind, name, keys), version, despite_hold=despite_hold)
+
+    def remove_one(asked: Asked, name: Name, version: Edition = None) -> None:
+        entered.remove(asked.site.settings, kind, name, version, asked.person)
+        asked.take_over()
+
+    def removed(asked: Visit, _done: None) -> Response:
+        return asked.in_force(f"{asked.request.path_params['name']} is removed.", f"/{kind}")
+
+    # FastAPI describes the REST API by these.
+    put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."
+    remove_one.__name__, remove_one.__doc__ = f"remove_{one}", f"Take a {one} out that was entered."
+    path = f"/{kind}/{{name}}"
+    faces.handler("PUT", path, UserRole.ADMIN)(put_one)
+    faces.handler("DELETE", path, UserRole.ADMIN, removed, at=f"{path}/remove")(remove_one)
+
+
+def put(
+    asked: Visit, kind: Kind, content: Mapping[str, Any], version: int | None, *, despite_hold: bool
+) -> Saved:
+    """Save a peer or rule, and have the node take it over. Raises what ``entered.save`` raises."""
+    settings, by = asked.site.settings, asked.person
+    saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)
+    asked.take_over()
+    return saved

@@ -1,0 +1,72 @@
+"""Images: a received image with what the node made of it, and what stands in its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from dicom_console.views import contents, listing, pictures
+from dicom_console.views.pictures import PictureKind, Shown
+from dicom_console.web.access import Asked, Number, Visit, needs
+from dicom_node.errors import NotFound
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
+from dicom_node.services import images as received
+
+router = APIRouter(prefix="/studies")
+
+
+@router.get("/images/{number}")
+@needs(UserRole.VIEWER)
+def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
+    """One received image; ``layer``: the result that is shown in its place, 0: the image as it came."""
+    site = asked.site
+    with site.database.read() as session:
+        shown = pictures.find(session, site.settings, PictureKind.IMAGES, number)
+        found = received.view(session, site.settings, number)
+    chosen = next((one for one in found["layers"] if one["id"] == layer), None)
+    return _frame(asked, "image.html", shown, frame, image=found, layer=chosen)
+
+
+@router.get("/results/{number}/content")
+@needs(UserRole.VIEWER)
+def content(asked: Asked, number: Number) -> Response:
+    """What stands in a result object."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+        study = listing.study_heading(session, asked.site.settings, shown.study)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    tree, whole = contents.contents(shown.path)
+    return asked.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
+
+
+@router.get("/results/{number}")
+@needs(UserRole.VIEWER)
+def result(asked: Asked, number: Number, frame: int = 1) -> Response:
+    """One frame of a result, with the way to the others."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+    return _frame(asked, "result.html", shown, frame, number=number)
+
+
+@router.get("/{which}/{number}/{frame}")
+@needs(UserRole.VIEWER)
+def png(
+    asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
+) -> Response:
+    """The frame itself, of a received image or of a result."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, which, number)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
+
+
+def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    frames = pictures.frames(shown, asked.site.settings)
+    if not 1 <= frame <= frames:
+        raise NotFound("there is no such frame")
+    with asked.site.database.read() as session:
+        study = listing.study_heading(session, asked.site.settings, shown.study)
+    return asked.page(template, shown=shown, study=study, frame=frame, frames=frames, **values)

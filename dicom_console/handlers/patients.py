@@ -1,0 +1,127 @@
+"""Patients: whom the node has seen, and what was found."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Body, Response
+
+from dicom_console.views import patients as seen
+from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
+from dicom_console.web.faces import Faces, back_to
+from dicom_node.errors import FaultyInput
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, patients, studies, users
+from dicom_node.services.patients import Registered, RegisteredRow, Registration
+from dicom_node.store.views import View
+
+faces = Faces()
+
+
+@faces.people.get("/patients")
+@needs(UserRole.VIEWER)
+def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Response:
+    """One page. ``person``: of the ID that was searched for: no address has it."""
+    about = users.search_of(asked.site.database, asked.token) if person else {}
+    return _list(asked, after, about)
+
+
+@faces.people.post("/patients/search")
+@needs(UserRole.VIEWER)
+def search(asked: Asked) -> Response:
+    """Keep the ID in the session."""
+    wanted = asked.text("patient")[:64]
+    about = {"patient": wanted} if wanted else {}
+    users.keep_search(asked.site.database, asked.token, about, asked.person)
+    return see_other("/patients", person="1" if wanted else "")
+
+
+@faces.handler("GET", "/patients/registered", UserRole.OPERATOR)
+def list_registered(asked: Asked) -> list[RegisteredRow]:
+    """Who is registered for uploads."""
+    audit.note_list(asked.site.database, asked.person, "patients")
+    with asked.site.database.read() as session:
+        return [RegisteredRow(**row) for row in patients.registered(session, asked.site.settings)]
+
+
+@faces.handler("POST", "/patients/registered", UserRole.OPERATOR)
+def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Registered:
+    """Register a patient for uploads."""
+    number = patients.register(asked.site.settings, patient.model_dump(), asked.person)
+    return Registered(registration=number)
+
+
+@faces.people.post("/patients/register")
+@needs(UserRole.OPERATOR)
+def register_by_form(asked: Asked) -> Response:
+    """Register the patient of a form; a form with a mistake is shown again."""
+    given = {key: asked.text(key) for key in Registration.model_fields}
+    try:
+        done = register(asked, Registration.model_construct(None, **given))
+    except FaultyInput as error:
+        return _list(asked, None, {}, problem=str(error), given=given)
+    return see_other("/upload", patient=str(done.registration))
+
+
+@faces.handler(
+    "DELETE",
+    "/patients/registered/{number}",
+    UserRole.OPERATOR,
+    back_to("/patients"),
+    at="/patients/registered/{number}/remove",
+)
+def unregister(asked: Asked, number: Number) -> None:
+    """Take a registration back; studies stay."""
+    patients.remove(asked.site.settings, number, asked.person)
+
+
+@faces.people.get("/patients/{number}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked, number: Number) -> Response:
+    """The patient of this study."""
+    return _page(asked, number)
+
+
+@faces.people.post("/patients/{number}/delete")
+@needs(UserRole.ADMIN)
+def delete(asked: Asked, number: Number) -> Response:
+    """Delete what was received of this patient, as far as that is allowed."""
+    with asked.site.database.read() as session:
+        numbers = seen.studies_of(session, number)
+    return _page(asked, number, studies.delete_received(asked.site.settings, numbers, asked.person))
+
+
+def _list(
+    asked: Visit,
+    after: int | None,
+    about: dict[str, str],
+    *,
+    problem: str = "",
+    given: dict[str, str] | None = None,
+) -> Response:
+    site = asked.site
+    audit.note_list(site.database, asked.person, "patients")
+    may_register = asked.user.role.includes(UserRole.OPERATOR)
+    with site.database.read() as session:
+        rows, more = seen.patients(session, about.get("patient", ""), after)
+        registered = patients.registered(session, site.settings) if may_register else []
+    return asked.page(
+        "patients.html",
+        400 if problem else 200,
+        rows=rows,
+        more=more,
+        first=after is None,
+        about=about,
+        registered=registered,
+        problem=problem,
+        given=given or {},
+    )
+
+
+def _page(asked: Visit, number: int, deleted: list[View] | None = None) -> Response:
+    site = asked.site
+    with site.database.read() as session:
+        patient = seen.show(session, site.settings, number)
+    for study in patient["studies"]:
+        audit.note_sight(site.database, asked.person, study["id"])
+    return asked.page("patient.html", patient=patient, most=seen.HISTORY, number=number, deleted=deleted)

@@ -1,0 +1,200 @@
+"""Peers: who is configured, who called, why somebody does not get through."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import Body, Query, Response
+
+from dicom_console.forms import peer as form
+from dicom_console.handlers.entered import add_handlers, put
+from dicom_console.views import directory
+from dicom_console.web.access import Asked, Name, Visit, needs
+from dicom_console.web.faces import Faces
+from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
+from dicom_node.model.roles import UserRole
+from dicom_node.services import conformance, entered, trial_study
+from dicom_node.services import peers as services
+from dicom_node.services.peers import PeerCheck, PeerRow, try_peers
+from dicom_node.services.trial_study import PeerLine, TrialRow, ViewerShowed
+
+faces = Faces()
+add_handlers(faces, "peers")
+
+Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
+
+
+@faces.handler("GET", "/peers", UserRole.VIEWER)
+def peers(asked: Asked) -> list[PeerRow]:
+    """The configured peers, each with its last association."""
+    with asked.site.database.read() as session:
+        known = entered.listed(session, "peers")
+        found = directory.peers(session, asked.site.settings)
+    return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
+
+
+@faces.page_of(peers)
+def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
+    """All peers, and who called that is none."""
+    with asked.site.database.read() as session:
+        strangers = directory.strangers(session, asked.site.settings)
+    return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
+
+
+@faces.people.get("/peers/why")
+@needs(UserRole.VIEWER)
+def why(asked: Asked, caller: Caller = "") -> Response:
+    """What a machine tried, what it was refused, and which lines would let it in."""
+    found, problem = None, ""
+    if caller.strip():
+        try:
+            found = services.why(asked.site.settings, caller.strip(), _since())
+        except NotFound as error:
+            problem = str(error)
+    return asked.page("why.html", caller=caller.strip(), found=found, problem=problem, days=directory.DAYS)
+
+
+@faces.people.get("/peers/new")
+@needs(UserRole.ADMIN)
+def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
+    """An empty form; with what is known of a machine that called and is no peer."""
+    known = {"name": [services.short_name(caller)], "ae_title": [caller], "host": [host]}
+    return asked.page("peer_form.html", **form.empty(known))
+
+
+@faces.people.post("/peers/new")
+@needs(UserRole.ADMIN)
+def add(asked: Asked) -> Response:
+    """Add the peer of the form."""
+    return _save(asked, "")
+
+
+@faces.people.get("/peers/{name}/change")
+@needs(UserRole.ADMIN)
+def change(asked: Asked, name: str) -> Response:
+    """A form with what it is now."""
+    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.site.settings, "peers", name)))
+
+
+@faces.people.post("/peers/{name}/change")
+@needs(UserRole.ADMIN)
+def save(asked: Asked, name: str) -> Response:
+    """Save the form, unless somebody else did meanwhile."""
+    return _save(asked, name)
+
+
+@faces.people.get("/peers/{name}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked, name: str) -> Response:
+    """One peer."""
+    return _page(asked, name)
+
+
+@faces.people.get("/peers/{name}/conformance")
+@needs(UserRole.VIEWER)
+def conformance_of(asked: Asked, name: str) -> Response:
+    """How the last objects kept to the standard, as far as the node has written it down."""
+    found = conformance.report(asked.site.settings, name, validate=False)
+    return asked.page("conformance.html", found=found, newer="")
+
+
+@faces.people.post("/peers/{name}/conformance")
+@needs(UserRole.OPERATOR)
+def validate(asked: Asked, name: str) -> Response:
+    """The same with what a validator says of the files, as a page or as a file to keep."""
+    found = conformance.report(asked.site.settings, name)
+    if asked.text("act") != "file":
+        return asked.page("conformance.html", found=found, newer=conformance.NEWER)
+    conformance.note_export(asked.site.settings, name, asked.person)
+    kept = {"Content-Disposition": 'attachment; filename="conformance.md"'}
+    return Response(conformance.as_text(found), media_type="text/markdown; charset=utf-8", headers=kept)
+
+
+@faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
+def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
+    """Try what delivery to it needs; nothing is stored."""
+    asked.site.settings.peer(name)
+    return try_peers(asked.site.settings, [name], asked.person)
+
+
+@faces.page_of(test_peer)
+def _tested_page(asked: Visit, checks: list[PeerCheck]) -> Response:
+    return _page(asked, asked.request.path_params["name"], checks)
+
+
+@faces.handler("POST", "/peers/{name}/test-study", UserRole.OPERATOR)
+def send_trial(asked: Asked, name: Name) -> list[TrialRow]:
+    """Send a peer a study of an invented patient, with a known finding in each kind of result."""
+    asked.site.settings.peer(name)
+    return trial_study.send(asked.site.settings, name, asked.person)
+
+
+@faces.page_of(send_trial, at="/peers/{name}/trial")
+def _trial_page(asked: Visit, rows: list[TrialRow]) -> Response:
+    name = asked.request.path_params["name"]
+    return asked.page("trial.html", name=name, rows=rows, patient=trial_study.PATIENT_ID)
+
+
+@faces.handler("PUT", "/peers/{name}/shows", UserRole.ADMIN)
+def set_shows(asked: Asked, name: Name, seen: Annotated[ViewerShowed, Body()]) -> PeerLine:
+    """Let it get what its viewer showed of the test study, and nothing else."""
+    line = trial_study.set_results(asked.site.settings, name, seen.shows, asked.person)
+    if not line:
+        asked.take_over()
+    return PeerLine(line=line)
+
+
+def _ticked(asked: Visit) -> ViewerShowed:
+    """What a person ticked: the service says what to do where that is nothing."""
+    shows: Any = asked.fields().get("shows", [])
+    return ViewerShowed.model_construct(shows=shows)
+
+
+@faces.page_of(set_shows, reads=_ticked)
+def _shows_page(asked: Visit, found: PeerLine) -> Response:
+    name = asked.request.path_params["name"]
+    if found.line:
+        return asked.page("trial_line.html", name=name, line=found.line)
+    return asked.in_force(f"{name} is saved.", f"/peers/{name}")
+
+
+def _save(asked: Visit, name: str) -> Response:
+    fields, version, warnings = asked.fields(), asked.number("version"), list[str]()
+    content, unread = form.content(fields, name)
+    named = content["name"]
+    try:
+        if unread:
+            entered.check(asked.site.settings, "peers", content, version)
+        else:
+            confirmed = bool(asked.text("despite_hold"))
+            warnings = put(asked, "peers", content, version, despite_hold=confirmed).warnings
+        faults = {}
+    except FaultyInput as error:
+        faults = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
+    except HoldUndercut as error:
+        return _mend(asked, name, 409, above=[str(error)], undercuts=True)
+    except (NotAllowedNow, ChangedMeanwhile) as error:
+        if not name:  # it is taken
+            faults = form.faults(unread, named) | {"name": [str(error)]}
+            return _mend(asked, name, 409, above=faults.pop("", []), faults=faults)
+        return _mend(asked, name, 409, above=[str(error)], is_old=True)
+    if faults := faults | form.faults(unread, named):
+        return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
+    return asked.in_force(f"{named} is saved.", f"/peers/{named}", *warnings)
+
+
+def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:
+    return asked.page("peer_form.html", status, **form.as_given(asked.fields(), name) | shown)
+
+
+def _page(asked: Visit, name: str, checks: list[PeerCheck] | None = None) -> Response:
+    with asked.site.database.read() as session:
+        row = directory.peer(session, asked.site.settings, name)
+        known = entered.listed(session, "peers").get(name)
+    found = services.why(asked.site.settings, name, _since())
+    return asked.page("peer.html", peer=row, found=found, checks=checks, days=directory.DAYS, entered=known)
+
+
+def _since() -> datetime:
+    return datetime.now(UTC) - timedelta(days=directory.DAYS)

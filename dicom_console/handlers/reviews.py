@@ -1,0 +1,173 @@
+"""The review desk for cleaning: what waits for a person, boxes drawn by hand, device rules made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Body, HTTPException, Response
+
+from dicom_console.views import listing, pictures
+from dicom_console.views.pictures import PictureKind
+from dicom_console.web.access import Asked, Name, Number, Since, Visit, needs, see_other
+from dicom_console.web.faces import Faces, back_to
+from dicom_node.errors import FaultyInput, NotAllowedNow
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, cleaning_reviews, device_rules
+from dicom_node.services.cleaning_reviews import Boxes, ReviewRow, Reviews
+from dicom_node.services.device_rules import NewRule, RuleDrawn, RuleSaved, RuleTried
+
+faces = Faces()
+
+_EDGES = ("left", "top", "right", "bottom")
+
+
+@faces.handler("GET", "/reviews", UserRole.OPERATOR)
+def list_reviews(asked: Asked, after: Since = None) -> Reviews:
+    """Images that wait for a review of their cleaning, the longest waiting first."""
+    with asked.site.database.read() as session:
+        rows, more = cleaning_reviews.waiting(session, after)
+    return Reviews(reviews=[ReviewRow(**row) for row in rows], next=more)
+
+
+@faces.page_of(list_reviews)
+def _reviews_page(asked: Visit, found: Reviews) -> Response:
+    """What waits, and what was decided."""
+    first = not asked.query("after")
+    with asked.site.database.read() as session:
+        done = cleaning_reviews.decided(session) if first else []
+    return asked.page(
+        "reviews.html",
+        rows=found.reviews,
+        more=found.next,
+        first=first,
+        done=done,
+        made=list_rules(asked),
+    )
+
+
+@faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
+def list_rules(asked: Asked) -> list[RuleDrawn]:
+    """The device rules that were drawn here."""
+    return [RuleDrawn(**row) for row in device_rules.made_here(asked.site.settings)]
+
+
+@faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
+def remove_rule(asked: Asked, name: Name) -> None:
+    """Remove a device rule that was drawn here."""
+    device_rules.remove(asked.site.settings, name, asked.person)
+    asked.take_over()
+
+
+@faces.people.post("/reviews/rules/remove")
+@needs(UserRole.ADMIN)
+def remove_named_rule(asked: Asked) -> Response:
+    """Remove the device rule that the form names."""
+    name = asked.text("name")[:64]
+    remove_rule(asked, name)
+    return asked.in_force(f"The device rule {name} is removed.", "/reviews")
+
+
+@faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
+def show(asked: Asked, number: Number) -> ReviewRow:
+    """One image with the places that were found, and what a person drew before."""
+    with asked.site.database.read() as session:
+        found = cleaning_reviews.show(session, asked.site.settings, number)
+    audit.note_sight(asked.site.database, asked.person, found["study_id"])
+    return ReviewRow(**found)
+
+
+@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, back_to("/reviews"))
+def accept(asked: Asked, number: Number) -> None:
+    """Accept the cleaning of an image: it stays as it is."""
+    cleaning_reviews.accept(asked.site.settings, number, asked.person)
+
+
+@faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
+def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
+    """Have the image cleaned again without what is in these boxes, in place of those drawn before."""
+    cleaning_reviews.draw(asked.site.settings, number, drawn.boxes, asked.person, asked.user.role)
+
+
+@faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
+def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
+    """What a device rule of these boxes would black out; nothing is changed."""
+    with asked.site.database.read() as session:
+        found = device_rules.tried(session, asked.site.settings, number, rule.name, rule.boxes)
+    return RuleTried(**found)
+
+
+@faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
+def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
+    """Save a device rule of these boxes, and clean the image again with it."""
+    why_not = device_rules.save_and_clean(
+        asked.site.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
+    )
+    asked.take_over()
+    return RuleSaved(name=rule.name, not_cleaned=why_not)
+
+
+@faces.page_of(show)
+def _review_page(asked: Visit, review: ReviewRow) -> Response:
+    return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
+
+
+@faces.people.post("/reviews/{number}/boxes")
+@needs(UserRole.OPERATOR)
+def use_boxes(asked: Asked, number: Number) -> Response:
+    """Clean the image again with the boxes of the form, or try or save a device rule of them."""
+    act, name = asked.text("act"), asked.text("name")[:64]
+    if act not in ("clean", "try", "save"):
+        raise HTTPException(400, "Say what is to be done with the boxes.")
+    if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
+        raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
+    try:
+        boxes = cleaning_reviews.boxes_of(asked.fields())
+        rule = NewRule.model_construct(name=name, boxes=boxes)  # the service says what is wrong with it
+        if act == "try":
+            return asked.page("device_rule.html", number=number, found=try_rule(asked, number, rule))
+        if act == "save":
+            return _saved(asked, number, save_rule(asked, number, rule))
+        draw(asked, number, rule)
+    except (FaultyInput, NotAllowedNow) as error:
+        status = 400 if isinstance(error, FaultyInput) else 409
+        edges = (asked.fields().get(edge, []) for edge in _EDGES)
+        given = [list(box) for box in zip(*edges, strict=False)]
+        return _form(asked, show(asked, number), given, name=name, problem=str(error), status=status)
+    return see_other("/reviews")
+
+
+def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
+    """The rule is saved, whether the image was cleaned again or not."""
+    if not saved.not_cleaned:
+        return asked.in_force(
+            f"The device rule {saved.name} is saved; the image is cleaned again.", "/reviews"
+        )
+    besides = f"This image was not cleaned again with it, and waits as before: {saved.not_cleaned}."
+    return asked.in_force(f"The device rule {saved.name} is saved.", f"/reviews/{number}", besides)
+
+
+def _form(
+    asked: Visit,
+    review: ReviewRow,
+    given: list[list[str]],
+    *,
+    name: str = "",
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    """``given``: the edges of each box, as they were typed."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, review["instance_id"])
+        study = listing.study_heading(session, asked.site.settings, review.study_id)
+    empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
+    return asked.page(
+        "review.html",
+        status,
+        review=review,
+        study=study,
+        given=[*given[: cleaning_reviews.MOST], *empty],
+        edges=_EDGES,
+        name=name,
+        problem=problem,
+        frames=pictures.frames(shown, asked.site.settings),
+    )

@@ -1,0 +1,209 @@
+"""Studies: their list, one of them, and what a person may do to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Body, HTTPException, Query, Response
+
+from dicom_console.forms import choices
+from dicom_console.views import listing, models, search
+from dicom_console.views.search import Order, Search
+from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
+from dicom_console.web.faces import Faces, back_to
+from dicom_node.model.kinds import AuditAction, RejectionReason
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, deliveries, results, studies, users
+from dicom_node.services.deliveries import To
+from dicom_node.services.studies import Studies, StudyRow, Wanted
+from dicom_node.services.typed import Done, Row
+from dicom_node.store import views
+
+faces = Faces()
+_BACK = back_to("/studies/{number}")
+_FILTERS = ("state", "modality", "sender", "finding", "since", "until", "order", "person")
+
+Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
+Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
+Finding = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
+
+
+@faces.handler("GET", "/studies", UserRole.VIEWER)
+def list_studies(
+    asked: Asked,
+    state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
+    modality: Modality = "",
+    sender: Sender = "",
+    finding: Finding = "",
+    since: Date = "",
+    until: Date = "",
+    order: Order = Order.RECEIVED,
+    after: Since = None,
+) -> Studies:
+    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title.
+
+    ``finding``: only studies in whose newest reports this finding is present.
+    """
+    about = _searched_for(asked)
+    wanted = Search(
+        patient=about.get("patient", ""),
+        accession=about.get("accession", ""),
+        modality=modality,
+        sender=sender.strip(),
+        finding=finding.strip(),
+        since=since.replace("-", ""),
+        until=until.replace("-", ""),
+        states=state or (),
+        order=order,
+    )
+    audit.note_list(asked.site.database, asked.person, "studies")
+    return _found(asked, wanted, after)
+
+
+@faces.page_of(list_studies)
+def _studies_page(asked: Visit, found: Studies) -> Response:
+    filters = {key: value for key in _FILTERS if (value := asked.query(key))}
+    return asked.page(
+        "studies.html",
+        rows=found.studies,
+        more=found.next,
+        first=not asked.query("after"),
+        filters={"order": Order.RECEIVED.value} | filters,
+        about=_searched_for(asked),
+        states=[*StudyState, views.HELD],
+        orders=list(Order),
+        findings=models.findings(asked.site.settings),
+    )
+
+
+@faces.handler("POST", "/studies/search", UserRole.VIEWER)
+def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since = None) -> Studies:
+    """Studies of a patient, or with an accession number."""
+    with asked.site.database.write() as session:
+        by = [key for key, value in wanted if value]
+        audit.note(session, asked.person, AuditAction.STUDY_SEARCHED, searched_by=by)
+    return _found(asked, Search(patient=wanted.patient, accession=wanted.accession), after)
+
+
+@faces.people.post("/studies/search")
+@needs(UserRole.VIEWER)
+def keep_search(asked: Asked) -> Response:
+    """Keep what identifies a patient in the session, and the rest in the address."""
+    about = {key: value for key in ("patient", "accession") if (value := asked.text(key)[:64])}
+    users.keep_search(asked.site.database, asked.token, about, asked.person)
+    rest = {key: asked.text(key)[:16] for key in ("state", "modality", "sender", "since", "until", "order")}
+    rest["finding"] = asked.text("finding")[:64]
+    rest["modality"] = rest["modality"].upper()
+    return see_other("/studies", **rest, person="1" if about else "")
+
+
+@faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
+def show(asked: Asked, number: Number) -> StudyRow:
+    """One study with its images, findings, results, jobs and events."""
+    site = asked.site
+    with site.database.read() as session:
+        study = listing.show(session, site.settings, number)
+    audit.note_sight(site.database, asked.person, number)
+    return StudyRow(**study)
+
+
+@faces.page_of(show)
+def _study_page(asked: Visit, study: StudyRow) -> Response:
+    had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
+    takers = (one for one in asked.site.settings.peers if "receive" in one.may and one.results)
+    further = [one.name for one in takers if one.name not in had and study["withdrawn"] != "all"]
+    return asked.page(
+        "study.html",
+        study=study,
+        further=further,
+        shortest=audit.SHORTEST_REASON,
+        longest=audit.LONGEST_REASON,
+    )
+
+
+@faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
+def rerun(asked: Asked, number: Number) -> list[Row]:
+    """Apply the rules once more; a row for each rule that takes the study."""
+    rows = studies.rerun_rules(asked.site.settings, [asked.study_uid(number)], asked.person)
+    return [Row(**row) for row in rows]
+
+
+@faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
+def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
+    """Send the newest results to a further peer."""
+    uid = asked.study_uid(number)
+    return Done(objects=deliveries.send_study(asked.site.settings, uid, to.peer, asked.person))
+
+
+@faces.people.get("/studies/{number}/withdraw")
+@needs(UserRole.OPERATOR)
+def ask_to_withdraw(asked: Asked, number: Number) -> Response:
+    """Which results, why, and what becomes of them; and what was withdrawn before."""
+    with asked.site.database.read() as session:
+        shown = results.show(session, asked.site.settings, number)
+        study = listing.study_heading(session, asked.site.settings, number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    return asked.page("withdraw.html", number=number, shown=shown, study=study, reasons=list(RejectionReason))
+
+
+@faces.people.post("/studies/{number}/withdraw")
+@needs(UserRole.OPERATOR)
+def withdraw(asked: Asked, number: Number) -> Response:
+    """Withdraw what was chosen."""
+    chosen = [
+        int(str(value)) for key, value in asked.form.multi_items() if key == "result" and _is_number(value)
+    ]
+    try:
+        reason = RejectionReason(asked.text("reason"))
+    except ValueError:
+        raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
+    results.withdraw(
+        asked.site.settings,
+        asked.study_uid(number),
+        chosen,
+        reason=reason,
+        because=asked.text("because"),
+        by=asked.person,
+    )
+    return see_other(f"/studies/{number}/withdraw")
+
+
+@faces.people.get("/studies/{number}/versions")
+@needs(UserRole.OPERATOR)
+def versions(asked: Asked, number: Number) -> Response:
+    """What is to be chosen before a study leaves quarantine."""
+    uid = asked.study_uid(number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    rows = studies.versions(asked.site.settings, uid)
+    with asked.site.database.read() as session:
+        study = listing.brief(session, number)
+    as_of = rows[0]["as_of"] if rows else ""
+    return asked.page("versions.html", study=study, questions=choices.questions(rows), as_of=as_of)
+
+
+@faces.people.post("/studies/{number}/release")
+@needs(UserRole.OPERATOR)
+def release(asked: Asked, number: Number) -> Response:
+    """Let the study out of quarantine with what was chosen."""
+    picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
+    take = choices.applicable(picked)
+    as_of = asked.text("as_of") if take else None  # a choice says among what it was made
+    studies.release(asked.site.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
+    return see_other(f"/studies/{number}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9
+
+
+def _searched_for(asked: Visit) -> dict[str, str]:
+    """The patient or accession number that a person searched for: the session has it, no address."""
+    return users.search_of(asked.site.database, asked.token) if asked.token and asked.query("person") else {}
+
+
+def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
+    with asked.site.database.read() as session:
+        rows, more = search.search(session, wanted, after)
+    return Studies(studies=[StudyRow(**row) for row in rows], next=more)

@@ -1,0 +1,169 @@
+"""A study as the console shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_console.views.search import remarked
+from dicom_console.views.timeline import timeline
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.results.sr import reading as report
+from dicom_node.services import assessments
+from dicom_node.services.images import images_of, number_in, person, report_files, subject
+from dicom_node.services.typed import Row
+from dicom_node.store import views
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study
+from dicom_node.store.views import View, columns
+
+_FIGURES = 12  # of a UID, at least
+_MOST = 200  # images, received objects and events that a study's page shows
+_PICTURES = (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED)
+
+
+def uid(session: Session, number: int) -> str:
+    """What the study is called: its Study Instance UID where it has one. Raises NotFound."""
+    called: str = brief(session, number)["study"]
+    return called
+
+
+def brief(session: Session, number: int) -> View:
+    """The study as lists show it. Raises NotFound."""
+    found = views.numbered_studies(session, select(Study).where(Study.id == number))
+    if not found:
+        raise NotFound("there is no such study")
+    return remarked(session, [{"id": number, **found[number]}])[0]
+
+
+def show(session: Session, settings: Settings, number: int) -> View:
+    """All that the page of one study shows. Raises NotFound."""
+    view = brief(session, number)
+    images = _images(session, number)
+    results = _results(session, settings, number)
+    reported = _report(session, settings, number)
+    reported["missing"] = assessments.missing_findings(session, settings, number, reported["findings"])
+    reported["findings"] = assessments.with_verdicts(session, number, reported["findings"])
+    return {
+        **view,
+        "accession": session.get_one(Study, number).accession_number,
+        "person": person(session, settings, number),
+        "images": images,
+        "received": _received(session, number),
+        "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
+        "results": results,
+        "held": assessments.held_results(session, settings, number),
+        **reported,
+        "timeline": timeline(session, number),
+        "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
+        "most": _MOST,
+    }
+
+
+def study_heading(session: Session, settings: Settings, number: int) -> View:
+    """The study's number, date and patient, for the head of pages below the study's. Raises NotFound."""
+    row = session.get(Study, number)
+    if row is None:
+        raise NotFound("there is no such study")
+    shown = columns(row, "id", "patient_id", "study_date")
+    return shown | {"person": person(session, settings, number)}
+
+
+def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
+    """The fields with which a list names the study of each row, by Study Instance UID.
+
+    These are ``id``, ``patient_id``, ``revision`` and ``ending``: the shortest end of the UID that no other
+    study of the list has.
+    """
+    uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
+    found = session.scalars(select(Study).where(Study.study_instance_uid.in_(uids))).all()
+    return {
+        str(row.study_instance_uid): columns(row, "id", "patient_id", "revision")
+        | {"ending": _ending(str(row.study_instance_uid), uids)}
+        for row in found
+    }
+
+
+def _ending(uid: str, others: Collection[str]) -> str:
+    """At least a dozen characters of it, that begin with a figure and are the end of no other."""
+    for length in range(_FIGURES, len(uid)):
+        end = uid[-length:]
+        if end[0] != "." and sum(other.endswith(end) for other in others) <= 1:
+            return f"…{end}"
+    return uid
+
+
+def dead_by_destination(session: Session) -> dict[str, int]:
+    """How many deliveries to each destination were given up."""
+    chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
+    rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
+    return {destination: number for destination, number in rows}  # noqa: C416
+
+
+def _images(session: Session, number: int) -> list[View]:
+    return [
+        {
+            "id": row.id,
+            **columns(row, "modality", "role", "sop_instance_uid", "purged", "bytes"),
+            "series": row.attributes.get("SeriesDescription", ""),
+            "view": row.attributes.get("ViewPosition", ""),
+            "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
+            "frames": number_in(row, "NumberOfFrames") or 1,
+        }
+        for row in images_of(session, number)
+    ]
+
+
+def _received(session: Session, number: int) -> list[View]:
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
+    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
+    return [columns(row, *names) for row in session.scalars(chosen.limit(_MOST))]
+
+
+def _results(session: Session, settings: Settings, number: int) -> list[View]:
+    """Result objects, the newest first, each with its deliveries; ``subject``: what a heat map is of."""
+    chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
+    sent = select(Delivery).join(Delivery.result).where(Result.study_id == number).order_by(Delivery.id)
+    deliveries: dict[int, list[View]] = {}
+    names = (
+        "id",
+        "destination",
+        "state",
+        "reason",
+        "status",
+        "attempts",
+        "sent_at",
+        "confirmed_at",
+        "discarded_because",
+    )
+    for row in session.scalars(sent):
+        deliveries.setdefault(row.result_id, []).append(columns(row, *names))
+    rows = session.scalars(chosen).all()
+    taken_back = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+    gone = {one.result_id: one for one in session.scalars(taken_back)}
+    return [
+        {
+            **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
+            "purged": row.purged,
+            "subject": subject(session, settings, row),
+            "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
+            "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
+            "deliveries": deliveries.get(row.id, []),
+        }
+        for row in rows
+    ]
+
+
+def _report(session: Session, settings: Settings, number: int) -> View:
+    """What the newest report of each rule says; empty where there is none, or its file is gone."""
+    files = report_files(session, settings, number)
+    return {
+        "findings": [row for path in files for row in report.findings(path)],
+        "measurements": [row for path in files for row in report.measurements(path)],
+        "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, files)))),
+    }

@@ -1,0 +1,127 @@
+"""Models as the console shows them: their cards, use, history and drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from ai_pipeline.models.registry import Card
+from ai_pipeline.models.store import folder
+from ai_pipeline.pipelines import slots
+from dicom_console.views.contents import Node
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.services import models as service
+from dicom_node.services.models import cards, in_use
+from dicom_node.store.views import View
+
+
+def models(settings: Settings) -> list[View]:
+    """The cards, whether their files are there, and which pipeline uses them. Raises ModelRefused."""
+    used = {one.slot: one.model for one in in_use(settings)}
+    return [
+        {
+            **row,
+            "pipelines": [pipeline for pipeline, name in used.items() if name == row["name"]],
+            "ready": all(part["there"] for part in row["weights"]),
+        }
+        for row in map(_row, cards(settings))
+    ]
+
+
+def model(settings: Settings, identifier: str, version: str) -> View:
+    """One of them, with all that its card says. Raises NotFound, ModelRefused."""
+    card = next((one for one in cards(settings) if (one.id, one.version) == (identifier, version)), None)
+    if card is None:
+        raise NotFound("there is no such model")
+    metrics = dict(card.details.get("metrics", {}))
+    by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
+    used = {one.slot: one.model for one in in_use(settings)}
+    return {
+        **_row(card),
+        "intended_use": card.intended_use,
+        "limits": list(card.limits),
+        "calibrated": card.calibrated,
+        "card_sha256": card.sha256,
+        "pipelines": [pipeline for pipeline, name in used.items() if name == card.name],
+        "may_serve": [name for name, (_, slot) in slots().items() if folder.fits(slot, card)],
+        "labels": [
+            {
+                "name": label.name,
+                "supported": label.supported,
+                "present_from": label.threshold,
+                "absent_below": label.absent_below,
+                "positives": by_label.get(label.name, {}).get("positives"),
+                "auc": _figure(by_label.get(label.name, {}).get("auc")),
+            }
+            for label in card.labels
+        ],
+        "metrics": [_node(key, value) for key, value in metrics.items()],
+    }
+
+
+def findings(settings: Settings) -> list[str]:
+    """What the models here look for, by the meanings of its codes; none where a card cannot be read."""
+    try:
+        cards = registry.cards(settings.workers.models_dir)
+    except CardError:
+        return []  # the list of studies is shown all the same
+    return sorted({label.code.meaning for card in cards for label in card.labels})
+
+
+def history(settings: Settings) -> list[View]:
+    """Which model was put into use when, the last first."""
+    models_dir = settings.workers.models_dir
+    if models_dir is None:
+        return []
+    rows = [
+        {"at": event.at.isoformat(), "pipeline": pipeline, "model": event.model, "by": event.by}
+        for pipeline, use in folder.uses(models_dir).items()
+        for event in use.history
+    ]
+    return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
+
+
+def drift(settings: Settings, identifier: str, version: str) -> list[View]:
+    """What ``models drift`` says of this model, sender by sender."""
+    rows = service.drift(settings)
+    return [row for row in rows if (row["model"], row["version"]) == (identifier, version)]
+
+
+def _row(card: Card) -> View:
+    return {
+        "name": card.name,
+        "id": card.id,
+        "version": card.version,
+        "task": card.task,
+        "architecture": card.architecture,
+        "licence": card.licence,
+        "own": registry.SHIPPED not in card.path.parents,
+        "weights": [
+            {"role": part.role, "file": part.path.name, "sha256": part.sha256, "there": part.path.is_file()}
+            for part in card.weights
+        ],
+    }
+
+
+def _node(key: str, value: Any) -> Node:
+    """A table of the card as a tree; three numbers are a figure with its interval."""
+    name = key.replace("_", " ")
+    if figure := _figure(value):
+        return Node(name, figure)
+    if isinstance(value, Mapping):
+        return Node(name, children=[_node(str(inner), item) for inner, item in value.items()])
+    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        return Node(name, children=[_node(str(place), item) for place, item in enumerate(value, start=1)])
+    if isinstance(value, list):
+        return Node(name, ", ".join(str(item) for item in value))
+    return Node(name, str(value))
+
+
+def _figure(value: Any) -> str:
+    """ "0.77 [0.70, 0.82]" of three numbers, "" of anything else."""
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(one, float | int) for one in value):
+        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
+    return ""

@@ -1,0 +1,122 @@
+"""Patients as the node has seen them: studies with the same Patient ID and issuer. Nothing is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import Decision
+from dicom_console.views.search import remarked
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.results.sr import reading as report
+from dicom_node.services import images
+from dicom_node.store import views
+from dicom_node.store.tables import ReceivedObject, Study
+from dicom_node.store.views import View, as_json
+
+PAGE = 50
+"""Patient IDs of one page."""
+HISTORY = 50
+"""Studies of a patient that are shown, the newest."""
+_LOOKED_INTO = 20  # of these, whose reports are read
+
+
+def patients(session: Session, wanted: str = "", after: int | None = None) -> tuple[list[View], int | None]:
+    """One page in the order of Patient IDs, and ``after`` of the next one.
+
+    ``wanted``: an ID, or its beginning and ``*``. Each row has the number of a study, which stands for the
+    patient in addresses: an ID must not. Studies without an ID are nobody's.
+    """
+    chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
+    if wanted.endswith("*"):
+        chosen = chosen.where(Study.patient_id.startswith(wanted.rstrip("*"), autoescape=True))
+    elif wanted:
+        chosen = chosen.where(Study.patient_id == wanted)
+    if after is not None and (last := session.get(Study, after)) is not None:
+        chosen = chosen.where(Study.patient_id > last.patient_id)
+    found = list(session.scalars(chosen.order_by(Study.patient_id).limit(PAGE + 1)))
+    rows = _rows(session, found[:PAGE])
+    return rows, rows[-1]["study"] if len(found) > PAGE else None
+
+
+def studies_of(session: Session, number: int) -> list[int]:
+    """All studies of the patient of this study. Raises NotFound."""
+    study = _study(session, number)
+    return list(session.scalars(select(Study.id).where(*_same(study)).order_by(Study.id)))
+
+
+def show(session: Session, settings: Settings, number: int) -> View:
+    """The patient of this study, with the history. Raises NotFound."""
+    study = _study(session, number)
+    newest = (
+        select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
+    )
+    accessions = {row.id: row.accession_number for row in session.scalars(newest)}
+    rows = [
+        {"id": number, "accession": accessions.get(number, ""), **view}
+        for number, view in views.numbered_studies(session, newest).items()
+    ]
+    for row in rows[:_LOOKED_INTO]:
+        row["findings"] = _findings(images.report_files(session, settings, row["id"]))
+    people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
+    return {
+        "patient_id": study.patient_id,
+        "issuer": study.issuer_of_patient_id,
+        "person": next((one for one in people if any(one.values())), None),
+        "studies": remarked(session, rows),
+        "more": len(rows) == HISTORY,
+        "has_images": session.scalar(_images_of(study)) is not None,
+        "others": _others(session, study),
+    }
+
+
+def _study(session: Session, number: int) -> Study:
+    study = session.get(Study, number)
+    if study is None or not study.patient_id:
+        raise NotFound("there is no such study, or it has no Patient ID")
+    return study
+
+
+def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    issuer = Study.issuer_of_patient_id == study.issuer_of_patient_id
+    return Study.patient_id == study.patient_id, issuer
+
+
+def _images_of(study: Study) -> Select[int]:
+    """Whether something that was received of the patient is still here."""
+    of_patient = select(Study.id).where(*_same(study))
+    kept = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
+    return select(ReceivedObject.id).where(*kept).limit(1)
+
+
+def _rows(session: Session, ids: Sequence[str]) -> list[View]:
+    columns: list[Any] = [
+        Study.patient_id,
+        Study.issuer_of_patient_id,
+        func.max(Study.id),
+        func.count(),
+        func.max(Study.last_received_at),
+    ]
+    chosen = select(*columns).where(Study.patient_id.in_(ids))
+    chosen = chosen.group_by(Study.patient_id, Study.issuer_of_patient_id)
+    found = session.execute(chosen.order_by(Study.patient_id, Study.issuer_of_patient_id))
+    return [
+        {"patient_id": patient, "issuer": issuer, "study": study, "studies": studies, "last": as_json(last)}
+        for patient, issuer, study, studies, last in found
+    ]
+
+
+def _findings(files: Sequence[Any]) -> list[str]:
+    """What the reports call present, each once."""
+    rows = [row for path in files for row in report.findings(path)]
+    return list(dict.fromkeys(row["finding"] for row in rows if row["decision"] == Decision.PRESENT.value))
+
+
+def _others(session: Session, study: Study) -> list[View]:
+    """The same ID of other issuers: other patients, unless a person knows better."""
+    rows = _rows(session, [study.patient_id])
+    return [row for row in rows if row["issuer"] != study.issuer_of_patient_id]

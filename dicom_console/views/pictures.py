@@ -1,0 +1,104 @@
+"""Frames of received images and of results as PNG, decoded where a hole in a decoder is of no use."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from PIL import Image
+from sqlalchemy.orm import Session
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.object_store.files import Files
+from dicom_node.store.tables import Instance, ReceivedObject, Result
+
+LARGEST = 1600
+"""Pixels of the longer side: a preview is no image to read from."""
+_two_at_a_time = threading.Semaphore(2)
+
+
+class PictureKind(StrEnum):
+    """Where an object with pixels comes from; the words of its address."""
+
+    IMAGES = "images"
+    """Received."""
+    RESULTS = "results"
+    """Built here."""
+    RECEIVED = "received"
+    """Every version that came, also one that is not in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An object that may be looked at; ``kind`` that of a result, or "image"."""
+
+    path: Path
+    study: int
+    kind: str
+
+
+def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
+    """A received image or a result. Raises NotFound, also where it was purged."""
+    shown = {
+        PictureKind.IMAGES: _image,
+        PictureKind.RESULTS: _result,
+        PictureKind.RECEIVED: _received,
+    }[which](session, number)
+    path = Files(settings).if_here(session, str(shown.path)) if shown else None
+    if shown is None or path is None:
+        raise NotFound("there is no such image or result, or no longer")
+    return replace(shown, path=path)
+
+
+def _image(session: Session, number: int) -> Shown | None:
+    row = session.get(Instance, number)
+    gone = row is None or row.purged or row.role is ObjectRole.ASIDE
+    return None if row is None or gone else Shown(Path(row.path), row.study_id, "image")
+
+
+def _result(session: Session, number: int) -> Shown | None:
+    row = session.get(Result, number)
+    gone = row is None or row.purged
+    return None if row is None or gone else Shown(Path(row.path), row.study_id, row.kind.value)
+
+
+def _received(session: Session, number: int) -> Shown | None:
+    row = session.get(ReceivedObject, number)
+    gone = row is None or row.purged or row.study_id is None
+    return (
+        None if row is None or row.study_id is None or gone else Shown(Path(row.path), row.study_id, "image")
+    )
+
+
+def frames(shown: Shown, settings: Settings) -> int:
+    """The number of frames of an image. Raises NotFound where none can be shown."""
+    with _as_not_found():
+        return open_dicom(shown.path, settings.images.limits).header.frames
+
+
+def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) -> bytes:
+    """A frame (from 1) as a viewer shows it first, at most ``longest`` pixels. Raises NotFound."""
+    with _two_at_a_time, _as_not_found():
+        picture = Image.fromarray(open_dicom(shown.path, settings.images.limits).display(frame - 1))
+        side = min(max(longest, 16), LARGEST)
+        picture.thumbnail((side, side))
+        data = io.BytesIO()
+        picture.save(data, "PNG", compress_level=1)
+    return data.getvalue()
+
+
+@contextmanager
+def _as_not_found() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, PixelError, MemoryError):
+        raise NotFound("this image cannot be shown") from None

@@ -1,0 +1,172 @@
+"""Searches of the list of studies; quick however many there are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from ai_pipeline.contract import BURNED_IN
+from dicom_node.model.kinds import ObjectRole, ResultKind
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.outbox import outages
+from dicom_node.store import views
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Instance, ReportedFinding, Result, Study
+from dicom_node.store.views import View
+
+PAGE = 50
+"""Studies of one page."""
+NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
+"""Roles of objects that no list counts as images of a study."""
+_FEW = 500  # so many studies are sorted sooner than looked for along the order of the list
+_LAST = "\U0010ffff"  # the last code point, which no text of DICOM has
+
+
+class Order(StrEnum):
+    """Orders of the list."""
+
+    RECEIVED = "received"  # the newest object first
+    WAITING = "waiting"  # the oldest first
+    DATE = "date"  # Study Date (0008,0020), the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
+
+    ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
+    ``finding``: one that the newest reports call present, by the meaning of its code. ``states``: HELD too.
+    """
+
+    patient: str = ""
+    accession: str = ""
+    modality: str = ""
+    sender: str = ""
+    finding: str = ""
+    since: str = ""
+    until: str = ""
+    states: Sequence[StudyState | str] = ()
+    order: Order = Order.RECEIVED
+
+
+def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
+    """One page, and the number of its last study where more follow: ``after`` of the next page.
+
+    ``findings`` of a row: what its newest reports call present.
+    """
+    chosen = select(Study.id)
+    for condition in _conditions(session, wanted):
+        chosen = chosen.where(condition)
+    ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)))
+    more = ids[PAGE - 1] if len(ids) > PAGE else None
+    by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
+    shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
+    found = _findings(session, shown)
+    rows = [
+        {
+            "id": number,
+            "accession": by_number[number].accession_number,
+            "findings": found[number],
+            **shown[number],
+        }
+        for number in ids[:PAGE]
+        if number in shown
+    ]
+    return remarked(session, rows), more
+
+
+def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
+    """What the newest reports of each study call present, each once; that text is burned in is no finding."""
+    chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
+    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning)
+    chosen = chosen.where(ReportedFinding.study_id.in_(studies)).order_by(ReportedFinding.finding)
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for study, finding in session.execute(chosen):
+        found[study].append(finding)
+    return found
+
+
+def remarked(session: Session, rows: Sequence[View]) -> list[View]:
+    """Add to the studies of a list which of their results were withdrawn, and why a delivery failed.
+
+    ``withdrawn``: "all", "some" or "". ``reason`` is filled in where the study has no reason of its own.
+    Each row needs its ``id``.
+    """
+    numbers = [row["id"] for row in rows]
+    chosen = select(Result.study_id, func.count(Result.id), func.count(Withdrawal.result_id))
+    of_studies = Result.study_id.in_(numbers), Result.kind != ResultKind.REJECTION
+    counted = chosen.outerjoin(Withdrawal, Withdrawal.result_id == Result.id).where(*of_studies)
+    gone = {
+        study: "all" if withdrawn == results else "some" if withdrawn else ""
+        for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
+    }
+    waits = outages.reasons(session, Result.study_id.in_(numbers))
+    return [
+        {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
+        for row in rows
+    ]
+
+
+def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
+        if text.endswith("*"):
+            found.append(_begins(session, column, text.rstrip("*")))
+        elif text:
+            found.append(column == text)
+    for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
+        if value:
+            of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
+            found.append(_has(session, Instance.study_id, of_images))
+    if wanted.finding:
+        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
+    if wanted.states:
+        found.append(views.in_states(wanted.states))
+    if wanted.since:
+        found.append(Study.study_date >= wanted.since)
+    if wanted.until:
+        found.append(Study.study_date <= wanted.until)
+    return found
+
+
+def _begins(session: Session, column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+    """In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points."""
+    in_sqlite = session.get_bind().dialect.name == "sqlite"
+    by_index = column.between(text, text + _LAST) if in_sqlite else column.startswith(text, autoescape=True)
+    each = func.substr(column, 1, len(text)) == text
+    return _few(session, select(Study.id).where(by_index), each)
+
+
+def _has(
+    session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
+) -> ColumnElement[bool]:
+    """``study``: the column that says of which study such a row is."""
+    return _few(session, select(study).where(which).distinct(), exists().where(study == Study.id, which))
+
+
+def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition of what an index finds where that is little; else ``each``, asked of study by study.
+
+    Many would all be sorted for one page, and few be looked for among all studies.
+    """
+    few = session.scalars(by_index.limit(_FEW + 1)).all()
+    return Study.id.in_(few) if len(few) <= _FEW else each
+
+
+def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
+    """By keyset: a page far down costs no more than the first one."""
+    column: Any = Study.study_date if order is Order.DATE else Study.last_received_at
+    ascending = order is Order.WAITING
+    if after is not None:
+        last = session.scalar(select(column).where(Study.id == after))
+        if last is not None:
+            here, there = tuple_(column, Study.id), tuple_(last, after)
+            chosen = chosen.where(here > there if ascending else here < there)
+    keys = (column, Study.id)
+    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))

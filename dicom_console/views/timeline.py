@@ -1,0 +1,115 @@
+"""The way of a study through the node, from the association that brought it to the peer that confirmed it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.events import DELIVERY_RETRIED, STUDY_COMPLETE
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import JobState
+from dicom_node.outbox import held
+from dicom_node.outbox.outages import reasons
+from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result
+from dicom_node.store.views import View, as_json
+
+_MOST = 60  # steps that are shown: those that come first
+
+_Step = tuple[datetime, str, str]
+"""When, what, and more of it."""
+
+
+def timeline(session: Session, study: int) -> list[View]:
+    """The steps in the order of time, each with the seconds since the one before it."""
+    sources = (_received, _completed, _jobs, _assessed, _deliveries, _tries)
+    steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
+    before: datetime | None = None
+    found: list[View] = []
+    for at, what, more in steps[:_MOST]:
+        waited = (at - before).total_seconds() if before else None
+        found.append({"at": as_json(at), "what": what, "more": more, "seconds": waited})
+        before = at
+    return found
+
+
+def _received(session: Session, study: int) -> Iterator[_Step]:
+    """Associations and what they brought; an upload has no association."""
+    first, last = func.min(ReceivedObject.received_at), func.max(ReceivedObject.received_at)
+    chosen = select(ReceivedObject.association, ReceivedObject.calling_ae, func.count(), first, last)
+    chosen = chosen.where(ReceivedObject.study_id == study)
+    groups = session.execute(chosen.group_by(ReceivedObject.association, ReceivedObject.calling_ae)).all()
+    known = _associations(session, [name for name, *_ in groups if name])
+    for name, calling, objects, began, ended in groups:
+        association = known.get(name)
+        if association is not None:
+            yield association.opened_at, f"{calling} opened an association", association.address
+        number = f"{objects} object{'s' if objects > 1 else ''}"
+        more = f"in {(ended - began).total_seconds():.1f} s" if objects > 1 else ""
+        yield ended, f"{number} received from {calling}", more
+        if association is not None and association.closed_at is not None:
+            yield association.closed_at, f"association {association.outcome.value}", association.reason
+
+
+def _associations(session: Session, names: Sequence[str]) -> dict[str, Association]:
+    rows = session.scalars(select(Association).where(Association.id.in_(names[:_MOST])))
+    return {row.id: row for row in rows}
+
+
+def _completed(session: Session, study: int) -> Iterator[_Step]:
+    chosen = select(EventRow.at).where(EventRow.study_id == study, EventRow.number == STUDY_COMPLETE.number)
+    for at in session.scalars(chosen.order_by(EventRow.id)):
+        yield at, "complete: nothing more came in the quiet time", ""
+
+
+def _jobs(session: Session, study: int) -> Iterator[_Step]:
+    by_jobs = Result.kind.not_in((ResultKind.REJECTION, ResultKind.ASSESSMENT))
+    results = select(Result.job_id, func.count()).where(Result.study_id == study, by_jobs)
+    results = results.group_by(Result.job_id)
+    built = {job: number for job, number in session.execute(results)}  # noqa: C416
+    for row in session.scalars(select(Job).where(Job.study_id == study).order_by(Job.id).limit(_MOST)):
+        yield row.created_at, f"job {row.id} queued by rule {row.rule}", row.pipeline
+        if row.started_at is not None:
+            yield row.started_at, f"job {row.id} started", f"try {row.attempts}" if row.attempts > 1 else ""
+        if row.finished_at is not None and row.state not in (JobState.QUEUED, JobState.RUNNING):
+            number = built.get(row.id, 0)
+            more = f"{number} results built" if number else row.reason
+            yield row.finished_at, f"job {row.id} {row.state.value.replace('_', ' ')}", more
+
+
+def _assessed(session: Session, study: int) -> Iterator[_Step]:
+    """What a person decided of results that waited for it."""
+    decided = Counter((row.decided_at, row.state, row.decided_by) for row in held.decided(session, study))
+    for (at, state, by), number in decided.items():
+        if at is not None:
+            yield at, f"{number} result{'s' if number > 1 else ''} {state.value} by {by}", ""
+
+
+def _deliveries(session: Session, study: int) -> Iterator[_Step]:
+    """Steps for each destination: when the last result was sent, and when the last one was confirmed."""
+    chosen = select(
+        Delivery.destination,
+        func.count(),
+        func.count(Delivery.sent_at),
+        func.max(Delivery.sent_at),
+        func.count(Delivery.confirmed_at),
+        func.max(Delivery.confirmed_at),
+    ).join(Delivery.result)
+    rows = session.execute(chosen.where(Result.study_id == study).group_by(Delivery.destination))
+    for destination, results, sent, sent_at, confirmed, confirmed_at in rows:
+        if sent_at is not None:
+            yield sent_at, f"{sent} of {results} results sent to {destination}", ""
+        if confirmed_at is not None:
+            yield confirmed_at, f"{confirmed} of {results} results confirmed in {destination}", ""
+
+
+def _tries(session: Session, study: int) -> Iterator[_Step]:
+    """The last try to deliver, where results wait for a peer that takes none."""
+    for reason in reasons(session, Result.study_id == study).values():
+        retried = EventRow.study_id == study, EventRow.number == DELIVERY_RETRIED.number
+        at = session.scalar(select(EventRow.at).where(*retried).order_by(EventRow.id.desc()).limit(1))
+        if at is not None:
+            yield at, "delivery failed, tried again", reason

@@ -1,0 +1,104 @@
+"""How an upload goes on, study by study, from the spool to the peers; without names of files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_console.views import listing, search
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import AuditAction, Outcome
+from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
+from dicom_node.store import views
+from dicom_node.store.accounts import AuditRow
+from dicom_node.store.tables import Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.views import View, columns
+
+LISTED: Final = 5
+"""Uploads that the page lists, the newest."""
+_STUDIES = 50  # of one upload that its page shows
+_AT_REST: Final = END_STATES | {StudyState.UNASSESSED}
+_AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
+
+
+def last(session: Session) -> list[View]:
+    """The newest uploads: who, when, how many objects were taken and refused."""
+    chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED)
+    rows = session.scalars(chosen.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(LISTED))
+    return [_brief(row) for row in rows]
+
+
+def show(session: Session, number: int) -> View:
+    """One upload, what became of its objects, and where their studies are. Raises NotFound."""
+    row = session.get(AuditRow, number)
+    if row is None or row.action is not AuditAction.UPLOADED:
+        raise NotFound("there is no such upload")
+    chosen = select(ReceivedObject).where(ReceivedObject.association == row.fields["association"])
+    received = session.scalars(chosen.order_by(ReceivedObject.id)).all()
+    by_study: dict[int | None, list[ReceivedObject]] = {}
+    for one in received:
+        by_study.setdefault(one.study_id, []).append(one)
+    studies = _studies(session, [study for study in by_study if study is not None][:_STUDIES])
+    brief = _brief(row)
+    return brief | {
+        "indexed": len(received),
+        "studies": [study | _became_of(by_study[study["id"]]) for study in studies],
+        "more": len(by_study) - (None in by_study) - len(studies),
+        "unfit": _became_of(by_study.get(None, [])),
+        "ended": len(received) >= brief["objects"] and all(study["ended"] for study in studies),
+    }
+
+
+def _brief(row: AuditRow) -> View:
+    counted = {key: row.fields.get(key, 0) for key in ("objects", "refused")}
+    return {"number": row.id, **columns(row, "at", "actor"), **counted}
+
+
+def _became_of(received: list[ReceivedObject]) -> View:
+    """The number of objects, and how many were not simply new, by outcome, with the reason of the first."""
+    counted = Counter(one.outcome for one in received)
+    reasons = {one.outcome: one.reason for one in reversed(received)}
+    unusual = [
+        {"outcome": outcome.value, "number": number, "reason": reasons[outcome]}
+        for outcome, number in counted.items()
+        if outcome not in _AS_USUAL
+    ]
+    return {"objects": len(received), "unusual": unusual}
+
+
+def _studies(session: Session, numbers: list[int]) -> list[View]:
+    shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
+    rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
+    named = listing.named(session, rows)
+    return [
+        row
+        | {
+            "ending": named[row["study_instance_uid"]]["ending"] if row["study_instance_uid"] else "no UID",
+            "steps": _steps(session, row),
+            "ended": row["job_held"] or StudyState(row["state"]) in _AT_REST,
+        }
+        for row in rows
+    ]
+
+
+def _steps(session: Session, row: View) -> list[View]:
+    """Received, analysed, delivered: how far each is, and whether it is done."""
+    of_now = (Job.study_id == row["id"]) & (Job.study_revision == row["revision"])
+    jobs = list(session.scalars(select(Job.state).where(of_now)))
+    done = sum(state not in OPEN_JOBS for state in jobs)
+    chosen = select(Delivery.state).join(Result, Delivery.result_id == Result.id)
+    sent = list(session.scalars(chosen.where(Result.study_id == row["id"])))
+    arrived = sent.count(DeliveryState.CONFIRMED)
+    came = row["state"] != StudyState.RECEIVING
+    return [
+        _step("received", came, "" if came else "waiting for further images"),
+        _step("analysed", bool(jobs) and done == len(jobs), f"{done} of {len(jobs)} jobs" if jobs else ""),
+        _step("delivered", bool(sent) and arrived == len(sent), f"{arrived} of {len(sent)}" if sent else ""),
+    ]
+
+
+def _step(word: str, done: bool, how_far: str) -> dict[str, Any]:
+    return {"word": word, "done": done, "how_far": how_far}

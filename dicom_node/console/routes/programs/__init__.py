@@ -1,1 +1,0 @@
-"""Endpoints for programs: the REST API, and what those ask that watch the node."""

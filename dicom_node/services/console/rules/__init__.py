@@ -1,1 +1,0 @@
-"""Rules at the console: what they make of recent studies, and the form that makes one."""

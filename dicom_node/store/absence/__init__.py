@@ -1,1 +1,0 @@
-"""A database that is away or damaged: what its errors mean, and who is told."""

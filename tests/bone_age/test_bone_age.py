@@ -1,0 +1,187 @@
+"""One package adds a pipeline, and all that its card says is where people and programs look for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from sqlalchemy import select
+
+from ai_pipeline import pipelines
+from dicom_node.jobs.worker.process import Worker
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import JobState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import users
+from dicom_node.store.tables import Result
+from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
+from tests.inbox_lab import Inbox
+from tests.modality import chest
+
+HERE = Path(__file__).parent
+RULE: dict[str, Any] = {
+    "name": "hands", "when": {"modality": "DX"}, "pipeline": "bone_age", "send_to": ["pacs"],
+    "max_study_age_days": 0, "options": {"atlas": "fine", "margin": 12.5},
+}  # fmt: skip
+CONFIG: dict[str, Any] = {
+    "assembly": {"quiet_seconds": 0},
+    "peers": [
+        {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
+        {
+            "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 4242, "may": ["receive"],
+            "results": ["sr", "gsps", "sc", "seg"],
+        },
+    ],
+    "rules": [RULE],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as pip leaves it: the module, and the entry point that its pyproject.toml names."""
+    folder = tmp_path_factory.mktemp("site")
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    facts = folder / "bone_age-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: bone-age\nVersion: 1.0\n")
+    [(name, where)] = project["entry-points"][pipelines.GROUP].items()
+    (facts / "entry_points.txt").write_text(f"[{pipelines.GROUP}]\n{name} = {where}\n")
+    (folder / "bone_age.py").write_bytes((HERE / "bone_age.py").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is known to this process."""
+    monkeypatch.syspath_prepend(str(site))
+    [point] = [found for found in entry_points(group=pipelines.GROUP) if found.name == "bone_age"]
+    monkeypatch.setitem(pipelines.PIPELINES, "bone_age", point)
+
+
+@pytest.fixture
+def node(installed: None, tmp_path: Path) -> Iterator[Inbox]:
+    node = Inbox(tmp_path / "var", CONFIG)
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def results(node: Inbox) -> dict[ResultKind, Dataset]:
+    """What a worker makes of a hand, by its kind."""
+    hand = chest("one", np.full((96, 60), 2000, np.uint16))
+    hand.BodyPartExamined, hand.ViewPosition, hand.ImageLaterality = "HAND", "PA", "L"
+    del hand.AnatomicRegionSequence
+    node.receive(hand)
+    node.settle()
+    assert Worker(node.settings, node.database).run_once()
+    assert [(job.state, job.reason) for job in node.jobs()] == [(JobState.SUCCEEDED, "")]
+    with node.database.read() as session:
+        rows = session.scalars(select(Result)).all()
+        return {row.kind: dcmread(node.folder / row.path) for row in rows}
+
+
+def run(site: Path, module: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_command_line_lists_it_and_its_options(site: Path) -> None:
+    listed = run(site, "ai_pipeline", "pipelines").stdout
+    assert "Radiographs of a hand" in listed
+    assert "fetal_head" in listed
+    shown = run(site, "ai_pipeline", "pipelines", "bone_age").stdout
+    for words in ("Atlas", "fine: for children below five years", "24 months", "Measures: Bone age."):
+        assert words in shown, shown
+
+
+def test_check_knows_its_options_and_what_it_takes(site: Path, tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    for rule, remedy in (
+        ('options = { atlas = "coarse" }', "rules.hands.options.atlas = 'coarse': must be plain or fine"),
+        ("options = { margin = 1000 }", "rules.hands.options.margin = 1000: must be at most 120 months"),
+        ("options = { margins = 1 }", "rules.hands.options.margins: bone_age has no such option; did you"),
+        ("", ""),
+    ):
+        modality = "DX" if remedy else "CT"
+        file.write_text(
+            f'[node]\ndata_dir = "{tmp_path}/var"\n[spool]\nminimum_free_mib = 0\n'
+            '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 9\nmay = ["receive"]\n'
+            f'[[rules]]\nname = "hands"\nwhen = {{ modality = "{modality}" }}\npipeline = "bone_age"\n'
+            f'send_to = ["pacs"]\n{rule}\n'
+        )
+        told = run(site, "dicom_node", "check", "--config", file, "--json").stdout
+        problems = [f"{one['key']} = {one['value']}: {one['remedy']}" for one in json.loads(told)["problems"]]
+        wanted = remedy or "bone_age takes no such images; it takes CR, DX"
+        assert any(wanted in line.replace(" = :", ":") for line in problems), problems
+
+
+def test_the_form_of_a_rule_has_its_options(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+    add_users(node.settings)
+    browser: Browser = ConsoleLab(node.settings, node.database).browser(UserRole.ADMIN)
+    assert browser.get("/rules/new") == 200
+    for words in ("Radiographs of a hand", "Margin (months)", "usual (24)", '<option value="fine">'):
+        assert words in browser.text, words
+    fields = {
+        "name": "second",
+        "version": "0",
+        "when.modality": "CR",
+        "pipeline": "bone_age",
+        "send_to": "pacs",
+        "options.bone_age.margin": "500",
+        "act": "try",
+    }
+    assert browser.post("/rules/new", **fields) == 400
+    assert "must be at most 120 months" in browser.text
+    assert browser.post("/rules/new", **fields | {"options.bone_age.margin": "6"}) == 200
+
+
+def test_the_report_has_its_finding_measurement_text_and_private_codes(
+    results: dict[ResultKind, Dataset],
+) -> None:
+    report = results[ResultKind.SR]
+    schemes = {item.CodingSchemeDesignator: item for item in report.CodingSchemeIdentificationSequence}
+    assert schemes["99BONE"].CodingSchemeName == "Bones of the tests"
+    text = report.to_json()
+    for words in ("ADVANCED", "BONEAGE", "Bone age", "bone age: by a ruler, for tests.", "85562004"):
+        assert words in text, words
+    assert "months" in text
+
+
+def test_presentation_state_picture_and_segmentation_show_it(results: dict[ResultKind, Dataset]) -> None:
+    state = str(results[ResultKind.GSPS])
+    assert "AI: Bone age 20 months" in state
+    assert "AI: Advanced bone age suspected" in state
+    assert "Bone age: by a ruler, for tests." in state
+    [segment] = results[ResultKind.SEG].SegmentSequence
+    assert segment.SegmentLabel == "AI Hand"
+    picture = results[ResultKind.SC]
+    assert picture.Rows > 96, "words stand below the picture"
+    assert picture.pixel_array[:96, :60].reshape(-1, 3).tolist().count([255, 214, 0]) > 50, "the line"
+
+
+def test_an_image_page_says_what_its_lines_are(results: dict[ResultKind, Dataset], node: Inbox) -> None:
+    from dicom_node.services import viewer
+
+    assert results
+    with node.database.read() as session:
+        assert viewer.view(session, node.settings, 1)["about_lines"] == [
+            "that of the bone age lies along the third finger"
+        ]

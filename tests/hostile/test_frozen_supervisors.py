@@ -1,0 +1,175 @@
+"""Programs that stop or kill what watches them: they end at their limit, and nothing of them is left.
+
+Each runs below a worker of its own, once where the kernel gives a namespace of processes and once where it
+gives none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from ai_pipeline.confinement import landlock
+from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.waiting import wait_until
+
+SECONDS = 2
+GRACE = 12  # seconds that two busy cores may take to end it all
+WORKER = """
+import sys, time
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.pipelines import create
+
+image, seconds = sys.argv[1:]
+script = image.replace("image.dcm", "program.py")
+options = {"command": [sys.executable, script], "model": "m", "version": "1", "seconds": float(seconds)}
+try:
+    create("command").run([open_dicom(image)], lambda *_: None, options)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+STARTER = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)"
+WITHOUT_NAMESPACES = (
+    "unshare", "--user", "--map-root-user", "sh", "-c",
+    'echo 0 >/proc/sys/user/max_pid_namespaces && exec "$@"', "sh",
+)  # fmt: skip
+BEFORE = """
+import os, signal, sys, time
+from pathlib import Path
+
+def above():
+    pid = os.getpid()
+    found = []
+    for _ in range({generations}):
+        try:
+            pid = int(Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            break
+        found.append(pid)
+    return [one for one in found if one > 0]
+
+def send(number, *pids):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass
+
+def daemon():
+    if os.fork():
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    return True
+"""
+AFTER = "\ntime.sleep(600)\n"
+PROGRAMS = {
+    "stops its parent": "send(signal.SIGSTOP, os.getppid())",
+    "kills its parent": "send(signal.SIGKILL, os.getppid())",
+    "stops its own group": "send(signal.SIGSTOP, 0)",
+    "stops everybody above it": "send(signal.SIGSTOP, *above())",
+    "stops all that it may": "send(signal.SIGSTOP, *above(), -1)",
+    "leaves a daemon that stops everybody above": "all = above()\nif daemon(): send(signal.SIGSTOP, *all)",
+    "leaves a daemon that kills everybody above": "all = above()\nif daemon(): send(signal.SIGKILL, *all)",
+}  # fmt: skip
+
+
+def running(words: str | Path, parent: int | None = None) -> list[int]:
+    """The living processes with this word on their command line, below ``parent`` if one is given."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().split(b"\0")
+            state, above, *_ = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if os.fsencode(words) in line and state != "Z" and parent in (None, int(above)):
+            found.append(int(folder.name))
+    return found
+
+
+@contextmanager
+def worker(
+    folder: Path, program: str, before: tuple[str, ...] = (), seconds: int = SECONDS
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker below a process that started it; afterwards no process of either is left, whatever came."""
+    image = write_dicom(folder / "image.dcm", echo()[None])
+    script = folder / "program.py"
+    # The program, what starts it, the supervisor, the worker, the worker's parent.
+    script.write_text(BEFORE.format(generations=5) + program + AFTER)
+    (folder / "worker.py").write_text(WORKER)
+    command = [*before, sys.executable, "-c", STARTER, str(folder / "worker.py"), str(image), str(seconds)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield started
+    finally:
+        for pid in [*running(script), *running(folder / "worker.py")]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        started.kill()
+        started.wait()
+        assert started.stdout is not None
+        started.stdout.close()
+
+
+@pytest.fixture(params=["namespaces", "no namespaces"])
+def kernel(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What a worker is started by, so that the kernel gives its programs this."""
+    if request.param == "namespaces":
+        return ()
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*WITHOUT_NAMESPACES, "true"], check=False).returncode
+    ):
+        pytest.skip("needs a user namespace of which processes cannot have further ones")
+    if landlock.version() < 6:
+        pytest.skip("needs Landlock of Linux 6.12, without which a program stops whom its user may")
+    return WITHOUT_NAMESPACES
+
+
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_a_program_that_stops_what_watches_it_ends_at_its_limit(
+    tmp_path: Path, kernel: tuple[str, ...], case: str
+) -> None:
+    began = time.monotonic()
+    with worker(tmp_path, PROGRAMS[case], kernel) as started:
+        told, _ = started.communicate(timeout=SECONDS + GRACE)
+        assert told.startswith(("ProgramStopped: ", "ProgramFailed: ")), told
+        assert time.monotonic() - began < SECONDS + GRACE
+        assert running(tmp_path / "program.py") == []
+
+
+def stop_its_supervisor(folder: Path, started: subprocess.Popen[str]) -> tuple[int, int]:
+    """When the program and its daemon run: SIGSTOP. Returns worker and supervisor."""
+    wait_until(lambda: len(running(folder / "program.py")) > 1, 60, "the program and its daemon")
+    [its_worker] = running(folder / "worker.py", started.pid)
+    [supervisor] = running("ai_pipeline.programs.supervisor", its_worker)
+    os.kill(supervisor, signal.SIGSTOP)
+    return its_worker, supervisor
+
+
+def test_a_supervisor_that_is_stopped_is_ended_with_all_below_it(tmp_path: Path) -> None:
+    """As by another process of this user: the worker does not wait for the limit, and ends daemons too."""
+    with worker(tmp_path, "daemon()", seconds=600) as started:
+        _, supervisor = stop_its_supervisor(tmp_path, started)
+        told, _ = started.communicate(timeout=GRACE)
+        assert told.startswith("ProgramFailed: the program was lost with the process that watches it"), told
+        assert running(tmp_path / "program.py") == []
+        assert not Path(f"/proc/{supervisor}").exists()
+
+
+def test_nothing_is_left_of_a_worker_that_is_killed_while_its_supervisor_is_stopped(tmp_path: Path) -> None:
+    with worker(tmp_path, "daemon()", seconds=600) as started:
+        its_worker, _ = stop_its_supervisor(tmp_path, started)
+        os.kill(its_worker, signal.SIGKILL)
+        wait_until(lambda: running(tmp_path / "program.py") == [], GRACE, "the end of the program")

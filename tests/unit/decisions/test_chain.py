@@ -1,0 +1,96 @@
+"""The file of decisions: what is changed or cut out is named, a torn end is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dicom_node.decisions import words
+from dicom_node.decisions.chain import DecisionChain
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> DecisionChain:
+    chain = DecisionChain(tmp_path / "decisions" / "host.jsonl")
+    for number in range(1, 6):
+        append(chain, [f"d{number}"])
+    return chain
+
+
+def append(chain: DecisionChain, ids: Sequence[str]) -> int:
+    with chain.locked() as file:
+        return len(file.append([{"id": one, "what": {}} for one in ids]))
+
+
+def ids(chain: DecisionChain) -> list[str]:
+    return [line["id"] for line in chain.read().lines]
+
+
+def raw(chain: DecisionChain) -> list[bytes]:
+    return chain.path.read_bytes().splitlines(keepends=True)
+
+
+def test_what_was_written_is_read_and_only_its_owner_reads_it(chain: DecisionChain) -> None:
+    content = chain.read()
+    assert ids(chain) == ["d1", "d2", "d3", "d4", "d5"]
+    assert (content.faults, content.torn) == ([], False)
+    assert [line["n"] for line in content.lines] == [1, 2, 3, 4, 5]
+    assert chain.path.stat().st_mode & 0o777 == 0o600
+    assert chain.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_decision_that_is_written_twice_is_there_once(chain: DecisionChain) -> None:
+    assert append(chain, ["d4", "d5", "d6"]) == 1
+    assert ids(chain)[3:] == ["d4", "d5", "d6"]
+
+
+@pytest.mark.parametrize("keeps_hash", [True, False], ids=["as it is", "with a hash of its own"])
+def test_a_changed_line_is_named_and_those_after_it_are_read(chain: DecisionChain, keeps_hash: bool) -> None:
+    lines = raw(chain)
+    changed = json.loads(lines[2])
+    changed["id"] = "dX"
+    if not keeps_hash:
+        from dicom_node.decisions.chain import _digest
+
+        changed["sha256"] = _digest(changed)
+    lines[2] = json.dumps(changed).encode() + b"\n"
+    chain.path.write_bytes(b"".join(lines))
+    [fault] = chain.read().faults
+    assert fault.text == (
+        "host.jsonl: line 3 was changed"
+        if keeps_hash
+        else "host.jsonl: what stood before line 4 was changed or cut out"
+    )
+    assert ids(chain)[-2:] == ["d4", "d5"]
+    assert chain.read().faults == [fault], "the same whenever it is looked at"
+
+
+def test_a_line_that_was_cut_out_is_named(chain: DecisionChain) -> None:
+    lines = raw(chain)
+    chain.path.write_bytes(b"".join(lines[:1] + lines[2:]))
+    assert [fault.text for fault in chain.read().faults] == [
+        "host.jsonl: what stood before line 3 was changed or cut out"
+    ]
+
+
+@pytest.mark.parametrize("kept", [1, 40, -1])
+def test_a_line_torn_by_a_power_cut_is_no_fault_and_the_next_takes_its_place(
+    chain: DecisionChain, kept: int
+) -> None:
+    lines = raw(chain)
+    chain.path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    content = chain.read()
+    assert (content.faults, content.torn, len(content.lines)) == ([], True, 4)
+    assert append(chain, ["d5", "d6"]) == 2, "what was torn was answered to nobody, and is written anew"
+    assert (chain.read().faults, ids(chain)) == ([], ["d1", "d2", "d3", "d4", "d5", "d6"])
+
+
+def test_words_are_sealed_and_come_back_under_the_same_key_only(tmp_path: Path) -> None:
+    sealed = words.seal(tmp_path, "that of Nowak", "1")
+    assert "Nowak" not in sealed and words.unseal(tmp_path, sealed, "1") == "that of Nowak"
+    assert words.unseal(tmp_path, sealed, "2") == words.LOST, "not those of another decision"
+    (tmp_path / "keys" / "site.key").write_text("ab" * 32)
+    assert words.unseal(tmp_path, sealed, "1") == words.LOST
