@@ -178,10 +178,10 @@ def test_presentation_state_picture_and_segmentation_show_it(results: dict[Resul
 
 
 def test_an_image_page_says_what_its_lines_are(results: dict[ResultKind, Dataset], node: Inbox) -> None:
-    from dicom_node.services import viewer
+    from dicom_node.services import images
 
     assert results
     with node.database.read() as session:
-        assert viewer.view(session, node.settings, 1)["about_lines"] == [
+        assert images.view(session, node.settings, 1)["about_lines"] == [
             "that of the bone age lies along the third finger"
         ]
