@@ -342,7 +342,7 @@ class Background:
                 self._say(DECISIONS_NOT_COPIED, node=self._owner)
             self._not_copied = True
         except (OSError, NodeError):
-            return  # told by who needs them
+            return  # who needs them logs it
 
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
         return self._when_held(_SITE, lambda: function(self._database, self._settings))

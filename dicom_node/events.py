@@ -62,7 +62,7 @@ OBJECT_CONFLICT = EventType(2004, _ERROR, "object conflicts with one received be
 OBJECT_QUARANTINED = EventType(2005, _ERROR, "object quarantined: its content is faulty")
 OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processed")
 UNKNOWN_RESULT = EventType(
-    2007, _WARNING, "object says that it is a result and is none of this node: not processed"
+    2007, _WARNING, "object claims to be a result of this node and is not: not processed"
 )
 FAULTY_COPY = EventType(
     2008, _WARNING, "faulty copy of an intact object set aside: the study goes on with the intact one"
@@ -84,7 +84,7 @@ DATABASE_REPLACED = EventType(
 DECISIONS_UNKNOWN = EventType(
     2037,
     _ERROR,
-    "decisions of persons that the database lost: what they hold back waits until they are applied",
+    "the database lost decisions of persons: results that they hold back wait until they are applied",
 )
 DECISIONS_CHANGED = EventType(
     2038,
@@ -108,22 +108,24 @@ JOB_CANCELLED = EventType(3007, _WARNING, "job cancelled")
 JOB_HELD = EventType(3008, _WARNING, "job held by a limit of its rule")
 JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker taken over")
 NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
-JOB_HANDED_BACK = EventType(3011, _INFO, "job handed back by a worker that stops, or lacks the object store")
+JOB_HANDED_BACK = EventType(
+    3011, _INFO, "job returned to the queue: its worker stops, or the object store is away"
+)
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
 IMAGES_CLEANED = EventType(3022, _INFO, "burned-in annotation cleaned: how many images, and what it took")
 CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
 IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")
-WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took all the memory that it may have")
+WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took more memory than workers.memory_mib")
 JOB_FIRST = EventType(3032, _INFO, "a person put a job before all others")
-STUDY_RERUN = EventType(3033, _WARNING, "a person had the rules applied to a study again")
+STUDY_RERUN = EventType(3033, _WARNING, "a person applied the rules to a study again")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
 RESULT_RESTORED = EventType(4005, _INFO, "file of a result made again after it had been deleted")
 RESULT_LOST = EventType(
-    4006, _ERROR, "a result whose file was deleted cannot be made again as it was: a destination misses it"
+    4006, _ERROR, "a deleted file of a result cannot be made again unchanged: a destination lacks it"
 )
 SOURCE_REPAIRED = EventType(
     4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
@@ -146,10 +148,8 @@ DELIVERY_WARNED = EventType(5005, _WARNING, "object stored with a warning status
 DELIVERY_NARROWED = EventType(5006, _WARNING, "destination takes no such object: not sent")
 DELIVERY_BY_HAND = EventType(5007, _WARNING, "a person asked for a delivery again")
 DELIVERY_STARTED = EventType(5008, _DEBUG, "object is being sent")
-DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the destination is asked")
-DELIVERY_WITHDRAWN = EventType(
-    5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine"
-)
+DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "unknown whether the object arrived: the destination is asked")
+DELIVERY_WITHDRAWN = EventType(5010, _WARNING, "delivery withdrawn: its study changed or is in quarantine")
 DELIVERY_DISCARDED = EventType(5011, _WARNING, "a person discarded a delivery: it is not sent")
 DELIVERY_ADDED = EventType(5012, _WARNING, "a person asked for a result to be sent to a further peer")
 COMMITMENT_REQUESTED = EventType(5013, _INFO, "storage commitment asked for")
@@ -160,18 +160,18 @@ COMMITMENT_SET_ASIDE = EventType(
     5016, _ERROR, "storage commitment report cannot be entered: set aside, as if it had not come"
 )
 DELIVERY_HELD = EventType(5017, _INFO, "delivery waits again until a person has accepted the result")
-DELIVERY_WANTED = EventType(5019, _INFO, "a result that was held back is wanted again: it is delivered")
+DELIVERY_WANTED = EventType(5019, _INFO, "a result that was held back is needed again: it is delivered")
 DELIVERY_FREED = EventType(5018, _INFO, "a person accepted the result: it is delivered")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )
-DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery did not end in its time: left behind, taken up anew")
+DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery took too long: abandoned and started again")
 DESTINATION_AWAY = EventType(
     5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
 )
 DESTINATION_BACK = EventType(5023, _INFO, "a peer takes results again, or none wait for it any more")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
-NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: nobody was told")
+NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: nobody got it")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")
@@ -179,11 +179,11 @@ NODE_STOPPING = EventType(6003, _INFO, "node is stopping")
 CHILD_DIED = EventType(6004, _ERROR, "a process of the node died and is restarted")
 SCHEDULER_TAKEN = EventType(6005, _INFO, "this process runs the timers now")
 INDEXING_FAILED = EventType(6007, _ERROR, "indexing fails: tried again each second, here or by another node")
-THREAD_FAILED = EventType(6008, _ERROR, "a thread of the node failed and begins anew")
-PROCESS_LOST = EventType(6012, _ERROR, "a process of the site shows no life: does it, does its machine run?")
-PROCESS_BACK = EventType(6013, _INFO, "a process that showed no life is back")
-INDEXING_BACK = EventType(6015, _INFO, "indexing goes on again")
-CLOCK_PUT_BACK = EventType(6014, _WARNING, "the clock of the machine was put back: what waited is due now")
+THREAD_FAILED = EventType(6008, _ERROR, "a thread of the node failed and was started again")
+PROCESS_LOST = EventType(6012, _ERROR, "a process of the site no longer reports: check it and its machine")
+PROCESS_BACK = EventType(6013, _INFO, "a process reports again")
+INDEXING_BACK = EventType(6015, _INFO, "indexing continues")
+CLOCK_PUT_BACK = EventType(6014, _WARNING, "the clock of the machine was set back: waiting work is due now")
 DISK_LOW = EventType(6006, _ERROR, "free disk space is under the watermark")
 CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")
 CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the one before stays in force")
@@ -191,7 +191,7 @@ CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
 TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")
-STORE_AWAY = EventType(6050, _ERROR, "the object store takes no received objects: they wait on this machine")
+STORE_AWAY = EventType(6050, _ERROR, "the object store takes no objects: they wait on this machine")
 STORE_BACK = EventType(6051, _INFO, "the object store takes received objects again")
 AUDIT_NOT_SENT = EventType(6030, _ERROR, "audit messages cannot be sent: they wait")
 AUDIT_SENT_AGAIN = EventType(6031, _INFO, "audit messages are sent again")

@@ -72,7 +72,7 @@ class Child:
 
     @property
     def silent_seconds(self) -> float:
-        """Since the running process told something last; 0 for a while after it was started."""
+        """Seconds since the last message of the running process; 0 for a while after its start."""
         return max(time.monotonic() - self._heard_at, 0.0)
 
     def hang_up(self) -> None:

@@ -412,7 +412,7 @@ has one, (38266002, SCT, "Entire body").
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.
 Timezone Offset From UTC (0008,0201) is that of the source. Where the source has none there is none: it would speak of
-the copied Study Date and Time too, whose zone nobody told; the times of the analysis are then in the node's own zone.
+the copied Study Date and Time too, whose zone is not known; the times of the analysis are then in the node's own zone.
 
 ### 7.2 Private attributes
 

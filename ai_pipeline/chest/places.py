@@ -1,4 +1,4 @@
-"""Where findings lie: which boxes are drawn, on which side, and what is said of them in words."""
+"""Where findings lie: which boxes are drawn, on which side, and the words for their places."""
 
 from __future__ import annotations
 

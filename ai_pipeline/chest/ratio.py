@@ -1,4 +1,4 @@
-"""The cardiothoracic ratio of a frontal chest X-ray: on which images it is measured, what a reader is told.
+"""The cardiothoracic ratio of a frontal chest X-ray: where it is measured, and the words for the reader.
 
 Compared with the usual limit it is on PA films only: an AP film magnifies the heart.
 """
@@ -59,7 +59,7 @@ class Projections(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """What was measured in one image (nothing or the two widths and their ratio), and what is said of it."""
+    """The measurements of one image (none, or two widths and their ratio), and the words for them."""
 
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[QualityNote, ...] = ()

@@ -100,7 +100,7 @@ class Finding:
     ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
     ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
     patient on which all regions lie; ``reliability``: how many of such calls are right. What is
-    ``research_only`` is not shown; nor may it be told from the others where ``exclusive`` ones sum to 1."""
+    ``research_only`` is not shown; nor may it follow from the others where ``exclusive`` ones sum to 1."""
 
     label: str
     code: Code

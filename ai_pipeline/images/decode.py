@@ -222,7 +222,7 @@ class DicomImage:
     def _check_ends(self) -> None:
         if self._whole_frames:
             return
-        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be told apart"):
+        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
             cut = codestreams.first_cut_frame(self.path, self.transfer_syntax, self.header.frames)
         if cut is not None:
             raise PixelError(f"frame {cut} of {self.header.frames} is cut off ({self.transfer_syntax.name})")
@@ -390,7 +390,7 @@ def _as_pixel_error(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """Say what the decoder said when it speaks of pixels; header values (PHI) are not repeated."""
+    """Repeat the decoder's message where it is about pixels; header values (PHI) are not repeated."""
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split()).rpartition(f"available plugins: {codestreams.PLUGIN}: ")[2]

@@ -114,7 +114,7 @@ def _options(pipeline: str, given: Form) -> Iterator[View]:
 
 
 def _ticks(known: Mapping[str, str], ticked: Sequence[str]) -> list[View]:
-    """Each with what is said of it; also what is ticked and not there any more."""
+    """Each name with its description; also ticked names that no longer exist."""
     names = [*known, *(name for name in ticked if name not in known)]
     return [
         {"name": name, "about": known.get(name, "no such peer"), "ticked": name in ticked} for name in names

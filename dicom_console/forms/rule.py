@@ -25,7 +25,7 @@ _TICKED: Final = ("send_to", "secondary_captures_from")
 _NEEDED: Final = {
     "when": "fill in at least one of these", "pipeline": "choose one", "send_to": "choose at least one",
 }  # fmt: skip
-"""What a rule cannot do without: all of it is said at once, in the words of the form."""
+"""What a rule needs: all that is missing is shown at once, in the words of the form."""
 _WANTED: Final[Mapping[type, str]] = {int: "must be a whole number", float: "must be a number"}
 
 

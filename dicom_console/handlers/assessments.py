@@ -94,7 +94,7 @@ def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]
     at="/studies/{number}/assessment",
 )
 def send(asked: Asked, number: Number) -> list[str]:
-    """Send what you said of the findings to the peers that take it; returns their names."""
+    """Send your assessments to the peers that take them; returns the peers' names."""
     return assessments.send_assessments(asked.site.settings, asked.study_uid(number), asked.person)
 
 

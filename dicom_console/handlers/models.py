@@ -55,7 +55,7 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
 @router.get("/{identifier}/{version}/feedback.csv")
 @needs(UserRole.READER)
 def export(asked: Asked, identifier: str, version: str) -> Response:
-    """What readers said of this model's findings, as a CSV file."""
+    """The readers' assessments of this model's findings, as a CSV file."""
     audit.note_export(asked.site.database, asked.person, "feedback")
     with asked.site.database.read() as session:
         rows = assessments.all_assessments(session, model=identifier, version=version)

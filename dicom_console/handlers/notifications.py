@@ -1,4 +1,4 @@
-"""Notifications: who is told of what, what was sent, a test."""
+"""Notifications: who gets which, what was sent, a test."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, UserRole.OPERATOR, openapi_extra=_MULTIPART)
 async def take(asked: Asked) -> list[UploadedRow]:
-    """DICOM files, ZIPs of them, PNG and JPEG (with what is said of patient and study)."""
+    """DICOM files, ZIPs of them, PNG and JPEG (with the patient and study of the form)."""
     async with received(asked, form_of) as form:
         found = await run_in_threadpool(taken, asked, form)
     return list(found.files)

@@ -73,7 +73,7 @@ def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
 
 
 def _check_retained(settings: Settings, read: TomlFiles) -> None:
-    """Peers of one pseudonym domain get the same objects, so they are told the same."""
+    """Peers of one pseudonym domain get the same objects, so their options must agree."""
     first: dict[str | None, PeerSettings] = {}
     for peer in settings.peers:
         if peer.deidentify:

@@ -1,4 +1,4 @@
-"""``[mail]`` and ``[[notifications]]``: who is told of what, and how."""
+"""``[mail]`` and ``[[notifications]]``: who gets which notification, and how."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MailSettings(Section):
 
 
 class NotificationSettings(Section):
-    """``[[notifications]]``: of what somebody is told, by e-mail or by a webhook."""
+    """``[[notifications]]``: which events somebody gets, by e-mail or by a webhook."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
     """Short name; lists and commands say it."""
@@ -72,7 +72,7 @@ class NotificationSettings(Section):
     token: Secret = Field("", validate_default=True)
     """Bearer token for the webhook, by ${VAR} or ${file:PATH}."""
     every_minutes: float = Field(10, ge=0, le=1440)
-    """After a notification what follows is gathered for so long and told in one."""
+    """After a notification, further events are collected for this time and sent in one."""
     give_up_hours: float = Field(72, gt=0, le=720)
     """A server that does not answer is tried for so long; event 5031 then."""
     subject: str = Field("", max_length=1000)
@@ -101,5 +101,5 @@ class NotificationSettings(Section):
 
     @property
     def kind(self) -> Literal["e-mail", "webhook"]:
-        """How somebody is told."""
+        """By e-mail or by webhook."""
         return "e-mail" if self.to else "webhook"

@@ -176,8 +176,8 @@ def notifications_toml() -> str:
     """One notification with every key."""
     return _lines(
         *_comment(
-            "Who is told of what: one [[notifications]] for each. E-mail needs [mail] in the configuration "
-            "of the node. Try one: dicom-node notifications test NAME."
+            "Who gets which notification: one [[notifications]] for each. E-mail needs [mail] in the "
+            "configuration of the node. Try one: dicom-node notifications test NAME."
         ),
         "",
         "[[notifications]]",

@@ -114,7 +114,7 @@ class Patient:
         """Whether the two cannot be one patient.
 
         An ID says who it is, so one with and one without differ; no ID is no identity, so that two without
-        are told apart by the rest, and by whether they have a name. An empty birth date or sex contradicts
+        are distinguished by the rest, and by whether they have a name. An empty birth date or sex contradicts
         nothing, nor an empty name beside the same ID.
         """
         return self.corrects(other) or other.corrects(self)

@@ -281,7 +281,7 @@ class JobQueue:
         for job in lost:
             if job.cancel_requested:
                 move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
-            elif job.tries >= 2 * self._attempts:  # those that only told of it too
+            elif job.tries >= 2 * self._attempts:  # failure reports count as tries too
                 reason = f"{job.tries} workers were lost with this job"
                 move_job(session, job, events.JOB_FAILED, reason=reason, finished_at=now)
             else:

@@ -47,11 +47,11 @@ class DeliveryState(StrEnum):
     UNASSESSED = "unassessed"  # leaves once a person has accepted the result
     PENDING = "pending"
     SENDING = "sending"
-    UNCONFIRMED = "unconfirmed"  # the peer said Success (or might have): to be confirmed
+    UNCONFIRMED = "unconfirmed"  # the peer answered Success (or may have): to be confirmed
     CONFIRMED = "confirmed"
     DEAD = "dead"  # a person must look; `outbox retry` sends it again
     CANCELLED = "cancelled"
-    DISCARDED = "discarded"  # a person said why it is not to be sent; `outbox retry` sends it all the same
+    DISCARDED = "discarded"  # a person gave a reason not to send it; `outbox retry` sends it all the same
 
 
 class CommitmentState(StrEnum):

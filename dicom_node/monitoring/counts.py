@@ -100,7 +100,7 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
 
 
 def forget(session: Session, before: date) -> None:
-    """Delete the counts of earlier days, which images stood in them, and what a model in shadow said."""
+    """Delete the counts of earlier days, their lists of images, and the comparisons of shadow models."""
     for table in (ScoreCount, ImageCount, CountedImage, ShadowScore):
         session.execute(delete(table).where(table.day < before))
 

@@ -60,8 +60,8 @@ class SignsOfLife:
         self._database, self._place, self._owner = database, place, owner
         self._machine = machine_name()
         self._lock, self._left = threading.Lock(), False
-        self._before: datetime | None = None  # when this node told of itself the time before
-        self._steady_since = utc_now()  # it has told of itself since then without a gap
+        self._before: datetime | None = None  # the report before the last one of this node
+        self._steady_since = utc_now()  # its reports have come without a gap since then
 
     def report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
         """Record that our processes live, then look for lost processes of the whole site.

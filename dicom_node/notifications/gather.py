@@ -1,8 +1,8 @@
 """Events become notifications, each once for each that asks for it, in one transaction with what says so.
 
-Events are read from the database, where they stand with what they tell of: one that happened is told, also
+Events are read from the database, where each is written in the transaction of what happened: it is sent, also
 after a crash. Numbers of events are given before they are committed, so one may appear behind others: the
-cursor of a notification follows two minutes behind, and which events it told of is kept until then.
+cursor of a notification follows two minutes behind, and the events that it sent are remembered until then.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Gatherer:
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
         with self._database.write() as session:
             cursor = session.get(Cursor, _cursor_of(rule))
-            if cursor is None:  # what happened before there was the rule is not told
+            if cursor is None:  # no notification of what happened before the rule existed
                 head = session.scalar(select(func.max(EventRow.id))) or 0
                 session.add(Cursor(name=_cursor_of(rule), offset=head))
                 return 0

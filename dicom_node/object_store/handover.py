@@ -52,7 +52,7 @@ class HandOver:
         self._database, self._bucket, self._say = database, bucket, say
         self._data_dir, self._machine = settings.node.data_dir, socket.gethostname()[:64]
         self._stored: Callable[[], Iterable[Path]] | None = stored
-        self._damaged: set[int] = set()  # told once
+        self._damaged: set[int] = set()  # logged once
         self._away_since: float | None = None
 
     def run_forever(self, stop: threading.Event) -> None:

@@ -139,7 +139,7 @@ def _check_deliveries(settings: Settings, role: Role) -> Found:
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
     places = _told_secrets(settings, read)
-    with suppress(ArgumentError, ValueError):  # told by check_machine
+    with suppress(ArgumentError, ValueError):  # check_machine reports it
         if make_url(settings.database_url).password:
             places["node.database_url"] = ("node", "database_url")
     if settings.console.metrics_token.get_secret_value():

@@ -75,7 +75,7 @@ class StudyAssessment(Row):
 
 
 class Assessed(Row):
-    """What a person said of a finding."""
+    """A person's verdict on a finding."""
 
     at: datetime
     actor: str
@@ -185,7 +185,7 @@ def reject_results(
 
 
 def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
-    """Send what this person said of a study's findings to peers that have the report and take it.
+    """Send this person's assessments of a study to the peers that have the report and take assessments.
 
     Returns their names. Raises NotFound, or NotAllowedNow where there is nothing (new) to send, nobody takes
     it, or the study is being received or in quarantine.
@@ -287,7 +287,7 @@ def findings_of_study(session: Session, settings: Settings, study_instance_uid: 
 
 
 def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> list[View]:
-    """The findings with ``verdicts``: who said what of each and why, the last one last."""
+    """The findings with ``verdicts``: each person's verdict and reason, the newest last."""
     given: dict[tuple[str, ...], list[View]] = {}
     chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
     for row in session.scalars(chosen):
@@ -337,7 +337,7 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
 def all_assessments(
     session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
 ) -> list[View]:
-    """All that was said, the oldest first; the keys are COLUMNS."""
+    """All assessments, the oldest first; the keys are COLUMNS."""
     chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
     if since is not None:
         chosen = chosen.where(Feedback.at >= since)
@@ -503,7 +503,7 @@ def _accept_rest(session: Session, settings: Settings, study: int, by: Person) -
 def _assessed_by(
     session: Session, settings: Settings, study: int, report_uid: str, by: Person
 ) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
-    """What a person said of one of the newest reports: the rows, and the same for an object."""
+    """A person's assessments of one of the newest reports: the rows, and the same for an object."""
     from dicom_node.results import FindingAssessment
 
     findings = _findings(session, settings, study)
@@ -575,7 +575,7 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the models of these findings know and said nothing of, like a finding without a place."""
+    """The labels that the models of these findings know and did not report, as findings without a place."""
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []

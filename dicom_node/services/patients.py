@@ -112,7 +112,7 @@ def one(session: Session, settings: Settings, number: int) -> View:
 
 
 def refuse_another(session: Session, settings: Settings, about: Described) -> None:
-    """Raises FaultyInput for what is said of a registered Patient ID and is not of this patient."""
+    """Raises FaultyInput where the form contradicts the registered patient of this Patient ID."""
     row = _row(session, about.texts["PatientID"])
     if row is not None:
         _refuse_another(_open(settings, row), about.texts, "the registration")

@@ -51,7 +51,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
                 raise NotAllowedNow(_refusal(refused, settings, read))
             done.append(place)
     finally:
-        if done:  # whatever the others said
+        if done:  # whatever the other processes answered
             with writing(settings) as session:
                 audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done

@@ -1,4 +1,4 @@
-"""Withdraw results: nothing more of them leaves, peers that can are told, for the others there is a list."""
+"""Withdraw results: stop delivery, send rejection notes to peers with ``iocm``, list UIDs for the others."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     rows = _results(session, study)
     if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
         raise NotFound(f"result {min(wrong)} is none of this study")
-    if wanted is not None:  # what persons said of a report goes with it
+    if wanted is not None:  # assessments of a report are withdrawn with it
         reports = {row.job_id for row in rows if row.id in wanted and row.kind is ResultKind.SR}
         assessment_ids = [
             row.id for row in rows if row.kind is ResultKind.ASSESSMENT and row.job_id in reports

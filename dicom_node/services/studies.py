@@ -65,8 +65,8 @@ def release(
 ) -> None:
     """Let a study out of quarantine with the options taken, one for each question of ``versions``.
 
-    ``as_of``: what these rows said. Raises NotFound, or NotAllowedNow when it is not in quarantine, a choice
-    is missing, or something came for the study since.
+    ``as_of``: the rows that the person saw. Raises NotFound, or NotAllowedNow when it is not in quarantine,
+    a choice is missing, or something came for the study since.
     """
     from dicom_node.studies.choose import Choice
 

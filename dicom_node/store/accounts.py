@@ -112,7 +112,7 @@ class Feedback(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
     tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
-    decision: Mapped[str] = mapped_column(String(16), default="")  # what the AI said, "" if nothing
+    decision: Mapped[str] = mapped_column(String(16), default="")  # the AI's decision, "" if it reported none
     verdict: Mapped[ReaderVerdict]
     because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
     report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed

@@ -195,13 +195,13 @@ class DatabaseOutage:
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
         self._failed = 0.0  # the last time
-        self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # told a moment ago, and when
+        self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # logged a moment ago, and when
         self._lock = threading.Lock()
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
 
     def noticed(self, error: SQLAlchemyError) -> None:
-        """The error of who will try again; one that is no absence is a defect of ours, told now and then."""
+        """The error for callers that try again; an error that is no outage is our defect and is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             self._tell_defect(error)
             return

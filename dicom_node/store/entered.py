@@ -75,7 +75,7 @@ class EnteredFile:
         self._in_force = self._renewed
 
     def is_behind(self) -> bool:
-        """Whether the database has said the same other thing twice in a row; told again ever more seldom.
+        """Whether two reads in a row gave the same new entries; repeated warnings become ever rarer.
 
         Not at the first look: where it was entered the node is asked at once to take it over.
         """

@@ -45,8 +45,8 @@ def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
     """What a new report calls present.
 
-    This replaces what earlier reports of its rule said of the same images, whether they were sent or not.
-    What they said of images that were purged since still holds.
+    This replaces earlier results of its rule for the same images, whether they were sent or not.
+    Earlier results for images that were purged since stay in force.
     """
     job = session.get_one(Job, report.job_id)
     earlier = (
@@ -67,7 +67,7 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
 
 
 def forget_findings(session: Session, result_ids: Collection[int]) -> None:
-    """Studies are no longer found by what these said."""
+    """Studies are no longer found by these results' findings."""
     session.execute(delete(ReportedFinding).where(ReportedFinding.result_id.in_(result_ids)))
 
 

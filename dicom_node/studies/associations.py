@@ -79,7 +79,7 @@ class JournalIngest:
         return [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
 
     def _ended_listeners(self) -> list[str]:
-        """Looked at now and then, told once: one that does not come back must not hold its studies open."""
+        """Checked now and then, logged once: an association that hangs must not hold its studies open."""
         now = time.monotonic()
         if now < self._look_at:
             return []

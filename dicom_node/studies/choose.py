@@ -143,7 +143,7 @@ class Choice:
     ) -> None:
         """Let a study out of quarantine with the options ``take``, one for each question.
 
-        ``as_of``: what the rows said among which the person chose, None where nobody can say. Where something
+        ``as_of``: the rows among which the person chose, None where they are not known. Where something
         came since, a number may stand for another patient. ``also`` writes in the same transaction,
         and gets what was released: of what, and the spool names of each option taken.
         Raises NotAllowedNow: it is not in quarantine, a choice is missing, there is no such option, or

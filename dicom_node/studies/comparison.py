@@ -70,7 +70,7 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
     """
     try:
         found = compare(database, spool, files)
-    except StoreAway:  # told by who hands over; tomorrow again
+    except StoreAway:  # the handover logs it; tried again tomorrow
         return
     for path in found.left_over:
         files.delete(files.relative(path))

@@ -21,7 +21,7 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop.
 
-    ``same_data``: what persons said of the findings leaves all the same, no job would want it again.
+    ``same_data``: assessments are delivered all the same, since no job will ask for them again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):

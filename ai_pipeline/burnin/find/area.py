@@ -25,7 +25,7 @@ EVEN = 1
 FEWEST = 0.02
 """Share of the picture that is background, at least; with less all of it is image."""
 WINDOWS = (9, 15, 31, 63)
-"""Sides of the squares in which tissue is told from background, the first that shows enough (pixels)."""
+"""Sides of the squares (pixels) in which tissue is separated from background; the first that is enough."""
 SHOWN = 0.25
 """Share of such a square that no annotation covers, at least."""
 DENSE, SURE = 0.5, 0.8

@@ -30,7 +30,7 @@ def sample(
         Which,
         typer.Argument(
             metavar="[node|peers|rules|notifications]",
-            help="Settings of the node, peers, rules, or who is told of what.",
+            help="Settings of the node, peers, rules, or notifications.",
         ),
     ] = Which.NODE,
 ) -> None:

@@ -23,8 +23,9 @@ def list_verb(
     """Make a verb of a function that finds rows: its docstring is the help, its keywords are the options.
 
     ``verb`` is a key of COLUMNS. The function takes ``settings``, and ``session`` where it asks the database:
-    mistakes of the configuration that do not concern the database are a warning then. ``none``: what is said
-    without rows. ``example``, ``why``: the options of the example, and the question that it answers.
+    mistakes of the configuration that do not concern the database are a warning then. ``none``: the line
+    that is printed without rows. ``example``, ``why``: the options of the example, and the question that it
+    answers.
     """
     noun, _, name = verb.partition(" ")
     given = " ".join(filter(None, (noun, name or "list", example or "--config node.toml")))

@@ -84,7 +84,7 @@ def feedback(
         rows,
         COLUMNS["models feedback"],
         as_json=as_json,
-        none="Nobody said anything of findings in this time.",
+        none="Nobody assessed a finding in this time.",
     )
 
 

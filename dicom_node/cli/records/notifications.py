@@ -1,4 +1,4 @@
-"""``dicom-node notifications``: who was told of what."""
+"""``dicom-node notifications``: what was sent to whom."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
 
-app = group("Notifications: who was told of what, by e-mail or webhook.")
+app = group("Notifications: what was sent to whom, by e-mail or webhook.")
 
 
 @list_verb(app, "notifications", "--state failed --config node.toml", none="No notifications.")

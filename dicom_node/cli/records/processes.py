@@ -13,7 +13,7 @@ from dicom_node.cli.common.output import say
 app = group("Processes of the site: on which machine, since when, and whether they live.")
 
 
-@list_verb(app, "processes", none="No process has told of itself: does a node run?", why="who is silent?")
+@list_verb(app, "processes", none="No process has reported yet: does a node run?", why="who is silent?")
 def list_processes(session: Any) -> Rows:
     """List all processes of all machines; a node that ended in good order is not among them."""
     from dicom_node.monitoring import processes

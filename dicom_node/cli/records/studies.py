@@ -160,13 +160,13 @@ def send(
 def withdraw(
     uid: StudyArgument,
     config: Config,
-    reason: Annotated[RejectionReason, typer.Option(help="Why, as the PACS is told.")],
+    reason: Annotated[RejectionReason, typer.Option(help="Reason that the PACS gets.")],
     because: Annotated[str, typer.Option(metavar="TEXT", help="Why, in words; it goes into the note.")],
     result: Annotated[
         list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
     ] = None,
 ) -> None:
-    """Withdraw a study's results: peers with iocm are told, for the others the UIDs are printed."""
+    """Withdraw a study's results: peers with iocm get a rejection note; UIDs are printed for the others."""
     from dicom_node.services import results
 
     left = results.withdraw_by_uid(load(config), uid, result or None, reason=reason, because=because)
@@ -195,7 +195,7 @@ def assess(
     finding: Annotated[str, typer.Argument(metavar="FINDING", help="As `studies findings` names it.")],
     config: Config,
     verdict: Annotated[
-        ReaderVerdict, typer.Option(help="missing: the report should have said it, and does not.")
+        ReaderVerdict, typer.Option(help="missing: the finding is there and the report lacks it.")
     ],
     because: Annotated[
         str, typer.Option(metavar="TEXT", help="Why; of what is modified or rejected it is needed.")

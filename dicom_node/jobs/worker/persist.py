@@ -236,7 +236,7 @@ class ResultWriter:
                 delivery.withdrawn = False
 
     def _restore_assessments(self, session: Session, rows: Collection[Result]) -> None:
-        """What persons said of reports that are as they were leaves after all, if it was withdrawn."""
+        """Deliver withdrawn assessments of reports that did not change after all."""
         jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
         for delivery in deliveries.withdrawn_assessments(session, jobs):
             takers = [peer for peer in self._settings.peers if peer.assessments]
@@ -366,7 +366,7 @@ class ResultWriter:
     def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
         for name in job.destinations:
-            with contextlib.suppress(UnknownPeer):  # told at the start of the job
+            with contextlib.suppress(UnknownPeer):  # the job's start already logged it
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
 

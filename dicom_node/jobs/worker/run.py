@@ -177,7 +177,7 @@ class JobRunner:
         verdict = self._accepts(attempt, pipeline)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
-            if faults := attempt.images.faults:  # of these the pipeline said nothing: the PACS gets a report
+            if faults := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
                 raise _Failed("; ".join(dict.fromkeys(faults.values())), Cause.FORMAT)
             self._refuse(attempt, verdict.reason)
             return

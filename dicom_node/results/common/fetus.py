@@ -1,4 +1,4 @@
-"""Subject context of a fetus (PS3.16 TID 1006, TID 1008): without it what is said holds of the mother."""
+"""Subject context of a fetus (PS3.16 TID 1006, TID 1008): without it a measurement is the mother's."""
 
 from __future__ import annotations
 

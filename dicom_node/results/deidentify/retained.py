@@ -1,4 +1,4 @@
-"""What a de-identified destination is told besides, by the options of PS3.15 E.3 that its peer names.
+"""Attributes that a de-identified destination gets besides, by the options of PS3.15 E.3 of its peer.
 
 Values are cleaned here, before anything is built: shifted dates, plausible numbers and terms, known words.
 What does not fit is left out.
@@ -27,7 +27,7 @@ KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
     Retained.DESCRIPTORS: ("StudyDescription",),
 }
 """Attributes of the source that an option keeps. Those of the device stand in Contributing Equipment."""
-_OLDEST: Final = 90  # years: who is older is rare enough to be known by it, and is said to be as old
+_OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
 _LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
 _ONE_WORD: Final = re.compile(r"[^\W\d_]+")
 _WORDS_OF_EXAMINATIONS: Final = (

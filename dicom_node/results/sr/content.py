@@ -85,7 +85,7 @@ class Summary:
 
     @property
     def absence(self) -> DicomCode:
-        """What they are said to be, of CID 240: where the model is unsure, not absent."""
+        """Their presence, of CID 240; never "absent" where the model is unsure."""
         return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
 
     @property

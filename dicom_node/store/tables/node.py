@@ -86,7 +86,7 @@ class SiteProcess(Base):
     version: Mapped[str] = mapped_column(String(32))
     since: Mapped[datetime]
     seen_at: Mapped[datetime]  # by the clock of the database
-    lost: Mapped[bool]  # event 6012 told so
+    lost: Mapped[bool]  # event 6012 was written
 
 
 class Cursor(Base):

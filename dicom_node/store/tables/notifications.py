@@ -37,7 +37,7 @@ class Notification(Base):
 
 
 class NotifiedEvent(Base):
-    """An event of which a rule told: each once. Those before the rule's cursor are forgotten."""
+    """An event that a rule has sent, each once. Events before the rule's cursor are deleted."""
 
     __tablename__ = "notified_event"
 
