@@ -97,7 +97,7 @@ def _finding(
 
     header = headers.get(given.source_uid)
     if header is None:
-        raise refused("source_uid is none of the images that the program got")
+        raise refused("source_uid names no image that the program got")
     if given.frame is not None and given.frame > header.frames:
         raise refused(f"frame is beyond the image's {header.frames}")
     codes = [code for code in (given.code, given.site) if code is not None]

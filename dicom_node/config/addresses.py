@@ -68,7 +68,7 @@ def remote_address(host: str) -> str:
 def checked_host(host: str) -> str:
     """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
     if _FIGURES.fullmatch(host) and not _is_ipv4(host):
-        raise ValueError("is no address: four numbers from 0 to 255, such as 192.168.1.20")
+        raise ValueError("is not an IP address: four numbers from 0 to 255, such as 192.168.1.20")
     if host.count(":") == 1:
         raise ValueError("must be the name or address alone: the port is a key of its own")
     return host

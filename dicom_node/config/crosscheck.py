@@ -97,7 +97,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
-            read.add((*place, "send_to"), repr(name), "stands there twice")
+            read.add((*place, "send_to"), repr(name), "is listed twice")
     senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:

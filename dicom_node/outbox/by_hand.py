@@ -38,7 +38,7 @@ def retry(session: Session, delivery_id: int) -> None:
         )
     is_note = delivery.result.kind is ResultKind.REJECTION
     if delivery.result.study.state is StudyState.QUARANTINED and not is_note:
-        raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
+        raise NotAllowedNow(f"delivery {delivery_id}: its study is in quarantine: release the study first")
     if results.withdrawn(session, [delivery.result_id]):
         raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
     session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment

@@ -178,7 +178,7 @@ def _locked(session: Session, study_id: int, as_of: str | None) -> Sequence[Held
     if not rows:
         raise NotAllowedNow("no result of this study waits for an assessment")
     if as_of is not None and as_of != mark(rows):
-        raise NotAllowedNow("the results are not those that you saw: load the page again")
+        raise NotAllowedNow("the results changed since you saw them: load the page again")
     return rows
 
 

@@ -56,7 +56,7 @@ def probe_console(settings: Settings, role: Role) -> Found:
     try:
         address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
     except OSError:
-        yield "console.host", repr(console.host), "is no address of this machine"
+        yield "console.host", repr(console.host), "is not an address of this machine"
         return
     problem = port_fault("console.port", console.port, address)
     yield problem or Tried("console", True, f"{address_of(console)} is free")

@@ -144,7 +144,7 @@ def _check_listener(settings: Settings) -> Found:
     try:
         socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)
     except OSError:
-        yield "listener.host", repr(listener.host), "is no address of this machine"
+        yield "listener.host", repr(listener.host), "is not an address of this machine"
 
 
 def _probe_port(settings: Settings) -> Found:

@@ -116,7 +116,7 @@ def _check_names(read: Sequence[Source], result: PipelineResult) -> None:
     named += [image.source_uid for image in result.images]
     named += [measurement.source_uid for measurement in result.measurements]
     if not {source.uid for source in read}.issuperset(named):
-        raise ResultRefused("the pipeline names an image that is none of this job's sources")
+        raise ResultRefused("the pipeline names an image that is not a source of this job")
 
 
 def _of_image(source: Source, result: PipelineResult) -> _ImageResults:

@@ -240,7 +240,7 @@ def _assess(settings: Settings, wanted: LostDecision) -> None:
         study = find_study(session, wanted.study).id
         asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
         if {row.sop_instance_uid for row in asked} != set(what["results"]):
-            raise _NotYet("other results wait for an assessment than those that were assessed")
+            raise _NotYet("the waiting results changed since they were assessed")
     if what["verdict"] == HeldState.REJECTED:
         assessments.reject_results(settings, wanted.study, wanted.by, because=wanted.words)
     else:

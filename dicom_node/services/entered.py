@@ -202,7 +202,7 @@ def show_entry(settings: Settings, kind: Kind, name: str) -> View:
     if found is not None:
         return found | {"content": tomllib.loads(found["keys"])}
     if name in {one.name for one in getattr(settings, kind)}:
-        raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
+        raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     raise NotFound(f"no {_ONE[kind]} is called {name!r}")
 
 
@@ -219,7 +219,7 @@ def _refuse(
     _refuse_conflict(kind, name, row, version)
     rows = {(one.kind, one.name): one.keys for one in entered(session)}
     if row is None and name in {one.name for one in getattr(settings, kind)}:
-        raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
+        raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     return _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
 
 

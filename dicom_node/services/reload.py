@@ -103,7 +103,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
                 ]
         except DatabaseUnusable as error:
             raise NotAllowedNow(
-                f"the node was asked, what it says is in its log (6010 taken over, 6011 not): {error}"
+                f"the node was asked; its log has the answer (6010 taken over, 6011 not): {error}"
             ) from error
         if events:
             return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None

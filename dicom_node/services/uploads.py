@@ -185,9 +185,9 @@ class _Upload:
         start = file.read(META_BYTES)
         sop_class, instance, syntax, offset = _described(start)
         if sop_class not in self._classes:
-            raise FaultyInput("its SOP class is none that this node takes (docs/conformance.md)")
+            raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
         if transfer_syntax(syntax) is None:
-            raise FaultyInput("its transfer syntax is none that this node takes (docs/conformance.md)")
+            raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
         self._store(sop_class, instance, syntax, _pieces(start[offset:], file))
 
     def _take_picture(self, file: BinaryIO, about: Described | None) -> None:

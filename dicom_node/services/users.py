@@ -211,7 +211,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
     """A new token of a user, for this many days; it is shown once. Raises NotFound, FaultyInput."""
     words = " ".join(purpose.split())
     if not 1 <= len(words) <= 64 or not words.isprintable():
-        raise FaultyInput("say in 1 to 64 characters what the token is for")
+        raise FaultyInput("describe the use of the token in 1 to 64 characters")
     if not 1 <= days <= LONGEST_DAYS:
         raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
     token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()

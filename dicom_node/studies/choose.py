@@ -1,4 +1,4 @@
-"""What a person chooses between when a study stands in quarantine: patients, and versions of one image.
+"""What a person chooses between when a study is in quarantine: patients, and versions of one image.
 
 Each thing to choose is a question with numbered options. Nothing received is deleted: what is not taken stays
 in the spool, set aside, and is not analysed.
@@ -381,7 +381,7 @@ def _claim(session: Session, study: Study, version: Version) -> None:
     other = session.get_one(Study, former.study_id)
     if other.state is not StudyState.QUARANTINED:
         where = f"study {other.study_instance_uid}, which is {other.state}"
-        raise NotAllowedNow(f"object {version.uid} stands in {where}: it cannot be taken from there")
+        raise NotAllowedNow(f"object {version.uid} is in {where}: it cannot be taken from there")
 
 
 def _as_of(session: Session, study: Study) -> tuple[int, int]:

@@ -113,7 +113,7 @@ def _check_items(body: bytearray | memoryview) -> None:
             syntaxes += len(kinds)
         elif kind in (_APPLICATION_CONTEXT, _USER_INFORMATION):
             if kind in alone:
-                raise MalformedRequest("an item of an association request stands there twice")
+                raise MalformedRequest("an association request has an item twice")
             alone.add(kind)
             if kind == _USER_INFORMATION and sum(1 for _ in _items(body, start, end)) > limits.USER_ITEMS:
                 raise MalformedRequest("too many user information items")

@@ -46,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ('["CR", "DX"]', '["CT", "DX"]',
          "node.toml:34: rules.chest.when.modality = 'CT': chest_xray takes no such"),
         ('send_to = ["pacs"]', "send_to = []", "node.toml:30: rules.ultrasound.send_to = []: is empty"),
-        ('send_to = ["pacs"]', 'send_to = ["pacs", "pacs"]', "send_to = 'pacs': stands there twice"),
+        ('send_to = ["pacs"]', 'send_to = ["pacs", "pacs"]', "send_to = 'pacs': is listed twice"),
         ('ae_title = "ORTHANC"', 'ae_title = "AINODE"',
          "node.toml:12: peers.pacs.ae_title = 'AINODE': is this node's own"),
         ("", '[[peers]]\nname = "US1"\nae_title = "OTHER"\n',

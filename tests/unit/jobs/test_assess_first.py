@@ -245,7 +245,7 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
     node.settle()
     work(node)
     assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
-    with pytest.raises(NotAllowedNow, match="not those that you saw"):
+    with pytest.raises(NotAllowedNow, match="changed since you saw them"):
         assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
     assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
