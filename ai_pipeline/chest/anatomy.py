@@ -48,6 +48,8 @@ SMALLER_LUNG = 0.4
 """Least area of the smaller lung as a share of the larger one's."""
 SOLIDITY = 0.92
 """Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is less."""
+WALL = 0.01
+"""Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
 """Share of the picture's width that must lie on either side of the thorax."""
 Bools = npt.NDArray[np.bool_]
@@ -179,7 +181,10 @@ def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, toleran
         )
     if not RATIOS[0] <= float(np.mean(ratios)) <= RATIOS[1]:
         return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not those of a chest")
-    return Anatomy(first, ways[0], _mean(measured))
+    mean = _mean(measured)
+    if _reaches_wall(mean):
+        return Anatomy(first, ways[0], None, "the heart reaches the wall of the chest in its outline")
+    return Anatomy(first, ways[0], mean)
 
 
 def organ_masks(probabilities: Floats) -> Bools:
@@ -209,6 +214,13 @@ def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
         for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
     )
     return Cardiothoracic(heart, thorax, heart.length / thorax.length)
+
+
+def _reaches_wall(found: Cardiothoracic) -> bool:
+    """Whether the heart ends where the thorax ends, which an effusion or a white lung makes of a heart."""
+    gap = WALL * found.thorax.length
+    heart, thorax = found.heart.points, found.thorax.points
+    return heart[0][0] < thorax[0][0] + gap or heart[-1][0] > thorax[-1][0] - gap
 
 
 def _no_chest(masks: Bools) -> str:

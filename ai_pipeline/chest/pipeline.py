@@ -21,6 +21,7 @@ from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls.words import Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector, SiteDetector
@@ -45,13 +46,14 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT
-from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
+from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty
 
 CLEANER = "burnin-text"
 UNTRAINED = "all that the model was never trained for, such as bones, mediastinum, lines and tubes"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
+_URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
@@ -70,13 +72,13 @@ class _AnalysedImage:
 
 @dataclass(frozen=True, slots=True)
 class _RuleOptions:
-    """What the options of a rule come to for a model: ``labels`` as they are decided, ``shown`` among them,
-    and the ``prevalences`` (0 to 1, by label) at which calls are judged."""
+    """What the options of a rule come to for a model: ``labels`` as decided, the ``shown`` ones with words
+    that they may use, and the ``prevalences`` (0 to 1, by label) at which calls are judged."""
 
     given: ChestOptions
     point: OperatingPoint
     labels: tuple[Label, ...]
-    shown: frozenset[str]
+    shown: Mapping[str, Words]
     prevalences: Mapping[str, float]
 
     @staticmethod
@@ -85,8 +87,14 @@ class _RuleOptions:
         labels = operating_points.labels_at(card, point)
         if here is not None:
             labels = prevalence.at_site(card, labels, here)
-        shown = frozenset(label.name for label in labels if label.supported or given.all_labels)
-        return _RuleOptions(given, point, labels, shown, {**prevalence.calibrated_at(card), **(here or {})})
+        rates = {**prevalence.calibrated_at(card), **(here or {})}
+        words = {label.name: words_of(card, point, label.name, rates.get(label.name)) for label in labels}
+        shown = {
+            label.name: words[label.name]
+            for label in labels
+            if given.all_labels or (label.supported and words[label.name].assessed)
+        }
+        return _RuleOptions(given, point, labels, shown, rates)
 
 
 class ChestXray:
@@ -154,6 +162,7 @@ class ChestXray:
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         scores: list[Scores] = []
+        judged = 0  # images whose ratio says how large the heart is
         measurements: list[Measurement] = []
         given = ChestOptions.of(options)
         settings = _RuleOptions.from_card(self._card(), given)
@@ -165,7 +174,13 @@ class ChestXray:
             report(number / len(images), "chest X-ray")
             analysed = self._analyse(image)
             began = time.perf_counter()
+            measured = self._ratio(analysed, given.ratio)
+            measurements += measured.measurements
+            notes += measured.notes
+            judged += measured.judges_size
             found = self._findings(analysed, settings)
+            if measured.judges_size and not given.all_labels:  # one voice: the ratio is the better model
+                found = [one for one in found if one.label != ratio.CARDIOMEGALY]
             findings += found
             notes += places.no_place_notes(found) if self._detector is not None else []
             notes += places.place_notes(image, analysed.analysis.pose, analysed.anatomy, found)
@@ -174,9 +189,6 @@ class ChestXray:
             notes += self._unsure_note(analysed.anatomy, scores[-1])
             if given.outlines:
                 pictures += self._outlines(analysed)
-            measured = self._ratio(analysed, found, given.ratio)
-            measurements += measured.measurements
-            notes += measured.notes
             explained = time.perf_counter()
             seconds["explain"] += explained - began
             for stage, value in analysed.timings.items():
@@ -189,7 +201,8 @@ class ChestXray:
         if not self._model().has_gate:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
         notes += places.box_notes(findings)
-        notes += [operating_points.note(self._card(), settings.point), _not_assessed(settings)]
+        notes.append(operating_points.note(self._card(), settings.point))
+        notes.append(_not_assessed(settings, size_judged=judged == len(images)))
         if given.prevalence:
             notes.append(QualityNote("prevalence", prevalence.sentence(self._card(), given.prevalence)))
         report(1.0, "chest X-ray")
@@ -221,12 +234,9 @@ class ChestXray:
             self._anatomy = AnatomyModel.from_card(find(ratio.MODEL, self._models_dir))
         return self._anatomy
 
-    def _ratio(
-        self, analysed: _AnalysedImage, found: Sequence[Finding], wanted: ratio.Projections
-    ) -> ratio.Ratio:
+    def _ratio(self, analysed: _AnalysedImage, wanted: ratio.Projections) -> ratio.Ratio:
         if analysed.anatomy is None:
             return ratio.Ratio()
-        hearts = [finding.decision for finding in found if finding.label == ratio.CARDIOMEGALY]
         return ratio.measure(
             analysed.image,
             analysed.anatomy,
@@ -234,7 +244,6 @@ class ChestXray:
             self._anatomy_model(),
             wanted,
             effusion=self._effusion_is_possible(analysed.analysis),
-            no_cardiomegaly=Decision.ABSENT in hearts,
         )
 
     def _effusion_is_possible(self, analysis: Analysis) -> bool:
@@ -304,7 +313,7 @@ class ChestXray:
             if label.name not in settings.shown:
                 continue
             value = probability(label, float(analysis.logits[index]))
-            decision = decide(label, value)
+            decision = settings.shown[label.name].limited(decide(label, value))
             regions: tuple[Region, ...] = ()
             evidence = None
             if decision is Decision.PRESENT:
@@ -325,10 +334,18 @@ class ChestXray:
                     site=label.site,
                     side=_side(analysed, label, regions),
                     evidence=evidence,
+                    certainty=self._certainty(settings, label, decision),
                     reliability=self._reliability(settings, label, decision),
                 )
             )
         return found
+
+    def _certainty(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+        rate = settings.prevalences.get(label.name)
+        if rate is None:
+            return ""
+        right = operating_points.predictive(self._card(), settings.point, label.name, decision, rate)
+        return certainty(right[0]) if right and decision is Decision.PRESENT else ""
 
     def _reliability(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
         rate = settings.prevalences.get(label.name)
@@ -359,10 +376,17 @@ def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> 
     return sides.pop() if len(sides) == 1 else ""
 
 
-def _not_assessed(settings: _RuleOptions) -> QualityNote:
+def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """What nobody has looked for: a label that is hidden is not absent."""
-    hidden = [label.code.meaning for label in settings.labels if label.name not in settings.shown]
-    return QualityNote("not assessed", f"{', '.join([*hidden, f'and {UNTRAINED}'])}.")
+    judged = {ratio.CARDIOMEGALY} if size_judged else set()
+    hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
+    names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
+    return QualityNote(NOT_ASSESSED, f"{', '.join([*hidden, f'and {UNTRAINED}'])}.", names=names)
+
+
+def _urgency(name: str) -> int:
+    """The place in a list that may be cut: first what a reader must not believe to be excluded."""
+    return _URGENT.index(name) if name in _URGENT else len(_URGENT)
 
 
 def _cleaned(

@@ -31,13 +31,10 @@ EFFUSION_NOTE: Final = (
     "may be too large: a pleural effusion is possible, and fluid beside the heart is taken for heart. Check "
     "the ends of the heart's line."
 )
+_TOO_LARGE: Final = "perhaps too large beside an effusion"
 CARDIOMEGALY: Final = "Cardiomegaly"
 LIMIT: Final = 0.5
 """Above it a heart on a PA film is usually called large (C. Danzer, Am J Med Sci 1919)."""
-APART_NOTE: Final = (
-    "above 0.5, yet cardiomegaly is not suspected: two models judge apart, and a shallow breath raises the "
-    "ratio, too."
-)
 
 # Private: LOINC has those of fetuses only.
 CARDIOTHORACIC_RATIO: Final = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
@@ -63,6 +60,8 @@ class Ratio:
 
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[QualityNote, ...] = ()
+    judges_size: bool = False
+    """Whether the ratio says how large the heart is: of a PA film, compared with the limit."""
 
 
 def measure(
@@ -73,13 +72,11 @@ def measure(
     wanted: Projections,
     *,
     effusion: bool = False,
-    no_cardiomegaly: bool = False,
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; a note warns the reader.
-    ``no_cardiomegaly``: the model suspects none; a note warns the reader where the ratio is large all the
-    same. Widths are in millimetres where the header gives the pixel spacing, else in pixels.
+    ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; statement and note warn
+    the reader. Widths are in millimetres where the header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header)
     if wanted is Projections.OFF:
@@ -88,17 +85,31 @@ def measure(
         return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
     if anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
-    measurements = _measurements(image, anatomy.measured, pose, model.ref)
+    statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)
+    measurements = _measurements(image, anatomy.measured, pose, model.ref, statement)
     notes = [_note(image, _caution(image.header, projection, model.agreement))]
     if effusion:
-        notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid, on_faces=True))
-    if no_cardiomegaly and projection == "PA" and round(anatomy.measured.ratio, 2) > LIMIT:
-        notes.append(QualityNote(NOTE, APART_NOTE, image.uid, on_faces=True))
-    return Ratio(measurements, tuple(notes))
+        notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid))
+    return Ratio(measurements, tuple(notes), judges_size=projection == "PA")
+
+
+def _statement(
+    ratio: float, projection: str, agreement: tuple[float, float] | None, *, effusion: bool
+) -> str:
+    """What the ratio means: the heart is enlarged, or not, where a reader would surely agree."""
+    number = f"cardiothoracic ratio {ratio:.2f}"
+    low, high = agreement or (0.0, 0.0)
+    if projection != "PA":
+        return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
+    if ratio - high > LIMIT:
+        return f"Heart enlarged, {number}" if not effusion else f"{number.capitalize()}, {_TOO_LARGE}"
+    if ratio - low < LIMIT:
+        return f"Heart not enlarged, {number}"
+    return f"Heart size borderline, {number}"
 
 
 def _measurements(
-    image: SourceImage, found: Cardiothoracic, pose: Pose, model: ModelRef
+    image: SourceImage, found: Cardiothoracic, pose: Pose, model: ModelRef, statement: str
 ) -> tuple[Measurement, ...]:
     spacing = radiograph_spacing(image.header)
     # Down and across change places in an image that was turned by a quarter.
@@ -111,7 +122,15 @@ def _measurements(
     name, lines = CARDIOTHORACIC_RATIO.meaning, (found.heart.points, found.thorax.points)
     return (
         Measurement(
-            image.uid, name, CARDIOTHORACIC_RATIO, round(found.ratio, 3), RATIO_UNIT, lines, model, THORAX
+            image.uid,
+            name,
+            CARDIOTHORACIC_RATIO,
+            round(found.ratio, 3),
+            RATIO_UNIT,
+            lines,
+            model,
+            THORAX,
+            statement=statement,
         ),
         width_of("Heart width", HEART, found.heart),
         width_of("Thoracic width", THORAX, found.thorax),

@@ -99,7 +99,8 @@ class Finding:
 
     ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
     ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
-    patient on which all regions lie; ``reliability``: how many of such calls are right. What is
+    patient on which all regions lie; ``certainty``: how far to trust a call that the finding is present, in
+    words; ``reliability``: the figure behind it, how many of such calls are right. What is
     ``research_only`` is not shown; nor may it follow from the others where ``exclusive`` ones sum to 1."""
 
     label: str
@@ -115,6 +116,7 @@ class Finding:
     side: Literal["", "L", "R"] = ""
     evidence: Heatmap | None = None
     tracking_uid: str = ""
+    certainty: str = ""
     reliability: str = ""
     research_only: bool = False
     exclusive: bool = False
@@ -132,13 +134,15 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class QualityNote:
     """Something that a reader should know about how far to trust the result. Never holds PHI. ``on_faces``:
-    must be read wherever the findings are. ``places``: where, for the node alone; as UltrasoundRegion.box."""
+    must be read wherever the findings are. ``places``: where, for the node alone; as UltrasoundRegion.box.
+    ``names``: what the note is about, as readers name it."""
 
     name: str
     text: str
     source_uid: str | None = None
     on_faces: bool = False
     places: tuple[tuple[int, int, int, int], ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,8 @@ class Measurement:
     ``lines``: polylines of two points or more on which it was taken, in the coordinates of :class:`Region`;
     open, or ``closed``: outlines whose last point is joined to the first. ``model``: the model that drew
     them; None where the number was written in the picture and only read. ``fetus``: which fetus was measured,
-    by its letter or number in the picture, "1" where there is only one; "" of the patient."""
+    by its letter or number in the picture, "1" where there is only one; "" of the patient. ``statement``: the
+    number in a reader's words, with what it means; "" of a number that the short result does not need."""
 
     source_uid: str
     name: str
@@ -162,6 +167,7 @@ class Measurement:
     frame: int | None = None
     closed: bool = False
     fetus: str = ""
+    statement: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):

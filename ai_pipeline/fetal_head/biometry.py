@@ -84,9 +84,16 @@ def measurements(
             HEAD,
             closed=closed,
             fetus=fetus,
+            statement=_statement(value, unit) if quantity is MEASURES[0] else "",
         )
         for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
     )
+
+
+def _statement(circumference: float, unit: Code) -> str:
+    if unit == MILLIMETRES:
+        return f"Head circumference {circumference:.0f} mm"
+    return "Head outlined, not measured in mm: the image does not give the size of its pixels"
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:

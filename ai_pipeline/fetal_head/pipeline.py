@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline import summary
 from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
@@ -132,7 +133,7 @@ class FetalHead:
             fetus, unknown = fetuses.get(image.uid, ("", ""))
             reason = analysed.reason or (SECOND_HEAD if analysed.found.second else unknown)
             if analysed.head is None or reason:
-                notes.append(QualityNote(NOTE, f"not measured: {reason}.", image.uid))
+                notes.append(QualityNote(NOTE, f"Head not measured: {reason}.", image.uid, on_faces=True))
                 continue
             header, model = image.header, self._model().ref
             measured += biometry.measurements(
@@ -140,7 +141,7 @@ class FetalHead:
             )
             pictures += [_mask(image, analysed.head, model), *cleaned[image.uid].images]
             notes += [QualityNote(NOTE, self._caution(analysed), image.uid), *cleaned[image.uid].notes]
-        notes.append(QualityNote("not assessed", NOT_ASSESSED))
+        notes.append(QualityNote(summary.NOT_ASSESSED, NOT_ASSESSED, names=("all but the size of the head",)))
         report(1.0, "fetal head")
         return PipelineResult(
             images=tuple(pictures),

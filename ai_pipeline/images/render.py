@@ -28,14 +28,13 @@ from ai_pipeline.contract import (
     QualityNote,
     Region,
 )
+from ai_pipeline.summary import decided_in_words, result_lines
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 
 NOT_FOR_DIAGNOSIS = "AI result - not for diagnostic use"
-UNSURE = "unsure"
-"""Name of the note on an image on which a model excludes nothing."""
 PLACE_IS_APPROXIMATE = {
     Origin.ACTIVATION: "box: class activation, approximate place",
     Origin.DETECTOR: "box: detector, approximate place",
@@ -50,11 +49,6 @@ SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
 """Letter sizes in pixels: less is not readable, more is not needed."""
 NARROWEST = 22
 """Least width of the result in letter heights, about forty characters; black is added at the right."""
-CATEGORIES = {
-    Decision.PRESENT: "suspected",
-    Decision.INDETERMINATE: "unclear",
-    Decision.ABSENT: "not suspected",
-}
 LEAST_WHOLE_PER_CENT = 0.0995
 """Smaller probabilities are written with a decimal, so that they differ from their cut-off."""
 MOST_NUMBERED = 9
@@ -112,7 +106,7 @@ def annotate(
             canvas.outline(None, line)
         else:
             canvas.measured(line)
-    captions = _box_captions([finding for finding, _ in placed]) + measured_text(drawn)
+    captions = _box_captions([finding for finding, _ in placed])
     return canvas.above([], captions, list(legend) or legend_of(findings, notes, drawn))
 
 
@@ -132,52 +126,28 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [caption(finding)], [meaning, *warning])
+    return canvas.above([bar], [label_text(finding)], [meaning, *warning])
 
 
 def label_text(finding: Finding) -> str:
-    """Say what a box shows: the finding, what the model makes of it, and by which number.
+    """Say what a box shows: ``AI: left pleural effusion suspected, low certainty``.
 
-    ``AI: Cardiomegaly suspected, 83 % (cut-off 40 %)``: a small number says nothing without the cut-off that
-    it reached. Of an uncalibrated model ``AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)``.
+    Where certainty was never measured the model's number follows with the cut-off that it reached, since a
+    number without it says nothing: ``83 % (cut-off 40 %)``, of an uncalibrated model ``score 0.83 (…)``.
     Presentation states say it in the same words.
     """
-    text = f"AI: {finding.name}"
-    if finding.code != BURNED_IN:
-        text += f" {CATEGORIES[finding.decision]}"
-    if finding.probability is None:
+    if finding.code == BURNED_IN:
+        return f"AI: {finding.name}"
+    text = f"AI: {decided_in_words(finding)}"
+    if finding.certainty or finding.probability is None:
         return text
     written = _per_cent if finding.model.calibrated else "{:.2f}".format
     cut_off = f" (cut-off {written(finding.threshold)})" if finding.threshold is not None else ""
     return f"{text}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
 
 
-def caption(finding: Finding) -> str:
-    """:func:`label_text`, and how many of such calls are right, where that was measured."""
-    return "; ".join(filter(None, (label_text(finding), finding.reliability)))
-
-
-def said_everywhere(notes: Iterable[QualityNote]) -> list[str]:
-    """What is to be read wherever findings are: ``Operating point: specific: …``."""
-    return [f"{note.name.capitalize()}: {note.text}" for note in notes if note.on_faces]
-
-
 def _per_cent(share: float) -> str:
     return f"{share * 100:.0f} %" if share >= LEAST_WHOLE_PER_CENT else f"{share * 100:.1f} %"
-
-
-def measurement_text(measurement: Measurement) -> str:
-    """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
-    unit = measurement.unit
-    if unit.value == "{ratio}":
-        return f"{measurement.name} {measurement.value:.2f}"
-    return f"{measurement.name} {measurement.value:.0f} {unit.meaning}"
-
-
-def measured_text(measurements: Sequence[Measurement]) -> list[str]:
-    """What was measured, in one line: without numbers that only count pixels; nothing of nothing."""
-    written = [measurement_text(one) for one in measurements if one.unit.value != "{pixels}"]
-    return [f"AI: {', '.join(written)}"] if written else []
 
 
 def legend_of(
@@ -185,13 +155,10 @@ def legend_of(
     notes: Sequence[QualityNote] = (),
     measurements: Sequence[Measurement] = (),
 ) -> list[str]:
-    """Return the usual legend: what has no place, what the boxes are, notes, the models, the warning."""
+    """Return the usual legend: the short result, what the boxes are, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
-    lines = [caption(finding) for finding in shown if not finding.regions]
-    if says_nothing(shown, findings, measurements):
-        lines.append(nothing_shown(findings, notes))
-    lines += places_told(region for finding in shown for region in finding.regions)
-    lines += said_everywhere(notes)
+    lines = result_lines(findings, measurements, notes)
+    lines += place_lines(region for finding in shown for region in finding.regions)
     models = [finding.model for finding in findings] + [one.model for one in measurements if one.model]
     return [*lines, *([_models(models)] if models else []), NOT_FOR_DIAGNOSIS]
 
@@ -202,35 +169,8 @@ def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = 
     return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
-def says_nothing(
-    shown: Iterable[Finding], findings: Iterable[Finding], measurements: Iterable[Measurement]
-) -> bool:
-    """Whether nothing that is ``shown`` is of the patient, so that :func:`nothing_shown` has to be read.
-
-    An image in which a model only measures something, and looks for no finding, shows its numbers.
-    """
-    return not assesses(shown) and (assesses(findings) or not assesses((), measurements))
-
-
-def nothing_shown(findings: Sequence[Finding], notes: Iterable[QualityNote] = ()) -> str:
-    """What is said of an image that shows no finding of the patient: only what was looked for is "not found",
-    and "not suspected" where the model is unsure of the image: it excludes nothing there.
-
-    ``findings`` and ``notes``: all of the image, absent ones too.
-    """
-    if assesses(findings):
-        names = dict.fromkeys(finding.name for finding in findings if finding.code != BURNED_IN)
-        unsure = any(note.name == UNSURE for note in notes)
-        return f"AI: not {'suspected' if unsure else 'found'}: {', '.join(names)}"
-    if not findings:
-        return "AI: nothing stated about this image"
-    absent = [finding.name for finding in findings if finding.decision is Decision.ABSENT]
-    seen = f"no {absent[0]} found" if absent else "burned-in annotation found"
-    return f"AI: {seen}; this AI does not assess the image"
-
-
-def places_told(regions: Iterable[Region]) -> list[str]:
-    """What the legend says of where boxes come from, each origin once."""
+def place_lines(regions: Iterable[Region]) -> list[str]:
+    """Where boxes come from, as lines of the legend, each origin once."""
     origins = {region.origin for region in regions}
     return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
@@ -242,7 +182,7 @@ def _box_captions(boxed: Sequence[Finding]) -> list[str]:
         return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
     numbers: dict[str, list[str]] = {}
     for number, finding in enumerate(boxed, start=1):
-        numbers.setdefault(caption(finding), []).append(str(number))
+        numbers.setdefault(label_text(finding), []).append(str(number))
     if len(boxed) < 2:
         return list(numbers)
     return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]

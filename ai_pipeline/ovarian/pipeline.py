@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ai_pipeline import summary
 from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.devices.rules import device_rules
@@ -35,7 +36,6 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.card import CARD, LESION, OVARY, OvarianOptions
 from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
@@ -44,13 +44,10 @@ from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 from ai_pipeline.ovarian.pixel_gate import PixelGate
 
 MODEL = "ovarian-efficientnet-lite0"
-UNSURE_NOTE = (
-    "no class is called present: the model is unsure, sees a normal ovary, or what it does not report; "
-    "nothing is excluded"
-)
-FILLED_NOTE = "no class is called present: {:.0%} of what was outlined was filled or blacked out"
-CHANGED_NOTE = "no class is given: the cleaned picture does not look like an ultrasound frame of an ovary"
-NO_CANCER_EXCLUDED = "whether a lesion is benign; no answer excludes cancer"
+UNSURE_NOTE = "The model is unsure, sees a normal ovary, or what it does not report; nothing is excluded"
+FILLED_NOTE = "{:.0%} of what was outlined was filled or blacked out"
+CHANGED_NOTE = "The cleaned picture does not look like an ultrasound frame of an ovary"
+NO_CANCER_EXCLUDED = "No answer excludes cancer"
 NOT_ASSESSED = (
     "size, blood flow, the other ovary, uterus, free fluid, and every kind of lesion that is no class of it"
 )
@@ -153,8 +150,9 @@ class Ovarian:
             scores.append(Scores(image.uid, self._card().ref, {label.name: value for label, value in values}))
         if failures and len(failures) == len(images):
             raise failures[0]
-        notes.append(QualityNote("not assessed", f"{NO_CANCER_EXCLUDED}.", on_faces=True))
-        notes.append(QualityNote("not assessed", f"{NOT_ASSESSED}."))
+        notes.append(QualityNote("cancer", f"{NO_CANCER_EXCLUDED}.", on_faces=True))
+        names = ("whether a lesion is benign", "size", "blood flow")
+        notes.append(QualityNote(summary.NOT_ASSESSED, f"{NOT_ASSESSED}.", names=names))
         report(1.0, "ovary")
         seconds["total"] = time.perf_counter() - began
         return PipelineResult(
@@ -263,7 +261,7 @@ def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -
         note = FILLED_NOTE.format(frame.filled)
     fault = frame.outline.fault
     notes = (
-        (not present, UNSURE, f"{note}.", True),
+        (not present, summary.UNSURE, f"{note}.", True),
         (bool(fault), "no_outline", f"{fault}: none is drawn.", False),
         (image.header.lossy, "lossy", "The image was compressed with loss.", False),
     )

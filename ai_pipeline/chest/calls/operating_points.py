@@ -8,7 +8,7 @@ how common the finding is: odds that it is there = odds of the prevalence × lik
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
@@ -19,13 +19,9 @@ from ai_pipeline.models.registry import Card, Label
 NOTE: Final = "operating point"
 UNSURE: Final = "unsure"
 """A card's table that says from how many labels between the two points on an image is unsure."""
-UNSURE_NOTE: Final = (
-    "this AI is unsure about the image as a whole: it can neither suspect nor exclude most findings, and "
-    "what it does not suspect may be there."
-)
+UNSURE_NOTE: Final = "This AI is unsure about the image as a whole: what it does not suspect may be there."
 UNUSUAL_NOTE: Final = (
-    "heart and lungs do not have the outlines of a usual chest ({fault}): this AI has seen few such films, "
-    "and what it does not suspect may be there."
+    "Not the outlines of a usual chest: {fault}. What this AI does not suspect may be there."
 )
 
 
@@ -73,7 +69,7 @@ def note(card: Card, point: OperatingPoint) -> QualityNote:
     measured = _measured(card, point).get("without_finding_called")
     if measured:
         text += f"; {_of_so_many(measured, 'films without any finding', 'gets one', 'get one')}"
-    return QualityNote(NOTE, f"{text}.", on_faces=True)
+    return QualityNote(NOTE, f"{text}.")
 
 
 def reliability(card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float) -> str:
@@ -82,15 +78,35 @@ def reliability(card: Card, point: OperatingPoint, label: str, decision: Decisio
     Shares are rounded to tenths, small ones to hundredths, with their 95 % interval. "" where the card has no
     figures, and for an undetermined finding.
     """
-    ratios = _measured(card, point).get("labels", {}).get(label, {})
-    odds = prevalence / (1 - prevalence)
-    key = {Decision.PRESENT: "present_ratio", Decision.ABSENT: "absent_ratio"}.get(decision)
-    if key is None or key not in ratios:
+    shares = predictive(card, point, label, decision, prevalence)
+    if shares is None:
         return ""
-    shares = [odds * ratio / (1 + odds * ratio) for ratio in ratios[key]]
     if decision is Decision.PRESENT:
         return _of_so_many(shares, "such calls", "is right", "are right")
     return _of_so_many(shares, "such films", "has it all the same", "have it all the same")
+
+
+def predictive(
+    card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float
+) -> tuple[float, float, float] | None:
+    """The share of images with this ``decision`` that have the finding, and the ends of its 95 % interval.
+
+    ``prevalence`` above 0 and below 1. None where the card has no figures, and for an undetermined finding.
+    """
+    ratios = figures(card, point, label)
+    odds = prevalence / (1 - prevalence)
+    key = {Decision.PRESENT: "present_ratio", Decision.ABSENT: "absent_ratio"}.get(decision)
+    if key is None or key not in ratios:
+        return None
+    value, low, high = (odds * ratio / (1 + odds * ratio) for ratio in ratios[key])
+    return value, low, high
+
+
+def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
+    """What was measured of a label on test images: sensitivity, specificity and likelihood ratios, each a
+    value with its 95 % interval; empty where nothing was."""
+    found: Mapping[str, Any] = _measured(card, point).get("labels", {}).get(label, {})
+    return found
 
 
 def unsure(card: Card, chances: Mapping[str, float]) -> bool:
@@ -116,7 +132,7 @@ def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:
     return found
 
 
-def _of_so_many(shares: list[float], what: str, one: str, more: str) -> str:
+def _of_so_many(shares: Sequence[float], what: str, one: str, more: str) -> str:
     """``of 10 such calls, about 3 are right (2 to 5)``; ``shares``: a value and the ends of its interval."""
     among = 10 if shares[0] >= 0.1 else 100
     value, low, high = (round(among * share) for share in shares)

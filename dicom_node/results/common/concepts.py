@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import contract
 from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
+from ai_pipeline.summary import HIGH
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ReaderVerdict
@@ -30,13 +31,14 @@ RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 # SNOMED CT 705057003 |Presence (property) (qualifier value)|; as in the finding models of Open Imaging
 # Data and in SNOMED's expressions for LOINC.
 PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
-# PS3.16 CID 240 Present-Absent, all three. SNOMED CT's own words for the last two are |Absence findings| and
-# |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
+# PS3.16 CID 240 Present-Absent has all but "Suspected". SNOMED CT's own words for the last two are |Absence
+# findings| and |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
 PRESENT: Final = DicomCode("52101004", "SCT", "Present")
+SUSPECTED: Final = DicomCode("415684004", "SCT", "Suspected")  # PS3.16 CID 3770
 ABSENT: Final = DicomCode("272519000", "SCT", "Absent")
 INDETERMINATE: Final = DicomCode("373068000", "SCT", "Undetermined")
 DECISIONS: Final[Mapping[Decision, DicomCode]] = MappingProxyType(
-    {Decision.PRESENT: PRESENT, Decision.ABSENT: ABSENT, Decision.INDETERMINATE: INDETERMINATE}
+    {Decision.PRESENT: SUSPECTED, Decision.ABSENT: ABSENT, Decision.INDETERMINATE: INDETERMINATE}
 )
 
 # PS3.16 CID 244 Laterality: no side but these two is ever claimed.
@@ -168,6 +170,13 @@ def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
     concept = CodedConcept.from_code(code)
     concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
     return concept
+
+
+def presence(finding: Finding) -> DicomCode:
+    """ "Present" only of a finding whose calls are right nine times in ten, else "Suspected"; "Absent" or
+    "Undetermined" of the others. Burned-in annotation is not of the patient, and is seen or not."""
+    is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
+    return PRESENT if finding.decision is Decision.PRESENT and is_sure else DECISIONS[finding.decision]
 
 
 def number_of(finding: Finding) -> CodedConcept:

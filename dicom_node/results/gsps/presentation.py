@@ -27,7 +27,7 @@ from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
 from ai_pipeline.images.numbers import decimal, decimal_of
-from ai_pipeline.images.render import measurement_text, nothing_shown, said_everywhere, says_nothing
+from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -44,7 +44,9 @@ from dicom_node.results.common.tracked import (
     tracked_measurements,
 )
 
-LAYER: Final = "AI"
+LINES: Final = "AI_LINES"
+TEXTS: Final = "AI_TEXTS"
+"""Layers of boxes and measured lines, and of words: a viewer can hide either."""
 OVERLAYS: Final = "OVERLAYS"
 
 # In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
@@ -77,10 +79,10 @@ def build_presentation(
     copied, and the overlays stay on.
     """
     overlays = _overlay_groups(source)
-    layer = GraphicLayer(
-        LAYER, order=2, description="AI findings", display_color=CIELabColor(82.0, 10.0, 80.0)
-    )
-    layers = [layer]
+    colour = CIELabColor(82.0, 10.0, 80.0)
+    lines = GraphicLayer(LINES, order=2, description="AI boxes and lines", display_color=colour)
+    texts = GraphicLayer(TEXTS, order=3, description="AI texts", display_color=colour)
+    layers = [lines, texts]
     if overlays:
         layers.insert(0, GraphicLayer(OVERLAYS, order=1, description="Overlays of the image"))
     image = source.stand_in if source.grey else _as_true_colour(source.stand_in)
@@ -90,16 +92,9 @@ def build_presentation(
         "content_description": "AI findings - not for diagnostic use",
         "graphic_layers": layers,
         "graphic_annotations": [
-            *_measured(context, source, measurements, layer, image),
-            *_annotations(
-                context,
-                source,
-                findings,
-                measurements,
-                notes,
-                layer,
-                image,
-            ),
+            *_measured(context, source, measurements, lines, image),
+            *_boxes(context, source, findings, (lines, texts), image),
+            _words(context, source, findings, measurements, notes, texts, image),
         ],
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
@@ -146,7 +141,29 @@ def srgb_profile() -> bytes:
     return bytes(profile)
 
 
-def _annotations(
+def _boxes(
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    layers: tuple[GraphicLayer, GraphicLayer],
+    image: Dataset,
+) -> list[GraphicAnnotation]:
+    """The boxes of each frame in the layer of lines, their names in the layer of texts."""
+    located = located_findings(context, source, of_source(source, findings))
+    annotations = []
+    for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
+        placed = [one for one in located if one.region is not None and one.finding.frame == frame]
+        number = (frame or 1) if source.frames > 1 else None
+        drawn = [_box(one, source) for one in placed]
+        names = [_label(one, source) for one in placed]
+        annotations += [
+            GraphicAnnotation([image], layers[0], referenced_frame_number=number, graphic_objects=drawn),
+            GraphicAnnotation([image], layers[1], referenced_frame_number=number, text_objects=names),
+        ]
+    return annotations
+
+
+def _words(
     context: ResultContext,
     source: Source,
     findings: Sequence[Finding],
@@ -154,27 +171,16 @@ def _annotations(
     notes: Sequence[QualityNote],
     layer: GraphicLayer,
     image: Dataset,
-) -> list[GraphicAnnotation]:
-    mine = of_source(source, findings)
-    located = located_findings(context, source, mine)
-    annotations = []
-    for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
-        placed = [one for one in located if one.region is not None and one.finding.frame == frame]
-        annotations.append(
-            GraphicAnnotation(
-                [image],
-                layer,
-                referenced_frame_number=(frame or 1) if source.frames > 1 else None,
-                graphic_objects=[_box(one, source) for one in placed],
-                text_objects=[_label(one, source) for one in placed],
-            )
-        )
-    listed = [one.text for one in located if one.region is None]
-    if says_nothing((one.finding for one in located), mine, measurements):
-        listed.append(nothing_shown(mine, notes))
-    lines = [*listed, *said_everywhere(notes)]
-    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, lines)))
-    return annotations
+) -> GraphicAnnotation:
+    """The short result with further numbers in a list at the top, where nothing overprints them."""
+    lines = result_lines(of_source(source, findings), measurements, notes)
+    numbers = [
+        measurement_text(one)
+        for one in measurements
+        if one.model is not None and not one.statement and one.unit.value != "{pixels}"
+    ]
+    lines += [line for line in numbers if line not in lines[0]]
+    return GraphicAnnotation([image], layer, text_objects=_texts(context, lines))
 
 
 def _measured(
@@ -184,24 +190,22 @@ def _measured(
     layer: GraphicLayer,
     image: Dataset,
 ) -> list[GraphicAnnotation]:
-    """The lines that a model measured, each once, with what was measured at its first end.
-
-    What was read from the picture stands in the picture already.
-    """
+    """The lines that a model measured, each once. What was read from the picture is in it already."""
     annotations = []
     drawn: set[bytes] = set()
     by_model = [one for one in measurements if one.model is not None]
     # A line that two numbers share is drawn for the one that has it alone.
     for one in sorted(tracked_measurements(context, source, by_model), key=lambda one: len(one.lines)):
         lines = [line for line in one.lines if line.tobytes() not in drawn]
+        if not lines:
+            continue
         drawn.update(line.tobytes() for line in lines)
         annotations.append(
             GraphicAnnotation(
                 [image],
                 layer,
                 referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
-                graphic_objects=[part for line in lines for part in _drawn(line, one)] or None,
-                text_objects=[_beside(one)],
+                graphic_objects=[part for line in lines for part in _drawn(line, one)],
             )
         )
     return annotations
@@ -218,19 +222,6 @@ def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]
         )
         for points in pieces
     ]
-
-
-def _beside(tracked: TrackedMeasurement) -> TextObject:
-    """What was measured, below the middle of its last line."""
-    line = tracked.lines[-1]
-    return TextObject(
-        f"AI: {measurement_text(tracked.measurement)}",
-        units="PIXEL",
-        anchor_point=(float(line[:, 0].mean()), float(line[:, 1].max())),
-        anchor_point_visible=False,
-        tracking_id=tracked.identifier,
-        tracking_uid=tracked.tracking_uid,
-    )
 
 
 def _box(located: LocatedFinding, source: Source) -> GraphicObject:

@@ -13,13 +13,10 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import Decision, DerivedImage, Finding, Measurement, QualityNote
 from ai_pipeline.images.render import (
     annotate,
-    caption,
     heatmap_overlay,
-    nothing_shown,
-    places_told,
-    said_everywhere,
-    says_nothing,
+    place_lines,
 )
+from ai_pipeline.summary import result_lines
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import (
@@ -64,12 +61,8 @@ def build_annotated(
     located = located_findings(context, source, findings)
     frame = next((one.finding.frame for one in located if one.finding.frame), 1)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
-    words = [caption(one.finding) for one in shown if one.region is None]
-    mine = of_source(source, findings)
-    if says_nothing((one.finding for one in located), mine, measurements):
-        words.append(nothing_shown(mine, notes))
-    words += places_told(one.region for one in shown if one.region is not None)
-    words += said_everywhere(notes)
+    words = result_lines(of_source(source, findings), measurements, notes)
+    words += place_lines(one.region for one in shown if one.region is not None)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(

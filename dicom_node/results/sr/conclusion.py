@@ -1,26 +1,16 @@
-"""The report's conclusion in words: what was found and what was not, and how burned-in text was handled.
-
-Names without numbers: each number stands once, in its measurement.
-"""
+"""The report's conclusion: the short result of each image, and how burned-in text was handled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
-from ai_pipeline.images.render import CATEGORIES, UNSURE, assesses
+from ai_pipeline.contract import Finding, PipelineResult, QualityNote
+from ai_pipeline.summary import UNSURE, decided_in_words, result_lines
 from dicom_node.results.common.context import NOT_HERE
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import of_source, ranked
+from dicom_node.results.common.tracked import ranked
 
-_DECIDED: Final = {
-    Decision.PRESENT: "present",
-    Decision.INDETERMINATE: "undetermined",
-    Decision.ABSENT: "not found",
-}
-# Notes on how far the findings go, of an image or of all.
-_OF_FINDINGS: Final = frozenset({UNSURE, "operating point", "not assessed", NOT_HERE})
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
     {"burned_in", "kept", "blacked_out", "over_lesion", "side_marker", "cleaning_failed", "overlay_planes"}
@@ -28,26 +18,20 @@ _OF_CLEANING: Final = frozenset(
 
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
-    """One paragraph on all images of the report; images with the same sentence are named together."""
-    found = _grouped((source, _findings(source, result)) for source in sources)
-    measured = _grouped((source, _measured(source, result.measurements)) for source in sources)
+    """The lines on all images of the report; images with the same lines are named together."""
+    found = _grouped((source, _result(source, result)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
-    limits = _grouped((source, _limits(result.quality, source.uid)) for source in sources)
-    parts = [f"AI: {part}." for part in found]
-    parts += limits
-    parts += [f"Measured: {part}." for part in measured]
-    if cleaned:
-        parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
-    if not assesses(result.findings, result.measurements):
-        parts.append("This AI does not assess the images." if cleaned or result.findings else _NOTHING)
-    return " ".join(filter(None, (*parts, _limits(result.quality, None))))
+    here = [note.text for note in result.quality if note.name == NOT_HERE]
+    parts = [*found, *here, *([f"Burned-in annotation: {'. '.join(cleaned)}."] if cleaned else [])]
+    return "\r\n".join(parts)
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
     """Quality notes on an image; notes without an image go with the first of ``sources``."""
     mine = {source.uid, None} if source is sources[0] else {source.uid}
-    elsewhere = _OF_CLEANING | _OF_FINDINGS
-    return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in elsewhere)
+    elsewhere = _OF_CLEANING | {NOT_HERE}
+    behind = [note for note in notes if note.source_uid in mine and not note.on_faces]
+    return tuple(f"{note.name}: {note.text}" for note in behind if note.name not in elsewhere)
 
 
 def is_unsure(source: Source, result: PipelineResult) -> bool:
@@ -61,14 +45,11 @@ def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     Empty where the reliability of none was measured.
     """
     parts = [
-        f"{finding.name} {CATEGORIES[finding.decision]}: {finding.reliability}"
+        f"{decided_in_words(finding)}: {finding.reliability}"
         for finding in ranked(findings)
         if finding.reliability
     ]
     return (f"reliability: {'; '.join(parts)}.",) if parts else ()
-
-
-_NOTHING: Final = "AI: nothing stated about the images."
 
 
 def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
@@ -86,26 +67,11 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     ]
 
 
-def _findings(source: Source, result: PipelineResult) -> str:
-    named: dict[Decision, list[str]] = {}
-    for finding in ranked(of_source(source, result.findings)):
-        if finding.code != BURNED_IN:
-            named.setdefault(finding.decision, []).append(finding.name)
-    # "Not found" would say more than a model knows that excludes nothing on this image.
-    words = {**_DECIDED, Decision.ABSENT: "not suspected"} if is_unsure(source, result) else _DECIDED
-    return "; ".join(f"{words[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
-
-
-def _limits(notes: Iterable[QualityNote], uid: str | None) -> str:
-    """What notes say of the findings of one image, or of all where ``uid`` is None."""
-    mine = [note for note in notes if note.source_uid == uid and note.name in _OF_FINDINGS]
-    return " ".join(f"{note.name.capitalize()}: {note.text}" for note in mine)
-
-
-def _measured(source: Source, measurements: Sequence[Measurement]) -> str:
-    return ", ".join(
-        one.name for one in measurements if one.source_uid == source.uid and one.model is not None
-    )
+def _result(source: Source, result: PipelineResult) -> str:
+    findings = [one for one in result.findings if one.source_uid == source.uid]
+    measured = [one for one in result.measurements if one.source_uid == source.uid]
+    notes = [one for one in result.quality if one.source_uid in {None, source.uid}]
+    return "\r\n".join(result_lines(findings, measured, notes))
 
 
 def _cleaning(source: Source, notes: Sequence[QualityNote]) -> str:

@@ -123,7 +123,7 @@ def image_finding_group(context: ResultContext, located: LocatedFinding, source:
 def _about(context: ResultContext, located: LocatedFinding, source: Source) -> dict[str, Any]:
     """What both kinds of groups say of a finding; presence is of CID 240."""
     finding = located.finding
-    presence = QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
+    presence = QualitativeEvaluation(concepts.PRESENCE, concepts.presence(finding))
     return {
         "tracking_identifier": _tracking(located),
         "finding_type": concepts.coded(finding.code),
@@ -163,9 +163,7 @@ def evaluations_container(
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
     items = [
-        _evaluation_item(
-            context, one.finding, concepts.DECISIONS[one.finding.decision], source, _tracking(one)
-        )
+        _evaluation_item(context, one.finding, concepts.presence(one.finding), source, _tracking(one))
         for one, source in located
     ]
     for summary in summaries:

@@ -13,6 +13,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from ai_pipeline.contract import Decision
 from dicom_node.results.common import concepts
 
 # PS3.16 TID 1500: the containers and the concepts that are read here.
@@ -20,7 +21,9 @@ _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
 _SITE = "363698007"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
 _TRACKING_UID = "112040"
-_DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()}
+_DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()} | {
+    concepts.PRESENT.value: Decision.PRESENT.value
+}
 
 
 def findings(report: Path) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
         )
         for group in groups(report)
     ]
-    assert said == [("Cardiomegaly", "Present"), ("Nodule of lung", "Undetermined")]
+    assert said == [("Cardiomegaly", "Suspected"), ("Nodule of lung", "Undetermined")]
     (absent,) = (item for item in items(report) if _name(item) == "Pleural effusion")
     assert absent.ConceptCodeSequence[0].CodeMeaning == "Absent"
     numbers = values(absent, "NUM")
@@ -236,12 +236,12 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
     assert (state.ShutterShape, list(state.CenterOfCircularShutter)) == ("CIRCULAR", [120, 110])
     assert (state.RadiusOfCircularShutter, state.ShutterPresentationValue) == (90, 77)
     assert state[0x60021001].value == "OVERLAYS"
-    assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == ["OVERLAYS", "AI"]
+    assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == ["OVERLAYS", "AI_LINES", "AI_TEXTS"]
     plain = one(
         ResultKind.GSPS, context(), source(write_image(tmp_path / "a.dcm", DX, grey_image())), found()
     )
     assert "ShutterShape" not in plain
-    assert [layer.GraphicLayer for layer in plain.GraphicLayerSequence] == ["AI"]
+    assert [layer.GraphicLayer for layer in plain.GraphicLayerSequence] == ["AI_LINES", "AI_TEXTS"]
 
 
 def test_no_result_of_an_untiled_image_speaks_of_a_total_pixel_matrix(cr: SourceObject) -> None:
@@ -285,7 +285,7 @@ def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> N
     ]
     assert frames == [4, 2]
     assert [
-        a.ReferencedImageSequence[0].ReferencedFrameNumber for a in state.GraphicAnnotationSequence[:2]
+        a.ReferencedImageSequence[0].ReferencedFrameNumber for a in state.GraphicAnnotationSequence[:4:2]
     ] == frames
 
 

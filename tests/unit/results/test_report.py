@@ -23,7 +23,6 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
-from ai_pipeline.images.render import nothing_shown
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import ResultContext, SourceObject
@@ -108,7 +107,7 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
     contained = [item for item in read.ContentSequence if item.RelationshipType == "CONTAINS"]
     assert contained[0].ConceptNameCodeSequence[0].CodeMeaning == "Conclusion"
     assert conclusion(read) == (
-        "AI: present: Cardiomegaly; undetermined: Nodule of lung; not found: Pleural effusion."
+        "AI: Suspected: cardiomegaly. Cannot exclude: nodule of lung. Not found: pleural effusion."
     )
     assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
     numbers = [
@@ -119,40 +118,43 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
     assert sorted(numbers) == [7.0, 40.0, 41.0, 41.0, 83.0], "each once, with its cut-off unless absent"
 
 
-def test_how_far_the_findings_go_is_said_in_the_conclusion_and_on_the_image(tmp_path: Path) -> None:
+def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusion_once(
+    tmp_path: Path,
+) -> None:
     one = film(tmp_path)
     notes = (
-        QualityNote("unsure", "this AI is unsure about the image as a whole.", one.image.uid, on_faces=True),
-        QualityNote("operating point", "specific: few false alarms.", on_faces=True),
-        QualityNote("not assessed", "Pneumonia."),
-        QualityNote("age", "The patient's age is unknown.", one.image.uid),
+        QualityNote("unsure", "This AI is unsure about the image as a whole.", one.image.uid, on_faces=True),
+        QualityNote("operating point", "specific: few false alarms."),
+        QualityNote("not assessed", "Pneumonia, and bones.", names=("pneumonia",)),
     )
-    found = finding(CARDIOMEGALY, 0.83, one.image.uid, BOX)
+    found = finding(CARDIOMEGALY, 0.83, one.image.uid, BOX, certainty="low certainty")
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     faces = built(context(), one, PipelineResult(findings=(found, none), quality=notes))
-    assert conclusion(faces[ResultKind.SR]) == (
-        "AI: present: Cardiomegaly; not suspected: Pleural effusion. "
-        "Unsure: this AI is unsure about the image as a whole. "
-        "Operating point: specific: few false alarms. Not assessed: Pneumonia."
-    )
+    lines = [
+        "AI: Suspected, low certainty: cardiomegaly. Cannot exclude: pleural effusion.",
+        "Not assessed: pneumonia.",
+        "This AI is unsure about the image as a whole.",
+    ]
+    assert conclusion(faces[ResultKind.SR]) == "\r\n".join(lines)
     remarks = [str(item.TextValue) for item in named(faces[ResultKind.SR], "121106")]
-    assert "age: The patient's age is unknown." in remarks
-    assert not any("specific" in remark or "Pneumonia" in remark for remark in remarks)
+    assert "operating point: specific: few false alarms." in remarks
+    assert "not assessed: Pneumonia, and bones." in remarks
+    assert not any("unsure about" in remark for remark in remarks)
     on_image = str(faces[ResultKind.GSPS])
-    assert "Unsure: this AI is unsure" in on_image and "Operating point: specific" in on_image
-    assert "Not assessed" not in on_image and "age is unknown" not in on_image
+    assert all(line in on_image for line in lines) and "few false alarms" not in on_image
 
 
 def test_no_object_for_a_reader_writes_a_class_as_files_do(tmp_path: Path) -> None:
     one = film(tmp_path)
-    serous = finding(EFFUSION, 0.834, one.image.uid, BOX, label="Serous_Cystadenoma", reliability="half.")
+    code = Code("SEROUS", "99AINODE", "Serous cystadenoma")
+    serous = finding(code, 0.834, one.image.uid, BOX, label="Serous_Cystadenoma", reliability="half.")
     faces = built(context(), one, PipelineResult(findings=(serous,)))
     for kind in (ResultKind.SR, ResultKind.GSPS):
-        assert "Serous Cystadenoma" in str(faces[kind])
+        assert "erous cystadenoma" in str(faces[kind])
         assert "Serous_" not in str(faces[kind])
 
 
-@pytest.mark.parametrize(("unsure", "word"), [(True, "suspected"), (False, "found")])
+@pytest.mark.parametrize(("unsure", "word"), [(True, "Cannot exclude"), (False, "Not found")])
 def test_nothing_is_called_not_found_where_the_model_is_unsure(
     tmp_path: Path, unsure: bool, word: str
 ) -> None:
@@ -161,14 +163,13 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
     rate = "of 100 such films, about 2 have it all the same"
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT, reliability=rate)
     faces = built(context(), one, PipelineResult(findings=(none,), quality=notes))
-    assert conclusion(faces[ResultKind.SR]).startswith(f"AI: not {word}: Pleural effusion")
+    assert f"{word}: pleural effusion." in conclusion(faces[ResultKind.SR])
     assert value(faces[ResultKind.SR], "RESULT") == ("NONESUSPECTED" if unsure else "NONEFOUND")
     assert ("373068000" in str(faces[ResultKind.SR])) is unsure  # undetermined
     assert ("272519000" in str(faces[ResultKind.SR])) is not unsure  # absent
     remarks = "".join(str(item.TextValue) for item in named(faces[ResultKind.SR], "121106"))
     assert ("of 100 such films" in remarks) is not unsure
-    assert f"AI: not {word}: Pleural effusion" in str(faces[ResultKind.GSPS])
-    assert nothing_shown((none,), notes) == f"AI: not {word}: Pleural effusion"
+    assert f"{word}: pleural effusion." in str(faces[ResultKind.GSPS])
 
 
 @pytest.mark.parametrize("looked_for", [True, False])
@@ -187,7 +188,7 @@ def test_a_number_does_not_hide_what_was_looked_for_in_vain(tmp_path: Path, look
     found = PipelineResult(findings=(none,) * looked_for, measurements=(width,))
     said = str(built(context(), one, found)[ResultKind.GSPS])
     assert "Heart width" in said
-    assert ("AI: not found: Pleural effusion" in said) is looked_for
+    assert ("Not found: pleural effusion" in said) is looked_for
     assert "nothing stated" not in said
 
 
@@ -200,8 +201,8 @@ def test_how_many_such_calls_are_right_is_one_remark_on_the_image(tmp_path: Path
     ]
     remarks = [str(item.TextValue) for item in named(report(one, *found), "121106")]
     assert (
-        "reliability: Cardiomegaly suspected: of 10 such calls, about 3 are right; "
-        "Pleural effusion not suspected: of 100 such films, 2."
+        "reliability: cardiomegaly suspected: of 10 such calls, about 3 are right; "
+        "pleural effusion not found: of 100 such films, 2."
     ) in remarks
 
 
@@ -210,16 +211,18 @@ def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> No
     uid, kinds = one.image.uid, [ResultKind.SR, ResultKind.GSPS, ResultKind.SC]
     absent = finding(CARDIOMEGALY, 0.01, uid, decision=Decision.ABSENT)
     said = {
-        "AI: not found: Cardiomegaly": ("NONEFOUND", (absent,)),
-        "AI: no burned-in text found; this AI does not assess the image": ("NOTASSESSED", (burned(uid),)),
-        "AI: burned-in annotation found; this AI does not assess the image": (
+        "AI: Not found: cardiomegaly.": ("NONEFOUND", (absent,)),
+        "AI: no burned-in text found; this AI does not assess the image.": ("NOTASSESSED", (burned(uid),)),
+        "AI: burned-in annotation found; this AI does not assess the image.": (
             "NOTASSESSED",
             (burned(uid, TEXT),),
         ),
-        "AI: nothing stated about this image": ("NOTASSESSED", ()),
+        "AI: nothing stated about this image.": ("NOTASSESSED", ()),
     }
     for words, (answer, found) in said.items():
-        assert nothing_shown(found) == words
+        assert conclusion(
+            built(context(kinds=kinds), one, PipelineResult(findings=found))[ResultKind.SR]
+        ).startswith(words)
         faces = built(context(kinds=kinds), one, PipelineResult(findings=found))
         assert value(faces[ResultKind.SR], "RESULT") == answer
         assert words in str(faces[ResultKind.GSPS])
@@ -246,7 +249,7 @@ def test_a_side_comes_from_the_region_or_from_an_image_of_one_side(tmp_path: Pat
     assert value(report(breast, finding(NODULE, 0.8, breast.image.uid, TEXT)), "272741003") == "7771000"
 
 
-def test_the_report_of_a_cleaning_is_one_paragraph_with_its_measurements_behind_it(tmp_path: Path) -> None:
+def test_the_report_of_a_cleaning_is_two_lines_with_its_measurements_behind_them(tmp_path: Path) -> None:
     one = still(tmp_path)
     uid = one.image.uid
     notes = (
@@ -257,7 +260,8 @@ def test_the_report_of_a_cleaning_is_one_paragraph_with_its_measurements_behind_
     length = Measurement(uid, "Length", LENGTH, 2.3, UNITS["cm"], (((10.0, 10.0), (50.0, 10.0)),))
     read = report(one, burned(uid, TEXT), quality=notes, measurements=(length,))
     assert conclusion(read) == (
-        "Burned-in annotation: removed: 1 text; left in place: 2 caliper. This AI does not assess the images."
+        "AI: burned-in annotation found; this AI does not assess the image.\r\n"
+        "Burned-in annotation: removed: 1 text; left in place: 2 caliper."
     )
     (group,) = named(read, "125007")
     assert value(group, "121071") == "BURNEDINLENGTH"
@@ -275,8 +279,8 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     )[0].data
     assert data is not None
     assert conclusion(pydicom.dcmread(io.BytesIO(data))) == (
-        "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text. "
-        "This AI does not assess the images."
+        "images 1, 2, 3: AI: burned-in annotation found; this AI does not assess the image.\r\n"
+        "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
     )
 
 

@@ -26,11 +26,10 @@ from ai_pipeline.images.render import (
     YELLOW,
     _box_captions,
     annotate,
-    caption,
     heatmap_overlay,
     label_text,
     legend_of,
-    places_told,
+    place_lines,
 )
 
 MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
@@ -78,11 +77,11 @@ def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
 
 
 def test_several_boxes_are_numbered_and_many_are_counted() -> None:
-    assert _box_captions([finding()]) == ["AI: Cardiomegaly suspected, 83 % (cut-off 40 %)"]
-    other = replace(finding(), label="Nodule", probability=0.5)
+    assert _box_captions([finding()]) == ["AI: cardiomegaly suspected, 83 % (cut-off 40 %)"]
+    other = replace(finding(), label="Nodule", code=NODULE, probability=0.5)
     assert _box_captions([finding(), other, finding()]) == [
-        "[1, 3] AI: Cardiomegaly suspected, 83 % (cut-off 40 %)",
-        "[2] AI: Nodule suspected, 50 % (cut-off 40 %)",
+        "[1, 3] AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
+        "[2] AI: nodule suspected, 50 % (cut-off 40 %)",
     ]
     assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
@@ -104,24 +103,24 @@ def test_what_is_absent_is_not_drawn() -> None:
     display = np.zeros((600, 800), np.uint8)
     drawn = annotate(display, [finding((200.0, 300.0, 400.0, 450.0), decision=Decision.ABSENT)])
     assert not drawn[200:460, 190:410].any()
-    assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: not found: Cardiomegaly"
+    assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: Not found: cardiomegaly."
 
 
 def test_only_a_calibrated_model_speaks_in_per_cent() -> None:
-    assert label_text(finding()) == "AI: Cardiomegaly suspected, 83 % (cut-off 40 %)"
+    assert label_text(finding()) == "AI: cardiomegaly suspected, 83 % (cut-off 40 %)"
     uncalibrated = replace(finding(), model=replace(MODEL, calibrated=False))
-    assert label_text(uncalibrated) == "AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)"
+    assert label_text(uncalibrated) == "AI: cardiomegaly suspected, score 0.83 (cut-off 0.40)"
 
 
 @pytest.mark.parametrize(
     ("decision", "probability", "threshold", "said"),
     [
-        (Decision.INDETERMINATE, 0.33, 0.34, "AI: Cardiomegaly unclear, 33 % (cut-off 34 %)"),
-        (Decision.PRESENT, 0.042, 0.039, "AI: Cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
-        (Decision.PRESENT, 0.0996, 0.039, "AI: Cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
-        (Decision.PRESENT, 0.83, None, "AI: Cardiomegaly suspected, 83 %"),
-        (Decision.PRESENT, None, None, "AI: Cardiomegaly suspected"),
-        (Decision.ABSENT, 0.01, 0.4, "AI: Cardiomegaly not suspected, 1.0 % (cut-off 40 %)"),
+        (Decision.INDETERMINATE, 0.33, 0.34, "AI: cardiomegaly not excluded, 33 % (cut-off 34 %)"),
+        (Decision.PRESENT, 0.042, 0.039, "AI: cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
+        (Decision.PRESENT, 0.0996, 0.039, "AI: cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
+        (Decision.PRESENT, 0.83, None, "AI: cardiomegaly suspected, 83 %"),
+        (Decision.PRESENT, None, None, "AI: cardiomegaly suspected"),
+        (Decision.ABSENT, 0.01, 0.4, "AI: cardiomegaly not found, 1.0 % (cut-off 40 %)"),
     ],
 )
 def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
@@ -131,18 +130,16 @@ def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
     assert label_text(told) == said
 
 
-def test_a_caption_says_how_many_such_calls_are_right_and_the_label_at_the_box_does_not() -> None:
-    told = replace(finding(), reliability="of 10 such calls, about 3 are right (2 to 5)")
-    assert caption(told) == f"{label_text(told)}; of 10 such calls, about 3 are right (2 to 5)"
-    assert caption(finding()) == label_text(finding())
-    assert caption(told) in legend_of([told])
+def test_a_label_says_how_far_to_trust_it_in_words_where_that_was_measured() -> None:
+    sure = replace(finding(), certainty="low certainty", reliability="of 10 such calls, about 3 are right")
+    assert label_text(sure) == "AI: cardiomegaly suspected, low certainty"
 
 
 def test_the_legend_has_only_the_notes_that_must_be_read_beside_every_picture() -> None:
-    everywhere = QualityNote("operating point", "specific: few false alarms.", on_faces=True)
+    everywhere = QualityNote("no outline", "The lung is white.", on_faces=True)
     lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
-    assert "Operating point: specific: few false alarms." in lines
-    assert not any("age" in line for line in lines if line.startswith("Age"))
+    assert "The lung is white." in lines
+    assert not any("age is unknown" in line for line in lines)
 
 
 def test_annotation_to_remove_is_no_suspicion() -> None:
@@ -182,7 +179,7 @@ def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.M
     assert said == [
         "0.0",
         "1.0",
-        "AI: Cardiomegaly suspected, 83 % (cut-off 40 %)",
+        "AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
         "Colours: CAM; 1 = peak; no outline",
         "Model: model 1",
         "AI result - not for diagnostic use",
@@ -198,10 +195,10 @@ def test_a_missing_heat_map_or_one_of_another_size_is_refused(asked: Finding) ->
 def test_the_legend_says_whether_a_detector_or_an_activation_drew_the_box() -> None:
     box = ((1.0, 2.0), (3.0, 4.0))
 
-    said = places_told([Region("box", box, Origin.DETECTOR), Region("box", box, Origin.DETECTOR)])
+    said = place_lines([Region("box", box, Origin.DETECTOR), Region("box", box, Origin.DETECTOR)])
 
     assert said == ["box: detector, approximate place"]
-    assert places_told([Region("box", box, Origin.ACTIVATION)]) == [
+    assert place_lines([Region("box", box, Origin.ACTIVATION)]) == [
         "box: class activation, approximate place"
     ]
-    assert places_told([Region("box", box, Origin.MARK)]) == []
+    assert place_lines([Region("box", box, Origin.MARK)]) == []
