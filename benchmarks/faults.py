@@ -150,7 +150,6 @@ def main() -> int:
         wrong_ones = [*mistakes(ledger), *wrong(persons, decided(site), "before the restore")]
         held, failed = set(site.pacs.instances()), failed_studies(site)
         _progress(f"before the restore: {wrong_ones or 'the ledger balances'}")
-        _progress("restoring the dump of the middle")
         restore(site, url, dump)
         settle(site, load, persons)
         after = decided(site)
@@ -184,6 +183,7 @@ def settle(site: Site, load: Load, persons: Persons) -> None:
 
 def restore(site: Site, url: str, dump: Path) -> None:
     """As after a lost database: stop, restore, start, index the spool again, compare."""
+    _progress("restoring the dump of the middle")
     for node in site.nodes:
         node.kill()
     with_postgres(url, "pg_restore", "--clean", "--if-exists", "--exit-on-error", str(dump))
@@ -195,7 +195,7 @@ def restore(site: Site, url: str, dump: Path) -> None:
 
 
 def failed_studies(site: Site) -> set[str]:
-    """Studies whose analysis failed. After the restore those that failed since the dump are analysed again."""
+    """Studies whose analysis failed. Those that failed since the dump are analysed again afterwards."""
     with services.reading(loading.load([site.listeners[0].config])) as session:
         failed = select(Study.study_instance_uid).where(Study.state == StudyState.FAILED)
         return {str(uid) for uid in session.scalars(failed)}

@@ -236,7 +236,8 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
     assert (state.ShutterShape, list(state.CenterOfCircularShutter)) == ("CIRCULAR", [120, 110])
     assert (state.RadiusOfCircularShutter, state.ShutterPresentationValue) == (90, 77)
     assert state[0x60021001].value == "OVERLAYS"
-    assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == ["OVERLAYS", "AI_LINES", "AI_TEXTS"]
+    layers = [layer.GraphicLayer for layer in state.GraphicLayerSequence]
+    assert layers == ["OVERLAYS", "AI_LINES", "AI_TEXTS"]
     plain = one(
         ResultKind.GSPS, context(), source(write_image(tmp_path / "a.dcm", DX, grey_image())), found()
     )

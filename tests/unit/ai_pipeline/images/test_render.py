@@ -78,7 +78,7 @@ def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
 
 def test_several_boxes_are_numbered_and_many_are_counted() -> None:
     assert _box_captions([finding()]) == ["AI: cardiomegaly suspected, 83 % (cut-off 40 %)"]
-    other = replace(finding(), label="Nodule", code=NODULE, probability=0.5)
+    other = replace(finding(), code=Code("27925004", "SCT", "Nodule"), label="Nodule", probability=0.5)
     assert _box_captions([finding(), other, finding()]) == [
         "[1, 3] AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
         "[2] AI: nodule suspected, 50 % (cut-off 40 %)",
