@@ -137,8 +137,10 @@ def _line(sentences: Sequence[_Sentence]) -> str:
     for number, (head, names) in enumerate(sentences):
         left = sum(len(_counted(*one)) + 1 for one in sentences[number + 1 :])
         room = MOST - len("AI: ") - len(line) - (1 if line else 0) - left
-        line = f"{line} {_sentence(head, names, room)}".strip()
-    return line
+        sentence = _sentence(head, names, room)
+        if not line or names or len(sentence) <= room:  # a further number that does not fit is in its group
+            line = f"{line} {sentence}".strip()
+    return line if len(line) <= MOST - len("AI: ") else f"{line[: MOST - len('AI: ') - 1]}…"
 
 
 def _sentence(head: str, names: Sequence[str], room: int) -> str:

@@ -295,7 +295,7 @@ def _content_item(item: Dataset) -> str:
     if item.ValueType == "CODE":
         parts.append(f"= {_code(item.ConceptCodeSequence[0])}")
     text = item.get("TextValue") or item.get("UID") or item.get("PersonName")
-    return " ".join([*parts, *([f"= {text}"] if text else [])])
+    return " ".join([*parts, *([f"= {_in_one_line(text)}"] if text else [])])
 
 
 def _is_code(item: Dataset) -> bool:
@@ -322,8 +322,12 @@ def _value(element: DataElement) -> str:
         return f"{len(value)} bytes, sha256 {hashlib.sha256(value).hexdigest()[:16]}"
     text = "" if value is None else str(value)
     if len(text) <= _IN_ONE_LINE or element.VR in {"LT", "ST", "UT"}:
-        return text
+        return _in_one_line(text)
     return f"{len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _in_one_line(text: object) -> str:
+    return str(text).replace("\r\n", " | ")
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ class ChestOptions(PipelineOptions):
     )
     """Share of your patients that have a finding, by label. Probabilities are calibrated at the prevalence
     that the card names; here they and their thresholds are shifted to yours by Bayes' rule (Saerens et al.,
-    2002). No decision changes, and the report says it; how many calls are right ("of 10 such calls, about 3
-    are right") then holds for your patients too. True where the finding looks the same and is only rarer
-    or more common."""
+    2002), and the report says it. No decision changes, but a label that is too seldom right at your
+    prevalence is not assessed; how many calls are right ("of 10 such calls, about 3 are right") then holds
+    for your patients too. True where the finding looks the same and is only rarer or more common."""
 
 
 _SHIPPED: Final = "chest-efficientnet-lite0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -89,11 +89,11 @@ class _RuleOptions:
             labels = prevalence.at_site(card, labels, here)
         rates = {**prevalence.calibrated_at(card), **(here or {})}
         words = {label.name: words_of(card, point, label.name, rates.get(label.name)) for label in labels}
-        shown = {
-            label.name: words[label.name]
-            for label in labels
-            if given.all_labels or (label.supported and words[label.name].assessed)
-        }
+        if given.all_labels:
+            shown = {name: replace(one, suspected=True) for name, one in words.items()}
+        else:
+            known = [label.name for label in labels if label.supported]
+            shown = {name: words[name] for name in known if words[name].assessed}
         return _RuleOptions(given, point, labels, shown, rates)
 
 

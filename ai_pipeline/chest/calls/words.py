@@ -43,10 +43,9 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
 
     A label without figures may be suspected, since the site chose its model, and is never "not found".
     """
-    measured = figures(card, point, label)
-    if not measured or prevalence is None:
-        return Words(suspected=True, not_found=False)
-    right, low, _ = predictive(card, point, label, Decision.PRESENT, prevalence) or (0.0, 0.0, 0.0)
+    sensitivity = figures(card, point, label).get("sensitivity")
+    right = prevalence and predictive(card, point, label, Decision.PRESENT, prevalence)
     return Words(
-        suspected=right >= RIGHT and low >= SURELY_RIGHT, not_found=measured["sensitivity"][1] >= FOUND
+        suspected=not right or (right[0] >= RIGHT and right[1] >= SURELY_RIGHT),
+        not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )

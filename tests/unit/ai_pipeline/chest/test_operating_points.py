@@ -69,7 +69,6 @@ def test_an_unknown_point_is_refused_with_those_there_are(card: Card, without: C
 def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card: Card, without: Card) -> None:
     note = operating_points.note(card, SPECIFIC)
 
-    assert note.on_faces
     assert note.text == (
         "specific: few false alarms, more findings missed; "
         "of 100 films without any finding, about 9 get one (7 to 12)."

@@ -9,7 +9,7 @@ import pytest
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, AnatomyModel
 from ai_pipeline.chest.card import ChestOptions
-from ai_pipeline.chest.ratio import APART_NOTE, EFFUSION_NOTE, Projections, Ratio, measure
+from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.models.card import Chain, Input
@@ -29,7 +29,7 @@ def by_darkness(values: np.ndarray) -> dict[str, np.ndarray]:
     return {"organs": np.stack([bright, right, dark & ~right], axis=1).astype(np.float32)}
 
 
-MODEL = AnatomyModel(INPUT, by_darkness, 0.05, ModelRef("anatomy", "1", "a" * 64, "b" * 64))
+MODEL = AnatomyModel(INPUT, by_darkness, 0.05, ModelRef("anatomy", "1", "a" * 64, "b" * 64), (-0.03, 0.03))
 
 
 def ratio_of(
@@ -107,27 +107,33 @@ def test_a_reader_is_told_where_fluid_may_have_been_taken_for_heart() -> None:
     for effusion in (False, True):
         found = measure(image, anatomy, UPRIGHT, MODEL, Projections.PA, effusion=effusion)
         assert found.measurements
-        assert [note.text for note in found.notes if note.on_faces] == [EFFUSION_NOTE] * effusion
+        assert [note.text for note in found.notes[1:]] == [EFFUSION_NOTE] * effusion
 
 
 @pytest.mark.parametrize(
-    ("heart", "suspected", "view", "told"),
+    ("heart", "view", "effusion", "statement"),
     [
-        (0.56, False, "PA", True),
-        (0.56, True, "PA", False),
-        (0.44, False, "PA", False),
-        (0.56, False, "AP", False),
+        (0.62, "PA", False, "Heart enlarged, cardiothoracic ratio 0.6"),
+        (0.51, "PA", False, "Heart size borderline, cardiothoracic ratio 0.5"),
+        (0.42, "PA", False, "Heart not enlarged, cardiothoracic ratio 0.4"),
+        (0.62, "PA", True, "Cardiothoracic ratio 0.6"),
+        (0.42, "PA", True, "Heart not enlarged, cardiothoracic ratio 0.4"),
+        (0.62, "AP", False, "Cardiothoracic ratio 0.6"),
     ],
 )
-def test_a_reader_is_told_where_ratio_and_findings_disagree(
-    heart: float, suspected: bool, view: str, told: bool
+def test_the_statement_says_what_a_reader_would_surely_agree_with(
+    heart: float, view: str, effusion: bool, statement: str
 ) -> None:
     picture, _ = drawn_chest(480, heart=0.8 * heart)  # the lungs take .8 of the width
     image = ArrayImage(picture[None], modality="DX", view_position=view)
     anatomy = MODEL.outline(picture, UPRIGHT)
-    found = measure(image, anatomy, UPRIGHT, MODEL, Projections.ALL, no_cardiomegaly=not suspected)
-    assert found.measurements[0].value == pytest.approx(heart, abs=0.03)
-    assert [note.text for note in found.notes if note.on_faces] == [APART_NOTE] * told
+    found = measure(image, anatomy, UPRIGHT, MODEL, Projections.ALL, effusion=effusion)
+    said = found.measurements[0].statement
+    assert said.startswith(statement)
+    assert len(said) <= 110
+    assert found.judges_size is (view == "PA")
+    assert ("too large" in said) is (effusion and heart > 0.5)
+    assert ("not comparable" in said) is (view == "AP")
 
 
 def test_a_magnified_width_says_so() -> None:

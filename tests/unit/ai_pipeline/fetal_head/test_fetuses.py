@@ -104,7 +104,7 @@ def test_twins_are_measured_where_the_picture_says_which(study: Study) -> None:
     result = study.run("TWIN A", "TWIN B", "")
     assert measured(result) == {"1.2.1": "A", "1.2.2": "B"}
     assert reasons(result) == [
-        "not measured: there is more than one fetus, and the picture does not say which this is."
+        "Head not measured: there is more than one fetus, and the picture does not say which this is."
     ]
 
 
@@ -118,7 +118,7 @@ def test_two_heads_in_one_picture_are_not_measured(study: Study) -> None:
     study._fetal._loaded = model(of_columns_apart, spread=1.0)
     result = study.run("TWIN A", picture=np.maximum(drawn_head(head=left)[0], drawn_head(head=right)[0]))
     assert measured(result) == {}
-    assert reasons(result) == ["not measured: the picture shows more than one head."]
+    assert reasons(result) == ["Head not measured: the picture shows more than one head."]
 
 
 def test_what_lies_beside_the_head_and_is_none_does_not_matter(study: Study) -> None:
