@@ -95,6 +95,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.contract",
         "ai_pipeline.errors",
         "ai_pipeline.images.render",
+        "ai_pipeline.summary",
         "ai_pipeline.terms",
         "ai_pipeline.images.decode",
     ),
@@ -144,9 +145,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ai_pipeline.errors": (),
     "ai_pipeline.extras": (),
     "ai_pipeline.mistakes": (),
+    "ai_pipeline.summary": ("ai_pipeline.contract",),
     "ai_pipeline.terms": (),
     "ai_pipeline.pipelines": ("ai_pipeline.contract", "ai_pipeline.errors"),
     "ai_pipeline.images": (
+        "ai_pipeline.summary",
         "ai_pipeline.confinement.*",
         "ai_pipeline.terms",
         "ai_pipeline.errors",
@@ -189,6 +192,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # A pipeline in a folder of its own needs no line here; what it takes of another pipeline stands here.
 _PIPELINE = (
+    "ai_pipeline.summary",
     "ai_pipeline.terms",
     "ai_pipeline.accepting",
     "ai_pipeline.errors",

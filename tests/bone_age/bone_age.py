@@ -82,7 +82,7 @@ class BoneAge:
             findings=tuple(_finding(image, wanted) for image in images),
             measurements=tuple(_age(image) for image in images),
             images=tuple(_outline(image) for image in images),
-            quality=(QualityNote("bone age", "by a ruler, for tests.", on_faces=True),),
+            quality=(QualityNote("bone age", "Bone age by a ruler, for tests.", on_faces=True),),
             models=self.models(),
         )
 

@@ -73,9 +73,9 @@ def test_findings_of_a_package_and_of_a_program_reach_the_pacs(
         assert (ds.PatientID, ds.StudyInstanceUID) == (image.PatientID, image.StudyInstanceUID)
         assert "AI" in ds.SeriesDescription and "not for diagnostic use" in ds.SeriesDescription
         assert ds.SOPInstanceUID != image.SOPInstanceUID
-    assert "present: Bright image" in told(reports["bright"])
+    assert "Suspected: bright image" in told(reports["bright"])
     text = told(reports["command"])
-    assert "present: Speckle" in text and "model speckles version 3" in text
+    assert "Suspected: speckle" in text and "model speckles version 3" in text
     assert "AI score of Speckle" in text, "nobody has calibrated it: no per cent"
     assert "another file (1 of them DICOM), of which none is taken" in text
     assert len({str(ds.SOPInstanceUID) for ds in results}) == len(results) == 6

@@ -21,7 +21,7 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """The lines on all images of the report; images with the same lines are named together."""
     found = _grouped((source, _result(source, result)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
-    here = [note.text for note in result.quality if note.name == NOT_HERE]
+    here = [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
     parts = [*found, *here, *([f"Burned-in annotation: {'. '.join(cleaned)}."] if cleaned else [])]
     return "\r\n".join(parts)
 

@@ -87,7 +87,7 @@ def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: Conso
     assert browser.post("/peers/new", **PEER | {"may": "receive", "results": "sr"}, version="0") == 400
     assert "host and port are missing" in beside(browser, "host")
     assert browser.post("/peers/new", **PEER | {"name": "pacs"}, version="0") == 409
-    assert "stands in the configuration files" in beside(browser, "name")
+    assert "is in the configuration files" in beside(browser, "name")
 
 
 def test_a_machine_that_was_turned_away_is_added_with_what_is_known_of_it(console: ConsoleLab) -> None:
@@ -123,7 +123,7 @@ def test_those_of_the_files_are_locked(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.ADMIN)
     assert browser.get("/peers/pacs/change") == 409
     assert browser.post("/peers/new", **PEER | {"name": "pacs"}, version="0") == 409
-    assert "stands in the configuration files" in browser.text
+    assert "is in the configuration files" in browser.text
     browser.get("/peers")
     assert browser.text.count("locked") >= 5
 

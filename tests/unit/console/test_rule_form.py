@@ -85,7 +85,7 @@ def test_an_empty_form_is_told_all_that_it_lacks(admin: Browser) -> None:
 def test_a_name_that_is_taken_stands_beside_the_name(admin: Browser, inbox: Inbox) -> None:
     taken = inbox.settings.rules[0].name
     assert admin.post("/rules/new", **FIELDS | {"name": taken}, act="try") == 400
-    assert "stands in the configuration files" in beside(admin, "name")
+    assert "is in the configuration files" in beside(admin, "name")
 
 
 def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox: Inbox) -> None:

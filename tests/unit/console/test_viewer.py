@@ -94,7 +94,7 @@ def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
     assert whole
     found = {(n.name, n.value, n.note) for n in flat(tree)}
     assert ("Imaging Measurement Report", "", "CONTAINER") in found
-    assert ("Presence", "Present", "CODE") in found
+    assert ("Presence", "Suspected", "CODE") in found
     assert ("AI score of Mark", "0.75", "NUM") in found
     assert any(name == "Image Region" and value.startswith("POLYLINE (10, 10)") for name, value, _ in found)
 

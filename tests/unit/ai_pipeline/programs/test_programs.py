@@ -156,7 +156,7 @@ BAD = {
     "a folder": ("(target / 'findings.json').mkdir()", "is no file"),
     "a pipe": ("os.mkfifo(target / 'findings.json')", "is no file"),
     "too many": ("write(*[finding()] * 201)", "findings: List should have at most 200 items"),
-    "of another image": ("write(finding(source_uid='1.2.3'))", "none of the images that the program got"),
+    "of another image": ("write(finding(source_uid='1.2.3'))", "names no image that the program got"),
     "in another frame": ("write(finding(frame=2))", "findings.0: frame is beyond the image's 1"),
     "an unknown key": ("write(finding(**{'Doe^John': 1}))", "findings.0: Extra inputs are not permitted"),
     "a label on two lines": ("write(finding(label='a\\nDoe^John'))", "findings.0.label: String should match"),
