@@ -28,7 +28,7 @@ class ChestOptions(PipelineOptions):
         "specific: few false alarms; sensitive: few findings missed",
         usual="specific",
     )
-    """From which probability a finding is called present. `specific`: few false alarms (about one in ten
+    """From which probability a finding is suspected. `specific`: few false alarms (about one in ten
     films without any finding gets one), most findings missed, "unclear" only where `balanced` would call;
     `balanced`: the higher of Youden's index and a specificity of .9 for each label; `sensitive`: few findings
     missed, most films get one. [models.md](models.md) has thresholds and figures; every result says which was

@@ -67,6 +67,7 @@ def _environment() -> Environment:
         "person": person,
         "unit": unit,
         "number_name": number_name,
+        "decision": decision,
     }
     return environment
 
@@ -130,6 +131,11 @@ def unit(number: str) -> str:
 def number_name(name: str) -> str:
     """A short name for a number, for the row of its finding: "cut-off" for ``AI cut-off for Mass``."""
     return re.sub(r"^AI (.*?) (?:of|for) .*$", r"\1", name)
+
+
+def decision(word: str) -> str:
+    """A decision as the short result words it: "suspected" for ``present``."""
+    return {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}.get(word, word)
 
 
 def keyword(name: str) -> str:

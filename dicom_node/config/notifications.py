@@ -64,7 +64,7 @@ class NotificationSettings(Section):
     events: tuple[int, ...] = ()
     """Numbers of further events (docs/admin.md lists them)."""
     findings: tuple[str, ...] = ()
-    """Findings that a report calls present, as it names them; patterns with * and ?."""
+    """Findings that a report suspects, as it names them; patterns with * and ?."""
     to: tuple[MailAddress, ...] = Field((), max_length=50)
     """Addresses that get an e-mail; or url."""
     url: Secret = Field("", validate_default=True)

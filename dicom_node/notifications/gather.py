@@ -113,30 +113,31 @@ class Gatherer:
     ) -> message.TemplateEvent | None:
         """The event as the templates get it, None where the rule does not ask for it."""
         found: list[str] = []
+        result: list[str] = []
         if rule.findings and row.number in WITH_FINDINGS:
-            found = self._findings(session, rule, row)
+            found, result = self._findings(session, rule, row)
         is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
         if is_own or not (found or wants_all(rule, row.number)):
             return None
         patient = _patient(session, row) if rule.names_patients else None
-        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, patient)
+        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient)
 
-    def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> list[str]:
-        """The findings that the event's reports call present and that the rule asks for."""
+    def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> tuple[list[str], list[str]]:
+        """The suspected findings that the rule asks for in the event's reports, and these reports' lines."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))
         files = Files(self._settings)
-        present: list[str] = []
+        names: dict[str, None] = {}
+        lines: dict[str, None] = {}
         for path in paths:
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
-            present += _present(files.data_dir / path)
-        asked = [
-            name
-            for name in present
-            if name == _UNREADABLE or any(matches(pattern, name) for pattern in rule.findings)
-        ]
-        return list(dict.fromkeys(asked))
+            suspected, result = _reported(files.data_dir / path)
+            wanted = [name for name in suspected if any(matches(one, name) for one in rule.findings)]
+            wanted += [_UNREADABLE] if _UNREADABLE in suspected else []
+            names |= dict.fromkeys(wanted)
+            lines |= dict.fromkeys(result if wanted else ())
+        return list(names), list(lines)
 
     def _write(
         self, session: Session, rule: NotificationSettings, chosen: list[message.TemplateEvent]
@@ -191,15 +192,15 @@ def _patient(session: Session, row: EventRow) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _present(report: Path) -> tuple[str, ...]:
-    """The findings that a report calls present.
+def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The findings that a report suspects, and the lines of its short result.
 
     A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
     """
     from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
 
     try:
-        found = reading.findings(report)
+        found, lines = reading.findings(report), reading.short_result(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
-        return (_UNREADABLE,)
-    return tuple(row["finding"] for row in found if row["decision"] == "present")
+        return (_UNREADABLE,), (_UNREADABLE,)
+    return tuple(row["finding"] for row in found if row["decision"] == "present"), lines

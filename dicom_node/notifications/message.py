@@ -26,8 +26,10 @@ _TEXT = """\
 {{ group.text }} ({{ group.number }}){% if group.count > 1 %}, {{ group.count }} times{% endif %}
 
 {% for event in group.events %}
+{% for line in event.result or event.findings %}
+  {{ line }}
+{% endfor %}
   {{ event.at }}{% for key, value in event.fields.items() %}  {{ key }}={{ value }}{% endfor %}
-{% if event.findings %}  {{ event.findings | join(", ") }}{% endif %}
 
 {% endfor %}
 {% if group.count > group.events | length %}  and {{ group.count - group.events | length }} more
@@ -47,6 +49,8 @@ class TemplateEvent:
     at: str
     fields: Mapping[str, Any]
     findings: Sequence[str] = ()
+    result: Sequence[str] = ()
+    """The short result of the reports with these findings: their lines."""
     patient: Mapping[str, str] | None = None
     """``patient_id`` and ``accession_number``, None where the settings do not name patients."""
 
@@ -74,7 +78,7 @@ def check_templates(rule: NotificationSettings) -> None:
     """Render one example message with every kind of event. Raises FaultyInput."""
     patient = {"patient_id": "example", "accession_number": "example"} if rule.names_patients else None
     examples = [
-        TemplateEvent(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], patient)
+        TemplateEvent(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], ["example"], patient)
         for kind in events.all_types()
     ]
     _rendered(_content(rule, "AINODE", examples), rule.subject or _SUBJECT, _template(rule))
@@ -108,7 +112,8 @@ def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEve
 
 def _event(event: TemplateEvent) -> dict[str, Any]:
     shown = {key: value for key, value in event.fields.items() if value not in (None, "", [])}
-    return {"at": event.at, "fields": shown, "findings": list(event.findings), **(event.patient or {})}
+    lists = {"findings": list(event.findings), "result": list(event.result)}
+    return {"at": event.at, "fields": shown, **lists, **(event.patient or {})}
 
 
 def _text_of(number: int) -> str:

@@ -143,7 +143,7 @@ def accept_results(
     """Accept the waiting (or the rejected) results of a study, so that they are sent; returns how many.
 
     ``as_of``: the mark of the results that the person saw. Without it the waiting results are accepted, with
-    ``rejected`` the rejected ones. A finding that the results call present and that nobody has assessed
+    ``rejected`` the rejected ones. A finding that the results suspect and that nobody has assessed
     counts as accepted by this person. Peers that take assessments get this person's assessment, too.
 
     Raises NotFound, or NotAllowedNow where no results wait, where other results wait than ``as_of`` marks,
@@ -491,7 +491,7 @@ def _contested(session: Session, settings: Settings, study: int) -> list[str]:
 
 
 def _accept_rest(session: Session, settings: Settings, study: int, by: Person) -> None:
-    """Whoever accepts the results accepts what they call present and nobody has assessed yet."""
+    """Whoever accepts the results accepts what they suspect and nobody has assessed yet."""
     rest = [
         row
         for row in with_verdicts(session, study, _findings(session, settings, study))

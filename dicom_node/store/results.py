@@ -43,7 +43,7 @@ def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
 
 
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
-    """What a new report calls present.
+    """What a new report suspects.
 
     This replaces earlier results of its rule for the same images, whether they were sent or not.
     Earlier results for images that were purged since stay in force.

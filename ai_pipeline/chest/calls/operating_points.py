@@ -1,4 +1,4 @@
-"""Operating points: from which probability a finding is called present, and what such a call is worth.
+"""Operating points: from which probability a finding is suspected, and what such a call is worth.
 
 A card's table ``[operating_points]`` gives thresholds for ``specific`` (few false alarms) and ``sensitive``
 (few misses), chosen on validation images; ``balanced`` are the thresholds of its labels. How reliable a call

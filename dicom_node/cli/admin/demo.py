@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_node.cli.common.output import say
 from dicom_node.errors import ExitCode
+from dicom_node.model.kinds import ResultKind
 
 if TYPE_CHECKING:
     from dicom_node.demo.run import DemoResult
@@ -53,6 +53,8 @@ def demo(
 
 
 def _print_study(item: DemoResult) -> None:
+    from dicom_node.results.sr.reading import short_result
+
     say("")
     say(f"{item.folder.name} {item.study.origin}", bold=True)
 
@@ -60,12 +62,9 @@ def _print_study(item: DemoResult) -> None:
         say(f"  {label:<10} {text}")
 
     line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
-    positive = [finding for finding in item.findings if finding["decision"] != "absent"]
-    for name, decision in dict.fromkeys((finding["finding"], finding["decision"]) for finding in positive):
-        same = [f for f in positive if (f["finding"], f["decision"]) == (name, decision)]
-        line("found", _in_words(name, decision, same))
-    if item.state == "delivered" and not positive:
-        line("found", "nothing that the report calls present")
+    for path in (result.path for result in item.results if result.kind == ResultKind.SR):
+        for text in short_result(path):
+            line("result", text)
     kinds = [result.kind for result in item.results]
     back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
     line("came back", f"{back}; the PACS holds {len(item.objects)} object(s) of the study")
@@ -79,12 +78,3 @@ def _print_study(item: DemoResult) -> None:
         line("not sent", text)
     line("files", f"{item.folder}/pacs")
 
-
-def _in_words(name: str, decision: str, same: Sequence[Mapping[str, Any]]) -> str:
-    """One finding, or how many of its kind, with the numbers of the first."""
-    many = f"{len(same)} × " if len(same) > 1 else ""
-    placed = sum(bool(finding["region"]) for finding in same)
-    where = f", {placed} with their place" if many else ", with its place"
-    numbers = ", ".join(f"{label} {value}" for label, value in same[0]["numbers"].items())
-    shown = f" ({'first: ' if many else ''}{numbers})" if numbers else ""
-    return f"{many}{name} {decision}{where if placed else ''}{shown}".replace(" {ratio}", "")

@@ -30,6 +30,8 @@ class Cause(StrEnum):
     UNKNOWN = "unknown"
 
 
+BURNED_IN_HEAD: Final = "Burned-in annotation: "
+"""How a conclusion's paragraph on burned-in text begins; before it is the short result."""
 NOT_HERE: Final = "no longer here"
 """Name of the note on images of the study that were purged, so that the result is without them."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from ai_pipeline.contract import Finding, PipelineResult, QualityNote
 from ai_pipeline.summary import UNSURE, decided_in_words, result_lines
-from dicom_node.results.common.context import NOT_HERE
+from dicom_node.results.common.context import BURNED_IN_HEAD, NOT_HERE
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.tracked import ranked
 
@@ -22,7 +22,7 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     found = _grouped((source, _result(source, result)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
     here = [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
-    parts = [*found, *here, *([f"Burned-in annotation: {'. '.join(cleaned)}."] if cleaned else [])]
+    parts = [*found, *here, *([f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else [])]
     return "\r\n".join(parts)
 
 

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import Decision
 from dicom_node.results.common import concepts
+from dicom_node.results.common.context import BURNED_IN_HEAD
 
 # PS3.16 TID 1500: the containers and the concepts that are read here.
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
@@ -85,6 +86,11 @@ def conclusion(report: Path) -> str:
         for item in items
         if item.ValueType == "TEXT" and _name(item).CodeValue == concepts.CONCLUSION.value
     )
+
+
+def short_result(report: Path) -> tuple[str, ...]:
+    """The lines of the report's short result: its conclusion without what became of burned-in text."""
+    return tuple(line for line in conclusion(report).splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 
 def _of_group(group: Dataset) -> list[dict[str, Any]]:

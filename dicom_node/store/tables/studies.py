@@ -197,7 +197,7 @@ class Result(Base):
 
 
 class ReportedFinding(Base):
-    """A finding that a report calls present, until the report is replaced or withdrawn."""
+    """A finding that a report suspects, until the report is replaced or withdrawn."""
 
     __tablename__ = "reported_finding"
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)

@@ -88,7 +88,7 @@ def test_the_history_says_what_was_found(node: Inbox) -> None:
     browser.get("/studies/1")
     assert 'href="/patients/1"' in browser.text
     browser.get("/patients/1")
-    assert '<td class="reason" data-label="AI calls present">Mark</td>' in browser.text
+    assert '<td class="reason" data-label="AI suspects">Mark</td>' in browser.text
 
 
 def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox) -> None:

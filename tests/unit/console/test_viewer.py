@@ -61,7 +61,7 @@ def test_the_page_of_an_image_offers_what_there_is(node: Inbox) -> None:
     layers = re.findall(r"layer=(\d+)\"", browser.text)
     assert len(layers) == 3
     assert '<g class="mark present"' in browser.text
-    assert ">Mark present, 0.75" in browser.text
+    assert ">Mark suspected, 0.75" in browser.text
     assert browser.get("/studies/images/2?frame=3") == 200
     assert '<g class="mark present off"' in browser.text
     for layer in layers:

@@ -220,6 +220,8 @@ def test_findings_that_were_asked_for_are_told(
         "findings",
         lambda report: [{"finding": name, "decision": word} for name, word in said[report.name]],
     )
+    lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
+    monkeypatch.setattr(reading, "short_result", lambda report: lines if said[report.name] else ())
     inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.receive(ultrasound("one"))
     inbox.settle()
@@ -244,7 +246,11 @@ def test_findings_that_were_asked_for_are_told(
     happens(inbox, JOB_SUCCEEDED, 1, job=number)
     made.run_once()
     [(_, body)] = web.calls
-    assert body["groups"][0]["events"][0]["findings"] == ["Pneumothorax", "(the report cannot be read)"]
+    [event] = body["groups"][0]["events"]
+    assert event["findings"] == ["Pneumothorax", "(the report cannot be read)"]
+    assert event["result"] == [*lines, "(the report cannot be read)"]
+    first = body["text"].splitlines()[1:4]
+    assert [line.strip() for line in first] == event["result"], "the message begins with the short result"
 
 
 def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
