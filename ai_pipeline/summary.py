@@ -6,6 +6,7 @@ assess stands beside it.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -82,6 +83,13 @@ def _statements(measurements: Sequence[Measurement]) -> list[str]:
     """The statements of the pipeline; of one that makes none the first numbers that a model measured."""
     stated = [one.statement for one in measurements if one.statement]
     return stated or [measurement_text(one) for one in measurements if one.model is not None][:2]
+
+
+def in_sentences(names: Sequence[str]) -> str:
+    """All names of a list, in sentences of at most :data:`MOST` characters."""
+    unbroken = ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)
+    lines = textwrap.wrap(unbroken, MOST - len(f"{NOT_ASSESSED}: "), break_long_words=False)
+    return " ".join(f"{line.rstrip(',')}." for line in lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def measurement_text(measurement: Measurement) -> str:

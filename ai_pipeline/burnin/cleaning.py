@@ -174,7 +174,7 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (
             over_lesion,
             "over_lesion",
-            f"{over_lesion:.0%} of the area that the calipers measure was filled: "
+            f"{_share(over_lesion)} of the area that the calipers measure was filled: "
             "do not judge a lesion by it",
         ),
         (
@@ -196,10 +196,15 @@ def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) ->
     return float((masks[0] > 0)[area].mean()) if area.any() else 0.0
 
 
+def _share(share: float) -> str:
+    return "less than 1 %" if share < 0.01 else f"{share:.0%}"
+
+
 def _places(number: int) -> str:
     return "1 place" if number == 1 else f"{number} places"
 
 
 def _counted(marks: list[Annotation]) -> str:
     kinds = Counter(mark.kind for mark in marks)
-    return ", ".join(f"{kinds[kind]} {kind.value}" for kind in AnnotationKind if kinds[kind])
+    counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
+    return ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for number, name in counted)

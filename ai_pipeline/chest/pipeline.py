@@ -48,10 +48,10 @@ from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
-from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty
+from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
 
 CLEANER = "burnin-text"
-UNTRAINED = "all that the model was never trained for, such as bones, mediastinum, lines and tubes"
+UNTRAINED = "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 _URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
@@ -381,7 +381,7 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
     names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
-    return QualityNote(NOT_ASSESSED, f"{', '.join([*hidden, f'and {UNTRAINED}'])}.", names=names)
+    return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {UNTRAINED}", names=names)
 
 
 def _urgency(name: str) -> int:

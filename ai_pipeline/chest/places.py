@@ -53,12 +53,12 @@ def place_notes(
 ) -> list[QualityNote]:
     """The boxes in lungs and pleurae in words."""
     places = [
-        f"{finding.code.meaning}: {' and '.join(place.words for place in found)}"
+        f"{finding.code.meaning}: {' and '.join(place.words for place in found)} (approximate)."
         for finding in findings
         for region in finding.regions
         if (found := in_lungs(image, pose, anatomy, finding.site, region))
     ]
-    return [QualityNote("place", f"{'; '.join(places)} (approximate).", image.uid)] if places else []
+    return [QualityNote("place", " ".join(places), image.uid)] if places else []
 
 
 def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:

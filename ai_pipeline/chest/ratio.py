@@ -28,8 +28,8 @@ NOTE: Final = "cardiothoracic ratio"
 EFFUSION: Final = "Effusion"
 """What hides the heart's border: on films of another hospital its fluid was outlined as heart."""
 EFFUSION_NOTE: Final = (
-    "may be too large: a pleural effusion is possible, and fluid beside the heart is taken for heart. Check "
-    "the ends of the heart's line."
+    "may be too large: a pleural effusion is possible. Fluid beside the heart is taken for heart: check the "
+    "ends of the heart's line."
 )
 _TOO_LARGE: Final = "perhaps too large beside an effusion"
 CARDIOMEGALY: Final = "Cardiomegaly"
@@ -138,15 +138,15 @@ def _measurements(
 
 
 def _caution(header: ImageHeader, projection: str, agreement: tuple[float, float] | None) -> str:
-    what = "measured by AI between the lines drawn, which a reader must check"
+    sentences = ["measured by AI between the lines drawn; a reader must check them"]
     if agreement:
         low, high = agreement
-        what += f"; 95 % of the ratios of test films lay {low:+.2f} to {high:+.2f} from a reader's"
+        sentences.append(f"95 % of the ratios of test films were {low:+.2f} to {high:+.2f} from a reader's")
     if projection != "PA":
-        what += f"; {_projection(projection)}: not comparable with the limit of 0.5"
+        sentences.append(f"Not comparable with the limit of 0.5: {_projection(projection)}")
     if radiograph_spacing(header) and not is_calibrated(header):
-        what += "; widths are those on the detector, larger than in the body"
-    return what
+        sentences.append("Widths are those on the detector, larger than in the body")
+    return ". ".join(sentences)
 
 
 def _projection(projection: str) -> str:

@@ -26,6 +26,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
 from ai_pipeline.shown import without_research
+from ai_pipeline.summary import result_lines
 
 Record = dict[str, Any]
 
@@ -99,6 +100,7 @@ def empty_record(file: str, pipeline: str) -> Record:
         "version": "",
         "accepted": False,
         "reason": None,
+        "result": [],
         "findings": [],
         "measurements": [],
         "images": [],
@@ -116,6 +118,7 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
     model = timings.get("model", timings.get("detect", 0.0) + timings.get("fill_and_verify", 0.0))
     stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
     return {
+        "result": result_lines(result.findings, result.measurements, result.quality),
         "findings": [_finding(finding) for finding in result.findings],
         "measurements": [_measurement(measurement) for measurement in result.measurements],
         "images": images,

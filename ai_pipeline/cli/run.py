@@ -220,6 +220,7 @@ def _print_record(record: Record) -> None:
     if not record["accepted"]:
         print_text(f"{head}\n  not analysed: {record['reason']}")
         return
+    print_text("\n".join([head, *record["result"]]))
     rows = [
         (
             finding["label"],
@@ -229,7 +230,7 @@ def _print_record(record: Record) -> None:
         )
         for finding in record["findings"]
     ]
-    print_table(("finding", "probability", "decision", "place"), rows, title=head)
+    print_table(("finding", "probability", "decision", "place"), rows)
     measured = [(one["name"], f"{one['value']:g} {one['unit']}") for one in record["measurements"]]
     if measured:
         print_table(("measurement", "value"), measured)

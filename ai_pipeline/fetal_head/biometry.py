@@ -31,6 +31,14 @@ MEASURES: Final = (
 )
 POSSIBLE: Final = (40.0, 400.0)
 """Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
+_HADLOCK: Final = (
+    (12.0, 18.0, 1.19),
+    (18.0, 24.0, 1.48),
+    (24.0, 30.0, 2.06),
+    (30.0, 36.0, 2.98),
+    (36.0, 42.0, 2.70),
+)
+"""Weeks from, weeks to, and two standard deviations in weeks, of the age by head circumference."""
 ALIKE: Final = 0.01
 """Axes of pixels that differ by less, as a share, are alike."""
 
@@ -90,9 +98,21 @@ def measurements(
     )
 
 
+def gestational_age(circumference: float) -> tuple[float, float] | None:
+    """Weeks at which a head has this ``circumference`` in mm, and two standard deviations, in weeks; None
+    outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497)."""
+    head = circumference / 10
+    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
+    return next(((weeks, spread) for first, last, spread in _HADLOCK if first <= weeks < last), None)
+
+
 def _statement(circumference: float, unit: Code) -> str:
     if unit == MILLIMETRES:
-        return f"Head circumference {circumference:.0f} mm"
+        number = f"Head circumference {circumference:.0f} mm"
+        if (age := gestational_age(circumference)) is None:
+            return number
+        weeks, spread = age
+        return f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
     return "Head outlined, not measured in mm: the image does not give the size of its pixels"
 
 

@@ -47,8 +47,8 @@ REMEMBERED: Final = 32
 NOTE: Final = "fetal head"
 SECOND_HEAD: Final = "the picture shows more than one head"
 NOT_ASSESSED: Final = (
-    "brain, skull, gestational age, weight, all but the size of the head; whether the plane is the standard "
-    "one (trans-thalamic)."
+    "brain, skull, weight, all but the size of the head. Nor whether the plane is the standard one "
+    "(trans-thalamic)."
 )
 
 
@@ -183,18 +183,16 @@ class FetalHead:
         return analysed
 
     def _caution(self, analysed: _SeenImage) -> str:
-        what = "measured by AI along the ellipse drawn, which a sonographer must check"
+        sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
         if analysed.spacing is None:
-            what += "; the image does not say how large its pixels are, so lengths are in pixels"
+            sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
         elif agreement := self._model().agreement:
             low, high = agreement
-            what += (
-                f"; 95 % of the circumferences of test heads lay {low:+.1f} to {high:+.1f} mm from a "
-                "sonographer's"
-            )
+            sentences.append(f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer.")
         if analysed.found.outside > 0:
-            what += "; a part of the ellipse lies outside the picture and was continued from the rest"
-        return f"{what}; the biparietal diameter is from outer to outer edge of the skull."
+            sentences.append("A part of the ellipse is outside the picture and was continued from the rest.")
+        sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
+        return " ".join(sentences)
 
     def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
         try:

@@ -68,7 +68,8 @@ def note(card: Card, point: OperatingPoint) -> QualityNote:
     text = f"{point}: {_MEANINGS[point]}"
     measured = _measured(card, point).get("without_finding_called")
     if measured:
-        text += f"; {_of_so_many(measured, 'films without any finding', 'gets one', 'get one')}"
+        shares = _of_so_many(measured, "films without any finding", "gets one", "get one")
+        text += f". {shares.capitalize()}"
     return QualityNote(NOTE, f"{text}.")
 
 

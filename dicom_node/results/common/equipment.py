@@ -117,10 +117,9 @@ def observation_context(context: ResultContext, fetus: str = "") -> ObservationC
 
 
 def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
-    """TID 4019 with the weights and, for a finding, the operating threshold of its label."""
-    parameters = [f"weights sha256 {model.sha256}", f"card sha256 {model.card_sha256}"]
-    if finding is not None and finding.threshold is not None:
-        parameters.append(f"operating threshold {finding.threshold:.4g}")
+    """TID 4019 with, for a finding, the operating threshold of its label."""
+    threshold = finding.threshold if finding is not None else None
+    parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 

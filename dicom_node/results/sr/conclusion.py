@@ -45,11 +45,11 @@ def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     Empty where the reliability of none was measured.
     """
     parts = [
-        f"{decided_in_words(finding)}: {finding.reliability}"
+        f"{decided_in_words(finding)}: {finding.reliability}."
         for finding in ranked(findings)
         if finding.reliability
     ]
-    return (f"reliability: {'; '.join(parts)}.",) if parts else ()
+    return (f"reliability: {' '.join(parts)}",) if parts else ()
 
 
 def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:

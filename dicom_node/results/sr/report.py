@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
-from ai_pipeline.contract import Decision, PipelineResult
+from ai_pipeline.contract import Decision, ModelRef, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
@@ -104,6 +104,7 @@ def _document(
         image_library(context, sources),
         measurements,
         *([evaluations] if evaluations is not None else []),
+        *(_text(concepts.COMMENT, text) for model in context.models for text in _hashes(model)),
     ]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
@@ -118,6 +119,12 @@ def _document(
         **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
     )
     return complete(document, context, ResultKind.SR, sources)
+
+
+def _hashes(model: ModelRef) -> tuple[str, str]:
+    """What the model's weights and card can be checked by."""
+    name = f"{model.id} {model.version}"
+    return f"{name}: weights sha256 {model.sha256}", f"{name}: card sha256 {model.card_sha256}"
 
 
 def _text(name: Code, value: str) -> TextContentItem:

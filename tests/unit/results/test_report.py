@@ -201,7 +201,7 @@ def test_how_many_such_calls_are_right_is_one_remark_on_the_image(tmp_path: Path
     ]
     remarks = [str(item.TextValue) for item in named(report(one, *found), "121106")]
     assert (
-        "reliability: cardiomegaly suspected: of 10 such calls, about 3 are right; "
+        "reliability: cardiomegaly suspected: of 10 such calls, about 3 are right. "
         "pleural effusion not found: of 100 such films, 2."
     ) in remarks
 

@@ -70,8 +70,8 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
     note = operating_points.note(card, SPECIFIC)
 
     assert note.text == (
-        "specific: few false alarms, more findings missed; "
-        "of 100 films without any finding, about 9 get one (7 to 12)."
+        "specific: few false alarms, more findings missed. "
+        "Of 100 films without any finding, about 9 get one (7 to 12)."
     )
     assert (
         operating_points.note(without, BALANCED).text == "balanced: between few false alarms and few misses."

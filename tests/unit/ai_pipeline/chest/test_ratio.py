@@ -151,8 +151,8 @@ def test_other_projections_are_measured_only_where_a_rule_wants_it_and_say_so(pr
     assert "PA" in refused.notes[0].text
     wanted = ratio_of(picture, wanted=Projections.ALL, view=projection)
     assert wanted.measurements
-    assert "not comparable" in wanted.notes[0].text
-    assert "not comparable" not in ratio_of(picture, wanted=Projections.ALL).notes[0].text
+    assert "Not comparable" in wanted.notes[0].text
+    assert "Not comparable" not in ratio_of(picture, wanted=Projections.ALL).notes[0].text
 
 
 def test_the_view_code_says_the_projection_too() -> None:

@@ -1,0 +1,48 @@
+"""Every sentence of the code that can reach a PACS: the catalogue that ``tests/test_sentences.py`` reads.
+
+A sentence is taken from the literal where it is written, wherever that is in the rooms that word results;
+a value that is put in at run time counts as a word.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent
+ROOMS = ("ai_pipeline", "dicom_node/results", "dicom_node/jobs/worker", "dicom_node/model", "dicom_node/dicom")
+_PUT_IN = "12345678"
+"""Stands for a value that is put in: as long as a number with its unit, or a short name."""
+_END = re.compile(r"(?<=[.;:!?])\s+|\r?\n")
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """File with line, and sentence; of literals with a space that are neither docstrings nor patterns."""
+    for room in ROOMS:
+        for path in sorted((HOME / room).rglob("*.py")):
+            where = path.relative_to(HOME)
+            for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
+                for one in _END.split(text):
+                    yield f"{where}:{line}", one.strip()
+
+
+def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.JoinedStr):
+            inside.add(id(node.value))  # a docstring
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(_part(part) for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, re.sub(r"\{[a-z_]*\}", _PUT_IN, node.value)
+
+
+def _part(part: ast.expr) -> str:
+    return str(part.value) if isinstance(part, ast.Constant) else _PUT_IN
