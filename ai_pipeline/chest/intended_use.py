@@ -36,7 +36,7 @@ _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessi
 _CHEST_WORDS = re.compile(r"CHEST|THORAX|THORACIC|LUNG|RIB|HEART")
 _NOT_LIKE = "the pixels do not look like a frontal chest X-ray of an adult"
 MIRRORED_NOTE = (
-    "Patient Orientation says that the image is seen from behind: left and right may be exchanged; it was "
+    "Patient Orientation says that the image is seen from behind: left and right may be exchanged. It was "
     "analysed as it is stored."
 )
 _KIND_SENTENCES = {

@@ -133,9 +133,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class QualityNote:
-    """Something that a reader should know about how far to trust the result. Never holds PHI. ``text``:
-    a whole sentence. ``on_faces``: must be read wherever the findings are. ``places``: where, for the node alone; as UltrasoundRegion.box.
-    ``names``: what the note is about, as readers name it."""
+    """Something that a reader should know about how far to trust the result. Never holds PHI.
+
+    ``text``: a whole sentence or several. ``on_faces``: must be read wherever the findings are. ``places``:
+    where, for the node alone; as UltrasoundRegion.box. ``names``: what the note is about, as readers name it.
+    """
 
     name: str
     text: str

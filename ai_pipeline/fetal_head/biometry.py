@@ -112,7 +112,9 @@ def _statement(circumference: float, unit: Code) -> str:
         if (age := gestational_age(circumference)) is None:
             return number
         weeks, spread = age
-        return f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
+        return (
+            f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
+        )
     return "Head outlined, not measured in mm: the image does not give the size of its pixels"
 
 

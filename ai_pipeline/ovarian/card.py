@@ -29,7 +29,7 @@ CARD: Final = PipelineCard(
     version="1.2",
     about="Ultrasound frames of the female pelvis: class and outline of a cyst. For research.",
     intended_use=(
-        "Single B-mode frames of the female pelvis with an ovarian cyst or tumour, for research: no answer "
+        "Single B-mode frames of the female pelvis with an ovarian cyst or tumour, for research. No answer "
         "excludes cancer, and a radiologist reads every frame as before."
     ),
     options=OvarianOptions,

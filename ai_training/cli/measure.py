@@ -49,6 +49,10 @@ def evaluate_chest(
     ] = None,
     cache: options.Cache = None,
     threads: options.Threads = 0,
+    prevalence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL=SHARE", help="How common a finding is at your site, 0 to 1; repeatable."),
+    ] = None,
     as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
 ) -> None:
@@ -60,7 +64,14 @@ def evaluate_chest(
 
         model = model or options.chest_card(model, models_dir).name
         result = evaluate(
-            data, split, model=model, models_dir=models_dir, cache=cache, threads=threads, report=report
+            data,
+            split,
+            model=model,
+            models_dir=models_dir,
+            cache=cache,
+            threads=threads,
+            prevalence=_shares(prevalence or []),
+            report=report,
         )
         if write_card:
             from ai_training.chest.export import write_metrics
@@ -73,6 +84,16 @@ def evaluate_chest(
     # The curves are thousands of points that only plots need.
     figures = {key: value for key, value in result.items() if key != "curves"}
     print_figures(figures, as_text, as_json)
+
+
+def _shares(pairs: list[str]) -> dict[str, float]:
+    """``LABEL=SHARE`` as shares by label."""
+    try:
+        return {label: float(share) for label, _, share in (pair.partition("=") for pair in pairs)}
+    except ValueError:
+        raise typer.BadParameter(
+            "not LABEL=SHARE, such as Effusion=0.12", param_hint="--prevalence"
+        ) from None
 
 
 @evaluate_app.command("marks")

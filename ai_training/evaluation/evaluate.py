@@ -15,8 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ai_pipeline.chest.calls import prevalence as prevalences
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import Card, find
 from ai_training import metrics, reliability
 from ai_training.chest.gates import gate_figures
@@ -45,18 +47,24 @@ def evaluate_chest(
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
+    prevalence: Mapping[str, float] | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Figures of a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %.
 
     ``data``: as :func:`chest_set` takes it. Labels are matched by name; those that card or data lack are left
-    out. ``cache`` keeps reduced images, outputs and the baseline between runs. A figure that cannot be had is
-    None. Raises ``DataMissing`` or ``CardError``.
+    out. ``cache`` keeps reduced images, outputs and the baseline between runs. ``prevalence``: of findings at
+    the site, 0 to 1, in place of that of the card. A figure that cannot be had is None. Raises
+    ``DataMissing``, or ``CardError``, for a prevalence that the card cannot use too.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
+        wanted = prevalence or {}
+        if fault := prevalences.fault(classifier.card, wanted):
+            raise CardError(fault)
+        found = chest_set(data)
+        job = _Evaluation(data, split, classifier, found, cache or Path(scratch), wanted, report)
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
@@ -69,6 +77,7 @@ class _Evaluation:
     classifier: Classifier
     found: ChestSet
     cache: Path
+    prevalence: Mapping[str, float]
     report: Report
 
     def result(self) -> dict[str, Any]:
@@ -137,7 +146,10 @@ class _Evaluation:
         card = self.classifier.card
         chosen = card.details.get("operating_points") or self._chosen_on_validation(shown)
         having = replace(card, details={**card.details, "operating_points": chosen})
-        return {"chosen": chosen, "tested": operating_points.measured(adults, having, shown)}
+        tested = operating_points.measured(adults, having, shown)
+        metrics = {**card.details.get("metrics", {}), "operating_points": tested}
+        judged = replace(having, details={**having.details, "metrics": metrics})
+        return {"chosen": chosen, "tested": tested, "words": operating_points.words(judged, self.prevalence)}
 
     def _chosen_on_validation(self, shown: Sequence[str]) -> dict[str, Any]:
         if not any(image.split == "val" and image.adult for image in self.found.images):

@@ -10,12 +10,22 @@ on the labels that the model knows best. ``balanced`` are the thresholds of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest.calls.operating_points import UNSURE, OperatingPoint, labels_at, points_of
+from ai_pipeline.chest.calls.operating_points import (
+    UNSURE,
+    OperatingPoint,
+    labels_at,
+    points_of,
+    predictive,
+)
+from ai_pipeline.chest.calls.prevalence import calibrated_at
+from ai_pipeline.chest.calls.words import words_of
+from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
 from ai_training.evaluation.scored import Scored
@@ -70,6 +80,24 @@ def measured(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
         "without_finding": int(healthy.sum()),
         **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
         **({UNSURE: _unsure(found, chosen, counted)} if unsure else {}),
+    }
+
+
+def words(card: Card, site: Mapping[str, float]) -> dict[str, Any]:
+    """By operating point and label of the figures in ``card``: the share of right calls at the prevalence of
+    the ``site`` (0 to 1, by label; else at that of the card), and which words the label may use."""
+    rates = {**calibrated_at(card), **site}
+    tested = card.details["metrics"]["operating_points"]
+    return {
+        str(point): {
+            name: {
+                "prevalence": rates.get(name),
+                "right": rates.get(name) and predictive(card, point, name, Decision.PRESENT, rates[name]),
+                **asdict(words_of(card, point, name, rates.get(name))),
+            }
+            for name in tested[point]["labels"]
+        }
+        for point in points_of(card)
     }
 
 

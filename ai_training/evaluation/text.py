@@ -103,7 +103,8 @@ def _operating_points(result: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"    {name:19}{cut}sensitivity {interval(cell['sensitivity'])}  specificity "
                 f"{interval(cell['specificity'])}  likelihood ratios {interval(cell['present_ratio'])}, "
-                f"absent {interval(cell['absent_ratio'])}"
+                f"absent {interval(cell['absent_ratio'])}  "
+                f"{_words(result['operating_points']['words'][point][name])}"
             )
 
     if unsure := tested.get(UNSURE):
@@ -111,6 +112,17 @@ def _operating_points(result: Mapping[str, Any]) -> Iterator[str]:
             f"unsure as a whole on {interval(unsure['share'])} of the images: mean AUC there "
             f"{interval(unsure['mean_auc'])}, on the others {interval(unsure['mean_auc_others'])}"
         )
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """How many calls are right at a prevalence, and the words that follow."""
+    right = f"right {interval(row['right'])} at prevalence {row['prevalence']:.3f}  " if row["right"] else ""
+    may = [
+        word
+        for word, allowed in (("suspected", row["suspected"]), ("not found", row["not_found"]))
+        if allowed
+    ]
+    return f"{right}{' and '.join(may) or 'not assessed'}"
 
 
 def _sources(result: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ai_pipeline.chest.calls import prevalence
 from ai_pipeline.chest.calls.operating_points import UNSURE, labels_at, points_of, reliability
+from ai_pipeline.chest.calls.words import words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.card import Card
 from ai_training.text import interval, markdown_table
@@ -55,7 +56,13 @@ def _point(card: Card, point: Any, chosen: Mapping[str, Any], tested: Mapping[st
             for decision in (Decision.PRESENT, Decision.ABSENT)
         ]
         figures = (interval(row.get(key), 2) for key in ("sensitivity", "specificity"))
-        return (name, cut, f"{label.absent_below:.3f}", *figures, *calls)
+        words = words_of(card, point, name, rates.get(name))
+        may = [
+            word
+            for word, allowed in (("suspected", words.suspected), ("not found", words.not_found))
+            if allowed
+        ]
+        return (name, cut, f"{label.absent_below:.3f}", *figures, *calls, ", ".join(may) or "not assessed")
 
     here = f"{interval(tested.get('without_finding_called'), 2)} get a finding"
     validated = chosen.get("without_finding_called")
@@ -67,7 +74,16 @@ def _point(card: Card, point: Any, chosen: Mapping[str, Any], tested: Mapping[st
         f"**`{point}`**: of test images without any finding {here}{there}; {apart}.",
         "",
         *markdown_table(
-            ("label", "present from", "absent below", "sensitivity", "specificity", "present", "absent"),
+            (
+                "label",
+                "called from",
+                "absent below",
+                "sensitivity",
+                "specificity",
+                "called",
+                "absent",
+                "words",
+            ),
             (cells(name, row) for name, row in tested["labels"].items()),
         ),
     ]

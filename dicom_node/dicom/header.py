@@ -121,8 +121,8 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, charset: CharacterSet) ->
         text = charset.decode(value, vr).rstrip("\0 ")
     except (UnicodeError, LookupError) as error:
         raise DecodedDifferently(
-            f"{keyword_for_tag(tag)} {tag} cannot be decoded with the Specific Character Set (0008,0005) of "
-            "the object: set assume_charset for this peer"
+            f"{keyword_for_tag(tag)} {tag} cannot be decoded with its Specific Character Set (0008,0005): "
+            "set assume_charset for this peer"
         ) from error
     values = [text] if vr in _ONE_VALUE else text.split("\\")
     return _made(tag, vr, values[0] if len(values) == 1 else values)

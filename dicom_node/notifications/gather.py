@@ -122,7 +122,9 @@ class Gatherer:
         patient = _patient(session, row) if rule.names_patients else None
         return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient)
 
-    def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> tuple[list[str], list[str]]:
+    def _findings(
+        self, session: Session, rule: NotificationSettings, row: EventRow
+    ) -> tuple[list[str], list[str]]:
         """The suspected findings that the rule asks for in the event's reports, and these reports' lines."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))

@@ -78,7 +78,9 @@ def check_templates(rule: NotificationSettings) -> None:
     """Render one example message with every kind of event. Raises FaultyInput."""
     patient = {"patient_id": "example", "accession_number": "example"} if rule.names_patients else None
     examples = [
-        TemplateEvent(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], ["example"], patient)
+        TemplateEvent(
+            kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], ["example"], patient
+        )
         for kind in events.all_types()
     ]
     _rendered(_content(rule, "AINODE", examples), rule.subject or _SUBJECT, _template(rule))

@@ -77,4 +77,3 @@ def _print_study(item: DemoResult) -> None:
     for text in item.refused:
         line("not sent", text)
     line("files", f"{item.folder}/pacs")
-
