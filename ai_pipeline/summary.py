@@ -69,6 +69,8 @@ def decided_in_words(finding: Finding) -> str:
         Decision.ABSENT: "not found",
     }
     sure = f", {finding.certainty}" if finding.certainty and finding.decision is Decision.PRESENT else ""
+    if finding.exclusive and finding.decision is Decision.PRESENT:
+        return f"suggested class: {named(finding)}{sure}"
     return f"{named(finding)} {words[finding.decision]}{sure}"
 
 

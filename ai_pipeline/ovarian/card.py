@@ -23,7 +23,6 @@ class OvarianOptions(PipelineOptions):
 
 
 LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
-OVARY = Code("15497006", "SCT", "Ovary")  # PS3.16 CID 7151
 CARD: Final = PipelineCard(
     name="ovarian",
     version="1.2",
@@ -34,6 +33,6 @@ CARD: Final = PipelineCard(
     ),
     options=OvarianOptions,
     modalities=MODALITIES,
-    outlines=(LESION, OVARY),
+    outlines=(LESION,),
     region=Code("816092008", "SCT", "Pelvis"),
 )

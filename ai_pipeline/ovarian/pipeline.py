@@ -37,7 +37,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.registry import Card, find
-from ai_pipeline.ovarian.card import CARD, LESION, OVARY, OvarianOptions
+from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions
 from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
@@ -203,8 +203,8 @@ class Ovarian:
         return _CleanedFrame(analysis, outline, max(shares, default=0.0))
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
-        """One for each class; the likeliest one bears the outline, and if it is present the heat map. None
-        where the cleaned picture is no longer what the model was made for."""
+        """One for each class; the likeliest one bears the outline unless it is the normal ovary, and if it is
+        present the heat map. None where the cleaned picture is no longer what the model was made for."""
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
             return []
@@ -228,7 +228,7 @@ class Ovarian:
             for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
         ]
         best = int(np.argmax(analysis.probabilities))
-        if outline.region is not None and frame.lesion_is_there:
+        if outline.region is not None and frame.lesion_is_there and found[best].label != NORMAL:
             found[best] = replace(found[best], regions=(outline.region,))
         if options.heatmaps and found[best].decision is Decision.PRESENT:
             found[best] = replace(found[best], evidence=heatmap(analysis, best))
@@ -246,7 +246,7 @@ class Ovarian:
             return []
         frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
         what = "outlined by AI, not for diagnostic use"
-        models, structures = (self._card().ref,), (OVARY if outlined.label == NORMAL else LESION,)
+        models, structures = (self._card().ref,), (LESION,)
         return [
             DerivedImage(
                 ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=models, organs=structures
