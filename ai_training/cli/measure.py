@@ -361,6 +361,39 @@ def evaluate_anatomy(
     typer.echo(json.dumps(result | {"pairs": pairs}) if as_json else as_text(result))
 
 
+@evaluate_app.command("completeness")
+def evaluate_completeness(
+    *,
+    data: options.ChestData,
+    split: options.Split = "test",
+    films: Annotated[int, typer.Option(help="Films to measure on; 0: as many as the card's figures.")] = 0,
+    models_dir: options.ModelsDir = None,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
+    write_card: options.WriteCard = False,
+) -> None:
+    """Cut chest films at each edge and count those recognised; every interval is 95 %, by patient.
+
+    Example: ai-pipeline evaluate completeness --data DIR
+    """
+    options.needs_models_dir(write_card, models_dir)
+    with errors(), progress() as report:
+        from ai_pipeline.chest.anatomy import AnatomyModel
+        from ai_pipeline.chest.completeness import Completeness
+        from ai_pipeline.chest.ratio import MODEL
+        from ai_pipeline.models.registry import find
+        from ai_training.evaluation import completeness
+
+        card = find(MODEL, models_dir)
+        judges = Completeness.from_card(card)
+        found = completeness.cut_films(data, AnatomyModel.from_card(card, threads), split, films, report)
+        result = completeness.measured(found, judges) | {"split": split}
+        if write_card:
+            options.write_figures(MODEL, models_dir, {"completeness": result})
+    called = {"called": completeness.called_whole(found, judges)}
+    print_figures(result | called, completeness.as_text, as_json)
+
+
 @evaluate_app.command("fetal")
 def evaluate_fetal(
     *,

@@ -52,6 +52,32 @@ def train_chest(
     typer.echo(str(card))
 
 
+@train_app.command("completeness")
+def train_completeness(
+    *,
+    data: options.ChestData,
+    models_dir: options.ModelsDir = None,
+    threads: options.Threads = 0,
+) -> None:
+    """Fit what recognises films that are cut off to films that are cut by the program; some minutes.
+
+    Prints the table for the card of the network that outlines heart and lungs.
+    Example: ai-pipeline train completeness --data DIR
+    """
+    with errors(), progress() as report:
+        import tomlkit
+
+        from ai_pipeline.chest.anatomy import AnatomyModel
+        from ai_pipeline.chest.ratio import MODEL
+        from ai_pipeline.models.registry import find
+        from ai_training.evaluation.completeness import cut_films, fit
+
+        model = AnatomyModel.from_card(find(MODEL, models_dir), threads)
+        train, validation = (cut_films(data, model, split, report=report) for split in ("train", "val"))
+        table = fit(train, validation)
+    typer.echo(tomlkit.dumps({"completeness": table}))
+
+
 @train_app.command("levers")
 def train_levers(
     *,
