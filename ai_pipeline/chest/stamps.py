@@ -1,0 +1,195 @@
+"""The stamps of a chest film: the words for projection, position and side that were burned into the picture.
+
+Only words of the tables below are taken from the picture. All other text, which may name the patient, is
+dropped where it was read: it is in no result, log or note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
+from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.contract import Point
+from ai_pipeline.models import registry
+
+MODEL: Final = "burnin-text"
+"""The card of the text reader, which cleaning uses too."""
+Grey = npt.NDArray[np.uint8]
+Projection = Literal["", "AP", "PA"]
+Position = Literal["", "supine", "semi-erect", "erect"]
+Side = Literal["L", "R"]
+_Value = TypeVar("_Value", bound=str)
+
+PROJECTIONS: Final[Mapping[str, Projection]] = {"AP": "AP", "PA": "PA"}
+PORTABLE: Final = frozenset({"PORTABLE", "MOBILE", "BEDSIDE"})
+POSITIONS: Final[Mapping[str, Position]] = {
+    "SUPINE": "supine",
+    "SEMIERECT": "semi-erect",
+    "SEMIUPRIGHT": "semi-erect",
+    "ERECT": "erect",
+    "UPRIGHT": "erect",
+    "STANDING": "erect",
+    "SITTING": "erect",
+}
+SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
+OF_AP_FILMS: Final = frozenset({"AP", *PORTABLE, "SUPINE", "SEMIERECT", "SEMIUPRIGHT"})
+WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
+SHORT: Final = 2
+"""Letters up to which a word must be in capitals, with nothing but stamps and numbers beside it: "L SMITH" is
+no side."""
+SURE: Final = 0.8
+"""Confidence of the recogniser from which a line is taken (0 to 1)."""
+TALLEST: Final = 0.15
+"""Height of a stamp, at most (share of the picture's shorter side)."""
+_SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
+_BETWEEN_WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A side marker: ``letter`` of the side that it names, ``x`` and ``y`` of its middle as shares of the
+    upright picture's width and height (0 to 1, from the top left)."""
+
+    letter: Side
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """What the stamps of one film say; empty where none was read or two contradict each other.
+
+    ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
+    words of PA films do not count: lead letters lie on a detector either way round.
+    """
+
+    projection: Projection = ""
+    position: Position = ""
+    portable: bool = False
+    marker: Marker | None = None
+    mirrored: bool = False
+
+    @property
+    def is_ap(self) -> bool:
+        """Whether the film was taken from the front: stamped so, or in bed."""
+        return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
+
+
+class Reader(Protocol):
+    """What finds places of text in a picture and reads them, as the node's text reader does."""
+
+    def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
+
+    def read(self, picture: Grey, box: TextBox) -> Line: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A word of the table, where its line is (``x``, ``y`` as in :class:`Marker`), and whether it was read in
+    the mirror image."""
+
+    word: str
+    x: float
+    y: float
+    flipped: bool
+
+
+def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
+    """The stamps of an upright ``picture`` ``[rows, columns]``; None where the text reader fails.
+
+    ``anatomy``: outlines of the same picture; what is found in the lungs or between them is not read.
+    """
+    try:
+        return stamps_in(picture, anatomy, _reader(models_dir))
+    except Exception:  # noqa: BLE001  (whatever fails in the text reader: films are analysed without it)
+        return None
+
+
+def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
+    """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
+    rows, columns = picture.shape
+    mirror_image = np.ascontiguousarray(picture[:, ::-1])
+    lungs = _hull(anatomy)
+    words: list[_Word] = []
+    for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
+        x, y = box.corners.mean(axis=0).tolist()
+        if box.height > TALLEST * min(rows, columns) or _is_inside(lungs, anatomy, (x, y)):
+            continue
+        found, flipped = words_of(reader.read(picture, box)), False
+        if not found:
+            found, flipped = words_of(reader.read(mirror_image, _mirrored(box, columns))), True
+        words += [_Word(word, x / columns, y / rows, flipped) for word in found]
+    return _put_together(words)
+
+
+def words_of(line: Line) -> tuple[str, ...]:
+    """The stamps in one line of text, in capitals; none of a line that was not read for certain."""
+    if line.confidence < SURE:
+        return ()
+    tokens = [token for token in _BETWEEN_WORDS.split(_SEMI.sub("SEMI", line.text.replace(".", ""))) if token]
+    alone = all(token.upper() in WORDS or token.isdigit() for token in tokens)
+    return tuple(
+        token.upper()
+        for token in tokens
+        if token.upper() in WORDS and (len(token) > SHORT or (alone and token.isupper()))
+    )
+
+
+def _put_together(words: Sequence[_Word]) -> Stamps:
+    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
+    read = {one.word for one in words if not one.flipped} | from_mirror
+    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
+    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
+    return Stamps(
+        projection=_only(PROJECTIONS[word] for word in read & set(PROJECTIONS)),
+        position=_only(POSITIONS[word] for word in read & set(POSITIONS)),
+        portable=bool(read & PORTABLE),
+        marker=markers[0] if agree else None,
+        mirrored=bool(from_mirror),
+    )
+
+
+def _only(values: Iterable[_Value]) -> _Value | Literal[""]:
+    """The value that all ``values`` have; "" where there is none, or several that differ."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else ""
+
+
+def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:
+    """The convex hull of both lungs, in pixels of the masks; None where there are no lungs."""
+    lungs = anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=0) if anatomy and anatomy.is_chest else None
+    if lungs is None or not lungs.any():
+        return None
+    return np.asarray(cv2.convexHull(cv2.findNonZero(lungs.astype(np.uint8))), np.int32)
+
+
+def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, point: Point) -> bool:
+    if hull is None or anatomy is None:
+        return False
+    [place] = anatomy.from_grid.inverse()([point])
+    return cv2.pointPolygonTest(hull, place, measureDist=False) > 0
+
+
+def _mirrored(box: TextBox, columns: int) -> TextBox:
+    """The place of ``box`` in the mirror image of a picture of so many ``columns``."""
+    corners = box.corners[[1, 0, 3, 2]].copy()
+    corners[:, 0] = columns - corners[:, 0]
+    return TextBox(corners, box.confidence)
+
+
+@cache
+def _reader(models_dir: Path | None) -> Reader:
+    """This process's text reader, whose networks are those of the card. Raises CardError."""
+    registry.verify(registry.find(MODEL, models_dir))
+    return shared_reader()
