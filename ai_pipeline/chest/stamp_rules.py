@@ -23,8 +23,8 @@ SIDES: Final = "sides"
 """Names of the notes."""
 NOT_READ: Final = "Stamps were not read."
 WRONG_SIDE, WRONG_SIDE_TURNED, OWN_SIDE = 0.40, 0.49, 0.5
-"""Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, which
-one of a hundred chests of training and validation does. Below the second (one of twenty) it does in an image
+"""Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, as
+in one of a hundred chests of training and validation. Below the second (one of twenty) it does in an image
 that was shown turned by 180°: that may be one turned over. From the third on it lies on its own side."""
 BESIDE: Final = 0.1
 """Distance of a side marker from the middle of the picture, at least, to name a side (share of the width)."""

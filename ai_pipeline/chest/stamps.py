@@ -53,6 +53,8 @@ SURE: Final = 0.8
 TALLEST: Final = 0.15
 """Height of a stamp, at most (share of the picture's shorter side)."""
 _SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
+_JOINED: Final = re.compile(rf"\b(AP|PA)({'|'.join(sorted(PORTABLE | set(POSITIONS)))})\b")
+"""Words between which the reader misses the space."""
 _BETWEEN_WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -137,7 +139,8 @@ def words_of(line: Line) -> tuple[str, ...]:
     """The stamps in one line of text, in capitals; none of a line that was not read for certain."""
     if line.confidence < SURE:
         return ()
-    tokens = [token for token in _BETWEEN_WORDS.split(_SEMI.sub("SEMI", line.text.replace(".", ""))) if token]
+    text = _JOINED.sub(r"\1 \2", _SEMI.sub("SEMI", line.text.replace(".", "")))
+    tokens = [token for token in _BETWEEN_WORDS.split(text) if token]
     alone = all(token.upper() in WORDS or token.isdigit() for token in tokens)
     return tuple(
         token.upper()
