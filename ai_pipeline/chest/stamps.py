@@ -7,11 +7,11 @@ dropped where it was read: it is in no result, log or note.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -29,9 +29,8 @@ Grey = npt.NDArray[np.uint8]
 Projection = Literal["", "AP", "PA"]
 Position = Literal["", "supine", "semi-erect", "erect"]
 Side = Literal["L", "R"]
-_Value = TypeVar("_Value", bound=str)
 
-PROJECTIONS: Final[Mapping[str, Projection]] = {"AP": "AP", "PA": "PA"}
+PROJECTIONS: Final = frozenset({"AP", "PA"})
 PORTABLE: Final = frozenset({"PORTABLE", "MOBILE", "BEDSIDE"})
 POSITIONS: Final[Mapping[str, Position]] = {
     "SUPINE": "supine",
@@ -42,6 +41,8 @@ POSITIONS: Final[Mapping[str, Position]] = {
     "STANDING": "erect",
     "SITTING": "erect",
 }
+IN_ORDER: Final[tuple[Position, ...]] = ("supine", "semi-erect", "erect")
+"""Of several positions on one film the first counts, as AP counts where both projections are read."""
 SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
 OF_AP_FILMS: Final = frozenset({"AP", *PORTABLE, "SUPINE", "SEMIERECT", "SEMIUPRIGHT"})
 WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
@@ -70,7 +71,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """What the stamps of one film say; empty where none was read or two contradict each other.
+    """What the stamps of one film say; empty or None where none was read or side markers disagree.
 
     ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
     words of PA films do not count: lead letters lie on a detector either way round.
@@ -152,21 +153,16 @@ def words_of(line: Line) -> tuple[str, ...]:
 def _put_together(words: Sequence[_Word]) -> Stamps:
     from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
     read = {one.word for one in words if not one.flipped} | from_mirror
+    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
     markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
     agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
     return Stamps(
-        projection=_only(PROJECTIONS[word] for word in read & set(PROJECTIONS)),
-        position=_only(POSITIONS[word] for word in read & set(POSITIONS)),
+        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
+        position=next((position for position in IN_ORDER if position in positions), ""),
         portable=bool(read & PORTABLE),
         marker=markers[0] if agree else None,
         mirrored=bool(from_mirror),
     )
-
-
-def _only(values: Iterable[_Value]) -> _Value | Literal[""]:
-    """The value that all ``values`` have; "" where there is none, or several that differ."""
-    found = set(values)
-    return found.pop() if len(found) == 1 else ""
 
 
 def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:
