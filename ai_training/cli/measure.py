@@ -360,7 +360,7 @@ def evaluate_stamps(
         from ai_pipeline.chest.classifier import Classifier
         from ai_pipeline.chest.ratio import MODEL
         from ai_pipeline.models.registry import find
-        from ai_training.evaluation.stamps import StampModels, as_text, evaluate
+        from ai_training.stamps.evaluate import StampModels, as_text, evaluate
 
         classifier = Classifier(options.chest_card(None, models_dir), threads=threads)
         anatomy = AnatomyModel.from_card(find(MODEL, models_dir), threads)

@@ -13,21 +13,23 @@ import pytest
 from ai_pipeline.burnin.find.read_lines import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy
+from ai_pipeline.chest.stamps import Marker, Stamps
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.orientation import UPRIGHT, Pose
 from ai_training.errors import DataMissing
-from ai_training.evaluation.stamps import (
+from ai_training.sets.images import ChestImage
+from ai_training.stamps.evaluate import (
     DRAWN,
     TURNED,
     StampCase,
     StampModels,
+    _value,
     as_text,
     draw,
     evaluate,
     figures,
     measure,
 )
-from ai_training.sets.images import ChestImage
 from ai_training.ultrasound.overlays.styles import TRAIN
 from tests.unit.chests import drawn_chest
 
@@ -86,6 +88,19 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
     assert not case.holds["film turned by 180° called mirrored"]
     assert case.drawn not in {"AP", "PA", "AP PORTABLE"}, "the film has a projection of its own"
     assert (case.holds["drawn stamp read right"], case.holds["drawn stamp read wrong"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("marker", "word", "value"),
+    [
+        (Marker("R", 0.1, 0.1), "R", "R"),
+        (Marker("L", 0.9, 0.1), "R", ""),
+        (Marker("L", 0.1, 0.1), "R", "L"),
+        (None, "L", ""),
+    ],
+)
+def test_a_letter_of_the_film_itself_is_no_wrong_answer(marker: Marker | None, word: str, value: str) -> None:
+    assert _value(Stamps(marker=marker), word) == value
 
 
 @pytest.mark.parametrize("text", DRAWN)

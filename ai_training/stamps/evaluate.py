@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.stamp_rules import doubt
-from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Reader, Stamps, stamps_in
+from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, stamps_in
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.images.orientation import UPRIGHT, Pose
 from ai_training.errors import DataMissing
@@ -102,9 +102,9 @@ def measure(image: ChestImage, picture: Grey, models: StampModels, faces: Sequen
         holds["projection as the label says"] = projection == image.view
     holds["side marker read"] = stamps.marker is not None
     if stamps.marker is not None:
-        holds["side marker on its own side"] = (stamps.marker.letter == "L") == (stamps.marker.x > 0.5)
+        holds["side marker on its own side"] = _on_own_side(stamps.marker)
     random = Random(image.path.name)
-    words = [text for text in DRAWN if not any(_value(stamps, word) for word in text.split())]
+    words = [text for text in DRAWN if not _has_own(stamps, text)]
     text = random.choice(words) if words else ""
     if text:
         copy = stamps_in(draw(picture, text, random, faces), anatomy, models.reader)
@@ -188,10 +188,27 @@ def _share(cases: Sequence[StampCase], name: str) -> dict[str, Any]:
     return {"share": mean_interval(values, weights).as_list(), "films": len(cases)}
 
 
+def _has_own(stamps: Stamps, text: str) -> bool:
+    """Whether the film says already what a word of ``text`` says, or something else of the same kind."""
+    words = text.split()
+    return any(stamps.marker is not None if word in SIDES else _value(stamps, word) for word in words)
+
+
+def _on_own_side(marker: Marker) -> bool:
+    """Whether ``marker`` lies where it lies on a film that is not mirrored."""
+    return (marker.letter == "L") == (marker.x > 0.5)
+
+
 def _value(stamps: Stamps, word: str) -> str:
-    """What ``stamps`` say of that of which ``word`` (of :data:`DRAWN`) says something; "" where nothing."""
+    """What ``stamps`` say of that of which ``word`` (of :data:`DRAWN`) says something; "" where nothing.
+
+    The other letter on its own side is no answer: it is the film's, which shows better on the copy.
+    """
     if word in SIDES:
-        return stamps.marker.letter if stamps.marker else ""
+        marker = stamps.marker
+        if marker is None or (marker.letter != word and _on_own_side(marker)):
+            return ""
+        return marker.letter
     if word in PORTABLE:
         return word if stamps.portable else ""
     return stamps.projection if word in PROJECTIONS else stamps.position.upper()
