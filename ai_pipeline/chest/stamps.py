@@ -51,6 +51,9 @@ SHORT: Final = 2
 no side."""
 SURE: Final = 0.8
 """Confidence of the recogniser from which a line is taken (0 to 1)."""
+LARGEST: Final = 1024
+"""Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
+than reading these (pixels)."""
 TALLEST: Final = 0.15
 """Height of a stamp, at most (share of the picture's shorter side)."""
 _SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
@@ -121,13 +124,17 @@ def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None 
 
 def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
     """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
+    times_larger = max(1.0, min(picture.shape) / LARGEST)
+    picture = _reduced(picture, times_larger)
     rows, columns = picture.shape
     mirror_image = np.ascontiguousarray(picture[:, ::-1])
     lungs = _hull(anatomy)
     words: list[_Word] = []
     for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
         x, y = box.corners.mean(axis=0).tolist()
-        if box.height > TALLEST * min(rows, columns) or _is_inside(lungs, anatomy, (x, y)):
+        if box.height > TALLEST * min(rows, columns) or _is_inside(
+            lungs, anatomy, (x * times_larger, y * times_larger)
+        ):
             continue
         found, flipped = words_of(reader.read(picture, box)), False
         if not found:
@@ -163,6 +170,14 @@ def _put_together(words: Sequence[_Word]) -> Stamps:
         marker=markers[0] if agree else None,
         mirrored=bool(from_mirror),
     )
+
+
+def _reduced(picture: Grey, times: float) -> Grey:
+    """A copy of ``picture`` so many ``times`` smaller; of 1 the picture itself."""
+    if times == 1.0:
+        return picture
+    size = round(picture.shape[1] / times), round(picture.shape[0] / times)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:
