@@ -208,6 +208,11 @@ MAY_IMPORT["ai_pipeline.ovarian"] = (
     "ai_pipeline.chest.domain_gate",
     "ai_pipeline.fetal_head.outline",
 )
+MAY_IMPORT["ai_pipeline.chest"] = (
+    *_PIPELINE,
+    "ai_pipeline.burnin.find.read_lines",
+    "ai_pipeline.burnin.find.text",
+)
 for _point in entry_points(group="ai_pipeline.pipelines"):
     MAY_IMPORT.setdefault(_point.module.rpartition(".")[0], _PIPELINE)
 # From outside one may look into every room; only these do.

@@ -34,7 +34,8 @@ class ChestOptions(PipelineOptions):
     missed, most films get one. [models.md](models.md) has thresholds and figures; every result says which was
     used. A model without these (its card has no `[operating_points]`) knows `balanced` only."""
     ratio: Projections = option(Projections.PA, "Cardiothoracic ratio", "all: AP and unknown projections too")
-    """The cardiothoracic ratio, with its lines: `PA`: of films whose View Position or View Code says PA;
+    """The cardiothoracic ratio, with its lines: `PA`: of films whose View Position, View Code
+    or stamp says PA, and that are not stamped as AP films;
     `all`: of AP and unknown projections too, where the result says that it is not comparable; `off`."""
     heatmaps: bool = option(False, "Heat maps", "of every finding that is present")
     """A heat map of every finding that is present."""

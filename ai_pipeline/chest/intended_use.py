@@ -108,7 +108,7 @@ def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNot
     # "mended" is the stored name of what is called reoriented elsewhere.
     found = (
         (pose != UPRIGHT, "mended", f"The image was {pose.sentence}: it was analysed upright."),
-        (_from_behind(header), "mirrored", MIRRORED_NOTE),
+        (seen_from_behind(header), "mirrored", MIRRORED_NOTE),
         (exposure.note is not None, "clipped", exposure.note or ""),
         (header.age_years is None, "age", "The patient's age is unknown: the model is for adults."),
         (not header.body_part, "body_part", "Body Part Examined is empty: judged by the pixels alone."),
@@ -123,7 +123,7 @@ def _orientation(header: ImageHeader) -> tuple[str, str]:
     return row.strip()[:1], column.strip()[:1]
 
 
-def _from_behind(header: ImageHeader) -> bool:
+def seen_from_behind(header: ImageHeader) -> bool:
     """True where rows and columns run as in an image that is mirrored, however it is turned.
 
     It is noted, not corrected: devices turn and mirror pictures and leave the header as it was.

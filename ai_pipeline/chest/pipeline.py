@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, places, ratio
+from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
@@ -27,6 +27,9 @@ from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probabili
 from ai_pipeline.chest.detector import BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
+from ai_pipeline.chest.stamp_rules import StampRules
+from ai_pipeline.chest.stamps import MODEL as TEXT_READER
+from ai_pipeline.chest.stamps import Stamps, read_stamps
 from ai_pipeline.contract import (
     Accept,
     Decision,
@@ -45,12 +48,11 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import UPRIGHT
+from ai_pipeline.images.orientation import UPRIGHT, upright
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
 from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
 
-CLEANER = "burnin-text"
 UNTRAINED = "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 _URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
@@ -60,14 +62,25 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
     """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
-    label, None without a detector. ``timings`` in seconds."""
+    label, None without a detector. ``stamps``: None where they could not be read. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
     boxes: Callable[[str], tuple[Region, ...]] | None
     anatomy: Anatomy | None
     exposure: Exposure
+    stamps: Stamps | None
     timings: Mapping[str, float]
+
+    @property
+    def rules(self) -> StampRules:
+        """What follows from its stamps."""
+        return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+
+    @property
+    def sided_anatomy(self) -> Anatomy | None:
+        """The outlines where they tell left from right; else None."""
+        return self.anatomy if self.rules.sides else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +170,17 @@ class ChestXray:
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
         """Analyse ``images`` (those that ``accepts`` named). Raises PixelError."""
-        seconds = {"decode": 0.0, "model": 0.0, "explain": 0.0}
+        given = ChestOptions.of(options)
+        stages = ["decode", "model", "stamps", "explain", *(["clean"] if given.clean else [])]
+        seconds = dict.fromkeys(stages, 0.0)
+        text_read = given.clean
         findings: list[Finding] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         scores: list[Scores] = []
         judged = 0  # images whose ratio says how large the heart is
         measurements: list[Measurement] = []
-        given = ChestOptions.of(options)
         settings = _RuleOptions.from_card(self._card(), given)
-        models = self.models()
-        if given.clean:
-            models += (find(CLEANER, self._models_dir).ref,)
-            seconds["clean"] = 0.0
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
             analysed = self._analyse(image)
@@ -183,7 +194,9 @@ class ChestXray:
                 found = [one for one in found if one.label != ratio.CARDIOMEGALY]
             findings += found
             notes += places.no_place_notes(found) if self._detector is not None else []
-            notes += places.place_notes(image, analysed.analysis.pose, analysed.anatomy, found)
+            notes += places.place_notes(image, analysed.analysis.pose, analysed.sided_anatomy, found)
+            notes += analysed.rules.notes
+            text_read = text_read or analysed.stamps is not None
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
             notes += self._unsure_note(analysed.anatomy, scores[-1])
@@ -212,7 +225,7 @@ class ChestXray:
             images=tuple(pictures),
             quality=tuple(notes),
             timings=seconds,
-            models=models,
+            models=self.models() + ((find(TEXT_READER, self._models_dir).ref,) if text_read else ()),
             scores=tuple(scores),
             measurements=tuple(measurements),
         )
@@ -244,6 +257,7 @@ class ChestXray:
             self._anatomy_model(),
             wanted,
             effusion=self._effusion_is_possible(analysed.analysis),
+            projection=analysed.rules.projection,
         )
 
     def _effusion_is_possible(self, analysis: Analysis) -> bool:
@@ -256,11 +270,12 @@ class ChestXray:
         )
 
     def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
-        """Masks of heart and lungs, where they can be those of a chest."""
-        if analysed.anatomy is None or not analysed.anatomy.is_chest:
+        """Masks of heart and lungs, where they can be those of a chest and left and right are known."""
+        anatomy = analysed.sided_anatomy
+        if anatomy is None or not anatomy.is_chest:
             return []
         header, models = analysed.image.header, (self._anatomy_model().ref,)
-        masks = analysed.anatomy.in_image(header.rows, header.columns)
+        masks = anatomy.in_image(header.rows, header.columns)
         what = "heart and lungs outlined by AI, not for diagnostic use"
         picture = DerivedImage(
             ImageKind.ORGANS, analysed.image.uid, masks, "MONOCHROME2", what, models=models, organs=ORGANS
@@ -282,13 +297,17 @@ class ChestXray:
         decoded = time.perf_counter()
         model = self._model()
         analysis = model.analyse(grey)
-        boxes, anatomy = None, None
+        boxes, anatomy, stamps = None, None, None
         if model.in_domain(analysis):
             anatomy = self._anatomy_model().outline(grey, analysis.pose)
             if self._detector is not None:
                 boxes = self._detector.boxes_in(grey, analysis)
-        timings = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.from_image(grey), timings)
+        seen = time.perf_counter()
+        if anatomy is not None:
+            picture, to_upright = upright(grey, analysis.pose)
+            stamps = read_stamps(picture, anatomy.seen(to_upright), self._models_dir)
+        timings = {"decode": decoded - start, "model": seen - decoded, "stamps": time.perf_counter() - seen}
+        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.from_image(grey), stamps, timings)
         self._analysed.append(analysed)
         return analysed
 
@@ -371,7 +390,7 @@ class ChestXray:
 def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> Literal["", "L", "R"]:
     """The side that all boxes of a finding lie on."""
     pose, site = analysed.analysis.pose, label.site
-    inside = [places.in_lungs(analysed.image, pose, analysed.anatomy, site, box) for box in regions]
+    inside = [places.in_lungs(analysed.image, pose, analysed.sided_anatomy, site, box) for box in regions]
     sides = {places.side_of(lungs) for lungs in inside}
     return sides.pop() if len(sides) == 1 else ""
 

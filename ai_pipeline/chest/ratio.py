@@ -72,13 +72,15 @@ def measure(
     wanted: Projections,
     *,
     effusion: bool = False,
+    projection: str | None = None,
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
     ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; statement and note warn
-    the reader. Widths are in millimetres where the header gives the pixel spacing, else in pixels.
+    the reader. ``projection``: where another is known than the header's. Widths are in millimetres where the
+    header gives the pixel spacing, else in pixels.
     """
-    projection = projection_of(image.header)
+    projection = projection_of(image.header) if projection is None else projection
     if wanted is Projections.OFF:
         return Ratio()
     if wanted is Projections.PA and projection != "PA":

@@ -394,6 +394,35 @@ def evaluate_completeness(
     print_figures(result | called, completeness.as_text, as_json)
 
 
+@evaluate_app.command("stamps")
+def evaluate_stamps(
+    *,
+    data: options.ChestData,
+    split: options.Split = "test",
+    films: Annotated[int, typer.Option(help="Films to measure on; 0: all.")] = 0,
+    models_dir: options.ModelsDir = None,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure what is read of the stamps of chest films, and which mirrored films are noticed.
+
+    Every interval is 95 %, by bootstrap over patients. Example: ai-pipeline evaluate stamps --data DIR
+    """
+    with errors(), progress() as report:
+        from ai_pipeline.burnin.find.text import TextReader
+        from ai_pipeline.chest.anatomy import AnatomyModel
+        from ai_pipeline.chest.classifier import Classifier
+        from ai_pipeline.chest.ratio import MODEL
+        from ai_pipeline.models.registry import find
+        from ai_training.stamps.evaluate import StampModels, as_text, evaluate
+
+        classifier = Classifier(options.chest_card(None, models_dir), threads=threads)
+        anatomy = AnatomyModel.from_card(find(MODEL, models_dir), threads)
+        models = StampModels(classifier, anatomy, TextReader(threads or None))
+        result = evaluate(data, models, split, films, report)
+    print_figures(result, as_text, as_json)
+
+
 @evaluate_app.command("fetal")
 def evaluate_fetal(
     *,

@@ -50,7 +50,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class CutFilm:
-    """One film, cut at ``edge`` or whole (None), and the figures of each edge; those of the cut side first."""
+    """One film, cut at ``edge`` or whole (None), and the figures of each edge; the cut side first."""
 
     patient: str
     path: Path

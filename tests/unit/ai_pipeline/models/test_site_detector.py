@@ -188,7 +188,7 @@ def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
         ("Effusion", *(factor * edge for edge in (70, 160, 130, 240))),
         ("Cardiomegaly", *(factor * edge for edge in (135, 145, 225, 235))),
     }
-    assert _drawn(picture) == by_site | {"chest-anatomy-unet", "chest-efficientnet-lite0"}
+    assert _drawn(picture) == by_site | {"chest-anatomy-unet", "chest-efficientnet-lite0", "burnin-text"}
     assert models("rollback", "--pipeline", BOXES.name).exit_code == 0
     assert _drawn(picture) == before
 

@@ -1,0 +1,1 @@
+"""How well the stamps of chest films are read."""
