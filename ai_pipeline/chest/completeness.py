@@ -6,8 +6,8 @@ figures of the lungs' outlines at that edge; its coefficients are in the card of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.contract import Decision, Finding, QualityNote
 from ai_pipeline.models.card import Card
+from ai_pipeline.summary import NOT_ASSESSED
 
 FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")
 """The figures of an edge, in this order; see :func:`figures_at`."""
@@ -23,6 +25,8 @@ BORDER: Final = 0.02
 """Depth of the strip along an edge, as a share of the picture, that counts as touching it."""
 END: Final = 0.03
 """Part of a lung's length at whose end its width is taken."""
+FAR: Final = 0.1
+"""Share of a lung's length: lungs that end farther from an edge are not cut off there."""
 PLAIN: Final = 10
 """Grey levels, 0 to 255, within which a whole row or column differs where the film does not reach."""
 Grey = npt.NDArray[np.uint8]
@@ -43,11 +47,14 @@ MISSING: Final[Mapping[Edge, str]] = {
     Edge.SIDE: "lateral wall of the chest",
 }
 """What is outside the picture where it is cut off at an edge."""
+NEEDS: Final[Mapping[str, Edge]] = {"Effusion": Edge.BOTTOM, "Pneumothorax": Edge.TOP}
+"""By label the edge near which it lies in an upright patient: where that is cut off it was not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The judge of an edge: ``weights [6]`` and ``offset`` of the logistic model of an edge, and the value from which it is cut."""
+    """The judge of an edge: ``weights [6]`` and ``offset`` of a logistic model, and the value above which the
+    film is cut there."""
 
     weights: tuple[float, ...]
     offset: float
@@ -55,7 +62,7 @@ class Judge:
 
     def is_cut(self, figures: Sequence[float]) -> bool:
         """Whether the film is cut at an edge with these ``figures``."""
-        return float(np.dot(self.weights, figures) + self.offset) > self.limit
+        return figures[0] <= FAR and float(np.dot(self.weights, figures) + self.offset) > self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,32 @@ class Completeness:
             for edge, judge in self.judges.items()
             if any(judge.is_cut(figures) for figures in rows[edge])
         )
+
+
+def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> list[Finding]:
+    """What may be stated of a film that is cut off: what is suspected, and nothing as "not found".
+
+    A finding that lies where the film is cut off, and is not suspected, is left out.
+    """
+    if not missing:
+        return list(findings)
+    seen = [
+        one for one in findings if one.decision is Decision.PRESENT or NEEDS.get(one.label) not in missing
+    ]
+    absent, unclear = Decision.ABSENT, Decision.INDETERMINATE
+    return [replace(one, decision=unclear) if one.decision is absent else one for one in seen]
+
+
+def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edge]) -> list[QualityNote]:
+    """That a part of the chest was not assessed, with the ``findings`` that lie there and are left out."""
+    if not missing:
+        return []
+    parts = [MISSING[edge] for edge in Edge if edge in missing]
+    stated = {one.label for one in without_missing(findings, missing)}
+    names = [f"{part} (outside the picture)" for part in parts]
+    names += [one.code.meaning.lower() for one in findings if one.label not in stated]
+    text = f"{' and '.join(parts).capitalize()}: outside the picture."
+    return [QualityNote(NOT_ASSESSED, text, uid, names=tuple(names))]
 
 
 def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[float, ...]]]:

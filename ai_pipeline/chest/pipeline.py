@@ -24,6 +24,7 @@ from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.calls.words import Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
+from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.chest.detector import BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
@@ -62,7 +63,8 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
     """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
-    label, None without a detector. ``stamps``: None where they could not be read. ``timings`` in seconds."""
+    label, None without a detector. ``stamps``: None where they could not be read. ``missing``: the edges
+    at which the chest is cut off. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
@@ -70,6 +72,7 @@ class _AnalysedImage:
     anatomy: Anatomy | None
     exposure: Exposure
     stamps: Stamps | None
+    missing: tuple[Edge, ...]
     timings: Mapping[str, float]
 
     @property
@@ -122,6 +125,7 @@ class ChestXray:
         self._detector: BoxDetector | SiteDetector | None = None
         self._box_card: Card | None = None
         self._anatomy: AnatomyModel | None = None
+        self._completeness = Completeness({})
         self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
 
     def warm_up(self) -> None:
@@ -192,14 +196,12 @@ class ChestXray:
             found = self._findings(analysed, settings)
             if measured.judges_size and not given.all_labels:  # one voice: the ratio is the better model
                 found = [one for one in found if one.label != ratio.CARDIOMEGALY]
+            notes += missing_notes(image.uid, found, analysed.missing)
+            found = without_missing(found, analysed.missing)
             findings += found
-            notes += places.no_place_notes(found) if self._detector is not None else []
-            notes += places.place_notes(image, analysed.analysis.pose, analysed.sided_anatomy, found)
-            notes += analysed.rules.notes
             text_read = text_read or analysed.stamps is not None
-            notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
-            notes += self._unsure_note(analysed.anatomy, scores[-1])
+            notes += self._notes(analysed, found, scores[-1])
             if given.outlines:
                 pictures += self._outlines(analysed)
             explained = time.perf_counter()
@@ -244,7 +246,8 @@ class ChestXray:
 
     def _anatomy_model(self) -> AnatomyModel:
         if self._anatomy is None:
-            self._anatomy = AnatomyModel.from_card(find(ratio.MODEL, self._models_dir))
+            card = find(ratio.MODEL, self._models_dir)
+            self._anatomy, self._completeness = AnatomyModel.from_card(card), Completeness.from_card(card)
         return self._anatomy
 
     def _ratio(self, analysed: _AnalysedImage, wanted: ratio.Projections) -> ratio.Ratio:
@@ -258,6 +261,7 @@ class ChestXray:
             wanted,
             effusion=self._effusion_is_possible(analysed.analysis),
             projection=analysed.rules.projection,
+            cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
         )
 
     def _effusion_is_possible(self, analysis: Analysis) -> bool:
@@ -298,6 +302,7 @@ class ChestXray:
         model = self._model()
         analysis = model.analyse(grey)
         boxes, anatomy, stamps = None, None, None
+        missing: tuple[Edge, ...] = ()
         if model.in_domain(analysis):
             anatomy = self._anatomy_model().outline(grey, analysis.pose)
             if self._detector is not None:
@@ -305,9 +310,14 @@ class ChestXray:
         seen = time.perf_counter()
         if anatomy is not None:
             picture, to_upright = upright(grey, analysis.pose)
-            stamps = read_stamps(picture, anatomy.seen(to_upright), self._models_dir)
+            outlines = anatomy.seen(to_upright)
+            missing = self._completeness.missing(picture, outlines)
+            stamps = read_stamps(picture, outlines, self._models_dir)
         timings = {"decode": decoded - start, "model": seen - decoded, "stamps": time.perf_counter() - seen}
-        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.from_image(grey), stamps, timings)
+        exposure = Exposure.from_image(grey)
+        analysed = _AnalysedImage(
+            image, analysis, boxes, anatomy, exposure, stamps, missing, MappingProxyType(timings)
+        )
         self._analysed.append(analysed)
         return analysed
 
@@ -316,6 +326,17 @@ class ChestXray:
         labels = enumerate(model.card.labels)
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
+
+    def _notes(self, analysed: _AnalysedImage, found: Sequence[Finding], scores: Scores) -> list[QualityNote]:
+        """Where findings are, what stamps say, and how far to trust the result."""
+        image, pose = analysed.image, analysed.analysis.pose
+        return [
+            *(places.no_place_notes(found) if self._detector is not None else ()),
+            *places.place_notes(image, pose, analysed.sided_anatomy, found),
+            *analysed.rules.notes,
+            *intended_use.notes(image, pose, analysed.exposure),
+            *self._unsure_note(analysed.anatomy, scores),
+        ]
 
     def _unsure_note(self, anatomy: Anatomy | None, scores: Scores) -> list[QualityNote]:
         text = operating_points.UNSURE_NOTE

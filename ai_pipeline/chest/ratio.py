@@ -5,6 +5,7 @@ Compared with the usual limit it is on PA films only: an AP film magnifies the h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -73,11 +74,13 @@ def measure(
     *,
     effusion: bool = False,
     projection: str | None = None,
+    cut_off: Sequence[str] = (),
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
     ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; statement and note warn
-    the reader. ``projection``: where another is known than the header's. Widths are in millimetres where the
+    the reader. ``projection``: where another is known than the header's. ``cut_off``: parts of the
+    chest outside the picture, without which a width is too small. Widths are in millimetres where the
     header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header) if projection is None else projection
@@ -85,6 +88,9 @@ def measure(
         return Ratio()
     if wanted is Projections.PA and projection != "PA":
         return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
+    if cut_off:
+        why = f"outside the picture: {' and '.join(cut_off)}"
+        return Ratio(notes=(_note(image, f"not measured, {why}"),))
     if anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
     statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)

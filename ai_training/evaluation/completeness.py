@@ -156,16 +156,13 @@ def _versions(image: ChestImage, model: AnatomyModel, rng: Random) -> Iterator[C
     lungs = model.outline(picture).in_image(*picture.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     if not lungs.any(axis=(1, 2)).all():
         return
-    cuts = [(None, picture, False)]
-    for edge, view, backwards in (
-        (Edge.TOP, lambda array: array, False),
-        (Edge.BOTTOM, lambda array: array[..., ::-1, :], False),
-        (Edge.SIDE, lambda array: array.swapaxes(-1, -2), False),
-        (Edge.SIDE, lambda array: array.swapaxes(-1, -2)[..., ::-1, :], True),
-    ):
-        rows = _cut_rows(view(lungs), rng.uniform(*LOST[edge]))
-        cuts.append((edge, _framed(_back(view(picture)[rows:], edge, backwards), rng), backwards))
-    for edge, cut, backwards in cuts:
+    cuts: list[tuple[Edge | None, Grey, bool]] = [(None, picture, False)]
+    for edge, backwards in ((Edge.TOP, False), (Edge.BOTTOM, False), (Edge.SIDE, False), (Edge.SIDE, True)):
+        rows = _cut_rows(_from(lungs, edge, backwards), rng.uniform(*LOST[edge]))
+        cuts.append(
+            (edge, _framed(_back(_from(picture, edge, backwards)[rows:], edge, backwards), rng), backwards)
+        )
+    for cut_at, cut, backwards in cuts:
         if min(cut.shape) < SMALLEST // 2:
             continue
         anatomy = model.outline(cut)
@@ -173,7 +170,14 @@ def _versions(image: ChestImage, model: AnatomyModel, rng: Random) -> Iterator[C
             figures = dict(figures_of(cut, anatomy))
             if backwards:
                 figures[Edge.SIDE] = figures[Edge.SIDE][::-1]
-            yield CutFilm(image.patient, image.path, edge, figures)
+            yield CutFilm(image.patient, image.path, cut_at, figures)
+
+
+def _from(array: npt.NDArray[Any], edge: Edge, backwards: bool) -> npt.NDArray[Any]:
+    """``array [..., rows, columns]`` as seen from an edge: its first row is at the edge."""
+    if edge is Edge.SIDE:
+        array = array.swapaxes(-1, -2)
+    return array[..., ::-1, :] if backwards or edge is Edge.BOTTOM else array
 
 
 def _back(cut: Grey, edge: Edge, backwards: bool) -> Grey:
