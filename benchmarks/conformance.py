@@ -44,7 +44,7 @@ ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {pacs}
 may = ["receive"]
-results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
+results = ["sr", "gsps", "sc", "summary", "heatmap", "cleaned", "seg"]
 [[rules]]
 name = "chest"
 when = {{ modality = ["CR", "DX"] }}

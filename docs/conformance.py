@@ -32,6 +32,7 @@ _KINDS = {
     ResultKind.SR: "report of findings (TID 1500)",
     ResultKind.GSPS: "overlay of findings on the source image",
     ResultKind.SC: "picture with findings drawn on it",
+    ResultKind.SUMMARY: "one page on all images of a job: patient, results in words, one picture",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",

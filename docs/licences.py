@@ -37,6 +37,11 @@ What `release.lock` names: the run time with its extras `ai`, `postgres` and `co
 Weights inside our own wheel, or in that of a package, by their cards.
 
 {models}
+## Font
+
+The summary page is drawn in DejaVu Sans Condensed 2.37 (licences of Bitstream Vera and Arev; DejaVu's changes
+are in the public domain): `ai_pipeline/images/fonts/LICENCE.txt`.
+
 ## Training, conversion, other backends
 
 What the package `ai_training` and the extras `torch`, `convert` and `openvino` ask for besides; not part of a

@@ -111,9 +111,8 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     program = PipelineResult(_chest(film).findings[:1], models=(CALIBRATED,))
     [report] = results.build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
     yield "command-sr", report
-    (failure, picture) = results.build_failure(_context("chest_xray"), [film], "the model file is missing")
-    yield "failure-sr", failure
-    yield "failure-sc", picture
+    for one in results.build_failure(_context("chest_xray"), [film], "the model file is missing"):
+        yield f"failure-{one.kind}", one
     hidden = _context("ultrasound", UNCALIBRATED)
     key = Pseudonyms.of(SiteKey(b"k" * 32), "registry")
     for one in results.build_deidentified(hidden, [breast], _text_removed(breast), key).objects:

@@ -94,6 +94,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *FILES,
         "ai_pipeline.contract",
         "ai_pipeline.errors",
+        "ai_pipeline.images.page",
         "ai_pipeline.images.render",
         "ai_pipeline.summary",
         "ai_pipeline.terms",

@@ -88,26 +88,26 @@ def annotate(
     counted.
     """
     canvas = _LabelledPicture.from_display(display)
-    placed = [
-        (finding, region)
-        for finding in findings
-        if finding.decision is not Decision.ABSENT
-        for region in finding.regions
-    ]
-    for _, region in placed:
-        canvas.outline(region.bounds if region.type == "box" else None, region.points)
-    if 1 < len(placed) <= MOST_NUMBERED:
-        taken = [region.bounds for _, region in placed]
-        for number, (_, region) in enumerate(placed, start=1):
-            taken.append(canvas.number(str(number), region.bounds, taken))
     drawn = [measurement for measurement in measurements if measurement.model is not None]
-    for line, closed in dict.fromkeys((line, one.closed) for one in drawn for line in one.lines):
-        if closed:
-            canvas.outline(None, line)
-        else:
-            canvas.measured(line)
-    captions = _box_captions([finding for finding, _ in placed])
-    return canvas.above([], captions, list(legend) or legend_of(findings, notes, drawn))
+    canvas.mark(findings, drawn)
+    return canvas.above([], box_captions(findings), list(legend) or legend_of(findings, notes, drawn))
+
+
+def marked(
+    display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
+) -> Picture:
+    """Return what :func:`annotate` draws into ``display``: RGB of the same size, without words.
+
+    ``letters``: height of the boxes' numbers in pixels; lines are as wide as suits it.
+    """
+    canvas = _LabelledPicture(Image.fromarray(_rgb(display)), ImageFont.load_default(letters), letters)
+    canvas.mark(findings, [one for one in measurements if one.model is not None])
+    return np.array(canvas.image, np.uint8)
+
+
+def box_captions(findings: Sequence[Finding]) -> list[str]:
+    """What each box of :func:`annotate` and :func:`marked` is: with its number where there are several."""
+    return _box_captions([finding for finding, _ in _placed(findings)])
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -177,6 +177,12 @@ def place_lines(regions: Iterable[Region]) -> list[str]:
     return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
 
+def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
+    """Each place of what is not absent."""
+    shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
+    return [(finding, region) for finding in shown for region in finding.regions]
+
+
 def _box_captions(boxed: Sequence[Finding]) -> list[str]:
     """What each box is, by its number where there are several; of many how many there are of each label."""
     if len(boxed) > MOST_NUMBERED:
@@ -210,6 +216,21 @@ class _LabelledPicture:
     @property
     def line_height(self) -> int:
         return round(self.letters * 1.3)
+
+    def mark(self, findings: Sequence[Finding], measurements: Sequence[Measurement]) -> None:
+        """Draw the regions of what is not absent, and the lines of what was measured."""
+        placed = _placed(findings)
+        for _, region in placed:
+            self.outline(region.bounds if region.type == "box" else None, region.points)
+        if 1 < len(placed) <= MOST_NUMBERED:
+            taken = [region.bounds for _, region in placed]
+            for number, (_, region) in enumerate(placed, start=1):
+                taken.append(self.number(str(number), region.bounds, taken))
+        for line, closed in dict.fromkeys((line, one.closed) for one in measurements for line in one.lines):
+            if closed:
+                self.outline(None, line)
+            else:
+                self.measured(line)
 
     def outline(self, box: Box | None, points: Sequence[tuple[float, float]]) -> None:
         """Draw in yellow with a black rim, so that it is seen on white and on black."""
@@ -289,19 +310,7 @@ class _LabelledPicture:
         draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
 
     def _wrapped(self, text: str, width: int) -> list[str]:
-        """Lines no wider than the sheet; words that are wider (a long model name) are broken."""
-        room = width - self.letters // 2
-        lines: list[str] = []
-        for word in _printable(text).split():
-            longer = f"{lines[-1]} {word}" if lines else word
-            if lines and self.font.getlength(longer) <= room:
-                lines[-1] = longer
-                continue
-            lines.append(word)
-            while self.font.getlength(lines[-1]) > room:
-                fitting = max(1, int(len(lines[-1]) * room / self.font.getlength(lines[-1])) - 1)
-                lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
-        return lines
+        return wrapped(_printable(text), self.font, width - self.letters // 2)
 
     def _pixels(self, box: Box) -> tuple[int, int, int, int]:
         """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
@@ -309,6 +318,23 @@ class _LabelledPicture:
         right = min(self.image.width - 1, max(left, round(box[2]) - 1))
         bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
         return left, top, right, bottom
+
+
+def wrapped(text: str, font: Font, room: float) -> list[str]:
+    """Lines of at most ``room`` pixels; words that are wider (a long model name) are broken."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= room:
+            lines[-1] = longer
+            continue
+        lines.append(word)
+        while font.getlength(lines[-1]) > room:
+            fitting = max(1, int(len(lines[-1]) * room / font.getlength(lines[-1])) - 1)
+            while fitting > 1 and font.getlength(lines[-1][:fitting]) > room:
+                fitting -= 1
+            lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
+    return lines
 
 
 def _overlap(one: Box, other: Box) -> bool:

@@ -24,7 +24,7 @@ from dicom_node.store.views import View, columns
 
 _FIGURES = 12  # of a UID, at least
 _MOST = 200  # images, received objects and events that a study's page shows
-_PICTURES = (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED)
+_PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
 def uid(session: Session, number: int) -> str:

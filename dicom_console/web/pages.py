@@ -22,6 +22,7 @@ _KINDS: Mapping[str, str] = {
     ResultKind.SR: "report (SR)",
     ResultKind.GSPS: "presentation state",
     ResultKind.SC: "annotated picture",
+    ResultKind.SUMMARY: "summary page",
     ResultKind.HEATMAP: "heat map",
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",

@@ -44,7 +44,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "name"): "pacs",
     ("PeerSettings", "ae_title"): "PACS",
     ("PeerSettings", "may"): ["send", "receive"],
-    ("PeerSettings", "results"): ["sr", "gsps", "sc", "cleaned"],
+    ("PeerSettings", "results"): ["sr", "gsps", "sc", "summary", "cleaned"],
     ("PeerSettings", "url"): "http://pacs.example.org:8042",
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",

@@ -168,7 +168,7 @@ class PeerSettings(_Section):
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
-    """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
+    """What it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"

@@ -41,7 +41,7 @@ ae_title = "{pacs_ae}"
 host = "127.0.0.1"
 port = {pacs_port}
 may = ["send", "receive"]
-results = ["sr", "gsps", "sc", "heatmap", "cleaned"]
+results = ["sr", "gsps", "sc", "summary", "heatmap", "cleaned"]
 burned_in_boxes = true
 [[peers]]
 name = "us1"

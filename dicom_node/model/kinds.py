@@ -17,6 +17,7 @@ class ResultKind(StrEnum):
     SR = "sr"
     GSPS = "gsps"  # grayscale, or colour softcopy presentation state for colour images
     SC = "sc"  # annotated picture
+    SUMMARY = "summary"  # one page on all images of a job, with one picture
     HEATMAP = "heatmap"  # heat map picture with colour bar
     CLEANED = "cleaned"
     SEG = "seg"  # mask of what was inpainted; outlined organs

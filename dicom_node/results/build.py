@@ -46,6 +46,7 @@ from dicom_node.results.sc.cleaned import (
     cleaned_class,
     series_parts,
 )
+from dicom_node.results.sc.page import build_failure_page, build_page
 from dicom_node.results.seg.segmentation import (
     ORGAN_SERIES,
     build_organs,
@@ -56,6 +57,7 @@ from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
+_PAGE: Final = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
 _GREY_STATE: Final = GrayscaleSoftcopyPresentationStateStorage
 _COLOUR_STATE: Final = ColorSoftcopyPresentationStateStorage
@@ -66,15 +68,16 @@ def build(
 ) -> list[BuiltObject]:
     """All objects that the destinations can show, the report first.
 
-    The report is of all images; every other object is of one image, so that a late image leaves those of the
-    others as they are. Raises ResultRefused (the gate; more than one patient; an unverified cleaned image),
-    DecodedDifferently, and PixelError where a picture's source does not decode.
+    Report and summary page are of all images; every other object is of one image, so that a late image leaves
+    those of the others as they are. Raises ResultRefused (the gate; more than one patient; an unverified
+    cleaned image), DecodedDifferently, and PixelError where a picture's source does not decode.
     """
     read = read_sources(sources)
     _check_names(read, result)
     builder = _ResultBuilder(context)
     parts = (*_boxed(context, result.findings), *not_here(result))
     builder.add(_REPORT, read, lambda uid: build_report(context, read, result, uid), parts)
+    builder.add(_PAGE, read, lambda uid: build_page(context, read, result, uid), not_here(result))
     for source in read:
         builder.add_image(_of_image(source, result))
     return builder.built
@@ -91,6 +94,7 @@ def build_failure(
     builder = _ResultBuilder(context)
     parts = ("failure", cause, reason)
     builder.add(_REPORT, read, lambda uid: build_failure_report(context, read, reason, cause, uid), parts)
+    builder.add(_PAGE, read, lambda uid: build_failure_page(context, read, reason, uid), ("failure", reason))
     for source in read:
         builder.add_failure_picture(source, reason)
     return [replace(item, burned_in_boxes=None) for item in builder.built]

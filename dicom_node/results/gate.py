@@ -33,7 +33,7 @@ from dicom_node.results.deidentify.leaks import KnownIdentity
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
-_PICTURES: Final = frozenset({ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED})
+_PICTURES: Final = frozenset({ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED})
 # Attributes of Type 1 at the root of what we build: present and with a value.
 _TYPE_1: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber",

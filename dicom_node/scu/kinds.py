@@ -23,6 +23,7 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SR: (Comprehensive3DSRStorage,),
     ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
     ResultKind.SC: (SecondaryCaptureImageStorage,),
+    ResultKind.SUMMARY: (SecondaryCaptureImageStorage,),
     ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
     ResultKind.CLEANED: (
         SecondaryCaptureImageStorage,

@@ -53,6 +53,7 @@ PATIENT_NAME: Final = "TEST^AI node"
 SHOWS: Final[Mapping[str, str]] = {
     "image": "a grey picture with a bright disc right of its middle and a bright bar at its upper edge",
     ResultKind.SR: "a report: Clinical finding present, score 0.75",
+    ResultKind.SUMMARY: "a page of black: the test patient, the picture with the box, the result in words",
     ResultKind.GSPS: "a presentation state: a box around the bright disc of the picture",
     ResultKind.SC: "the picture once more, with the box and the words drawn into it",
     ResultKind.HEATMAP: "the picture in colours, brightest at the disc, with a colour bar",
@@ -81,7 +82,9 @@ class TrialRow(ServiceResult):
 class ViewerShowed(ServiceRequest):
     """What a viewer showed."""
 
-    shows: list[Literal["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]] = Field(min_length=1, max_length=6)
+    shows: list[Literal["sr", "gsps", "sc", "summary", "heatmap", "cleaned", "seg"]] = Field(
+        min_length=1, max_length=7
+    )
 
 
 class PeerLine(ServiceResult):

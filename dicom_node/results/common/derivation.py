@@ -41,7 +41,7 @@ def describe_derivation(
     picture.DerivationDescription = description
     if codes:
         picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
-    picture.SourceImageSequence = [_reference(source, frames)]
+    picture.SourceImageSequence = [reference(source, frames)]
     copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
     _carry_on_lossy(picture, source)
 
@@ -67,6 +67,15 @@ def copy_spacing(picture: Dataset, source: Source) -> None:
     copy_present(picture, source, "PixelAspectRatio")
 
 
+def pixel_height(source: Source) -> float:
+    """Height of a pixel as a multiple of its width, 1.0 where the source does not say it."""
+    spacing = _spacing(source)
+    ratio = value_of(source.header, "PixelAspectRatio")
+    given = [decimal(one) or 0.0 for one in ratio] if isinstance(ratio, MultiValue) else []
+    pair = spacing or given
+    return pair[0] / pair[1] if len(pair) == 2 and min(pair) > 0 else 1.0
+
+
 def copy_aspect(picture: Dataset, source: Source) -> None:
     """The shape of the pixels without their size: wanted where they are no squares (PS3.3 C.7.6.3.1.7)."""
     copy_present(picture, source, "PixelAspectRatio")
@@ -85,7 +94,8 @@ def _spacing(source: Source) -> tuple[float, ...]:
     return numbers if min(numbers) > 0 else ()
 
 
-def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
+def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
+    """An item of Source Image Sequence; ``frames`` from 1, none for all."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
     if source.frames > 1:

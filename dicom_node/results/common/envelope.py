@@ -34,6 +34,7 @@ _SERIES_NAMES: Final = {
     ResultKind.SEG: "AI mask of removed text",
     ResultKind.REJECTION: "AI results withdrawn",
     ResultKind.ASSESSMENT: "Assessment of AI findings",
+    ResultKind.SUMMARY: "AI summary",
 }
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
 SERIES_NUMBERS: Final = {kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)}

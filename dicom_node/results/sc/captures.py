@@ -27,14 +27,21 @@ from dicom_node.results.common.derivation import (
 )
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import located_findings, of_source, ranked, tracked
+from dicom_node.results.common.tracked import (
+    LocatedFinding,
+    located_findings,
+    of_source,
+    ranked,
+    tracked,
+)
+from dicom_node.results.sc.cleaned import frames_of
 
 Picture = npt.NDArray[np.uint8]
 _SMALL = (512, 512)  # rows and columns of the words on an image that is too large to be decoded
 
 
 @dataclass(frozen=True, slots=True)
-class _Capture:
+class Capture:
     """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1; ``filled``:
     it shows a cleaned image, of which some pixels were never measured."""
 
@@ -59,20 +66,20 @@ def build_annotated(
     frame with the first finding. ``notes``: those that are to be read beside it.
     """
     located = located_findings(context, source, findings)
-    frame = next((one.finding.frame for one in located if one.finding.frame), 1)
+    frame = first_frame(located)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
     words = result_lines(of_source(source, findings), measurements, notes)
     words += place_lines(one.region for one in shown if one.region is not None)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
-        _shown(source, cleaned, frame),
+        display_of(source, cleaned, frame),
         tracked(shown),
         legend=[*words, disclaimer(context)],
         measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    drawn = _Capture(ResultKind.SC, pixels, frame, source.number, what, filled=cleaned is not None)
+    drawn = Capture(ResultKind.SC, pixels, frame, source.number, what, filled=cleaned is not None)
     return _picture(context, source, drawn, uid)
 
 
@@ -93,9 +100,9 @@ def build_heatmap(
     ``rank`` 1 is the likeliest."""
     assert finding.evidence is not None
     frame = finding.frame or 1
-    pixels = heatmap_overlay(_shown(source, cleaned, frame), finding, legend=[disclaimer(context)])
+    pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
-    drawn = _Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
+    drawn = Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
     return _picture(context, source, drawn, uid)
 
 
@@ -105,18 +112,14 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     opened = source.stored.image.header.rows > 0
     display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(
-        context, source, _Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid
-    )
+    return _picture(context, source, Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
 
 
-def _shown(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
-    """A frame (from 1) as displayed: of the cleaned image where there is one, else of the source."""
-    image = source.stored.image
-    return image.show(cleaned.frames[frame - 1], frame - 1) if cleaned else image.display(frame - 1)
+def capture(context: ResultContext, source: Source, drawn: Capture, uid: str, shown: Source) -> Dataset:
+    """The object before :func:`dicom_node.results.common.envelope.complete`, in no orientation.
 
-
-def _picture(context: ResultContext, source: Source, drawn: _Capture, uid: str) -> Dataset:
+    ``source`` gives patient, study and series; ``shown`` is the image in the picture.
+    """
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         drawn.pixels,
@@ -126,11 +129,33 @@ def _picture(context: ResultContext, source: Source, drawn: _Capture, uid: str) 
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **header_arguments(context, drawn.kind, source, uid, drawn.number),
     )
+    picture.PatientOrientation = None
     what = f"{drawn.what} {disclaimer(context)}"[:1024]
-    describe_derivation(picture, source, what, frames=(drawn.frame,))
+    describe_derivation(picture, shown, what, frames=(drawn.frame,))
     picture.BurnedInAnnotation = "YES"
-    set_orientation(picture, source)
-    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
     if drawn.filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    return picture
+
+
+def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
+    """A frame (from 1) as displayed: of the cleaned image where there is one, else of the source.
+
+    Raises PixelError, and ResultRefused for a cleaned image of another size.
+    """
+    image = source.stored.image
+    if cleaned is None:
+        return image.display(frame - 1)
+    return image.show(frames_of(source, cleaned)[frame - 1], frame - 1)
+
+
+def first_frame(located: Sequence[LocatedFinding]) -> int:
+    """The frame (from 1) of the first finding that names one."""
+    return next((one.finding.frame for one in located if one.finding.frame), 1)
+
+
+def _picture(context: ResultContext, source: Source, drawn: Capture, uid: str) -> Dataset:
+    picture = capture(context, source, drawn, uid, source)
+    set_orientation(picture, source)
+    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
     return complete(picture, context, drawn.kind, [source])

@@ -66,7 +66,7 @@ def build_cleaned(
     """
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
-    frames = _checked(source, image)
+    frames = frames_of(source, image)
     series = series_parts(source, image)
     arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
     if len(frames) == 1:
@@ -142,7 +142,7 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
 
 def cleaned_class(source: Source, image: DerivedImage) -> str:
     """SOP class of the cleaned image."""
-    frames = _checked(source, image)
+    frames = frames_of(source, image)
     return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
 
 
@@ -234,7 +234,7 @@ class _FrameStream(io.RawIOBase):
         return len(piece)
 
 
-def _checked(source: Source, image: DerivedImage) -> PixelArray:
+def frames_of(source: Source, image: DerivedImage) -> PixelArray:
     """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused when they are not the source's."""
     frames = image.frames
     colour = image.photometric == "RGB"

@@ -19,11 +19,21 @@ _OF_CLEANING: Final = frozenset(
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """The lines on all images of the report; images with the same lines are named together."""
-    found = _grouped((source, _result(source, result)) for source in sources)
+    found = results_in_words(sources, result)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
-    here = [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
-    parts = [*found, *here, *([f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else [])]
+    burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
+    parts = [*found, *purged_images(result), *burned_in]
     return "\r\n".join(parts)
+
+
+def results_in_words(sources: Sequence[Source], result: PipelineResult) -> list[str]:
+    """The short result of each image, with its lines; images with the same one are named together."""
+    return _grouped((source, _result(source, result)) for source in sources)
+
+
+def purged_images(result: PipelineResult) -> list[str]:
+    """What was said before of images that are not here any more."""
+    return [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def test_what_a_peer_does_not_take_is_told(console: ConsoleLab) -> None:
     with run_pacs(server, classes=[SecondaryCaptureImageStorage]):
         rows = trial_study.send(with_pacs(console, server).settings, "pacs")
     taken = {row["kind"] for row in rows if row["ok"]}
-    assert taken == {"image", "sc", "heatmap", "cleaned"}
+    assert taken == {"image", "summary", "sc", "heatmap", "cleaned"}
     assert all(row["text"] for row in rows if not row["ok"])
     rows = trial_study.send(console.settings, "pacs")
     assert not any(row["ok"] for row in rows), "nobody is there any more"

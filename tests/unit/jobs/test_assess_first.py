@@ -396,3 +396,15 @@ def test_waiting_too_long_is_told_once(node: Inbox) -> None:
     assert [report_overdue(node.database, node.settings) for _ in range(2)] == [1, 0]
     [event] = [event for event in node.events() if event.number == ASSESSMENT_OVERDUE.number]
     assert event.fields["results"] == 2 and event.study_id == node.study(uid).id
+
+
+def test_a_summary_page_waits_and_is_withdrawn_as_the_report_is(node: Inbox) -> None:
+    node.settings = settings(node, results=["sr", "summary"])
+    uid = analysed(node)
+    with node.database.read() as session:
+        assert sorted(session.scalars(select(Result.kind))) == ["sr", "summary"]
+    assert states(node) == [D.UNASSESSED] * 2
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+    assert states(node) == [D.PENDING] * 2
+    results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="wrong film")
+    assert states(node) == [D.DISCARDED] * 2
