@@ -40,6 +40,7 @@ PLACE_IS_APPROXIMATE = {
     Origin.DETECTOR: "box: detector, approximate place",
 }
 
+Colour = tuple[int, int, int]
 YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
 """Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
 LETTER_SHARE, LETTER_SHARE_OF_LONGER_SIDE = 0.026, 0.014
@@ -83,14 +84,15 @@ def annotate(
     model, below it what they are and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
-    columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
-    the end; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
+    columns where ``display`` is too narrow for words. ``legend``: the lines, what boxes are before the last
+    one; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
     counted.
     """
     canvas = _LabelledPicture.from_display(display)
     drawn = [measurement for measurement in measurements if measurement.model is not None]
     canvas.mark(findings, drawn)
-    return canvas.above([], box_captions(findings), list(legend) or legend_of(findings, notes, drawn))
+    *lines, last = legend or legend_of(findings, notes, drawn)
+    return canvas.above([], [*_white(lines), *_yellow(box_captions(findings)), *_white([last])])
 
 
 def marked(
@@ -126,7 +128,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [label_text(finding)], [meaning, *warning])
+    return canvas.above([bar], [*_yellow([label_text(finding)]), *_white([meaning, *warning])])
 
 
 def label_text(finding: Finding) -> str:
@@ -277,11 +279,10 @@ class _LabelledPicture:
         )
         return chosen
 
-    def above(self, bars: Sequence[Picture], captions: Sequence[str], legend: Sequence[str]) -> Picture:
-        """The picture with a margin below: colour bars, what was found in yellow, the legend in white."""
+    def above(self, bars: Sequence[Picture], texts: Sequence[tuple[str, Colour]]) -> Picture:
+        """The picture with a margin below: colour bars, and ``texts``, each with its colour."""
         width = max(self.image.width, NARROWEST * self.letters)
-        lines = [(piece, YELLOW) for text in captions for piece in self._wrapped(text, width)]
-        lines += [(piece, WHITE) for text in legend for piece in self._wrapped(text, width)]
+        lines = [(piece, colour) for text, colour in texts for piece in self._wrapped(text, width)]
         if len(lines) > MOST_LINES:
             lines = [*lines[: MOST_LINES - 1], lines[-1]]
         gap = self.letters // 2
@@ -318,6 +319,14 @@ class _LabelledPicture:
         right = min(self.image.width - 1, max(left, round(box[2]) - 1))
         bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
         return left, top, right, bottom
+
+
+def _white(texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, WHITE) for text in texts]
+
+
+def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, YELLOW) for text in texts]
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:

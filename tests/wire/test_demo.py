@@ -37,7 +37,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, w
     first = perform()
     assert first.state == "delivered", first
     assert any("embedded storage SCP" in line for line in said)
-    assert {item.kind for item in first.results} == {"sr", "gsps", "sc", "cleaned"}
+    assert {item.kind for item in first.results} == {"sr", "summary", "gsps", "sc", "cleaned"}
     found = {(finding["finding"], finding["decision"]) for finding in first.findings}
     assert found == {("Burned-in annotation to remove", "present")}
     assert first.seconds_to_pacs is not None
@@ -57,7 +57,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, w
     assert told["study_instance_uid"] == str(source.StudyInstanceUID)
     assert told["modality"] == "US"
     assert told["seconds_to_pacs"] == first.seconds_to_pacs
-    assert {item["kind"] for item in told["objects"]} == {"sr", "gsps", "sc", "cleaned"}
+    assert {item["kind"] for item in told["objects"]} == {"sr", "summary", "gsps", "sc", "cleaned"}
     assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 5
     assert len(list((out / "us-1").glob("*.png"))) == 3, "source, annotated, cleaned"
 

@@ -130,7 +130,7 @@ def test_what_exists_is_named_and_not_built_again(image: SourceObject) -> None:
     assert again == [replace(one, data=None) for one in first]
 
 
-def test_a_late_image_leaves_the_objects_of_the_others_and_renews_the_report(tmp_path: Path) -> None:
+def test_a_late_image_leaves_the_objects_of_the_others_and_renews_what_is_of_all(tmp_path: Path) -> None:
     one, two = (
         source(write_image(tmp_path / f"{name}.dcm", CR, grey_image(), StudyInstanceUID="1.2.3"))
         for name in ("a", "b")
@@ -138,7 +138,7 @@ def test_a_late_image_leaves_the_objects_of_the_others_and_renews_the_report(tmp
     before, after = built(context(), one), built(context(), two, one)
     kept = {o.sop_instance_uid: o for o in after}
     for old in before:
-        if old.kind is ResultKind.SR:
+        if old.kind in (ResultKind.SR, ResultKind.SUMMARY):
             assert old.sop_instance_uid not in kept
         else:
             assert kept[old.sop_instance_uid] == old
