@@ -19,7 +19,7 @@ from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, AnatomyModel
 from ai_pipeline.chest.completeness import FIGURES, Completeness, Edge, figures_of
 from ai_training import metrics
 from ai_training.errors import DataMissing
-from ai_training.metrics import Interval, patient_weights
+from ai_training.metrics import patient_weights
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import read_grey
@@ -40,10 +40,9 @@ LOST: Final[Mapping[Edge, tuple[float, float]]] = {
 FRAMED: Final = 0.3
 """Share of the cut films with a black border, ``BORDERS`` pixels wide."""
 BORDERS: Final = (5, 60)
-FALSE: Final = 0.02
-"""Share of whole validation films that may be called cut at an edge, at most."""
-MISSED: Final = 0.03
-"""Share of cut validation films that may be missed, where fewer false calls cost no more."""
+FALSE, MISSED = 0.02, 0.03
+"""Shares of whole validation films called cut at an edge, and of cut ones missed: a limit is half-way between
+the one that gives the first and the one that gives the second."""
 WHOLE: Final = "whole"
 Grey = npt.NDArray[np.uint8]
 
@@ -81,9 +80,10 @@ def fit(train: Sequence[CutFilm], validation: Sequence[CutFilm]) -> dict[str, An
     table: dict[str, Any] = {"figures": list(FIGURES)}
     for edge in Edge:
         weights, offset = _logistic(*_rows(train, edge))
-        figures, cut, whole = (*_rows(validation, edge), _of_whole(validation, edge))
+        figures, cut = _rows(validation, edge)
         score = figures @ weights + offset
-        limit = max(np.quantile(score[whole], 1 - FALSE, method="higher"), np.quantile(score[cut], MISSED))
+        few_false = np.quantile(score[_of_whole(validation, edge)], 1 - FALSE, method="higher")
+        limit = (few_false + np.quantile(score[cut], MISSED)) / 2
         table[edge.value] = {
             "weights": [round(float(one), 4) for one in weights],
             "offset": round(offset, 4),
@@ -96,12 +96,11 @@ def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
     """Shares with their 95 % intervals, by patient: recognised of the films cut at an edge (5 to 30 % of a
     lung, at a side 10 to 50 %), called of the whole ones, by edge and at any."""
 
-    def share(edge: Edge | None, called: Sequence[Edge]) -> Interval:
+    def share(edge: Edge | None, called: Sequence[Edge]) -> list[float]:
         mine = [film for film in films if film.edge is edge]
         hits = [any(_called(judges, film, one) for one in called) for film in mine]
-        return metrics.share(
-            np.array(hits), np.ones(len(mine), bool), patient_weights([f.patient for f in mine])
-        )
+        weights = patient_weights([film.patient for film in mine])
+        return metrics.share(np.array(hits), np.ones(len(mine), bool), weights).as_list()
 
     return {
         "films": sum(film.edge is None for film in films),
