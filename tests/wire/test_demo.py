@@ -58,8 +58,8 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, w
     assert told["modality"] == "US"
     assert told["seconds_to_pacs"] == first.seconds_to_pacs
     assert {item["kind"] for item in told["objects"]} == {"sr", "summary", "gsps", "sc", "cleaned"}
-    assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 5
-    assert len(list((out / "us-1").glob("*.png"))) == 3, "source, annotated, cleaned"
+    assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 6
+    assert len(list((out / "us-1").glob("*.png"))) == 4, "source, summary, annotated, cleaned"
 
 
 def held_by_pacs(out: Path) -> Counter[str]:
