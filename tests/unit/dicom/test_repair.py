@@ -129,7 +129,7 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
         )
     }
     built = results.build(context(), [given], PipelineResult())
-    assert {one.kind for one in built} == {ResultKind.SR, ResultKind.GSPS, ResultKind.SC}
+    assert {one.kind for one in built} == {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.SUMMARY}
     for one in built:
         assert one.data is not None
         read = pydicom.dcmread(io.BytesIO(one.data))
