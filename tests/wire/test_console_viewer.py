@@ -28,7 +28,7 @@ def test_marks_are_switched_off_by_a_key(page: Page, tmp_path: Path) -> None:
     page.goto("/studies/images/1")
     mark = page.locator("g.mark")
     assert mark.is_visible()
-    assert mark.locator("text").inner_html().startswith("Mark present, 0.75")
+    assert mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
     page.focus(".marks-on")
     page.keyboard.press("Space")
     assert not mark.is_visible()

@@ -75,7 +75,8 @@ def test_what_a_model_in_the_shadow_says_is_compared_and_never_sent(
         rows = {row["label"]: row for row in node.cli("models", "compare")}
 
     shipped = find("chest-efficientnet-lite0")
-    assert set(rows) == {label.name for label in shipped.labels}
+    # The film ends at the apices of the lungs, so no model speaks of a pneumothorax.
+    assert set(rows) == {label.name for label in shipped.labels} - {"Pneumothorax"}
     for row in rows.values():
         assert (row["model"], row["active_model"]) == (f"{SECOND}@{shipped.version}", shipped.name)
         assert row["images"] == 1 == row["both"] + row["shadow_alone"]  # it calls everything
