@@ -398,14 +398,24 @@ class ChestXray:
     ) -> tuple[Region, ...]:
         """Boxes of a finding, from the detector where there is one, else from the activation map.
 
-        Boxes outside the finding's organ are left out.
+        Boxes outside the finding's organ, or on the other side than its map, are left out. So are all where
+        heart and lungs could not be outlined: a white lung leaves a detector the other one, and its box would
+        lie on the wrong side.
         """
         found: tuple[Region, ...] = ()
         if analysed.boxes is not None:
             found = analysed.boxes(label.name)
         elif self._detector is None and activation and (box := self._model().box(activation, index)):
             found = (box,)
-        return tuple(box for box in found if places.on_its_organ(analysed.anatomy, label.site, box))
+        anatomy = analysed.anatomy
+        if anatomy is None or not anatomy.is_chest:
+            return ()
+        return tuple(
+            box
+            for box in found
+            if places.on_its_organ(anatomy, label.site, box)
+            and not places.contradicted(activation, anatomy, label.site, box)
+        )
 
 
 def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> Literal["", "L", "R"]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+import numpy as np
+
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.zones import LungPlace, lung_places
 from ai_pipeline.contract import Code, Decision, Finding, Origin, QualityNote, Region, SourceImage
 from ai_pipeline.images.orientation import UPRIGHT, Pose
@@ -16,18 +19,35 @@ DETECTOR_NOTE: Final = (
     "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
     "measurement."
 )
+OTHER_SIDE: Final = 2 / 3
+"""Share of a map on the other side of the chest from which it contradicts a box."""
 _IN_LUNGS: Final = ("Lung", "Pleura")  # meanings of the sites whose boxes are described by lungs
 
 
-def on_its_organ(anatomy: Anatomy | None, site: Code | None, region: Region) -> bool:
-    """Whether a box lies on the organ of its finding; never where heart and lungs could not be outlined.
-
-    A white lung leaves a detector the other one: it would point to the wrong side.
-    """
-    if anatomy is None or not anatomy.is_chest:
-        return False
+def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether a box lies on the organ of its finding."""
     in_heart = site is not None and site.meaning == "Heart"
     return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
+
+
+def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether the map of a finding lies on the other side of the chest than its box.
+
+    Sides are those of the middle between the outer edges of the lungs. A heart lies on both.
+    """
+    if found is None or (site is not None and site.meaning == "Heart"):
+        return False
+    edges = np.flatnonzero(anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=(0, 1)))
+    middle = (int(edges[0]) + int(edges[-1]) + 1) / 2
+    to_grid = anatomy.from_grid.inverse()
+    left, top, right, bottom = region.bounds
+    box = to_grid([((left + right) / 2, (top + bottom) / 2)])[0][0]
+    down, across = np.mgrid[0.5 : found.values.shape[0], 0.5 : found.values.shape[1]]
+    cell = found.size / found.values.shape[1]
+    centres = list(zip((across * cell).ravel().tolist(), (down * cell).ravel().tolist(), strict=True))
+    columns = np.array([x for x, _ in to_grid.after(found.to_model.inverse())(centres)])
+    beside = (columns < middle) != (box < middle)
+    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= OTHER_SIDE
 
 
 def in_lungs(
