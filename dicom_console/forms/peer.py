@@ -42,7 +42,7 @@ def filled(row: View) -> View:
 
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The peer in the form, and what is wrong with it. ``name``: the name of the peer that is changed."""
+    """The peer in the form, and the mistakes in it. ``name``: the name of the peer that is changed."""
     given: dict[str, Any] = {key: _text(form, key) for key in _TEXTS if _text(form, key)}
     given["name"] = name or given.get("name", "")
     wrong: dict[str, str] = {}

@@ -123,8 +123,8 @@ class _LimitedBody:
 class TimedProtocol(H11Protocol):
     """Gives each request a time by which it must have come, and ends the connection then.
 
-    Where more are coming than there are places, the slowest goes for each newcomer: of which nothing came for
-    the longest time, never one that has just connected.
+    When all places are taken, each newcomer displaces the connection that has been silent longest, never one
+    that has just connected.
     """
 
     _timer: asyncio.TimerHandle | None = None

@@ -48,7 +48,7 @@ class ObjectStoreSettings(Section):
 
     @property
     def prefix(self) -> str:
-        """What all keys begin with, "" for nothing."""
+        """The beginning of all keys, "" for none."""
         return urlsplit(self.url).path.strip("/")
 
     @model_validator(mode="after")

@@ -267,7 +267,7 @@ class PeerSettings(_Section):
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether it answers queries for objects that it has."""
+        """Whether the peer answers queries for its objects."""
         by_query = self.confirm == "commitment" and self.commitment_else == "query"
         return self.confirm == "query" or by_query
 
@@ -403,5 +403,7 @@ class Settings(_Section):
         return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
 
     def for_children(self) -> str:
-        """All of it as JSON, passwords included: for the standard input of a process of the node, no file."""
+        """All settings as JSON, passwords included: for the standard input of a process of the node, no
+        file.
+        """
         return self.model_dump_json(context=REVEALED)

@@ -59,8 +59,8 @@ class Inspected:
     """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
 
     With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
-    by DICOM keyword, ``identity`` those that results copy (``dicom.identity``); ``assumed_charset`` is set
-    where the object's own character set does not decode them.
+    by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``); ``assumed_charset`` is
+    set where the object's own character set does not decode them.
     """
 
     transfer_syntax_uid: str = ""

@@ -34,7 +34,8 @@ _CODED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What rules may ask of one image. ``sender`` is the name of the peer that sent it, "" for none.
+    """The facts of one image that the conditions of rules use. ``sender`` is the name of the peer that sent
+    it, "" for none.
 
     ``attributes`` are texts by DICOM keyword, as the index keeps them.
     """
@@ -51,7 +52,9 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What rules may ask of a study. ``jobs_today`` counts jobs by (rule, calling AE title)."""
+    """The facts of a study that the conditions of rules use. ``jobs_today`` counts jobs by (rule, calling AE
+    title).
+    """
 
     study_date: str
     today: date

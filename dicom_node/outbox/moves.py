@@ -63,8 +63,8 @@ class Moves:
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
         """The destination takes no such objects: left out with a warning (peers are different).
 
-        Where it takes none of the study's results at all, leaving all out would call "delivered" what nobody
-        will ever see: those are given up instead, for a person to look.
+        If it takes none of the study's results, leaving all out would call a study "delivered" that nobody
+        will ever see: they are given up instead, so that a person looks.
         """
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
@@ -77,7 +77,7 @@ class Moves:
         deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
-        """What no retry can cure."""
+        """Give up a delivery that no retry can cure."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:

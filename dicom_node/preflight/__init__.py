@@ -49,7 +49,9 @@ _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What an examination found. ``settings`` is None when too little could be read to go on."""
+    """The mistakes and warnings of an examination. ``settings`` is None when too little could be read to go
+    on.
+    """
 
     settings: Settings | None
     files: TomlFiles

@@ -28,7 +28,7 @@ _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def check_database(settings: Settings) -> Found:
-    """What is wrong with ``node.database_url``, as far as it shows without asking the server."""
+    """Mistakes in ``node.database_url`` that show without asking the server."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)

@@ -11,7 +11,7 @@ from dicom_node.preflight.found import Found, Tried
 
 
 def check_notifications(settings: Settings) -> Found:
-    """Mistakes in them, and what goes over the network unencrypted."""
+    """Mistakes in the notification settings, and messages that would be sent unencrypted."""
     mail = settings.mail
     if mail.authorities and not mail.authorities.is_file():
         yield "mail.authorities", str(mail.authorities), "is no file"

@@ -23,7 +23,7 @@ _LATE = timedelta(minutes=5)
 
 
 def check_object_store(settings: Settings) -> Found:
-    """Mistakes in it."""
+    """Mistakes in the object store's settings."""
     store = settings.object_store
     if store.url and find_spec("obstore") is None:
         yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"

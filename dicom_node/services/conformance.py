@@ -48,7 +48,7 @@ _COUNTED: Final = {"faults": "not kept to", "warnings": "warned of"}
 def report(settings: Settings, name: str, *, validate: bool = True) -> View:
     """The report on a peer; the keys are those of ``dicom-node peers conformance --json`` (docs/admin.md).
 
-    ``validate``: run dciodvfy on what went there. Raises UnknownPeer, TooManyAtOnce.
+    ``validate``: run dciodvfy on the objects sent there. Raises UnknownPeer, TooManyAtOnce.
     """
     peer = settings.peer(name)
     with reading(settings) as session:

@@ -48,7 +48,7 @@ class Wanted(ServiceRequest):
 
 
 def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """What is to be chosen before a study can be released; it names patients. Raises NotFound."""
+    """The choices to make before a study can be released; they name patients. Raises NotFound."""
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
@@ -117,7 +117,7 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
 
 
 def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
-    """Delete the received objects of these studies now; a row for each, with why it was not, or "".
+    """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
 
     The rule is that of ``spool.keep_days`` without its days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.

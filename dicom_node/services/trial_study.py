@@ -69,7 +69,9 @@ _ARRIVED = (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY)
 
 
 class TrialRow(ServiceResult):
-    """One object of a test study: what is to be seen of it, whether it was taken and is found by a query."""
+    """One object of a test study: what a viewer should show, whether the peer took it, and whether a query
+    finds it.
+    """
 
     kind: str
     shows: str
@@ -94,7 +96,8 @@ class PeerLine(ServiceResult):
 
 
 def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[TrialRow]:
-    """Send it; of each object its kind, what is to be seen, ``ok`` (taken), ``found`` (by a query at once).
+    """Send the test study; returns for each object its kind, what a viewer should show, ``ok`` (accepted) and
+    ``found`` (by a query at once).
 
     Raises UnknownPeer, TooManyAtOnce, NotAllowedNow (the peer gets no results, or none with a patient).
     """
@@ -111,7 +114,8 @@ def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[Trial
 
 
 def set_results(settings: Settings, name: str, kinds: Sequence[str], by: Person) -> str:
-    """Let a peer that was entered get what its viewer shows; returns the line to write for one of the files.
+    """Send an entered peer the kinds of result that its viewer shows; for a peer in a file, returns the line
+    to write there.
 
     Raises UnknownPeer, FaultyInput (nothing is shown; what ``check`` finds), ChangedMeanwhile.
     """

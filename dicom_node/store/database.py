@@ -190,7 +190,7 @@ reads are answered says nothing. Some process writes every five seconds, and wai
 
 
 class DatabaseOutage:
-    """What one process knows of its database's absence."""
+    """One process's record of the database being unreachable."""
 
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
@@ -220,7 +220,7 @@ class DatabaseOutage:
             _LOGGER.error("defect at the database", exc_info=error)
 
     def is_away(self, text: str) -> None:
-        """Somebody found it away, and says ``text``, which is logged the first time."""
+        """Note that the database is unreachable, with the reason ``text``, which is logged the first time."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed

@@ -30,7 +30,7 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the new version is; ``reason`` is one sentence where it is not taken."""
+    """The outcome for a new version; ``reason`` is one sentence if it is not taken."""
 
     outcome: Outcome
     reason: str = ""

@@ -15,7 +15,7 @@ from dicom_node.studies.stop import stop_study
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:
-    """Stop the study: nothing of it leaves until a person chooses."""
+    """Quarantine the study: none of its results is sent until a person chooses."""
     if study.state is StudyState.QUARANTINED:
         if reason not in study.reason:
             study.reason = f"{study.reason}; {reason}"[:2000]

@@ -73,11 +73,11 @@ def replay(
 
 
 def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """What :func:`replay` would do, and nothing is done: a row for each study and rule that takes it.
+    """The effect of :func:`replay`, without carrying it out: a row for each study and rule that takes it.
 
-    These are the studies received since then for which the rules now want a job that they did not get. One
-    that would only lose a job is not among them: what was delivered stays. Nor is one whose rules are still
-    to be applied (being received, in quarantine).
+    These are the studies received since then for which the rules now want a job that they did not get. A
+    study that would only lose a job is left out, since delivered results stay; so is a study whose rules are
+    still to be applied (being received, in quarantine).
     """
     with database.read() as session:
         found = _missed(session, settings, since)

@@ -15,9 +15,9 @@ app = group("Decisions of persons that were lost with the database.")
 
 @list_verb(app, "decisions", none="No decision waits.")
 def list_decisions(session: Any) -> Rows:
-    """List what persons decided, the database does not know, and could not be done again yet.
+    """List decisions of persons that the database lost and that could not be applied again yet.
 
-    Nothing of a study is sent while one of its decisions with "holds" waits.
+    No result of a study is sent while one of its decisions marked "holds" waits.
     """
     from dicom_node.services import decisions
 

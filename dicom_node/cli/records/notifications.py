@@ -68,7 +68,7 @@ def retry(
     ],
     config: Config,
 ) -> None:
-    """Send again what was given up."""
+    """Send notifications again that were given up."""
     from dicom_node.services import notifications
 
     notifications.send_again(load(config), numbers)

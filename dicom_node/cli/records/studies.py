@@ -90,7 +90,7 @@ def readings(settings: Any, *, uid: StudyArgument) -> Rows:
 
 @app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
 def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
-    """Show what is to be chosen in a study in quarantine: patients, versions, who sent them, what differs."""
+    """Show the choices for a study in quarantine: patients, versions, their senders and differences."""
     from dicom_node.services import studies
 
     rows = studies.versions(load(config), uid)
@@ -133,9 +133,9 @@ def rerun(
     config: Config,
     as_json: Json = False,
 ) -> None:
-    """Apply the rules of now to studies again, delivered and failed ones too: all of them or none.
+    """Apply the present rules to studies again, delivered and failed ones too: to all of them or none.
 
-    Results that do not change are not sent twice. A study that is being received or in quarantine is refused.
+    Unchanged results are not sent twice. A study that is being received or in quarantine is refused.
     """
     from dicom_node.services import studies
 
@@ -205,7 +205,7 @@ def assess(
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="And where several models say so.")] = "",
 ) -> None:
-    """Assess one finding of a study's newest report; a later word replaces the earlier one."""
+    """Assess one finding of a study's newest report; a later assessment replaces the earlier one."""
     from dicom_node.services import assessments
 
     about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
@@ -232,7 +232,7 @@ def reject(
     config: Config,
     because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names.")],
 ) -> None:
-    """Reject results that wait for an assessment: none of them leaves."""
+    """Reject results that wait for an assessment: they are not sent."""
     from dicom_node.services import assessments
 
     number = assessments.reject_results(load(config), uid, because=because)
@@ -248,9 +248,9 @@ def delete(
     config: Config,
     as_json: Json = False,
 ) -> int:
-    """Delete the received images of studies before spool.keep_days; exit status 1 where one keeps them.
+    """Delete received images of studies before spool.keep_days; exit status 1 if one cannot be deleted.
 
-    A study must have ended and its results be confirmed. Built results stay.
+    A study must have ended with all results confirmed. Built results stay.
     """
     from dicom_node.services import studies
 
