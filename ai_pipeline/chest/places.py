@@ -22,7 +22,7 @@ _IN_LUNGS: Final = ("Lung", "Pleura")  # meanings of the sites whose boxes are d
 def on_its_organ(anatomy: Anatomy | None, site: Code | None, region: Region) -> bool:
     """Whether a box lies on the organ of its finding; never where heart and lungs could not be outlined.
 
-    A white lung leaves a detector the other one: it would point to the wrong side.
+    If one lung is white, a detector can only choose the other one, on the wrong side.
     """
     if anatomy is None or not anatomy.is_chest:
         return False
@@ -68,7 +68,7 @@ def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
 
 
 def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """What boxes are, by where they come from."""
+    """Notes on what the boxes mean, by their origin."""
     origins = {region.origin for finding in findings for region in finding.regions}
     notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
     return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes

@@ -92,7 +92,7 @@ def directions_of(features: Floats, count: int) -> FeatureGate:
 
 
 def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
-    """What the gate of ``classifier`` does with every kind of picture of ``split``.
+    """How the gate of ``classifier`` judges every kind of picture of ``split``.
 
     ``adults``: share of the split's adults that is refused or reoriented. ``kinds``: for each kind
     ``false_positives_at_95`` (share that passes, as shown, where 95 % of the split's adults pass; with its
