@@ -62,9 +62,9 @@ class Recipe(Plan):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """Figures for the history, a line for a person, the weights that would ship.
+    """The outcome of one validation: figures for the history, a line for a person, the weights to ship.
 
-    ``arrays``: what ``validation.npz`` keeps of the best validation.
+    ``arrays``: arrays that ``validation.npz`` stores for the best validation.
     """
 
     figures: Mapping[str, float]

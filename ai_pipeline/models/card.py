@@ -189,7 +189,7 @@ class Card:
 
     @property
     def ref(self) -> ModelRef:
-        """How results name this model. The first weights count; the card's own hash covers all others."""
+        """The reference to this model in results: the SHA-256 of its first weights and of its card."""
         weights = self.weights[0].sha256 if self.weights else ""
         return ModelRef(self.id, self.version, weights, self.sha256, self.calibrated)
 

@@ -85,7 +85,9 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
 
 
 def directions_of(features: Floats, count: int) -> FeatureGate:
-    """The gate of ``count`` directions, without head, from features ``[N, C]`` of images in the domain."""
+    """A gate of the ``count`` main directions of features ``[N, C]`` of images in the domain; it has no
+    head.
+    """
     mean, spread = features.mean(0), features.std(0) + 1e-3
     rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:count]
     return FeatureGate(mean.astype(np.float32), spread.astype(np.float32), rows.astype(np.float32))

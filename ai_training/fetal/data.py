@@ -48,7 +48,7 @@ class HeadImage:
 
 @dataclass(frozen=True, slots=True)
 class OtherImage:
-    """A picture without outline. ``patient``: or what stands for one, so that intervals draw it as one."""
+    """A picture without outline. ``patient``: the unit for drawing bootstrap samples."""
 
     name: str
     patient: str

@@ -117,7 +117,7 @@ def use_boxes(asked: Asked, number: Number) -> Response:
     """Clean the image again with the boxes of the form, or try or save a device rule with them."""
     act, name = asked.text("act"), asked.text("name")[:64]
     if act not in ("clean", "try", "save"):
-        raise HTTPException(400, "Say what is to be done with the boxes.")
+        raise HTTPException(400, "Choose an action for the boxes.")
     if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:

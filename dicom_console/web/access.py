@@ -44,7 +44,7 @@ class NotSignedIn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all requests share."""
+    """The settings and objects that all requests share."""
 
     settings: Settings
     database: Database
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def secure(self) -> bool:
-        """Whether browsers come by TLS."""
+        """Whether the console is served over TLS."""
         return self.settings.console.tls is not None
 
     @property
@@ -66,7 +66,7 @@ class Site:
         return f"__Host-{name}" if self.secure else name
 
     def token_of(self, request: Request) -> str:
-        """What the browser's cookie holds, "" where it has none."""
+        """The token in the browser's cookie, "" without one."""
         return request.cookies.get(self.cookie, "")
 
 

@@ -112,7 +112,7 @@ class _LimitedBody:
         """The next piece. Raises HTTPException for a body that is too large or whose sender is gone."""
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._ended:
-            raise HTTPException(408, "The rest of what was sent did not come.")
+            raise HTTPException(408, "The rest of the request did not arrive.")
         self._ended = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:

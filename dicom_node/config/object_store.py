@@ -25,7 +25,7 @@ class ObjectStoreSettings(Section):
     url: Annotated[str, AfterValidator(_bucket_url)] = ""
     """s3://BUCKET or s3://BUCKET/PREFIX; empty: none, node.data_dir has everything. Needs the extra s3."""
     endpoint: Annotated[str, web_address("https://s3.example.org", "access_key_id")] = ""
-    """Address of the S3 service; empty: that of AWS for the region."""
+    """Address of the S3 service; empty: the AWS address for the region."""
     region: str = "us-east-1"
     """Region of the bucket; services other than AWS mostly take any."""
     access_key_id: Secret = Field("", validate_default=True)

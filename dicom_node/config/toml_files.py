@@ -157,7 +157,7 @@ class TomlFiles:
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
         elif key in self.data:
-            self._wrong(file, (key,), "", "stands in another file already")
+            self._wrong(file, (key,), "", "is in another file already")
         else:
             self._origins[(key,)] = (file, (key,))
             for number in range(len(value) if isinstance(value, list) else 0):

@@ -72,7 +72,7 @@ class DecisionChain:
                 faults.append(self._fault(raw, before, f"line {number} was changed"))
             else:
                 if (line["n"], line["before"]) != (number, before):
-                    text = f"what stood before line {line['n']} was changed or cut out"
+                    text = f"a line before line {line['n']} was changed or cut out"
                     faults.append(self._fault(raw, before, text))
                 lines.append(line)
                 number = line["n"]

@@ -203,7 +203,7 @@ def _check(
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     requested = _valid_uid(meta, "MediaStorageSOPClassUID")
     if requested and requested != _valid_uid(dataset, "SOPClassUID"):
-        raise FaultyObject("SOP Class UID is another one than that of the C-STORE request")
+        raise FaultyObject("SOP Class UID differs from the one in the C-STORE request")
     if not complete:
         raise FaultyObject("the data set is truncated")
     if pixels is None and _value(dataset, "Rows"):

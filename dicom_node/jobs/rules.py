@@ -107,7 +107,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str
     """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
 
     Closest is the rule with the fewest failed conditions on an image, the first of the configuration among
-    equals. Says header values only where they are no free text.
+    equals. Header values are quoted only where they are no free text.
     """
     ordered = sorted(images, key=_order)
     tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]

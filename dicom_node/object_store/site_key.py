@@ -37,5 +37,7 @@ def refuse_another_key(settings: Settings) -> None:
             return
         if theirs != sha256_of(ours):
             path = sitekey.path_of(settings.node.data_dir)
-            remedy = "is not that of the site's other machines: copy theirs, or pseudonyms will differ"
+            remedy = (
+                "differs from the key of the site's other machines: copy theirs, or pseudonyms will differ"
+            )
             raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])

@@ -90,7 +90,7 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     delivery = _locked(session, delivery_id)
     if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
         raise NotAllowedNow(
-            f"delivery {delivery_id} is {delivery.state}: only what waits or was given up can be discarded"
+            f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
         )
     deliveries.discard(session, delivery, because)
     settle_study(session, delivery.result.study_id)

@@ -30,10 +30,9 @@ _S = DeliveryState
 _UNASSESSED = select(Delivery.result_id).where(Delivery.state == _S.UNASSESSED)
 _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
 _NONE_WAITS = (
-    "no result of this study waits for an assessment; to send what was rejected, say so "
-    "(studies accept --rejected)"
+    "no result of this study waits for an assessment; to send rejected results, use studies accept --rejected"
 )
-_NEWER_WAIT = "newer results wait for an assessment: decide on those first"
+_NEWER_WAIT = "newer results wait for an assessment: decide on these first"
 
 
 def hold(

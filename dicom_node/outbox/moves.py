@@ -74,14 +74,14 @@ class Moves:
 
     def withdraw(self, delivery: Delivery) -> None:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
-        deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
+        deliveries.withdraw(self._session, delivery, "the study is in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can cure."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """A process died while it sent: it is unknown whether the object arrived."""
+        """Ask the peer for the object, or send it again: its sender died, and it may have arrived."""
         reason = "the sending process was lost"
         if self._peer.confirm != "query":  # no question to be asked at once
             self._move(

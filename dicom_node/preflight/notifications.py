@@ -32,6 +32,6 @@ def _check(rule: NotificationSettings) -> Found:
         yield f"notifications.{rule.name}.{key}", "", str(error)
     subject = f"notification {rule.name}"
     if rule.url.get_secret_value().startswith("http://"):
-        yield Tried(subject, False, "goes over the network unencrypted (http): use https")
+        yield Tried(subject, False, "is sent unencrypted (http): use https")
     if rule.names_patients:
         yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

@@ -63,7 +63,9 @@ def probe_object_store(settings: Settings) -> Found:
             yield Tried("object store", False, f"{store.url}, {doing}: {error}; {look}")
             return
     if overwrites:
-        text = "it overwrites what is there (no If-None-Match): two workers of one job may disturb each other"
+        text = (
+            "it overwrites existing objects (no If-None-Match): two workers of one job may disturb each other"
+        )
         yield Tried("object store", False, text)
     else:
         yield Tried("object store", True, f"{store.url}: an object was put, fetched and deleted")

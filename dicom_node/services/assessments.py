@@ -102,7 +102,7 @@ class AcceptResults(ServiceRequest):
 
 
 class RejectResults(Because):
-    """``as_of`` as for accepting results, with the person's reason."""
+    """A person's rejection of results, with the reason; ``as_of`` as in ``AcceptResults``."""
 
     as_of: AsOf = None
 
@@ -274,7 +274,9 @@ def assess_named(
         rows = _may_be_missing(settings, rows)
     found = [row for row in rows if all(row[key] == value for key, value in about.items() if value)]
     if not found:
-        raise NotFound("no such finding: `dicom-node studies findings` shows those of the newest report")
+        raise NotFound(
+            "no such finding: `dicom-node studies findings` lists the findings of the newest report"
+        )
     if len({_key(row) for row in found}) > 1:
         raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
     which = dict(zip(_KEYS, _key(found[0]), strict=True))

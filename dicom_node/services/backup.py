@@ -75,7 +75,7 @@ def verify(source: Path) -> dict[str, Any]:
         if not (source / name).is_file():
             raise FaultyInput(f"{source}: {name} is missing")
         if _sha256(source / name) != expected:
-            raise FaultyInput(f"{source}: {name} is not what was saved")
+            raise FaultyInput(f"{source}: {name} differs from the saved file")
     if (source / _DATABASE).exists():
         _check_database(source / _DATABASE)
     return manifest

@@ -42,7 +42,7 @@ _LINES: Final = 200  # of one file
 # A path of tags begins with a slash; anything else may be a value, and its end is not known ("A>B^C").
 _VALUE = re.compile(r"(?:(?<== )<|<(?!/)).*")
 _WAY = re.compile(r"</(?:[^>]*/)?([^>/]+?)(?:\[\d+\])?>")  # to the attribute, by way of numbered items
-_COUNTED: Final = {"faults": "not kept to", "warnings": "warned of"}
+_COUNTED: Final = {"faults": "violated", "warnings": "warned of"}
 
 
 def report(settings: Settings, name: str, *, validate: bool = True) -> View:

@@ -48,14 +48,14 @@ _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5:
 _TEXTS = {
     Failure.NO_PLACE: "closed at once: too many connections waited",
     Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
-    Failure.MALFORMED: "something else than a DICOM association request",
-    Failure.REJECTED: "rejected, beyond those listed",
-    Failure.NO_TLS: "no TLS, beyond those listed",
+    Failure.MALFORMED: "not a DICOM association request",
+    Failure.REJECTED: "rejected, not listed one by one",
+    Failure.NO_TLS: "no TLS, not listed one by one",
 }
 
 
 class PeerRow(Row):
-    """A configured peer; ``version`` is null where it stands in the configuration files."""
+    """A configured peer; ``version`` is null if it is in the configuration files."""
 
     name: str
     ae_title: str
@@ -398,7 +398,7 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
             yield _lines(f"{context} is not served here; if the machine insists on it, switch it off there")
     if classes:
         yield _lines(
-            "it offers classes that we do not take. Taken, their objects are kept and start nothing:",
+            "it offers classes that this node refuses. Once accepted, objects are stored and start no job:",
             "[listener]",
             f"further_storage_classes = {toml_value([*settings.listener.further_storage_classes, *classes])}",
         )

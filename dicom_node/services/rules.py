@@ -44,7 +44,7 @@ LONGEST = 16 * 1024
 
 
 class RuleRow(Row):
-    """A rule; ``version`` is null where it stands in the configuration files."""
+    """A rule; ``version`` is null if it is in the configuration files."""
 
     name: str
     pipeline: str
@@ -99,7 +99,7 @@ def parsed(settings: Settings, text: str) -> Settings:
     except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
         raise FaultyInput(f"this is no TOML: {error}") from None
     if set(data) != {"rules"}:
-        raise FaultyInput("write rules, each under a line [[rules]], and nothing else")
+        raise FaultyInput("write only rules, each under a line [[rules]]")
     try:
         made = Settings.model_validate({"rules": data["rules"]})
     except ValidationError as error:

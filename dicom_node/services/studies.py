@@ -149,7 +149,7 @@ def _why_not(session: Session, number: int) -> str:
     study = session.get_one(Study, number)
     there = select(Instance.id).where(Instance.study_id == number, Instance.purged.is_(False)).limit(1)
     if study.state is StudyState.QUARANTINED:
-        return "it stands in quarantine: release it first"
+        return "it is in quarantine: release it first"
     if study.state not in END_STATES:
         return f"it is {study.state.value}: wait until it has ended"
     if session.scalar(there) is None:

@@ -90,7 +90,7 @@ class ViewerShowed(ServiceRequest):
 
 
 class PeerLine(ServiceResult):
-    """The line to write where the peer stands in the configuration files, "" where it is saved."""
+    """The line to write into the configuration file of the peer, "" if the change was saved."""
 
     line: str
 
@@ -122,7 +122,7 @@ def set_results(settings: Settings, name: str, kinds: Sequence[str], by: Person)
     settings.peer(name)
     chosen = [kind for kind in KINDS if kind in kinds]
     if not chosen:
-        raise FaultyInput("tick what the viewer showed; a peer that shows nothing needs no results")
+        raise FaultyInput("tick the kinds that the viewer showed; a peer that shows none needs no results")
     try:
         row = entered.show_entry(settings, "peers", name)
     except NotAllowedNow:

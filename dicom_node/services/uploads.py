@@ -158,9 +158,7 @@ class _Upload:
                 yield UploadedRow(name=sent.name, refusal=f"this ZIP has more than {ENTRIES} files")
                 return
             if _overlap(archive.infolist()):
-                yield UploadedRow(
-                    name=sent.name, refusal="files of this ZIP lie over each other: pack it again"
-                )
+                yield UploadedRow(name=sent.name, refusal="files in this ZIP overlap: pack it again")
                 return
             for entry in entries:
                 # Its name is shown and used for nothing: the node names its files itself.

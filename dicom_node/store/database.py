@@ -122,9 +122,7 @@ class Database:
                 with connection.begin():
                     yield connection
                     if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                        raise DatabaseDamaged(
-                            "the database is damaged: its tables refer to rows that are gone"
-                        )
+                        raise DatabaseDamaged("the database is damaged: its tables refer to missing rows")
             finally:
                 if self.is_sqlite:
                     _execute(connection.connection, keys.format("ON"))

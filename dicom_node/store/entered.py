@@ -20,7 +20,7 @@ from dicom_node.store.tables import EnteredTable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0  # until what could not be taken over is tried again
 _CLOCKS_DIFFER = 60.0  # at most, of the machines that share a folder
-_HEAD = "# Entered by the console or by dicom-node, which write this file anew: change it there.\n"
+_HEAD = "# Entered by the console or by dicom-node, which rewrite this file: change the entries there.\n"
 
 
 def entered(session: Session, kind: str = "") -> list[EnteredTable]:

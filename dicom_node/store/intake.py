@@ -139,7 +139,9 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
 
 
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
-    """Whether no object of a study is of these senders: ends of spool names, "" for names without a mark."""
+    """Whether none of a study's objects came from ``senders``, given as ends of spool names ("" for names
+    without a mark).
+    """
     theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
     return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
 

@@ -231,7 +231,7 @@ class Choice:
                 path = self._files.here(session, self._files.relative(item.path))
             found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
         except (OSError, NotInSpool):
-            found = Inspected(fault="the file is gone")
+            found = Inspected(fault="the file is missing")
         return replace(version, item=replace(item, found=found))
 
 

@@ -23,7 +23,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
         return
     study.due_at = None
     session.flush()
-    stop_study(session, study, "the study stands in quarantine")
+    stop_study(session, study, "the study is in quarantine")
     move_study(session, study, STUDY_QUARANTINED, reason=reason)
 
 

@@ -128,9 +128,7 @@ def _refusal(study: Study, sources: Sequence[Instance]) -> str:
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE):
         return f"{named} is still being received: its rules are applied when it is complete"
     if study.state is StudyState.QUARANTINED:
-        return (
-            f"{named} stands in quarantine: `dicom-node studies release` lets it out, and applies the rules"
-        )
+        return f"{named} is in quarantine: `dicom-node studies release` releases it and applies the rules"
     if any(source.purged for source in sources):
         return f"{named} has images that were purged after spool.keep_days: have them sent again"
     return ""

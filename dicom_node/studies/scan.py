@@ -92,7 +92,9 @@ class Indexer:
         return done
 
     def forget_cursors(self) -> None:
-        """Read from the database how far the journals were read: another process may have read on."""
+        """Forget the positions in the journals and read them from the database again: another process may
+        have moved them.
+        """
         self._journals.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:

@@ -70,7 +70,7 @@ def tesseract_version() -> str | None:
 
 
 class RapidOcr:
-    """rapidocr with the networks that its wheel brings, as it comes but for its console."""
+    """The engine rapidocr with the networks and settings of its package, without its log."""
 
     name = RAPIDOCR
 

@@ -119,7 +119,7 @@ def conformance(
     config: Config,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="A new file, in Markdown; else it is printed."),
+        typer.Argument(metavar="[FILE]", help="Write to this new file, in Markdown, instead of printing."),
     ] = None,
     as_json: JsonObject = False,
 ) -> None:

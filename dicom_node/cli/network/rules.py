@@ -50,7 +50,7 @@ def replay(
     *,
     since: Since = "7d",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be queued; change nothing.")
+        bool, typer.Option("--dry-run", help="List the jobs that would be queued; change nothing.")
     ] = False,
 ) -> Rows:
     """Queue the jobs that the rules now start for studies received earlier, and that these did not get.

@@ -21,7 +21,7 @@ from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
 
-app = group("Notifications: what was sent to whom, by e-mail or webhook.")
+app = group("Notifications sent by e-mail or webhook, with their receivers.")
 
 
 @list_verb(app, "notifications", "--state failed --config node.toml", none="No notifications.")

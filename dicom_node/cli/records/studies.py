@@ -35,7 +35,7 @@ from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
-app = group("Studies: what was received, and what became of it.")
+app = group("Received studies and their results.")
 
 
 @list_verb(
@@ -107,7 +107,7 @@ def release(
     config: Config,
     take: Annotated[
         list[int] | None,
-        typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
+        typer.Option(metavar="NUMBER", help="Number of a choice in `studies versions`; repeatable."),
     ] = None,
     as_of: Annotated[
         str | None,
@@ -117,7 +117,7 @@ def release(
         ),
     ] = None,
 ) -> None:
-    """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
+    """Release a study from quarantine: it is assembled again from your choices; other objects stay aside."""
     from dicom_node.services import studies
 
     studies.release(load(config), uid, take or (), as_of=as_of)
@@ -161,7 +161,9 @@ def withdraw(
     uid: StudyArgument,
     config: Config,
     reason: Annotated[RejectionReason, typer.Option(help="Reason that the PACS gets.")],
-    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, in words; it goes into the note.")],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason, which the rejection note contains.")
+    ],
     result: Annotated[
         list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
     ] = None,
@@ -198,12 +200,14 @@ def assess(
         ReaderVerdict, typer.Option(help="missing: the finding is there and the report lacks it.")
     ],
     because: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why; of what is modified or rejected it is needed.")
+        str, typer.Option(metavar="TEXT", help="The reason; needed for modified and rejected.")
     ] = "",
     tracking_uid: Annotated[
-        str, typer.Option(metavar="UID", help="Of the finding, where several are called so.")
+        str, typer.Option(metavar="UID", help="Tracking UID of the finding, if several have this name.")
     ] = "",
-    model: Annotated[str, typer.Option(metavar="NAME", help="And where several models say so.")] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model of the finding, if several models report it.")
+    ] = "",
 ) -> None:
     """Assess one finding of a study's newest report; a later assessment replaces the earlier one."""
     from dicom_node.services import assessments
@@ -217,7 +221,9 @@ def assess(
 def accept(
     uid: StudyArgument,
     config: Config,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Those that were rejected.")] = False,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Accept rejected results instead of waiting ones.")
+    ] = False,
 ) -> None:
     """Accept results that wait for it (assess_first of a rule): they are sent."""
     from dicom_node.services import assessments

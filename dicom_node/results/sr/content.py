@@ -85,7 +85,9 @@ class Summary:
 
     @property
     def absence(self) -> DicomCode:
-        """Their presence, of CID 240; never "absent" where the model is unsure."""
+        """The concept (CID 240) for findings that are not present; never "absent" where the model is
+        unsure.
+        """
         return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
 
     @property
