@@ -45,7 +45,7 @@ def check_console(settings: Settings, role: Role) -> Found:
         text = "asked for by its address only: list the names that browsers use in console.hosts"
         yield Tried("console", False, text)
     if not _has_users(settings):
-        yield Tried("console", False, "there is no user yet: dicom-node users add NAME --role admin")
+        yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
 
 
 def probe_console(settings: Settings, role: Role) -> Found:
