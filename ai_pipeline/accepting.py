@@ -13,7 +13,8 @@ WhyNot = Callable[[SourceImage], str | None]
 def accept(
     images: Sequence[SourceImage], by_header: WhyNot, by_pixels: WhyNot, model: Callable[[], ModelRef]
 ) -> Accept | Refuse:
-    """Take the images that neither refuses; ``by_pixels`` is asked, and decodes, only what the header allows.
+    """Accept the images that neither check refuses; ``by_pixels`` decodes, so it only gets images that passed
+    the header.
 
     ``model``: the model that refuses. Where no image is taken, each reason is given once.
     """

@@ -32,7 +32,7 @@ class OutOfMemory(PixelError):
 
 
 class CodestreamFault(ImageError, ValueError):
-    """A compressed frame is not what the DICOM header describes."""
+    """A compressed frame does not agree with the DICOM header."""
 
 
 class NoDecoder(PipelineError):
@@ -48,7 +48,7 @@ class CardError(ModelError):
 
 
 class FetchFailed(CardError):
-    """The file could not be had, or is another one. The text says what to do."""
+    """The file could not be downloaded, or is another file. The text says what to do."""
 
 
 class NotTrusted(CardError):
@@ -56,7 +56,7 @@ class NotTrusted(CardError):
 
 
 class UnreadableCheckpoint(ModelError):
-    """The file is no checkpoint that can be read. The text says what it is, or what is missing in it."""
+    """The file is no readable checkpoint. The text says what kind of file it is, or what is missing in it."""
 
 
 class CannotAdapt(ModelError):
@@ -68,7 +68,7 @@ class NotThisNetwork(ModelError):
 
 
 class NoNumber(ModelError):
-    """A network gave NaN or infinity: of this image the model says nothing."""
+    """A network returned NaN or infinity, so there is no result for this image."""
 
     def __init__(self, text: str = "the model gave no number") -> None:
         super().__init__(text)

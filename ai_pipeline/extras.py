@@ -9,7 +9,7 @@ MODULES = ("cv2", "onnxruntime", "rapidocr")
 
 
 def missing() -> str:
-    """What to do about modules that are not installed, as one sentence; "" when all are there."""
+    """A sentence on how to install missing modules; "" when all are installed."""
     names = [name for name in MODULES if find_spec(name) is None]
     if not names:
         return ""

@@ -70,7 +70,7 @@ def try_out(name: str, card_file: Path, seconds: int) -> None:
 
 
 def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:
-    """What is wrong with ``options`` for this pipeline, its models and this machine, as remedies by option.
+    """Faults in ``options`` for this pipeline, its models and this machine, as remedies by option.
 
     Raises what a pipeline of another package may raise.
     """

@@ -28,7 +28,7 @@ _SIDES: Final = {"L": "left ", "R": "right ", "": ""}
 
 
 def certainty(right: float) -> str:
-    """The certainty of calls of which a share ``right``, 0 to 1, is right."""
+    """The certainty of positive calls of which a share ``right``, 0 to 1, is right."""
     if right >= RIGHT_MOSTLY:
         return HIGH
     return "moderate certainty" if right >= RIGHT_HALF else "low certainty"
@@ -37,7 +37,7 @@ def certainty(right: float) -> str:
 def short_result(
     findings: Sequence[Finding], measurements: Sequence[Measurement], notes: Iterable[QualityNote]
 ) -> tuple[str, ...]:
-    """What the AI says of one image: at most three lines of at most :data:`MOST` characters.
+    """The AI's result for one image: at most three lines of at most :data:`MOST` characters.
 
     ``findings``, ``measurements`` and ``notes``: all of the image. First the statements about measurements,
     then the findings by decision, then what was not assessed.

@@ -38,7 +38,7 @@ class LabelCalibration:
     absent_below: float
 
     def rounded(self) -> dict[str, float]:
-        """As a card says it, with six digits."""
+        """The values with six digits, as a card holds them."""
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
 

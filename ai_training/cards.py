@@ -37,7 +37,7 @@ def new_card(
 ) -> Path:
     """Write ``card_id.toml`` beside the weights ``card_id.onnx`` of ``role``; returns its path.
 
-    ``made_by``: the comment on top. ``about``: what stands before the weights, ``tables``: behind them.
+    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them.
     """
     card = tomlkit.document()
     card.add(tomlkit.comment(made_by))

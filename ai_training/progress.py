@@ -9,11 +9,11 @@ Report = Callable[[float, str], None]
 
 
 def silent(_share: float, _what: str) -> None:
-    """No report."""
+    """Ignore all progress."""
 
 
 def part_of(report: Report, number: int, count: int, name: str) -> Report:
-    """What part ``number``, from 0 on, of ``count`` reports to, in the name of the part."""
+    """The report function for part ``number``, from 0 on, of ``count``, under the part's name."""
 
     def part(share: float, what: str) -> None:
         report((number + share) / count, f"{name}: {what}")

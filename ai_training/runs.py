@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Plan):
-    """All that shapes a run whose network is not chosen by a file. Each network adds what is its own.
+    """The settings of a run whose network is not chosen by a file. Each network adds its own settings.
 
     ``betas`` of AdamW; ``half``: convolutions in bfloat16; ``threads`` of the network; ``workers``: processes
     that draw batches.
@@ -55,16 +55,16 @@ class Recipe(Plan):
     workers: int = 1
 
     def described(self) -> dict[str, Any]:
-        """The recipe as a card says it."""
+        """The recipe in the form of a card's table."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """Figures for the history, a line for a person, the weights that would ship.
+    """The outcome of one validation: figures for the history, a line for a person, the weights to ship.
 
-    ``arrays``: what ``validation.npz`` keeps of the best validation.
+    ``arrays``: arrays that ``validation.npz`` stores for the best validation.
     """
 
     figures: Mapping[str, float]
@@ -76,8 +76,8 @@ class Validation:
 class TrainingRun:
     """The state of one run: network, its moving average, optimiser, schedule, iterations done, history.
 
-    A subclass says what it learns from (:meth:`batches`), the loss of a batch and how to validate, and names
-    what else a checkpoint holds in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
+    A subclass defines its batches (:meth:`batches`), the loss of a batch and how to validate, and names
+    further contents of a checkpoint in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
     ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and ``validation.npz``, if there are arrays.
     """
 
@@ -183,7 +183,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 class RecipeRun(TrainingRun, Generic[R]):
-    """A run that a recipe shapes alone. A subclass says which network learns, and from which batches."""
+    """A run that is defined by a recipe alone. A subclass defines the network and the batches."""
 
     MEMORY: ClassVar[torch.memory_format] = torch.channels_last
 

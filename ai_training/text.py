@@ -19,7 +19,7 @@ def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str 
 
 
 def verdict(met: bool) -> str:
-    """What stands behind a figure that has a target."""
+    """The words after a figure that has a target."""
     return "  target met" if met else "  TARGET NOT MET"
 
 
@@ -29,7 +29,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 
 def without_nan(value: Any) -> Any:
-    """``value`` with None for what is no number: JSON knows no NaN."""
+    """``value`` with None for NaN, which JSON does not have."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):

@@ -64,10 +64,10 @@ _BOTH = (
 )
 """What people and programs share."""
 _PAGES = (session, overview, images, models, audit, live, machines)
-_AWAY = "The database of the node does not answer. What is sent to the node is kept meanwhile."
+_AWAY = "The database of the node does not answer. The node still stores received images."
 _COMES = " This page comes by itself when it answers again."
 _REPEAT = (
-    " What you asked for was not done, or not all of it: look once pages are shown again, then repeat it."
+    " Your request was not carried out, or only in part: when pages are shown again, check and repeat it."
 )
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,

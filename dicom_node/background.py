@@ -139,7 +139,7 @@ class Background:
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
-        """Index what came, let the delivery worker finish what it is sending."""
+        """Index the received objects, and let the delivery worker finish its current study."""
         self._scheduler.shutdown(wait=False)
         self._stop.set()
         for thread in self._threads:

@@ -9,5 +9,5 @@ _OF_PYTHON = re.compile(r"PATH|HOME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|L
 
 
 def without_secrets() -> dict[str, str]:
-    """What an interpreter needs; not what ``${NAME}`` of a configuration may stand for."""
+    """The environment variables that a Python interpreter needs, without the configuration's ``${NAME}``."""
     return {name: value for name, value in os.environ.items() if _OF_PYTHON.fullmatch(name)}

@@ -73,7 +73,7 @@ class ConfigurationError(CannotRun):
 
 
 class UnsafeFolder(CannotRun):
-    """The data folder cannot keep what is acknowledged."""
+    """The data folder cannot keep acknowledged objects."""
 
 
 class AlreadyRunning(CannotRun):
@@ -89,7 +89,7 @@ class CannotListen(CannotRun):
 
 
 class RequestRefused(NodeError):
-    """What a person asked for cannot be had."""
+    """A person's request cannot be fulfilled."""
 
     exit_code = ExitCode.FAILED
 
@@ -105,7 +105,7 @@ class NotAllowedNow(RequestRefused):
 
 
 class HoldUndercut(RequestRefused):
-    """A rule would send at once what another one holds for a person, and nobody confirmed it."""
+    """A rule would send at once what another rule holds for a person, and nobody confirmed this."""
 
 
 class ChangedMeanwhile(RequestRefused):
@@ -113,7 +113,7 @@ class ChangedMeanwhile(RequestRefused):
 
 
 class TooManyAtOnce(RequestRefused):
-    """As many as may be are under way: it can be had when they are done."""
+    """The limit of such requests under way is reached: ask again when one of them is done."""
 
 
 class UnknownPeer(RequestRefused):
@@ -123,7 +123,7 @@ class UnknownPeer(RequestRefused):
 
 
 class NotTakenOverYet(RequestRefused):
-    """Another machine knows a peer that was entered there, and this one will: waiting cures it."""
+    """This machine has not loaded a peer that was entered on another machine; it will: wait."""
 
 
 class PeerUnreachable(RequestRefused):
@@ -189,7 +189,7 @@ class SpoolFull(SpoolError):
 
 
 class NotInSpool(StorageError):
-    """A spooled file is not where its row says: the index may just be moving it, so it is tried again."""
+    """A spooled file is not at the path in its row: the index may just be moving it, so it is tried again."""
 
 
 class StoreAway(StorageError):
@@ -199,7 +199,7 @@ class StoreAway(StorageError):
 
 
 class DecisionNotCopied(StorageError):
-    """What a person decided is in force, but not in the copy beside the database."""
+    """A person's decision is in force, but not yet in the copy beside the database."""
 
     exit_code = ExitCode.UNAVAILABLE
 
@@ -261,11 +261,11 @@ class JobCancelled(JobStopped):
 
 
 class LeaseLost(JobStopped):
-    """Another worker has the job now; what this one did is discarded."""
+    """Another worker has the job now; this worker's results are discarded."""
 
 
 class HandedBack(JobStopped):
-    """The worker stops: another one does this job, and this try does not count."""
+    """The worker stops: another worker will do this job, and this try does not count."""
 
 
 class TimeLimitReached(JobStopped):

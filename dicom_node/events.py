@@ -64,9 +64,7 @@ OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processe
 UNKNOWN_RESULT = EventType(
     2007, _WARNING, "object claims to be a result of this node and is not: not processed"
 )
-FAULTY_COPY = EventType(
-    2008, _WARNING, "faulty copy of an intact object set aside: the study goes on with the intact one"
-)
+FAULTY_COPY = EventType(2008, _WARNING, "faulty copy of an intact object set aside: the intact one is used")
 STUDY_RECEIVING = EventType(2010, _INFO, "study is being received")
 STUDY_COMPLETE = EventType(2011, _INFO, "study is complete")
 STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")
@@ -79,7 +77,7 @@ RESULTS_PURGED = EventType(2022, _INFO, "files of results deleted after spool.re
 SPOOL_DIFFERS = EventType(2030, _ERROR, "spool and index differ: database or disk lost objects")
 OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that the database did not know")
 DATABASE_REPLACED = EventType(
-    2032, _ERROR, "the database's file is gone: restart the node, then spool reindex"
+    2032, _ERROR, "the database's file is missing: restart the node, then run spool reindex"
 )
 DECISIONS_UNKNOWN = EventType(
     2037,
@@ -106,14 +104,16 @@ JOB_RETRIED = EventType(3005, _WARNING, "job failed, will be tried again")
 JOB_FAILED = EventType(3006, _ERROR, "job failed for good")
 JOB_CANCELLED = EventType(3007, _WARNING, "job cancelled")
 JOB_HELD = EventType(3008, _WARNING, "job held by a limit of its rule")
-JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker taken over")
+JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker claimed by another worker")
 NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
 JOB_HANDED_BACK = EventType(
-    3011, _INFO, "job returned to the queue: its worker stops, or the object store is away"
+    3011, _INFO, "job returned to the queue: its worker stops, or the object store is unreachable"
 )
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
-IMAGES_CLEANED = EventType(3022, _INFO, "burned-in annotation cleaned: how many images, and what it took")
+IMAGES_CLEANED = EventType(
+    3022, _INFO, "burned-in annotation cleaned: number of images, and the time it took"
+)
 CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
 IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")
 WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took more memory than workers.memory_mib")
@@ -160,7 +160,7 @@ COMMITMENT_SET_ASIDE = EventType(
     5016, _ERROR, "storage commitment report cannot be entered: set aside, as if it had not come"
 )
 DELIVERY_HELD = EventType(5017, _INFO, "delivery waits again until a person has accepted the result")
-DELIVERY_WANTED = EventType(5019, _INFO, "a result that was held back is needed again: it is delivered")
+DELIVERY_WANTED = EventType(5019, _INFO, "a result that was held back is released and will be delivered")
 DELIVERY_FREED = EventType(5018, _INFO, "a person accepted the result: it is delivered")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
@@ -169,9 +169,9 @@ DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery took too long: abandoned 
 DESTINATION_AWAY = EventType(
     5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
 )
-DESTINATION_BACK = EventType(5023, _INFO, "a peer takes results again, or none wait for it any more")
+DESTINATION_BACK = EventType(5023, _INFO, "a peer accepts results again, or none wait for it any more")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
-NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: nobody got it")
+NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: it was not delivered")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

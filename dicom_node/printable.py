@@ -22,7 +22,9 @@ _UNSAFE = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, with what a terminal would obey as escapes: ``\n``, ``\x9b``, ``\u202e``."""
+    r"""The text on one line, with control characters as escapes, so that no terminal obeys them: ``\n``,
+    ``\x9b``, ``\u202e``.
+    """
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

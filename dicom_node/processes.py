@@ -34,9 +34,9 @@ _STEADY = 60.0  # seconds after which a child counts as healthy and the wait sta
 class Child:
     """One process that the node keeps alive.
 
-    ``command``: arguments of the Python interpreter. ``on_ready`` gets what it says when it is ready,
-    ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line of its
-    standard input, if it reads one; ``environment`` its variables, None: those of this process.
+    ``command``: arguments of the Python interpreter. ``on_ready`` gets the line that it prints when it is
+    ready, ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line
+    of its standard input, if it reads one; ``environment`` its variables, None: those of this process.
     """
 
     def __init__(
@@ -215,6 +215,6 @@ def running(data_dir: Path) -> dict[str, int]:
 
 
 def files_of(data_dir: Path, place: str) -> set[Path]:
-    """The configuration files that the node at this place runs with; none known of an earlier version."""
+    """The configuration files of the node at this place; empty for a node of an earlier version."""
     lines = (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()
     return {Path(line) for line in lines[1:]}

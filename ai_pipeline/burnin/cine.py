@@ -160,7 +160,7 @@ class _CineWindow(Window):
     def residue(self) -> list[TextBox]:
         """The text in projections and outlying frames, in every view of them.
 
-        Once they are read whole, from then on the projections around the pixels that were filled last.
+        At first whole projections are read, later only the parts around the pixels that were filled last.
         """
         shown = [self.tables.views(result) for result in self.results]
         self._pictures = [views[0] for views in shown]

@@ -75,7 +75,7 @@ def clean(
     allowed: Allowed = NOTHING_MORE,
     tools: Tools | None = None,
 ) -> CleaningResult:
-    """Remove the annotation that ``policy`` names from every frame, but for what is ``allowed``, and verify.
+    """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
 
     Text in any modality, graphics in ultrasound. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.

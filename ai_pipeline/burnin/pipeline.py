@@ -64,7 +64,7 @@ class Ultrasound:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """All that an option may ask for, the despeckler too; a result names those that were run."""
+        """All models that an option may select, the despeckler too; a result names those that were run."""
         return (
             *cleaning_models(self._models_dir, self._device_rules),
             find(DESPECKLER, self._models_dir).ref,

@@ -70,11 +70,11 @@ LARGEST_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalPlan:
-    """What is removed from a picture: the pixels of ``banner`` are blacked out, those of ``mask`` filled.
+    """The pixels to remove from a picture: ``banner`` is blacked out, ``mask`` is filled.
 
     ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
     from it. ``area``: the image area; only in it are holes filled from around them. ``waves`` are measured
-    and no text; of them only text that was read is removed. ``readings`` have no source UID and frame yet.
+    curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays.
     """
 
@@ -98,10 +98,11 @@ def plan_removal(
     graphics: bool,
     allowed: Allowed = NOTHING_MORE,
 ) -> RemovalPlan:
-    """Find what is removed from a picture, uint8 grey or RGB.
+    """Find the annotation to remove from a picture, uint8 grey or RGB.
 
-    ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` stays besides what
-    ``policy`` leaves. Raises :class:`CleaningFailed` when it is too much of the picture.
+    ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` text stays besides
+    annotation that ``policy`` leaves. Raises :class:`CleaningFailed` when too much of the picture would be
+    removed.
     """
     shape = picture.shape[:2]
     banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
@@ -180,7 +181,7 @@ def plan_views(
 
 
 def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
-    """The plan with what is written outside its image area too faintly to be read.
+    """The plan with text outside its image area that is too faint to be read.
 
     Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
@@ -192,10 +193,10 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
 
 
 def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
-    """The blocks of what is written faintly in stored samples outside the plan's image area.
+    """The blocks of faint text in stored samples outside the plan's image area.
 
-    ``filled`` pixels hold nothing of the source. Nothing where no image area was found and it would be too
-    much for writing; beside an area it is writing however much there is.
+    ``filled`` pixels hold nothing of the source. Without an image area, blocks that cover too much of the
+    picture are not taken for text; beside an area, any amount is.
     """
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)

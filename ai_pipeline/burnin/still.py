@@ -49,7 +49,7 @@ class CleanedFrames:
     """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
 
     ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
-    found after filling, ``refilled`` is where. ``timings`` in seconds by stage.
+    found after filling; ``refilled`` marks them. ``timings`` in seconds by stage.
     """
 
     frames: PixelArray
@@ -95,7 +95,7 @@ class Verifier:
         return self.policy.removes(text.meaning) if text.line.legible else certain
 
     def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
-        """Plan what is removed from a picture that is seen in all these ``views``.
+        """Plan the removal of annotation from a picture that is seen in all these ``views``.
 
         Raises the errors of :func:`plan_views`.
         """

@@ -76,9 +76,10 @@ class Cardiothoracic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
-    """What was found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left lung on
-    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why.
-    ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air."""
+    """The outlines found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left
+    lung on the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says
+    why. ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air.
+    """
 
     masks: Bools
     from_grid: Affine
@@ -140,7 +141,7 @@ class AnatomyModel:
 
     @staticmethod
     def from_card(card: Card, threads: int = 0) -> AnatomyModel:
-        """With the weights, the input and the limit that ``card`` gives."""
+        """The model of ``card`` with its weights, input and limit."""
         assert card.input is not None
         network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
         tolerance = float(card.details["anatomy"]["tolerance"])

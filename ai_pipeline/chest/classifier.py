@@ -103,11 +103,11 @@ class Classifier:
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: npt.NDArray[np.uint8]) -> Floats:
-        """The pooled features ``[1, C]`` of an image as it is shown: what a gate is fitted to."""
+        """The pooled features ``[1, C]`` of an image as shown, which the gate is fitted to."""
         return self._pooled(self._engine(network_input(image, self._input)[0]))
 
     def in_domain(self, found: Analysis) -> bool:
-        """True when the image looks like those that the model was made for, or no gate can tell."""
+        """True when the image looks like the training images, or when there is no gate to tell."""
         return self.card.gate is None or found.distance <= self.card.gate.threshold
 
     def probability(self, found: Analysis, label: int) -> float:

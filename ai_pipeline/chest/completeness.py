@@ -73,7 +73,7 @@ class Completeness:
 
     @staticmethod
     def from_card(card: Card) -> Completeness:
-        """With the coefficients in the table ``[completeness]`` of the card of the anatomy network."""
+        """The check with the coefficients in the table ``[completeness]`` of the anatomy network's card."""
         rows: Mapping[str, Any] = card.details.get("completeness", {})
         return Completeness(
             {
@@ -99,7 +99,7 @@ class Completeness:
 
 
 def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> list[Finding]:
-    """What may be stated of a film that is cut off: what is suspected, and nothing as "not found".
+    """The findings that may be stated of a film that is cut off: suspected ones, but none as "not found".
 
     A finding that lies where the film is cut off, and is not suspected, is left out.
     """
@@ -113,7 +113,7 @@ def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> l
 
 
 def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edge]) -> list[QualityNote]:
-    """That a part of the chest was not assessed, with the ``findings`` that lie there and are left out."""
+    """Notes that a part of the chest was not assessed, with the ``findings`` there that are left out."""
     if not missing:
         return []
     parts = [MISSING[edge] for edge in Edge if edge in missing]

@@ -44,8 +44,8 @@ removes as many wrong boxes of effusions as any up to .4 does (docs/studies/dete
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutput:
-    """``maps [labels, parts, h, w]`` of the network and the YOLO's ``detections [K, 5]`` for each label, as
-    :func:`ai_pipeline.chest.boxes.nearness` takes them; none without a YOLO.
+    """``maps [labels, parts, h, w]`` of the network, and for each label the YOLO's ``detections [K, 5]`` in
+    the form of :func:`ai_pipeline.chest.boxes.nearness`; no detections without a YOLO.
     """
 
     maps: Floats
@@ -67,12 +67,12 @@ class DetectorInput:
 
     @cached_property
     def output(self) -> NetworkOutput:
-        """What the networks give for the image; computed once."""
+        """The networks' output for the image; computed once."""
         return self.run(self.values)
 
     @cached_property
     def changed(self) -> tuple[NetworkOutput, ...]:
-        """What they give for the input after each of :data:`CHANGES`; computed once."""
+        """The networks' output for the input after each of :data:`CHANGES`; computed once."""
         inputs = (changed(self.values[0], change, self.wanted)[0] for change in CHANGES)
         return tuple(self.run(values[None]) for values in inputs)
 

@@ -51,8 +51,8 @@ UNKNOWN = Kind("", 0.0)
 class Head:
     """A linear classifier over ``kinds`` (names of :data:`KINDS`, the upright chest first).
 
-    ``weights [K, C]``, ``biases [K]``; ``limits``: the distance of directions and head (-log of the
-    probability of an upright chest) that count as 1.
+    ``weights [K, C]``, ``biases [K]``; ``limits``: two distances that count as 1: that of the directions, and
+    that of this head (-log of the probability of an upright chest).
     """
 
     kinds: tuple[str, ...]

@@ -77,7 +77,7 @@ class _AnalysedImage:
 
     @property
     def rules(self) -> StampRules:
-        """What follows from its stamps."""
+        """The consequences of the image's stamps."""
         return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
     @property
@@ -139,7 +139,7 @@ class ChestXray:
         return (self._card().ref, anatomy, boxes.ref) if boxes.box_output else (self._card().ref, anatomy)
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """What is wrong with the values of ``options``, by option. May raise CardError."""
+        """The faults in the values of ``options``, by option. May raise CardError."""
         given, card = ChestOptions.of(options), self._card()
         wrong = {
             "prevalence": given.prevalence and prevalence.fault(card, given.prevalence),

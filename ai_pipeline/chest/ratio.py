@@ -57,7 +57,7 @@ class Projections(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The measurements of one image (none, or two widths and their ratio), and the words for them."""
+    """The measurements of one image (none, or two widths and their ratio) and its notes."""
 
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[QualityNote, ...] = ()

@@ -33,7 +33,8 @@ BESIDE: Final = 0.1
 @dataclass(frozen=True, slots=True)
 class StampRules:
     """``projection``: PA, AP, another View Position, or "" where neither header nor stamp says it. ``sides``:
-    whether left and right may be given."""
+    whether left and right may be stated.
+    """
 
     projection: str
     sides: bool
@@ -41,7 +42,7 @@ class StampRules:
 
 
 def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose) -> StampRules:
-    """What follows for ``image`` from its stamps (None: not read) and its outlines."""
+    """Decide projection and sides of ``image`` from its stamps (None: not read) and its outlines."""
     header, read = projection_of(image.header), stamps or Stamps()
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection
     why = doubt(image.header, read, anatomy, pose)

@@ -74,7 +74,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """What the stamps of one film say; empty or None where none was read or side markers disagree.
+    """The information in the stamps of one film; empty or None if none was read or side markers disagree.
 
     ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
     words of PA films do not count: lead letters lie on a detector either way round.
@@ -93,7 +93,7 @@ class Stamps:
 
 
 class Reader(Protocol):
-    """What finds places of text in a picture and reads them, as the node's text reader does."""
+    """Finds places of text in a picture and reads them, as the node's text reader does."""
 
     def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
 

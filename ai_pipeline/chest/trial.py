@@ -70,7 +70,7 @@ def _try(card: Card) -> None:
 
 
 def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """What a model must be able to look at, each with its name: as displayed, uint8 grey."""
+    """Test pictures, with names, on which every model must run: as displayed, uint8 grey."""
     import numpy as np
 
     yield "a black picture", np.zeros((256, 256), np.uint8)

@@ -44,7 +44,9 @@ def try_rules(
     device_rules: Folder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which device rules are for an image, which rectangles they name, and what a rule could ask for."""
+    """Say which device rules match an image, which rectangles they name, and which conditions a rule could
+    use.
+    """
     from ai_pipeline.burnin.devices.known import conditions_of, device_boxes, matching_rules
     from ai_pipeline.errors import DeviceRuleError, PixelError
     from ai_pipeline.images.decode import open_dicom

@@ -239,7 +239,7 @@ def activate_model(
 
 @models_app.command("rollback", epilog="Example:  ai-pipeline models rollback --pipeline chest_xray")
 def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> None:
-    """Let a pipeline use what it used before. A running node does so when its workers start again."""
+    """Let a pipeline use its previous model again. A running node does so when its workers start again."""
     from ai_pipeline.models.store import folder
 
     store = _folder(models_dir)

@@ -110,7 +110,7 @@ def empty_record(file: str, pipeline: str) -> Record:
 
 
 def filled_record(result: PipelineResult, images: list[Record]) -> Record:
-    """What a result adds to the record; ``images``: the entries of its pictures.
+    """The entries that a result adds to the record; ``images``: the entries of its pictures.
 
     Seconds are those of ``decode``, ``model``, ``total``, and of the stages that the pipeline names besides.
     """

@@ -12,7 +12,9 @@ EXIT_DATA, EXIT_CONFIG = 65, 78  # EX_DATAERR, EX_CONFIG of sysexits.h
 
 @contextmanager
 def progress_bar(total: float | None = None) -> Iterator[Callable[..., None]]:
-    """Yield what moves a bar on a terminal (``completed``, ``total``, ``description``), else does nothing."""
+    """Yield a function that moves a progress bar on a terminal (``completed``, ``total``, ``description``);
+    without a terminal it does nothing.
+    """
     if not sys.stderr.isatty():
         yield lambda **_: None
         return

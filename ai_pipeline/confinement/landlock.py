@@ -24,7 +24,7 @@ def version() -> int:
 
 
 def allow_only(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
-    """Let this process and all that come of it reach nothing but these files and folders, if they exist.
+    """Let this process and its children access nothing but these files and folders, if they exist.
 
     Nothing can be run as a program. Where the kernel can, TCP and signals to others end too. Returns False
     where the kernel has no Landlock of version :data:`LEAST`.
@@ -50,7 +50,7 @@ def allow_only(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
 
 
 def keep_signals_inside() -> bool:
-    """Let this process and all that come of it signal one another and no other process, for good.
+    """Let this process and its children signal one another and no other process, for good.
 
     Returns False where the kernel cannot (before Linux 6.12).
     """

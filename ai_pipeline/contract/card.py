@@ -57,9 +57,9 @@ def option(
     """A field of :class:`PipelineOptions`. Without ``default`` a rule must give it.
 
     ``label`` and ``help`` are for the form of a rule; the docstring below the field is its manual. ``usual``:
-    the default in words, where it does not speak for itself. ``wanted``: what follows "must be" where a value
-    is none ("a share above 0"). ``limits``: ``ge``, ``le``, ``pattern`` … as ``pydantic.Field`` has them.
-    Others as in :class:`PipelineOption`.
+    the default in words, if its value is not clear. ``wanted``: the end of "must be …" in the message on a
+    faulty value ("a share above 0"). ``limits``: ``ge``, ``le``, ``pattern`` … as ``pydantic.Field`` has
+    them. Others as in :class:`PipelineOption`.
     """
     further: dict[str, JsonValue] = {
         "help": help,
@@ -81,12 +81,12 @@ class PipelineOptions(BaseModel):
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Self:
-        """The options that a rule gives, the others with their defaults. Raises pydantic.ValidationError."""
+        """The options that a rule sets, with defaults for the others. Raises pydantic.ValidationError."""
         return cls.model_validate_json(json.dumps(dict(options), default=str))
 
     @classmethod
     def faults(cls, options: Mapping[str, object]) -> dict[str, str]:
-        """What is wrong with the values of ``options``, by option, as a remedy for a person."""
+        """The faults in the values of ``options``, by option, as a remedy for a person."""
         known = {one.key: one for one in cls.listed()}
         try:
             cls.of(options)
@@ -109,7 +109,7 @@ class PipelineOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuantity:
-    """What a pipeline measures; ``about``: what its lines are, as the end of a sentence."""
+    """A quantity that a pipeline measures; ``about``: what its lines are, as the end of a sentence."""
 
     name: str
     code: Code
@@ -127,7 +127,7 @@ class CodingScheme:
 
 @dataclass(frozen=True, slots=True)
 class ModelSlot:
-    """What a pipeline runs and a site may exchange for a model of its own.
+    """A model of a pipeline that a site may replace by its own.
 
     ``shipped``: the id of the card that is run by default, "" for none. ``role``: a ``classifier``, a
     ``detector`` of boxes, or a second classifier in the ``shadow`` of the first.
@@ -140,7 +140,7 @@ class ModelSlot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineCard:
-    """What a pipeline is.
+    """The description of a pipeline.
 
     ``name``: that of its entry point; results bear it. ``version``: raised with whatever changes a result
     (the UIDs of results are derived from it and from the models). ``about``: one line, for the form of a
@@ -180,7 +180,7 @@ class PipelineCard:
 
     @property
     def private_codes(self) -> tuple[Code, ...]:
-        """The codes of it that no standard has (PS3.3 8.2)."""
+        """The pipeline's codes that no standard has (PS3.3 8.2)."""
         codes = (*self.codes, *self.outlines, *(one.code for one in self.measures))
         return tuple(code for code in codes if code.scheme.startswith("99"))
 

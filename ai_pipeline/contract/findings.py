@@ -33,7 +33,7 @@ BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 
 
 class Decision(StrEnum):
-    """What a probability means at the model's operating threshold."""
+    """The meaning of a probability at the model's operating threshold."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -87,7 +87,9 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heatmap:
-    """Where a finding comes from: ``values`` float32 ``[rows, columns]`` of the source image, 0 to 1."""
+    """The places that led to a finding: ``values`` float32 ``[rows, columns]`` of the source image, 0 to
+    1.
+    """
 
     values: Annotated[npt.NDArray[np.float32], *BY_NUMBER]
     method: str

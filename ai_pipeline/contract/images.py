@@ -29,11 +29,13 @@ class UltrasoundRegion:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a pipeline may know of an image besides its pixels: decoded header values, no identity.
+    """The information on an image that a pipeline gets besides its pixels: decoded header values, no
+    identity.
 
     ``age_years``: None where the header gives no usable age. ``attributes``: further values by keyword, as
     text. ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of
-    the pixel data, from 0 on, that hold one. ``removed_by_hand``: boxes that a person wants gone."""
+    the pixel data, from 0 on, that hold one. ``removed_by_hand``: boxes that a person wants removed.
+    """
 
     modality: str
     sop_class_uid: str
@@ -91,10 +93,10 @@ class ImageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """What was done to a cleaned image besides, for a picture in a series of its own.
+    """A further processing of a cleaned image, whose picture gets a series of its own.
 
     ``name``: one word that tells it from the others; ``title``: a reader's words, such as "less speckle";
-    ``code``: PS3.16 CID 7203; ``caution``: what the picture is not for.
+    ``code``: PS3.16 CID 7203; ``caution``: a use that the picture is not meant for.
     """
 
     name: str
@@ -126,5 +128,5 @@ class DerivedImage:
 
     @property
     def name(self) -> str:
-        """One word for the picture: its kind, or what was done to it."""
+        """One word for the picture: its kind, or its further processing."""
         return self.processing.name if self.processing else self.kind.value

@@ -40,10 +40,12 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineResult:
-    """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
+    """The results of a pipeline. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone. ``drawn_on``: what pictures show, source or only its ``cleaned`` image."""
+    access-controlled record alone. ``drawn_on``: the image that pictures show: the source, or only its
+    ``cleaned`` image.
+    """
 
     findings: tuple[Finding, ...] = ()
     images: tuple[DerivedImage, ...] = ()
@@ -94,7 +96,7 @@ class ChecksOptions(Protocol):
     """A pipeline whose options can be wrong in what only its model or this machine knows."""
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """What is wrong with ``options``, which the card's options accept, by option, as a remedy."""
+        """Faults in ``options`` beyond the card's own checks, by option, as a remedy."""
         ...
 
 

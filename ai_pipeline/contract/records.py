@@ -10,7 +10,7 @@ from ai_pipeline.contract.findings import ModelRef
 
 
 class Meaning(StrEnum):
-    """What a burned-in mark is for; a destination's policy decides by it what has to go."""
+    """The purpose of a burned-in mark; a destination's policy uses it to decide what must be removed."""
 
     IDENTITY = "identity"
     MEASUREMENT = "measurement"

@@ -130,7 +130,7 @@ def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
 
 
 def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
-    """``line`` with what lies outside the picture moved to its edge."""
+    """``line`` with points outside the picture moved to its edge."""
     return tuple(
         (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows))) for x, y in line
     )

@@ -66,7 +66,8 @@ class Ellipse:
 
 
 def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
-    """The ellipse through the outline of ``mask [rows, columns]``; None where there is too little of one.
+    """The ellipse through the outline of ``mask [rows, columns]``; None where too little of an outline is
+    visible.
 
     ``from_grid`` maps corners of the mask's pixels to the source. Where the head leaves the mask its outline
     is not seen, so points on the mask's edge are left out (least squares: A. Fitzgibbon et al., PAMI 1999).

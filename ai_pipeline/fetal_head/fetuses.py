@@ -32,7 +32,7 @@ def tells_of_several(texts: Iterable[str]) -> bool:
 
 
 def descriptions(header: ImageHeader) -> list[str]:
-    """What the header says of the examination in words."""
+    """The texts in the header that describe the examination."""
     return [header.attributes.get(keyword, "") for keyword in _DESCRIPTIONS]
 
 

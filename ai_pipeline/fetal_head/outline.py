@@ -39,7 +39,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """What an outline must reach to be measured; fitted on validation frames.
+    """Limits within which an outline is measured; fitted on validation frames.
 
     ``present``: least score of "there is a head". ``shape``: least Dice of the outlined area and the ellipse
     through it. ``spread``: largest difference of the circumference between variants, as a share of it.
@@ -65,8 +65,8 @@ class HeadLimits:
 
 @dataclass(frozen=True, slots=True)
 class HeadOutline:
-    """What was seen in one picture. ``area``: the ellipse around all that was outlined, ``measured``: that
-    along which biometry measures; both in source pixels, None where no head was outlined.
+    """The outline found in one picture. ``area``: the ellipse around the whole outline; ``measured``: the
+    ellipse along which biometry measures; both in source pixels, None if no head was outlined.
 
     ``present``, ``shape``, ``spread``, ``outside``: what :class:`HeadLimits` judges. ``fault``: why this is
     no head to measure, as a sentence; empty where it is one. ``second``: another part beside it has the
@@ -99,7 +99,7 @@ class HeadModel:
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> HeadModel:
-        """With the weights and limits that ``card`` names."""
+        """The model with the weights and limits that ``card`` names."""
         network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
@@ -111,7 +111,7 @@ class HeadModel:
         return replace(found, fault=fault(found, self.limits))
 
     def seen(self, grey: Grey) -> HeadOutline:
-        """As :meth:`outline`, not judged."""
+        """The outline as :meth:`outline` finds it, before it is checked against the limits."""
         picture, to_input = fit_to_input(grey)
         found = self._engine(values(np.stack([picture, picture[:, ::-1], _reduced(picture)])))
         present = float(np.mean(found["present"]))

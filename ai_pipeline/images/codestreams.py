@@ -121,7 +121,7 @@ def check_decodable(syntax: UID) -> None:
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:
-    """What a JPEG, JPEG-LS or JPEG 2000 frame says of itself. Raises CodestreamFault."""
+    """The properties that a JPEG, JPEG-LS or JPEG 2000 frame declares. Raises CodestreamFault."""
     try:
         return _jpeg_2000(frame) if syntax in JPEG_2000 else _jpeg(frame)
     except (IndexError, struct.error):

@@ -105,7 +105,8 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttr
 def open_image(
     path: Path, modality: str | None = None, given: GivenAttributes = NONE_GIVEN
 ) -> DicomImage | PictureImage:
-    """Open whichever it is. A picture needs ``modality``; of DICOM neither that nor what is ``given`` counts.
+    """Open a DICOM file or a picture. A picture needs ``modality``; for DICOM, ``modality`` and ``given`` are
+    ignored.
 
     Raises :class:`PixelError`.
     """

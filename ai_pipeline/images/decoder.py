@@ -64,7 +64,7 @@ class Decoder:
             self._started()
 
     def lacks(self) -> str:
-        """What the process cannot give up on this machine; "" where it can do nothing but decode."""
+        """The rights that the process cannot give up on this machine; "" if it can do nothing but decode."""
         self.start()
         files, calls = self._walls
         if calls:
@@ -196,7 +196,7 @@ class _Memory:
         self._used = True
 
     def is_free(self) -> bool:
-        """Whether nobody looks at the content, which could then not change its size."""
+        """Whether nobody maps the memory any more, so that its size may change."""
         try:
             self.content.resize(len(self.content))
         except BufferError:

@@ -54,7 +54,7 @@ class Exposure:
 
     @property
     def note(self) -> str | None:
-        """What a reader should know of an image that is analysed; None when nothing."""
+        """A remark for the reader of an image that is analysed all the same; None without one."""
         if self.clipped <= NOTED:
             return None
         return (

@@ -58,7 +58,9 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 @dataclass(frozen=True, slots=True)
 class GivenAttributes:
-    """What a person says of a PNG or JPEG, which has no header. ``pixel_mm``: millimetres a pixel."""
+    """Attributes that a person gives for a PNG or JPEG, which has no header. ``pixel_mm``: millimetres a
+    pixel.
+    """
 
     view_position: str = ""
     body_part: str = ""
@@ -85,7 +87,7 @@ class Calibration:
         return max(self.row_spacing, self.column_spacing)
 
     def holds(self, point: tuple[float, float]) -> bool:
-        """Whether (column, row) lies in it."""
+        """Whether (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box
         return left <= point[0] <= right and top <= point[1] <= bottom
 
@@ -121,7 +123,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
 def picture_header(
     samples: PixelArray, modality: str, lossy: bool, given: GivenAttributes = NONE_GIVEN
 ) -> ImageHeader:
-    """Describe a PNG or JPEG as far as its samples and what is ``given`` do."""
+    """The header of a PNG or JPEG, from its samples and the ``given`` attributes."""
     spacing = given.pixel_mm
     return ImageHeader(
         modality=modality,

@@ -68,7 +68,7 @@ LIMITS = ImageLimits()
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that there was no memory left."""
+    """Whether the cause of an error is that memory ran out."""
     while error is not None:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):

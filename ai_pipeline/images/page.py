@@ -64,7 +64,7 @@ class PagePicture:
         return columns, rows * self.pixel_height
 
     def fitted(self, width: int, height: int) -> Picture:
-        """The picture with what is drawn into it, as large as the place allows: RGB."""
+        """The picture with its drawings, as large as its place allows: RGB."""
         scale = min(width / self.size[0], height / self.size[1])
         columns, rows = (
             max(1, min(round(one * scale), most))
@@ -96,8 +96,8 @@ def draw_page(
 
     ``head``: lines on patient and study, the first one in large letters. ``shown``: the picture, or why there
     is none. ``captions`` of the picture: those of its boxes are put before them. ``results``: texts of one or
-    more lines each (``\\n``). ``foot``: the last lines of the page. Of what has no room the page says how
-    much there is.
+    more lines each (``\\n``). ``foot``: the last lines of the page. If something has no room, the page says
+    how much is left out.
     """
     wide = isinstance(shown, PagePicture) and shown.size[0] > WIDE * shown.size[1]
     page = _Page(SHORT_SIDE, LONG_SIDE) if wide else _Page(LONG_SIDE, SHORT_SIDE)

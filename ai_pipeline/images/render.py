@@ -80,8 +80,8 @@ def annotate(
     measurements: Sequence[Measurement] = (),
     notes: Sequence[QualityNote] = (),
 ) -> Picture:
-    """Return RGB: ``display`` with the regions of what is not absent and the lines of what was measured by a
-    model, below it what they are and a legend.
+    """Return RGB: ``display`` with the regions of findings that are not absent and the lines that a model
+    measured; below it their captions and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
     columns where ``display`` is too narrow for words. ``legend``: the lines, what boxes are before the last
@@ -98,9 +98,10 @@ def annotate(
 def marked(
     display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
 ) -> Picture:
-    """Return what :func:`annotate` draws into ``display``: RGB of the same size, without words.
+    """Return ``display`` with boxes and lines as :func:`annotate` draws them, but without captions: RGB of
+    the same size.
 
-    ``letters``: height of the boxes' numbers in pixels; lines are as wide as suits it.
+    ``letters``: height of the boxes' numbers in pixels; the width of lines follows it.
     """
     canvas = _LabelledPicture(Image.fromarray(_rgb(display)), ImageFont.load_default(letters), letters)
     canvas.mark(findings, [one for one in measurements if one.model is not None])
@@ -108,15 +109,18 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """What each box of :func:`annotate` and :func:`marked` is: with its number where there are several."""
+    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are
+    several.
+    """
     return _box_captions([finding for finding, _ in _placed(findings)])
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
     """Return RGB: ``display`` under the heat map of ``finding``; below it a colour bar from 0 to 1 and words.
 
-    First what was found, then what the colours mean, then ``legend`` (by default the model and the warning).
-    Sizes as in :func:`annotate`. Raises ValueError when the finding has no heat map or one of another size.
+    The words are the finding, the meaning of the colours, and ``legend`` (by default the model and the
+    warning). Sizes as in :func:`annotate`. Raises ValueError when the finding has no heat map or one of
+    another size.
     """
     evidence = finding.evidence
     if evidence is None or evidence.values.shape != display.shape[:2]:
@@ -168,13 +172,12 @@ def legend_of(
 
 
 def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = ()) -> bool:
-    """Whether findings, or what a model measured, say anything of the patient: burned-in annotation does
-    not."""
+    """Whether findings, or a model's measurements, are about the patient: burned-in annotation is not."""
     return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
 def place_lines(regions: Iterable[Region]) -> list[str]:
-    """Where boxes come from, as lines of the legend, each origin once."""
+    """The origins of the boxes, each once, as lines of the legend."""
     origins = {region.origin for region in regions}
     return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
@@ -220,7 +223,7 @@ class _LabelledPicture:
         return round(self.letters * 1.3)
 
     def mark(self, findings: Sequence[Finding], measurements: Sequence[Measurement]) -> None:
-        """Draw the regions of what is not absent, and the lines of what was measured."""
+        """Draw the regions of findings that are not absent, and the measured lines."""
         placed = _placed(findings)
         for _, region in placed:
             self.outline(region.bounds if region.type == "box" else None, region.points)

@@ -29,7 +29,7 @@ PlaceKind = Literal["log", "activation"]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file of weights: ``role`` in the model, where it is, and the SHA-256 that it must have."""
+    """One file of weights: its ``role`` in the model, its path, and the SHA-256 that it must have."""
 
     role: str
     path: Path
@@ -38,7 +38,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What every image passes through before the network sees it (:mod:`ai_pipeline.models.preprocess`).
+    """The preprocessing of every image before the network gets it (:mod:`ai_pipeline.models.preprocess`).
 
     ``side`` in pixels: the common resolution. ``blur`` in pixels of the reduced image (Gaussian sigma, 0
     for none). ``jpeg_quality`` 1 to 100. ``low``, ``high``: percentiles that become black and white.
@@ -53,7 +53,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the network takes: ``size`` pixels square, ``channels``, ``(value - mean) / scale`` of 0..255.
+    """The network's input: ``size`` pixels square, ``channels``, ``(value - mean) / scale`` of 0..255.
 
     ``mean`` and ``scale`` hold one number, or one for each channel. ``photometric`` is the polarity of the
     displayed image that goes in. ``preprocess`` says how an image becomes a square
@@ -79,7 +79,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the network gives, by the names of its outputs.
+    """The network's outputs, by name.
 
     ``scores [N, labels]`` are ``logits`` or ``probabilities``. ``features [N, C, h, w]`` and ``places
     [N, labels, h, w]`` may be missing: then there is no gate, or no box and no heat map. ``places`` are
@@ -184,12 +184,12 @@ class Card:
 
     @property
     def name(self) -> str:
-        """``id@version``: what a person types to mean just this one."""
+        """``id@version``: the name by which a person selects exactly this model."""
         return f"{self.id}@{self.version}"
 
     @property
     def ref(self) -> ModelRef:
-        """How results name this model. The first weights count; the card's own hash covers all others."""
+        """The reference to this model in results: the SHA-256 of its first weights and of its card."""
         weights = self.weights[0].sha256 if self.weights else ""
         return ModelRef(self.id, self.version, weights, self.sha256, self.calibrated)
 

@@ -29,7 +29,7 @@ _CHI_SQUARE = 21.666  # 9 degrees of freedom, 99 %: a dozen labels are judged si
 
 
 class Verdict(StrEnum):
-    """What the population stability index of one label means."""
+    """The meaning of the population stability index of one label."""
 
     STABLE = "stable"
     WATCH = "watch"
@@ -54,7 +54,7 @@ class Reference:
 
 
 def reference_of(card: Card) -> Reference | None:
-    """The card's reference, None when it has none. Raises CardError, which names what is wrong."""
+    """The card's reference, None when it has none. Raises CardError, which names the fault."""
     table = card.details.get("reference")
     if table is None:
         return None

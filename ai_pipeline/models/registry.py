@@ -59,9 +59,10 @@ def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
 
 
 def find(model_id: str, models_dir: Path | None = None) -> Card:
-    """The card with this id, or ``id@version``. Raises CardError, which lists what there is.
+    """The card with this id, or ``id@version``. Raises CardError, which lists the known models.
 
-    Of several versions the one outside ``ID/VERSION/`` is meant: what is stored there is run only by name.
+    Of several versions, ``id`` selects the one outside ``ID/VERSION/``: a version stored there needs its full
+    name.
     """
     known = cards(models_dir)
     name, _, version = model_id.partition("@")

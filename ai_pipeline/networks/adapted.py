@@ -12,7 +12,7 @@ Family = Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "ev
 
 @dataclass(frozen=True, slots=True)
 class NetworkDescription:
-    """What is given of a checkpoint. Empty and None: taken from the file or its family.
+    """A person's description of a checkpoint. Empty and None: taken from the file or its family.
 
     ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another; ``leave_out``: labels
     that the model is to have no output for; ``encoder``: only the embedding is wanted.

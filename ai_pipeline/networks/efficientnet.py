@@ -61,7 +61,7 @@ class PlacedClassifier(nn.Module):
         return logits, features, self.place(middle) + self.place_bias
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature maps, and what the place head reads: middle layers and class activation."""
+        """The last feature maps, and the input of the place head: middle layers and class activation."""
         backbone = self.backbone
         x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
         kept: dict[int, Tensor] = {}

@@ -70,7 +70,7 @@ class EvaX(nn.Module):
 
 
 def eva_x(path: Path, described: NetworkDescription) -> Adapted:
-    """The EVA-X of a fine-tuned file. Raises CannotAdapt or UnreadableCheckpoint."""
+    """Read an EVA-X that was fine-tuned for findings. Raises CannotAdapt or UnreadableCheckpoint."""
     state = {re.sub(r"^module\.", "", name): value for name, value in read_state(path).items()}
     if "patch_embed.proj.weight" not in state or "pos_embed" not in state:
         raise CannotAdapt(f"{path.name} holds no EVA-X: it has no patch_embed.proj.weight and pos_embed")

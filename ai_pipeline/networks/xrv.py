@@ -30,7 +30,9 @@ class Release:
 
 
 def release(name: str, file: str) -> str | None:
-    """The key in RELEASES: ``name`` itself, or what the name of the ``file`` tells; None if neither does."""
+    """The key in RELEASES: ``name`` itself, or the key that the name of the ``file`` begins with; else
+    None.
+    """
     if name:
         return name if name in RELEASES else None
     return next((key for key, known in RELEASES.items() if file.startswith(known.file)), None)

@@ -31,7 +31,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OvarianAnalysis:
-    """What the classifier gives for a picture of ``rows`` × ``columns``.
+    """The classifier's output for a picture of ``rows`` × ``columns``.
 
     ``values [1, 3, size, size]``: its input; ``probabilities [labels]`` 0 to 1 with the sum 1; ``places
     [labels, h, w]``: class activation; ``distance`` to the training frames, accepted up to the card's
@@ -94,11 +94,12 @@ def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
 
 
 def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[Decision, ...]:
-    """What the probabilities ``found [labels]`` come to, label by label.
+    """The decision for each label from the probabilities ``found [labels]``.
 
     Present is the likeliest label from its threshold on. Where none is, where it is :data:`NORMAL`, or one
     that is not supported and ``hidden``, the model abstains: nothing is present. A label that is not
-    supported is never absent, and where it is the likeliest and hidden, none is: that would tell it.
+    supported is never absent, and where it is the likeliest and hidden, no label is absent: the others would
+    reveal it.
     """
     best = int(np.argmax(found))
     named = labels[best].supported or not hidden
@@ -114,7 +115,7 @@ def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[
 
 
 def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
-    """What speaks for a label, at the source's size: its class activation above zero, the peak set to 1."""
+    """The evidence for a label, at the source's size: its class activation above zero, the peak set to 1."""
     activation = np.maximum(found.places[label], 0.0)
     # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
     fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)

@@ -17,7 +17,7 @@ _Word = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 
 class ProgramOptions(PipelineOptions):
-    """What both kinds of program have."""
+    """The options that both kinds of program have."""
 
     model: str = option(..., "Model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
     """What results name as the model: letters, digits, `.`, `_`, `+`, `-`."""

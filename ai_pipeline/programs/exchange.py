@@ -59,7 +59,7 @@ class Exchange:
         return data
 
     def others(self) -> str:
-        """One sentence on what else the program wrote, "" when nothing."""
+        """One sentence on further files that the program wrote, "" when there are none."""
         found = entries(f"/proc/self/fd/{self._output}")
         others = [one for one in found if one.name != ANSWER and not one.is_dir(follow_symlinks=False)]
         if not others:

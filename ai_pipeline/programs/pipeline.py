@@ -52,7 +52,7 @@ class _Program(ABC):
         return ()
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """What this machine lacks for these options, by option."""
+        """The requirements of these options that this machine lacks, by option."""
         return dict(self._lacking(options))
 
     def accepts(

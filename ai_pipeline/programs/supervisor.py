@@ -119,7 +119,7 @@ def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) ->
 
 
 def leave_network() -> bool:
-    """Take the network from this process and its children, for good. Returns whether the kernel did so."""
+    """Cut this process and its children off the network for good. Returns whether the kernel did so."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
 

@@ -36,7 +36,8 @@ def fit_and_add(
 ) -> dict[str, Any]:
     """Fit a gate to the images ``fitting``, add it to the card at ``path`` and measure it on the others.
 
-    Empty where the card has a gate, the model no feature maps or few of them, or there are too few images.
+    Returns an empty result where the card has a gate, the model no feature maps or few of them, or there are
+    too few images.
     """
     card = classifier.card
     first = [image for image, yes in zip(images, fitting, strict=True) if yes]

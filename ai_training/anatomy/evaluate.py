@@ -81,7 +81,9 @@ def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDAr
 
 
 def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
-    """Dice of all images, agreement of the ratio of those that were measured, and why others were not."""
+    """Dice of all images, agreement of the measured ratios with the readers', and why some images were not
+    measured.
+    """
     dices = np.array([case.dice for case in cases])
     measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
     difference = np.array([case.measured - case.truth for case in measured])

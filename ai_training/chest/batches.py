@@ -34,7 +34,7 @@ Place = tuple[int, float, float, float, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What is to be learned about N images.
+    """The training targets of N images.
 
     ``hard [N, labels]`` 0 or 1. ``soft [N, labels]``: a teacher's probabilities; ``odds [N, labels]``: their
     log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``: 1 where they are
@@ -50,7 +50,7 @@ class Targets:
 
     @staticmethod
     def from_images(images: Sequence[ChestImage], boxes: Sequence[tuple[Place, ...]]) -> Targets:
-        """What the manifests say about ``images``; ``boxes``: those of each."""
+        """The targets in the manifests of ``images``; ``boxes``: the boxes of each image."""
         soft: Floats = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
         learned = taught[:, 0] & np.array([image.split == "train" for image in images])

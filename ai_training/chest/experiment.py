@@ -30,7 +30,7 @@ class Network(ExperimentPart):
 
 
 class Images(ExperimentPart):
-    """Which images are learned from, and how often those with a finding or with a teacher's word are drawn.
+    """The training images, and how often images with a finding or a teacher's answer are drawn.
 
     ``smallest``: pixels a side of the file; smaller ones are left out.
     """
@@ -106,7 +106,7 @@ class Experiment(ExperimentPart):
 
     @property
     def chain(self) -> Chain:
-        """What every image passes first."""
+        """The preprocessing that every image passes first."""
         return self.images.chain
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
@@ -134,7 +134,7 @@ def load(path: Path) -> Experiment:
 
 
 def load_levers(path: Path) -> Levers:
-    """Read a study: ``[base]``, and ``[variants.NAME]`` that say what is changed ``against`` which other one.
+    """Read a study: ``[base]``, and ``[variants.NAME]``, each with its changes ``against`` another variant.
 
     Raises ExperimentError, OSError when there is no file.
     """

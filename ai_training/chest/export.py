@@ -38,7 +38,9 @@ def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card says of one training: input, calibration, gate, reference for drift, how it was made."""
+    """The parts of a card that describe one training: input, calibration, gate, reference for drift, how it
+    was made.
+    """
 
     size: int
     chain: Chain

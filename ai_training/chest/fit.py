@@ -38,7 +38,7 @@ UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run leaves: the best network by validation, and the history of validation figures."""
+    """The outcome of a run: the best network by validation, and the history of validation figures."""
 
     network: PlacedClassifier
     history: tuple[dict[str, float], ...]
@@ -105,7 +105,7 @@ def fit(
 
 
 def trained_in(folder: Path) -> Trained:
-    """What a run left in ``folder``. Raises OSError when nothing is there."""
+    """The outcome of the run in ``folder``. Raises OSError when nothing is there."""
     state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
     experiment = Experiment.model_validate_json(state["experiment"])
     network = PlacedClassifier(len(LABELS), experiment.size)

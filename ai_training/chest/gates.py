@@ -85,14 +85,16 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
 
 
 def directions_of(features: Floats, count: int) -> FeatureGate:
-    """The gate of ``count`` directions, without head, from features ``[N, C]`` of images in the domain."""
+    """A gate of the ``count`` main directions of features ``[N, C]`` of images in the domain; it has no
+    head.
+    """
     mean, spread = features.mean(0), features.std(0) + 1e-3
     rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:count]
     return FeatureGate(mean.astype(np.float32), spread.astype(np.float32), rows.astype(np.float32))
 
 
 def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
-    """What the gate of ``classifier`` does with every kind of picture of ``split``.
+    """How the gate of ``classifier`` judges every kind of picture of ``split``.
 
     ``adults``: share of the split's adults that is refused or reoriented. ``kinds``: for each kind
     ``false_positives_at_95`` (share that passes, as shown, where 95 % of the split's adults pass; with its

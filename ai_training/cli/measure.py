@@ -248,14 +248,13 @@ def evaluate_cleaning(
     report_to: ReportTo = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Clean real frames; tell what was taken of waves, flow, bars, rulers, calipers and text.
+    """Clean real frames; count the removed pixels of waves, flow, bars, rulers, calipers and text.
 
-    What was under a real mark nobody knows: how near the filling comes to it is measured on clean frames on
-    which marks were drawn.
+    The pixels under a real mark are unknown, so the filling is measured on clean frames with drawn marks.
 
     Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
     over patients, or over frames where the patient is not known. --report draws every frame before and after.
-    Below stands how far the annotator agrees with a second one who drew some of the frames again.
+    The last lines show how far the annotator agrees with a second one who drew some of the frames again.
 
     Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
     """
@@ -404,7 +403,7 @@ def evaluate_stamps(
     threads: options.Threads = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure what is read of the stamps of chest films, and which mirrored films are noticed.
+    """Measure how many stamps of chest films are read, and how many mirrored films are noticed.
 
     Every interval is 95 %, by bootstrap over patients. Example: ai-pipeline evaluate stamps --data DIR
     """

@@ -24,7 +24,7 @@ def study(
 ) -> None:
     """Train the arms of a study alike with every seed, and compare them image by image.
 
-    Interrupted, it goes on where it was. Leaves figures.json, report.md and plots in --out.
+    An interrupted run continues where it stopped. Leaves figures.json, report.md and plots in --out.
     """
     with errors(), progress() as report:
         from ai_training.studies import experiment

@@ -59,7 +59,7 @@ def train_completeness(
     models_dir: options.ModelsDir = None,
     threads: options.Threads = 0,
 ) -> None:
-    """Fit what recognises films that are cut off to films that are cut by the program; some minutes.
+    """Fit the recognition of cut-off films, on films that the program cuts itself; some minutes.
 
     Prints the table for the card of the network that outlines heart and lungs.
     Example: ai-pipeline train completeness --data DIR
@@ -89,7 +89,8 @@ def train_levers(
 ) -> None:
     """Train an experiment with and without each lever; compare them on validation, image by image.
 
-    Interrupted, it goes on where it was. Example: ai-pipeline train levers --data DIR --out runs/levers
+    An interrupted run continues where it stopped. Example: ai-pipeline train levers --data DIR --out
+    runs/levers
     """
     with errors(), progress() as report:
         from ai_training.chest import experiment as experiments
@@ -380,7 +381,7 @@ def train_ovarian(
 ) -> None:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
 
-    What is whole in --out is left, so an interrupted run goes on.
+    Complete parts in --out are not trained again, so an interrupted run can continue.
 
     Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
     """

@@ -58,7 +58,7 @@ def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 
 def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
-    """Scores ``[N, labels]`` of a logistic regression on age, sex and view: what needs no image."""
+    """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without any image."""
     known, asked, truth = _header(train), _header(images), label_matrix(train)
     scores = np.zeros((len(images), len(LABELS)))
     for label in np.flatnonzero(truth.min(0) < truth.max(0)):  # where there is something to learn from

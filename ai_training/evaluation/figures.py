@@ -52,7 +52,8 @@ def size(found: Scored) -> dict[str, int]:
 
 
 def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
-    """What a reader is shown: the top three labels, and all findings at the thresholds of the card.
+    """Figures of the calls that a reader sees: the top three labels, and all findings at the thresholds of
+    the card.
 
     ``rates [K]`` of the labels in the training images give the constant answer to beat: the three most
     frequent labels for everyone.

@@ -160,7 +160,8 @@ def _sensitive(found: Scored, weights: Floats) -> Cuts:
 
 
 def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
-    """The highest cut with a sensitivity of at least .9, or that which calls half of the others, if higher.
+    """The highest cut with a sensitivity of at least .9, or, if higher, the cut that calls half of the
+    negatives.
 
     ``truth [N]``, ``chance [N]``; one cut for each row of ``weights``: ``[rows]``.
     """

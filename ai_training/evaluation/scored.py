@@ -54,7 +54,7 @@ class Scored:
         return [image.patient for image in self.images]
 
     def weights(self) -> Floats:
-        """Resamples by patient, as :func:`patient_weights`."""
+        """The weights of bootstrap resamples by patient, as :func:`patient_weights`."""
         return patient_weights(self.patients)
 
     def with_positives(self, fewest: int) -> list[int]:
@@ -66,7 +66,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredOutputs:
-    """What a network says of N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
+    """A network's outputs for N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
 
     logits: Floats
     distances: Floats

@@ -180,7 +180,7 @@ def _boxes(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def saliency_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of :func:`ai_training.evaluation.saliency.heatmaps.saliency_figures`; none of nothing."""
+    """Lines of :func:`ai_training.evaluation.saliency.heatmaps.saliency_figures`; none without figures."""
     for game in ("pointing", "energy") if figures else ():
         shares = ", ".join(f"{name} {interval(values, 2)}" for name, values in figures[game].items())
         yield f"heat maps on {figures['boxes']} boxes: {game}: {shares}"

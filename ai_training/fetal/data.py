@@ -48,7 +48,7 @@ class HeadImage:
 
 @dataclass(frozen=True, slots=True)
 class OtherImage:
-    """A picture without outline. ``patient``: or what stands for one, so that intervals draw it as one."""
+    """A picture without outline. ``patient``: the unit for drawing bootstrap samples."""
 
     name: str
     patient: str
@@ -128,7 +128,9 @@ class HeadAugment:
 
 @dataclass(frozen=True, slots=True)
 class HeadMix:
-    """What a batch is made of: outlined heads, standard planes of another source, pictures without a head."""
+    """The composition of a batch: outlined heads, standard planes of another source, pictures without a
+    head.
+    """
 
     heads: int = 5
     planes: int = 1

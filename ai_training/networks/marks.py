@@ -45,7 +45,9 @@ class MarkNetwork(nn.Module):
 
 
 class MarkFinderGraph(nn.Module):
-    """What is exported: ``marked [N, rows, columns]`` 0..1 and the likeliest mark's class (uint8, 1 to 5)."""
+    """The exported graph: ``marked [N, rows, columns]`` 0..1 and the likeliest mark's class (uint8, 1 to
+    5).
+    """
 
     def __init__(self, network: MarkNetwork) -> None:
         super().__init__()

@@ -47,7 +47,9 @@ class OutlineNetwork(nn.Module):
         return self.outline(*self.seen(images))
 
     def seen(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What is seen at stride 16 ``[N, 112, rows / 16, columns / 16]``, and what lies above it."""
+        """Features at stride 16 ``[N, 112, rows / 16, columns / 16]``, and the skip connections of finer
+        strides.
+        """
         x = self.act(self.norm(self.stem(images)))
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -77,7 +79,7 @@ class OutlineNetwork(nn.Module):
 
 
 class AnatomyGraph(nn.Module):
-    """What is exported: probabilities 0..1 ``[N, outlines, rows, columns]``."""
+    """The exported graph: probabilities 0..1 ``[N, outlines, rows, columns]``."""
 
     def __init__(self, network: OutlineNetwork) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class HeadNetwork(nn.Module):
 
 
 class HeadGraph(nn.Module):
-    """What is exported: ``head [N, rows, columns]`` and ``present [N]``, probabilities 0..1."""
+    """The exported graph: ``head [N, rows, columns]`` and ``present [N]``, probabilities 0..1."""
 
     def __init__(self, network: HeadNetwork) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class LiteTrunk(nn.Module):
         return self.upper(self.lower(images))
 
     def lower(self, images: Tensor) -> Tensor:
-        """What the frozen part makes of images; the images themselves where nothing is frozen."""
+        """The output of the frozen layers; the images themselves if no layer is frozen."""
         if not self.frozen:
             return images
         with torch.no_grad():
@@ -135,7 +135,7 @@ class CystEnsemble(nn.Module):
         return self.upper(self.lower(images), self.lower(images.flip(3)))
 
     def lower(self, images: Tensor) -> Tensor:
-        """What the frozen part makes of images."""
+        """The output of the frozen layers."""
         return self.networks[0].trunk.lower(images)
 
     def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:

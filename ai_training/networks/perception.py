@@ -36,7 +36,7 @@ class Perception(nn.Module):
         return found
 
     def pooled(self, pictures: Tensor) -> Tensor:
-        """The 1,280 features that ImageNet's classes are read off."""
+        """The 1,280 features from which ImageNet's classes are predicted."""
         x = self._stem(pictures)
         for block in self.backbone._blocks:
             x = block(x)

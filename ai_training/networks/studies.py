@@ -65,8 +65,8 @@ def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module
 def fill(network: nn.Module, path: Path) -> None:
     """Take over from ``path`` (``.safetensors``, or a ``.pt`` of numbers only) all parameters that fit.
 
-    Those of a head for other labels do not. Raises DataMissing without the file, ExperimentError when less
-    than half of the network is in it.
+    The parameters of a head for other labels do not fit. Raises DataMissing without the file, ExperimentError
+    when less than half of the network is in it.
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing: the training starts from it")
@@ -86,7 +86,7 @@ def fill(network: nn.Module, path: Path) -> None:
 
 
 def folded(network: nn.Module) -> bool:
-    """Whether its batch normalisations have no statistics: they lie in the convolutions."""
+    """Whether the network's batch normalisations were folded into its convolutions and have no statistics."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     variances = [norm.running_var for norm in norms if norm.running_var is not None]
     return bool(variances) and all(bool((variance == 1).all()) for variance in variances)

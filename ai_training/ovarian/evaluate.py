@@ -22,9 +22,10 @@ TARGET = 0.90
 
 
 def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
-    """All figures. The outline and the gate on other pictures are measured with the card's own networks on
-    the test splits, all else is from the committed predictions of the folds. Raises DataMissing,
-    CardError."""
+    """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
+    test splits; all other figures come from the committed predictions of the folds. Raises DataMissing,
+    CardError.
+    """
     frames = ovarian_frames(data)
     held_out = predictions.read(frames)
     points = card.labels[0]

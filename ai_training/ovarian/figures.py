@@ -69,7 +69,7 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
 
 
 def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
-    """Where the model answers only for the surest frames: share answered, least probability, share right."""
+    """The model answers only for its surest frames: share answered, least probability, share right."""
     sure, rows = found.max(1), []
     for coverage in COVERAGES:
         cut = float(np.quantile(sure, 1 - coverage))
@@ -82,8 +82,9 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """What the thresholds of a card come to, on probabilities that were fitted to other folds; a normal ovary
-    and a malignant lesion are never called."""
+    """Figures at the thresholds of a card, on probabilities calibrated on other folds; a normal ovary and a
+    malignant lesion are never called.
+    """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     best = found.argmax(1)

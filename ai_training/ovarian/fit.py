@@ -90,7 +90,8 @@ def train(
     *,
     pixels: Grey | None = None,
 ) -> None:
-    """Train ``runs`` (numbers of folds, :data:`ALL`) into ``out/seed-S/``; what is whole there is left.
+    """Train ``runs`` (numbers of folds, :data:`ALL`) into ``out/seed-S/``; complete runs there are not
+    repeated.
 
     ``pixels``: other pictures of the frames, reduced, ``[N, side, side]``.
 
@@ -114,7 +115,7 @@ def train(
 def recipe(
     *, epochs: float | None = None, architecture: str | None = None, frozen: int | None = None
 ) -> OvarianRecipe:
-    """The shipped recipe but for what is given. Where nothing is frozen every step sees new copies."""
+    """The shipped recipe with the given changes. Where nothing is frozen every step sees new copies."""
     made = OvarianRecipe()
     architecture = architecture or made.architecture
     kept = 0 if architecture != NAME else made.frozen if frozen is None else frozen
@@ -140,7 +141,7 @@ def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) 
 
 
 def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> list[Both]:
-    """What the frozen part, the same in the networks of all folds, makes of reduced pictures, in batches."""
+    """The output of the frozen layers, which all folds share, for reduced pictures, in batches."""
     found = []
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
@@ -165,7 +166,8 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats,
 class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
     """Batch i of a run: images ``[B, 3, size, size]`` and labels ``[B]``, drawn from (seed, i) alone.
 
-    Where ``seen [N, copies, C, h, w]`` is given, what the frozen part made of copies comes for images.
+    Where ``seen [N, copies, C, h, w]`` is given, batches hold these outputs of the frozen layers instead of
+    images.
     """
 
     def __init__(

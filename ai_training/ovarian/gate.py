@@ -77,7 +77,7 @@ LEAST = 0.7
 
 
 def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
-    """Write what the gates of the folds said: set, file, fold, distance (inside up to 1)."""
+    """Write the answers of the folds' gates: set, file, fold, distance (inside up to 1)."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("set", "file", "fold", "distance"))
@@ -85,14 +85,15 @@ def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
 
 
 def threshold(path: Path) -> float:
-    """The distance up to which :data:`TRUE_POSITIVE_RATE` of the held-out frames lie."""
+    """The distance within which :data:`TRUE_POSITIVE_RATE` of the held-out frames lie."""
     return float(np.quantile(_distances(path), TRUE_POSITIVE_RATE))
 
 
 def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent) -> dict[str, Any]:
-    """Share of the pictures of each set that passes, with its exact interval over pictures: frames by the
-    gates of the folds that have not seen them, all else of the test splits by what ships. Raises
-    DataMissing."""
+    """Share of the pictures of each set that passes, with its exact interval over pictures: frames are judged
+    by the gates of folds that have not seen them, other pictures of the test splits by the shipped gate.
+    Raises DataMissing.
+    """
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
     others, gate = other_pictures(data, "test"), PixelGate(classifier)
     passed = {FRAMES: _distances(path) <= limit}

@@ -83,9 +83,9 @@ def run(
 ) -> Path:
     """Score all variants with the networks of the recipe's seed in ``out``; returns the file.
 
-    Frames come in a random order. What is scored is saved on the way, and what the file has is left, so an
-    interrupted run leaves a random part and goes on. Each picture is seen as it is, without its mirror image.
-    Raises DataMissing, OSError.
+    Frames come in a random order. Scores are saved on the way and not computed again, so an interrupted run
+    leaves a random part and can continue. Each picture is seen as it is, without its mirror image. Raises
+    DataMissing, OSError.
     """
     frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
@@ -119,7 +119,7 @@ def _scored(path: Path, frames: Sequence[OvarianFrame]) -> tuple[Floats, Floats]
 
 
 def squares(frame: OvarianFrame, row: int, tools: Tools, size: int) -> dict[str, _Square]:
-    """The variants of one frame as networks see them."""
+    """The variants of one frame in the form of the networks' input."""
     lesion, made = frame.lesion(), variants(frame, tools)
     if frame.yellow <= FEW_MARKS:
         made |= truths(frame, row, tools)
@@ -137,8 +137,8 @@ def pictures(data: Path, card: Card, out: Path, most: int, report: Report = sile
     """Write ``most`` random frames of the test split into ``out``: bare, and under the activation of its own
     class as it is and cleaned by ours. The lesion is outlined in green, marks in white. Raises DataMissing.
 
-    The activation is that of what ships, which has learned from these frames: it shows where it looks, not
-    how well.
+    The activation is that of the shipped model, which was trained on these frames: it shows where the model
+    looks, not how well.
     """
     out.mkdir(parents=True, exist_ok=True)
     tools, classifier = shared_tools(), OvarianClassifier(card)
@@ -201,8 +201,9 @@ def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask
 
 
 def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
-    """A frame without yellow marks: as it is, with synthetic marks, and with those cleaned away by ours; each
-    with the mask of what was drawn."""
+    """A frame without yellow marks: as it is, with synthetic marks, and with these marks cleaned away by our
+    inpainter; each with the mask of the drawn marks.
+    """
     burned = burn_in(frame.rgb(), HELD_OUT, (row,))
     drawn = burned.owners > 0
     cleaned = tools.filler.fill(burned.image, network_mask(burned.image, tools))
@@ -212,7 +213,7 @@ def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Pictu
 
 @cache
 def ways() -> dict[str, Inpainter]:
-    """What fills the marks, by the names :data:`CLEANED`."""
+    """The inpainters that fill the marks, by the names :data:`CLEANED`."""
     known = {way.name: way for way in inpainters(cards_with_compared(), usable_cores())}
     return {shown: known[name] for shown, name in FILLED_BY.items()}
 

@@ -52,7 +52,7 @@ def trained_on_cleaned(held_out: HeldOut, folder: Path = predictions.FOLDER) -> 
 
 
 def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of all figures the rows in which something is cleaned or marked, by what was done."""
+    """The rows of all figures in which frames are cleaned or marked, by the kind of study."""
     study = result["study"]
     tables = {
         "tested on": study["all_frames"]["rows"],

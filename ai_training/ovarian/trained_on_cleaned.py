@@ -25,10 +25,10 @@ Grey = npt.NDArray[np.uint8]
 
 
 def run(data: Path, out: Path, recipe: fit.OvarianRecipe, report: Report = silent) -> Path:
-    """Clean all frames, train the networks of the folds on each way of cleaning, write what they say.
+    """Clean all frames, train the networks of the folds on each way of cleaning, write their predictions.
 
-    What is whole in ``out`` is left, so an interrupted run goes on. Raises DataMissing, OSError,
-    ExperimentError where a folder holds a run of another recipe.
+    Complete parts of ``out`` are not repeated, so an interrupted run can continue. Raises DataMissing,
+    OSError, ExperimentError where a folder holds a run of another recipe.
     """
     frames, folder = ovarian_frames(data), out / FOLDER
     cleaned = _cleaned(frames, folder, shared_tools(), report)

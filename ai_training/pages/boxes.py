@@ -20,7 +20,7 @@ ARMS = {
 
 
 def box_lines(figures: Mapping[str, Any]) -> list[str]:
-    """From the table ``detection`` of a card; what it lacks is left out."""
+    """Lines from the table ``detection`` of a card; missing figures are left out."""
     lines = [
         "### Boxes",
         "",

@@ -36,7 +36,7 @@ a shipped one replaces it. `ai-pipeline models list` and `models verify` say wha
 
 
 def page() -> str:
-    """The whole page, from the cards of what ships and of what it was compared with."""
+    """The whole page, from the cards of the shipped models and of models that they were compared with."""
     known = {**cards_with_compared(), **{card.id: card for card in compared_cards()}}
     return "\n".join([OPENING, *(line for _, card in sorted(known.items()) for line in lines_of(card))])
 

@@ -19,7 +19,7 @@ def marks_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def inpaint_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """An inpainter: what it reaches in the mask, and the paired difference to Navier-Stokes."""
+    """An inpainter's figures in the mask, and the paired difference to Navier-Stokes."""
     found = metrics.get("test")
     if not found:
         return []

@@ -47,7 +47,7 @@ class ChestImage:
 
     @property
     def adult(self) -> bool:
-        """True for patients of the intended use. An unknown age is not one."""
+        """Whether the patient is old enough for the intended use; False for an unknown age."""
         return self.age >= YOUNGEST
 
     def is_in(self, split: str) -> bool:
@@ -82,11 +82,11 @@ class TruthBox:
 
 @dataclass(frozen=True, slots=True)
 class ChestSet:
-    """Images with what a fair measurement must know of them.
+    """Images with the facts that a fair measurement needs.
 
     ``main`` is the source whose figures come first. ``natural`` are the sources whose images were not chosen
-    by disease. ``labels`` are those that the set knows. ``left_out`` says why a label of a source is no
-    result. ``notes`` are printed with the figures.
+    by disease. ``labels``: the set's labels. ``left_out`` says why a label of a source is not measured.
+    ``notes`` are printed with the figures.
     """
 
     name: str

@@ -55,7 +55,7 @@ def split_by_patient(
 
 
 def table(images: Sequence[ChestImage], splits: Sequence[str], labels: Sequence[str]) -> list[SplitRow]:
-    """What each split holds."""
+    """The contents of each split."""
     rows: list[SplitRow] = []
     for name in dict.fromkeys((*SHARES, *splits)):
         inside = [image for image, split in zip(images, splits, strict=True) if split == name]

@@ -54,8 +54,9 @@ class StampModels:
 
 @dataclass(frozen=True, slots=True)
 class StampCase:
-    """One film: the word that was ``drawn`` on a copy, the ``seconds`` that networks and stamps took, and by
-    the name of a figure whether it holds; a figure that was not asked for is missing."""
+    """One film: the word that was ``drawn`` on a copy, the ``seconds`` for networks and for stamps, and for
+    each figure by name whether it is true of the film; figures that do not apply are missing.
+    """
 
     patient: str
     drawn: str
@@ -89,7 +90,7 @@ def evaluate(
 
 
 def measure(image: ChestImage, picture: Grey, models: StampModels, faces: Sequence[Face]) -> StampCase:
-    """What is read and noticed on one film."""
+    """Whether the stamps of one film are read, and whether its mirror image is noticed."""
     began = time.perf_counter()
     models.classifier.analyse(picture)
     anatomy = models.anatomy.outline(picture)
@@ -152,7 +153,7 @@ def _sides(picture: Grey, stamps: Stamps, anatomy: Anatomy, models: StampModels)
 
 
 def figures(cases: Sequence[StampCase]) -> dict[str, Any]:
-    """The share of the films asked of which a figure holds, with its interval and their number."""
+    """For each figure the share of films of which it is true, with its interval, and the number of films."""
     names = dict.fromkeys(name for case in cases for name in case.holds)
     seconds = np.median([case.seconds for case in cases], axis=0)
     return {

@@ -57,7 +57,7 @@ class ArmRow:
 
     @property
     def verdict(self) -> str:
-        """What the difference shows: ``tie`` where its interval holds 0."""
+        """The result of the difference: ``tie`` where its interval holds 0."""
         if self.difference is None or np.isnan(self.difference.low):
             return ""
         if self.difference.low > 0:

@@ -41,7 +41,7 @@ class StudyNetwork(ExperimentPart):
 
 
 class Split(ExperimentPart):
-    """Which images are learned from and which are measured on.
+    """The images for training and the images for measuring.
 
     ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``; synthetic images are in the
     splits ``dcgan`` and ``pggan``. The others deal out anew the images of all splits, ``test`` to measure on:
@@ -74,7 +74,7 @@ class Task(ExperimentPart):
 
 
 class Alteration(Augmentation):
-    """What is done to a training image, each at random up to its value; by default nothing.
+    """Random changes of a training image, each up to its value; none by default.
 
     ``blur``: largest sigma of a Gaussian, ``noise``: largest standard deviation, in grey levels of 255;
     ``flip_sides``, ``flip_upside_down``: whether half of the images are mirrored so.

@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldAnswers:
-    """What a trained arm said of the images held out: ``rows`` of the material, ``logits [N, labels]``.
+    """A trained arm's answers on the held-out images: ``rows`` of the material, ``logits [N, labels]``.
 
     ``milliseconds`` for one image, batch 1, on the processor and with the threads that it trained with.
     ``learned``: how many images it learned from.
@@ -96,7 +96,7 @@ class ArmRun(TrainingRun):
         """No checkpoint: an arm takes minutes, and one that was interrupted begins anew."""
 
     def held_out(self) -> HeldAnswers:
-        """Ask the network as it is for the images held out."""
+        """The present network's answers on the held-out images."""
         logits = logits_of(self.network, self.pixels[self.held])
         return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
 
@@ -110,7 +110,7 @@ class ArmRun(TrainingRun):
 def run_arm(
     arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path, report: Report = silent
 ) -> HeldAnswers:
-    """Train ``arm`` with ``seed`` into ``out``, unless it was done there, and return what it said.
+    """Train ``arm`` with ``seed`` into ``out``, unless that was done before, and return its answers.
 
     ``weights``: the file or folder that ``initial`` of its network is in.
 
@@ -136,7 +136,7 @@ def run_arm(
 
 
 def read(path: Path) -> HeldAnswers:
-    """What :func:`run_arm` wrote."""
+    """The answers that :func:`run_arm` wrote."""
     with np.load(path, allow_pickle=False) as found:
         return HeldAnswers(
             found["rows"], found["logits"], float(found["milliseconds"]), int(found["learned"])

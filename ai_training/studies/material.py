@@ -25,7 +25,7 @@ DEALT = 20240601  # one fixed deal of images and patients: arms and seeds are me
 class StudyMaterial:
     """``images``: the adults' of all splits; ``pixels [N, side, side]`` uint8; ``truth [N, names]``.
 
-    ``left_out``: pairs of source and label number that are no result, as the set says. ``names``: the labels.
+    ``left_out``: pairs of source and label number that are not measured, from the set. ``names``: the labels.
     """
 
     images: tuple[ChestImage, ...]

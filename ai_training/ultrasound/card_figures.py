@@ -9,7 +9,7 @@ from ai_training.ultrasound.inpaint.export import file_id
 
 
 def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``evaluate marks`` goes into the detector's card, by split: ``[value, low, high]``, 95 %."""
+    """Figures of ``evaluate marks`` for the detector's card, by split: ``[value, low, high]``, 95 %."""
     split = result["split"]
     figures: dict[str, Any] = {}
     if "synthetic" in result:
@@ -44,7 +44,7 @@ def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def legible_figures(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``evaluate legible`` goes into the detector's card; no text that was read."""
+    """Figures of ``evaluate legible`` for the detector's card; no text that was read."""
     engines = {
         name: {key: value for key, value in row.items() if key != "what"}
         for name, row in result["engines"].items()
@@ -54,7 +54,7 @@ def legible_figures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inpaint_figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What of ``evaluate inpaint`` goes into each inpainter's card, by the card's id."""
+    """Figures of ``evaluate inpaint`` for each inpainter's card, by the card's id."""
     cards: dict[str, dict[str, Any]] = {}
     for row in result["rows"]:
         own = cards.setdefault(file_id(row["name"]), {}).setdefault(result["split"], {"set": result["set"]})

@@ -9,7 +9,7 @@ from ai_training.text import NOT_DIAGNOSTIC, interval
 
 
 def marks_text(result: Mapping[str, Any]) -> str:
-    """What ``evaluate marks`` found."""
+    """The figures of ``evaluate marks``."""
     model = result["model"]
     lines = [f"{model['id']} {model['version']}, threshold {result['threshold']}, policy {result['policy']}"]
     if "synthetic" in result:
@@ -26,7 +26,7 @@ def marks_text(result: Mapping[str, Any]) -> str:
 
 
 def legible_text(result: Mapping[str, Any], missed: Sequence[str]) -> str:
-    """What ``evaluate legible`` found, and which targets are not reached."""
+    """The figures of ``evaluate legible``, and the targets that are not reached."""
     lines = [result["set"], f"tesseract: {result['tesseract']}"]
     for name, row in result["engines"].items():
         lines += [
@@ -79,7 +79,7 @@ def inpaint_text(result: Mapping[str, Any]) -> str:
 
 
 def cleaning_text(result: Mapping[str, Any]) -> str:
-    """What ``evaluate cleaning`` found."""
+    """The figures of ``evaluate cleaning``."""
     identity, cut, background = result["identity"], result["cut"], result["background"]
     lines = [
         f"{result['frames']} frames of {result['patients']} patients or files, policy {result['policy']}; "

@@ -15,10 +15,10 @@ from dicom_node.store.views import View
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
 SWITCHES: Final[Mapping[str, str]] = {
-    "check_address": "what it sends must come from this host",
+    "check_address": "its objects must come from this host",
     "tls": "call it by DICOM TLS",
     "iocm": "tell it of withdrawn results by a rejection note (IHE IOCM)",
-    "assessments": "send it what readers say of findings, as an SR",
+    "assessments": "send it readers' verdicts on findings, as an SR",
 }
 """Keys that are on or off, in words."""
 _FIELDS = (*_TEXTS, "port", "may", "results", *SWITCHES)
@@ -42,7 +42,7 @@ def filled(row: View) -> View:
 
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The peer in the form, and what is wrong with it. ``name``: the name of the peer that is changed."""
+    """The peer in the form, and the mistakes in it. ``name``: the name of the peer that is changed."""
     given: dict[str, Any] = {key: _text(form, key) for key in _TEXTS if _text(form, key)}
     given["name"] = name or given.get("name", "")
     wrong: dict[str, str] = {}

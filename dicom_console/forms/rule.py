@@ -30,7 +30,9 @@ _WANTED: Final[Mapping[type, str]] = {int: "must be a whole number", float: "mus
 
 
 def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The fields that say what the rule says; ``rest``: as lines of TOML what none of them can."""
+    """The form's fields for a rule. The keys for which the form has no field go into ``rest`` as lines of
+    TOML.
+    """
     found: dict[str, list[str]] = {}
     rest: dict[str, Any] = {}
     pipeline = content.get("pipeline")
@@ -45,7 +47,9 @@ def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The rule that the fields say, and what cannot be read of them. ``name``: of one that is changed."""
+    """The rule from the form's fields, and the fields that cannot be read. ``name``: of the rule that is
+    changed.
+    """
     pipeline = _text(form, "pipeline")
     found: dict[str, Any] = {"name": name or _text(form, "name"), "send_to": []}
     problems = []
@@ -73,12 +77,12 @@ def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProble
 
 
 def field(place: Place, pipeline: str) -> str:
-    """The name of a field: options of several pipelines stand in one form."""
+    """The name of a field in the form: options of several pipelines share one form."""
     return ".".join((place[0], pipeline, *place[1:]) if place[0] == "options" else place)
 
 
 def card_of(pipeline: str) -> PipelineCard | None:
-    """The card of a pipeline; None where it cannot be loaded, which ``check`` tells."""
+    """The card of a pipeline; None where it cannot be loaded (``check`` reports that)."""
     try:
         return pipelines.card_of(pipeline)
     except (KeyError, PluginError):

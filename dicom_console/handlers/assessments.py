@@ -79,7 +79,7 @@ def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]
     at="/studies/{number}/reject",
 )
 def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
-    """Let none of them leave."""
+    """Reject the waiting results of a study: none of them is sent."""
     rejected = assessments.reject_results(
         asked.site.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
     )

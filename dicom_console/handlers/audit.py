@@ -21,7 +21,7 @@ Who = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 @router.get("/audit")
 @needs(UserRole.ADMIN)
 def show(asked: Asked, who: Who = "", what: AuditAction | Literal[""] = "", before: Since = None) -> Response:
-    """The newest first; of one person, or of one kind."""
+    """List audit records, the newest first; of one person or of one kind where asked for."""
     with asked.site.database.read() as session:
         rows = audit.rows(session, before=before, limit=_PAGE + 1, actor=who.strip(), action=what or None)
         named = listing.named(session, [{"study_instance_uid": row["study"]} for row in rows])

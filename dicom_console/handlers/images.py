@@ -20,7 +20,9 @@ router = APIRouter(prefix="/studies")
 @router.get("/images/{number}")
 @needs(UserRole.VIEWER)
 def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
-    """One received image; ``layer``: the result that is shown in its place, 0: the image as it came."""
+    """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
+    received.
+    """
     site = asked.site
     with site.database.read() as session:
         shown = pictures.find(session, site.settings, PictureKind.IMAGES, number)
@@ -32,7 +34,7 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Respo
 @router.get("/results/{number}/content")
 @needs(UserRole.VIEWER)
 def content(asked: Asked, number: Number) -> Response:
-    """What stands in a result object."""
+    """Show the content of a result object."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
         study = listing.study_heading(session, asked.site.settings, shown.study)
@@ -44,7 +46,7 @@ def content(asked: Asked, number: Number) -> Response:
 @router.get("/results/{number}")
 @needs(UserRole.VIEWER)
 def result(asked: Asked, number: Number, frame: int = 1) -> Response:
-    """One frame of a result, with the way to the others."""
+    """Show one frame of a result, with links to the other frames."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)

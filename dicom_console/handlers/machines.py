@@ -24,7 +24,7 @@ _THREADS = CapacityLimiter(2)  # of /readyz
 @router.get("/healthz")
 @needs(ANYONE)
 async def healthz(asked: Asked) -> Response:
-    """The console's process answers, and says by a mark which one it is."""
+    """Answer that the console's process runs; the header X-Console identifies the process."""
     return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
 
 
@@ -39,7 +39,7 @@ async def readyz(asked: Asked) -> Response:
 @router.get("/metrics")
 @needs(ANYONE)
 def numbers(asked: Asked) -> Response:
-    """In the text format of Prometheus, for who has the token or asks at the port for it."""
+    """Metrics in the text format of Prometheus, for callers with the token or on the metrics port."""
     if not _may_read(asked):
         raise HTTPException(403, "This needs console.metrics_token, or is asked for at console.metrics_port.")
     registry = CollectorRegistry()

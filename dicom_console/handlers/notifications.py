@@ -68,5 +68,5 @@ def test(asked: Asked, name: str) -> Response:
 
 @faces.handler("POST", "/notifications/{number}/retry", UserRole.OPERATOR, back_to("/notifications"))
 def tell_again(asked: Asked, number: Number) -> None:
-    """Send again what was given up."""
+    """Send again a notification that was given up."""
     notifications.send_again(asked.site.settings, [number], by=asked.person)

@@ -14,7 +14,7 @@ router = APIRouter()
 @router.get("/")
 @needs(UserRole.VIEWER)
 def show(asked: Asked) -> Response:
-    """Numbers, each of which leads to its list."""
+    """Show counts, each with a link to its list."""
     with asked.site.database.read() as session:
         found = overview.overview(session, asked.site.settings)
     return asked.page("overview.html", now=found)

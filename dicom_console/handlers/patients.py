@@ -85,7 +85,7 @@ def show(asked: Asked, number: Number) -> Response:
 @faces.people.post("/patients/{number}/delete")
 @needs(UserRole.ADMIN)
 def delete(asked: Asked, number: Number) -> Response:
-    """Delete what was received of this patient, as far as that is allowed."""
+    """Delete the received objects of this patient, as far as that is allowed."""
     with asked.site.database.read() as session:
         numbers = seen.studies_of(session, number)
     return _page(asked, number, studies.delete_received(asked.site.settings, numbers, asked.person))

@@ -45,7 +45,7 @@ def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
 @faces.people.get("/peers/why")
 @needs(UserRole.VIEWER)
 def why(asked: Asked, caller: Caller = "") -> Response:
-    """What a machine tried, what it was refused, and which lines would let it in."""
+    """List what a machine tried, what was refused, and the configuration lines that would allow it."""
     found, problem = None, ""
     if caller.strip():
         try:
@@ -58,7 +58,7 @@ def why(asked: Asked, caller: Caller = "") -> Response:
 @faces.people.get("/peers/new")
 @needs(UserRole.ADMIN)
 def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
-    """An empty form; with what is known of a machine that called and is no peer."""
+    """Show an empty form, filled in with what is known of a machine that called and is no peer yet."""
     known = {"name": [services.short_name(caller)], "ae_title": [caller], "host": [host]}
     return asked.page("peer_form.html", **form.empty(known))
 
@@ -73,7 +73,7 @@ def add(asked: Asked) -> Response:
 @faces.people.get("/peers/{name}/change")
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
-    """A form with what it is now."""
+    """Show the form filled in with the peer's present settings."""
     return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.site.settings, "peers", name)))
 
 
@@ -94,7 +94,7 @@ def show(asked: Asked, name: str) -> Response:
 @faces.people.get("/peers/{name}/conformance")
 @needs(UserRole.VIEWER)
 def conformance_of(asked: Asked, name: str) -> Response:
-    """How the last objects kept to the standard, as far as the node has written it down."""
+    """Report how far the last objects conformed to the standard, from the node's records."""
     found = conformance.report(asked.site.settings, name, validate=False)
     return asked.page("conformance.html", found=found, newer="")
 
@@ -102,7 +102,7 @@ def conformance_of(asked: Asked, name: str) -> Response:
 @faces.people.post("/peers/{name}/conformance")
 @needs(UserRole.OPERATOR)
 def validate(asked: Asked, name: str) -> Response:
-    """The same with what a validator says of the files, as a page or as a file to keep."""
+    """The conformance report with a validator's findings on the files, as a page or as a file to download."""
     found = conformance.report(asked.site.settings, name)
     if asked.text("act") != "file":
         return asked.page("conformance.html", found=found, newer=conformance.NEWER)
@@ -113,7 +113,7 @@ def validate(asked: Asked, name: str) -> Response:
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
 def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
-    """Try what delivery to it needs; nothing is stored."""
+    """Test each step that delivery to this peer needs; nothing is stored there."""
     asked.site.settings.peer(name)
     return try_peers(asked.site.settings, [name], asked.person)
 
@@ -138,7 +138,7 @@ def _trial_page(asked: Visit, rows: list[TrialRow]) -> Response:
 
 @faces.handler("PUT", "/peers/{name}/shows", UserRole.ADMIN)
 def set_shows(asked: Asked, name: Name, seen: Annotated[ViewerShowed, Body()]) -> PeerLine:
-    """Let it get what its viewer showed of the test study, and nothing else."""
+    """Send to this peer only the kinds of result that its viewer showed in the test study."""
     line = trial_study.set_results(asked.site.settings, name, seen.shows, asked.person)
     if not line:
         asked.take_over()

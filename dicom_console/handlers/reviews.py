@@ -69,7 +69,7 @@ def remove_named_rule(asked: Asked) -> Response:
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(asked: Asked, number: Number) -> ReviewRow:
-    """One image with the places that were found, and what a person drew before."""
+    """Show one image with the detected text, and the boxes that a person drew before."""
     with asked.site.database.read() as session:
         found = cleaning_reviews.show(session, asked.site.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
@@ -84,13 +84,13 @@ def accept(asked: Asked, number: Number) -> None:
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Have the image cleaned again without what is in these boxes, in place of those drawn before."""
+    """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
     cleaning_reviews.draw(asked.site.settings, number, drawn.boxes, asked.person, asked.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
-    """What a device rule of these boxes would black out; nothing is changed."""
+    """Show what a device rule with these boxes would black out; nothing is changed."""
     with asked.site.database.read() as session:
         found = device_rules.tried(session, asked.site.settings, number, rule.name, rule.boxes)
     return RuleTried(**found)
@@ -98,7 +98,7 @@ def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
-    """Save a device rule of these boxes, and clean the image again with it."""
+    """Save a device rule with these boxes, and clean the image again with it."""
     why_not = device_rules.save_and_clean(
         asked.site.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
     )
@@ -114,10 +114,10 @@ def _review_page(asked: Visit, review: ReviewRow) -> Response:
 @faces.people.post("/reviews/{number}/boxes")
 @needs(UserRole.OPERATOR)
 def use_boxes(asked: Asked, number: Number) -> Response:
-    """Clean the image again with the boxes of the form, or try or save a device rule of them."""
+    """Clean the image again with the boxes of the form, or try or save a device rule with them."""
     act, name = asked.text("act"), asked.text("name")[:64]
     if act not in ("clean", "try", "save"):
-        raise HTTPException(400, "Say what is to be done with the boxes.")
+        raise HTTPException(400, "Choose an action for the boxes.")
     if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:

@@ -57,7 +57,7 @@ def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
 @faces.people.post("/rules/try")
 @needs(UserRole.OPERATOR)
 def try_rules(asked: Asked) -> Response:
-    """The same with the rules of the form beside those in force; nothing is changed."""
+    """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
     settings, text = asked.site.settings, asked.text("rules")
     try:
         other = rules.parsed(settings, text)
@@ -85,7 +85,7 @@ def add(asked: Asked) -> Response:
 @faces.people.get("/rules/{name}/change")
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
-    """A form with what it is now."""
+    """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.site.settings, "rules", name)
     return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
 

@@ -22,7 +22,7 @@ _FILES = {
 @router.get("/sign-in")
 @needs(ANYONE)
 def ask(asked: Asked) -> Response:
-    """The form. The browser gets a token first, which no session has: the form is bound to it."""
+    """Show the form to sign in. The browser first gets a token of no session: the form is bound to it."""
     token = asked.token or users.new_token()
     response = _form(asked, token)
     remember(response, asked.site, token)

@@ -140,7 +140,7 @@ def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
 @faces.people.get("/studies/{number}/withdraw")
 @needs(UserRole.OPERATOR)
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:
-    """Which results, why, and what becomes of them; and what was withdrawn before."""
+    """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
     with asked.site.database.read() as session:
         shown = results.show(session, asked.site.settings, number)
         study = listing.study_heading(session, asked.site.settings, number)
@@ -151,7 +151,7 @@ def ask_to_withdraw(asked: Asked, number: Number) -> Response:
 @faces.people.post("/studies/{number}/withdraw")
 @needs(UserRole.OPERATOR)
 def withdraw(asked: Asked, number: Number) -> Response:
-    """Withdraw what was chosen."""
+    """Withdraw the chosen results."""
     chosen = [
         int(str(value)) for key, value in asked.form.multi_items() if key == "result" and _is_number(value)
     ]
@@ -173,7 +173,7 @@ def withdraw(asked: Asked, number: Number) -> Response:
 @faces.people.get("/studies/{number}/versions")
 @needs(UserRole.OPERATOR)
 def versions(asked: Asked, number: Number) -> Response:
-    """What is to be chosen before a study leaves quarantine."""
+    """Show the versions and patients to choose from before a study leaves quarantine."""
     uid = asked.study_uid(number)
     audit.note_sight(asked.site.database, asked.person, number)
     rows = studies.versions(asked.site.settings, uid)
@@ -186,7 +186,7 @@ def versions(asked: Asked, number: Number) -> Response:
 @faces.people.post("/studies/{number}/release")
 @needs(UserRole.OPERATOR)
 def release(asked: Asked, number: Number) -> Response:
-    """Let the study out of quarantine with what was chosen."""
+    """Release the study from quarantine with the chosen patient and versions."""
     picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
     take = choices.applicable(picked)
     as_of = asked.text("as_of") if take else None  # a choice says among what it was made

@@ -51,14 +51,14 @@ def ask(asked: Asked, patient: Since = None) -> Response:
 @faces.people.get(PATH + "/{number}")
 @needs(UserRole.OPERATOR)
 def follow(asked: Asked, number: Number) -> Response:
-    """How one goes on."""
+    """Show the progress of one upload."""
     return asked.page("uploaded.html", files=(), refused=0, now=_now(asked, number))
 
 
 @faces.people.post(PATH)
 @needs(UserRole.OPERATOR, reads_form=True)
 async def take_form(asked: Asked) -> Response:
-    """Wait for what is sent, and take it."""
+    """Wait for the complete request, and process it."""
     async with received(asked, read_form) as form:
         return await run_in_threadpool(_answer, asked, form)
 

@@ -22,7 +22,7 @@ _HIDDEN = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")  # what qual
 
 @dataclass(slots=True)
 class Node:
-    """``note``: of what sort it is; ``qualifies``: it only says more of the node above."""
+    """``note``: what sort of item it is; ``qualifies``: it adds detail to the node above."""
 
     name: str
     value: str = ""

@@ -28,7 +28,7 @@ _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.C
 
 
 def uid(session: Session, number: int) -> str:
-    """What the study is called: its Study Instance UID where it has one. Raises NotFound."""
+    """The study's Study Instance UID, or its name in lists where it has none. Raises NotFound."""
     called: str = brief(session, number)["study"]
     return called
 
@@ -42,7 +42,7 @@ def brief(session: Session, number: int) -> View:
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """All that the page of one study shows. Raises NotFound."""
+    """The content of a study's page. Raises NotFound."""
     view = brief(session, number)
     images = _images(session, number)
     results = _results(session, settings, number)

@@ -61,7 +61,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """All numbers, each quick to get however many studies there are."""
     now = utc_now()
     space = disk(settings)
-    yield Gauge("disk_free_bytes", "Free where the data folder lies.", space["free"])
+    yield Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"])
     yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
     future = forecast(session, settings)
     if future is not None and future.days is not None:

@@ -32,7 +32,7 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """One of them, with all that its card says. Raises NotFound, ModelRefused."""
+    """One model with the content of its card. Raises NotFound, ModelRefused."""
     card = next((one for one in cards(settings) if (one.id, one.version) == (identifier, version)), None)
     if card is None:
         raise NotFound("there is no such model")
@@ -85,7 +85,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def drift(settings: Settings, identifier: str, version: str) -> list[View]:
-    """What ``models drift`` says of this model, sender by sender."""
+    """The rows of ``models drift`` for this model, one for each sender."""
     rows = service.drift(settings)
     return [row for row in rows if (row["model"], row["version"]) == (identifier, version)]
 

@@ -79,7 +79,7 @@ def overview(session: Session, settings: Settings) -> View:
 
 
 def disk(settings: Settings) -> View:
-    """Free and total bytes where the data folder lies, and the watermark under which nothing is taken."""
+    """Free and total bytes of the data folder's disk, and the watermark below which no object is accepted."""
     usage = shutil.disk_usage(settings.node.data_dir)
     minimum = settings.spool.minimum_free_mib * 2**20
     return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}

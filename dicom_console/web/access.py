@@ -39,12 +39,12 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class NotSignedIn(Exception):
-    """The page is for those who signed in."""
+    """The page needs a signed-in user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all requests share."""
+    """The settings and objects that all requests share."""
 
     settings: Settings
     database: Database
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def secure(self) -> bool:
-        """Whether browsers come by TLS."""
+        """Whether the console is served over TLS."""
         return self.settings.console.tls is not None
 
     @property
@@ -66,13 +66,13 @@ class Site:
         return f"__Host-{name}" if self.secure else name
 
     def token_of(self, request: Request) -> str:
-        """What the browser's cookie holds, "" where it has none."""
+        """The token in the browser's cookie, "" without one."""
         return request.cookies.get(self.cookie, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request: from whom, with what. ``form`` is empty but for a POST."""
+    """One request: the user, the session and the form fields. ``form`` is empty but for a POST."""
 
     request: Request
     site: Site
@@ -131,7 +131,7 @@ class Visit:
     def in_force(self, what: str, address: str, *besides: str) -> Response:
         """The page after a change of the configuration.
 
-        ``besides``: what was not done, and warnings; the page stays then until it was read.
+        ``besides``: warnings, and what was not done; with any the page stays until the user goes on.
         """
         return self.page("in_force.html", what=what, address=address, besides=besides, mark=self.site.mark)
 
@@ -158,7 +158,7 @@ def needs(
 
 
 def csrf_of(token: str) -> str:
-    """What a form must bring besides the cookie: another site's form cannot know it."""
+    """The token that a form must send besides the cookie: another site's form cannot know it."""
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 
@@ -232,7 +232,7 @@ async def _of_a_program(
 
 
 async def read_form(request: Request) -> FormData:
-    """The form, if it is of a page of ours. Raises HTTPException."""
+    """The form, if it was sent by a page of this console (CSRF token, same origin). Raises HTTPException."""
     site: Site = request.app.state.site
     token = site.token_of(request)
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":

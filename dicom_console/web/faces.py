@@ -116,7 +116,7 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
         title="DICOM AI node",
         version=__version__,
         routes=[route for router in routers for route in router.routes],
-        description="Not for diagnostic use. Each token has a user, and may what that user may.",
+        description="Not for diagnostic use. Each token belongs to a user and has that user's rights.",
     )
     bearer = {"type": "http", "scheme": "bearer"}
     found.setdefault("components", {})["securitySchemes"] = {"token": bearer}

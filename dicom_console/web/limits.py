@@ -112,7 +112,7 @@ class _LimitedBody:
         """The next piece. Raises HTTPException for a body that is too large or whose sender is gone."""
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._ended:
-            raise HTTPException(408, "The rest of what was sent did not come.")
+            raise HTTPException(408, "The rest of the request did not arrive.")
         self._ended = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
@@ -123,8 +123,8 @@ class _LimitedBody:
 class TimedProtocol(H11Protocol):
     """Gives each request a time by which it must have come, and ends the connection then.
 
-    Where more are coming than there are places, the slowest goes for each newcomer: of which nothing came for
-    the longest time, never one that has just connected.
+    When all places are taken, each newcomer displaces the connection that has been silent longest, never one
+    that has just connected.
     """
 
     _timer: asyncio.TimerHandle | None = None

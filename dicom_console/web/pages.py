@@ -112,7 +112,7 @@ def size(number: float) -> str:
 
 
 def date(text: str) -> str:
-    """A DICOM date (DA, PS3.5 6.2) as ISO 8601 writes it; what is none as it is."""
+    """A DICOM date (DA, PS3.5 6.2) as ISO 8601 writes it; other text unchanged."""
     return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdecimal() else text
 
 
@@ -145,7 +145,7 @@ def keyword(name: str) -> str:
 
 
 def kind(word: str) -> str:
-    """A kind of result in words; the table says "sr"."""
+    """The name of a kind of result for a person; tables say "sr"."""
     return _KINDS.get(word, word)
 
 

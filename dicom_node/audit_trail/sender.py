@@ -25,7 +25,7 @@ _AT_ONCE = 100
 
 
 class AuditSender:
-    """Sends under one configuration; what was sent stands with the records."""
+    """Sends audit records under one configuration; the database notes which records were sent."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
@@ -42,7 +42,7 @@ class AuditSender:
         self._faulty: set[int] = set()
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Send what waits; returns how many records. After a failure it waits, longer each time."""
+        """Send the waiting audit records; returns how many. After a failure it pauses, longer each time."""
         if time.monotonic() < self._next_at:
             return 0
         if not self._lease.holds():

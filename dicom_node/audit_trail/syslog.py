@@ -26,7 +26,7 @@ def frame(message: bytes, at: datetime, host: str) -> bytes:
 
 
 def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
-    """Send all of them, or raise OSError: then some may have arrived.
+    """Send all frames, or raise OSError: then some of them may have arrived.
 
     Over TLS they count as sent when the server has read to the end of the connection.
     """
@@ -82,11 +82,11 @@ class _Tls:
             self._connection.sendall(self._outgoing.read())
 
     def end(self) -> None:
-        """Say that no more comes (close_notify), and await the server's own, which RFC 5425 4.4 asks of it.
+        """Send close_notify, and wait for the server's, which RFC 5425 4.4 requires.
 
-        One that ends the connection without it (rsyslog does) has read to the end, too. Raises OSError where
-        it went away with something unread, or refuses us after all, as by TLS 1.3 a server may after the
-        handshake that knows no certificate of ours.
+        A server that ends the connection without it (rsyslog does) has read to the end, too. Raises OSError
+        where the server left data unread, or where it refuses our certificate only now: in TLS 1.3 it may do
+        so after the handshake.
         """
         with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()  # nothing is read here: what the server says about the messages is read below

@@ -53,7 +53,8 @@ def _ipv4_within(ip: IPv6Address) -> IPv4Address | None:
 
 
 def remote_address(host: str) -> str:
-    """The IP address that a name or number stands for now; call that, and no other answer of a name server.
+    """The present IP address of a name or number; connect to this one: the name server's next answer may
+    differ.
 
     As the system reads it: 127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress where one of
     its addresses is local, OSError where it has none.

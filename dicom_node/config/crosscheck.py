@@ -80,7 +80,7 @@ def _check_retained(settings: Settings, read: TomlFiles) -> None:
             other = first.setdefault(peer.pseudonym_domain, peer)
             if set(other.retain) != set(peer.retain):
                 place = (*read.place_of("peers", peer.name), "retain")
-                remedy = f"peer {other.name} shares its pseudonyms and retains something else: give one a "
+                remedy = f"peer {other.name} shares its pseudonyms and retains other attributes: give one a "
                 read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 

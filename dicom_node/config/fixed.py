@@ -8,7 +8,7 @@ NEEDS_RESTART = "cannot change while the node runs: restart it"
 
 
 def fixed(settings: Settings) -> dict[str, object]:
-    """What the listener and the connection to the database have from their start."""
+    """The settings that the listener and the database connection read only when they start."""
     return {
         "node.data_dir": settings.node.data_dir,
         "node.database_url": settings.node.database_url,

@@ -24,7 +24,7 @@ class Undercut:
 
 
 def undercuts(settings: Settings) -> Iterator[Undercut]:
-    """Each rule that undercuts another: results of one pipeline are the same, whichever rule makes them."""
+    """Each rule that sends at once what another rule holds for a person. Both give the same results."""
     places = {peer.name: _place(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
         held = {places.get(name, name) for name in holding.send_to}

@@ -30,7 +30,7 @@ def load(files: Sequence[Path]) -> Settings:
 
 
 def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
-    """The settings for who only reads the database: what is left without the faulty keys, and their number.
+    """The settings for programs that only read the database: without faulty keys, and the number of these.
 
     Raises ConfigurationError where the mistakes concern where the database is.
     """
@@ -41,7 +41,7 @@ def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
 
 
 def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
-    """The settings, and the files with their mistakes; the settings are what is left without these.
+    """The settings without faulty keys, and the files with their mistakes.
 
     None when nothing is left to examine, or when a file could not be read: defaults are not its content.
     """
@@ -59,7 +59,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
 
 
 def examined(read: TomlFiles) -> Settings | None:
-    """The settings that were read, without what is faulty; each mistake is added to those of ``read``."""
+    """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:

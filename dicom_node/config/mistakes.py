@@ -44,7 +44,7 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
 
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The tables that stand in ``model``, by key."""
+    """The tables in ``model``, by key."""
     inner = {}
     for name, field in model.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):

@@ -35,7 +35,7 @@ class MailSettings(Section):
     security: Literal["starttls", "tls", "none"] = "starttls"
     """Its certificate is checked with starttls and tls; none: for a relay that wants no password."""
     authorities: Path | None = None
-    """PEM file of the CAs that its certificate may be of; not set: those of the system."""
+    """PEM file of the CAs for its certificate; not set: the system's CAs."""
     username: str = ""
     """Where it wants one."""
     password: Secret = Field("", validate_default=True)

@@ -25,7 +25,7 @@ class ObjectStoreSettings(Section):
     url: Annotated[str, AfterValidator(_bucket_url)] = ""
     """s3://BUCKET or s3://BUCKET/PREFIX; empty: none, node.data_dir has everything. Needs the extra s3."""
     endpoint: Annotated[str, web_address("https://s3.example.org", "access_key_id")] = ""
-    """Address of the S3 service; empty: that of AWS for the region."""
+    """Address of the S3 service; empty: the AWS address for the region."""
     region: str = "us-east-1"
     """Region of the bucket; services other than AWS mostly take any."""
     access_key_id: Secret = Field("", validate_default=True)
@@ -48,7 +48,7 @@ class ObjectStoreSettings(Section):
 
     @property
     def prefix(self) -> str:
-        """What all keys begin with, "" for nothing."""
+        """The beginning of all keys, "" for none."""
         return urlsplit(self.url).path.strip("/")
 
     @model_validator(mode="after")

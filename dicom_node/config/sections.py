@@ -79,7 +79,7 @@ class LogSettings(Section):
     file_mib: int = Field(10, ge=1)
     """At this size (MiB) the file is turned over: node.log becomes node.log.1, and so on."""
     files: int = Field(5, ge=1)
-    """How many turned over files are kept."""
+    """The number of older log files to keep."""
     syslog: str = ""
     """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
 
@@ -160,7 +160,7 @@ class OutboxSettings(Section):
     minimum_kib_per_second: float = Field(64, gt=0)
     """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
     stop_seconds: float = Field(20, ge=0, le=25)
-    """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
+    """When the node stops, objects being sent may take this long; then they are cut off and sent later."""
 
     outage_minutes: float = Field(15, ge=0)
     """Event 5022 when a peer takes none of the results that wait for it for so long (minutes); 0: never."""
@@ -173,12 +173,12 @@ class OutboxSettings(Section):
 
 
 class InspectionSettings(Section):
-    """``[inspection]``: limits of a received object's header; what exceeds one is quarantined."""
+    """``[inspection]``: limits of a received object's header; an object beyond a limit is quarantined."""
 
     maximum_items: int = Field(20_000, ge=1)
     """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
     maximum_elements: int = Field(200_000, ge=1)
-    """Attributes, those in items included."""
+    """Number of attributes, including those in items."""
     maximum_depth: int = Field(32, ge=1, le=200)
     """Sequences within sequences."""
     maximum_header_mib: int = Field(64, ge=1)
@@ -192,7 +192,7 @@ class InspectionSettings(Section):
 
 
 class DriftSettings(Section):
-    """``[drift]``: counts of what models say, to notice that images or machines have changed."""
+    """``[drift]``: counts of model scores, to notice that images or machines have changed."""
 
     window_days: int = Field(30, ge=1)
     """Days that are judged: by `models drift` without --since, and before event 3021."""
@@ -231,9 +231,9 @@ class TelemetrySettings(Section):
     endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
     """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
     headers: dict[str, Secret] = {}
-    """Headers of each request, such as what the collector wants as login."""
+    """Headers of each request, such as the collector's login."""
     authorities: Path | None = None
-    """PEM file of the CAs that the collector's certificate may be of; not set: those of the system."""
+    """PEM file of the CAs for the collector's certificate; not set: the system's CAs."""
     seconds: float = Field(5, gt=0, le=25)
     """How long one request may take; it carries up to 50 studies."""
 
@@ -244,9 +244,9 @@ class AuditSettings(Section):
     syslog: Annotated[str, AfterValidator(_host_and_port)] = ""
     """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""
     transport: Literal["tls", "udp"] = "tls"
-    """tls (RFC 5425), or udp (RFC 5426): unencrypted, and nobody knows what arrives."""
+    """tls (RFC 5425), or udp (RFC 5426): unencrypted and without confirmation."""
     authorities: Path | None = None
-    """PEM file of the CAs that the repository's certificate may be of; not set: those of the system."""
+    """PEM file of the CAs for the repository's certificate; not set: the system's CAs."""
     certificate: Path | None = None
     """PEM file with our certificate and its key, where the repository wants one."""
     site: str = Field("", max_length=255)

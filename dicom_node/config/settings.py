@@ -56,7 +56,7 @@ class NodeSettings(_Section):
     database_url: Secret = Field("", validate_default=True)
     """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much goes to the log (standard error). No level logs patient data."""
+    """Level of the log (standard error). No level logs patient data."""
     event_days: float = Field(400, ge=1)
     """How long events, and associations that have ended, are kept."""
     station_name: str = "AINODE"
@@ -96,7 +96,7 @@ class ListenerSettings(_Section):
     network_timeout_seconds: float = Field(60, gt=0)
     """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
-    """What an AE title gets that is no peer and not the console: refused, or the rights of a sender."""
+    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
     echo_from: Literal["peers", "anyone"] = "anyone"
     """Who may C-ECHO: helps the service engineer who sets up a new machine."""
     check_called_ae: bool = True
@@ -121,7 +121,7 @@ class ConsoleSettings(_Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload (MiB), and what a ZIP in it may be when unpacked."""
+    """Largest upload (MiB), and largest unpacked size of a ZIP in it."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -168,7 +168,7 @@ class PeerSettings(_Section):
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
-    """What it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
@@ -195,11 +195,11 @@ class PeerSettings(_Section):
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
     assessments: bool = False
-    """Gets what persons say of the findings in reports that it has, as a further SR (as IHE AIRA does)."""
+    """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
-    """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
+    """Character set of results: ISO_IR 192, or the source's for an old PACS."""
     debug: bool = False
-    """Log at debug level what concerns this peer, whatever node.log_level says."""
+    """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
     pseudonym_domain: Name | None = None
@@ -267,7 +267,7 @@ class PeerSettings(_Section):
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether it answers queries for objects that it has."""
+        """Whether the peer answers queries for its objects."""
         by_query = self.confirm == "commitment" and self.commitment_else == "query"
         return self.confirm == "query" or by_query
 
@@ -278,7 +278,7 @@ class PeerSettings(_Section):
         return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
 
     def missing_of_address(self) -> str:
-        """``port is missing``: what a DICOM association to this peer lacks, "" where nothing."""
+        """``port is missing``: the setting that a DICOM association to this peer lacks, "" if complete."""
         missing = [key for key in ("host", "port") if not getattr(self, key)]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 
@@ -317,7 +317,7 @@ class RuleSettings(_Section):
     when: Conditions = Conditions()
     """Required: one or more conditions on single images; modality = "*": every image of a source class."""
     pipeline: str
-    """Name of a pipeline (`ai-pipeline pipelines` lists those that are installed)."""
+    """Name of a pipeline (`ai-pipeline pipelines` lists the installed ones)."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]
@@ -329,7 +329,7 @@ class RuleSettings(_Section):
     daily_cap: int = Field(0, ge=0)
     """Jobs a day per sending peer, further ones are held. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()
-    """Peers whose secondary captures count as images (a frame grabber; "console": what is uploaded)."""
+    """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
     assess_first: bool = False
@@ -385,7 +385,7 @@ class Settings(_Section):
 
     @property
     def log_target(self) -> LogTarget:
-        """Where the log goes, and which peers are watched closely."""
+        """The target of the log, and the peers whose debug lines are logged."""
         watched = [name for peer in self.peers if peer.debug for name in (peer.name, peer.ae_title)]
         return LogTarget(
             json=self.log.format == "json",
@@ -403,5 +403,7 @@ class Settings(_Section):
         return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
 
     def for_children(self) -> str:
-        """All of it as JSON, passwords included: for the standard input of a process of the node, no file."""
+        """All settings as JSON, passwords included: for the standard input of a process of the node, no
+        file.
+        """
         return self.model_dump_json(context=REVEALED)

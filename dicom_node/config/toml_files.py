@@ -20,7 +20,7 @@ Place = tuple[str | int, ...]  # ("peers", 0, "port")
 
 @dataclass(slots=True)
 class TomlFiles:
-    """What the files say together. Lists of tables (peers, rules) add up over the files."""
+    """The content of the configuration files together. Lists of tables (peers, rules) are joined."""
 
     data: dict[str, Any] = field(default_factory=dict)
     unread: bool = False
@@ -43,12 +43,12 @@ class TomlFiles:
 
     @property
     def problems(self) -> list[ConfigProblem]:
-        """Every mistake, file by file, in order of line; last what stands in none of them."""
+        """Every mistake, by file and line; mistakes that belong to no file come last."""
         rank = {file: number for number, file in enumerate(self._files)}
         return sorted(self._problems, key=lambda known: (rank.get(known.file, len(rank)), known.line))
 
     def is_faulty(self, place: Place) -> bool:
-        """Whether a mistake is known of what stands there, or of something in it."""
+        """Whether a mistake is known at this place, or inside it."""
         key = self._spelled(place)
         return any(
             known.key == key or known.key.startswith((f"{key}.", f"{key}[")) for known in self._problems
@@ -81,7 +81,7 @@ class TomlFiles:
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
 
     def as_written(self, text: str) -> str:
-        """A message with ``${NAME}`` and ``${file:...}`` in the place of what they stand for."""
+        """A message with ``${NAME}`` and ``${file:...}`` instead of the values that they stand for."""
         for place, written in self._written.items():
             value = str(self.at(place))
             if len(value) >= _SHORTEST_SECRET:
@@ -94,14 +94,14 @@ class TomlFiles:
             self.add(place, value, remedy)
 
     def place_of(self, key: str, name: str) -> Place:
-        """Where the table with this name stands in the list ``key``."""
+        """The place of the table with this name in the list ``key``."""
         for number, item in enumerate(self.data.get(key, ())):
             if isinstance(item, dict) and item.get("name") == name:
                 return (key, number)
         return (key,)
 
     def at(self, place: Place) -> Any:
-        """The value that stands there, None where there is none."""
+        """The value at this place, None where there is none."""
         return _at(self.data, place)
 
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
@@ -112,7 +112,7 @@ class TomlFiles:
         return [(n, str(item["name"])) for n, item in enumerate(items) if _has(item, "name")]
 
     def values(self, key: str, inner: str) -> list[object]:
-        """What the tables in the list ``key`` have under the key ``inner``."""
+        """The values of the key ``inner`` in the tables of the list ``key``."""
         items = self.data.get(key, ())
         return [item[inner] for item in items if _has(item, inner)] if isinstance(items, list) else []
 
@@ -157,7 +157,7 @@ class TomlFiles:
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
         elif key in self.data:
-            self._wrong(file, (key,), "", "stands in another file already")
+            self._wrong(file, (key,), "", "is in another file already")
         else:
             self._origins[(key,)] = (file, (key,))
             for number in range(len(value) if isinstance(value, list) else 0):

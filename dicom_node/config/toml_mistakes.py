@@ -9,7 +9,7 @@ from collections.abc import Mapping
 _CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb]")
 _BARE = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=\s*(.*)")
 _QUOTES_OPEN = 'the quotes are not closed: put a " at the end of the text'
-_TABLE_TWICE = "stands twice: put its keys together under one heading"
+_TABLE_TWICE = "is given twice: put its keys together under one heading"
 
 # By the beginning of what the standard library's parser says.
 _REMEDIES: Mapping[str, str] = {
@@ -17,7 +17,7 @@ _REMEDIES: Mapping[str, str] = {
     "Illegal character '\\n'": _QUOTES_OPEN,
     "Unclosed array": "a list is not closed, or a comma is missing in it: write [\"a\", \"b\"]",
     "Unclosed inline table": "a table is not closed, or a comma is missing in it: write { key = value }",
-    "Duplicate inline table key": "a key stands twice in a table: leave one out",
+    "Duplicate inline table key": "a key is given twice in a table: leave one out",
     "Expected '=' after a key": "write it as key = value",
     "Expected ']": "a heading is not closed: write it as [node] or [[peers]]",
     "Expected newline": "nothing but a # comment may follow the value; text must stand in quotes",
@@ -50,7 +50,7 @@ def _remedy(message: str, line: str) -> str:
             else (f"[{name}] {_TABLE_TWICE}")
         )
     if message == "Cannot overwrite a value" and (key := _BARE.match(line)):
-        return f"the key {key[1]} stands twice here: leave one out"
+        return f"the key {key[1]} is given twice here: leave one out"
     for beginning, remedy in _REMEDIES.items():
         if message.startswith(beginning):
             return remedy

@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class ChainContent:
-    """What a file says: its sound lines, and what is wrong with the others."""
+    """The content of a file: its sound lines, and the faults of the others."""
 
     lines: Sequence[Line]
     faults: Sequence[Fault]
@@ -72,7 +72,7 @@ class DecisionChain:
                 faults.append(self._fault(raw, before, f"line {number} was changed"))
             else:
                 if (line["n"], line["before"]) != (number, before):
-                    text = f"what stood before line {line['n']} was changed or cut out"
+                    text = f"a line before line {line['n']} was changed or cut out"
                     faults.append(self._fault(raw, before, text))
                 lines.append(line)
                 number = line["n"]
@@ -151,7 +151,7 @@ def _digest(line: Line) -> str:
 
 
 def encoded(line: Line) -> bytes:
-    """A line as it stands in the file."""
+    """A line as it is written to the file."""
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 

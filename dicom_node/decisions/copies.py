@@ -51,9 +51,9 @@ def machine() -> str:
 
 
 def copy(database: Database, settings: Settings) -> int:
-    """Append what this machine decided and did not copy yet, synced when it returns; how many.
+    """Append decisions of this machine that are not in the copies yet, and sync; returns how many.
 
-    Raises DecisionNotCopied: it is in force, and the node tries again.
+    Raises DecisionNotCopied: the decision is in force, and the node copies it later.
     """
     done = 0
     if not _not_copied(database, settings):
@@ -76,10 +76,10 @@ def copy(database: Database, settings: Settings) -> int:
 
 
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
-    """Enter what the copies say and the database does not know; returns the new rows, which wait.
+    """Enter decisions that are in the copies but not in the database; returns the new, waiting rows.
 
-    Of a line that was changed, or a place where one was cut out, a row too: all deliveries wait for a person.
-    What the database knows and this machine's file lacks is written there anew. Raises OSError, StoreAway.
+    A line that was changed or cut out gets a row, too: all deliveries then wait for a person. Decisions that
+    are in the database but not in this machine's file are written there again. Raises OSError, StoreAway.
     """
     bucket = bucket_of(settings.object_store)
     if bucket is not None:
@@ -96,7 +96,7 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
 
 
 def is_behind(database: Database, settings: Settings) -> bool:
-    """Whether the last line of a copy is one that the database does not know: it was restored as we ran."""
+    """Whether the database does not know the last line of a copy: it was restored while this node ran."""
     last = []
     for path in (settings.node.data_dir / FOLDER).glob("*.jsonl"):
         with DecisionChain(path).locked() as file:

@@ -120,7 +120,7 @@ class DemoNode:
             raise DemoFailed(f"the node has ended; {self.log} ends:\n{self._last_lines()}")
 
     def stop(self) -> None:
-        """SIGTERM; kill it, with what it started, when it does not end."""
+        """Send SIGTERM; kill the node with its children when it does not end."""
         if self._process.poll() is None:
             self._process.terminate()
             try:

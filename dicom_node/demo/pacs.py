@@ -33,7 +33,7 @@ _QUERY_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPCl
 
 
 class Pacs(Protocol):
-    """Where results go and are fetched back from."""
+    """The PACS of the demonstration: it receives results, and gives them back."""
 
     name: str
     port: int
@@ -43,7 +43,7 @@ class Pacs(Protocol):
         ...
 
     def stop(self) -> None:
-        """End it; what it stored stays in its folder."""
+        """End the PACS; the objects stay in its folder."""
         ...
 
 

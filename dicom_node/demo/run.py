@@ -44,7 +44,7 @@ class DemoResult:
 
     @property
     def results(self) -> list[returned.Returned]:
-        """What the node made, as the PACS holds it."""
+        """The node's results, as the PACS holds them."""
         return [item for item in self.objects if item.kind != "source"]
 
     @property

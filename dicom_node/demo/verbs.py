@@ -26,7 +26,7 @@ def study(config: Path, uid: str) -> dict[str, Any] | None:
 
 
 def findings(config: Path, uid: str) -> list[dict[str, Any]]:
-    """What the newest reports of the study say."""
+    """The findings of the study's newest reports."""
     found: list[dict[str, Any]] = _asked(config, "studies", "findings", uid)
     return [{key: row[key] for key in row.keys() - {"report_uid", "verdicts"}} for row in found]
 

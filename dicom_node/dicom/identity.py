@@ -80,7 +80,7 @@ REQUIRED_MAYBE_EMPTY: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What an object says of its patient, each as a hash; "" where it says nothing.
+    """The patient attributes of an object, each as a hash; "" for an empty one.
 
     ``id`` is Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) stand apart, because
     senders leave out the ideographic and the phonetic one.
@@ -120,7 +120,7 @@ class Patient:
         return self.corrects(other) or other.corrects(self)
 
     def corrects(self, former: Patient) -> bool:
-        """Whether it names another patient than ``former``, or one where ``former`` names none."""
+        """Whether it names another patient than ``former``, or a patient where ``former`` names none."""
         if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
             return True
         rest = zip(astuple(self)[1:], astuple(former)[1:], strict=True)
@@ -144,14 +144,14 @@ class Patient:
 
 
 def are_one_patient(patients: Iterable[Patient]) -> bool:
-    """Whether no two of them contradict each other."""
+    """Whether all ``patients`` can be the same person: no two contradict each other."""
     return not any(one.contradicts(other) for one, other in combinations(set(patients), 2))
 
 
 def identity_texts(header: Dataset) -> dict[str, str]:
-    """What a decoded header says in the attributes that results copy, by keyword, empty ones left out.
+    """The values of a decoded header that results copy, by keyword, without empty ones.
 
-    Without what means nothing: padding, and trailing delimiters of names (PS3.5 6.2). Sequences are JSON.
+    Without meaningless parts: padding, and trailing delimiters of names (PS3.5 6.2). Sequences are JSON.
     """
     texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
     return {keyword: text for keyword, text in texts.items() if text}
@@ -163,9 +163,10 @@ def identity_sha256(texts: Mapping[str, str]) -> str:
 
 
 def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
-    """Whether an object says what one did whose hash is ``former``, of any version of this program.
+    """Whether the identity in ``texts`` is the one with the hash ``former``, made by any version of this
+    program.
 
-    One without a version speaks for eleven attributes only, so only these are compared.
+    A hash without a version covers eleven attributes only, so only these are compared.
     """
     if former.startswith(_VERSION):
         return former == identity_sha256(texts)

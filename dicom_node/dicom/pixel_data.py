@@ -20,7 +20,8 @@ _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 @dataclass(frozen=True, slots=True)
 class PixelData:
-    """Where the value of (7FE0,0010) lies: ``length`` bytes at ``start``, None for fragments (PS3.5 A.4).
+    """The position of the value of (7FE0,0010) in the file: ``length`` bytes at ``start``, None for fragments
+    (PS3.5 A.4).
 
     ``size`` is where the data set ends.
     """

@@ -69,10 +69,10 @@ class Repairs:
 
 
 def repair(header: Dataset, emptied: Collection[str] = ()) -> Repairs:
-    """Put right, in place, what can be; leave out what cannot, or empty it if it is one of ``emptied``.
+    """Correct faulty values in place; remove values that cannot be corrected, or empty those in ``emptied``.
 
     Values of VR AS, CS, DA, DS, DT, IS and TM (PS3.5 6.2), in items of sequences too. A sequence of codes or
-    references of which an item is not whole is left out, as is a reference to what is no UID.
+    references with an incomplete item is removed, and so is a reference without a valid UID.
     """
     notes = _Notes(set(), set(), set())
     for element in list(header):

@@ -49,7 +49,7 @@ class TransferSyntax:
 
     @property
     def is_deflated(self) -> bool:
-        """Whether the whole data set is; that of Deflated Image Frame Compression is not."""
+        """Whether the whole data set is deflated; Deflated Image Frame Compression deflates frames only."""
         return self.kind is SyntaxKind.DEFLATED
 
     @property

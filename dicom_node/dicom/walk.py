@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 
 def items(dataset: Dataset) -> Iterator[Dataset]:
-    """The data set and every item below it, outer ones first: what is removed from one is not walked."""
+    """The data set and every item below it, outer ones first; an item removed on the way is not visited."""
     yield dataset
     for element in dataset:
         if element.VR == "SQ":

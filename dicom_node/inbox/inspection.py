@@ -59,8 +59,8 @@ class Inspected:
     """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
 
     With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
-    by DICOM keyword, ``identity`` those that results copy (``dicom.identity``); ``assumed_charset`` is set
-    where the object's own character set does not decode them.
+    by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``); ``assumed_charset`` is
+    set where the object's own character set does not decode them.
     """
 
     transfer_syntax_uid: str = ""
@@ -203,7 +203,7 @@ def _check(
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     requested = _valid_uid(meta, "MediaStorageSOPClassUID")
     if requested and requested != _valid_uid(dataset, "SOPClassUID"):
-        raise FaultyObject("SOP Class UID is another one than that of the C-STORE request")
+        raise FaultyObject("SOP Class UID differs from the one in the C-STORE request")
     if not complete:
         raise FaultyObject("the data set is truncated")
     if pixels is None and _value(dataset, "Rows"):

@@ -41,7 +41,7 @@ class Inspector:
         self._started()
 
     def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
-        """What is in a Part 10 file. Raises OSError when the disk cannot read it, and nothing else."""
+        """The header of a Part 10 file. Raises OSError when the disk cannot read it, and nothing else."""
         size = path.stat().st_size
         try:
             found = self._ask({"inspect": str(path), "assume": assume_charset}, size)
@@ -106,7 +106,7 @@ class Inspector:
 
 
 def unread(path: Path, fault: str) -> Inspected:
-    """What is known of an object that must not be opened."""
+    """What the command and file meta information say of an object that must not be opened."""
     return Inspected(*header.read_requested(path), fault=fault)
 
 

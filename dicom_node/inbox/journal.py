@@ -26,12 +26,12 @@ _READ_BYTES = 2**20
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
-    """Where a listener writes: one folder for each place, as one listener at a time writes to a folder."""
+    """The folder of a listener's journal; each place has its own, as one listener writes to a folder."""
     return data_dir / (f"journal-{place}" if place else "journal")
 
 
 def listener_lock(data_dir: Path, place: str = "") -> Path:
-    """What the listener of this place holds locked while it runs."""
+    """The lock file of the listener of this place, locked while it runs."""
     return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
 
 
@@ -118,7 +118,7 @@ class JournalLine(NamedTuple):
 
 
 class JournalReader:
-    """Reads what was appended since a cursor; the caller keeps the cursor with what it made of it."""
+    """Reads lines appended since a cursor; the caller stores the cursor together with its own results."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

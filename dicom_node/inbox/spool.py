@@ -125,7 +125,7 @@ class Spool:
         return self._objects / shard / study_dir / path.name
 
     def quarantine_place(self, path: Path) -> Path:
-        """Where an object lies that a person must look at."""
+        """The path of an object that a person must look at."""
         return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
@@ -300,7 +300,7 @@ _LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files tak
 
 
 def mark_of(sender: str) -> str:
-    """What the names of a sender's files end with, before their suffix."""
+    """The end of the file names of this sender, before their suffix."""
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
@@ -311,7 +311,9 @@ def marked(name: str) -> str:
 
 
 def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
-    """One file of each sender, then the next one of each; those of one sender stay in their order."""
+    """The first file of each sender, then the second of each, and so on; each sender's files stay in
+    order.
+    """
     by_sender: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         by_sender[marked(path.name)].append(path)
@@ -322,8 +324,8 @@ def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
 class WaitingObjects:
     """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
 
-    Counts what is added and never what leaves, so a count is never too low. The folder is listed only where a
-    count is beyond the limits: once for as many objects as are allowed, so next to never.
+    Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits the
+    folder is listed to correct it: once for as many objects as the limit allows.
     """
 
     def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:

@@ -48,7 +48,7 @@ def retry(session: Session, job_id: int) -> None:
 
 
 def cancel(session: Session, job_id: int) -> None:
-    """Cancel what waits; ask what runs to stop. Raises NotFound, NotAllowedNow."""
+    """Cancel waiting jobs; ask running jobs to stop. Raises NotFound, NotAllowedNow."""
     job = _locked(session, job_id)
     reason = "cancelled by a person"
     if job.state is JobState.RUNNING:

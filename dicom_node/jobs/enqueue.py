@@ -54,7 +54,7 @@ def decide_study(
 
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
-    """What rules may ask of an indexed image."""
+    """The facts of an indexed image that the conditions of rules use."""
     senders = settings.sender_names
     return ImageFacts(
         sop_instance_uid=instance.sop_instance_uid,

@@ -19,7 +19,7 @@ def new_owner() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that runs no more; False when it cannot be known."""
+    """Whether the owner was a process of this machine that has ended; False when that cannot be known."""
     return _runs_no_more(owner, 1)
 
 

@@ -13,7 +13,7 @@ from dicom_node.store import deliveries
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record
 
-_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be made again as it was"
+_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
 
 
 def give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:

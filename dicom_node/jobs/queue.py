@@ -44,8 +44,8 @@ _ENDS: Mapping[JobState, EventType] = {
 class ClaimedJob:
     """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
 
-    ``tries`` counts this one; ``gives_up``: the last try was lost with its worker, so this one only tells
-    that the job failed (``reason``), and is itself tried as often.
+    ``tries`` includes this try; ``gives_up``: the last try was lost with its worker, so this one only reports
+    that the job failed (``reason``); the report is tried as often as the job was.
     """
 
     id: int
@@ -92,8 +92,8 @@ class QueueEngine(Protocol):
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
         """The job that a worker should take, locked: STAT first, then whose turn is earliest.
 
-        ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much
-        work (s).
+        ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it,
+        or an equally urgent one with at most so much work.
         """
 
     def beat(self, session: Session, job_id: int) -> None:
@@ -144,7 +144,7 @@ class JobQueue:
     def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
         """Take the job whose turn it is, STAT before others; None when there is none.
 
-        ``passing`` a job that this owner is at: only what is more urgent, or much shorter.
+        ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it.
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
@@ -208,7 +208,7 @@ class JobQueue:
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
     def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
-        """Put it back for later; this try does not count. Raises LeaseLost."""
+        """Put the job back for later; this try does not count. Raises LeaseLost."""
         when = utc_now() + timedelta(seconds=seconds)
         self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
 
@@ -217,7 +217,7 @@ class JobQueue:
         self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
 
     def fail(self, job: ClaimedJob, reason: str) -> None:
-        """End it as failed. Raises LeaseLost."""
+        """End the job as failed. Raises LeaseLost."""
         with self._database.write() as session:
             self.complete_if_owner(session, job, JobState.FAILED, reason)
             settle_study(session, job.study_id)
@@ -249,7 +249,7 @@ class JobQueue:
         return job.tries >= self._attempts
 
     def may_be_tried_again(self, job: ClaimedJob) -> bool:
-        """Whether a further attempt may be made, if only one that tells of the failure."""
+        """Whether a further try is allowed, be it only to report the failure."""
         return job.tries < 2 * self._attempts
 
     def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:

@@ -34,7 +34,8 @@ _CODED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What rules may ask of one image. ``sender`` is the name of the peer that sent it, "" for none.
+    """The facts of one image that the conditions of rules use. ``sender`` is the name of the peer that sent
+    it, "" for none.
 
     ``attributes`` are texts by DICOM keyword, as the index keeps them.
     """
@@ -51,7 +52,9 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What rules may ask of a study. ``jobs_today`` counts jobs by (rule, calling AE title)."""
+    """The facts of a study that the conditions of rules use. ``jobs_today`` counts jobs by (rule, calling AE
+    title).
+    """
 
     study_date: str
     today: date
@@ -104,7 +107,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str
     """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
 
     Closest is the rule with the fewest failed conditions on an image, the first of the configuration among
-    equals. Says header values only where they are no free text.
+    equals. Header values are quoted only where they are no free text.
     """
     ordered = sorted(images, key=_order)
     tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]

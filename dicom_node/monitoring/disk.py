@@ -34,7 +34,7 @@ class DiskForecast:
 
 
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
-    """Note how much is free now; what was noted a month ago is forgotten."""
+    """Record the free disk space; delete records older than a month."""
     now = now or utc_now()
     with database.write() as session:
         session.merge(DiskSample(at=now, free_bytes=shutil.disk_usage(settings.node.data_dir).free))

@@ -115,7 +115,7 @@ def window(settings: Settings, now: datetime) -> date:
 
 
 def wilson(part: int, whole: int, confidence: float = 0.95) -> tuple[float, float, float] | None:
-    """A share with its Wilson interval; None of nothing."""
+    """A share with its Wilson interval; None if ``whole`` is 0."""
     if not whole:
         return None
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -16,7 +16,7 @@ _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
 
 
 def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete what is older than ``node.event_days``; returns how many rows."""
+    """Delete events older than ``node.event_days``; returns how many rows."""
     before = (now or utc_now()) - timedelta(days=settings.node.event_days)
     return _forget_events(database, before) + _forget_associations(database, before)
 

@@ -41,12 +41,12 @@ class Sign:
 
 
 def machine_name() -> str:
-    """What this machine is called in the database."""
+    """The name of this machine in the database."""
     return socket.gethostname()[:64]
 
 
 def node_name(place: str) -> str:
-    """What events call the node of this machine at a place of its data folder."""
+    """The name in events of this machine's node at a place of its data folder."""
     return f"{machine_name()}/{place}"
 
 
@@ -66,8 +66,8 @@ class SignsOfLife:
     def report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
         """Record that our processes live, then look for lost processes of the whole site.
 
-        ``places_here``: of the nodes that run on this machine; others of it that are lost came back under
-        another place, or were taken away. Raises SQLAlchemyError.
+        ``places_here``: places of the nodes that run on this machine; lost processes of its other places came
+        back under a new place, or were removed. Raises SQLAlchemyError.
         """
         with self._lock:
             if not self._left:

@@ -47,7 +47,7 @@ class Tally:
     seen: Mapping[CountedModel, Mapping[str, _ImageOutcome]] = field(default_factory=dict)
 
     def count(self, session: Session, settings: Settings) -> None:
-        """Add the images that do not stand in the counts yet; it holds when the caller's transaction does."""
+        """Add the images that are not counted yet, in the caller's transaction."""
         day = utc_now().date()
         titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
         for model in sorted(self.seen, key=lambda model: model.card_sha256):
@@ -69,7 +69,7 @@ class Tally:
 
 
 class Tallies:
-    """Makes the tally of a job; keeps the references of the cards that it has read. Opens no transaction."""
+    """Counts the outcomes of a job's images; caches the references of the cards. Opens no transaction."""
 
     def __init__(self, models_dir: Path | None) -> None:
         self._models_dir = models_dir

@@ -87,7 +87,7 @@ def check_templates(rule: NotificationSettings) -> None:
 
 
 def test_message(rule: NotificationSettings, node: str) -> Message:
-    """What is sent as a test."""
+    """The message of a test."""
     text = f"This is a test of the notification {rule.name} of {node}. Nothing has happened.\n"
     content = {"node": node, "name": rule.name, "total": 0, "groups": [], "test": True}
     return Message(f"{node}: test of the notification {rule.name}", text, content)

@@ -49,8 +49,9 @@ WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.
 
 
 def numbers_of(rule: NotificationSettings) -> set[int]:
-    """The events that are looked at for it: those of finished jobs and accepted results, too, where it asks
-    for findings."""
+    """The numbers of the events that can match the rule; with a condition on findings also finished jobs and
+    accepted results.
+    """
     wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
     return wanted | (WITH_FINDINGS if rule.findings else frozenset())
 

@@ -42,7 +42,7 @@ class Notifier:
         self._lease = KeptLease(database, "notifications", owner, 2 * settings.mail.seconds + 30.0)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Gather, and send what is due; returns how many were sent or tried."""
+        """Collect new notifications, and send those that are due; returns how many were sent or tried."""
         if not self._lease.holds():
             return 0
         self._gatherer.run_once()

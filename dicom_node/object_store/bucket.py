@@ -60,7 +60,7 @@ class Bucket:
         self._away_until = 0.0
 
     def put(self, key: str, file: Path) -> None:
-        """Put a file whose key nobody gives to other bytes, and ask for its size."""
+        """Upload a file under a key that is used for no other content, and check its size there."""
         import obstore
 
         with self._asked(), _bucket_there(file):

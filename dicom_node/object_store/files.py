@@ -86,7 +86,7 @@ class Files:
             self.bucket.get(self.relative(file), file)
 
     def relative(self, file: Path) -> str:
-        """As rows have it. Raises ValueError where the file lies elsewhere."""
+        """The path as rows have it. Raises ValueError where the file is outside the data folder."""
         return str(file.relative_to(self.data_dir))
 
     def delete(self, *paths: str) -> None:

@@ -36,7 +36,7 @@ _POLL_SECONDS, _LONGEST_PAUSE = 0.25, 30.0
 
 
 class HandOver:
-    """Hands over what lies in the spool of this machine. ``say`` records an event of the node.
+    """Uploads files from the spool of this machine to the object store. ``say`` records an event of the node.
 
     ``stored``: gives the files that were indexed, those of a time without an object store among them.
     """
@@ -76,7 +76,7 @@ class HandOver:
             pause = max(_POLL_SECONDS, 10 * (time.monotonic() - began)) if not done else _POLL_SECONDS
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Hand over all that waits and lies here; returns how many objects. Raises StoreAway."""
+        """Upload all waiting files of this machine; returns how many objects. Raises StoreAway."""
         done = 0
         for batch in _batches(self._waiting()):
             if stop is not None and stop.is_set():

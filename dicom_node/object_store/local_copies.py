@@ -20,7 +20,7 @@ _BATCH = 500
 
 
 class LocalCopies:
-    """What of the folders of a machine may go: the store has it."""
+    """Local copies of files that the object store has; they may be deleted."""
 
     def __init__(self, database: Database, settings: Settings, bucket: Bucket) -> None:
         self._database, self._bucket = database, bucket
@@ -28,7 +28,7 @@ class LocalCopies:
         self._most = settings.object_store.local_mib * 2**20
 
     def trim(self, in_use_seconds: float = _IN_USE_SECONDS) -> int:
-        """Delete copies of what was purged, and above the limit those longest unused; returns how many."""
+        """Delete copies of purged files, and above the limit those unused for longest; returns how many."""
         found = sorted(self._files())
         total, done = sum(size for _, size, _ in found), 0
         free = [one for one in found if one[0] < time.time() - in_use_seconds]

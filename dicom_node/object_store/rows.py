@@ -34,7 +34,9 @@ def known_sha256(session: Session, path: str) -> str | None:
 
 
 def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
-    """What waits, by the number of its row: those after this one. It may lie on another machine."""
+    """Received objects that wait for upload, with row numbers above ``after``. Their files may be on another
+    machine.
+    """
     columns = (ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
     rows = session.execute(
         select(*columns).where(_WAITS, ReceivedObject.id > after).order_by(ReceivedObject.id).limit(limit)
@@ -43,7 +45,7 @@ def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
 
 
 def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
-    """How many received objects of the site wait, and since when the first of them does."""
+    """The number of the site's waiting objects, and the time of the oldest."""
     count, since = session.execute(
         select(func.count(), func.min(ReceivedObject.received_at)).where(_WAITS)
     ).one()
@@ -94,7 +96,7 @@ def is_whole() -> ColumnElement[bool]:
 def one_indexer(session: Session) -> None:
     """Until this transaction ends no other machine of the site indexes.
 
-    A machine that falls silent in it lets go after two minutes. In SQLite one writes anyway.
+    A machine that falls silent loses this right after two minutes. SQLite has a single writer anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.set_config("idle_in_transaction_session_timeout", "120s", True)))

@@ -16,9 +16,10 @@ _PURPOSE = "dicom-node: which site key is it"
 
 
 def refuse_another_key(settings: Settings) -> None:
-    """Read our key, or make it; compare what follows from it with what the first machine left in the bucket.
+    """Read or make the site key; compare a value derived from it with the one that the first machine left in
+    the bucket.
 
-    Raises ConfigurationError where it is another one. A store that is away is asked at the next start.
+    Raises ConfigurationError where they differ. A store that is away is asked at the next start.
     """
     key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings.object_store)
     if bucket is None:
@@ -36,5 +37,7 @@ def refuse_another_key(settings: Settings) -> None:
             return
         if theirs != sha256_of(ours):
             path = sitekey.path_of(settings.node.data_dir)
-            remedy = "is not that of the site's other machines: copy theirs, or pseudonyms will differ"
+            remedy = (
+                "differs from the key of the site's other machines: copy theirs, or pseudonyms will differ"
+            )
             raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])

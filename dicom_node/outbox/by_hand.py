@@ -24,9 +24,9 @@ _REJECTED = "a person rejected its result, it is sent nowhere"
 
 
 def retry(session: Session, delivery_id: int) -> None:
-    """Send again what was given up, left out or lost by its sender; try or ask now what waits.
+    """Send a delivery again that was given up, left out or lost by its sender; try a waiting one now.
 
-    Raises NotFound, and NotAllowedNow for what is being sent, is confirmed, or stands in quarantine.
+    Raises NotFound, and NotAllowedNow for one that is being sent, is confirmed, or is in quarantine.
     """
     now = utc_now()
     delivery = _locked(session, delivery_id)
@@ -70,9 +70,9 @@ def retry(session: Session, delivery_id: int) -> None:
 
 
 def retry_all(session: Session, destination: str | None = None) -> list[int]:
-    """Send again what was given up (to one peer, or to all); returns the deliveries.
+    """Send deliveries again that were given up (to one peer, or to all); returns them.
 
-    Left out is what stands in quarantine, was withdrawn, or no person has accepted.
+    Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
     dead = _dead(destination).join(Delivery.result).join(Result.study)
     sound = (Study.state != StudyState.QUARANTINED, Delivery.result_id.not_in(select(Withdrawal.result_id)))
@@ -90,14 +90,16 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     delivery = _locked(session, delivery_id)
     if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
         raise NotAllowedNow(
-            f"delivery {delivery_id} is {delivery.state}: only what waits or was given up can be discarded"
+            f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
         )
     deliveries.discard(session, delivery, because)
     settle_study(session, delivery.result.study_id)
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
-    """Discard what was given up (to one peer, or to all), but rejection notes; returns the deliveries."""
+    """Discard deliveries that were given up (to one peer, or to all), except rejection notes; returns
+    them.
+    """
     dead = _dead(destination).join(Delivery.result).where(Result.kind != ResultKind.REJECTION)
     chosen = list(session.scalars(dead.order_by(Delivery.id)))
     for delivery_id in chosen:
@@ -108,8 +110,8 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
 
-    ``peers``: all that are configured. Objects with and without burned-in boxes look alike in the table:
-    those that only peers of the other sort got are left out.
+    ``peers``: all configured peers. The table does not say whether objects have burned-in boxes: objects that
+    only peers with the other setting got are left out.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):

@@ -55,9 +55,9 @@ class CommitmentRequests:
             self._requestor.close()
 
     def ask(self, objects: Mapping[int, Outgoing]) -> list[int]:
-        """Ask for those deliveries (by id, held by the owner) that no request is under way for.
+        """Request commitment for deliveries (by id, held by the owner) without a request under way.
 
-        Returns those that are to be queried instead: no report came, or the peer takes no request.
+        Returns the deliveries to query instead: no report came, or the peer takes no request.
         """
         transaction, wanted, to_query = self._begin(objects)
         if not wanted:
@@ -131,14 +131,14 @@ class CommitmentRequests:
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
-    """Enter the reports that wait; returns how many. Each is entered once, by the process that is first."""
+    """Enter the waiting commitment reports; returns how many. Processes share them: each is entered once."""
     with database.read() as session:
         waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_BATCH)).all()
     return sum(_enter_one(database, settings, number) for number in waiting)
 
 
 def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests that no report is waited for any more, of whatever peer."""
+    """Delete requests of all peers for which no report is expected any more."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
 

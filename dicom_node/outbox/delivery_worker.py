@@ -39,7 +39,7 @@ _LOGGER = logging.getLogger(__name__)
 class DeliveryWorker:
     """Delivers results. Any number of delivery workers, in any number of processes, may share one database.
 
-    ``lease_seconds``: after this time without renewal another one takes over what a dead one was sending.
+    ``lease_seconds``: after this time without renewal another worker sends a dead worker's deliveries.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class DeliveryWorker:
         )
 
     def run_once(self) -> int:
-        """Work on what is due now, one study per destination, in this thread; returns how many deliveries."""
+        """Send and confirm due deliveries, one study per destination, in this thread; returns how many."""
         enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         return sum(self._work(destination) for destination in due)
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Deliver until ``stop`` is set, then let what is being sent end (within ``outbox.stop_seconds``)."""
+        """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
         self._start_afresh()
         while not stop.is_set():
             try:

@@ -30,10 +30,9 @@ _S = DeliveryState
 _UNASSESSED = select(Delivery.result_id).where(Delivery.state == _S.UNASSESSED)
 _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
 _NONE_WAITS = (
-    "no result of this study waits for an assessment; to send what was rejected, say so "
-    "(studies accept --rejected)"
+    "no result of this study waits for an assessment; to send rejected results, use studies accept --rejected"
 )
-_NEWER_WAIT = "newer results wait for an assessment: decide on those first"
+_NEWER_WAIT = "newer results wait for an assessment: decide on these first"
 
 
 def hold(
@@ -41,9 +40,9 @@ def hold(
 ) -> HeldResult | None:
     """Hold a result that a rule sends to these destinations, where it must be assessed first.
 
-    Returns the row that holds it or on which a person decided; None where nothing holds it. ``assess_first``:
-    the rule wants an assessment. Where it does not want one any more, a result on which nobody decided is
-    free, unless it waits for destinations of other rules.
+    Returns the row that holds it or that a person decided on; None where nothing holds it. ``assess_first``:
+    the rule wants an assessment. If the rule has stopped wanting one, an undecided result is released, unless
+    it waits for destinations of other rules.
     """
     row = session.get(HeldResult, result.id)
     if row is not None and row.state not in UNDECIDED:
@@ -66,11 +65,11 @@ def hold(
 def accept(
     session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
 ) -> int:
-    """Let these results leave; returns how many.
+    """Release these results for sending; returns how many.
 
-    ``as_of``: the mark of what the person saw. ``rejected``: whether a person rejected them before; None: as
-    the mark says, and without a mark nobody did, so that a request that comes twice frees nothing. Raises
-    NotAllowedNow.
+    ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
+    before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
+    request releases nothing. Raises NotAllowedNow.
     """
     rows = _locked(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
@@ -89,7 +88,9 @@ def accept(
 
 
 def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
-    """Let none of these results leave; returns how many. ``because``: a person's words. Raises as accept."""
+    """Reject these results: none is sent; returns how many. ``because``: a person's words. Raises as
+    accept.
+    """
     rows = _locked(session, study_id, as_of)
     if rows[0].state is HeldState.REJECTED:
         raise NotAllowedNow("these results were rejected already")
@@ -123,7 +124,7 @@ def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
-    """What a decision is about: another word once there are other results, or they were rejected."""
+    """A hash of the results and their decisions: it changes when results are added or rejected."""
     seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
 

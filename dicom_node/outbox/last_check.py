@@ -22,7 +22,7 @@ _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCo
 
 
 def study_of(path: Path) -> str:
-    """Study Instance UID that stands in an object, "" where it cannot be read."""
+    """The Study Instance UID in an object's header, "" where it cannot be read."""
     header = _header(path)
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 

@@ -53,7 +53,7 @@ class Ledger:
         self._folder = settings.node.data_dir.resolve()
 
     def claim(self) -> tuple[list[Leased], list[Leased]]:
-        """Lease what is due of one study: what is to be sent, and what the peer is to be asked for."""
+        """Lease the due deliveries of one study: those to send, and those to ask the peer about."""
         now = utc_now()
         to_send, to_ask = [], []
         with self._database.write() as session:
@@ -90,7 +90,9 @@ class Ledger:
                     moves.give_up(row, faults[one])
 
     def enter_reports(self, reports: Mapping[Leased, SendReport]) -> list[Leased]:
-        """Enter what came of sending; returns what the peer acknowledged and has not shown yet."""
+        """Enter the outcome of sending; returns deliveries that the peer acknowledged but has not
+        confirmed.
+        """
         narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
         with self._entering(list(reports)) as (session, moves, rows):
             mine = {one: row for one, row in rows.items() if row.attempts == one.attempts}
@@ -109,7 +111,7 @@ class Ledger:
         return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
 
     def enter_confirmations(self, answers: Mapping[Leased, Confirmation]) -> None:
-        """Enter what the peer answered when it was asked for these."""
+        """Enter the peer's answers about these deliveries."""
         with self._entering(list(answers)) as (session, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:

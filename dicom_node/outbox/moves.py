@@ -63,8 +63,8 @@ class Moves:
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
         """The destination takes no such objects: left out with a warning (peers are different).
 
-        Where it takes none of the study's results at all, leaving all out would call "delivered" what nobody
-        will ever see: those are given up instead, for a person to look.
+        If it takes none of the study's results, leaving all out would call a study "delivered" that nobody
+        will ever see: they are given up instead, so that a person looks.
         """
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
@@ -74,14 +74,14 @@ class Moves:
 
     def withdraw(self, delivery: Delivery) -> None:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
-        deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
+        deliveries.withdraw(self._session, delivery, "the study is in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
-        """What no retry can cure."""
+        """Give up a delivery that no retry can cure."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """A process died while it sent: it is unknown whether the object arrived."""
+        """Ask the peer for the object, or send it again: its sender died, and it may have arrived."""
         reason = "the sending process was lost"
         if self._peer.confirm != "query":  # no question to be asked at once
             self._move(

@@ -26,11 +26,12 @@ def enqueue(
     by_hand: bool = False,
     assess_first: bool = False,
 ) -> int:
-    """Send a result to these peers, once each however often it is asked; what was held back is sent again.
+    """Queue a result for these peers, once for each, however often this is called; a delivery that was
+    withdrawn or held before is queued again.
 
     A result that a person withdrew or rejected goes nowhere. Returns how many wait for an assessment.
-    ``in_doubt``: it may have been sent before, so a peer that is asked for what it has is asked first.
-    ``by_hand``: a person wants it there, no rule. ``assess_first``: its rule wants it accepted by a person.
+    ``in_doubt``: it may have been sent before, so a peer that answers queries is asked first. ``by_hand``: a
+    person asked for it, not a rule. ``assess_first``: its rule wants a person to accept it first.
     """
     if results.withdrawn(session, [result.id]):
         return 0

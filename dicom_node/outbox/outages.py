@@ -31,7 +31,7 @@ _TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer that took nothing since its first failed try. ``reason``: why not the newest that was tried."""
+    """A peer to which every try failed since ``since``. ``reason``: of the newest failure."""
 
     destination: str
     since: datetime
@@ -40,7 +40,7 @@ class PeerOutage:
 
 
 def outages(session: Session) -> list[PeerOutage]:
-    """One for each peer to which every try failed since it took something last, by name."""
+    """The outages by peer: all tries failed since the peer last accepted an object."""
     return list(_found(session))
 
 

@@ -66,7 +66,7 @@ class Route:
         self._requests.hang_up()
 
     def run_once(self) -> int:
-        """Send and confirm what is due of one study; returns how many deliveries were worked on."""
+        """Send and confirm the due deliveries of one study; returns how many."""
         to_send, to_ask = self._ledger.claim()
         batch = [*to_send, *to_ask]
         if not batch:

@@ -49,7 +49,9 @@ _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What an examination found. ``settings`` is None when too little could be read to go on."""
+    """The mistakes and warnings of an examination. ``settings`` is None when too little could be read to go
+    on.
+    """
 
     settings: Settings | None
     files: TomlFiles
@@ -155,7 +157,7 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
                 what = _SECRETS_IN_WORDS.get(str(place[-1]), "password")
                 if subject.startswith("notification") and place[-1] == "url":
                     what = "address, which may hold a key,"
-                yield Tried(subject, False, f"its {what} stands in {file}, which every user may read")
+                yield Tried(subject, False, f"its {what} is in {file}, which every user may read")
     for tls in (settings.listener.tls, settings.console.tls):
         if tls and _is_open(tls.private_key):
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")

@@ -7,7 +7,7 @@ from dicom_node.preflight.found import Found, Tried
 
 
 def check_audit(settings: Settings) -> Found:
-    """Mistakes in it; audit messages name patients by their IDs."""
+    """Mistakes in the audit settings; audit messages name patients by their IDs."""
     audit = settings.audit
     for key in ("authorities", "certificate"):
         path = getattr(audit, key)

@@ -19,7 +19,7 @@ from dicom_node.store.database import Database, sqlite_file
 
 
 def check_console(settings: Settings, role: Role) -> Found:
-    """What keeps the console from being served where its settings say."""
+    """Mistakes that keep the console from being served at its configured address."""
     console = settings.console
     if role is Role.CONSOLE and not console.enabled:
         yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
@@ -67,7 +67,7 @@ def probe_console(settings: Settings, role: Role) -> Found:
 
 
 def address_of(console: ConsoleSettings) -> str:
-    """What a person enters in a browser."""
+    """The console's address for a browser."""
     host = f"[{console.host}]" if ":" in console.host else console.host
     return f"{'https' if console.tls else 'http'}://{host}:{console.port}/"
 

@@ -28,7 +28,7 @@ _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def check_database(settings: Settings) -> Found:
-    """What is wrong with ``node.database_url``, as far as it shows without asking the server."""
+    """Mistakes in ``node.database_url`` that show without asking the server."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -64,7 +64,7 @@ def probe_database(settings: Settings) -> Found:
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
             made = f"{shown}: will be made at the next start"
             lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
-            remedy = "objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
+            remedy = "after a loss start the node, then run dicom-node spool reindex"
             yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)
@@ -105,7 +105,7 @@ def _ask_server(database: Database, settings: Settings) -> Found:
         asked = () if database.is_sqlite else _DURABLE
         off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
     if off:
-        lost = "what it committed last is lost when it is stopped in mid-air"
+        lost = "the last commits are lost if the server crashes"
         yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
     if future is not None:
         enough = future.days is None or future.days > _DAYS_TO_ACT

@@ -55,7 +55,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_machine(settings: Settings, role: Role) -> Found:
-    """What a machine of this role needs."""
+    """Requirements of this role that the machine lacks."""
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
     yield from _check_pseudonyms(settings)
@@ -66,7 +66,7 @@ def check_machine(settings: Settings, role: Role) -> Found:
 
 
 def probe_machine(settings: Settings, role: Role) -> Found:
-    """What may be otherwise in a minute, or takes long to look at: database, spool, port."""
+    """Conditions that may change at any time: database, spool, port."""
     yield from probe_database(settings)
     if role.receives:
         yield from _probe_port(settings)
@@ -162,7 +162,7 @@ def _probe_port(settings: Settings) -> Found:
 
 
 def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
-    """Why nobody can listen at this address, None where one can."""
+    """The reason why nobody can listen at this address, None where one can."""
     with socket.socket(address[0], socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -11,7 +11,7 @@ from dicom_node.preflight.found import Found, Tried
 
 
 def check_notifications(settings: Settings) -> Found:
-    """Mistakes in them, and what goes over the network unencrypted."""
+    """Mistakes in the notification settings, and messages that would be sent unencrypted."""
     mail = settings.mail
     if mail.authorities and not mail.authorities.is_file():
         yield "mail.authorities", str(mail.authorities), "is no file"
@@ -32,6 +32,6 @@ def _check(rule: NotificationSettings) -> Found:
         yield f"notifications.{rule.name}.{key}", "", str(error)
     subject = f"notification {rule.name}"
     if rule.url.get_secret_value().startswith("http://"):
-        yield Tried(subject, False, "goes over the network unencrypted (http): use https")
+        yield Tried(subject, False, "is sent unencrypted (http): use https")
     if rule.names_patients:
         yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

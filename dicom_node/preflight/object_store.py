@@ -23,7 +23,7 @@ _LATE = timedelta(minutes=5)
 
 
 def check_object_store(settings: Settings) -> Found:
-    """Mistakes in it."""
+    """Mistakes in the object store's settings."""
     store = settings.object_store
     if store.url and find_spec("obstore") is None:
         yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"
@@ -63,7 +63,9 @@ def probe_object_store(settings: Settings) -> Found:
             yield Tried("object store", False, f"{store.url}, {doing}: {error}; {look}")
             return
     if overwrites:
-        text = "it overwrites what is there (no If-None-Match): two workers of one job may disturb each other"
+        text = (
+            "it overwrites existing objects (no If-None-Match): two workers of one job may disturb each other"
+        )
         yield Tried("object store", False, text)
     else:
         yield Tried("object store", True, f"{store.url}: an object was put, fetched and deleted")

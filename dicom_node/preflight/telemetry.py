@@ -9,7 +9,7 @@ from dicom_node.preflight.found import Found, Tried
 
 
 def check_telemetry(settings: Settings) -> Found:
-    """Mistakes in it."""
+    """Mistakes in the settings of telemetry."""
     telemetry = settings.telemetry
     if not telemetry.endpoint:
         return

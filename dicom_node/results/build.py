@@ -66,10 +66,10 @@ _COLOUR_STATE: Final = ColorSoftcopyPresentationStateStorage
 def build(
     context: ResultContext, sources: Sequence[SourceObject], result: PipelineResult
 ) -> list[BuiltObject]:
-    """All objects that the destinations can show, the report first.
+    """Build all objects that the destinations can show, the report first.
 
-    Report and summary page are of all images; every other object is of one image, so that a late image leaves
-    those of the others as they are. Raises ResultRefused (the gate; more than one patient; an unverified
+    Report and summary page cover all images; every other object covers one image, so that a late image does
+    not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
     cleaned image), DecodedDifferently, and PixelError where a picture's source does not decode.
     """
     read = read_sources(sources)
@@ -157,7 +157,7 @@ class _ResultBuilder:
         parts: tuple[str, ...] = (),
         of_series: tuple[str, ...] = (),
     ) -> None:
-        """Build and check an object of a kind and SOP class; name it only where it exists already.
+        """Build and check an object of a kind and SOP class; if it exists already, only list its UIDs.
 
         ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
         ``of_series`` tell apart several objects, or series, of one kind.
@@ -193,7 +193,7 @@ class _ResultBuilder:
             self._add_organs(image.source, outlines)
 
     def add_failure_picture(self, source: Source, reason: str) -> None:
-        """The picture that says that the AI did not run."""
+        """Add the picture that says that the AI did not run."""
         parts = ("failure", reason)
         self.add(
             _PICTURE, [source], lambda uid: build_failure_picture(self._context, source, reason, uid), parts

@@ -62,7 +62,8 @@ _IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
 class FindingAssessment:
     """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
 
-    ``tracking_uid`` is "" of what has none in the report: what is absent, or missing. ``at`` is aware.
+    ``tracking_uid`` is "" for a finding without one in the report, as absent or missing ones are. ``at``:
+    with time zone.
     """
 
     finding: str
@@ -83,7 +84,8 @@ def build_assessment(
     installation: Installation,
     former: str,
 ) -> BuiltObject:
-    """Build the object with what ``person`` (a user's name) says of the findings in the file ``report``.
+    """Build the object with the verdicts of ``person`` (a user's name) on the findings in the file
+    ``report``.
 
     ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
     that this one replaces, or "". Raises ResultRefused.

@@ -38,7 +38,7 @@ from dicom_node.results.sr.report import build_report
 
 @dataclass(frozen=True, slots=True)
 class Deidentified:
-    """What may leave, and why the rest may not (one sentence each, without PHI)."""
+    """The de-identified objects, and the reasons why others are withheld (one sentence each, without PHI)."""
 
     objects: tuple[BuiltObject, ...]
     withheld: tuple[str, ...]
@@ -51,11 +51,12 @@ def build_deidentified(
     pseudonyms: Pseudonyms,
     options: Set[Retained] = frozenset(),
 ) -> Deidentified:
-    """The cleaned images, each with its mask, and the report on them, with what ``options`` retain.
+    """The cleaned images, each with its mask, and the report on them, with the attributes that ``options``
+    retain.
 
-    An object that is refused by the gate is withheld, and with a cleaned image all that would refer to it:
-    the other destinations of the job do not wait for it. Raises ResultRefused and DecodedDifferently for what
-    is wrong with the sources, as ``build``.
+    An object that the gate refuses is withheld, and with a cleaned image all objects that would refer to it;
+    the other destinations of the job do not wait for it. Raises ResultRefused and DecodedDifferently for
+    faulty sources, as ``build`` does.
     """
     read = read_sources(sources)
     return _Builder(context, read, result, pseudonyms, options).built()

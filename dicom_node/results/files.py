@@ -31,7 +31,9 @@ class ResultFile:
 
 @contextlib.contextmanager
 def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
-    """Files of those that were built now, by SOP Instance UID; what is not put in place is deleted."""
+    """Write the files of newly built objects, by SOP Instance UID; files that the caller does not move into
+    place are deleted.
+    """
     files: dict[str, ResultFile] = {}
     try:
         for item in built:

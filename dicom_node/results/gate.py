@@ -66,10 +66,10 @@ _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-fra
 def check(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
-    """Raise ResultRefused with all that is wrong with ``data``, a whole Part 10 file.
+    """Raise ResultRefused with all faults of ``data``, a whole Part 10 file.
 
-    ``built`` is the data set that was encoded, ``sources`` are what it may refer to; the patient is the first
-    one's.
+    ``built`` is the data set that was encoded, ``sources`` are the images that it may refer to; the first
+    one's patient must be in it.
     """
     with quiet_pydicom():
         read, pixel_bytes, _ = _read(data)

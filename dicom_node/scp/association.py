@@ -76,7 +76,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 self.service.give_up(self.requestor.address_info.address, reason)
 
     def ends(self, reason: str) -> None:
-        """Why the association is about to end; the first reason given goes into the journal."""
+        """Set why the association is about to end; the first reason goes into the journal."""
         self._reason = self._reason or reason
 
     def open_object(self, request: StoreRequest) -> None:

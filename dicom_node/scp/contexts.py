@@ -90,7 +90,9 @@ def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationContext]:
-    """What the acceptor supports. pynetdicom takes the first of *our* syntaxes that the peer offers."""
+    """The presentation contexts that the acceptor supports. pynetdicom takes the first of *our* syntaxes that
+    the peer offers.
+    """
     syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
     plain = [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]
     return [
@@ -128,7 +130,7 @@ def refusals(
 
 
 def refused_class(refusal: str) -> str:
-    """The SOP class of one of ``refusals``, "" where what is shown is no UID or the class itself is taken."""
+    """The SOP class in one of ``refusals``, "" where it shows no UID or the class itself is accepted."""
     found = _CLASS.fullmatch(refusal)
     return found[1] if found else ""
 
@@ -139,5 +141,7 @@ def _named(uid: str) -> str:
 
 
 def shown_uid(uid: str) -> str:
-    """What events may show of a UID from outside: digits and dots, so that a name put there is not shown."""
+    """A UID from outside as events may show it: digits and dots only, so that a name in its place is not
+    shown.
+    """
     return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])

@@ -26,7 +26,7 @@ Request = StoreRequest | ReportRequest | EchoCommand
 
 
 class StoreAssociation(Protocol):
-    """What an association does with what is read here."""
+    """The parts of an association that message handling needs."""
 
     def ends(self, reason: str) -> None:
         """Why the association is about to end."""
@@ -58,7 +58,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         return self._command_context is not None or self._request is not None
 
     def receive_primitive(self, primitive: Any) -> None:
-        """Take the PDVs of one P-DATA; what breaks PS3.7 or PS3.8 aborts the association (Evt19)."""
+        """Process the PDVs of one P-DATA; a violation of PS3.7 or PS3.8 aborts the association (Evt19)."""
         try:
             for context_id, value in primitive.presentation_data_value_list:
                 self._take(context_id, value)

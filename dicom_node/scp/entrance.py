@@ -38,7 +38,7 @@ class Entrance:
         self._peers: OrderedDict[str, None] = OrderedDict()
 
     def know(self, addresses: Iterable[str]) -> None:
-        """Addresses of peers, from now on; the oldest are forgotten beyond ``ADDRESSES_KEPT``."""
+        """Remember addresses of peers from now on; beyond ``ADDRESSES_KEPT`` the oldest are forgotten."""
         with self._lock:
             for address in addresses:
                 self._peers[network(address)] = None
@@ -87,7 +87,7 @@ class Failures:
             self._counts[one][failure] += 1
 
     def may_list(self, address: str) -> bool:
-        """Whether this address may still get an event of its own for what it did, in this minute."""
+        """Whether a failure of this address may still get an event of its own in this minute."""
         one = network(address)
         with self._lock:
             self._turn_minute()
@@ -122,7 +122,9 @@ class Failures:
 
 
 def network(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the IPv6 network in which a machine chooses freely."""
+    """The unit in which addresses are counted: an IPv4 address, or the IPv6 network in which a machine
+    chooses its address.
+    """
     one = numeric(address)
     return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
 

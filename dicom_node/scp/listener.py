@@ -41,9 +41,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 class Listener:
     """The C-STORE and C-ECHO service of one data folder.
 
-    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``; a further one there has
-    files of its own, by its ``place`` such as "listener-2". Limits, peers, storage classes and certificates
-    follow the file while it runs; host and port are those of its start.
+    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``; a further listener of the
+    folder has its own files, named by its ``place`` such as "listener-2". Limits, peers, storage classes and
+    certificates follow the file while the listener runs; host and port do not change.
     """
 
     def __init__(self, data_dir: Path, place: str = "") -> None:

@@ -147,7 +147,7 @@ class AEPolicy:
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
 
-        One that says the same stays: a full disk takes no other.
+        An equal file is not written again: a full disk would take no other.
         """
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8") == self.to_json():
@@ -159,8 +159,9 @@ class AEPolicy:
     def decide(self, proposal: Proposal) -> Permission | Rejection:
         """Whether this caller may associate, and what for. May ask the name service (``check_address``).
 
-        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept"; but none
-        sends under the title of the node's own console, or of a peer with another address: rules go by it.
+        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept"; but a
+        caller may not send under the title of the node's own console or of a peer with another address,
+        because rules use the title.
         """
         known = proposal.called_ae in self.ae_titles
         if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
@@ -179,8 +180,8 @@ class AEPolicy:
     def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
         """Whether one more association is within the limits.
 
-        The mapping counts them by name of peer, "" for strangers; ``here`` of them are from the same
-        address. Strangers never get more than half of the places, where there are peers to need them.
+        The mapping counts associations by name of peer, "" for strangers; ``here`` of them are from the same
+        address. If there are peers, strangers never get more than half of the places.
         """
         if sum(open_associations.values()) >= self.maximum_associations:
             return False

@@ -16,7 +16,7 @@ class Status:
 
     @property
     def category(self) -> str:
-        """The category of the status (PS3.7 Annex C); none of ours is a warning."""
+        """The category of the status (PS3.7 Annex C); we send no warnings."""
         return "Failure" if self.code else "Success"
 
 

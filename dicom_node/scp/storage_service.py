@@ -57,7 +57,7 @@ class AcceptedAssociation:
 
     @property
     def sender(self) -> str:
-        """Whose objects these are: a peer's, or those of a stranger's address."""
+        """The owner of the objects: a peer's name, or a stranger's address."""
         return self.permission.peer or network(self.proposal.address)
 
 
@@ -139,10 +139,10 @@ class StorageService:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
-        """Accept or reject an association; either is journalled before the peer is answered.
+        """Accept or reject an association; the decision is journalled before the peer is answered.
 
         On a full disk it is accepted without a line in the journal, and its objects are refused. A rejected
-        connection keeps its place among those that wait until it is closed.
+        connection counts as waiting until it is closed.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
@@ -166,7 +166,7 @@ class StorageService:
         return accepted
 
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
-        """The association ended, after its last object; ``reason`` says why, if without A-RELEASE."""
+        """End an association, after its last object; ``reason`` says why, if without A-RELEASE."""
         self._leave_room(accepted)
         fields: dict[str, FieldValue] = {"objects": accepted.stored}
         if accepted.refused:

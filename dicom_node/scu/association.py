@@ -30,7 +30,7 @@ _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also
 
 @dataclass(frozen=True, slots=True)
 class NoAssociation:
-    """No association: why, and whether the peer would take none of the presentation contexts."""
+    """Why there is no association, and whether the peer would take none of the presentation contexts."""
 
     text: str
     takes_nothing: bool = False
@@ -46,7 +46,7 @@ class DimseCaller:
         self._connections = Connections(settings.outbox.answer_seconds, local=local)
 
     def close(self) -> None:
-        """End for good what is under way, from any thread."""
+        """End all calls under way for good, from any thread."""
         self._connections.close()
 
     @contextmanager
@@ -59,7 +59,7 @@ class DimseCaller:
     ) -> Iterator[Association | NoAssociation]:
         """An association with one service of the peer, released at the end of the scope.
 
-        ``handlers``: pynetdicom's events, for what the peer asks for on it.
+        ``handlers``: pynetdicom's events for requests of the peer.
         """
         peer = self._peer
         host, port, called = peer.address_of(service)
@@ -107,7 +107,7 @@ class DimseCaller:
 
     @contextmanager
     def waiting(self, association: Association, seconds: float) -> Iterator[None]:
-        """One message and its answer, within ``seconds``."""
+        """Scope of one message and its answer, limited to ``seconds``."""
         association.dimse_timeout = seconds + _LATER_SECONDS
         with self._connections.within(seconds):
             yield

@@ -24,8 +24,8 @@ MAXIMUM_ANSWER_BYTES = 16 * 2**20
 class Connections:
     """The open connections of one destination.
 
-    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether it may be this
-    machine, its link or a metadata service.
+    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether the destination
+    may be this machine, on its link, or a metadata service.
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
@@ -75,7 +75,7 @@ class Connections:
             timer.cancel()
 
     def expire(self) -> None:
-        """The deadline has passed: cut what is open. ``timed_out`` is set until the next scope begins."""
+        """The deadline has passed: cut open connections. ``timed_out`` is set until the next scope begins."""
         self.timed_out = True
         self.cut()
 

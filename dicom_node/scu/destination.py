@@ -29,7 +29,7 @@ class Outgoing:
 
 
 class SendStatus(StrEnum):
-    """What became of one object, and so what the outbox does next."""
+    """The outcome for one object, which decides what the outbox does next."""
 
     STORED = "stored"
     WARNED = "warned"  # stored, with a warning status
@@ -51,7 +51,7 @@ class SendReport:
 
 
 class Presence(StrEnum):
-    """What the destination says of an object when asked."""
+    """The destination's answer on whether it has an object."""
 
     FOUND = "found"
     DIFFERENT = "different"  # another object bears this UID there
@@ -100,7 +100,7 @@ class Destination(Protocol):
         ...
 
     def close(self) -> None:
-        """End for good what is under way, from any thread: what waits for the peer comes back at once."""
+        """End all calls under way for good, from any thread: calls that wait for the peer return at once."""
         ...
 
 
@@ -109,7 +109,7 @@ KeepReport = Callable[[CommitmentReport], None]
 
 
 class RequestStatus(StrEnum):
-    """What became of a request for storage commitment."""
+    """The outcome of a request for storage commitment."""
 
     ACCEPTED = "accepted"  # a report will follow, or has come already
     RETRY = "retry"  # waiting may cure it
@@ -118,7 +118,7 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswer:
-    """Answer to one request: ``text`` says why it was not accepted."""
+    """The answer to one request: ``text`` says why it was not accepted."""
 
     status: RequestStatus
     text: str = ""
@@ -128,11 +128,11 @@ class CommitmentUser(Protocol):
     """Asks one peer for storage commitment, as the SCU (PS3.4 Annex J). For one thread."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
-        """Ask it to take over these objects; a report that comes at once goes to ``keep``."""
+        """Ask the peer to commit to these objects; a report that comes at once goes to ``keep``."""
         ...
 
     def close(self) -> None:
-        """End for good what is under way, from any thread."""
+        """End all calls under way for good, from any thread."""
         ...
 
 

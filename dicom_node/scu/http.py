@@ -64,8 +64,8 @@ class BoundedSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end.
 
-        Any status 3xx is an error (requests.HTTPError), with or without an address: an object goes to that of
-        the settings only, and no 3xx says that it was stored.
+        Any status 3xx is an error (requests.HTTPError), with or without an address: an object goes only to
+        the configured address, and no 3xx says that it was stored.
         """
         streamed = options.get("stream", False)
         response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
@@ -89,7 +89,9 @@ class BoundedSession(requests.Session):
 
 
 class HttpDestination(ABC):
-    """What the ends over HTTP share: a request per object, so that each has its own answer and deadline."""
+    """Base of the destinations over HTTP: a request per object, so that each has its own answer and
+    deadline.
+    """
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._outbox = settings.outbox
@@ -116,7 +118,7 @@ class HttpDestination(ABC):
         return answers
 
     def close(self) -> None:
-        """End for good what is under way, from any thread."""
+        """End all calls under way for good, from any thread."""
         self._connections.close()
 
     def _try_to_store(self, item: Outgoing) -> SendReport:

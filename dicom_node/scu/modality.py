@@ -55,7 +55,7 @@ class Callee:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How the C-STORE of one file went; ``status`` is None when none came. ``at`` is UTC."""
+    """The outcome of the C-STORE of one file; ``status`` is None when no answer came. ``at`` is UTC."""
 
     path: Path
     sop_instance_uid: str

@@ -24,8 +24,8 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     """An AE that requests associations and serves no requests on them.
 
-    Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost; and whoever waits
-    for the peer goes on when ``connections`` are cut.
+    Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost; threads that wait
+    for the peer continue when ``connections`` are cut.
     """
 
     def __init__(self, ae_title: str = "PYNETDICOM", connections: Connections | None = None) -> None:

@@ -83,8 +83,9 @@ class Assessed(Row):
 
 
 class FindingAssessed(ServiceRequest):
-    """A finding of the study's newest report, as its page has it, and what it is; of what is modified or
-    rejected also why."""
+    """A person's verdict on a finding of the study's newest report, as its page names the finding; a modified
+    or rejected finding needs a reason.
+    """
 
     finding: str = Field(max_length=64, pattern=PRINTABLE)
     model: str = Field(max_length=130, pattern=PRINTABLE)
@@ -101,7 +102,7 @@ class AcceptResults(ServiceRequest):
 
 
 class RejectResults(Because):
-    """``as_of`` as for accepting results, with the person's reason."""
+    """A person's rejection of results, with the reason; ``as_of`` as in ``AcceptResults``."""
 
     as_of: AsOf = None
 
@@ -109,8 +110,8 @@ class RejectResults(Because):
 def held_results(session: Session, settings: Settings, study: int) -> View:
     """The waiting or rejected results of a study, since when they wait, and who decided what.
 
-    ``takers``: peers that have a report of it and take assessments. ``as_of`` is to be given with a decision,
-    so that it is about what was seen.
+    ``takers``: peers that have a report of the study and take assessments. A decision must pass ``as_of``
+    back, so that it applies to the results that the person saw.
     """
     rows = outbox.in_question(session, study)
     decisions = {
@@ -173,8 +174,9 @@ def reject_results(
     because: str,
     as_of: str | None = None,
 ) -> int:
-    """Let none of a study's results leave that wait; returns how many. Raises NotFound, NotAllowedNow,
-    FaultyInput."""
+    """Reject a study's waiting results, so that none is sent; returns how many. Raises NotFound,
+    NotAllowedNow, FaultyInput.
+    """
     words = checked_reason(because)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -211,10 +213,10 @@ def assess(
     given: FindingAssessed,
     by: Person,
 ) -> None:
-    """Keep a person's assessment of a finding of the study's newest report, or of one that is missing.
+    """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
-    What is missing has no place, so no tracking UID counts. Raises NotFound where the report has no such
-    finding (any more), FaultyInput.
+    A missing finding has no place, so its tracking UID is ignored. Raises NotFound where the report has no
+    such finding (any more), FaultyInput.
     """
     verdict = given.verdict
     words = checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
@@ -272,7 +274,9 @@ def assess_named(
         rows = _may_be_missing(settings, rows)
     found = [row for row in rows if all(row[key] == value for key, value in about.items() if value)]
     if not found:
-        raise NotFound("no such finding: `dicom-node studies findings` shows those of the newest report")
+        raise NotFound(
+            "no such finding: `dicom-node studies findings` lists the findings of the newest report"
+        )
     if len({_key(row) for row in found}) > 1:
         raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
     which = dict(zip(_KEYS, _key(found[0]), strict=True))
@@ -337,7 +341,7 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
 def all_assessments(
     session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
 ) -> list[View]:
-    """All assessments, the oldest first; the keys are COLUMNS."""
+    """All assessments, the oldest first, with the keys in COLUMNS."""
     chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
     if since is not None:
         chosen = chosen.where(Feedback.at >= since)

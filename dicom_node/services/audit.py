@@ -79,10 +79,10 @@ def note(
     words: str = "",
     **fields: Any,
 ) -> AuditRow:
-    """Add a row, in the transaction of what it tells of. ``fields`` hold no PHI.
+    """Add a row in the transaction of the audited action. ``fields`` hold no PHI.
 
-    A decision is written for its copy, too: ``what`` says by UIDs what is decided, so that it can be done
-    again in a database that was restored; ``words``, a person's reason, are sealed there.
+    A decision is also written for its copy: ``what`` names by UIDs what was decided, so that it can be
+    applied again in a restored database; ``words``, a person's reason, are encrypted there.
     """
     row = AuditRow(
         at=by.now, actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
@@ -139,7 +139,7 @@ def rows(
 ) -> list[View]:
     """The newest rows, of one person or of one kind where asked for.
 
-    ``before``: those that are older than the row of this number.
+    ``before``: only rows older than the row of this number.
     """
     joined = select(AuditRow, Study.study_instance_uid)
     chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)

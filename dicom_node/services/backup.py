@@ -41,7 +41,7 @@ _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 def backup(
     settings: Settings, files: Sequence[Path], destination: Path, *, objects: bool = False, key: bool = True
 ) -> list[str]:
-    """Write a backup into a new folder; the node may run. Returns what an admin must know of it.
+    """Write a backup into a new folder; the node may run. Returns remarks for the admin.
 
     ``objects``: with received objects and built results. ``key``: with the site key.
     Raises CannotCreate when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
@@ -75,7 +75,7 @@ def verify(source: Path) -> dict[str, Any]:
         if not (source / name).is_file():
             raise FaultyInput(f"{source}: {name} is missing")
         if _sha256(source / name) != expected:
-            raise FaultyInput(f"{source}: {name} is not what was saved")
+            raise FaultyInput(f"{source}: {name} differs from the saved file")
     if (source / _DATABASE).exists():
         _check_database(source / _DATABASE)
     return manifest
@@ -84,9 +84,9 @@ def verify(source: Path) -> dict[str, Any]:
 def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     """Put database, site key, device rules and objects of a verified backup in their places.
 
-    The node must be stopped. What lies there is kept beside it, with the time in its name; device rules that
-    the backup does not have stay: without one a name might be seen. Returns the saved configuration files,
-    which are not put anywhere, and what an admin must know. Raises FaultyInput, NotAllowedNow.
+    The node must be stopped. The present files are kept beside them, with the time in their names. Device
+    rules that the backup lacks stay: without one a name might be shown. Returns the saved configuration
+    files, which are not restored, and remarks for the admin. Raises FaultyInput, NotAllowedNow.
     """
     manifest = verify(source)
     data_dir = settings.node.data_dir

@@ -51,13 +51,13 @@ class Reviews(ServiceResult):
 
 
 class Boxes(ServiceRequest):
-    """What a person saw that must go."""
+    """Boxes that a person drew around text to remove."""
 
     boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST)
 
 
 def waiting(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page, what waits longest first, and the number of its last row where more follow."""
+    """One page of reviews, the longest waiting first, and the number of its last row where more follow."""
     chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
     if after is not None:
         chosen = chosen.where(CleaningReview.id > after)
@@ -66,7 +66,7 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
 
 
 def decided(session: Session) -> list[View]:
-    """What persons decided last."""
+    """The latest decisions of persons."""
     by_hand = CleaningReview.verdict.in_((ReviewVerdict.ACCEPTED, ReviewVerdict.DRAWN))
     chosen = _rows().where(by_hand).order_by(CleaningReview.decided_at.desc(), CleaningReview.id.desc())
     return [_row(*row) for row in session.execute(chosen.limit(PAGE)).all()]
@@ -80,7 +80,9 @@ def numbers(session: Session) -> View:
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """One image with what was found, what a person drew before, and what left of it. Raises NotFound."""
+    """One image with the detected annotation, the boxes that a person drew, its cleaned image, and the peers
+    that got it. Raises NotFound.
+    """
     row = session.execute(_rows().where(CleaningReview.id == number)).one_or_none()
     if row is None:
         raise NotFound("there is no such review")
@@ -118,9 +120,9 @@ def accept(settings: Settings, number: int, by: Person) -> None:
 
 
 def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
-    """Have the image cleaned again without what is in these boxes, in place of those drawn before.
+    """Clean the image again, removing also what these boxes hold; they replace those drawn before.
 
-    It leaves only if its cleaning is proven, as without them. Raises NotFound, FaultyInput, NotAllowedNow
+    It is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput, NotAllowedNow
     (also where the study cannot be run again).
     """
     from dicom_node.studies import rerun
@@ -169,7 +171,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
 
 
 def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
-    """Raises FaultyInput for boxes that are none, lie outside the picture, or take too much of it."""
+    """Raises FaultyInput for invalid boxes, or boxes that lie outside the picture or take too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
         raise FaultyInput("draw a box first, or give its edges")

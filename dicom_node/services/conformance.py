@@ -42,13 +42,13 @@ _LINES: Final = 200  # of one file
 # A path of tags begins with a slash; anything else may be a value, and its end is not known ("A>B^C").
 _VALUE = re.compile(r"(?:(?<== )<|<(?!/)).*")
 _WAY = re.compile(r"</(?:[^>]*/)?([^>/]+?)(?:\[\d+\])?>")  # to the attribute, by way of numbered items
-_COUNTED: Final = {"faults": "not kept to", "warnings": "warned of"}
+_COUNTED: Final = {"faults": "violated", "warnings": "warned of"}
 
 
 def report(settings: Settings, name: str, *, validate: bool = True) -> View:
     """The report on a peer; the keys are those of ``dicom-node peers conformance --json`` (docs/admin.md).
 
-    ``validate``: run dciodvfy on what went there. Raises UnknownPeer, TooManyAtOnce.
+    ``validate``: run dciodvfy on the objects sent there. Raises UnknownPeer, TooManyAtOnce.
     """
     peer = settings.peer(name)
     with reading(settings) as session:

@@ -69,9 +69,9 @@ class _NotYet(Exception):
 
 
 def reconcile(settings: Settings) -> list[View]:
-    """Enter what the database does not know of persons' decisions, do again what can be done now.
+    """Enter persons' decisions that the database lost, and apply again those that can be applied now.
 
-    Returns all that were lost, with what became of each. Raises OSError, StoreAway.
+    Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
     """
     with open_database(settings) as database:
         copies.copy(database, settings)
@@ -89,7 +89,9 @@ def reconcile(settings: Settings) -> list[View]:
 
 
 def apply_waiting(settings: Settings) -> int:
-    """Do again what waits and can be done now, in the order in which persons decided; how many."""
+    """Apply the waiting decisions that can be applied now, in the order in which they were made; returns how
+    many.
+    """
     with reading(settings) as session:
         lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
     done = 0
@@ -105,7 +107,7 @@ def apply_waiting(settings: Settings) -> int:
 
 
 def waiting(session: Session) -> list[View]:
-    """What was lost with the database and is not applied, the oldest first; ``waits_for`` says why not."""
+    """Lost decisions that are not applied yet, the oldest first; ``waits_for`` says why."""
     return [as_view(row) for row in decisions.waiting(session)]
 
 
@@ -130,7 +132,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAND_LINE) -> None:
-    """Settle a decision that cannot be applied again, for a person's reason: nothing waits for it any more.
+    """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
 
     Raises NotFound, NotAllowedNow, FaultyInput.
     """
@@ -149,7 +151,7 @@ def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAN
 
 
 def describe_lost(settings: Settings) -> list[str]:
-    """Lines about decisions that were made after the backup that was restored, and what became of them.
+    """Lines about decisions made after the restored backup was written, with the outcome for each.
 
     Empty where there is no such decision.
     """

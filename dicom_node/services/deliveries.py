@@ -48,7 +48,7 @@ def retry(
     destination: str = "",
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Send again what was given up: these, or all dead ones (to one destination). Returns how many.
+    """Send given-up deliveries again: these, or all (to one destination). Returns how many.
 
     Raises NotFound, NotAllowedNow.
     """
@@ -74,9 +74,9 @@ def discard(
     destination: str = "",
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Send these no more, or none that was given up (to one destination). Returns how many.
+    """Stop sending these deliveries, or all that were given up (to one destination). Returns how many.
 
-    ``because`` is shown with them and stands in no log: a person may have written a name. Raises NotFound,
+    ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
     words = checked_reason(because)

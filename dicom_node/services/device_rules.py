@@ -68,7 +68,7 @@ class RuleDrawn(Row):
 
 
 def tried(session: Session, settings: Settings, number: int, name: str, boxes: Sequence[Box]) -> View:
-    """The rule as its file would have it, and the newest images of the device with its rectangles.
+    """The text of the rule's file, and the newest images of the device with the rule's rectangles.
 
     ``over``: share of the rectangles, 0 to 1, that lies in an ultrasound region of the header, None without
     regions. Raises NotFound, FaultyInput.

@@ -124,9 +124,9 @@ def save(
 ) -> Saved:
     """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its version and warnings.
 
-    ``version``: of the one that is changed, 0 to add one, None: whichever is there. ``despite_hold``: a
-    person confirmed that it undercuts holds. Raises FaultyInput with every mistake that ``check`` would find,
-    NotAllowedNow (it stands in a file), ChangedMeanwhile, HoldUndercut.
+    ``version``: of the entry that is changed, 0 to add one, None: whichever exists. ``despite_hold``: a
+    person confirmed that it sends results at once that another rule holds. Raises FaultyInput with every
+    mistake that ``check`` would find, NotAllowedNow (it stands in a file), ChangedMeanwhile, HoldUndercut.
     """
     name = str(content["name"])
     _refuse_risky(settings, kind, content)

@@ -74,10 +74,10 @@ def number_in(row: Instance, keyword: str) -> int:
 
 
 def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The newest report of each rule that names the patient, as far as the file is there.
+    """The newest report of each rule that names the patient, if its file exists.
 
-    Where the newest was withdrawn there is none: one that it had replaced does not come back. Before it
-    come those that it did not replace, as their images were purged when it was made.
+    If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
+    were purged before the newest was made are not replaced by it; they come first.
     """
     chosen = select(Result, Job.rule, Job.source_uids).join(Job, Result.job_id == Job.id)
     chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
@@ -96,7 +96,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
-    """All pictures that were made of the image and name the patient, the newest first, by what they show."""
+    """All pictures made of the image that name the patient, the newest first, by what they show."""
     chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
     chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
     for row in session.scalars(chosen):

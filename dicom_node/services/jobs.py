@@ -44,7 +44,9 @@ def change_jobs(
     change: Change,
     by: Person = COMMAND_LINE,
 ) -> None:
-    """What a person may do to jobs (``jobs.by_hand``): all or none. Raises NotFound, NotAllowedNow."""
+    """Apply one of the actions on jobs (``jobs.by_hand``) to all of these or none. Raises NotFound,
+    NotAllowedNow.
+    """
     act = {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change]
     with writing(settings) as session:
         for job_id in dict.fromkeys(job_ids):

@@ -115,7 +115,7 @@ class ModelInUse:
 
 
 def in_use(settings: Settings) -> list[ModelInUse]:
-    """What runs in each slot of each pipeline. Raises ModelRefused."""
+    """The model in each slot of each pipeline. Raises ModelRefused."""
     found = []
     for name, (pipeline, slot) in slots().items():
         try:
@@ -141,7 +141,7 @@ def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
 
 
 def roll_back(settings: Settings, slot: str, by: Person) -> None:
-    """Let a slot of a pipeline run what it ran before. Raises ModelRefused, NotFound."""
+    """Let a slot of a pipeline run its previous model again. Raises ModelRefused, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     try:
         with writing(settings) as session:

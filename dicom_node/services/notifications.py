@@ -39,7 +39,7 @@ class Notifications(ServiceResult):
 
 
 def configured(settings: Settings) -> list[View]:
-    """What the settings say, without addresses of webhooks and tokens."""
+    """The notification settings, without addresses of webhooks and tokens."""
     return [
         {
             "name": rule.name,
@@ -93,7 +93,7 @@ def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
 
 
 def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_LINE) -> None:
-    """Send what was given up once more: all of these or none. Raises NotFound, NotAllowedNow."""
+    """Send given-up notifications once more: all of these or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for number in numbers:
             row = session.get(Notification, number, with_for_update=True)

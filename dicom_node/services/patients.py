@@ -104,7 +104,7 @@ def registered(session: Session, settings: Settings) -> list[View]:
 
 
 def one(session: Session, settings: Settings, number: int) -> View:
-    """One of them, by keyword. Raises NotFound."""
+    """One registration, by keyword. Raises NotFound."""
     row = session.get(RegisteredPatient, number)
     if row is None:
         raise NotFound("there is no such registration")

@@ -48,14 +48,14 @@ _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5:
 _TEXTS = {
     Failure.NO_PLACE: "closed at once: too many connections waited",
     Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
-    Failure.MALFORMED: "something else than a DICOM association request",
-    Failure.REJECTED: "rejected, beyond those listed",
-    Failure.NO_TLS: "no TLS, beyond those listed",
+    Failure.MALFORMED: "not a DICOM association request",
+    Failure.REJECTED: "rejected, not listed one by one",
+    Failure.NO_TLS: "no TLS, not listed one by one",
 }
 
 
 class PeerRow(Row):
-    """A configured peer; ``version`` is null where it stands in the configuration files."""
+    """A configured peer; ``version`` is null if it is in the configuration files."""
 
     name: str
     ae_title: str
@@ -63,7 +63,7 @@ class PeerRow(Row):
 
 
 class PeerCheck(ServiceResult):
-    """What was tried with a peer."""
+    """One test of a peer and its outcome."""
 
     peer: str
     check: str
@@ -85,14 +85,16 @@ class _Caller:
     at_address: bool = False
 
     def is_meant(self, fields: Record) -> bool:
-        """Whether this caller did it. What has no title goes by its address."""
+        """Whether this caller made the call. Calls without a title are told apart by address."""
         title, is_near = str(fields.get("calling", "")), fields.get("address") in self.networks
         if not title:
             return is_near and not (self.at_address and self.titles)
         return title in self.titles and is_near if self.at_address else self.bears(title)
 
     def bears(self, title: str) -> bool:
-        """Whether it is one of its titles, capitals apart: a machine that calls itself us1 may be US1."""
+        """Whether it is one of the caller's titles, in any capitals: a machine that calls itself us1 may be
+        US1.
+        """
         return title.upper() in {known.upper() for known in self.titles}
 
 
@@ -117,7 +119,7 @@ class _SearchedRecords:
 
 @contextmanager
 def place_for_test() -> Iterator[None]:
-    """One of the few places for tests of peers: one that hangs holds its own as long as it may.
+    """One of the few places for tests of peers; a peer that hangs occupies its place until its deadline.
 
     Raises TooManyAtOnce.
     """
@@ -154,9 +156,9 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
     """All about the caller of this name of a peer, AE title or address, as ``docs/admin.md`` lists the keys.
 
-    A name or title stands for itself only; other titles from its addresses are named under ``others``. Of an
-    address each title that called from there is answered for itself, under ``callers``. Raises NotFound for a
-    name or title that is no peer's and that never called.
+    A name or title stands for itself only; other titles from its addresses are named under ``others``. For an
+    address, ``callers`` answers separately for each title that called from there. Raises NotFound for a name
+    or title that is no peer's and that never called.
     """
     with reading(settings) as session:
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
@@ -396,7 +398,7 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
             yield _lines(f"{context} is not served here; if the machine insists on it, switch it off there")
     if classes:
         yield _lines(
-            "it offers classes that we do not take. Taken, their objects are kept and start nothing:",
+            "it offers classes that this node refuses. Once accepted, objects are stored and start no job:",
             "[listener]",
             f"further_storage_classes = {toml_value([*settings.listener.further_storage_classes, *classes])}",
         )

@@ -25,7 +25,8 @@ _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
 def reload_node(files: Sequence[Path]) -> list[str]:
-    """Let the nodes of this machine that work on the files' data folder take them over; returns which.
+    """Let the nodes of this machine that work on the files' data folder load these files; returns their
+    places.
 
     Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
     """

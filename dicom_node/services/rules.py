@@ -44,7 +44,7 @@ LONGEST = 16 * 1024
 
 
 class RuleRow(Row):
-    """A rule; ``version`` is null where it stands in the configuration files."""
+    """A rule; ``version`` is null if it is in the configuration files."""
 
     name: str
     pipeline: str
@@ -52,7 +52,7 @@ class RuleRow(Row):
 
 
 class RuleTrial(Row):
-    """One of the newest studies: which rules take it ``now``, and which ``then`` would."""
+    """One of the newest studies, with the rules that take it ``now``, and ``then`` with the changed rules."""
 
     study_instance_uid: str | None
     changes: bool
@@ -82,7 +82,7 @@ def listed(settings: Settings) -> list[View]:
 
 
 def as_toml(settings: Settings) -> str:
-    """The rules as their file has them, without what is left at its default."""
+    """The rules as in their file, without keys left at their default."""
     tables = (rule.model_dump(mode="json", exclude_defaults=True) for rule in settings.rules)
     return "\n".join(
         "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
@@ -99,7 +99,7 @@ def parsed(settings: Settings, text: str) -> Settings:
     except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
         raise FaultyInput(f"this is no TOML: {error}") from None
     if set(data) != {"rules"}:
-        raise FaultyInput("write rules, each under a line [[rules]], and nothing else")
+        raise FaultyInput("write only rules, each under a line [[rules]]")
     try:
         made = Settings.model_validate({"rules": data["rules"]})
     except ValidationError as error:
@@ -118,7 +118,7 @@ def with_rule(settings: Settings, content: View) -> Settings:
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
-    """What the rules make of the newest studies; ``other``: and what its rules would."""
+    """The outcome of the rules on the newest studies; ``other``: changed rules to compare."""
     settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
     chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
     found = []

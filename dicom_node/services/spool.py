@@ -24,7 +24,7 @@ def compare(settings: Settings) -> str:
 
 
 def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
-    """Let the node take in again what its database does not know; returns how many objects.
+    """Let the node index spooled objects again that its database does not know; returns how many.
 
     ``progress`` gets how many of how many were put back. Raises SpoolError.
     """

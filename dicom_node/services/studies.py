@@ -48,7 +48,7 @@ class Wanted(ServiceRequest):
 
 
 def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """What is to be chosen before a study can be released; it names patients. Raises NotFound."""
+    """The choices to make before a study can be released; they name patients. Raises NotFound."""
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
@@ -117,7 +117,7 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
 
 
 def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
-    """Delete the received objects of these studies now; a row for each, with why it was not, or "".
+    """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
 
     The rule is that of ``spool.keep_days`` without its days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
@@ -149,7 +149,7 @@ def _why_not(session: Session, number: int) -> str:
     study = session.get_one(Study, number)
     there = select(Instance.id).where(Instance.study_id == number, Instance.purged.is_(False)).limit(1)
     if study.state is StudyState.QUARANTINED:
-        return "it stands in quarantine: release it first"
+        return "it is in quarantine: release it first"
     if study.state not in END_STATES:
         return f"it is {study.state.value}: wait until it has ended"
     if session.scalar(there) is None:

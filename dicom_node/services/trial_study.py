@@ -69,7 +69,9 @@ _ARRIVED = (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY)
 
 
 class TrialRow(ServiceResult):
-    """One object of a test study: what is to be seen of it, whether it was taken and is found by a query."""
+    """One object of a test study: what a viewer should show, whether the peer took it, and whether a query
+    finds it.
+    """
 
     kind: str
     shows: str
@@ -88,13 +90,14 @@ class ViewerShowed(ServiceRequest):
 
 
 class PeerLine(ServiceResult):
-    """The line to write where the peer stands in the configuration files, "" where it is saved."""
+    """The line to write into the configuration file of the peer, "" if the change was saved."""
 
     line: str
 
 
 def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[TrialRow]:
-    """Send it; of each object its kind, what is to be seen, ``ok`` (taken), ``found`` (by a query at once).
+    """Send the test study; returns for each object its kind, what a viewer should show, ``ok`` (accepted) and
+    ``found`` (by a query at once).
 
     Raises UnknownPeer, TooManyAtOnce, NotAllowedNow (the peer gets no results, or none with a patient).
     """
@@ -111,14 +114,15 @@ def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[Trial
 
 
 def set_results(settings: Settings, name: str, kinds: Sequence[str], by: Person) -> str:
-    """Let a peer that was entered get what its viewer shows; returns the line to write for one of the files.
+    """Send an entered peer the kinds of result that its viewer shows; for a peer in a file, returns the line
+    to write there.
 
     Raises UnknownPeer, FaultyInput (nothing is shown; what ``check`` finds), ChangedMeanwhile.
     """
     settings.peer(name)
     chosen = [kind for kind in KINDS if kind in kinds]
     if not chosen:
-        raise FaultyInput("tick what the viewer showed; a peer that shows nothing needs no results")
+        raise FaultyInput("tick the kinds that the viewer showed; a peer that shows none needs no results")
     try:
         row = entered.show_entry(settings, "peers", name)
     except NotAllowedNow:

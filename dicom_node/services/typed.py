@@ -12,7 +12,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
 
 class ServiceResult(BaseModel):
-    """What a service answers; its keys can be read as those of a mapping."""
+    """The answer of a service; its keys can be read as those of a mapping."""
 
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
@@ -25,7 +25,7 @@ class Row(ServiceResult):
 
 
 class ServiceRequest(BaseModel):
-    """What a service is asked for: a key that is unknown is a mistake."""
+    """A request to a service; an unknown key is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
 

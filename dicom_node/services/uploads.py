@@ -79,7 +79,7 @@ class UploadedRow(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What became of the files of one upload. ``number``: of its row in the audit, by which it is found."""
+    """The outcome for each file of one upload. ``number``: of its row in the audit, by which it is found."""
 
     number: int
     files: Sequence[UploadedRow]
@@ -88,7 +88,7 @@ class Upload:
 def take(
     database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
 ) -> Upload:
-    """Spool all that can be taken; ``about`` says whose pictures are among them. The audit says how many."""
+    """Spool all acceptable files; ``about`` describes pictures among them. The audit records how many."""
     upload = _Upload(settings, by)
     rows = [row for one in sent for row in upload.take(one, about)]
     refused = sum(1 for row in rows if row.refusal)
@@ -158,9 +158,7 @@ class _Upload:
                 yield UploadedRow(name=sent.name, refusal=f"this ZIP has more than {ENTRIES} files")
                 return
             if _overlap(archive.infolist()):
-                yield UploadedRow(
-                    name=sent.name, refusal="files of this ZIP lie over each other: pack it again"
-                )
+                yield UploadedRow(name=sent.name, refusal="files in this ZIP overlap: pack it again")
                 return
             for entry in entries:
                 # Its name is shown and used for nothing: the node names its files itself.
@@ -324,7 +322,7 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a person says of pictures; values by keyword. They are of one study."""
+    """A person's description of pictures, by keyword. They belong to one study."""
 
     texts: Mapping[str, str]
     modality: str
@@ -332,7 +330,7 @@ class Described:
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str]) -> Described | None:
-        """What a form says, None where it says nothing. Raises FaultyInput with all that is wrong."""
+        """The description in a form, None where it is empty. Raises FaultyInput with all mistakes."""
         if not any(value for key, value in fields.items() if key not in ("Modality", "PatientSex")):
             return None
         texts = {keyword: fields.get(keyword, "") for keyword in _LONGEST_TEXTS}
@@ -372,7 +370,7 @@ def secondary_capture(
 ) -> Built:
     """The picture as an object; ``upload`` and ``number`` make its UIDs.
 
-    Raises FaultyInput, and PixelError for what is no picture or beyond the limits.
+    Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
     """
     data = file.read(PICTURE_MIB * 2**20 + 1)
     if len(data) > PICTURE_MIB * 2**20:

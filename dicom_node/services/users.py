@@ -66,7 +66,7 @@ _USED_MINUTES = 5  # how exactly it is known when a token was used
 
 
 def add_user(settings: Settings, name: str, role: UserRole, password: str) -> None:
-    """A new user. Raises FaultyInput for what cannot be a name or password, CannotCreate if it is there."""
+    """Add a user. Raises FaultyInput for an invalid name or password, CannotCreate if the name exists."""
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
     hashed = _hashed(name, password)
@@ -85,7 +85,7 @@ def list_users(settings: Settings) -> list[View]:
 
 
 def remove_user(settings: Settings, name: str) -> None:
-    """Take the account and its tokens away, sign the user out; what the audit says stays. Raises NotFound."""
+    """Take the account and its tokens away, sign the user out; audit rows stay. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
         _sign_out(session, user)
@@ -192,14 +192,16 @@ def sign_out(database: Database, token: str, by: Person) -> None:
 
 
 def search_of(database: Database, token: str) -> dict[str, str]:
-    """What this session searched for last that no address may hold: keys ``patient`` and ``accession``."""
+    """This session's last search by patient or accession number, which no address may hold."""
     with database.read() as session:
         row = session.get(UserSession, _hash(token))
         return dict(row.search) if row else {}
 
 
 def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
-    """Keep it for the list that follows. The audit says that a patient was searched for, not which."""
+    """Store the search for the list that follows. The audit says that a patient was searched for, not
+    which.
+    """
     with database.write() as session:
         if row := session.get(UserSession, _hash(token)):
             row.search = dict(about)
@@ -233,7 +235,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
 
 
 def list_tokens(settings: Settings) -> list[View]:
-    """All tokens, without what is secret of them."""
+    """All tokens, without their secrets."""
     with reading(settings) as session:
         chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
         return [

@@ -63,7 +63,7 @@ class RegisteredPatient(Base):
 
 
 class ApiToken(Base):
-    """What a program shows instead of a password; only its hash is stored. It may what its user may."""
+    """A program's substitute for a password; only its hash is stored. It has the rights of its user."""
 
     __tablename__ = "api_token"
 
@@ -77,7 +77,7 @@ class ApiToken(Base):
 
 
 class AuditRow(Base):
-    """What a person did, saw or was refused. Append-only; ``fields`` hold no PHI."""
+    """One action of a person, also viewed or refused ones. Append-only; ``fields`` hold no PHI."""
 
     __tablename__ = "audit"
     __table_args__ = (

@@ -122,9 +122,7 @@ class Database:
                 with connection.begin():
                     yield connection
                     if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                        raise DatabaseDamaged(
-                            "the database is damaged: its tables refer to rows that are gone"
-                        )
+                        raise DatabaseDamaged("the database is damaged: its tables refer to missing rows")
             finally:
                 if self.is_sqlite:
                     _execute(connection.connection, keys.format("ON"))
@@ -190,7 +188,7 @@ reads are answered says nothing. Some process writes every five seconds, and wai
 
 
 class DatabaseOutage:
-    """What one process knows of its database's absence."""
+    """One process's record of the database being unreachable."""
 
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
@@ -220,7 +218,7 @@ class DatabaseOutage:
             _LOGGER.error("defect at the database", exc_info=error)
 
     def is_away(self, text: str) -> None:
-        """Somebody found it away, and says ``text``, which is logged the first time."""
+        """Note that the database is unreachable, with the reason ``text``, which is logged the first time."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed

@@ -31,7 +31,7 @@ def apply(session: Session, number: str) -> None:
 
 
 def not_copied(session: Session, machine: str, limit: int) -> Sequence[DecisionRow]:
-    """What this machine has to copy, the oldest first; and what another one did not in an hour."""
+    """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
     whose = or_(DecisionRow.machine == machine, DecisionRow.at < utc_now() - _OTHERS_HAD)
     chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), whose)
     return session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id).limit(limit)).all()
@@ -60,13 +60,15 @@ def known(session: Session, numbers: Collection[str]) -> set[str]:
 
 
 def waiting(session: Session) -> Sequence[DecisionRow]:
-    """What came from the copy and is not applied, in the order in which persons decided."""
+    """Decisions from the copy that are not applied, in the order in which they were made."""
     chosen = select(DecisionRow).where(DecisionRow.applied_at.is_(None))
     return session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id)).all()
 
 
 def holds_back() -> ColumnElement[bool]:
-    """Deliveries of studies of which a decision is not applied yet; all, where the copy itself is faulty."""
+    """The deliveries of studies with a decision that is not applied yet; all, where the copy itself is
+    faulty.
+    """
     waits = (DecisionRow.applied_at.is_(None), DecisionRow.holds)
     of_study = (
         select(Result.id)

@@ -34,8 +34,8 @@ def add(
 ) -> Delivery:
     """Put a result into the outbox for a peer, due now; once only, however often it is asked.
 
-    ``ask_first``: it may have been sent, so the peer is asked for it, and it is sent if it is not there.
-    ``by_hand``: a person wants it there, no rule. ``unassessed``: it waits until a person has accepted it.
+    ``ask_first``: it may have been sent before, so the peer is asked first, and it is sent if it is missing
+    there. ``by_hand``: a person asked for it, not a rule. ``unassessed``: it waits until a person accepts it.
     """
     found = session.scalar(
         select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
@@ -71,7 +71,9 @@ def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
-    """What waits for a person of a rule's former results is withdrawn: a newer job made those of ``by``."""
+    """Withdraw unassessed deliveries of a rule's earlier results, except results in ``by``, which a newer job
+    made.
+    """
     former = select(Delivery).join(Delivery.result).join(Job, Job.id == Result.job_id)
     of_rule = (Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED)
     for delivery in session.scalars(former.where(*of_rule, Result.id.not_in(by))).all():
@@ -79,7 +81,7 @@ def replace_unassessed(session: Session, study_id: int, rule: str, by: Collectio
 
 
 def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
-    """What a person added of the results of a rule, and was withdrawn before it was sent."""
+    """Deliveries of a rule's results that a person added and that were withdrawn before they were sent."""
     return list(
         session.scalars(
             select(Delivery)
@@ -92,7 +94,7 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
 
 
 def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
-    """What was withdrawn before it was sent of persons' assessments of these jobs' reports."""
+    """Deliveries of persons' assessments of these jobs' reports that were withdrawn before they were sent."""
     of_jobs = (Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
     return session.scalars(select(Delivery).join(Delivery.result).where(*of_jobs)).all()
 
@@ -166,7 +168,7 @@ def renew(session: Session, deliveries: Sequence[int], owner: str, until: dateti
 
 
 def hand_back(session: Session, owner: str) -> None:
-    """The owner ends: whatever it holds is free at once, and what it was sending counts as lost."""
+    """The owner ends: release its deliveries at once; those that it was sending count as lost."""
     session.execute(
         update(Delivery)
         .where(Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
@@ -188,7 +190,7 @@ def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[i
 
 
 def postpone(session: Session, destination: str, until: datetime) -> None:
-    """The peer is away: whatever waits for it need not be tried before this time."""
+    """The peer is unreachable: its waiting deliveries are not tried before this time."""
     session.execute(
         update(Delivery)
         .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
@@ -197,7 +199,7 @@ def postpone(session: Session, destination: str, until: datetime) -> None:
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
-    """The peer is back (None: any may be): make due what waited for it. Refused objects keep their wait."""
+    """The peer is back (None: any may be): make its waiting deliveries due. Refused objects still wait."""
     waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
     if destination is not None:
         waiting.append(Delivery.destination == destination)
@@ -205,7 +207,7 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
-    """Make due what waits until a time ahead: to be sent, or to be asked for."""
+    """Make due deliveries that wait until a time ahead: to be sent, or to be asked for."""
     waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
     session.execute(update(Delivery).where(waiting).values(next_at=now))
 
@@ -222,7 +224,7 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
 
 
 def is_held(delivery: Delivery, now: datetime) -> bool:
-    """Whether somebody works on it."""
+    """Whether a process works on the delivery."""
     return not has_ended(delivery.lease_until, now)
 
 

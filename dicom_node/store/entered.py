@@ -20,11 +20,11 @@ from dicom_node.store.tables import EnteredTable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0  # until what could not be taken over is tried again
 _CLOCKS_DIFFER = 60.0  # at most, of the machines that share a folder
-_HEAD = "# Entered by the console or by dicom-node, which write this file anew: change it there.\n"
+_HEAD = "# Entered by the console or by dicom-node, which rewrite this file: change the entries there.\n"
 
 
 def entered(session: Session, kind: str = "") -> list[EnteredTable]:
-    """All of them, or those of a kind."""
+    """All entered peers and rules, or those of one kind."""
     chosen = select(EnteredTable).order_by(EnteredTable.kind, EnteredTable.name)
     return list(session.scalars(chosen.where(EnteredTable.kind == kind) if kind else chosen))
 
@@ -42,7 +42,7 @@ def is_entered(database: Database, kind: str, name: str) -> bool:
 
 
 class EnteredFile:
-    """The file of one node, and whether the database says something else than it runs with."""
+    """The file of entered peers and rules of one node, compared with the database."""
 
     def __init__(self, database: Database, data_dir: Path) -> None:
         self.database, self._path = database, data_dir / ENTERED_FILE
@@ -50,7 +50,7 @@ class EnteredFile:
         self._again_at, self._pause = 0.0, _FIRST_PAUSE
 
     def renew(self) -> bool:
-        """Make the file what the database says; whether it was not."""
+        """Write the database's entries to the file; returns whether it was different."""
         self._renewed = text = self._text()
         there = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
         if there == text:
@@ -67,7 +67,7 @@ class EnteredFile:
         return True
 
     def is_newer_than(self, moment: float) -> bool:
-        """Whether another node may have written it since ``moment`` (time.time); clocks may differ."""
+        """Whether another node may have written the file since ``moment`` (time.time); clocks may differ."""
         return self._path.is_file() and self._path.stat().st_mtime > moment - _CLOCKS_DIFFER
 
     def taken_over(self) -> None:

@@ -32,7 +32,7 @@ _POSTGRES = "postgresql+psycopg://"
 def in_words(url: str) -> Iterator[None]:
     """In this scope, a database that cannot be used is a NodeError with a sentence.
 
-    Raises DatabaseDamaged, DatabaseUnusable; lets pass what is a defect of ours.
+    Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def _without_driver(url: str) -> str:
 
 
 def meaning(error: Exception, url: str) -> NodeError | None:
-    """What the error says of the database at ``url``; None when it says nothing of it."""
+    """The state of the database at ``url`` that the error shows; None when it shows nothing about it."""
     if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
         return DatabaseUnusable(_without_driver(url))
     if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):

@@ -27,7 +27,7 @@ _HAS_FILE = ReceivedObject.purged.is_(False)
 
 
 def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
-    """What became of a spooled file, if it was indexed."""
+    """The row of a spooled file, if it was indexed."""
     return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
 
 
@@ -59,7 +59,7 @@ def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence
 
 
 def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
-    """What came for a study and was not purged, in the order in which it was indexed."""
+    """The received objects of a study that were not purged, in the order in which they were indexed."""
     chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, _HAS_FILE)
     return session.scalars(chosen.order_by(ReceivedObject.id)).all()
 
@@ -110,7 +110,7 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
-    """What the study's objects of these roles say of their patients, each saying once."""
+    """The distinct patients named by the study's objects of these roles."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
 
@@ -129,7 +129,9 @@ def last_associations(session: Session, study_id: int, number: int) -> list[str]
 
 
 def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
-    """Results of the study that were not sent yet, but for kinds that stay true whatever becomes of it."""
+    """Deliveries of the study's results that were not sent yet, except for kinds that stay true in any
+    case.
+    """
     chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
     chosen = chosen.where(Result.kind.not_in(but))
     unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
@@ -137,7 +139,9 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
 
 
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
-    """Whether no object of a study is of these senders: ends of spool names, "" for names without a mark."""
+    """Whether none of a study's objects came from ``senders``, given as ends of spool names ("" for names
+    without a mark).
+    """
     theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
     return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
 
@@ -159,7 +163,7 @@ def next_due(
 
 
 def any_due(session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]) -> bool:
-    """Whether ``next_due`` would find a study, so that a writing transaction is worth while."""
+    """Whether ``next_due`` would find a study, so that a writing transaction is worth it."""
     return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since), *also))))
 
 
@@ -176,7 +180,7 @@ def bring_forward(session: Session, latest: datetime) -> None:
 def close_association(
     session: Session, association: str, at: datetime, outcome: AssociationOutcome, objects: int, reason: str
 ) -> None:
-    """The association ended."""
+    """Record the end of an association."""
     session.execute(
         update(Association)
         .where(Association.id == association, Association.closed_at.is_(None))

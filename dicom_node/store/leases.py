@@ -38,7 +38,7 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
 
 
 class KeptLease:
-    """A lease that a loop asks for again and again: renewed when half of it has passed, not each time."""
+    """A lease that a loop asks for repeatedly: it is renewed only when half of its time has passed."""
 
     def __init__(self, database: Database, name: str, owner: str, seconds: float) -> None:
         self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
@@ -46,7 +46,7 @@ class KeptLease:
         self._ask_at = 0.0
 
     def holds(self) -> bool:
-        """Whether it is ours for at least half of ``seconds`` from now on."""
+        """Whether the lease is ours for at least half of ``seconds`` from now on."""
         now = time.monotonic()
         if now >= self._ask_at:
             self._held = acquire(self._database, self._name, self._owner, self._seconds)

@@ -51,7 +51,7 @@ def head() -> str:
 
 
 def is_known(version: str) -> bool:
-    """Whether this program knows this version: it is not newer."""
+    """Whether this program knows this schema version, that is, the version is not newer."""
     return version in _versions()
 
 

@@ -26,7 +26,7 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
 
 
 def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
-    """Queued jobs whose time comes ``later`` than that: failed tries that wait."""
+    """Queued jobs that may start only after ``later``: failed jobs that wait for their next try."""
     chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
     return session.scalars(chosen.with_for_update()).all()
 
@@ -47,7 +47,8 @@ def next_free(
 ) -> Job | None:
     """The job that a worker should take, locked: STAT first, then whose turn is earliest; None without any.
 
-    ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much work.
+    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
+    equally urgent one with at most so much work.
     """
     chosen = select(Job).where(_is_free(now), _is_taken(session, workers)).order_by(*_IN_TURN).limit(1)
     if passing is not None:
@@ -87,7 +88,7 @@ class Work(NamedTuple):
 
 
 def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
-    """What there is to do for these workers: one look, 20 times a second and worker."""
+    """Whether these workers have something to do; each worker asks 20 times a second, so it is one query."""
     runs = exists().where(Job.state == JobState.RUNNING)
     free = exists().where(_is_free(now), _is_taken(session, workers))
     row = session.execute(select(free, runs)).one()

@@ -43,7 +43,7 @@ def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
 
 
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
-    """What a new report suspects.
+    """Record the findings that a new report suspects.
 
     This replaces earlier results of its rule for the same images, whether they were sent or not.
     Earlier results for images that were purged since stay in force.
@@ -128,10 +128,10 @@ def add(session: Session, row: Result) -> Result:
 def newest_report(
     session: Session, study_id: int, rule: str, destinations: Collection[str], *, domain: str | None
 ) -> tuple[str, str]:
-    """SOP and Series Instance UID of the newest SR of this rule that one of these gets; "" for none.
+    """SOP and Series Instance UID of the newest SR of this rule for one of these destinations; "" for none.
 
-    ``domain``: of its pseudonyms, None where it names the patient. One of a job with images that were purged
-    since is not taken: no newer report can say again what it says of them.
+    ``domain``: of its pseudonyms, None where it names the patient. A report on images that were purged since
+    is not taken: no newer report can repeat its findings on them.
     """
     sent = exists().where(
         Delivery.result_id == Result.id,

@@ -54,7 +54,8 @@ def follow(session: Session, job: Job) -> None:
 def take(session: Session, workers: WorkerSettings, passing: tuple[int, float] | None) -> Job | None:
     """The queued job, locked, of the ticket whose turn it is; the ticket is then held. None without any.
 
-    ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much work (s).
+    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
+    equally urgent one with at most so much work.
     """
     manager, queues = _manager(session), _open_queues(session, workers, passing)
     holder = _run(manager.register_worker())
@@ -89,7 +90,7 @@ def beat(session: Session, job_id: int) -> None:
 def alive(session: Session, seconds: float) -> set[int]:
     """Tickets whose holder gave a sign of life in the last ``seconds``, by the clock of the database.
 
-    One from a time ahead was given before that clock was put back, and says nothing.
+    A sign from the future was given before the clock was set back, and does not count.
     """
     now = func.now()
     lives = _HOLDERS.c.last_heartbeat.between(now - timedelta(seconds=seconds), now + LATEST)

@@ -60,7 +60,7 @@ def list_studies(
 ) -> list[View]:
     """Studies, the one with the newest object first. ``since``: received something since then.
 
-    Of ``states``, ``HELD`` asks for those with a held job.
+    The state ``HELD`` selects studies with a held job.
     """
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
@@ -71,7 +71,7 @@ def list_studies(
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
-    """Whether a study has one of these states; ``HELD`` is one of them here."""
+    """Whether a study has one of these states, among which ``HELD`` is allowed."""
     of_state = Study.state.in_([state for state in wanted if state != HELD])
     return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
 
@@ -124,7 +124,7 @@ def list_jobs(
     before: int | None = None,
     workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first; with ``before`` those that are older than the job of this number.
+    """Jobs, newest first; with ``before`` only jobs older than the one of this number.
 
     ``workers``: how many share the work, for the time that a queued one will wait; 0: not known.
     """
@@ -189,10 +189,10 @@ def list_events(
     debug: bool = True,
     limit: int | None = None,
 ) -> list[View]:
-    """What happened, oldest first; with ``limit`` the newest of them.
+    """Events, oldest first; with ``limit`` only the newest.
 
-    A study's events include those of the associations that brought its objects. Without ``debug`` those of
-    that level are left out, unless ``numbers`` asks for them.
+    A study's events include those of the associations that brought its objects. Events of the level debug
+    need ``debug``, or ``numbers`` that ask for them.
     """
     chosen = select(EventRow, Study.study_instance_uid).join(
         Study, EventRow.study_id == Study.id, isouter=True

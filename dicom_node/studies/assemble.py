@@ -40,8 +40,8 @@ class Assembler:
     def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
 
-        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders of whom more waits to be indexed:
-        their studies may still get objects.
+        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders with objects that wait for the
+        index: their studies may still get objects.
         """
         now = now or steady_now()
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]

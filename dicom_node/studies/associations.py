@@ -36,7 +36,7 @@ class JournalIngest:
         self._gone: list[str] = []
 
     def run_once(self) -> int:
-        """Ingest what was appended since; returns the number of lines."""
+        """Ingest the lines appended since the last run; returns their number."""
         if self._cursor is None:
             self._cursor = self._read_cursor()
             self._close_the_lost()

@@ -40,10 +40,10 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one object; ``number``: of its row. ``in_force``: it is the one that is analysed now.
+    """One version of one object; ``number``: of its row. ``in_force``: this version is analysed now.
 
-    ``superseded``: a newer one replaced it, as with a corrected name. ``elsewhere``: the Study Instance UID
-    of another study that has this object.
+    ``superseded``: a newer version replaced it, as with a corrected name. ``elsewhere``: the Study Instance
+    UID of another study that has this object.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Version:
 class Option:
     """One answer to a question: a patient with all objects, or one version of the image ``sop_instance_uid``.
 
-    ``if_taken``: the question arises only where this patient is taken; None where there is one patient.
+    ``if_taken``: the question arises only where this patient is taken; None if there is only one patient.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Option:
 
     @property
     def question(self) -> tuple[int | None, str]:
-        """Options of one question have the same."""
+        """The key of the question: options of one question have the same."""
         return self.if_taken, self.sop_instance_uid
 
 
@@ -84,7 +84,7 @@ class _StudyVersions:
 
     @property
     def shown_as_of(self) -> str:
-        """``as_of`` in one word: the study's revision and the number of what came last."""
+        """``as_of`` as text: the study's revision and the number of its newest object."""
         return f"{self.as_of[0]}-{self.as_of[1]}"
 
     def options(self) -> list[Option]:
@@ -118,7 +118,7 @@ class _StudyVersions:
 
 
 class Choice:
-    """Shows and settles what is to be chosen in a study."""
+    """Shows the choices in a study, and carries them out."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -129,7 +129,7 @@ class Choice:
         self._indexing = Indexing(spool, settings, self._inspector)
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """What is to be chosen, as :func:`rows`; nothing where the study can be released as it is."""
+        """The choices, as :func:`rows`; empty if the study can be released as it is."""
         read = self._read(study_id)
         return rows(read.options(), read.shown_as_of)
 
@@ -141,13 +141,12 @@ class Choice:
         as_of: str | None = None,
         also: Callable[[Session, dict[str, Any]], None] | None = None,
     ) -> None:
-        """Let a study out of quarantine with the options ``take``, one for each question.
+        """Release a study from quarantine with the options ``take``, one for each question.
 
-        ``as_of``: the rows among which the person chose, None where they are not known. Where something
-        came since, a number may stand for another patient. ``also`` writes in the same transaction,
-        and gets what was released: of what, and the spool names of each option taken.
-        Raises NotAllowedNow: it is not in quarantine, a choice is missing, there is no such option, or
-        something came since.
+        ``as_of``: the rows among which the person chose, None where they are not known. If objects came since
+        then, a number may mean another patient. ``also`` writes in the same transaction; it is called with
+        the released study and the spool names of each option taken. Raises NotAllowedNow: it is not in
+        quarantine, a choice is missing, there is no such option, or something came since.
         """
         read = self._read(study_id)
         outdated = as_of is not None and as_of != read.shown_as_of
@@ -171,7 +170,7 @@ class Choice:
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """The options that were ``taken`` when the study was released, as they are numbered now.
 
-        None while the study is not what was released: not in quarantine, or with other objects.
+        None unless the study is as it was then: in quarantine, with the same objects.
         """
         with self._database.read() as session:
             in_quarantine = session.get_one(Study, study_id).state is StudyState.QUARANTINED
@@ -232,7 +231,7 @@ class Choice:
                 path = self._files.here(session, self._files.relative(item.path))
             found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
         except (OSError, NotInSpool):
-            found = Inspected(fault="the file is gone")
+            found = Inspected(fault="the file is missing")
         return replace(version, item=replace(item, found=found))
 
 
@@ -251,7 +250,7 @@ def _arrivals(session: Session, study_id: int) -> str:
 def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
     """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names.
 
-    ``as_of`` stands in each: it goes back with the choice.
+    ``as_of`` is in each row: the choice must pass it back.
     """
     shown = []
     for option in options:

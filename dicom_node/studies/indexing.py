@@ -98,10 +98,11 @@ class Indexing:
                     self._same_image(session, path, item)
 
     def index(self, session: Session, item: Arrived) -> Path:
-        """Write the object's rows; returns the place of its file: that of the same bytes, if stored already.
+        """Write the object's rows; returns the path for its file, or the path of a stored file with the same
+        bytes.
 
-        Raises IntegrityError when another process indexed it first, StoreAway when it is to be compared with
-        an object that another machine has not handed over yet.
+        Raises IntegrityError when another process indexed it first, StoreAway when it must be compared with
+        an object that another machine has not uploaded yet.
         """
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on

@@ -9,10 +9,10 @@ from dicom_node.dicom.identity import Patient, is_same_identity, patient_sha256
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.model.kinds import Outcome
 
-TWO_PATIENTS = "images of two patients (by ID, name, birth date or sex) stand in this study"
+TWO_PATIENTS = "this study has images of two patients (by ID, name, birth date or sex)"
 OTHER_SENDER = "an image came again from another sender for another patient"
 PARTLY_EMPTIED = "an image came again for another patient, with a part of the identity left empty"
-SAYS_LESS = "it leaves empty what the version in force says of the patient"
+SAYS_LESS = "it leaves patient attributes empty that the version in force has"
 NOT_ITS_SENDER = "corrections are taken from the sender of the version in force only"
 
 
@@ -30,7 +30,7 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the new version is; ``reason`` is one sentence where it is not taken."""
+    """The outcome for a new version; ``reason`` is one sentence if it is not taken."""
 
     outcome: Outcome
     reason: str = ""

@@ -27,7 +27,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     """Delete received objects of studies that ended ``spool.keep_days`` ago; returns how many files.
 
     Quarantined studies, and studies with a result that is not confirmed, are left alone. The rows are
-    committed first; a file that a crash leaves behind goes when spool and index are compared.
+    committed first; a file that a crash leaves behind is deleted when spool and index are compared.
     """
     before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
     total, files = 0, Files(settings)
@@ -48,8 +48,8 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
 def purge_results(database: Database, settings: Settings, now: datetime | None = None) -> int:
     """Delete files of results that are older than ``spool.result_days`` (0: none); returns how many.
 
-    Their rows stay, locked while their files go: nobody sends one again meanwhile. A file goes before its row
-    says so: one that a crash left without file is found again the next time.
+    Their rows stay, locked while the files are deleted, so that no process sends one meanwhile. A file is
+    deleted before its row says so: after a crash the row is found again the next time.
     """
     if not settings.spool.result_days:
         return 0
@@ -71,9 +71,9 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
 def purge_now(
     database: Database, settings: Settings, study_ids: Sequence[int], also: Callable[[Session, int], None]
 ) -> list[int]:
-    """Delete received objects of those of these studies for which that is allowed, however young they are.
+    """Delete the received objects of these studies where that is allowed, however young they are.
 
-    ``also`` writes in the same transaction, for each of them. Returns which they were.
+    ``also`` writes in the same transaction, for each of them. Returns the deleted studies.
     """
     with database.write() as session:
         latest = utc_now() + timedelta(days=1)

@@ -15,7 +15,7 @@ from dicom_node.studies.stop import stop_study
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:
-    """Stop the study: nothing of it leaves until a person chooses."""
+    """Quarantine the study: none of its results is sent until a person chooses."""
     if study.state is StudyState.QUARANTINED:
         if reason not in study.reason:
             study.reason = f"{study.reason}; {reason}"[:2000]
@@ -23,7 +23,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
         return
     study.due_at = None
     session.flush()
-    stop_study(session, study, "the study stands in quarantine")
+    stop_study(session, study, "the study is in quarantine")
     move_study(session, study, STUDY_QUARANTINED, reason=reason)
 
 

@@ -73,11 +73,11 @@ def replay(
 
 
 def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """What :func:`replay` would do, and nothing is done: a row for each study and rule that takes it.
+    """The effect of :func:`replay`, without carrying it out: a row for each study and rule that takes it.
 
-    These are the studies received since then for which the rules now want a job that they did not get. One
-    that would only lose a job is not among them: what was delivered stays. Nor is one whose rules are still
-    to be applied (being received, in quarantine).
+    These are the studies received since then for which the rules now want a job that they did not get. A
+    study that would only lose a job is left out, since delivered results stay; so is a study whose rules are
+    still to be applied (being received, in quarantine).
     """
     with database.read() as session:
         found = _missed(session, settings, since)
@@ -128,9 +128,7 @@ def _refusal(study: Study, sources: Sequence[Instance]) -> str:
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE):
         return f"{named} is still being received: its rules are applied when it is complete"
     if study.state is StudyState.QUARANTINED:
-        return (
-            f"{named} stands in quarantine: `dicom-node studies release` lets it out, and applies the rules"
-        )
+        return f"{named} is in quarantine: `dicom-node studies release` releases it and applies the rules"
     if any(source.purged for source in sources):
         return f"{named} has images that were purged after spool.keep_days: have them sent again"
     return ""

@@ -77,7 +77,7 @@ class Indexer:
         """Read the journals, then index pending files, those of each sender in turn; returns their number.
 
         In this order: when an association is known to have ended, all its objects are pending or indexed. No
-        further files are begun after ``seconds``: others may have come, whose turn it is.
+        further file is begun after ``seconds``, so that newly received files get their turn.
         """
         end = time.monotonic() + seconds
         for folder in journal_folders(self._data_dir):
@@ -92,7 +92,9 @@ class Indexer:
         return done
 
     def forget_cursors(self) -> None:
-        """Read from the database how far the journals were read: another process may have read on."""
+        """Forget the positions in the journals and read them from the database again: another process may
+        have moved them.
+        """
         self._journals.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:

@@ -13,7 +13,7 @@ from dicom_node.store.transitions import move_job, utc_now
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
-    """Cancel jobs that did not start yet: those of a newer revision replace them."""
+    """Cancel jobs that have not started: jobs of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
         move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
 

@@ -22,7 +22,7 @@ _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Fa
 
 @dataclass(frozen=True, slots=True)
 class CollectorAnswer:
-    """Whether the collector took it; where not, why, and whether it would at another time."""
+    """Whether the collector accepted the spans; if not, why, and whether it might later."""
 
     ok: bool
     reason: str = ""

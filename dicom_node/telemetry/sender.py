@@ -45,7 +45,7 @@ class _EndedStudy:
 
 
 class TraceSender:
-    """Sends under one configuration; what was sent stands beside the study."""
+    """Sends traces under one configuration; the database notes which studies' traces were sent."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database, self._settings = database, settings.telemetry
@@ -59,7 +59,9 @@ class TraceSender:
         self._next_at = 0.0
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Send what waits; returns how many traces were taken. After a failure it waits, longer each time."""
+        """Send the waiting traces; returns how many were accepted. After a failure it pauses, longer each
+        time.
+        """
         if time.monotonic() < self._next_at or not self._lease.holds():
             return 0
         self._next_at = time.monotonic() + _LOOK_SECONDS

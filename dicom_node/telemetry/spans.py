@@ -38,7 +38,9 @@ Attributes = Mapping[str, str | int]
 
 @dataclass(frozen=True, slots=True)
 class StudySpan:
-    """One step. ``key``: its name within the study; ``parent``: the key of what it is part of, or ""."""
+    """One step. ``key``: its name within the study; ``parent``: the key of the step that contains it, or
+    "".
+    """
 
     key: str
     parent: str
@@ -49,7 +51,7 @@ class StudySpan:
     failed: bool = False
 
     def id_in(self, trace_id: str) -> bytes:
-        """The same 8 bytes each time: what is sent twice is one span."""
+        """A span id of 8 bytes that depends on trace and key only: a step that is sent twice is one span."""
         return _span_id(trace_id, self.key)
 
     def parent_id_in(self, trace_id: str) -> bytes:

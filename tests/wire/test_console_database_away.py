@@ -72,7 +72,7 @@ def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away], tmp_p
             answer = page.goto("/studies")
             assert answer is not None and answer.status == 503
             assert "Content-Security-Policy".lower() in answer.headers
-            assert "What is sent to the node is kept meanwhile" in page.inner_text("main")
+            assert "The node still stores received images" in page.inner_text("main")
             assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
             page.screenshot(path=tmp_path / "away.png")
             inbox.receive(ultrasound("two"))

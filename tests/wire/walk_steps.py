@@ -47,7 +47,7 @@ def peers(page: Page, tmp_path: Path, port: int | None) -> None:
     page.click("main >> text=Go on")
     press(page, "Send a test study")
     page.check("input[name=shows][value=sr]")
-    press(page, "Send view what it shows, and nothing else")
+    press(page, "Send view only the kinds that it shows")
     page.goto("/peers/view")
     page.click("main a:text-is('Change')")
     press(page, "Check and save")

@@ -11,7 +11,9 @@ from ai_pipeline.contract import Meaning
 
 
 class AnnotationKind(StrEnum):
-    """The form of burned-in annotation. ``banner``: text at a place that is known to hold some."""
+    """The form of burned-in annotation. ``banner``: text in a part of the picture that is known to hold
+    text.
+    """
 
     TEXT = "text"
     CALIPER = "caliper"
@@ -33,7 +35,9 @@ MEANINGS = {
 
 
 class CleaningPolicy(StrEnum):
-    """What is removed: ``clinical``, what may identify the patient; ``research``, all annotation."""
+    """The annotation to remove: ``clinical``, all that may identify the patient; ``research``, all
+    annotation.
+    """
 
     CLINICAL = "clinical"
     RESEARCH = "research"

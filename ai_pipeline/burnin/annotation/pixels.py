@@ -57,7 +57,7 @@ def box_around(mask: Mask, margin: int) -> Box:
 
 
 def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """The 8-connected parts of a mask: each pixel's label, 0 for none; OpenCV's statistics by label.
+    """The 8-connected parts of a mask: the label of each pixel (0 for none) and OpenCV's statistics by label.
 
     Only the box of the mask is searched: masks are mostly empty or small, and a whole picture takes 8 ms.
     """
@@ -86,7 +86,7 @@ def component_boxes(stats: npt.NDArray[np.int32]) -> list[Box]:
 def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
     """The contrast of a drawing, 0 to 1: its mean against that around it, in its strongest channel.
 
-    ``drawn`` are the pixels of all drawings; those within ``box`` are this one's.
+    ``drawn``: the pixels of all drawings; the pixels within ``box`` belong to this drawing.
     """
     left, top, right, bottom = box
     around = index_of((left - 3, top - 3, right + 3, bottom + 3))

@@ -24,9 +24,9 @@ _BETWEEN = r"[-./ ]{1,2}"
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """``words``, in any letters, are no part of what has to be proven; neither are these ``dates``.
+    """Text that need not be proven harmless: ``words``, in capitals or not, and ``dates``.
 
-    With dates also times of day stay; without dates none does.
+    With dates, times of day stay as well.
     """
 
     words: frozenset[str] = frozenset()
@@ -48,10 +48,10 @@ class Allowed:
         return cls(known, frozenset(filter(None, days)))
 
     def without(self, text: str) -> str:
-        """The text without what stays anyway.
+        """The text without its allowed parts.
 
-        Beside a date numbers and single letters prove nothing, harmless as they are elsewhere: together they
-        may be an accession number, "20260107 45". Then the text is returned whole.
+        Numbers and single letters, harmless elsewhere, are not harmless beside a date: together they may be
+        an accession number, "20260107 45". Then the text is returned whole.
         """
         left = text
         for day in self.dates:

@@ -41,10 +41,10 @@ EVERY = frozenset(Meaning)
 
 
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
-    """The mask of what is written outside every region of (0018,6011), an annotation for each block of it.
+    """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
 
-    On black, of the lines of what is not black; on a coloured surrounding all of it. Without regions that can
-    be believed there is none.
+    On black the mask covers lines that are not black, on colour all of the surroundings. Without plausible
+    regions it is empty.
     """
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:
@@ -88,10 +88,10 @@ def find_device_banner(
 
 
 def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
-    """The mask of what a person wants gone (``removed_by_hand``), and an annotation for each box.
+    """The mask of the boxes that a person drew (``removed_by_hand``), and an annotation for each box.
 
-    Masked whatever it holds. Raises :class:`ai_pipeline.errors.CleaningFailed` when it is too much of the
-    picture.
+    The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when it is too
+    much of the picture.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]

@@ -50,7 +50,7 @@ def without_low_parts(mask: Mask) -> Mask:
 
 
 def without_small_parts(mask: Mask) -> Mask:
-    """Drop what is smaller than a letter with its soft edges."""
+    """Drop parts that are smaller than a letter with its soft edges."""
     return _with_sides(mask, longer=SMALLEST_LETTER)
 
 

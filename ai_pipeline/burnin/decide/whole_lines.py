@@ -81,16 +81,16 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 
 
 def without_boxes_across_lines(texts: Sequence[Text], shape: tuple[int, ...]) -> list[Text]:
-    """The texts but those that are not read surely and lie across several lines, all read and proven.
+    """The texts without uncertain ones that lie across several lines, if these lines are all read and proven.
 
-    What the detector took for one line in a blurred view holds nothing that was not read in another.
+    The detector took several lines for one in a blurred view; another view has read all of them.
     """
     proven = [text.box for text in texts if text.meaning is not Meaning.IDENTITY]
     return [text for text in texts if not _is_across_lines(text, proven, shape)]
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
-    """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
+    """Texts whose meaning the lines above and below prove: a power in per cent, a model's number.
 
     A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, "Frg mid" is
     misread, but between two settings of one block they are settings; "C 50" and "3/2/0" stand below others.
@@ -102,7 +102,7 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
 
 
 def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
-    """The texts, those as identity that stay by their meaning but lie partly in text that goes.
+    """The texts; texts that may stay by their meaning count as identity if a removed text overlaps them.
 
     Boxes of close lines with different fates are cut where one ends and the other begins.
     """
@@ -132,10 +132,10 @@ def with_all_letters(
     margin: float,
     allowed: Allowed = NOTHING_MORE,
 ) -> list[Text]:
-    """The texts; where letters that are drawn reach beyond the box that was read, the whole is read again.
+    """The texts; if drawn letters reach beyond the box that was read, the whole text is read again.
 
-    ``strokes``: the drawn text; ``margin`` as in :func:`paint`. Such a text is what it says as a whole, and
-    identity if that is not proven.
+    ``strokes``: the drawn text; ``margin`` as in :func:`paint`. The meaning of such a text is that of the
+    whole, and identity if that is not proven.
     """
     known = paint([text.box for text in texts], strokes.shape, margin)
     labels, _ = components(strokes)

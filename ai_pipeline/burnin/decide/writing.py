@@ -65,8 +65,8 @@ LARGE_PICTURE = 1200
 class Candidate:
     """A place that may hold text, and the view of the picture that shows it.
 
-    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode: what looks like letters
-    there are vessels or waves.
+    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode, where vessels or waves look
+    like letters.
     """
 
     view: Picture
@@ -79,17 +79,19 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """What is written there. Among what is measured nothing but text that is read whole and surely."""
+        """The text read there. In measured pixels (spectra, M-mode) only text that is read whole and
+        surely.
+        """
         line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
         unsure = line.confidence < SURE or is_wide(self.box.length, self.box.height, line)
         return replace(line, legible=False) if self.flow > FILLS and unsure else line
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
-        """What is written there, and what it is for.
+        """The text there, with its meaning.
 
-        What is not proven is read once more, cut out along rows and columns of pixels: letters eight pixels
-        high are blurred by cutting them out along a detector's box, which lies between the pixels. Only a
-        setting of the device is proven that way.
+        Unproven text is read once more, cut out along rows and columns of pixels: letters eight pixels high
+        are blurred by cutting them out along a detector's box, which lies between the pixels. Only a setting
+        of the device is proven that way.
         """
         first = Text(self.box, line := self.read(reader), text_meaning(self.box, line, allowed))
         if first.meaning is not Meaning.IDENTITY or not line.legible:
@@ -104,7 +106,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place that holds text, what is read there, and what it is for."""
+    """A place with text, the text read there, and its meaning."""
 
     box: TextBox
     line: Line
@@ -116,7 +118,7 @@ class Text:
         return "".join(filter(str.isalnum, self.line.text)).casefold()
 
     def may_say(self, other: Text) -> bool:
-        """Whether this may be a worse reading of what ``other`` says, and has no letter more."""
+        """Whether this may be a worse reading of ``other``'s text, without an additional letter."""
         most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
         alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
         return len(self.letters) <= most and alike
@@ -152,7 +154,7 @@ def _was_read(box: TextBox, text: Text) -> bool:
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
-    """What a text is for; identity unless all of it was read."""
+    """The meaning of a text; identity unless all of it was read."""
     if not line.legible or is_wide(box.length, box.height, line):
         return Meaning.IDENTITY
     return meaning_of(line.text, line.confidence, allowed)
@@ -161,10 +163,10 @@ def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> M
 def candidates(
     picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
 ) -> list[Candidate]:
-    """What may be text in a picture as it is, with enhanced contrast and, if it is large, reduced.
+    """Possible text in a picture: as it is, with enhanced contrast and, if it is large, reduced.
 
-    ``changed``: the picture was read before but for these pixels. Then it is read only around them, where
-    letters may have been left or made; reduced as far as the largest letters are, it is read whole.
+    ``changed``: pixels that changed since the picture was read last. Then only their surroundings are read,
+    where letters may be left or new; the copy reduced for the largest letters is read whole.
     """
     measured = MeasuredPixels.from_picture(picture, waves)
     found = []
@@ -177,9 +179,10 @@ def candidates(
 
 
 def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
-    """The boxes of the parts of a mask, each with what is around it; parts near to each other share one.
+    """Boxes around the parts of a mask, with a margin; parts near to each other share one.
 
-    With enhanced contrast (:data:`FAINT`) all that looks otherwise since these pixels were changed.
+    With enhanced contrast (:data:`FAINT`) they hold all pixels that look different since the mask's pixels
+    changed.
     """
     looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
     _, stats = components(dilated(mask, 2 * round(max(CONTEXT / scale, looks_otherwise)) + 1))
@@ -189,7 +192,9 @@ def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
 def candidates_of(
     view: Picture, reader: TextReader, scale: float, measured: MeasuredPixels, within: Box | None = None
 ) -> list[Candidate]:
-    """What may be text in one view of a picture in which so much is ``measured``, at a ``scale``."""
+    """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left
+    out.
+    """
     found = [(box, measured.traced(box)) for box in reader.find(view, scale, within)]
     return [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
@@ -215,7 +220,7 @@ class MeasuredPixels:
         return MeasuredPixels(find_flow(picture) | waves.strips, waves.traces, drawn)
 
     def traced(self, box: TextBox) -> float:
-        """The share of what is drawn in a box that is a trace, 0 to 1."""
+        """The share of the drawn pixels in a box that belong to a trace, 0 to 1."""
         if self.strokes is None:
             return 0.0
         place = index_of(box.box)

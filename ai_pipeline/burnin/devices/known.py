@@ -13,7 +13,7 @@ from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 
 @dataclass(frozen=True, slots=True)
 class DeviceBox:
-    """A rectangle of a rule as it lies in a picture."""
+    """A rectangle of a device rule in the pixels of a picture."""
 
     rule: str
     meaning: Meaning
@@ -28,7 +28,9 @@ def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[Dev
 def device_boxes(
     header: ImageHeader, shape: tuple[int, ...], folder: Path | None = None
 ) -> tuple[DeviceBox, ...]:
-    """The rectangles of the rules for this image, clipped to a picture of ``shape`` (rows, columns, …)."""
+    """The rectangles of the device rules that match this image, clipped to a picture of ``shape`` (rows,
+    columns, …).
+    """
     return tuple(
         DeviceBox(rule.name, rule.meaning, box)
         for rule in matching_rules(header, folder)
@@ -47,8 +49,9 @@ def device_note(
 
 
 def conditions_of(header: ImageHeader) -> dict[str, str | int]:
-    """What a rule for this image could match, as the keys of a rule; those that the image does not have are
-    left out."""
+    """The conditions of a rule that this image meets, as the keys of a rule; conditions on absent attributes
+    are left out.
+    """
     texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
     maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)
     conditions: dict[str, str | int] = {

@@ -125,7 +125,7 @@ class Rectangle(_RuleTable):
 
 
 class DeviceRule(_RuleTable):
-    """What a device writes where. ``rectangles = []`` switches a shipped rule of this name off."""
+    """The places where a device writes text. ``rectangles = []`` switches a shipped rule of this name off."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
     match: Match

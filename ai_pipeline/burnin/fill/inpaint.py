@@ -26,8 +26,8 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask 
     """``source`` with the pixels of ``mask`` filled from around them; all others are identical.
 
     ``source``: ``[rows, columns]`` or ``[rows, columns, 3]``, any integer type of up to 16 bits or float32;
-    what is not uint8 is filled by Navier-Stokes. ``not_tissue``: annotation that stays; nothing is filled
-    from it. Each hole is filled by itself, so the time is that of the holes.
+    other types than uint8 are filled by Navier-Stokes. ``not_tissue``: annotation that stays; nothing is
+    filled from it. Each hole is filled separately, so the time depends on the holes only.
     """
     filled = np.array(source, copy=True)
     labels, stats = components(dilated(mask, JOINED))

@@ -65,12 +65,14 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
 
 
 def strokes(picture: Picture) -> Mask:
-    """What is as thin as the strokes of letters and stands out, light or dark, with its soft edges."""
+    """Pixels that stand out, light or dark, in lines as thin as the strokes of letters, with their soft
+    edges.
+    """
     return dilated(thin(brightest(picture)), 5)
 
 
 def thin(grey: Picture) -> Mask:
-    """What is as thin as the strokes of letters and stands out, light or dark, in one channel."""
+    """Pixels that stand out, light or dark, in lines as thin as the strokes of letters, in one channel."""
     square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)

@@ -29,9 +29,9 @@ BESIDE = 0.04
 
 
 def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
-    """What stands out faintly from the background, outside the image ``area`` and apart from it.
+    """Mask of faint text on the background, outside the image ``area`` and not touching it.
 
-    The second mask: what stands out strongly, an ECG for one, with its surroundings. It is no faint writing.
+    The second mask: strong drawings, such as an ECG, with their surroundings; they are no faint text.
 
     ``samples``: as they are stored, of any depth, grey or colour: a window may show each level. ``known`` is
     judged already: annotation that stays or goes. What compression has left around that is no writing, unless

@@ -56,7 +56,7 @@ class LineMemory:
         return len(self._lines)
 
     def line(self, crop: Picture, least: int, read: Callable[[Picture, int], Line]) -> Line:
-        """What stands in ``crop``: as it was read before, else as ``read`` reads it now.
+        """The text in ``crop``: from memory, or as ``read`` reads it now.
 
         ``least`` as :meth:`ai_pipeline.burnin.find.text.TextReader.read` takes it.
         """

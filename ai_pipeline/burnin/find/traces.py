@@ -60,7 +60,7 @@ def believed_regions(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waves:
-    """What is measured over time in a picture: the ``strips`` that the header names, and thin ``traces``."""
+    """Curves over time in a picture: the ``strips`` that the header names, and thin ``traces``."""
 
     strips: Mask
     traces: Mask

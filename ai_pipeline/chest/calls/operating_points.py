@@ -26,7 +26,9 @@ UNUSUAL_NOTE: Final = (
 
 
 class OperatingPoint(StrEnum):
-    """What a site can choose; the first that a card has is the default: false alarms tire a reader most."""
+    """An operating point that a site can choose; a card's first one is the default: false alarms tire a
+    reader most.
+    """
 
     SPECIFIC = "specific"
     BALANCED = "balanced"
@@ -47,7 +49,7 @@ def points_of(card: Card) -> tuple[OperatingPoint, ...]:
 
 
 def fault(card: Card, wanted: object) -> str | None:
-    """What is wrong with a value of the option for this card, as a remedy; None where nothing is."""
+    """The remedy for an invalid value of the option for this card; None for a valid one."""
     known = points_of(card)
     return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
 
@@ -64,7 +66,9 @@ def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
 
 
 def note(card: Card, point: OperatingPoint) -> QualityNote:
-    """What every result says of its operating point, with the share of false alarms where it was measured."""
+    """The remark on the operating point in every result, with the share of false alarms if it was
+    measured.
+    """
     text = f"{point}: {_MEANINGS[point]}"
     measured = _measured(card, point).get("without_finding_called")
     if measured:
@@ -104,15 +108,17 @@ def predictive(
 
 
 def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
-    """What was measured of a label on test images: sensitivity, specificity and likelihood ratios, each a
-    value with its 95 % interval; empty where nothing was."""
+    """Figures of a label, measured on test images: sensitivity, specificity and likelihood ratios, each a
+    value with its 95 % interval; empty if none were measured.
+    """
     found: Mapping[str, Any] = _measured(card, point).get("labels", {}).get(label, {})
     return found
 
 
 def unsure(card: Card, chances: Mapping[str, float]) -> bool:
-    """Whether an image with these probabilities of the card's labels, at its own prevalence, lies between the
-    two operating points with nearly all labels that are shown."""
+    """Whether nearly all shown labels of an image, with these probabilities at the card's own prevalence, lie
+    between the two operating points.
+    """
     table = card.details.get("operating_points", {})
     if UNSURE not in table:
         return False

@@ -24,7 +24,7 @@ def calibrated_at(card: Card) -> Mapping[str, float]:
 
 
 def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
-    """What is wrong with ``prevalence = { Label = share, … }`` for this card; None when nothing."""
+    """The fault of ``prevalence = { Label = share, … }`` for this card; None when there is none."""
     known = calibrated_at(card)
     for name, share in wanted.items():
         label = next((label for label in card.labels if label.name == name), None)
@@ -41,7 +41,7 @@ def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
 def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) -> tuple[Label, ...]:
     """The card's ``labels``, at one of its operating points, with probabilities and thresholds for a site.
 
-    ValueError says what is wrong.
+    Raises ValueError for a faulty value.
     """
     wrong = fault(card, wanted)
     if wrong is not None:

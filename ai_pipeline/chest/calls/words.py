@@ -22,14 +22,14 @@ RIGHT, SURELY_RIGHT = 1 / 3, 1 / 6
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What may be said of a label: that it is suspected, that it was not found."""
+    """The statements that may be made about a label: that it is suspected, that it was not found."""
 
     suspected: bool
     not_found: bool
 
     @property
     def assessed(self) -> bool:
-        """Whether the label may be said at all."""
+        """Whether any statement about the label is allowed."""
         return self.suspected or self.not_found
 
     def limited(self, decision: Decision) -> Decision:

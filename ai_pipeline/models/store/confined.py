@@ -37,7 +37,7 @@ class ProcessLimits:
     required: bool
 
     def as_json(self) -> str:
-        """As the process takes them."""
+        """The limits in the form that the process reads."""
         return json.dumps(asdict(self))
 
 

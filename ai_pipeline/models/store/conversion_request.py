@@ -38,7 +38,8 @@ class Request(BaseModel):
 
 
 class ConvertedNetwork(BaseModel):
-    """What the network turned out to be; fields as in :class:`ai_pipeline.models.card.Input` and ``Outputs``.
+    """The properties of the converted network; fields as in :class:`ai_pipeline.models.card.Input` and
+    ``Outputs``.
 
     ``difference``: the largest between the file on its run time and the network in torch, as a share of the
     largest score.

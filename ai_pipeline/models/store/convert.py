@@ -30,7 +30,7 @@ LONGEST_ANSWER = 1 << 20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The card that was written, and what the process found of the network."""
+    """The written card, and the properties that the process found in the network."""
 
     card: Path
     answer: ConvertedNetwork

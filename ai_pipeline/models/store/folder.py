@@ -48,7 +48,7 @@ class StoreEvent(BaseModel):
 
 
 class Use(BaseModel):
-    """What one slot runs: the last of ``stack``; ``rollback`` takes it off."""
+    """The models of one slot: it runs the last of ``stack``, which ``rollback`` removes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -92,7 +92,7 @@ def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
 
 
 def uses(models_dir: Path) -> dict[str, Use]:
-    """What each slot runs; empty when nothing was ever activated. Raises CardError on a broken file."""
+    """The models of each slot; empty when nothing was ever activated. Raises CardError on a broken file."""
     path = models_dir / ACTIVE
     try:
         return _USES.validate_json(path.read_bytes())
@@ -152,7 +152,7 @@ def _check_labels(detector: Card, classifier: Card) -> None:
 
 
 def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """Let ``slot`` run what it ran before; returns that card, None where no model is shipped for it.
+    """Let ``slot`` run its previous model again; returns that card, None where no model is shipped for it.
 
     Raises CardError when there is nothing to go back to.
     """
@@ -168,7 +168,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card to which ``rollback`` goes back. Raises as that does."""
+    """The card to which ``rollback`` goes back. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"

@@ -43,7 +43,8 @@ def check_folder(folder: Path) -> None:
 
 
 def copied(folder: Path, to: Path, *, most: int, sha256: str = "") -> Path:
-    """The files that count, copied into ``to``: what is checked is what is read. Returns the copy.
+    """Copy the needed files into ``to``, so that the checked files are the ones that are read. Returns the
+    copy.
 
     Weights of more than ``most`` bytes, or of another ``sha256`` where one is given, are refused. Raises
     CardError.

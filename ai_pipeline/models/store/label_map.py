@@ -78,7 +78,7 @@ def node_labels() -> dict[str, NodeLabel]:
 
 
 def plain(name: str) -> str:
-    """``name`` without what spellings of one label differ in: case, spaces and signs."""
+    """``name`` without differences of spelling: case, spaces and signs."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 

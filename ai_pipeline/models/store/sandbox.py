@@ -42,7 +42,7 @@ class Ended:
 
 
 def walls() -> Walls:
-    """What this machine offers beside limits."""
+    """The isolation that this machine offers besides limits."""
     if _bubblewrap():
         return "bubblewrap"
     return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"
@@ -66,7 +66,8 @@ def run(
     seconds: int,
     required: bool = False,
 ) -> Ended:
-    """Run a module of this package apart, with ``request`` on standard input, and end all that is left of it.
+    """Run a module of this package apart, with ``request`` on standard input, and end all processes that it
+    leaves.
 
     It reads the interpreter, this package and ``reads``, works in ``scratch`` and writes only there.
     ``seconds`` by the clock. ``required``: it is not run where Landlock, or bubblewrap, cannot hold it.

@@ -46,7 +46,9 @@ class BoxHeadRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """From the trunk's maps to what the head reads: ``(x - centre) @ weights``, less the usual."""
+    """Projects the trunk's maps to the head's input: ``(x - centre) @ weights``, less the mean map
+    (``usual``).
+    """
 
     centre: Floats  # [C]
     weights: Floats  # [C, components]

@@ -26,7 +26,9 @@ Floats = npt.NDArray[np.float32]
 
 
 class Locator(Protocol):
-    """Predicts boxes. ``image``: row of the image in the maps or features that the locator was made with."""
+    """Predicts boxes. ``image``: the image's row in the maps or features that the locator was created
+    with.
+    """
 
     def place(self, image: int, label: str) -> Place | None:
         """The likeliest box of ``label``; None for a label that the locator was not fitted to."""

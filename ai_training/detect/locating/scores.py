@@ -44,7 +44,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One box that was drawn in an image: its ``score``, and the IoU with the truth of its label there."""
+    """One predicted box: image, label, ``score``, and its IoU with the true box of that label in the
+    image.
+    """
 
     label: int
     image: int
@@ -53,7 +55,7 @@ class Detection:
 
 
 def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
-    """``[boxes, 6]``, columns as :data:`PLACE_NAMES`. What says nothing scores 0."""
+    """``[boxes, 6]``, columns as :data:`PLACE_NAMES`. A locator without a box scores 0."""
     rows = np.zeros((len(truth), len(PLACE_NAMES)))
     for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
         if place is None:

@@ -49,14 +49,15 @@ def changed_heads(case: LabelledBoxes, card: Card, report: Report) -> MoreLocato
 
 
 def without_changed(predictions: Predictions) -> Predictions:
-    """Only what the unchanged films give."""
+    """The predictions for unchanged films only."""
     changed = {_arm(change) for change in CHANGES}
     return {arm: found for arm, found in predictions.items() if arm not in changed}
 
 
 def left_out(case: LabelledBoxes, predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """For each label how many right and wrong boxes there are, how many on films that have no box of it, and
-    of each how many are left out because they move."""
+    """For each label the number of right and wrong boxes and of boxes on films without the finding, and for
+    each kind the number left out because they move.
+    """
     truth: dict[tuple[int, str], list[Corners]] = {}
     for row, box in zip(case.rows, case.boxes, strict=True):
         truth.setdefault((row, box.label), []).append(corners(box))

@@ -27,8 +27,9 @@ UNCHANGED = Change()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkFeatures:
-    """What the classifier says of N images: ``maps [N, C, h, w]`` of its middle layers with its class
-    activation, and the calibrated ``chances [N, labels of the card]``."""
+    """The classifier's features of N images: ``maps [N, C, h, w]`` of its middle layers with its class
+    activation, and the calibrated ``chances [N, labels of the card]``.
+    """
 
     maps: Floats
     chances: Floats

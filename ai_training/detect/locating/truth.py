@@ -19,11 +19,11 @@ SAME = 0.5  # two boxes of one label that overlap so much are one
 
 
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
-    """The boxes that ``data`` holds, and those of the lists ``more`` on images of ``data``.
+    """The boxes in ``data``, and the boxes in the lists ``more`` for images of ``data``.
 
-    A box that another list has too is taken once. Labels that the classifier does not know (fractures,
-    calcifications) are left out, as are images that are not there. Raises DataMissing when nothing is left,
-    or a list cannot be read.
+    A box in several lists is taken once. Labels that the classifier does not know (fractures, calcifications)
+    are left out, as are images that are not there. Raises DataMissing when nothing is left, or a list cannot
+    be read.
     """
     found = chest_set(data)
     boxes = list(found.boxes)

@@ -39,7 +39,7 @@ class YoloLocator:
     _seen: dict[int, dict[str, Floats]] = field(default_factory=dict, init=False, repr=False)
 
     def boxes(self, image: int, label: str) -> Floats:
-        """What is drawn of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
+        """The detections of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
         if image not in self._seen:
             self._seen[image] = self._look(self.paths[image])
         return self._seen[image].get(label, np.zeros((0, 5), np.float32))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
     """Where ``network`` sees class number ``label``: ``[N, h, w]`` in the grid of ``layer``.
 
-    Feature maps weighted by the mean gradient of the class's score. What speaks against the class is below 0
+    Feature maps weighted by the mean gradient of the class's score. Evidence against the class is below 0
     (Grad-CAM as published cuts it off).
 
     ``images``: what the network takes, ``[N, C, H, W]``, any size. ``layer``: the path of the module whose
@@ -40,7 +40,8 @@ def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str |
 
 
 def last_feature_maps(network: nn.Module, images: Tensor) -> str:
-    """The path of the last module that still says where: the default layer of :func:`signed_grad_cam`.
+    """The path of the last module that still has a spatial grid: the default layer of
+    :func:`signed_grad_cam`.
 
     It is the last one to finish whose output is ``[N, K, h, w]`` with more than one cell and on which the
     logits depend. That need not be a convolution, nor the module registered last: the last convolution of a

@@ -31,7 +31,8 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How like the trained network's maps are those without all layers from the top down to ``layer``.
+    """Similarity of the maps to the trained network's, after re-initialising all layers from the top to
+    ``layer``.
 
     ``spearman`` (-1 to 1, over the map's own cells) and ``ssim`` (-1 to 1, maps stretched to 0..1 and
     enlarged): mean over the images with its 95 % interval by patient.
@@ -51,7 +52,9 @@ def randomisation(
     spared: Collection[str] = (),
     seed: int = SEED,
 ) -> list[Stage]:
-    """Cascading re-initialisation from the top, a stage at a time (:func:`cascade`)."""
+    """How saliency maps change while layers are re-initialised one after the other from the top
+    (:func:`cascade`).
+    """
     trained = explain(network, images)
     weights = patient_weights(patients)
     stages: list[Stage] = []
@@ -68,13 +71,13 @@ def randomisation(
 def cascade(
     network: nn.Module, example: Tensor, *, spared: Collection[str] = (), seed: int = SEED
 ) -> Iterator[tuple[str, nn.Module]]:
-    """A copy of ``network`` that loses its layers from the top, with the name of the one lost last.
+    """Yield a copy of ``network`` whose layers are re-initialised from the top, with the last layer's name.
 
-    The order is that in which the modules finish when ``example`` passes; the first is lost alone, the others
-    in at most ``STAGES - 1`` groups. Each parameter is drawn from a normal distribution of its own mean and
-    spread, so that a network without batch normalisation still passes something on. The modules named
-    ``spared`` (``""`` for the network itself) stay as they are. The same module is given each time, changed
-    further.
+    The order is that in which the modules finish when ``example`` passes; the first is re-initialised alone,
+    the others in at most ``STAGES - 1`` groups. Each parameter is drawn from a normal distribution of its own
+    mean and spread, so that a network without batch normalisation still passes something on. The modules
+    named ``spared`` (``""`` for the network itself) stay as they are. The same module is given each time,
+    changed further.
     """
     changed = deepcopy(network).eval()
     random = torch.Generator().manual_seed(seed)

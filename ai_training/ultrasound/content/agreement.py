@@ -36,9 +36,11 @@ SAME = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FrameAgreement:
-    """One frame: the classes and the overlap of matched objects, the others' classes, and the pixels.
+    """The agreement on one frame: classes and overlap of matched objects, the classes of unmatched ones,
+    pixels.
 
-    ``pixels``: of each class, and of all together (None), how many both drew, and how many each, added up.
+    ``pixels``: for each class, and for all (None), the pixels that both annotators drew, and the sum of each
+    one's pixels.
     """
 
     name: str
@@ -61,7 +63,7 @@ def evaluate_agreement(data: Path, content: Path) -> dict[str, Any]:
 
 
 def compared(name: str, first: Sequence[MarkedObject], second: Sequence[MarkedObject]) -> FrameAgreement:
-    """What two annotators drew in one frame."""
+    """The agreement of two annotators on one frame."""
     pairs = dict(_matched([one.box for one in first], [one.box for one in second]))
     others = {other for other, _ in pairs.values()}
     contents = {one.content for one in (*first, *second)}

@@ -36,7 +36,7 @@ LARGEST_TICK = 20
 
 
 class Content(StrEnum):
-    """What is drawn at a place."""
+    """The kind of thing drawn at a place."""
 
     WAVEFORM = "waveform"
     M_MODE = "m-mode"
@@ -98,7 +98,7 @@ def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
 
 
 def name_of(row: Row) -> str:
-    """What a frame is called in results."""
+    """The name of a frame in results."""
     return f"{row['set']}__{Path(row['file']).stem}"
 
 
@@ -152,7 +152,7 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
 
 
 def strokes(picture: Picture, contrast: int) -> Mask:
-    """What is thin and lighter, or more coloured, than what is beside it."""
+    """Thin pixels that are lighter, or more coloured, than their neighbours."""
     square = np.ones((STROKE, STROKE), np.uint8)
     lighter, more_coloured = (
         cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast

@@ -57,7 +57,7 @@ class ObjectOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FrameOutcome:
-    """What became of one frame. ``withheld``: the reason where nothing was handed out.
+    """The outcome for one frame. ``withheld``: the reason why no image was returned.
 
     ``background`` pixels were filled where the source is plain; ``made_up`` of them do not look like it.
     """
@@ -76,7 +76,7 @@ class FrameOutcome:
 
     @property
     def lost(self) -> int:
-        """Pixels removed of what is needed."""
+        """The number of removed pixels that are needed."""
         return sum(one.removed for one in self.objects if one.content is not Content.IDENTITY)
 
 

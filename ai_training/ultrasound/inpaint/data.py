@@ -69,7 +69,7 @@ def as_tensors(holes: list[Hole]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cut_holes(burned: BurnIn, count: int, side: int, random: np.random.Generator) -> list[Hole]:
-    """Up to ``count`` squares around marked pixels; none of a picture that is smaller or unmarked."""
+    """Up to ``count`` squares around marked pixels; no square if the picture is too small or has no marks."""
     rows, columns = burned.owners.shape
     marked = np.flatnonzero(burned.owners)
     if min(rows, columns) < side or not marked.size:

@@ -52,7 +52,7 @@ class InpaintRecipe(Recipe):
 
     @property
     def adversarial(self) -> bool:
-        """Only the GAN has an adversary."""
+        """Whether the architecture is trained against an adversary, as only the GAN is."""
         return self.architecture == "oci-gan"
 
 

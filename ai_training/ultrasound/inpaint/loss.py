@@ -33,7 +33,7 @@ class LossWeights:
 def reconstruction(
     made: Tensor, truth: Tensor, hole: Tensor, weights: LossWeights, perception: Perception
 ) -> Tensor:
-    """All terms that need no adversary. ``made`` equals the picture outside ``hole``."""
+    """All loss terms without an adversary. ``made`` equals the picture outside ``hole``."""
     difference = (made - truth) * hole
     inside = 3 * hole.sum().clamp(min=1)
     loss = weights.absolute * difference.abs().sum() / inside

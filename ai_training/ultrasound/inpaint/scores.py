@@ -104,7 +104,7 @@ def measured_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[C
 
 
 def given_mask(picture: BurnIn) -> Mask:
-    """What was drawn, with soft edges and the ringing of compression."""
+    """The mask of the drawn marks, grown by their soft edges and the ringing of compression."""
     return grown(picture.mask > 0)
 
 

@@ -21,7 +21,7 @@ LARGEST_RATE = 0.05
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """Every figure; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
-    Rates are of pictures. The pictures of one frame carry different overlays and are taken for independent.
+    Rates are of pictures. Pictures of one frame have different overlays and count as independent.
     """
     released = [outcome for outcome in found if outcome.released]
     names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
@@ -54,7 +54,7 @@ def any_left(outcome: LegibleOutcome) -> bool:
 
 
 def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:
-    """How many pictures of how many, and the largest rate that so few agree with."""
+    """The number of pictures, their total, and the upper bound of the rate."""
     return {"pictures": len(hits), "of": len(among), "at_most": round(at_most(len(hits), len(among)), 5)}
 
 

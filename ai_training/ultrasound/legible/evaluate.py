@@ -80,7 +80,7 @@ class EngineCount:
 
 @dataclass(frozen=True, slots=True)
 class LegibleOutcome:
-    """What became of one picture. ``released`` is False where the node handed nothing back."""
+    """The outcome for one picture. ``released`` is False if the node returned no image."""
 
     number: int
     frame: str
@@ -148,7 +148,7 @@ class LegibilityTest:
         cleaned: CleaningResult,
         seconds: float,
     ) -> LegibleOutcome:
-        """What is left in ``cleaned``, which the node made of the burned picture in so many seconds."""
+        """The text left in ``cleaned``, which the node made of the burned picture in so many seconds."""
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
         counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in self._engines}
@@ -242,7 +242,7 @@ def burned_picture(
 
 
 def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> int:
-    """Lines that tell an identity and of which less than :data:`COVERED` lies in the mask."""
+    """The number of lines with an identity that lie in the mask by less than :data:`COVERED`."""
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)
     inside = np.bincount(burned.owners[mask].ravel(), minlength=size)

@@ -35,7 +35,7 @@ TIMEOUT = 120
 
 @dataclass(frozen=True, slots=True)
 class OcrLine:
-    """One string that stands somewhere in a picture; ``text`` folded."""
+    """One string read somewhere in a picture; ``text`` folded."""
 
     text: str
     box: Box
@@ -47,7 +47,7 @@ class OcrEngine(Protocol):
     name: str
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        """What each level crop says, folded: as it stands, upside down, and each with contrast raised."""
+        """The folded text of each level crop: as it is, upside down, and each with contrast raised."""
         ...
 
     def everything(self, picture: Picture) -> list[OcrLine]:
@@ -70,7 +70,7 @@ def tesseract_version() -> str | None:
 
 
 class RapidOcr:
-    """rapidocr with the networks that its wheel brings, as it comes but for its console."""
+    """The engine rapidocr with the networks and settings of its package, without its log."""
 
     name = RAPIDOCR
 

@@ -76,7 +76,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def similarity(token: str, read: str) -> float:
-    """How much of ``token`` stands somewhere in ``read``: 1 − edits ÷ length; what is around it is free."""
+    """How much of ``token`` occurs in ``read``: 1 − edits ÷ length; characters around it cost nothing."""
     if not token:
         return 0.0
     row = np.zeros(len(read) + 1, np.int64)
@@ -92,12 +92,12 @@ def similarity(token: str, read: str) -> float:
 
 
 def is_read(token: Token, texts: tuple[str, ...]) -> bool:
-    """Whether the whole token stands in one of the (folded) texts, but for a fifth of its characters."""
+    """Whether the whole token occurs in one of the (folded) texts, except for a fifth of its characters."""
     return any(similarity(token.text, text) >= SAME for text in texts)
 
 
 def leaks(token: Token, texts: tuple[str, ...]) -> bool:
-    """Whether the token or one of its words stands in one of the (folded) texts: a surname is enough."""
+    """Whether the token or one of its words occurs in one of the (folded) texts: a surname is enough."""
     return is_read(token, texts) or any(
         similarity(word, text) >= SAME for word in token.words for text in texts
     )

@@ -68,7 +68,7 @@ class MarkScores:
 
     @property
     def choice(self) -> float:
-        """What checkpoints are compared by."""
+        """The figure by which the best checkpoint is chosen."""
         return (self.object_recall + self.dice) / 2 - 20 * max(0.0, self.clean_area - CLEAN_AREA)
 
 

@@ -27,7 +27,7 @@ NETWORK, TEXT_BOXES, NODE = "network", "text boxes", "node"
 
 @dataclass(frozen=True, slots=True)
 class Masker:
-    """One way of marking. ``mask`` gives the pixels that go, or None where the node hands nothing back."""
+    """One way of marking. ``mask`` gives the pixels to remove, or None if the node returns no image."""
 
     name: str
     mask: Callable[[Picture], Mask | None]
@@ -43,7 +43,7 @@ def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> t
 
 
 def network_mask(picture: Picture, tools: Tools) -> Mask:
-    """What the network marks, with the soft edges that cleaning adds."""
+    """The pixels that the network marks, with the soft edges that cleaning adds."""
     return grown(tools.finder.find(picture).above(tools.threshold))
 
 
@@ -55,7 +55,7 @@ def text_mask(picture: Picture, reader: TextReader) -> Mask:
 
 
 def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | None:
-    """All that the node's plan removes before it verifies; None where it refuses the picture."""
+    """All pixels that the node's plan removes before it verifies; None where it refuses the picture."""
     header = picture_header(picture, MODALITY, lossy=True)
     try:
         plan = plan_removal(picture, header, tools, policy, graphics=True)

@@ -55,7 +55,7 @@ Owners = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class RealMark:
-    """One mark of a frame: its number among the frame's owners, its class, its box, what was noted of it."""
+    """One mark of a frame: its number in the frame's ``owners``, its class, its box, the annotator's note."""
 
     number: int
     kind: MarkClass

@@ -43,7 +43,9 @@ class MissedMark:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkCounts:
-    """What one masker did, a row per frame: found and there by class; hit, marked and known-wrong pixels."""
+    """The counts of one masker, a row per frame: found and existing marks by class; hit, marked and
+    known-wrong pixels.
+    """
 
     found: list[npt.NDArray[np.int64]] = field(default_factory=list)
     there: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -69,7 +71,7 @@ def score_frames(
 
 
 def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) -> dict[str, Any]:
-    """The figures of every masker: in all, by class, by stratum; with pixels and areas."""
+    """The figures of every masker: overall, by class, by stratum; with pixels and areas."""
     weights = patient_weights([frame.name for frame in frames])
     strata = sorted({frame.stratum for frame in frames})
     rows = {}
@@ -133,7 +135,9 @@ def clean_areas(
 
 
 def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
-    """Found among those that are there. No resample of nothing but hits holds a miss: then exact."""
+    """The share of marks that were found. If all were found no resample holds a miss: then the interval is
+    exact.
+    """
     rate = ratio(found, there, weights)
     return exact_at_the_ends(rate.value, int((there > 0).sum())) if rate.value in {0.0, 1.0} else rate
 

@@ -61,7 +61,9 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
 
 
 def store(canvas: Canvas, storing: Storing) -> BurnIn:
-    """Scale and compress a drawn canvas and its clean picture alike; owners and boxes follow what changed."""
+    """Scale and compress a drawn canvas and its clean picture alike; ``owners`` and boxes are computed from
+    the pixels that differ afterwards.
+    """
     drawn, plain = storing.scaled(canvas.picture), storing.scaled(canvas.clean)
     owners = _followed(canvas.owners, (drawn != plain).any(axis=2))
     objects = tuple(

@@ -18,7 +18,7 @@ Alpha = npt.NDArray[np.uint8]
 
 
 class MarkClass(IntEnum):
-    """What the detector tells apart, by looks alone."""
+    """The classes that the detector tells apart, by looks alone."""
 
     BACKGROUND = 0
     TEXT = 1
@@ -81,7 +81,7 @@ class Canvas:
         self.objects.append(BurnedObject(kind, meaning, box, text))
 
     def ground(self, stamp: Stamp) -> None:
-        """Lay a bar or box under what is to be written, in the clean picture too.
+        """Draw a bar or box as the background of text, in the clean picture too.
 
         Without its text a bar says nothing, so it belongs to the picture: cleaning leaves it where it is.
         """

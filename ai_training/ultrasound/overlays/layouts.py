@@ -20,7 +20,9 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a layout needs: canvas, dice, family, the overlay's writing and whether names are Korean."""
+    """The inputs of a layout: canvas, random generator, family of styles, font and size, and whether names
+    are Korean.
+    """
 
     canvas: Canvas
     random: Random
@@ -49,7 +51,7 @@ class Setting:
         return look.sized(letter_height(self.canvas, self.random, low, high))
 
     def ground_colour(self, most: int = len(GROUNDS)) -> Colour:
-        """One of the first ``most`` of :data:`GROUNDS`."""
+        """A random background colour, one of the first ``most`` of :data:`GROUNDS`."""
         return words.one(self.random, GROUNDS[:most])
 
 
@@ -75,7 +77,7 @@ def label(
 
 
 def patient_tokens(setting: Setting) -> list[Token]:
-    """Name, number, dates, place: what may not leave the house."""
+    """Name, number, dates, place: the text that may not leave the hospital."""
     random, family = setting.random, setting.family
     form = person(random, family, korean=setting.korean)
     dates = [

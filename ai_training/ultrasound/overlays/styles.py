@@ -35,7 +35,7 @@ COLOURS: tuple[tuple[Colour, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class StyleFamily:
-    """What one family of overlays draws from. Every font comes with a Python package."""
+    """The fonts, colours and texts of one family of overlays. Every font comes with a Python package."""
 
     name: str
     fonts: tuple[Font, ...]

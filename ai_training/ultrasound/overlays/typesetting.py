@@ -64,7 +64,7 @@ class Font:
 
     @classmethod
     def packaged(cls, name: str) -> Font:
-        """One of the packages ``font-*`` of PyPI, which are all laid out alike."""
+        """The font of a ``font-*`` package of PyPI, which are all laid out alike."""
         start = f"files/{name.replace(' ', '')}"
         return cls(
             name, f"font_{name.casefold().replace(' ', '_')}", f"{start}-Regular.ttf", f"{start}-Bold.ttf"
@@ -80,7 +80,7 @@ class Font:
 
 
 def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
-    """What was used, for the record: name, weight, file name, SHA-256 of the file."""
+    """The fonts that were used, for the record: name, weight, file name, SHA-256 of the file."""
     return [
         {
             "name": face.name,

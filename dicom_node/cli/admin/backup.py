@@ -52,4 +52,4 @@ def restore(
     for note in (*notes, *decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
-    say("Start the node, then run dicom-node spool compare: reindex takes in what came after the backup.")
+    say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")

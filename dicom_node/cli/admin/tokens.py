@@ -15,9 +15,9 @@ app = group("Tokens of the REST API.")
 
 @app.command(epilog='Example: dicom-node tokens add anna --for "the dashboard" --config node.toml')
 def add(
-    user: Annotated[str, typer.Argument(metavar="USER", help="It may what this user may.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The token gets the rights of this user.")],
     config: Config,
-    purpose: Annotated[str, typer.Option("--for", metavar="TEXT", help="What it is for.")],
+    purpose: Annotated[str, typer.Option("--for", metavar="TEXT", help="Purpose of the token.")],
     days: Annotated[int, typer.Option("--days", help="How long it is good for.")] = 365,
 ) -> None:
     """Make a token for a program and print it, once: the node keeps only its hash."""

@@ -12,7 +12,7 @@ from dicom_node.cli.common.output import say
 Kind = Literal["peers", "rules"]
 DespiteHold = Annotated[
     bool,
-    typer.Option("--despite-hold", help="Save it although it sends at once what another rule holds."),
+    typer.Option("--despite-hold", help="Save it although it sends results at once that another rule holds."),
 ]
 
 

@@ -64,7 +64,7 @@ def list_verb(
 
 
 def state_in_words(row: PrintedRow) -> str:
-    """The state of a study; "held" where nothing came of it yet but a job that a limit of its rule holds."""
+    """The state of a study in words; "held" where no job applied but a limit of a rule holds one."""
     return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
 
 

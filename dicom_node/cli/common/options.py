@@ -94,7 +94,9 @@ def event_number(text: str) -> int:
 
 
 def refuse_unknown(numbers: Iterable[int]) -> None:
-    """For numbers of which nothing was found: one of a newer version may have been there."""
+    """Refuse event numbers that do not exist. Asked only when no event was found: a newer version has
+    more.
+    """
     from dicom_node import events
 
     known = {event.number for event in events.all_types()}
@@ -128,7 +130,7 @@ def number_argument(what: str, verb: str, metavar: str, about: str) -> Any:
 
 
 def whole_or_end(uid: str) -> str:
-    """A UID as a person copies it from a table: the sign that stands for its beginning is left out."""
+    """A UID as copied from a table, without the sign that stands for its cut beginning."""
     return uid.strip().removeprefix("…")
 
 

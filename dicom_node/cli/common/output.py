@@ -91,12 +91,12 @@ class Uid:
 
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
-    """One line."""
+    """Print one line."""
     _line(Text(printable(text), style="bold" if bold else ""), err=err)
 
 
 def say_checked(subject: str, text: str, *, ok: bool) -> None:
-    """One line that says whether something is right: ok, or a warning."""
+    """Print whether something is right: "ok", or a warning."""
     mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
     _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
 
@@ -107,7 +107,7 @@ def print_document(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON document, UTF-8."""
+    """Print one JSON document in UTF-8."""
     sys.stdout.write(
         printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=_as_mapping)) + "\n"
     )
@@ -120,9 +120,10 @@ def _as_mapping(result: Any) -> dict[str, Any]:
 
 
 def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
-    """A list: JSON, a table, or the sentence ``none``. In a file or a pipe each row is one whole line.
+    """Print a list as JSON or a table; without rows the sentence ``none``. In a pipe each row is one whole
+    line.
 
-    The first column of times tells the zone of all.
+    The heading of the first column of times gives the time zone.
     """
     if as_json:
         print_json(list(rows))
@@ -155,7 +156,9 @@ def print_details(row: Mapping[str, Any], labels: Mapping[str, str] | None = Non
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error, if that is a terminal; call it once for each that is done, "" says nothing."""
+    """Show a progress bar on a terminal's standard error; call it once per finished item, with "" for no
+    text.
+    """
     screen = _console(err=True)
     bar = Progress(console=screen, disable=not screen.is_terminal, transient=True)
     with bar:

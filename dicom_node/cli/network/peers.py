@@ -54,7 +54,7 @@ def why(
     since: Since = "30d",
     as_json: JsonObject = False,
 ) -> None:
-    """Tell what a machine tried, what it was refused, and which lines would let it in."""
+    """List what a machine tried, what was refused, and the configuration lines that would allow it."""
     from dicom_node.services import peers
 
     found = peers.why(load(config), asked, moment(since))
@@ -104,7 +104,7 @@ def test_study(
     config: Config,
     as_json: Json = False,
 ) -> None:
-    """Send a study of nobody with a known finding in each kind of result, to see what a viewer shows."""
+    """Send a study without a real patient, with a known finding in each kind of result, to test a viewer."""
     from dicom_node.services import trial_study
 
     rows = trial_study.send(load(config), name)
@@ -119,11 +119,11 @@ def conformance(
     config: Config,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="A new file, in Markdown; else it is printed."),
+        typer.Argument(metavar="[FILE]", help="Write to this new file, in Markdown, instead of printing."),
     ] = None,
     as_json: JsonObject = False,
 ) -> None:
-    """Report how the last hundred objects to and from a peer kept to the standard."""
+    """Report how far the last hundred objects from and to a peer conformed to the standard."""
     from dicom_node.services import conformance as report
 
     settings = load(config)

@@ -50,12 +50,12 @@ def replay(
     *,
     since: Since = "7d",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be queued; change nothing.")
+        bool, typer.Option("--dry-run", help="List the jobs that would be queued; change nothing.")
     ] = False,
 ) -> Rows:
-    """After a changed rule: find studies that it takes and that did not get this job, and queue them.
+    """Queue the jobs that the rules now start for studies received earlier, and that these did not get.
 
-    By the rules in these files: let the node take them over first (`dicom-node reload`).
+    Uses the rules in these files: run `dicom-node reload` first, so that the node uses them too.
     """
     from dicom_node.services import rules
 

@@ -15,23 +15,23 @@ app = group("Decisions of persons that were lost with the database.")
 
 @list_verb(app, "decisions", none="No decision waits.")
 def list_decisions(session: Any) -> Rows:
-    """List what persons decided, the database does not know, and could not be done again yet.
+    """List decisions of persons that the database lost and that could not be applied again yet.
 
-    Nothing of a study is sent while one of its decisions with "holds" waits.
+    No result of a study is sent while one of its decisions marked "holds" waits.
     """
     from dicom_node.services import decisions
 
     return decisions.waiting(session)
 
 
-@app.command(epilog='Example: dicom-node decisions settle 3f2a... --because "study was sent anew"')
+@app.command(epilog='Example: dicom-node decisions settle 3f2a... --because "study was sent again"')
 def settle(
     decision: Annotated[str, typer.Argument(metavar="DECISION", help="As `decisions list` shows it.")],
     config: Config,
-    because: Annotated[str, typer.Option("--because", help="Why, in words; they are kept with it.")],
+    because: Annotated[str, typer.Option("--because", help="The reason, which is stored with the decision.")],
 ) -> None:
     """Answer for a decision that cannot be done again, or a changed line: it holds nothing back any more."""
     from dicom_node.services import decisions
 
     decisions.settle(load(config), decision, because=because)
-    say("Settled: what it held back is sent.")
+    say("Settled: results that it held back are sent.")

@@ -96,10 +96,10 @@ def feedback(
     why="what would the other model have called?",
 )
 def compare(settings: Any, *, since: Since = "") -> Rows:
-    """Compare the active model of a pipeline with the one in its shadow, label by label.
+    """Compare the active model of a pipeline with the model in shadow, label by label.
 
-    Images of whole days (UTC); the last drift.window_days where --since is not given. What the model in the
-    shadow says stays in the node: `ai-pipeline models activate NAME --pipeline PIPELINE_shadow` starts it.
+    Images of whole days (UTC); the last drift.window_days where --since is not given. The results of the
+    model in shadow are never sent: `ai-pipeline models activate NAME --pipeline PIPELINE_shadow` starts it.
     """
     from dicom_node.services import models as service
 

@@ -21,7 +21,7 @@ from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
 
-app = group("Notifications: what was sent to whom, by e-mail or webhook.")
+app = group("Notifications sent by e-mail or webhook, with their receivers.")
 
 
 @list_verb(app, "notifications", "--state failed --config node.toml", none="No notifications.")
@@ -68,7 +68,7 @@ def retry(
     ],
     config: Config,
 ) -> None:
-    """Send again what was given up."""
+    """Send notifications again that were given up."""
     from dicom_node.services import notifications
 
     notifications.send_again(load(config), numbers)

@@ -61,7 +61,7 @@ def retry(
     dead: Dead = False,
     to: To = "",
 ) -> None:
-    """Send again what was given up, once the cause is gone."""
+    """Send results again that were given up, once the cause is gone."""
     from dicom_node.services import deliveries
 
     _either(numbers, dead)
@@ -79,7 +79,7 @@ def discard(
     dead: Dead = False,
     to: To = "",
 ) -> None:
-    """Send no more what waits or was given up. `outbox retry` sends it all the same."""
+    """Stop sending results that wait or were given up. `outbox retry` sends them all the same."""
     from dicom_node.services import deliveries
 
     _either(numbers, dead)

@@ -26,7 +26,9 @@ def forget(
     machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `processes list` shows it.")],
     config: Config,
 ) -> None:
-    """Forget the lost processes of a machine that was taken away for good; else they go after a week."""
+    """Forget the lost processes of a machine that is gone for good; otherwise they are forgotten after a
+    week.
+    """
     from dicom_node.services import processes
 
     say(f"Forgotten: {processes.forget(load(config), machine)}")

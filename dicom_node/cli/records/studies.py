@@ -35,7 +35,7 @@ from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
-app = group("Studies: what was received, and what became of it.")
+app = group("Received studies and their results.")
 
 
 @list_verb(
@@ -90,7 +90,7 @@ def readings(settings: Any, *, uid: StudyArgument) -> Rows:
 
 @app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
 def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
-    """Show what is to be chosen in a study in quarantine: patients, versions, who sent them, what differs."""
+    """Show the choices for a study in quarantine: patients, versions, their senders and differences."""
     from dicom_node.services import studies
 
     rows = studies.versions(load(config), uid)
@@ -107,7 +107,7 @@ def release(
     config: Config,
     take: Annotated[
         list[int] | None,
-        typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
+        typer.Option(metavar="NUMBER", help="Number of a choice in `studies versions`; repeatable."),
     ] = None,
     as_of: Annotated[
         str | None,
@@ -117,7 +117,7 @@ def release(
         ),
     ] = None,
 ) -> None:
-    """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
+    """Release a study from quarantine: it is assembled again from your choices; other objects stay aside."""
     from dicom_node.services import studies
 
     studies.release(load(config), uid, take or (), as_of=as_of)
@@ -133,9 +133,9 @@ def rerun(
     config: Config,
     as_json: Json = False,
 ) -> None:
-    """Apply the rules of now to studies again, delivered and failed ones too: all of them or none.
+    """Apply the present rules to studies again, delivered and failed ones too: to all of them or none.
 
-    Results that do not change are not sent twice. A study that is being received or in quarantine is refused.
+    Unchanged results are not sent twice. A study that is being received or in quarantine is refused.
     """
     from dicom_node.services import studies
 
@@ -161,7 +161,9 @@ def withdraw(
     uid: StudyArgument,
     config: Config,
     reason: Annotated[RejectionReason, typer.Option(help="Reason that the PACS gets.")],
-    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, in words; it goes into the note.")],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason, which the rejection note contains.")
+    ],
     result: Annotated[
         list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
     ] = None,
@@ -198,14 +200,16 @@ def assess(
         ReaderVerdict, typer.Option(help="missing: the finding is there and the report lacks it.")
     ],
     because: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why; of what is modified or rejected it is needed.")
+        str, typer.Option(metavar="TEXT", help="The reason; needed for modified and rejected.")
     ] = "",
     tracking_uid: Annotated[
-        str, typer.Option(metavar="UID", help="Of the finding, where several are called so.")
+        str, typer.Option(metavar="UID", help="Tracking UID of the finding, if several have this name.")
     ] = "",
-    model: Annotated[str, typer.Option(metavar="NAME", help="And where several models say so.")] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model of the finding, if several models report it.")
+    ] = "",
 ) -> None:
-    """Assess one finding of a study's newest report; a later word replaces the earlier one."""
+    """Assess one finding of a study's newest report; a later assessment replaces the earlier one."""
     from dicom_node.services import assessments
 
     about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
@@ -217,7 +221,9 @@ def assess(
 def accept(
     uid: StudyArgument,
     config: Config,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Those that were rejected.")] = False,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Accept rejected results instead of waiting ones.")
+    ] = False,
 ) -> None:
     """Accept results that wait for it (assess_first of a rule): they are sent."""
     from dicom_node.services import assessments
@@ -232,7 +238,7 @@ def reject(
     config: Config,
     because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names.")],
 ) -> None:
-    """Reject results that wait for an assessment: none of them leaves."""
+    """Reject results that wait for an assessment: they are not sent."""
     from dicom_node.services import assessments
 
     number = assessments.reject_results(load(config), uid, because=because)
@@ -248,9 +254,9 @@ def delete(
     config: Config,
     as_json: Json = False,
 ) -> int:
-    """Delete the received images of studies before spool.keep_days; exit status 1 where one keeps them.
+    """Delete received images of studies before spool.keep_days; exit status 1 if one cannot be deleted.
 
-    A study must have ended and its results be confirmed. Built results stay.
+    A study must have ended with all results confirmed. Built results stay.
     """
     from dicom_node.services import studies
 

@@ -22,7 +22,7 @@ _MOST_DECODED = 4
 
 @dataclass(frozen=True, slots=True)
 class Analysed:
-    """What was found, and by UID why an image was left out."""
+    """The findings, and for each image left out the reason, by UID."""
 
     result: PipelineResult
     faults: Mapping[str, str]
@@ -30,7 +30,7 @@ class Analysed:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Whether the pipeline takes the images, and by UID why one could not be judged."""
+    """Whether the pipeline takes the images; for images that could not be judged the reason, by UID."""
 
     verdict: Accept | Refuse
     faults: Mapping[str, str]
@@ -38,7 +38,9 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images. ``kept``: analyses made ahead; ``readings`` takes what was read in images."""
+    """Runs pipelines on images. ``kept``: analyses made before the study was complete; ``readings`` receives
+    text read in images.
+    """
 
     kept: Analyses
     readings: ReadingRecord
@@ -71,7 +73,7 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> Analysed:
-        """The pipeline's result for these images; what it read in them goes to ``readings`` alone.
+        """The pipeline's result for these images; text that it read in them goes to ``readings`` only.
 
         An image that cannot be cleaned is left out with a note; one that cannot be decoded, or of which the
         model gives no number, as a fault. Raises CleaningFailed, PixelError or NoNumber when none is left,

@@ -28,7 +28,7 @@ _CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
 
 
 class NothingCleaned(CleaningFailed):
-    """No image of the job could be cleaned; ``notes`` say why of each."""
+    """No image of the job could be cleaned; ``notes`` give the reason for each."""
 
     def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
         super().__init__(text)

@@ -141,7 +141,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
 
 
 def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
-    """An image with what a person drew in it; it may not be decodable. Raises PixelError."""
+    """An image with the boxes that a person drew in it; it may not be decodable. Raises PixelError."""
     image = read_dicom(path, settings.images.limits)
     if by_hand is not None:
         image.header = replace(image.header, removed_by_hand=by_hand.boxes)

@@ -33,7 +33,7 @@ KEEP_SECONDS = 86_400.0
 
 
 def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, pixels_sha256: str) -> str:
-    """Name of an analysis: all that shapes it. ``spool_name`` is that of this version of the image."""
+    """Name of an analysis, derived from all its inputs. ``spool_name``: of this version of the image."""
     models = [asdict(model) for model in pipeline.models()]
     shaped_by = [
         __version__,

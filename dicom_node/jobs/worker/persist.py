@@ -93,7 +93,7 @@ class ResultWriter:
         result: PipelineResult,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Write what the pipeline found, and count it and what it ``refused``.
+        """Write the pipeline's results, and count them and the ``refused`` images.
 
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
@@ -128,8 +128,8 @@ class ResultWriter:
     ) -> None:
         """Write a short report that the AI did not run, why, and what kind of cause. Raises as ``write``.
 
-        It is for those who wait for the study: a de-identified destination has no study to wait for. It waits
-        for no assessment: it says nothing of the patient.
+        The report is for people who wait for the study, so de-identified destinations get none. It needs no
+        assessment: it says nothing of the patient.
         """
         known = self._peers(job, deidentified=False)
         context = self._context(job, by, utc_now(), known)

@@ -159,7 +159,9 @@ class Worker:
         )
 
     def warm_up(self) -> None:
-        """Load what rules name and this node takes; a pipeline that cannot be loaded fails only its jobs."""
+        """Load the pipelines that rules name and this node runs; one that cannot be loaded fails only its
+        jobs.
+        """
         started = time.monotonic()
         for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
             if not self._settings.workers.takes(name):

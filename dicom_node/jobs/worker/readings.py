@@ -112,9 +112,7 @@ def _existing_seal(data_dir: Path) -> _Seal:
         remedy = "only the user of the node may read it: run the command as that user"
         raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)]) from None
     if not found:
-        raise ReadingsSealed(
-            "the site key with which the readings were sealed is gone: put back keys/site.key"
-        )
+        raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
     return _Seal(data_dir)
 
 

@@ -77,7 +77,8 @@ _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, Unk
 class JobRunner:
     """Runs claimed jobs of this process.
 
-    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was analysed ahead.
+    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses``: results of images that were
+    analysed before their study was complete.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ _MOST_DONE = 500  # jobs that are remembered; then only newer ones are looked at
 
 
 class Shadow:
-    """Has jobs compared by the active model and the one in its shadow, while its worker is idle."""
+    """Compares the active model with the model in shadow on finished jobs, while its worker is idle."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
@@ -48,7 +48,7 @@ class Shadow:
         self._cards = dict(_cards_in_shadow(settings))
 
     def look(self) -> None:
-        """See how the comparison goes, and begin the next one. Never waits."""
+        """Check the running comparison, and begin the next one. Never waits."""
         if not self._cards or (self._process is None and time.monotonic() < self._look_at):
             return
         if self._process is not None and not self._has_ended(self._process):

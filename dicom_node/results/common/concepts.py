@@ -146,8 +146,9 @@ PRIVATE: Final = (
 
 
 def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
-    """Coding Scheme Identification Sequence (0008,0110): what our private designator stands for, and that of
-    a pipeline."""
+    """Coding Scheme Identification Sequence (0008,0110): the full names behind our private designator and a
+    pipeline's.
+    """
     scheme = CodingSchemeIdentificationItem(
         SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
     )
@@ -173,8 +174,9 @@ def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
 
 
 def presence(finding: Finding) -> DicomCode:
-    """ "Present" only of a finding whose calls are right nine times in ten, else "Suspected"; "Absent" or
-    "Undetermined" of the others. Burned-in annotation is not of the patient, and is seen or not."""
+    """The concept for a finding's decision: "Present" only for a label whose positive calls are right nine
+    times in ten, else "Suspected"; "Absent"; "Undetermined". Burned-in annotation counts as sure.
+    """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
     return PRESENT if finding.decision is Decision.PRESENT and is_sure else DECISIONS[finding.decision]
 

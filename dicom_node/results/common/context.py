@@ -43,16 +43,16 @@ def not_here(result: PipelineResult) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ResultContext:
-    """What all results of one job share.
+    """Values that all results of one job share.
 
-    ``analysed_at`` is aware and drawn once per job: every time in every object is this one. ``kinds`` is the
-    union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the source.
-    ``region``: what the pipeline is made for (CID 4031), None where that is no one part of the body.
-    ``scheme``: what the designator of the pipeline's private codes stands for, None without any of its own.
-    ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is the SOP
-    Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance UID
-    (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether that
-    object was built before; then it is named, not built again.
+    ``analysed_at``, with time zone, is taken once per job: every time in every object is this one. ``kinds``
+    is the union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the
+    source. ``region``: the part of the body that the pipeline is made for (CID 4031), None if there is no
+    single one. ``scheme``: what the designator of the pipeline's private codes stands for, None without any
+    of its own. ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is
+    the SOP Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance
+    UID (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether
+    that object was built before; then it is named, not built again.
     """
 
     pipeline: str
@@ -81,10 +81,10 @@ class ResultContext:
 class SourceObject:
     """One image that was analysed, with the file it came in (Part 10).
 
-    ``pixels_sha256`` (of the pixels, with what a person and the site's device rules say of them) and
+    ``pixels_sha256`` (of the pixels, with a person's boxes and the site's device rules for them) and
     ``identity_sha256`` (of patient and study attributes) become part of every UID. ``by_hand``: a sentence
-    on what a person marked, "" for nothing.
-    ``assume_charset`` is the Specific Character Set to take where the file names none or a wrong one.
+    about boxes that a person drew, "" without any. ``assume_charset`` is the Specific Character Set to take
+    where the file names none or a wrong one.
     """
 
     image: SourceImage
@@ -99,8 +99,8 @@ class SourceObject:
 class BuiltObject:
     """One result: ``data`` is the whole Part 10 file, None when it exists already (``exists``).
 
-    ``deidentified``: for destinations that may not know the patient, of this ``pseudonym_domain``, and for no
-    others. ``burned_in_boxes``: for those that ask for such boxes (True) or do not (False); None: for both.
+    ``deidentified``: only for destinations that may not know the patient, in this ``pseudonym_domain``.
+    ``burned_in_boxes``: for destinations that ask for such boxes (True) or do not (False); None: for both.
     """
 
     kind: ResultKind

@@ -79,8 +79,8 @@ def header_arguments(
 def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
     """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
 
-    VR LO holds 64 characters; what does not fit is cut off the name of the pipeline, which stands last.
-    ``name``: of a series that is not the usual one of its kind.
+    VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name``: in place of the
+    usual name of this kind of series.
     """
     warning = _WARNINGS.get(kind, "not for diagnostic use")
     return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
@@ -102,7 +102,7 @@ def offset_of(source: Source) -> str:
 def complete(
     dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> Dataset:
-    """Write over what highdicom left open, took from the stand-in or stamped with the present time."""
+    """Replace attributes that highdicom left open, copied from the stand-in or set to the present time."""
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, source)

@@ -72,7 +72,7 @@ def contributing_equipment(
 
 
 def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
-    """The node as what applies the confidentiality profile (CID 7005)."""
+    """The node as the equipment that applied the confidentiality profile (CID 7005)."""
     return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
 
 
@@ -88,8 +88,9 @@ def acquisition_equipment(header: Dataset) -> Dataset:
 
 
 def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """What highdicom's constructors do not take, and our time in its own item, where it stamps the present
-    one: two builds would differ."""
+    """Add attributes that highdicom's constructors do not take, and replace the present time in highdicom's
+    own item by ours: otherwise two builds would differ.
+    """
     dataset.DeviceUID = context.installation.device_uid
     for item in dataset.ContributingEquipmentSequence:
         if item.get("ManufacturerModelName") == _HIGHDICOM:

@@ -13,13 +13,16 @@ from dicom_node.results.common import concepts
 
 
 def subject_context(fetus: str) -> SubjectContext:
-    """Subject Class and, as Subject ID, letter or number of the fetus: Fetus ID (11951-1, LN) stands in its
-    place or not at all. The mother is the Patient, so the template does not ask for her name."""
+    """Subject Class and, as Subject ID, the letter or number of the fetus: the template allows Fetus ID
+    (11951-1, LN) only in its place. The mother is the Patient, so the template does not ask for her name.
+    """
     return SubjectContext(concepts.FETUS, SubjectContextFetus(fetus))
 
 
 def fetus_of_all(measurements: Iterable[Measurement]) -> str:
-    """The fetus of which all these are, "" where one is of the patient or there are several."""
+    """The fetus that all measurements belong to, "" where one belongs to the patient or there are several
+    fetuses.
+    """
     fetuses = {one.fetus for one in measurements}
     return fetuses.pop() if len(fetuses) == 1 else ""
 

@@ -23,7 +23,7 @@ def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Sourc
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
-    """Series of all results of one kind in a study: images that come late go into the same one.
+    """Series of all results of one kind in a study: results of late images go into the same series.
 
     A changed identity of the patient makes another series, because a series has one patient.
     """
@@ -37,7 +37,7 @@ def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
 
 
 def document_uid(context: ResultContext, what: str, *parts: str) -> str:
-    """SOP Instance UID of what a person says of results: an assessment, a rejection note."""
+    """SOP Instance UID of a person's statement on results: an assessment, a rejection note."""
     return derived_uid(what, *_shaping(context), *parts)
 
 
@@ -77,7 +77,7 @@ def described(
     parts: tuple[str, ...] = (),
     series_parts: tuple[str, ...] = (),
 ) -> BuiltObject:
-    """An object without its bytes: its UIDs are known before, so that one that exists is not built again.
+    """An object with its UIDs and without its bytes, to see whether it exists before it is built.
 
     ``parts`` and ``series_parts`` tell apart several objects, or series, of one kind.
     """

@@ -64,9 +64,9 @@ _OF_MODALITY: Final = {
 class Source:
     """``header`` is decoded, and repaired where DICOM does not allow what it says (``repairs``).
 
-    ``stand_in`` is what highdicom's constructors are given instead: they refuse what real images have (no
-    Imager Pixel Spacing, a retired class). It has only what describes the image; the patient and study
-    attributes of the header are copied over what was built (results.envelope).
+    ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
+    Pixel Spacing, of a retired class). It only has attributes that describe the image; the patient and study
+    attributes of the header are copied into the built object afterwards (results.envelope).
     """
 
     stored: SourceObject
@@ -120,7 +120,7 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     """Read the headers, ordered by series, instance number and UID.
 
     Raises ResultRefused when they are not of one patient and study, DecodedDifferently for text that is not
-    what it says to be.
+    in its declared character set.
     """
     if not objects:
         raise ResultRefused("a result needs at least one source image")
@@ -149,7 +149,7 @@ def _share_patient(sources: Sequence[Source]) -> None:
 
 
 def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
-    """What was not as DICOM wants it, by SOP Instance UID; images without a fault are left out.
+    """The repairs of faulty headers, by SOP Instance UID; images without a fault are left out.
 
     Raises as ``read_sources``.
     """

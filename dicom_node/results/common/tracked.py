@@ -37,13 +37,14 @@ class LocatedFinding:
 
     @property
     def text(self) -> str:
-        """What is written beside the box."""
+        """The text beside the box."""
         return label_text(self.finding)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """What says something of the patient before burned-in annotation; present before indeterminate before
-    absent; the more probable first."""
+    """Findings of the patient before burned-in annotation, then present before indeterminate before absent,
+    then by probability, the highest first.
+    """
     return sorted(
         findings,
         key=lambda f: (
@@ -88,7 +89,7 @@ def located_findings(
 
 
 def tracked(located: Sequence[LocatedFinding]) -> list[Finding]:
-    """Each region as a finding of its own, with its tracking UID: what the renderer draws."""
+    """Each region as a separate finding with its tracking UID, as the renderer draws it."""
     return [
         replace(one.finding, regions=(one.region,) if one.region else (), tracking_uid=one.tracking_uid)
         for one in located

@@ -94,7 +94,7 @@ class KnownIdentity:
     def found_in(
         self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
     ) -> Iterator[str]:
-        """What would give the patient away in an object, one sentence each; nothing when it is clean.
+        """The places where an object gives the patient away, one sentence each; empty when there are none.
 
         ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
         their words are no part of a name. ``scanner``: its manufacturer and model, after which a station may

@@ -62,7 +62,7 @@ Place = tuple[str, ...]
 
 
 class Action(StrEnum):
-    """What Table E.1-1 says of an attribute (PS3.15 E.1.1)."""
+    """The action for an attribute in Table E.1-1 (PS3.15 E.1.1)."""
 
     REMOVE = "X"
     EMPTY = "Z"
@@ -79,7 +79,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     """De-identify a result in place, items of sequences too, and say so in it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
     The Content Sequence of a report stays by the Clean Structured Content Option (E.3.4): the gate looks at
-    each of its items. Raises ResultRefused for what has to be replaced and cannot.
+    each of its items. Raises ResultRefused where a value must be replaced and cannot be.
     """
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
@@ -91,7 +91,9 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
 
 
 def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
-    """What a data set still has, or does not say, that the profile asks for; one sentence each, no values."""
+    """Attributes that break the profile, because they are still there or are missing; one sentence each, no
+    values.
+    """
     kept = {keyword for option in options for keyword in KEYWORDS[option]}
     if read.get("PatientIdentityRemoved") != "YES":
         yield "PatientIdentityRemoved is not YES"
@@ -114,7 +116,7 @@ def _dates(options: Set[Retained]) -> str:
 
 
 def action_of(tag: BaseTag) -> Action | None:
-    """What the table says of an attribute; None: nothing, it is kept."""
+    """The action for an attribute in the table; None: it is not listed and is kept."""
     if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
         return Action.REMOVE  # of overlays the table names data and comments: the rest says nothing without
     return _actions().get(int(tag))

@@ -22,7 +22,9 @@ _CHARACTERS: Final = 20  # of base32: 100 bits
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """What stands for what in de-identified objects. Neither ``repr`` nor ``str`` shows the keys."""
+    """Replaces identifiers in de-identified objects, by keys of the site. Neither ``repr`` nor ``str`` shows
+    the keys.
+    """
 
     _uids: bytes = field(repr=False)
     _patients: bytes = field(repr=False)
@@ -43,7 +45,7 @@ class Pseudonyms:
         return cls(uids, patients, digests, dates, domain)
 
     def uid(self, original: str) -> str:
-        """The UID that stands for this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""
+        """The UID that replaces this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""
         digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
         digest[6] = digest[6] & 0x0F | 0x80
         digest[8] = digest[8] & 0x3F | 0x80
@@ -68,9 +70,9 @@ class Pseudonyms:
         return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
-        """A hash that stands for one of an original: the UIDs of results are derived from it.
+        """A keyed hash that replaces a hash of the original: the UIDs of results are derived from it.
 
-        A plain one in a UID would let anybody try out originals against that UID.
+        With a plain hash anybody could test candidate originals against a UID.
         """
         return _mac(self._digests, of_original).hex()
 

@@ -77,7 +77,9 @@ _GAP: Final = 16  # pixels without a mark that part two boxes: wider than betwee
 
 
 def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
-    """The image under a pseudonym and other UIDs: what describes its pixels, and what ``options`` keep."""
+    """The image under a pseudonym and other UIDs, with the attributes that describe its pixels and those that
+    ``options`` keep.
+    """
     given = source.header
     header = Dataset()
     header.SpecificCharacterSet = UTF8
@@ -115,7 +117,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
 
 
 def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series_uid: str) -> Source:
-    """The cleaned image in place of its source, which is not there: of the same size and frames."""
+    """A source that describes the cleaned image instead of the original: same size and frames, other UIDs."""
     header = deepcopy(source.header)
     header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
     header.SeriesInstanceUID = series_uid
@@ -148,9 +150,9 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
 
 
 def in_boxes(mask: DerivedImage) -> DerivedImage:
-    """The mask as filled boxes: one that follows the strokes of letters would spell what was removed.
+    """The mask as filled boxes: a mask along the strokes of letters would still spell the removed text.
 
-    Of a cine, the boxes around what was changed in any frame.
+    For a cine, the boxes around pixels that were changed in any frame.
     """
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     any_frame = np.zeros(frames.shape[1:], np.bool_)

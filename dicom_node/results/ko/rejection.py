@@ -50,7 +50,7 @@ def build_rejection(
 ) -> BuiltObject:
     """The note on these results of one study, by files; ``because``: its Key Object Description (TID 2010).
 
-    ``at`` is the time of all that it says; ``station`` our AE title.
+    ``at``: the time in all its attributes; ``station``: our AE title.
     """
     with quiet_pydicom():
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]

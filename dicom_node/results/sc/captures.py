@@ -62,8 +62,8 @@ def build_annotated(
     cleaned: DerivedImage | None,
     uid: str,
 ) -> Dataset:
-    """The image, or its ``cleaned`` one, with boxes, names, probabilities and measured lines; of a cine the
-    frame with the first finding. ``notes``: those that are to be read beside it.
+    """The image, or its ``cleaned`` one, with boxes, names, probabilities and measured lines; for a cine the
+    frame with the first finding. ``notes``: remarks to print beside it.
     """
     located = located_findings(context, source, findings)
     frame = first_frame(located)
@@ -108,7 +108,8 @@ def build_heatmap(
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
     """A black picture of the image's size with the text that the AI did not run, and the reason: the image
-    may not decode, and what is burned in was not removed. Of one that its header refuses it is small."""
+    may not decode, and its burned-in text was not removed. It is small if the header was refused.
+    """
     opened = source.stored.image.header.rows > 0
     display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])

@@ -56,7 +56,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source, or that which was processed further, in a series of its own.
+    """The cleaned picture of one source, or a further processed one in a series of its own.
 
     Raises ResultRefused unless it was verified.
 
@@ -147,7 +147,7 @@ def cleaned_class(source: Source, image: DerivedImage) -> str:
 
 
 def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
-    """What tells the series of such a picture from the others of the study."""
+    """The parts of the series UID that keep such a picture apart from the other series of the study."""
     return (modality_of(source), *([image.name] if image.processing else []))
 
 

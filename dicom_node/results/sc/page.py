@@ -39,8 +39,8 @@ def build_page(
 ) -> Dataset:
     """The page on all images of a job, with the picture of the most important one.
 
-    Of an image that may have names burned in it shows the cleaned one, and none where that was not verified.
-    Raises PixelError where the picture does not decode.
+    If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
+    verified. Raises PixelError where the picture does not decode.
     """
     ordered = sorted(sources, key=lambda source: _importance(source, result))
     source, cleaned = ordered[0], _cleaned(ordered[0], result)

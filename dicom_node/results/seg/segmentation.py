@@ -40,9 +40,9 @@ def is_empty(image: DerivedImage) -> bool:
 def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
     """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
 
-    Its category is of CID 7150, its type of our own scheme. Of a cine it shows what was changed in any frame,
-    and refers to all of them: highdicom makes no multi-frame segmentation of images without a frame of
-    reference, and ultrasound has none.
+    Its category is of CID 7150, its type of our own scheme. For a cine it marks pixels that were changed in
+    any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a frame
+    of reference, and ultrasound has none.
     """
     segment = SegmentDescription(
         segment_number=1,

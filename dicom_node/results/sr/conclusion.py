@@ -32,7 +32,7 @@ def results_in_words(sources: Sequence[Source], result: PipelineResult) -> list[
 
 
 def purged_images(result: PipelineResult) -> list[str]:
-    """What was said before of images that are not here any more."""
+    """Earlier remarks about images that have been deleted here since."""
     return [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
 
 
@@ -52,7 +52,7 @@ def is_unsure(source: Source, result: PipelineResult) -> bool:
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     """One remark on how reliable these findings are (how many in 10 such calls are right).
 
-    Empty where the reliability of none was measured.
+    Empty where no reliability was measured.
     """
     parts = [
         f"{decided_in_words(finding)}: {finding.reliability}."

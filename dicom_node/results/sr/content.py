@@ -85,12 +85,14 @@ class Summary:
 
     @property
     def absence(self) -> DicomCode:
-        """Their presence, of CID 240; never "absent" where the model is unsure."""
+        """The concept (CID 240) for findings that are not present; never "absent" where the model is
+        unsure.
+        """
         return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
 
     @property
     def answers(self) -> list[tuple[DicomCode, DicomCode]]:
-        """What came of the analysis, as names and values of coded evaluations."""
+        """The outcome of the analysis as coded evaluations: name and value."""
         because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
         return [(concepts.AI_RESULT, self.answer), *because]
 
@@ -135,7 +137,7 @@ def _about(context: ResultContext, located: LocatedFinding, source: Source) -> d
 
 
 def summary_group(context: ResultContext, summary: Summary) -> Group:
-    """TID 1501 on the whole image: what is absent, what the analysis came to, and remarks."""
+    """TID 1501 on the whole image: absent findings, the outcome of the analysis, and remarks."""
     source, absent = summary.source, summary.absent
     measurements = [
         Measurement(algorithm_id=algorithm(finding.model, finding), **number)

@@ -33,7 +33,7 @@ _SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same 
 
 
 def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
-    """What the image says of its region first, else the pipeline's own; None where neither knows it."""
+    """The body region in the image's header, else the pipeline's; None where neither has one."""
     return next(_regions(context, source), None)
 
 
@@ -47,14 +47,14 @@ def side_of(source: Source) -> str:
 def target_of(context: ResultContext, source: Source) -> CodedConcept:
     """The body region as TID 1602 wants it, the first of CID 4031 that image or pipeline name.
 
-    Where there is none, the whole of the patient: no part of it is excluded.
+    Without one, the whole body.
     """
     known = (_common_region(region) for region in _regions(context, source))
     return next(filter(None, known), CodedConcept.from_code(concepts.ENTIRE_BODY))
 
 
 def view_of(source: Source) -> CodedConcept | DicomCode | None:
-    """View Code Sequence (0054,0220), else what View Position (0018,5101) says; of radiographs only."""
+    """View Code Sequence (0054,0220), else the code for View Position (0018,5101); for radiographs only."""
     if source.header.get("Modality") not in _RADIOGRAPHS:
         return None
     given = _codes(source.header, "ViewCodeSequence")

@@ -53,7 +53,8 @@ def measurements(report: Path) -> list[dict[str, Any]]:
 
 
 def places(report: Path) -> list[dict[str, Any]]:
-    """What a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]: all), points.
+    """The regions that a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]:
+    all), points.
 
     ``number``: of a measurement, where its lines are of one only; of a finding "83 % (cut-off 41 %)"; or "".
     """
@@ -89,7 +90,7 @@ def conclusion(report: Path) -> str:
 
 
 def short_result(report: Path) -> tuple[str, ...]:
-    """The lines of the report's short result: its conclusion without what became of burned-in text."""
+    """The lines of the report's short result: its conclusion without the sentences on burned-in text."""
     return tuple(line for line in conclusion(report).splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 

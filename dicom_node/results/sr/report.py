@@ -45,7 +45,8 @@ from dicom_node.results.sr.examination import image_library, procedures_performe
 def build_report(
     context: ResultContext, sources: Sequence[Source], result: PipelineResult, uid: str
 ) -> Dataset:
-    """The report on all images of the job: the conclusion, what was found, then what was not, by image.
+    """The report on all images of the job: the conclusion, then the present findings and the others, by
+    image.
 
     Findings with a region are TID 1410 groups. The others are TID 1501 groups only where there is no region
     at all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions

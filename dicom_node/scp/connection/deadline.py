@@ -13,7 +13,7 @@ from pynetdicom.transport import AssociationSocket
 
 
 class Deadline:
-    """When a peer must have sent what it began: after ``seconds``, and later with each byte that came.
+    """When a peer must have completed a message: after ``seconds``, and later with each byte received.
 
     ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than twice
     ``seconds``.
@@ -67,7 +67,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         return count
 
     def send(self, bytestream: bytes) -> None:
-        """All of it; a peer that does not read loses its connection (Evt17)."""
+        """Send all of ``data``; a peer that does not read loses its connection (Evt17)."""
         try:
             self._limit(socket.SO_SNDTIMEO, self.send_seconds)
             self.socket.sendall(bytestream)
@@ -81,7 +81,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
     def drop(self, limit: int, seconds: float) -> int:
-        """Read and forget what is there, at most ``limit`` bytes; returns how many. Raises OSError."""
+        """Read and discard the received bytes, at most ``limit``; returns how many. Raises OSError."""
         self._limit(socket.SO_RCVTIMEO, seconds)
         return len(self.socket.recv(limit))
 

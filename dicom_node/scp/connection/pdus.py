@@ -32,7 +32,7 @@ class PData:
             raise ValueError("no PDV item")
 
     def to_primitive(self) -> PData:
-        """What the DIMSE provider takes."""
+        """The object itself, which the DIMSE provider takes as a P-DATA primitive."""
         return self
 
     @property

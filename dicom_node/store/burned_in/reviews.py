@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a person drew in an image, in which role and when."""
+    """The boxes that a person drew in an image, with the person's role and the time."""
 
     boxes: tuple[Box, ...]
     role: UserRole
@@ -74,7 +74,7 @@ def ask(session: Session, job_id: int, seen: Collection[str], asked: Sequence[As
 
 
 def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:
-    """What was drawn in these images, by SOP Instance UID, as far as their pixels are still the same."""
+    """The boxes drawn in these images, by SOP Instance UID, if the pixels are still the same."""
     chosen = select(Instance.sop_instance_uid, DrawnByHand).join(Instance)
     same = (
         Instance.sop_instance_uid.in_(images),

@@ -37,7 +37,7 @@ class ImageCount(Base):
 
 
 class ScoreCount(Base):
-    """How many of them got a score in this tenth of the card's reference, label by label."""
+    """The number of counted images with a score in this tenth of the card's reference, by label."""
 
     __tablename__ = "score_count"
 
@@ -50,7 +50,7 @@ class ScoreCount(Base):
 
 
 class ShadowScore(Base):
-    """What the active model of a job and the one in its shadow say of a label in an image; never sent."""
+    """The scores of a job's active model and of the model in shadow for a label in an image; never sent."""
 
     __tablename__ = "shadow_score"
 
@@ -121,9 +121,9 @@ class CleaningReview(Base):
 
 
 class DrawnByHand(Base):
-    """What a person wants gone from an image, besides what is found: boxes as in :class:`CleaningReview`.
+    """Boxes, as in :class:`CleaningReview`, that a person wants removed besides the detected annotation.
 
-    Of these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
+    For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
     """
 
     __tablename__ = "drawn_by_hand"

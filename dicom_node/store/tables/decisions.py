@@ -16,9 +16,9 @@ _WAITS, _NOT_COPIED = text("applied_at IS NULL"), text("NOT copied")
 class DecisionRow(Base):
     """One decision of a person, written in the transaction that carries it out.
 
-    One without ``applied_at`` came from the copy: the database was restored and does not know it. Where it
-    ``holds``, nothing of its study is sent until it is applied, or a person has settled it; an empty
-    ``study_uid`` holds all studies.
+    A row without ``applied_at`` came from the copy: the restored database does not contain the decision.
+    Where it ``holds``, no result of its study is sent until it is applied, or a person has settled it; an
+    empty ``study_uid`` holds all studies.
     """
 
     __tablename__ = "decision"

@@ -12,7 +12,7 @@ from dicom_node.store.tables.base import Base, Id
 
 
 class EventRow(Base):
-    """What happened. Append-only; ``fields`` hold no PHI."""
+    """One event. Append-only; ``fields`` hold no PHI."""
 
     __tablename__ = "event"
 
@@ -48,7 +48,7 @@ class StudyTrace(Base):
 
 
 class DiskSample(Base):
-    """How much space was free where the data folder lies."""
+    """The free space on the data folder's disk at one time."""
 
     __tablename__ = "disk_sample"
 

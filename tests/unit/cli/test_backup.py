@@ -114,7 +114,7 @@ def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path,
     for words in (["--verify"], []):
         refused = run("restore", saved, *words, "--config", filled)
         assert refused.status == ExitCode.DATA
-        assert "site.key is not what was saved" in refused.err
+        assert "site.key differs from the saved file" in refused.err
 
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(run: Run, filled: Path, saved: Path) -> None:

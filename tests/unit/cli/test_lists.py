@@ -182,7 +182,7 @@ def test_a_study_is_run_again_and_a_rule_is_replayed(run: Run, filled: Path) -> 
     assert BROKEN in run("studies", "rerun", "99.1", "99.2", *config).out
     refused = run("studies", "rerun", BROKEN, CONFLICT, *config)
     assert (refused.status, refused.out) == (1, "")
-    assert "stands in quarantine: `dicom-node studies release` lets it out" in refused.err
+    assert "is in quarantine: `dicom-node studies release` releases it" in refused.err
     assert run("studies", "rerun", "1.2.3.4", *config).status == 66
 
 

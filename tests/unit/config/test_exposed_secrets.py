@@ -53,7 +53,7 @@ def test_the_file_that_a_password_is_taken_from_counts_and_not_the_one_that_name
     secret.write_text("hunter2", encoding="utf-8")
     secret.chmod(0o644)
     login = f'username = "me"\npassword = "${{file:{secret}}}"'
-    assert f"stands in {secret}" in warnings(tmp_path, login, 0o644)
+    assert f"is in {secret}" in warnings(tmp_path, login, 0o644)
     secret.chmod(0o600)
     assert warnings(tmp_path, login, 0o644) == ""
     monkeypatch.setenv("PACS_PASSWORD", "hunter2")
@@ -66,7 +66,7 @@ def test_the_address_of_a_webhook_is_no_password(tmp_path: Path) -> None:
     config.write_text(f'[node]\ndata_dir = "{tmp_path / "var"}"\n{hook}', encoding="utf-8")
     config.chmod(0o644)
     [text] = [line.text for line in preflight.check([config]).tried if line.subject == "notification hook"]
-    assert "its address, which may hold a key, stands in" in text
+    assert "its address, which may hold a key, is in" in text
     assert "password" not in text and "KEY" not in text
 
 

@@ -53,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "peers.US1.name = 'US1': differs from us1 in capitals"),
         ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{ARCHIVE}retain = ["device"]\n'
          f'[[peers]]\nname = "two"\nae_title = "TWO"\n{ARCHIVE}',
-         "peers.two.retain = nothing: peer one shares its pseudonyms and retains something else"),
+         "peers.two.retain = nothing: peer one shares its pseudonyms and retains other attributes"),
         ('send_to = ["pacs"]', 'send_to = ["pacs", "far"]\noptions = { keep_words = ["R-CY"] }\n'
          f'[[peers]]\nname = "far"\nae_title = "FAR"\n{ARCHIVE}',
          "rules.ultrasound.options.keep_words = ['R-CY']: not in pictures for far, which is de-identified"),
@@ -125,10 +125,10 @@ def test_the_condition_that_the_samples_name_for_every_image_is_one(tmp_path: Pa
         ("[node]\nx = null\n", "2: file: is no TOML: there is no null in TOML: leave x out"),
         ("[node]\nx = True\n", "2: file: is no TOML: write true, in small letters"),
         ('[node]\nx = "abc\ny = 1\n', '2: file: is no TOML: the quotes are not closed: put a "'),
-        ("[node]\nx = 1\nx = 2\n", "3: file: is no TOML: the key x stands twice here"),
+        ("[node]\nx = 1\nx = 2\n", "3: file: is no TOML: the key x is given twice here"),
         ("[peers]\nx = 1\n[peers]\nx = 2\n", "3: file: is no TOML: write [[peers]], with two brackets"),
         ("[peers]\nx = 1\n[[peers]]\nx = 2\n", "3: file: is no TOML: write [[peers]], with two brackets"),
-        ("[node]\nx = 1\n[node]\n", "3: file: is no TOML: [node] stands twice"),
+        ("[node]\nx = 1\n[node]\n", "3: file: is no TOML: [node] is given twice"),
         ('[node]\nx = ["a" "b"]\n', "2: file: is no TOML: a list is not closed, or a comma is missing"),
         ("[node]\npassword = TOPSECRET\n", '2: file: is no TOML: text must stand in quotes: password = "…"'),
         ("[node]\nname = 'M\u00fcnchen'\n", "2: file: holds a letter that is not in UTF-8: save"),

@@ -96,7 +96,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
     ("text", "why"),
     [
         ("[[rules]\n", "this is no TOML"),
-        ("[node]\nae_title = 'X'\n", "and nothing else"),
+        ("[node]\nae_title = 'X'\n", "write only rules"),
         (GOOD.replace("send_to", "sent_to"), "rule 1, sent_to"),
         (GOOD.replace('"pacs"', '"modality"'), "rule 1, send_to: peers that may receive: pacs"),
         (GOOD.replace('"ultrasound"', '"ultrasund"'), "did you mean ultrasound?"),

@@ -179,7 +179,7 @@ def test_what_was_said_of_a_report_that_comes_again_as_it_was_is_sent(site: Inbo
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     with site.database.write() as session:
-        stop_study(session, session.get_one(Study, 1), "the study stands in quarantine")
+        stop_study(session, session.get_one(Study, 1), "the study is in quarantine")
     assert deliveries(site) == [("pacs", "cancelled")]
     rerun_rules(site.settings, [study_of(site)])
     work(site)

@@ -32,10 +32,10 @@ def test_a_study_is_followed_from_the_spool_to_its_end(browser: Browser, inbox: 
     sent = ultrasound("one")
     browser.upload(("Mueller.dcm", part_10(sent)))
     address = page_of(browser)
-    assert "1 of 1 object is still being looked into" in browser.text
+    assert "1 of 1 object is still being read" in browser.text
     inbox.settle()
     assert browser.get(address) == 200
-    assert "still being looked into" not in browser.text
+    assert "still being read" not in browser.text
     study = inbox.study(str(sent.StudyInstanceUID))
     assert f'href="/studies/{study.id}"' in browser.text
     assert "0 of 1 jobs" in browser.text

@@ -92,7 +92,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
 ) -> None:
     with console.database.write() as session:
         session.get_one(Delivery, 1).state = state
-    with pytest.raises(NotAllowedNow, match="can be discarded"):
+    with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
         deliveries.discard(console.settings, [1], because="for no reason")
     assert states(console)[0] is state
 
@@ -175,5 +175,5 @@ def test_the_page_of_a_peer_that_takes_nothing_says_so(console: ConsoleLab, stud
             delivery.state, delivery.attempts, delivery.reason = S.PENDING, 3, "no connection"
             record(session, DELIVERY_RETRIED, study, delivery=delivery.id, destination="pacs")
     browser.get("/peers/pacs")
-    section = browser.text.partition("What it gets")[2].partition("</section>")[0]
+    section = browser.text.partition("Results sent to it")[2].partition("</section>")[0]
     assert "it takes none of the 2 results that wait for it (no connection)" in section

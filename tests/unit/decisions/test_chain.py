@@ -62,7 +62,7 @@ def test_a_changed_line_is_named_and_those_after_it_are_read(chain: DecisionChai
     assert fault.text == (
         "host.jsonl: line 3 was changed"
         if keeps_hash
-        else "host.jsonl: what stood before line 4 was changed or cut out"
+        else "host.jsonl: a line before line 4 was changed or cut out"
     )
     assert ids(chain)[-2:] == ["d4", "d5"]
     assert chain.read().faults == [fault], "the same whenever it is looked at"
@@ -72,7 +72,7 @@ def test_a_line_that_was_cut_out_is_named(chain: DecisionChain) -> None:
     lines = raw(chain)
     chain.path.write_bytes(b"".join(lines[:1] + lines[2:]))
     assert [fault.text for fault in chain.read().faults] == [
-        "host.jsonl: what stood before line 3 was changed or cut out"
+        "host.jsonl: a line before line 3 was changed or cut out"
     ]
 
 

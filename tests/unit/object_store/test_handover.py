@@ -285,7 +285,7 @@ def test_a_machine_with_another_site_key_is_refused(site: Site) -> None:
     refuse_another_key(site.a.settings)
     refuse_another_key(site.a.settings)
     b = site.machine("b")
-    with pytest.raises(ConfigurationError, match="not that of the site's other machines"):
+    with pytest.raises(ConfigurationError, match="differs from the key of the site's other machines"):
         refuse_another_key(b.settings)
     path_of_key(b.folder).write_bytes(path_of_key(site.a.folder).read_bytes())
     refuse_another_key(b.settings)

@@ -173,7 +173,7 @@ def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
     with outbox.database.read() as session:
         [delivery] = session.scalars(select(Delivery))
         assert delivery.withdrawn
-        assert delivery.reason == "withdrawn: the study stands in quarantine"
+        assert delivery.reason == "withdrawn: the study is in quarantine"
 
 
 def test_a_person_releases_a_quarantined_study_before_its_deliveries(outbox: Outbox) -> None:

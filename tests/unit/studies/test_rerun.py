@@ -183,7 +183,7 @@ def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_que
     node.receive(coming)
     node.index()
     for uid, sentence in (
-        (conflict, "stands in quarantine"),
+        (conflict, "is in quarantine"),
         (purged, "were purged"),
         (str(coming.StudyInstanceUID), "is still being received"),
     ):
