@@ -13,7 +13,7 @@ from dicom_node.model.roles import UserRole
 from dicom_node.notifications.sender import Notifier
 from dicom_node.services import audit, users
 from dicom_node.store.transitions import record
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, config_file
 from tests.inbox_lab import CONFIG, Inbox
 from tests.smtp_lab import WebServer
 
@@ -79,11 +79,8 @@ def test_a_program_lists_them(told: ConsoleLab) -> None:
 
 
 def test_the_command_line_does_the_same(told: ConsoleLab, web: WebServer, inbox: Inbox) -> None:
-    config = inbox.folder / "node.toml"
-    config.write_text(
-        f'[node]\ndata_dir = "{inbox.folder}"\n'
-        f'[[notifications]]\nname = "hook"\non = ["disk"]\nurl = "{web.url}"\n'
-    )
+    rule = f'[[notifications]]\nname = "hook"\non = ["disk"]\nurl = "{web.url}"\n'
+    config = config_file(inbox.settings, rule)
     run = CliRunner()
     listed = run.invoke(app, ["notifications", "list", "--json", "--config", str(config)])
     assert '"failed"' in listed.output

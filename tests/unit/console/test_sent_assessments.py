@@ -41,7 +41,7 @@ def site(node: Inbox) -> Inbox:
 
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = ANNA, place: int = 0, why: str = "") -> None:
     with node.database.read() as session:
-        about = assessments._findings(session, node.settings, 1)[place]
+        about = assessments.findings_of_study(session, node.settings, study_of(node))[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
     given = FindingAssessed(**which, verdict=verdict, because=why)
     assessments.assess(node.settings, 1, given, by)
