@@ -5,7 +5,6 @@ The route table says what there is: one that no role comes to by links and butto
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from PIL import Image
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Request
 
@@ -164,7 +162,7 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page.goto("/studies")
     page.fill("input[name=patient]", "ID-o*")
     press(page, "Find")
-    assert page.locator("tbody tr").count() == 1
+    assert page.locator("tbody tr").count() == 1 and "ID-o" not in page.url
     page.goto("/patients")
     page.fill("input[name=patient]", "ID-t*")
     press(page, "Find")
@@ -180,10 +178,17 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
 def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.READER)
     page.goto(f"/studies/{walk.site.studies['held']}")
+    page.focus("#findings summary >> nth=0")
+    for key in ("Enter", "Tab"):
+        page.keyboard.press(key)
+    page.keyboard.type("a rib")
+    page.click("#findings details[open] button[value=rejected]")
+    page.wait_for_selector("#findings >> text=reader: a rib")
     page.click("#findings button[value=accepted] >> nth=0")
     page.wait_for_selector("#findings .state.confirmed")
     because(page, "Reject: nothing leaves")
     press(page, "Accept and send after all")
+    page.wait_for_selector("h1 ~ .state.delivering")
     page.goto(f"/studies/{walk.site.studies['chest']}")
     page.click("#findings button[value=accepted] >> nth=0")
     press(page, "Send my assessment to pacs")
@@ -288,16 +293,9 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     page.fill("form[action='/patients/register'] input[name=PatientName]", "Doe^Jane")
     press(page, "Register")
     ultrasound("five").save_as(tmp_path / "five.dcm", enforce_file_format=True)
-    (tmp_path / "page.dcm").write_text("<html><script>alert(1)</script>", encoding="utf-8")
-    data = io.BytesIO()
-    Image.new("L", (40, 30), 90).save(data, "PNG")
-    (tmp_path / "scan.png").write_bytes(data.getvalue())
-    page.set_input_files(
-        "input[name=files]", [tmp_path / name for name in ("five.dcm", "page.dcm", "scan.png")]
-    )
+    page.set_input_files("input[name=files]", [tmp_path / "five.dcm"])
     page.click("main button:text-is('Send')")
-    page.wait_for_selector("text=2 objects taken, 1 refused")
-    page.wait_for_selector("text=2 of 2 objects are still being looked into")
+    page.wait_for_selector("text=1 of 1 object is still being looked into")
     page.wait_for_selector("text=Updates by itself")
     page.screenshot(path=tmp_path / "uploaded.png", full_page=True)
     page.goto("/patients")

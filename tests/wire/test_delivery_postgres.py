@@ -35,7 +35,6 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(tmp
             stop.set()
             for thread in threads:
                 thread.join()
-            outbox.database.dispose()
         assert Counter(first.received) == Counter(second.received) == Counter(sent)
         assert set(outbox.study_states()) == {"delivered"}
         assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 0  # a deadlock would have left one
