@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from argon2 import PasswordHasher
 from fastapi import FastAPI
@@ -119,6 +120,19 @@ class ConsoleLab:
     def audited(self, action: str) -> list[dict[str, object]]:
         """What the audit says of each act of this kind, the newest first."""
         return audited(self.database, action)
+
+
+class Program:
+    """Asks with the token of a user."""
+
+    def __init__(self, console: ConsoleLab, role: UserRole) -> None:
+        self.token = users.add_token(console.settings, role.value, "a test", 1)
+        self.client = console.browser().client
+
+    def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = self.client.request(method, f"/api/v1{path}", headers=headers, **how)
+        return answer.status_code, answer.json() if answer.content else None
 
 
 def audited(database: Database, action: str) -> list[dict[str, object]]:

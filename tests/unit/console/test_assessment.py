@@ -17,11 +17,10 @@ from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from dicom_node.store.tables import Delivery, HeldResult
-from tests.console_lab import ConsoleLab, config_file, quick_hasher
+from tests.console_lab import ConsoleLab, Program, config_file, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.console.illustrated import illustrated
-from tests.unit.console.test_api import Program
 from tests.unit.jobs.worker_lab import work
 
 

@@ -14,8 +14,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import HoldUndercut
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered
-from tests.console_lab import ConsoleLab, config_file
-from tests.unit.console.test_api import Program
+from tests.console_lab import ConsoleLab, Program, config_file
 
 FIELDS = {
     "name": "held", "version": "0", "when.station": "ROOM2", "pipeline": "ultrasound", "send_to": "pacs",
