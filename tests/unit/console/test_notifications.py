@@ -62,8 +62,8 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
 
 def test_secrets_stand_on_no_page(told: ConsoleLab) -> None:
     browser = told.browser(UserRole.ADMIN)
-    for path in ("/notifications", "/audit"):
-        browser.get(path)
+    for path, shown in (("/notifications", "hook"), ("/audit", "admin")):
+        assert browser.get(path) == 200 and shown in browser.text
         assert "KEY-IN-URL" not in browser.text
         assert "T0KEN" not in browser.text
 
