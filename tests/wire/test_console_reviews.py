@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -53,11 +52,9 @@ def rows_of(page: Page) -> list[list[str]]:
     return [row for row in found if any(row)]
 
 
-def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk, tmp_path: Path) -> None:
+def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk) -> None:
     page, complaints = desk.page(UserRole.OPERATOR)
     page.goto("/reviews")
-    page.wait_for_load_state("networkidle")
-    page.screenshot(path=tmp_path / "list.png", full_page=True)
     page.click("text=Look at it >> nth=0")
     stage = page.locator("#stage")
     stage.scroll_into_view_if_needed()
@@ -78,7 +75,6 @@ def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk, tmp_path:
     page.keyboard.press("ArrowUp")
     assert rows_of(page)[0][2] == str(int(drawn[2]) + 1)
     assert page.locator("#drawn rect").get_attribute("width") == str(int(drawn[2]) + 1)
-    page.screenshot(path=tmp_path / "drawn.png", full_page=True)
     page.click("text=Black these out")
     page.wait_for_url("**/reviews")
     assert page.locator("text=boxes drawn, cleaned again").count() == 1

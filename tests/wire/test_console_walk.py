@@ -205,7 +205,7 @@ def test_an_operator_does_all_that_an_operator_may(walk: Walk, tmp_path: Path) -
     page, complaints = walk.page(UserRole.OPERATOR, viewport=DESKTOP)
     deliveries(walk, page)
     studies(walk, page)
-    peers_rules_and_messages(walk, page, tmp_path)
+    peers_rules_and_messages(walk, page)
     cleaning(walk, page)
     patients_and_uploads(page, tmp_path)
     assert walk.done(UserRole.OPERATOR) == walk.actions(UserRole.OPERATOR)
@@ -234,7 +234,6 @@ def studies(walk: Walk, page: Page) -> None:
     page.check("text=Quality")
     page.fill("input[name=because]", "of the wrong side")
     press(page, "Withdraw")
-    page.screenshot(path=walk.site.node.folder / "withdrawn.png", full_page=True)
     page.click("text=Back to the study")
     press(page, "Run the rules again")
     page.goto("/jobs?state=queued")
@@ -248,23 +247,19 @@ def studies(walk: Walk, page: Page) -> None:
     press(page, "Release the study")
 
 
-def peers_rules_and_messages(walk: Walk, page: Page, tmp_path: Path) -> None:
+def peers_rules_and_messages(walk: Walk, page: Page) -> None:
     """Try peers, rules and messages."""
     page.goto("/peers/pacs")
     press(page, "Test the connection")
-    page.screenshot(path=tmp_path / "tested.png", full_page=True)
     press(page, "Send a test study")
-    page.screenshot(path=tmp_path / "trial.png", full_page=True)
     page.goto("/peers/pacs/conformance")
     press(page, "Validate the files now")
-    page.screenshot(path=tmp_path / "validated.png", full_page=True)
     with page.expect_download() as kept:
         page.click("text=Report to keep")
     assert kept.value.suggested_filename == "conformance.md"
     page.goto("/rules")
     page.click("summary:has-text('Try changed rules')")
     press(page, "Try them against the newest studies")
-    page.screenshot(path=tmp_path / "rules-tried.png", full_page=True)
     page.goto("/notifications")
     walk.site.web.status = 200
     press(page, "Send a test")
@@ -297,28 +292,24 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     page.click("main button:text-is('Send')")
     page.wait_for_selector("text=1 of 1 object is still being looked into")
     page.wait_for_selector("text=Updates by itself")
-    page.screenshot(path=tmp_path / "uploaded.png", full_page=True)
     page.goto("/patients")
     press(page, "Remove")
 
 
-def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk, tmp_path: Path) -> None:
+def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
-    peers(page, tmp_path, walk.site.settings.peer("pacs").port)
-    rules(page, tmp_path)
+    peers(page, walk.site.settings.peer("pacs").port)
+    rules(page)
     models(page)
     page.goto("/reviews")
     page.click("text=Look at it >> nth=0")
     draw(page)
     press(page, "Try it on the last images of the device")
-    page.wait_for_load_state("networkidle")
-    page.screenshot(path=tmp_path / "device-rule.png", full_page=True)
     press(page, "Save the rule, and clean this image again")
     page.click("main >> text=Go on")
     press(page, "Remove")
     page.goto(f"/patients/{walk.site.studies['chest']}")
     page.click("summary:has-text('Delete the received images')")
-    page.screenshot(path=tmp_path / "delete.png", full_page=True)
     press(page, "Delete them")
     assert " of 1 studies: received images deleted" in page.inner_text("main")
     assert walk.done(UserRole.ADMIN) == walk.actions(UserRole.ADMIN)
