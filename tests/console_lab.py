@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from argon2 import PasswordHasher
 from fastapi import FastAPI
@@ -16,7 +20,7 @@ from dicom_console.app import create_app
 from dicom_console.web.access import Site
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import audit, users
 from dicom_node.store.database import Database
 
 PASSWORD = "correct horse battery"
@@ -66,9 +70,18 @@ class Browser:
     def token(self) -> str:
         """The CSRF token of this browser's forms."""
         self.get("/sign-in")
-        found = re.search(r'name="csrf" value="(\w+)"', self.text)
+        return self.field("csrf")
+
+    def field(self, name: str) -> str:
+        """The value of a field that the page holds."""
+        found = re.search(rf'name="{re.escape(name)}" value="([^"]+)"', self.text)
         assert found, self.text
         return found[1]
+
+    def fault(self, field: str) -> str:
+        """What is said to be wrong beside a field."""
+        found = re.search(rf'id="fault-{re.escape(field)}">([^<]*)<', self.text)
+        return html.unescape(found[1]) if found else ""
 
     def sign_in(self, name: str, password: str = PASSWORD) -> int:
         """The status: 303 when it worked."""
@@ -93,6 +106,50 @@ class ConsoleLab:
         if role:
             assert browser.sign_in(role.value) == 303, browser.text
         return browser
+
+    def take(self, settings: Settings) -> None:
+        """Go on with these settings."""
+        self.settings = settings
+        self.app.state.site = replace(self.app.state.site, settings=settings)
+
+    def change(self, section: str, **values: object) -> None:
+        """Go on with other values of a section of the settings."""
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.take(self.settings.model_copy(update={section: changed}))
+
+    def audited(self, action: str) -> list[dict[str, object]]:
+        """What the audit says of each act of this kind, the newest first."""
+        return audited(self.database, action)
+
+
+class Program:
+    """Asks with the token of a user."""
+
+    def __init__(self, console: ConsoleLab, role: UserRole) -> None:
+        self.token = users.add_token(console.settings, role.value, "a test", 1)
+        self.client = console.browser().client
+
+    def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = self.client.request(method, f"/api/v1{path}", headers=headers, **how)
+        return answer.status_code, answer.json() if answer.content else None
+
+
+def audited(database: Database, action: str) -> list[dict[str, object]]:
+    """The fields of what was noted as this action, the newest first."""
+    with database.read() as session:
+        return [row["fields"] for row in audit.rows(session) if row["action"] == action]
+
+
+def config_file(settings: Settings, further: str = "", *, port: int = 1) -> Path:
+    """A configuration of this node for the command line, with a PACS at the port."""
+    file = settings.node.data_dir / "node.toml"
+    file.write_text(
+        f'[node]\ndata_dir = "{settings.node.data_dir}"\n{further}[[peers]]\nname = "pacs"\n'
+        f'ae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\nmay = ["receive"]\n',
+        encoding="utf-8",
+    )
+    return file
 
 
 def add_users(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS
 from dicom_node.results import (
-    BuiltObject,
     Deidentified,
     Pseudonyms,
     ResultContext,
@@ -107,12 +105,6 @@ def deidentified(
     ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
     result = result_of(image, verified=verified)
     return build_deidentified(ctx, [image], result, Pseudonyms.of(key, domain), options)
-
-
-def read(item: BuiltObject) -> Dataset:
-    """The object as its destination would read it."""
-    assert item.data is not None
-    return dcmread(io.BytesIO(item.data))
 
 
 def _set(dataset: Dataset, tag: Any, number: int) -> None:

@@ -7,14 +7,12 @@ findings made up through the contract, so no model is needed and every byte foll
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
@@ -55,6 +53,7 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import read_result
 from tests.unit.heads import HEAD, drawn_head
 
 FOLDER: Final = Path(__file__).parent / "golden"
@@ -77,7 +76,7 @@ def dumps() -> dict[str, str]:
     """Every dump by its file name."""
     with tempfile.TemporaryDirectory() as folder:
         made = dict(objects(Path(folder)))
-        return {f"{name}.txt": f"{first_line()}\n{dump(_read(one))}" for name, one in made.items()}
+        return {f"{name}.txt": f"{first_line()}\n{dump(read_result(one))}" for name, one in made.items()}
 
 
 def dump(dataset: Dataset) -> str:
@@ -258,11 +257,6 @@ def _head(image: SourceObject) -> PipelineResult:
         models=(UNCALIBRATED,),
         drawn_on="cleaned",
     )
-
-
-def _read(one: BuiltObject) -> Dataset:
-    assert one.data is not None
-    return pydicom.dcmread(io.BytesIO(one.data))
 
 
 def _lines(dataset: Dataset, indent: str, left_out: frozenset[str] = frozenset()) -> Iterator[str]:

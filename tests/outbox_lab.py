@@ -26,6 +26,7 @@ from dicom_node.config.settings import NodeSettings, PeerSettings, Settings
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.scu import Outgoing
 from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
@@ -172,6 +173,15 @@ class Outbox:
             bytes=len(data),
             created_at=utc_now(),
         )
+
+
+def outgoing(image: Dataset, folder: Path, sha256: str = "") -> Outgoing:
+    """The image as a file that waits to be sent."""
+    path = folder / "outgoing.dcm"
+    image.save_as(path, enforce_file_format=True)
+    return Outgoing(
+        image.SOPClassUID, image.SOPInstanceUID, image.StudyInstanceUID, image.SeriesInstanceUID, path, sha256
+    )
 
 
 def a_result(sop_class: UID, study_instance_uid: str, pixels: int) -> Dataset:

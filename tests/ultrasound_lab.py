@@ -85,6 +85,23 @@ def decoded(file: Path | bytes) -> np.ndarray:
     return samples if int(ds.get("NumberOfFrames") or 1) > 1 else samples[None]
 
 
+class Reader:
+    """Reads with rapidocr as it is installed; remembers what it read of a picture."""
+
+    def __init__(self) -> None:
+        from rapidocr import RapidOCR
+
+        self._reader = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
+        self._known: dict[tuple[object, ...], list[str]] = {}
+
+    def secrets(self, picture: np.ndarray) -> list[str]:
+        """Which secrets can be read in the picture, also in part."""
+        key = (picture.shape, picture.tobytes())
+        if key not in self._known:
+            self._known[key] = told(words(picture, self._reader))
+        return self._known[key]
+
+
 def words(image: np.ndarray, reader: Any) -> str:
     """Everything that ``reader``, a ``rapidocr.RapidOCR``, reads in an 8-bit picture; letters and digits."""
     three = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)

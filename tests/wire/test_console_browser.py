@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import expect
 
 from dicom_node.model.roles import UserRole
 from tests.browser_lab import debian_chromium, served, signed_in
@@ -51,22 +50,6 @@ def test_pictures_are_shown_and_names_are_text(chromium: Chromium, address: str)
     page.click("figure a")
     page.evaluate("document.querySelector('#received').decode()")
     assert page.locator("svg.stage").get_attribute("viewBox") == "0 0 240 180"
-
-
-def test_a_patient_is_searched_for_and_a_job_cancelled(
-    chromium: Chromium, address: str, inbox: Inbox
-) -> None:
-    page, _ = signed_in(chromium, address, UserRole.OPERATOR)
-    page.click("nav >> text=Studies")
-    page.fill("input[name=patient]", "ID-o*")
-    page.click("button:has-text('Find')")
-    expect(page.locator("tbody tr")).to_have_count(1)
-    assert "ID-o" not in page.url
-    page.click("nav >> text=Jobs")
-    page.click("button:has-text('Cancel') >> nth=0")
-    page.wait_for_selector(".state.cancelled")
-    assert page.locator(".state.cancelled").count() == 1
-    assert [job.state.value for job in inbox.jobs()] == ["cancelled"]
 
 
 def test_an_upload_shows_what_became_of_each_file(

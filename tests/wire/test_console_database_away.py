@@ -55,7 +55,7 @@ def node(
         inbox.close()
 
 
-def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away], tmp_path: Path) -> None:
+def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away]) -> None:
     inbox, away = node
     with served(inbox) as address, debian_chromium() as chromium:
         page, _ = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
@@ -74,7 +74,6 @@ def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away], tmp_p
             assert "Content-Security-Policy".lower() in answer.headers
             assert "The node still stores received images" in page.inner_text("main")
             assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
-            page.screenshot(path=tmp_path / "away.png")
             inbox.receive(ultrasound("two"))
         expect(page.locator("h1")).to_have_text("Studies", timeout=60_000)
         assert [job.state.value for job in inbox.jobs()] == ["queued"]

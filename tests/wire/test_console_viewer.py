@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
@@ -24,7 +23,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         assert complaints == []
 
 
-def test_marks_are_switched_off_by_a_key(page: Page, tmp_path: Path) -> None:
+def test_marks_are_switched_off_by_a_key(page: Page) -> None:
     page.goto("/studies/images/1")
     mark = page.locator("g.mark")
     assert mark.is_visible()
@@ -32,10 +31,9 @@ def test_marks_are_switched_off_by_a_key(page: Page, tmp_path: Path) -> None:
     page.focus(".marks-on")
     page.keyboard.press("Space")
     assert not mark.is_visible()
-    page.screenshot(path=tmp_path / "image.png", full_page=True)
 
 
-def test_the_slider_goes_from_before_to_after(page: Page, tmp_path: Path) -> None:
+def test_the_slider_goes_from_before_to_after(page: Page) -> None:
     page.goto("/studies/images/1")
     page.click("text=Cleaned")
     page.wait_for_selector("#compare")  # shown by the page's script
@@ -45,7 +43,6 @@ def test_the_slider_goes_from_before_to_after(page: Page, tmp_path: Path) -> Non
         page.keyboard.press(key)
         share[key] = page.locator("#after rect").get_attribute("width")
     assert share == {"Home": "240", "End": "0"}
-    page.screenshot(path=tmp_path / "cleaned.png", full_page=True)
 
 
 def test_frames_of_a_cine_come_by_keys_and_play(page: Page) -> None:

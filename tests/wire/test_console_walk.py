@@ -5,7 +5,6 @@ The route table says what there is: one that no role comes to by links and butto
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from PIL import Image
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Request
 
@@ -164,7 +162,7 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page.goto("/studies")
     page.fill("input[name=patient]", "ID-o*")
     press(page, "Find")
-    assert page.locator("tbody tr").count() == 1
+    assert page.locator("tbody tr").count() == 1 and "ID-o" not in page.url
     page.goto("/patients")
     page.fill("input[name=patient]", "ID-t*")
     press(page, "Find")
@@ -180,10 +178,17 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
 def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.READER)
     page.goto(f"/studies/{walk.site.studies['held']}")
+    page.focus("#findings summary >> nth=0")
+    for key in ("Enter", "Tab"):
+        page.keyboard.press(key)
+    page.keyboard.type("a rib")
+    page.click("#findings details[open] button[value=rejected]")
+    page.wait_for_selector("#findings >> text=reader: a rib")
     page.click("#findings button[value=accepted] >> nth=0")
     page.wait_for_selector("#findings .state.confirmed")
     because(page, "Reject: none is sent")
     press(page, "Accept and send after all")
+    page.wait_for_selector("h1 ~ .state.delivering")
     page.goto(f"/studies/{walk.site.studies['chest']}")
     page.click("#findings button[value=accepted] >> nth=0")
     press(page, "Send my assessment to pacs")
@@ -200,7 +205,7 @@ def test_an_operator_does_all_that_an_operator_may(walk: Walk, tmp_path: Path) -
     page, complaints = walk.page(UserRole.OPERATOR, viewport=DESKTOP)
     deliveries(walk, page)
     studies(walk, page)
-    peers_rules_and_messages(walk, page, tmp_path)
+    peers_rules_and_messages(walk, page)
     cleaning(walk, page)
     patients_and_uploads(page, tmp_path)
     assert walk.done(UserRole.OPERATOR) == walk.actions(UserRole.OPERATOR)
@@ -229,7 +234,6 @@ def studies(walk: Walk, page: Page) -> None:
     page.check("text=Quality")
     page.fill("input[name=because]", "of the wrong side")
     press(page, "Withdraw")
-    page.screenshot(path=walk.site.node.folder / "withdrawn.png", full_page=True)
     page.click("text=Back to the study")
     press(page, "Run the rules again")
     page.goto("/jobs?state=queued")
@@ -243,23 +247,19 @@ def studies(walk: Walk, page: Page) -> None:
     press(page, "Release the study")
 
 
-def peers_rules_and_messages(walk: Walk, page: Page, tmp_path: Path) -> None:
+def peers_rules_and_messages(walk: Walk, page: Page) -> None:
     """Try peers, rules and messages."""
     page.goto("/peers/pacs")
     press(page, "Test the connection")
-    page.screenshot(path=tmp_path / "tested.png", full_page=True)
     press(page, "Send a test study")
-    page.screenshot(path=tmp_path / "trial.png", full_page=True)
     page.goto("/peers/pacs/conformance")
     press(page, "Validate the files now")
-    page.screenshot(path=tmp_path / "validated.png", full_page=True)
     with page.expect_download() as kept:
         page.click("text=Report to keep")
     assert kept.value.suggested_filename == "conformance.md"
     page.goto("/rules")
     page.click("summary:has-text('Try changed rules')")
     press(page, "Try them against the newest studies")
-    page.screenshot(path=tmp_path / "rules-tried.png", full_page=True)
     page.goto("/notifications")
     walk.site.web.status = 200
     press(page, "Send a test")
@@ -288,39 +288,28 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     page.fill("form[action='/patients/register'] input[name=PatientName]", "Doe^Jane")
     press(page, "Register")
     ultrasound("five").save_as(tmp_path / "five.dcm", enforce_file_format=True)
-    (tmp_path / "page.dcm").write_text("<html><script>alert(1)</script>", encoding="utf-8")
-    data = io.BytesIO()
-    Image.new("L", (40, 30), 90).save(data, "PNG")
-    (tmp_path / "scan.png").write_bytes(data.getvalue())
-    page.set_input_files(
-        "input[name=files]", [tmp_path / name for name in ("five.dcm", "page.dcm", "scan.png")]
-    )
+    page.set_input_files("input[name=files]", [tmp_path / "five.dcm"])
     page.click("main button:text-is('Send')")
-    page.wait_for_selector("text=2 objects taken, 1 refused")
-    page.wait_for_selector("text=2 of 2 objects are still being read")
+    page.wait_for_selector("text=1 of 1 object is still being read")
     page.wait_for_selector("text=Updates by itself")
-    page.screenshot(path=tmp_path / "uploaded.png", full_page=True)
     page.goto("/patients")
     press(page, "Remove")
 
 
-def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk, tmp_path: Path) -> None:
+def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
-    peers(page, tmp_path, walk.site.settings.peer("pacs").port)
-    rules(page, tmp_path)
+    peers(page, walk.site.settings.peer("pacs").port)
+    rules(page)
     models(page)
     page.goto("/reviews")
     page.click("text=Look at it >> nth=0")
     draw(page)
     press(page, "Try it on the last images of the device")
-    page.wait_for_load_state("networkidle")
-    page.screenshot(path=tmp_path / "device-rule.png", full_page=True)
     press(page, "Save the rule, and clean this image again")
     page.click("main >> text=Go on")
     press(page, "Remove")
     page.goto(f"/patients/{walk.site.studies['chest']}")
     page.click("summary:has-text('Delete the received images')")
-    page.screenshot(path=tmp_path / "delete.png", full_page=True)
     press(page, "Delete them")
     assert " of 1 studies: received images deleted" in page.inner_text("main")
     assert walk.done(UserRole.ADMIN) == walk.actions(UserRole.ADMIN)

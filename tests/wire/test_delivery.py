@@ -26,10 +26,12 @@ from dicom_node.events import (
 )
 from dicom_node.model.kinds import ResultKind
 from dicom_node.outbox import retry_all
+from dicom_node.scu import open_destination
 from tests.inbox_lab import enter_peer
 from tests.outbox_lab import THREE_FACES, Outbox
 from tests.pacs_lab import ABORT, Pacs, run_pacs
 from tests.ports import free_port
+from tests.postgres_lab import start_postgres
 from tests.waiting import wait_until
 
 ONE = (ResultKind.SC,)
@@ -309,10 +311,34 @@ def test_a_rejected_association_is_tried_again_and_says_why(tmp_path: Path) -> N
 
 
 def test_peers_test_says_what_the_pacs_takes(tmp_path: Path) -> None:
-    from dicom_node.scu import open_destination
-
     with run_pacs(Pacs(free_port()), classes=[Comprehensive3DSRStorage], finds=False) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
         checks = open_destination(outbox.settings.peer("pacs"), outbox.settings).test()
     assert {check.name for check in checks if check.ok} == {"echo", "sr"}
     assert {check.name for check in checks if not check.ok} == {"gsps", "sc", "query"}
+
+
+@pytest.mark.debian("postgresql")
+def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(tmp_path: Path) -> None:
+    with (
+        start_postgres() as server,
+        run_pacs(Pacs(free_port(), ae_title="A")) as first,
+        run_pacs(Pacs(free_port(), ae_title="B")) as second,
+    ):
+        peers = [first.peer("first"), second.peer("second")]
+        outbox = Outbox(tmp_path, peers, database_url=server.new_database())
+        sent = [uid for _ in range(15) for uid in outbox.add_study(["first", "second"])]
+        stop = threading.Event()
+        threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            outbox.wait_until("confirmed")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert Counter(first.received) == Counter(second.received) == Counter(sent)
+        assert set(outbox.study_states()) == {"delivered"}
+        assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 0  # a deadlock would have left one
+        outbox.database.dispose()

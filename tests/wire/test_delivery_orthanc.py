@@ -16,6 +16,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.scu import open_destination
 from dicom_node.store.tables import Delivery
+from tests.certificates_lab import Authority
 from tests.outbox_lab import THREE_FACES, Outbox
 from tests.ports import free_port
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
@@ -141,23 +142,20 @@ def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(tmp_path: 
 
 
 def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
-    certificates = make_certificates(tmp_path / "tls")
+    ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
+    (certificate, key), (own, own_key) = ours.certify("orthanc"), ours.certify("node")
     config = {
         "DicomTlsEnabled": True,
-        "DicomTlsCertificate": str(certificates / "orthanc.crt"),
-        "DicomTlsPrivateKey": str(certificates / "orthanc.key"),
-        "DicomTlsTrustedCertificates": str(certificates / "ca.crt"),
+        "DicomTlsCertificate": str(certificate),
+        "DicomTlsPrivateKey": str(key),
+        "DicomTlsTrustedCertificates": str(ours.certificate),
         "DicomTlsRemoteCertificateRequired": True,
     }
     with start_orthanc(tmp_path / "orthanc", config=config) as orthanc:
         outbox = Outbox(tmp_path, [peer(orthanc, "dimse", tls=True)])
         (uid,) = outbox.add_study(["dimse"], [ResultKind.SR])
-        for trusted, state in (("foreign", "pending"), ("ca", "confirmed")):
-            tls = TlsSettings(
-                certificate=certificates / "node.crt",
-                private_key=certificates / "node.key",
-                trusted=certificates / f"{trusted}.crt",
-            )
+        for known, state in ((foreign, "pending"), (ours, "confirmed")):
+            tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
             listener = ListenerSettings(tls=tls)
             outbox.settings = outbox.settings.model_copy(update={"listener": listener})
             time.sleep(0.3)
@@ -197,22 +195,3 @@ def test_a_server_that_is_no_orthanc_is_told_apart(tmp_path: Path, orthanc: Orth
     outbox.worker().run_once()
     assert outbox.rows()[0]["state"] == "pending"
     assert outbox.rows()[0]["status"].startswith("HTTP 4")
-
-
-def make_certificates(folder: Path) -> Path:
-    """A CA with certificates for a PACS and for a node, and a foreign CA."""
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    folder.mkdir()
-    for ca in ("ca", "foreign"):
-        request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "7", "-subj", f"/CN=Test {ca}"]
-        openssl(*request, "-keyout", f"{ca}.key", "-out", f"{ca}.crt")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n", encoding="ascii")
-    for name in ("orthanc", "node"):
-        request = ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
-        openssl(*sign, "-days", "7", "-extfile", "names", "-out", f"{name}.crt")
-    return folder

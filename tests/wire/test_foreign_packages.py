@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,10 @@ host = "127.0.0.1"
 port = 9
 may = ["receive"]
 confirm = "none"
+"""
+RULE = """
 [[rules]]
-name = "theirs"
+name = "{name}"
 when = {{ modality = "US" }}
 pipeline = "{pipeline}"
 send_to = ["pacs"]
@@ -67,13 +70,15 @@ BROKEN = {
 }  # fmt: skip
 
 
-def installed(folder: Path, where: str, code: str, group: str = "ai_pipeline.pipelines") -> Path:
-    """A package as pip would leave it, its entry point ``theirs`` at ``where``."""
-    facts = folder / "theirs-1.dist-info"
+def installed(
+    folder: Path, where: str, code: str, group: str = "ai_pipeline.pipelines", name: str = "theirs"
+) -> Path:
+    """A package as pip would leave it, its entry point at ``where``; what is "theirs" in it gets its name."""
+    facts = folder / f"{name}-1.dist-info"
     facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
-    (facts / "entry_points.txt").write_text(f"[{group}]\ntheirs = {where}\n")
-    (folder / "theirs.py").write_text(code)
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[{group}]\ntheirs = {where}\n".replace("theirs", name))
+    (folder / f"{name}.py").write_text(code.replace("theirs", name))
     return folder
 
 
@@ -88,9 +93,12 @@ def run(module: str, *words: str | Path, beside: Path) -> subprocess.CompletedPr
     )
 
 
-def configuration(folder: Path, pipeline: str) -> Path:
+def configuration(folder: Path, *pipelines: str) -> Path:
+    """A rule for each pipeline."""
     file = folder / "node.toml"
-    file.write_text(CONFIG.format(folder=folder, port=11112, pipeline=pipeline), encoding="utf-8")
+    names = ("theirs", *(f"more{number}" for number in range(1, len(pipelines))))
+    rules = [RULE.format(name=name, pipeline=one) for name, one in zip(names, pipelines, strict=True)]
+    file.write_text(CONFIG.format(folder=folder, port=11112) + "".join(rules), encoding="utf-8")
     return file
 
 
@@ -118,21 +126,21 @@ def test_check_accepts_a_rule_with_the_example_and_knows_its_options(site: Path,
         ("{ limit = true }", "rules.theirs.options.limit = True: must be a number"),
         ("{ limits = 1 }", "rules.theirs.options.limits: bright has no such option; did you mean limit?"),
     ):
-        file.write_text(
-            CONFIG.format(folder=tmp_path, port=11112, pipeline="bright") + f"options = {options}\n"
-        )
+        file.write_text(f"{configuration(tmp_path, 'bright').read_text()}options = {options}\n")
         done = run("dicom_node", "check", "--config", file, beside=site)
         assert done.returncode == 78
         assert remedy in done.stderr
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_check_says_what_is_wrong_with_a_broken_package(case: str, tmp_path: Path) -> None:
-    where, code, told = BROKEN[case]
-    beside = installed(tmp_path / "site", where, code)
-    done = run("dicom_node", "check", "--config", configuration(tmp_path, "theirs"), beside=beside)
+def test_check_says_of_each_broken_package_what_is_wrong_with_it(tmp_path: Path) -> None:
+    for number, (where, code, _) in enumerate(BROKEN.values()):
+        beside = installed(tmp_path / "site", where, code, name=f"theirs{number}")
+    file = configuration(tmp_path, *(f"theirs{number}" for number in range(len(BROKEN))))
+    done = run("dicom_node", "check", "--config", file, beside=beside)
     assert done.returncode == 78
-    assert told in done.stderr
+    for number, (case, (_, _, told)) in enumerate(BROKEN.items()):
+        lines = [line for line in done.stderr.splitlines() if re.search(rf"pipeline theirs{number}\b", line)]
+        assert [told.replace("theirs", f"theirs{number}") in line for line in lines] == [True], case
     assert "Traceback" not in done.stderr and "Secret" not in done.stderr
 
 
@@ -163,21 +171,17 @@ def test_a_name_that_two_packages_bring_is_refused(tmp_path: Path) -> None:
     assert "is brought by dicom-ai-node and theirs: uninstall one of them" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ('command = ["sh", "-c", "true"]\nmodel = "m"\nversion = "1"\nseconds = 20', ""),
-        ('command = ["sh"]', "rules.theirs.options.model: must be given"),
-        ('command = "sh"', "rules.theirs.options.command = 'sh': must be the program and its arguments"),
-        (
-            'command = ["/no/program"]\nmodel = "m"\nversion = "1"',
-            "/no/program is no program on this machine",
-        ),
-    ],
-)
-def test_check_knows_the_options_of_a_command(tmp_path: Path, options: str, told: str) -> None:
-    file = configuration(tmp_path, "command")
-    file.write_text(f"{file.read_text()}[rules.options]\n{options}\n")
+def test_check_knows_the_options_of_a_command(tmp_path: Path) -> None:
+    options = {
+        'command = ["sh", "-c", "true"]\nmodel = "m"\nversion = "1"\nseconds = 20': "",
+        'command = ["sh"]': "rules.more1.options.model: must be given",
+        'command = "sh"': "rules.more2.options.command = 'sh': must be the program and its arguments",
+        'command = ["/no/program"]\nmodel = "m"\nversion = "1"': "/no/program is no program on this machine",
+    }
+    first, *rules = configuration(tmp_path, *["command"] * len(options)).read_text().split("[[rules]]")
+    made = [f"[[rules]]{rule}[rules.options]\n{one}\n" for rule, one in zip(rules, options, strict=True)]
+    file = tmp_path / "node.toml"
+    file.write_text(first + "".join(made))
     done = run("dicom_node", "check", "--config", file, beside=tmp_path)
-    assert told in done.stderr if told else "rules.theirs" not in done.stderr
-    assert not told or done.returncode == 78
+    assert done.returncode == 78 and "rules.theirs" not in done.stderr
+    assert [told for told in options.values() if told not in done.stderr] == []

@@ -35,6 +35,11 @@ from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk")]
 
+FORWARDED = (
+    *(UltrasoundImageStorage, UltrasoundMultiFrameImageStorage),
+    *(ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation),
+)
+KEPT = (CTImageStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
 FOLDER = Path(__file__).resolve().parents[2] / "orthanc"
 
 
@@ -97,21 +102,15 @@ def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
     return mark
 
 
-@pytest.mark.parametrize(
-    "sop_class",
-    [
-        UltrasoundImageStorage,
-        UltrasoundMultiFrameImageStorage,
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
-    ],
-)
-def test_ultrasound_and_x_ray_go_to_the_node(tmp_path: Path, node: Pacs, sop_class: UID) -> None:
+def test_ultrasound_and_x_ray_go_to_the_node_and_other_objects_stay(tmp_path: Path, node: Pacs) -> None:
     with existing_orthanc(tmp_path, node.port) as pacs:
-        file = an_object(tmp_path, sop_class)
-        storescu(pacs, file)
-        wait_until(lambda: node.received == [file.stem])
-        wait_until(lambda: mark_of(pacs, file.stem) == "forwarded")
+        others, images = ([an_object(tmp_path, one) for one in classes] for classes in (KEPT, FORWARDED))
+        for file in (*others, *images):
+            storescu(pacs, file)
+        wait_until(lambda: [mark_of(pacs, file.stem) for file in images] == ["forwarded"] * len(images))
+        time.sleep(0.5)
+        assert sorted(node.received) == sorted(file.stem for file in images)
+        assert [mark_of(pacs, file.stem) for file in others] == [None] * len(others)
 
 
 def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path, node: Pacs) -> None:
@@ -164,20 +163,6 @@ def test_a_node_behind_a_name_is_known_by_the_addresses_that_the_script_names(
         storescu(pacs, image)
         wait_until(lambda: node.received == [image.stem])
         assert mark_of(pacs, result.stem) == "result"
-
-
-@pytest.mark.parametrize(
-    "sop_class", [CTImageStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage]
-)
-def test_other_objects_stay(tmp_path: Path, node: Pacs, sop_class: UID) -> None:
-    with existing_orthanc(tmp_path, node.port) as pacs:
-        other, image = an_object(tmp_path, sop_class), an_object(tmp_path, UltrasoundImageStorage)
-        storescu(pacs, other)
-        storescu(pacs, image)
-        wait_until(lambda: image.stem in node.received)
-        time.sleep(0.5)
-        assert node.received == [image.stem]
-        assert mark_of(pacs, other.stem) is None
 
 
 def test_what_the_node_did_not_take_is_forwarded_when_it_is_back(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.sender import Association, Rejected, associate
 from dicom_node.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
+from tests.certificates_lab import Authority
 from tests.wire.receiver import (
     EXPLICIT,
     PEERS,
@@ -120,14 +121,6 @@ def test_all_together_have_a_limit_and_room_is_given_back(receiver: Receiver) ->
     wait_until(lambda: answer_to(receiver, "SENDER") == "accepted")
 
 
-@pytest.mark.debian("dcmtk")
-def test_dcmtk_is_told_why_it_is_refused(receiver: Receiver) -> None:
-    command = ["echoscu", "-aec", "OTHER", "127.0.0.1", str(receiver.port)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "Called AE Title Not Recognized" in done.stderr
-
-
 def test_echo_may_be_kept_to_peers(tmp_path: Path) -> None:
     with receiving(tmp_path, echo_from="peers") as receiver:
         assert answer_to(receiver, "STRANGER", contexts=ECHO) == CALLING
@@ -159,36 +152,6 @@ def _takes_ct(receiver: Receiver) -> bool:
     association = open_for(receiver, "NEW", contexts=[("1.2.840.10008.5.1.4.1.1.2", [EXPLICIT])])
     association.release()
     return association.results == {1: 0}
-
-
-class Authority:
-    """A certification authority for one test, by openssl."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder
-        self.certificate, self._key = folder / f"{name}.pem", folder / f"{name}.key"
-        self._openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-days", "2", "-subj", f"/CN={name}", "-keyout", str(self._key), "-out", str(self.certificate)),
-        )
-
-    def certify(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key of a host or client."""
-        key, request, certificate = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
-        self._openssl(
-            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request)),
-        )
-        names = self.folder / "names"
-        names.write_text("subjectAltName=IP:127.0.0.1")
-        self._openssl(
-            *("x509", "-req", "-days", "2", "-in", str(request), "-CA", str(self.certificate)),
-            *("-CAkey", str(self._key), "-CAcreateserial", "-extfile", str(names), "-out", str(certificate)),
-        )
-        return certificate, key
-
-    def _openssl(self, *words: str) -> None:
-        subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

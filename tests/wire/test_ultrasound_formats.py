@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from tests.node_lab import ULTRASOUND, Node, running, site_config
 from tests.ports import free_port
-from tests.ultrasound_lab import ENCODINGS, SECRETS, decoded, told, words, write
+from tests.ultrasound_lab import ENCODINGS, SECRETS, Reader, decoded, write
 from tests.validators import dciodvfy_errors
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
@@ -109,23 +109,6 @@ def everything_shown(node: Node) -> str:
     return "\n".join([node.log.read_text(encoding="utf-8"), *said, *journal])
 
 
-class Reader:
-    """Reads pictures; the lossless encodings give the same picture again and again, which it remembers."""
-
-    def __init__(self) -> None:
-        from rapidocr import RapidOCR
-
-        self._reader = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
-        self._known: dict[tuple[object, ...], str] = {}
-
-    def told(self, picture: np.ndarray) -> list[str]:
-        """The secrets that stand in the picture."""
-        key = (picture.shape, picture.tobytes())
-        if key not in self._known:
-            self._known[key] = words(picture, self._reader)
-        return told(self._known[key])
-
-
 @pytest.fixture(scope="module")
 def reader() -> Reader:
     return Reader()
@@ -158,9 +141,9 @@ def test_outside_the_mask_every_pixel_is_the_source_s(case: Case) -> None:
 def test_a_reader_finds_no_name_no_date_and_no_number(case: Case, reader: Reader) -> None:
     inverted = case.source.PhotometricInterpretation == "MONOCHROME1"
     before, after = (shown(decoded(file), inverted) for file in (case.file, as_bytes(case.cleaned())))
-    assert reader.told(before[0]) == list(SECRETS)
+    assert reader.secrets(before[0]) == list(SECRETS)
     for frame in {0, len(after) // 2}:
-        assert reader.told(after[frame]) == []
+        assert reader.secrets(after[frame]) == []
 
 
 def test_the_source_in_the_pacs_is_the_same_to_the_byte(case: Case) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from playwright.sync_api import Page
 
 from tests.walked_lab import OWN_MODEL
@@ -30,7 +28,7 @@ def draw(page: Page) -> None:
     page.fill('input[name="name"]', "room3")
 
 
-def peers(page: Page, tmp_path: Path, port: int | None) -> None:
+def peers(page: Page, port: int | None) -> None:
     """One is added, told what it shows, changed and removed."""
     page.goto("/peers")
     page.click("text=Add a peer")
@@ -40,10 +38,8 @@ def peers(page: Page, tmp_path: Path, port: int | None) -> None:
     with page.expect_navigation():
         page.click("text=Check and save")
     assert page.locator(".problem").count() == 1
-    page.screenshot(path=tmp_path / "mistake.png", full_page=True)
     page.fill("input[name=port]", str(port))
     press(page, "Check and save")
-    page.screenshot(path=tmp_path / "saved.png", full_page=True)
     page.click("main >> text=Go on")
     press(page, "Send a test study")
     page.check("input[name=shows][value=sr]")
@@ -55,7 +51,7 @@ def peers(page: Page, tmp_path: Path, port: int | None) -> None:
     press(page, "Remove")
 
 
-def rules(page: Page, tmp_path: Path) -> None:
+def rules(page: Page) -> None:
     """One is tried, added, changed and removed."""
     page.goto("/rules")
     page.click("text=Add a rule")
@@ -64,15 +60,12 @@ def rules(page: Page, tmp_path: Path) -> None:
     page.check("input[name=pipeline][value=ultrasound]")
     page.select_option("select[name='options.ultrasound.policy']", "research")
     page.fill("input[name=daily_cap]", "x")
-    page.screenshot(path=tmp_path / "rule-form.png", full_page=True)
     with page.expect_navigation():
         page.click("text=Try it against the newest studies")
     assert page.locator(".fault").count() == 2, "no peer, and no number"
-    page.screenshot(path=tmp_path / "rule-mistakes.png", full_page=True)
     page.fill("input[name=daily_cap]", "")
     page.check("input[name=send_to][value=pacs]")
     press(page, "Try it against the newest studies")
-    page.screenshot(path=tmp_path / "rule-tried.png", full_page=True)
     press(page, "Save the rule")
     page.click("main >> text=Go on")
     page.click("tr:has(b:text-is('mine')) >> text=Change")

@@ -23,6 +23,13 @@ KOREAN_FONT = sans_path()
 NAME = "KIM^MINJUN 1970-01-02"
 
 
+def image_header(**values: Any) -> ImageHeader:
+    """Of an ultrasound still in colour, but for what is given."""
+    known = {"modality": "US", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.1", "rows": 480, "columns": 640}
+    pixels = {"frames": 1, "photometric": "RGB", "bits_stored": 8}
+    return ImageHeader(**known | pixels | values)
+
+
 @dataclass(slots=True)
 class ArrayImage:
     """A source image made of samples in memory, ``[frames, rows, columns(, 3)]``."""

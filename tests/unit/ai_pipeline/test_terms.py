@@ -17,17 +17,10 @@ from ai_pipeline.ovarian import intended_use as ovarian
 from ai_pipeline.terms import shown_term, shown_uid_name
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from tests.modality import ultrasound
+from tests.unit.ai_pipeline.phantoms import image_header
 from tests.unit.inbox.objects import changed
 
-HEADER = ImageHeader(
-    modality="US",
-    sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-    rows=480,
-    columns=640,
-    frames=1,
-    photometric="RGB",
-    bits_stored=8,
-)
+HEADER = image_header()
 
 
 @pytest.mark.parametrize(

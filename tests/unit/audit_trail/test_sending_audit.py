@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from dicom_node.printable import printable
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
 from dicom_node.store.accounts import AuditRow
+from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -43,32 +43,7 @@ HEAD = b"DICOM+RFC3881 - \xef\xbb\xbf"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=audit",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            str(folder / "key.pem"),
-            "-out",
-            str(folder / "cert.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    both = (folder / "cert.pem").read_text() + (folder / "key.pem").read_text()
-    (folder / "both.pem").write_text(both)
+    (folder / "both.pem").write_text("".join(file.read_text() for file in self_signed(folder, "audit")))
     return folder
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,14 @@ from dicom_node.store import migrate
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
-    Association,
     Delivery,
     EventRow,
     Instance,
-    Job,
     ReceivedObject,
-    Result,
     Study,
 )
+from tests.rows import NOW, a_job, a_result, a_study, an_association
 
-NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 DELIVERED, BROKEN, CONFLICT = "1.2.840.99.1", "1.2.840.99.2", "1.2.840.99.3"
 
 CONFIG = """
@@ -126,7 +123,7 @@ def filled(site: Path) -> Path:
             job = a_job(study, JobState.SUCCEEDED)
             session.add(job)
             session.flush()
-            results = [a_result(study, job, kind) for kind in (ResultKind.SR, ResultKind.SC)]
+            results = [a_result(job, kind) for kind in (ResultKind.SR, ResultKind.SC)]
             session.add_all(results)
             session.flush()
             session.add_all(
@@ -161,34 +158,6 @@ def audited(site: Path) -> list[tuple[str, dict[str, Any]]]:
     with in_database(site) as session:
         rows = session.scalars(select(AuditRow).where(AuditRow.actor == "command line").order_by(AuditRow.id))
         return [(row.action.value, dict(row.fields)) for row in rows]
-
-
-def an_association(
-    name: str, opened_at: datetime, closed_at: datetime | None = None, objects: int = 0
-) -> Association:
-    return Association(
-        id=name,
-        listener="listener-1",
-        calling_ae="US1",
-        called_ae="AINODE",
-        address="192.0.2.21",
-        opened_at=opened_at,
-        closed_at=closed_at,
-        outcome="released" if closed_at else "open",
-        objects=objects,
-    )
-
-
-def a_study(uid: str, state: StudyState, at: datetime, reason: str = "") -> Study:
-    return Study(
-        study_instance_uid=uid,
-        patient_id="P1",
-        study_date="20260102",
-        state=state,
-        reason=reason,
-        first_received_at=at,
-        last_received_at=at,
-    )
 
 
 def received(study: Study) -> list[Any]:
@@ -229,37 +198,6 @@ def received(study: Study) -> list[Any]:
             )
         )
     return rows
-
-
-def a_job(study: Study, state: JobState, rule: str = "ultrasound", reason: str = "") -> Job:
-    return Job(
-        study_id=study.id,
-        study_revision=1,
-        rule=rule,
-        pipeline=rule,
-        destinations=["pacs"],
-        source_uids=["1.2.3"],
-        state=state,
-        reason=reason,
-        attempts=1,
-        run_at=NOW,
-        created_at=NOW,
-    )
-
-
-def a_result(study: Study, job: Job, kind: ResultKind) -> Result:
-    return Result(
-        study_id=study.id,
-        job_id=job.id,
-        kind=kind,
-        sop_instance_uid=f"2.25.{job.id}.{kind}",
-        sop_class_uid="1.2",
-        series_instance_uid="1.3",
-        path="x",
-        sha256="",
-        bytes=1,
-        created_at=NOW,
-    )
 
 
 def event(number: int, at: datetime, study_id: int | None = None, **fields: Any) -> EventRow:

@@ -12,18 +12,8 @@ from dicom_node.cli.common.options import moment
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.services import audit
 from dicom_node.store.tables import Job
-from tests.unit.cli.conftest import (
-    BROKEN,
-    CONFLICT,
-    DELIVERED,
-    NOW,
-    Run,
-    a_job,
-    a_study,
-    audited,
-    event,
-    in_database,
-)
+from tests.rows import NOW, a_job, a_study
+from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, Run, audited, event, in_database
 
 LISTS = ("associations", "studies", "jobs", "outbox", "events")
 

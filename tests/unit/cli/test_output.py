@@ -19,7 +19,8 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.printable import printable, printable_json
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association, Study
-from tests.unit.cli.conftest import DELIVERED, NOW, Run, a_study, an_association, event, in_database
+from tests.rows import NOW, a_study, an_association
+from tests.unit.cli.conftest import DELIVERED, Run, event, in_database
 
 HOSTILE = "[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"
 SHOWN = r"[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"

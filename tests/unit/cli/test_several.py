@@ -18,7 +18,8 @@ from dicom_node.store import database as store
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
 from dicom_node.store.transitions import settle_study_as
-from tests.unit.cli.conftest import DELIVERED, Run, a_job, in_database
+from tests.rows import a_job
+from tests.unit.cli.conftest import DELIVERED, Run, in_database
 
 
 def held_jobs(config: Path, number: int) -> list[int]:

@@ -144,17 +144,6 @@ def test_pages_hold_neither_style_nor_script_nor_addresses_of_others(
         assert not re.search(r"<style|<script(?! src=\"/)|style=|\son\w+=|https?://", browser.text), path
 
 
-def test_a_database_that_is_away_is_told_and_nothing_of_it(
-    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    inbox.database.dispose()
-    (inbox.folder / "node.db").rename(inbox.folder / "away.db")
-    (inbox.folder / "node.db").mkdir()
-    assert browser.get("/studies") == 503
-    assert "node.db" not in browser.text or "Traceback" not in browser.text
-
-
 @pytest.mark.parametrize("path", ["/outbox?to=%00", "/peers/%00", "/models/%00/1", "/studies?%00=1"])
 def test_a_nul_that_postgresql_cannot_hold_is_no_address(console: ConsoleLab, path: str) -> None:
     assert console.browser(UserRole.VIEWER).get(path) == 400

@@ -21,6 +21,7 @@ from dicom_node.store.tables import Delivery, HeldResult, Job, ReceivedObject, R
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.rows import a_result
 
 FILE = Path(__file__).resolve().parents[3] / "config" / "alerts.yaml"
 _NUMBER = r"dicom_node_(\w+)(?:\{(\w+)=\"(\w+)\"\})?"
@@ -51,18 +52,7 @@ def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
     inbox.settle()
     with inbox.database.write() as session:
         [job] = inbox.jobs()
-        result = Result(
-            study_id=job.study_id,
-            job_id=job.id,
-            kind="sr",
-            sop_instance_uid="1.2.3",
-            sop_class_uid="1.2",
-            series_instance_uid="1.2.8",
-            path="results/x",
-            sha256="",
-            bytes=1,
-            created_at=utc_now(),
-        )
+        result = a_result(job, created_at=utc_now())
         session.add(result)
         session.flush()
         session.add(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -13,23 +12,10 @@ from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.store.accounts import ApiToken
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, Program
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-
-
-class Program:
-    """Asks with the token of a user."""
-
-    def __init__(self, console: ConsoleLab, role: UserRole) -> None:
-        self.token = users.add_token(console.settings, role.value, "a test", 1)
-        self.client = console.browser().client
-
-    def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        answer = self.client.request(method, f"/api/v1{path}", headers=headers, **how)
-        return answer.status_code, answer.json() if answer.content else None
 
 
 def arrive(inbox: Inbox) -> None:

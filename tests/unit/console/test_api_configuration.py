@@ -12,10 +12,9 @@ from dicom_node.config import loading
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, Program
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.console.test_api import Program
 
 PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 RULE: dict[str, Any] = {"when": {"station": "ROOM2"}, "pipeline": "ultrasound", "send_to": ["pacs"]}

@@ -11,10 +11,9 @@ import pytest
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered, users
-from tests.console_lab import ConsoleLab, quick_hasher
+from tests.console_lab import ConsoleLab, Program, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
-from tests.unit.console.test_api import Program
 from tests.unit.jobs.worker_lab import work
 
 BOX = [0, 0, 130, 30]

@@ -17,11 +17,10 @@ from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from dicom_node.store.tables import Delivery, HeldResult
-from tests.console_lab import ConsoleLab, quick_hasher
+from tests.console_lab import ConsoleLab, Program, config_file, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.console.illustrated import illustrated
-from tests.unit.console.test_api import Program
 from tests.unit.jobs.worker_lab import work
 
 
@@ -63,17 +62,13 @@ def states(node: Inbox) -> set[str]:
         return {state.value for state in session.scalars(select(Delivery.state))}
 
 
-def as_of(text: str) -> str:
-    return re.findall(r'name="as_of" value="(\w+)"', text)[0]
-
-
 def test_a_reader_accepts_what_he_saw(console: ConsoleLab, node: Inbox) -> None:
     viewer, reader = console.browser(UserRole.VIEWER), console.browser(UserRole.READER)
     viewer.get("/studies/1")
     assert "wait for an assessment" in viewer.text and "Accept and send" not in viewer.text
     assert viewer.post("/studies/1/accept", as_of="x") == 403
     reader.get("/studies/1")
-    seen = as_of(reader.text)
+    seen = reader.field("as_of")
     assert reader.post("/studies/1/accept", as_of="0" * 16) == 409
     assert states(node) == {"unassessed"}
     assert reader.post("/studies/1/accept", as_of=seen) == 303
@@ -87,13 +82,13 @@ def test_a_reader_accepts_what_he_saw(console: ConsoleLab, node: Inbox) -> None:
 def test_a_reader_rejects_with_a_reason(console: ConsoleLab, node: Inbox) -> None:
     reader = console.browser(UserRole.READER)
     reader.get("/studies/1")
-    seen = as_of(reader.text)
+    seen = reader.field("as_of")
     assert reader.post("/studies/1/reject", as_of=seen, because="") == 409
     assert reader.post("/studies/1/reject", as_of=seen, because="wrong side") == 303
     assert states(node) == {"discarded"}
     reader.get("/studies/1")
     assert "The results were rejected" in reader.text and "wrong side" in reader.text
-    assert reader.post("/studies/1/accept", as_of=as_of(reader.text)) == 303
+    assert reader.post("/studies/1/accept", as_of=reader.field("as_of")) == 303
     assert states(node) == {"pending"}
 
 
@@ -153,8 +148,7 @@ def test_programs_assess_accept_and_reject(console: ConsoleLab, node: Inbox) -> 
 
 
 def test_the_command_line_accepts_and_rejects(node: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
-    file = node.folder / "node.toml"
-    file.write_text(f'[node]\ndata_dir = "{node.folder}"\n', encoding="utf-8")
+    file = config_file(node.settings)
     uid = str(ultrasound("one").StudyInstanceUID)
     for words, said in (
         (["reject", uid, "--because", "wrong side"], "Rejected"),

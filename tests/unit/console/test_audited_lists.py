@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import update
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
+from dicom_node.services import audit
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.transitions import utc_now
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, Program
 from tests.inbox_lab import Inbox
 
 
@@ -43,11 +43,9 @@ def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
 
 
 def test_a_list_for_a_program_is_noted_too(console: ConsoleLab) -> None:
-    token = users.add_token(console.settings, "viewer", "a test", 1)
-    client = console.browser().client
+    program = Program(console, UserRole.VIEWER)
     for _ in range(2):
-        answer = client.get("/api/v1/studies", headers={"authorization": f"Bearer {token}"})
-        assert "ID-one" in answer.text
+        assert "ID-one" in str(program.ask("GET", "/studies"))
     assert noted(console, "list_seen") == [("viewer", {"list": "studies"})]
 
 

@@ -21,7 +21,7 @@ from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, conformance
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import record
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, config_file
 from tests.inbox_lab import Inbox
 
 
@@ -117,11 +117,7 @@ def test_everybody_sees_the_page_and_an_operator_takes_the_file(console: Console
 
 
 def test_the_command_prints_and_writes_it(console: ConsoleLab, tmp_path: Path) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(
-        f'[node]\ndata_dir = "{console.settings.node.data_dir}"\n'
-        '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\nmay = ["receive"]\n'
-    )
+    config = config_file(console.settings)
     file = tmp_path / "kept.md"
     command = ["peers", "conformance", "pacs"]
     done = CliRunner().invoke(app, [*command, str(file), "--config", str(config)])

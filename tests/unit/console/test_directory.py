@@ -28,21 +28,10 @@ max_study_age_days = 0
 """
 
 
-def noted(console: ConsoleLab, action: str) -> list[dict[str, object]]:
-    with console.database.read() as session:
-        return [row["fields"] for row in audit.rows(session) if row["action"] == action]
-
-
-def configured(console: ConsoleLab, **values: object) -> None:
-    settings = console.settings.model_copy(update=values)
-    console.settings = settings
-    console.app.state.site = type(console.app.state.site)(settings, console.database)
-
-
 def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
     secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
     peers = [one.model_copy(update=secret if one.name == "pacs" else {}) for one in console.settings.peers]
-    configured(console, peers=tuple(peers))
+    console.take(console.settings.model_copy(update={"peers": tuple(peers)}))
     inbox.opened("one")
     inbox.receive(ultrasound("one"), association="one")
     inbox.released("one")
@@ -68,11 +57,11 @@ def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: Console
 
 def test_a_peer_is_tested_and_the_audit_says_so(console: ConsoleLab) -> None:
     dead = console.settings.peers[-1].model_copy(update={"port": 9})
-    configured(console, peers=(*console.settings.peers[:-1], dead))
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers[:-1], dead)}))
     browser = console.browser(UserRole.OPERATOR)
     assert browser.post("/peers/pacs/test") == 200
     assert 'class="state failed"' in browser.text
-    [fields] = noted(console, "peer_tested")
+    [fields] = console.audited("peer_tested")
     assert fields["peers"] == ["pacs"]
     assert fields["failed"]
 
@@ -149,8 +138,7 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     (own / "card.toml").write_text(text.replace(version[0], 'version = "9.9"', 1), encoding="utf-8")
     for part in SHIPPED.parent.joinpath("weights").glob("chest-efficientnet-lite0*"):
         shutil.copy(part, own)
-    workers = console.settings.workers.model_copy(update={"models_dir": tmp_path / "models"})
-    configured(console, workers=workers)
+    console.change("workers", models_dir=tmp_path / "models")
     assert admin.get(place) == 200
     assert "Let chest_xray use it" in admin.text
     assert admin.post(f"{place}/activate", pipeline="nothing") == 404
@@ -168,7 +156,7 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     assert admin.post("/models/chest_xray/rollback") == 303
     assert model_in(console, "chest_xray") == f"chest-efficientnet-lite0@{version[1]}"
     assert admin.post("/models/chest_xray/rollback") == 409
-    assert len(noted(console, "model_activated")) == len(noted(console, "model_rollback")) == 1
+    assert len(console.audited("model_activated")) == len(console.audited("model_rollback")) == 1
     assert admin.post(f"{place}/activate", pipeline="chest_xray_shadow") == 303, admin.text
     admin.follow()
     assert "chest-efficientnet-lite0@9.9 runs in the shadow of chest_xray" in admin.text

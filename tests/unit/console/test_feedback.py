@@ -18,9 +18,9 @@ from dicom_node import cli
 from dicom_node.errors import ExitCode
 from dicom_node.model.roles import UserRole
 from dicom_node.monitoring.drift import wilson
-from dicom_node.services import assessments, audit
+from dicom_node.services import assessments
 from dicom_node.store.accounts import Feedback
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, config_file
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 
@@ -71,10 +71,10 @@ def test_a_reader_judges_each_finding_and_may_think_again(console: ConsoleLab) -
     assert admin.post("/studies/1/feedback", **right) == 303
     with console.database.read() as session:
         [row] = assessments.counts_by_finding(session, "obedient", "1")
-        assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
-        noted = [row for row in audit.rows(session) if row["action"] == "feedback_given"]
+    assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
+    noted = console.audited("feedback_given")
     assert len(noted) == 4
-    assert noted[0]["fields"] == {"verdict": "accepted", "model": "obedient 1"}
+    assert noted[0] == {"verdict": "accepted", "model": "obedient 1"}
 
 
 def test_a_viewer_sees_verdicts_and_gives_none(console: ConsoleLab) -> None:
@@ -159,8 +159,7 @@ def test_the_interval_of_a_share_holds_for_few() -> None:
 def test_the_command_line_assesses_as_the_page_does(
     console: ConsoleLab, node: Inbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = node.folder / "node.toml"
-    file.write_text(f'[node]\ndata_dir = "{node.folder}"\n', encoding="utf-8")
+    file = config_file(node.settings)
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as end:

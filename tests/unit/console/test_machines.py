@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -40,17 +38,15 @@ def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None
     browser = console.browser()
     assert browser.get("/readyz") == 503
     assert "no node" in browser.text
-    with (console.settings.node.data_dir / "all.lock").open("a") as lock:
+    file = console.settings.node.data_dir / "all.lock"
+    file.write_text(str(os.getpid()), encoding="ascii")
+    assert browser.get("/readyz") == 503, "a file that its process does not hold is of no node"
+    with file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        full = console.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
-        site = console.app.state.site
-        console.app.state.site = replace(site, settings=site.settings.model_copy(update={"spool": full}))
+        console.change("spool", minimum_free_mib=2**40)
         assert browser.get("/readyz") == 503
         assert "minimum_free_mib" in browser.text
-        free = console.settings.spool.model_copy(update={"minimum_free_mib": 0})
-        console.app.state.site = replace(site, settings=site.settings.model_copy(update={"spool": free}))
+        console.change("spool", minimum_free_mib=0)
         assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
 
 
@@ -72,7 +68,7 @@ def test_a_console_of_its_own_is_ready_unless_a_listener_beside_it_was_lost(
 
 def numbers(console: ConsoleLab) -> tuple[int, str]:
     """Status and text of /metrics, asked for with the token."""
-    set_console(console, metrics_token=SecretStr("t0ken"))
+    console.change("console", metrics_token=SecretStr("t0ken"))
     answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
     return answer.status_code, answer.text
 
@@ -118,27 +114,20 @@ def test_the_first_page_and_the_numbers_show_each_machine_of_a_site(
 def test_metrics_are_for_who_has_the_token_from_wherever_they_are_asked_for(
     console: ConsoleLab, token: str, given: str, status: int
 ) -> None:
-    set_console(console, metrics_token=SecretStr(token))
+    console.change("console", metrics_token=SecretStr(token))
     for here in ("127.0.0.1", "::1", "192.0.2.1"):
         client = TestClient(console.app, client=(here, 4711))
         assert client.get("/metrics", headers={"Authorization": given}).status_code == status
 
 
 def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: ConsoleLab) -> None:
-    set_console(console, metrics_port=9112)
-    app = create_app(console.app.state.site.settings, console.database)
+    console.change("console", metrics_port=9112)
+    app = create_app(console.settings, console.database)
     client = TestClient(app, base_url="http://127.0.0.1:9112")
     assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
     assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
     at_the_console = TestClient(app, base_url="http://127.0.0.1:8080", headers={"Host": "127.0.0.1:9112"})
     assert at_the_console.get("/metrics").status_code == 403
-
-
-def set_console(console: ConsoleLab, **keys: object) -> None:
-    """Give the console these settings."""
-    site = console.app.state.site
-    own = site.settings.console.model_copy(update=keys)
-    console.app.state.site = replace(site, settings=site.settings.model_copy(update={"console": own}))
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/", "/api/v1/studies", "/metrics", "/static/style.css"])
@@ -158,14 +147,8 @@ def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: Co
 def test_the_address_that_is_connected_to_localhost_and_listed_names_are_answered(
     console: ConsoleLab, host: str
 ) -> None:
-    set_console(console, hosts=("ai-node.EXAMPLE.org", "fd00::7"))
+    console.change("console", hosts=("ai-node.EXAMPLE.org", "fd00::7"))
     assert TestClient(console.app).get("/sign-in", headers={"Host": host}).status_code == 200
-
-
-def test_a_folder_without_a_node_is_not_mistaken(console: ConsoleLab) -> None:
-    assert isinstance(console.settings.node.data_dir, Path)
-    (console.settings.node.data_dir / "all.lock").write_text(str(os.getpid()), encoding="ascii")
-    assert console.browser().get("/readyz") == 503
 
 
 def test_an_outage_of_the_database_is_one_line_of_the_log_and_its_end_another(
@@ -173,7 +156,8 @@ def test_an_outage_of_the_database_is_one_line_of_the_log_and_its_end_another(
 ) -> None:
     browser = console.browser(UserRole.VIEWER)
     with away(console.database):
-        assert [browser.get(path) for path in ("/studies", "/jobs", "/audit", "/readyz")] == [503] * 4
+        assert [browser.get(path) for path in ("/readyz", "/jobs", "/audit", "/studies")] == [503] * 4
+        assert "node.db" not in browser.text and "Traceback" not in browser.text
     [said] = caplog.messages
     assert said.startswith("pages are not answered: the database sqlite")
     caplog.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import select
 
@@ -16,28 +16,19 @@ from dicom_node.store.tables import Delivery, Study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.rows import NOW, a_study
 from tests.unit.inbox.objects import changed
 
-NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 
-
-def a_study(number: int, patient: str, issuer: str = "") -> Study:
+def of_patient(number: int, patient: str, issuer: str = "") -> Study:
     at = NOW + timedelta(minutes=number)
-    return Study(
-        study_instance_uid=f"1.2.{number}",
-        patient_id=patient,
-        issuer_of_patient_id=issuer,
-        study_date=f"202601{number % 28 + 1:02}",
-        state=StudyState.DELIVERED,
-        first_received_at=at,
-        last_received_at=at,
-    )
+    return a_study(f"1.2.{number}", at=at, patient_id=patient, issuer_of_patient_id=issuer)
 
 
 def test_pages_together_show_each_patient_once(database: Database) -> None:
     with database.write() as session:
-        session.add_all(a_study(number, f"P{number // 2:03}") for number in range(3 * patients.PAGE))
-        session.add(a_study(9000, ""))
+        session.add_all(of_patient(number, f"P{number // 2:03}") for number in range(3 * patients.PAGE))
+        session.add(of_patient(9000, ""))
     seen: list[str] = []
     after: int | None = None
     with database.read() as session:
@@ -52,8 +43,10 @@ def test_pages_together_show_each_patient_once(database: Database) -> None:
 
 def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
     with database.write() as session:
-        session.add_all([a_study(1, "P1", "NORTH"), a_study(2, "P1", "SOUTH"), a_study(3, "P1", "NORTH")])
-        session.add(a_study(4, "P%"))
+        session.add_all(
+            [of_patient(1, "P1", "NORTH"), of_patient(2, "P1", "SOUTH"), of_patient(3, "P1", "NORTH")]
+        )
+        session.add(of_patient(4, "P%"))
     with database.read() as session:
         rows, _ = patients.patients(session, "P1")
         assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]

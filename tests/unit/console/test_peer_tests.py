@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, Program
 from tests.inbox_lab import Inbox
 
 
@@ -28,12 +27,10 @@ def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(
     silent: socket.socket, inbox: Inbox
 ) -> None:
     console = ConsoleLab(inbox.settings, inbox.database)
-    token = {"authorization": f"Bearer {users.add_token(inbox.settings, 'operator', 'a test', 1)}"}
     answers: list[int] = []
 
     def test() -> None:
-        client = console.browser().client
-        answers.append(client.post("/api/v1/peers/pacs/test", headers=token).status_code)
+        answers.append(Program(console, UserRole.OPERATOR).ask("POST", "/peers/pacs/test")[0])
 
     running = [threading.Thread(target=test) for _ in range(2)]
     for thread in running:

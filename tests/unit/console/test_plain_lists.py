@@ -16,7 +16,7 @@ from dicom_node.store.views import list_events
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.cli.conftest import a_job
+from tests.rows import a_job
 from tests.unit.inbox.objects import changed
 
 FIRST, SECOND = "1.2.840.1.6185059.5457", "1.2.840.2.6185059.5457"

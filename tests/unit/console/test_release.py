@@ -7,8 +7,7 @@ import re
 from dicom_console.forms import choices
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -24,17 +23,6 @@ def arrive(inbox: Inbox, *versions: object) -> None:
     inbox.settle()
 
 
-def as_of(browser: Browser) -> str:
-    """What the page says that it shows."""
-    [found] = re.findall(r'name="as_of" value="([^"]+)"', browser.text)
-    return str(found)
-
-
-def released(console: ConsoleLab) -> list[dict[str, object]]:
-    with console.database.read() as session:
-        return [row["fields"] for row in audit.rows(session) if row["action"] == "study_released"]
-
-
 def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, inbox: Inbox) -> None:
     image = ultrasound("one")
     arrive(inbox, image, other_pixels(image))
@@ -43,7 +31,7 @@ def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, 
     assert 'href="/studies/1/versions"' in browser.text
     browser.get("/studies/1/versions")
     assert re.findall(r"<dd>(MODALITY|QUICK)</dd>", browser.text) == ["MODALITY", "QUICK"]
-    seen = as_of(browser)
+    seen = browser.field("as_of")
     pictures = re.findall(r'src="(/studies/received/[^"]+)"', browser.text)
     shown = [(browser.get(address), browser.content)[1] for address in pictures]
     assert len(set(shown)) == len(shown) == 2
@@ -53,7 +41,7 @@ def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, 
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
     assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
     assert inbox.file_of(image.SOPInstanceUID).PixelData != image.PixelData
-    assert released(console) == [{"taken": [2]}]
+    assert console.audited("study_released") == [{"taken": [2]}]
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 409
 
 
@@ -64,14 +52,14 @@ def test_what_came_after_the_page_was_made_is_not_taken_by_its_number(
     arrive(inbox, image, other_pixels(image))
     browser = console.browser(UserRole.OPERATOR)
     browser.get("/studies/1/versions")
-    stale = as_of(browser)
+    stale = browser.field("as_of")
     inbox.receive(changed(ultrasound("one", number=2), PatientName="Else^Some", PatientID="P-2"))
     inbox.settle()
     assert browser.post("/studies/1/release", take1="2", as_of=stale) == 409
     assert "something came for the study meanwhile" in browser.text
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
     assert inbox.study(image.StudyInstanceUID).patient_id == "ID-one"
-    assert released(console) == []
+    assert console.audited("study_released") == []
 
 
 def test_of_two_patients_one_is_taken_and_answers_about_the_other_do_not_count(
@@ -84,9 +72,9 @@ def test_of_two_patients_one_is_taken_and_answers_about_the_other_do_not_count(
     assert "Which patient is right?" in browser.text
     assert "Some" in browser.text
     takes = {"take1": "1", "take3": "9-2", "take9": "junk"}
-    assert browser.post("/studies/1/release", **takes, as_of=as_of(browser)) == 303
+    assert browser.post("/studies/1/release", **takes, as_of=browser.field("as_of")) == 303
     assert inbox.study(image.StudyInstanceUID).patient_id == "ID-one"
-    assert "Else" not in str(released(console))
+    assert "Else" not in str(console.audited("study_released"))
 
 
 def test_a_study_with_a_faulty_object_needs_no_choice(console: ConsoleLab, inbox: Inbox) -> None:

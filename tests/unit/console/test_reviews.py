@@ -17,11 +17,11 @@ from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewVerdict
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, cleaning_reviews, device_rules
+from dicom_node.services import cleaning_reviews, device_rules, users
 from dicom_node.services.studies import rerun_rules
 from dicom_node.store.tables import CleaningReview, Result
 from dicom_node.studies.purge import purge
-from tests.console_lab import Browser, ConsoleLab
+from tests.console_lab import Browser, ConsoleLab, audited, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
 from tests.unit.jobs.worker_lab import confirm, work
@@ -41,9 +41,6 @@ def node(tmp_path: Path, with_users: Path) -> Iterator[Inbox]:
 
 @pytest.fixture
 def console(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
-    from dicom_node.services import users
-    from tests.console_lab import quick_hasher
-
     monkeypatch.setattr(users, "hasher", quick_hasher)
     return ConsoleLab(node.settings, node.database)
 
@@ -71,11 +68,6 @@ def cleaned(node: Inbox) -> list[Path]:
     with node.database.read() as session:
         chosen = select(Result.path).where(Result.kind == ResultKind.CLEANED).order_by(Result.id)
         return [node.settings.node.data_dir / path for path in session.scalars(chosen)]
-
-
-def audited(node: Inbox, action: AuditAction) -> list[dict[str, object]]:
-    with node.database.read() as session:
-        return [row["fields"] for row in audit.rows(session) if row["action"] == action]
 
 
 def test_withheld_and_widened_images_wait_with_their_places(console: ConsoleLab, node: Inbox) -> None:
@@ -117,7 +109,7 @@ def test_what_was_accepted_is_not_asked_again(console: ConsoleLab, node: Inbox) 
     for number, _ in waiting(node):
         assert browser.post(f"/reviews/{number}/accept") == 303
         assert browser.post(f"/reviews/{number}/accept") == 409
-    fields = audited(node, AuditAction.CLEANING_JUDGED)
+    fields = audited(node.database, AuditAction.CLEANING_JUDGED)
     assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
     study = node.study(image("WIDE").StudyInstanceUID)
     rerun_rules(node.settings, [str(study.study_instance_uid)])
@@ -141,7 +133,7 @@ def test_an_image_leaves_once_a_box_covers_what_was_left(console: ConsoleLab, no
     assert not made.pixel_array[:30, :130].any() and made.pixel_array[40:].any()
     assert "1 place was marked by a person (operator) on 20" in made.DerivationDescription
     assert "verified that no text is left" in made.DerivationDescription
-    [fields] = audited(node, AuditAction.CLEANING_JUDGED)
+    [fields] = audited(node.database, AuditAction.CLEANING_JUDGED)
     assert fields["verdict"] == "drawn" and fields["boxes"] == 1
     assert "operator" not in str(made.get("OperatorsName", ""))
 
@@ -162,25 +154,20 @@ def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again
     assert len(cleaned(node)) == 1 and waiting(node) == []
 
 
-@pytest.mark.parametrize(
-    ("edges", "says"),
-    [
-        ({"left": "", "top": "", "right": "", "bottom": ""}, "draw a box first"),
+def test_boxes_that_are_none_are_refused(console: ConsoleLab, node: Inbox) -> None:
+    analysed(node, "NAME")
+    browser = console.browser(UserRole.OPERATOR)
+    for edges, says in (
+        (dict.fromkeys(BOX, ""), "draw a box first"),
         ({"right": "241"}, "outside the picture"),
         ({"left": "130"}, "outside the picture"),
         ({"left": "-1"}, "whole numbers"),
         ({"left": "1e3"}, "whole numbers"),
         ({"right": "999999"}, "whole numbers"),
         ({"right": "240", "bottom": "180"}, "more than 50%"),
-    ],
-)
-def test_boxes_that_are_none_are_refused(
-    console: ConsoleLab, node: Inbox, edges: dict[str, str], says: str
-) -> None:
-    analysed(node, "NAME")
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, **edges}) == 400
-    assert says in browser.text
+    ):
+        assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, **edges}) == 400, edges
+        assert says in browser.text, edges
     assert len(waiting(node)) == 1 and len(node.jobs()) == 1
 
 
@@ -227,6 +214,7 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(console: ConsoleLab, 
     operator, admin = console.browser(UserRole.OPERATOR), console.browser(UserRole.ADMIN)
     assert tried(operator) == 200
     assert operator.text.count("<figure>") == 2, "of this model and software only"
+    assert "Save the rule" not in operator.text
     assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
     assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
     file = node.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
@@ -241,7 +229,7 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(console: ConsoleLab, 
     }
     assert rule["rectangles"] == [{"left": 0, "top": 0, "right": 130, "bottom": 30}]
     assert [one.name for one in read_rules(file.parent) if one.name == rule["name"]] == ["room3-banner"]
-    [fields] = audited(node, AuditAction.RULE_SAVED)
+    [fields] = audited(node.database, AuditAction.RULE_SAVED)
     assert fields["name"] == "room3-banner"
     work(node)
     assert waiting(node) == [], "and the image was cleaned with the box"
@@ -265,9 +253,8 @@ def test_a_device_rule_makes_new_objects_of_its_images_only(console: ConsoleLab,
 def test_names_that_are_taken_or_none_are_refused(console: ConsoleLab, node: Inbox) -> None:
     analysed(node, "NAME")
     browser = console.browser(UserRole.ADMIN)
-    for name in ("", "../etc/passwd", "Room 3", "a" * 65):
-        assert browser.post("/reviews/1/boxes", act="try", name=name, **BOX) in (200, 400)
-        assert browser.status == 400 or len(name) == 65, name
+    for name in ("", "../etc/passwd", "Room 3"):
+        assert browser.post("/reviews/1/boxes", act="try", name=name, **BOX) == 400, name
     browser.post("/reviews/1/boxes", act="save", name="room3", **{**BOX, "right": "40"})
     work(node)
     [(number, _)] = waiting(node)
@@ -288,7 +275,7 @@ def test_a_rule_is_removed_where_it_was_drawn(console: ConsoleLab, node: Inbox) 
     assert admin.post("/reviews/rules/remove", name="own") == 404
     assert admin.post("/reviews/rules/remove", name="room3") == 200
     assert not (folder / "room3.toml").exists()
-    assert len(audited(node, AuditAction.RULE_REMOVED)) == 1
+    assert len(audited(node.database, AuditAction.RULE_REMOVED)) == 1
 
 
 def test_a_folder_that_is_closed_is_told_with_the_lines(
@@ -303,7 +290,7 @@ def test_a_folder_that_is_closed_is_told_with_the_lines(
     browser = console.browser(UserRole.ADMIN)
     assert browser.post("/reviews/1/boxes", act="save", name="room3", **BOX) == 409
     assert "Permission denied" in browser.text and "rectangles = [" in browser.text
-    assert len(waiting(node)) == 1 and audited(node, AuditAction.RULE_SAVED) == []
+    assert len(waiting(node)) == 1 and audited(node.database, AuditAction.RULE_SAVED) == []
 
 
 def test_the_list_goes_on_page_by_page(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

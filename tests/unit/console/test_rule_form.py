@@ -42,19 +42,6 @@ def admin(console: ConsoleLab) -> Browser:
     return console.browser(UserRole.ADMIN)
 
 
-def seen(browser: Browser) -> str:
-    """The mark of what was tried, which its page holds."""
-    found = re.search(r'name="tried" value="(\w+)"', browser.text)
-    assert found, browser.text
-    return found[1]
-
-
-def beside(browser: Browser, field: str) -> str:
-    """What is said to be wrong beside a field."""
-    found = re.search(rf'id="fault-{re.escape(field)}">([^<]*)<', browser.text)
-    return found[1].replace("&#39;", "'").replace("&#34;", '"') if found else ""
-
-
 def entered_in(inbox: Inbox) -> str:
     file = inbox.folder / "entered.toml"
     return file.read_text() if file.exists() else ""
@@ -63,7 +50,7 @@ def entered_in(inbox: Inbox) -> str:
 def test_the_form_makes_the_lines_of_the_file(admin: Browser, inbox: Inbox) -> None:
     assert admin.post("/rules/new", **FIELDS, act="try") == 200
     assert entered_in(inbox) == ""
-    assert admin.post("/rules/new", **FIELDS, act="save", tried=seen(admin)) == 200
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=admin.field("tried")) == 200
     assert TEXT in entered_in(inbox)
     assert admin.get("/rules/second/change") == 200
     for shown in (
@@ -78,14 +65,14 @@ def test_the_form_makes_the_lines_of_the_file(admin: Browser, inbox: Inbox) -> N
 
 def test_an_empty_form_is_told_all_that_it_lacks(admin: Browser) -> None:
     assert admin.post("/rules/new", version="0", act="try") == 400
-    assert [bool(beside(admin, field)) for field in ("name", "when", "pipeline", "send_to")] == [True] * 4
+    assert [bool(admin.fault(field)) for field in ("name", "when", "pipeline", "send_to")] == [True] * 4
     assert "is missing" not in admin.text
 
 
 def test_a_name_that_is_taken_stands_beside_the_name(admin: Browser, inbox: Inbox) -> None:
     taken = inbox.settings.rules[0].name
     assert admin.post("/rules/new", **FIELDS | {"name": taken}, act="try") == 400
-    assert "is in the configuration files" in beside(admin, "name")
+    assert "is in the configuration files" in admin.fault("name")
 
 
 def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox: Inbox) -> None:
@@ -95,7 +82,7 @@ def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox
     assert admin.post("/rules/new", **everything, act="save") == 200
     assert "Not saved yet" in admin.text
     assert "With this rule it would go to" in admin.text
-    mark = seen(admin)
+    mark = admin.field("tried")
     assert admin.post("/rules/new", **everything | {"priority": "low"}, act="save", tried=mark) == 200
     assert "Not saved yet" in admin.text, "it was changed after it had been tried"
     assert entered_in(inbox) == ""
@@ -129,7 +116,7 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(
 ) -> None:
     filled = {**FIELDS, **given}
     assert admin.post("/rules/new", **filled, act="save") == 400
-    assert said in beside(admin, field)
+    assert said in admin.fault(field)
     assert entered_in(inbox) == ""
     for name, value in filled.items():
         if value and name not in given and name.startswith(("when.", "name", "options.ultrasound")):
@@ -146,7 +133,7 @@ def test_all_mistakes_are_said_at_once(admin: Browser) -> None:
         "daily_cap": "x",
     }
     assert admin.post("/rules/new", **wrong, act="try") == 400
-    assert all(beside(admin, name) for name in wrong.keys() - FIELDS.keys() | {"send_to", "daily_cap"})
+    assert all(admin.fault(name) for name in wrong.keys() - FIELDS.keys() | {"send_to", "daily_cap"})
 
 
 def test_the_text_fills_the_fields(admin: Browser) -> None:
@@ -164,25 +151,24 @@ def test_a_tried_text_is_saved_by_the_button_of_the_fields_whatever_it_says_twic
     text = TEXT.replace("send_to", "daily_cap = 0\nsend_to").replace("{ policy", "{ clean = true, policy")
     assert admin.post("/rules/new", rule=text, act="try_text", version="0") == 200
     fields = FIELDS | {"options.ultrasound.clean": "true"}
-    assert admin.post("/rules/new", **fields, rule=text, act="save", tried=seen(admin)) == 200
+    assert admin.post("/rules/new", **fields, rule=text, act="save", tried=admin.field("tried")) == 200
     assert "clean = true" in entered_in(inbox)
 
 
 def test_a_text_that_was_changed_by_hand_outlives_a_try_of_the_fields(admin: Browser) -> None:
     admin.get("/rules/new")
-    written = re.search(r'name="written" value="(\w+)"', admin.text)
-    assert written
+    written = admin.field("written")
     as_shown = page.SAMPLE.replace("\n", "\r\n")  # as browsers send it
-    assert admin.post("/rules/new", **FIELDS, rule=as_shown, written=written[1], act="try") == 200
+    assert admin.post("/rules/new", **FIELDS, rule=as_shown, written=written, act="try") == 200
     assert "name = &#34;second&#34;" in admin.text, "the text of the page is written anew from the fields"
-    assert admin.post("/rules/new", **FIELDS, rule="# mine", written=written[1], act="try") == 200
+    assert admin.post("/rules/new", **FIELDS, rule="# mine", written=written, act="try") == 200
     assert "># mine</textarea>" in admin.text
     assert "changed by hand" in admin.text
 
 
 def test_a_rule_that_another_admin_changed_is_not_overwritten(console: ConsoleLab, admin: Browser) -> None:
     admin.post("/rules/new", **FIELDS, act="try")
-    assert admin.post("/rules/new", **FIELDS, act="save", tried=seen(admin)) == 200
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=admin.field("tried")) == 200
     other = console.browser(UserRole.ADMIN)
     assert other.post("/rules/second/change", **FIELDS, act="try") == 409
     assert "there is a rule second already" in other.text

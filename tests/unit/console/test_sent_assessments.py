@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_node.config.settings import PeerSettings
@@ -23,6 +21,7 @@ from dicom_node.services.studies import rerun_rules
 from dicom_node.store.tables import Delivery, Instance, Result, Study
 from dicom_node.studies.stop import stop_study
 from tests.inbox_lab import Inbox
+from tests.result_reading import content, groups_of, named, of_type
 from tests.unit.jobs.worker_lab import work
 from tests.validators import dciodvfy_errors
 
@@ -41,7 +40,7 @@ def site(node: Inbox) -> Inbox:
 
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = ANNA, place: int = 0, why: str = "") -> None:
     with node.database.read() as session:
-        about = assessments._findings(session, node.settings, 1)[place]
+        about = assessments.findings_of_study(session, node.settings, study_of(node))[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
     given = FindingAssessed(**which, verdict=verdict, because=why)
     assessments.assess(node.settings, 1, given, by)
@@ -67,17 +66,6 @@ def deliveries(node: Inbox) -> list[tuple[str, str]]:
         return [(row.destination, row.state.value) for row in session.scalars(chosen.order_by(Delivery.id))]
 
 
-def groups(document: Dataset) -> list[Dataset]:
-    return reading._containers(document, "125007")
-
-
-def tree(item: Dataset) -> Iterator[Dataset]:
-    """A content item with all below it."""
-    yield item
-    for child in item.get("ContentSequence", ()):
-        yield from tree(child)
-
-
 def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     say(site, ReaderVerdict.REJECTED, place=1, why="a rib")
@@ -93,7 +81,7 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
     assert [item.UID for item in document.ContentSequence if "UID" in item][-1] == about.SOPInstanceUID
     in_tree = {
         one.ReferencedSOPInstanceUID
-        for item in tree(document)
+        for item in content(document)
         for one in item.get("ReferencedSOPSequence", ())
     }
     assert about.SOPInstanceUID not in in_tree, "what the tree refers to are images of the examination"
@@ -104,19 +92,16 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
     }
     assert about.SOPInstanceUID in evidence and len(evidence) == 3, "and the images"
     found = reading.findings(report)
-    assert [reading._tracking_uid(group.ContentSequence) for group in groups(document)] == [
+    assert [str(named(group, "112040")[0].UID) for group in groups_of(document)] == [
         row["tracking_uid"] for row in found
     ]
     said = [
         item.ConceptCodeSequence[0].CodeValue
-        for group in groups(document)
-        for item in group.ContentSequence
-        if item.ConceptNameCodeSequence[0].CodeValue == "ASSESSMENT"
+        for group in groups_of(document)
+        for item in named(group, "ASSESSMENT")
     ]
     assert said == ["ACCEPTED", "REJECTED"]
-    texts = [
-        item.TextValue for group in groups(document) for item in group.ContentSequence if "TextValue" in item
-    ]
+    texts = [item.TextValue for group in groups_of(document) for item in of_type(group, "TEXT")]
     assert "a rib" in texts and "obedient" in texts
     names = [str(item.PersonName) for item in document.ContentSequence if "PersonName" in item]
     assert names == ["anna^"]

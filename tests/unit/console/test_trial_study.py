@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -17,7 +16,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered, trial_study
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, config_file
 from tests.inbox_lab import CONFIG, Inbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -33,9 +32,7 @@ def with_pacs(console: ConsoleLab, pacs: Pacs, **values: object) -> ConsoleLab:
     """The console of a node that sends there."""
     peers = [*CONFIG["peers"][:-1], {**CONFIG["peers"][-1], "port": pacs.port, **values}]
     node = {"data_dir": console.settings.node.data_dir}
-    settings = Settings.model_validate({**CONFIG, "peers": peers, "node": node})
-    console.settings = settings
-    console.app.state.site = replace(console.app.state.site, settings=settings)
+    console.take(Settings.model_validate({**CONFIG, "peers": peers, "node": node}))
     return console
 
 
@@ -69,18 +66,13 @@ def test_a_peer_gets_what_its_viewer_shows(console: ConsoleLab, pacs: Pacs) -> N
     assert admin.post("/peers/pacs/shows", shows="sr") == 200
     assert "results = [&#34;sr&#34;]" in admin.text, "one of the files stays locked"
     assert admin.post("/peers/pacs/shows") == 409
-    peer = {
-        "name": "second",
-        "ae_title": "SECOND",
-        "host": "127.0.0.1",
-        "port": pacs.port,
-        "may": ["receive"],
-    }
+    peer = {"name": "second", "ae_title": "SECOND", "host": "127.0.0.1", "port": pacs.port}
+    peer["may"] = ["receive"]
     entered.save(console.settings, "peers", peer)
     both = Settings.model_validate(
         {**console.settings.model_dump(mode="json"), "peers": [*CONFIG["peers"], peer]}
     )
-    console.app.state.site = replace(console.app.state.site, settings=both)
+    console.take(both)
     assert admin.post("/peers/second/shows", shows="gsps") == 200
     assert entered.show_entry(both, "peers", "second")["content"]["results"] == ["gsps"]
 
@@ -106,11 +98,7 @@ def test_it_is_for_peers_that_get_results_with_a_patient(console: ConsoleLab, pa
 
 
 def test_the_command_line_does_the_same(inbox: Inbox, pacs: Pacs) -> None:
-    config = inbox.folder / "node.toml"
-    config.write_text(
-        f'[node]\ndata_dir = "{inbox.folder}"\n[[peers]]\nname = "pacs"\nae_title = "PACS"\n'
-        f'host = "127.0.0.1"\nport = {pacs.port}\nmay = ["receive"]\n'
-    )
+    config = config_file(inbox.settings, port=pacs.port)
     done = CliRunner().invoke(app, ["peers", "test-study", "pacs", "--json", "--config", str(config)])
     assert done.exit_code == 0, done.output
     assert [row["kind"] for row in json.loads(done.stdout)] == ["image", *trial_study.KINDS]

@@ -1,4 +1,4 @@
-"""What a browser sends comes in as what a modality sends, and no more of it."""
+"""What a browser sends comes in as what a modality sends, no more of it; and its way goes on to be seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import struct
 import tempfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.images import decode
 from dicom_console.handlers import uploads as handlers
+from dicom_console.views import uploaded
 from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, uploads
-from tests.console_lab import Browser, ConsoleLab
+from dicom_node.services import uploads
+from dicom_node.store.tables import Job, Study
+from tests.console_lab import Browser, ConsoleLab, audited
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed, small_xray
@@ -58,13 +60,6 @@ def outcomes(browser: Browser) -> list[str]:
     return why + ["taken"] * int(taken[1])
 
 
-def with_settings(console: ConsoleLab, section: str, **values: Any) -> None:
-    site = console.app.state.site
-    changed_section = getattr(site.settings, section).model_copy(update=values)
-    settings = site.settings.model_copy(update={section: changed_section})
-    console.app.state.site = replace(site, settings=settings)
-
-
 @pytest.fixture
 def browser(console: ConsoleLab) -> Browser:
     return console.browser(UserRole.OPERATOR)
@@ -79,9 +74,8 @@ def test_an_object_is_received_as_from_a_modality(browser: Browser, inbox: Inbox
     assert (row.calling_ae, row.called_ae, row.role) == ("CONSOLE", "AINODE", ObjectRole.SOURCE)
     assert inbox.file_of(str(sent.SOPInstanceUID)).PixelData == sent.PixelData
     assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
-    with inbox.database.read() as session:
-        noted = next(row for row in audit.rows(session) if row["action"] == "uploaded")
-    assert noted["fields"] | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
+    [noted] = audited(inbox.database, "uploaded")
+    assert noted | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
 
 
 def test_a_zip_is_its_objects_whatever_their_names(browser: Browser, inbox: Inbox, tmp_path: Any) -> None:
@@ -123,7 +117,7 @@ def test_what_the_listener_refuses_is_refused_here(
     unknown_syntax = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0", 1)
     browser.upload(("a", part_10(other_class)), ("b", unknown_syntax))
     assert ["SOP class" in outcomes(browser)[0], "transfer syntax" in outcomes(browser)[1]] == [True, True]
-    with_settings(console, "listener", maximum_object_mib=0)
+    console.change("listener", maximum_object_mib=0)
     browser.upload(("c", data))
     assert "maximum_object_mib" in outcomes(browser)[0]
     assert inbox.spool.pending() == []
@@ -149,7 +143,7 @@ def test_all_files_of_a_zip_together_have_a_limit(
     browser: Browser, console: ConsoleLab, inbox: Inbox
 ) -> None:
     files = [part_10(ultrasound(name, size=(600, 400))) for name in ("one", "two")]
-    with_settings(console, "console", upload_mib=1)
+    console.change("console", upload_mib=1)
     browser.upload(("a.zip", zipped(*((str(n), data) for n, data in enumerate(files)))))
     assert [text == "taken" for text in outcomes(browser)] == [False, True]
 
@@ -252,7 +246,7 @@ def test_a_wrong_field_is_named_and_nothing_taken(
 
 def test_an_upload_beyond_the_limits_is_refused(browser: Browser, console: ConsoleLab, inbox: Inbox) -> None:
     data = part_10(ultrasound("one"))
-    with_settings(console, "spool", minimum_free_mib=2**40)
+    console.change("spool", minimum_free_mib=2**40)
     assert browser.upload(("a", data)) == 507
     assert inbox.spool.pending() == []
 
@@ -295,3 +289,76 @@ def with_console(inbox: Inbox, console: ConsoleLab) -> Inbox:
     other = Inbox(inbox.folder, config)
     yield other
     other.close()
+
+
+def page_of(browser: Browser) -> str:
+    found = re.search(r'data-from="(/upload/\d+)"', browser.text)
+    assert found, browser.text
+    return found[1]
+
+
+def test_a_study_is_followed_from_the_spool_to_its_end(browser: Browser, inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    browser.upload(("Mueller.dcm", part_10(sent)))
+    address = page_of(browser)
+    assert "1 of 1 object is still being read" in browser.text
+    inbox.settle()
+    assert browser.get(address) == 200
+    assert "still being read" not in browser.text
+    study = inbox.study(str(sent.StudyInstanceUID))
+    assert f'href="/studies/{study.id}"' in browser.text
+    assert "0 of 1 jobs" in browser.text
+    assert "All of it came to its end" not in browser.text
+    with inbox.database.write() as session:
+        session.query(Job).update({"state": JobState.NOT_APPLICABLE})
+        session.query(Study).update({"state": StudyState.NOT_APPLICABLE, "reason": "it is a leg"})
+    browser.get(address)
+    assert "it is a leg" in browser.text
+    assert "All of it came to its end" in browser.text
+    assert "Mueller" not in browser.text
+    browser.get("/upload")
+    assert f'href="{address}"' in browser.text
+
+
+def test_a_study_that_is_gone_meanwhile_is_left_out(inbox: Inbox) -> None:
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    with inbox.database.read() as session:
+        assert [row["id"] for row in uploaded._studies(session, [1, 99])] == [1]
+
+
+def test_what_was_quarantined_says_why(browser: Browser, inbox: Inbox) -> None:
+    one = ultrasound("one")
+    other = changed(one, PixelData=bytes(255 - value for value in one.PixelData))
+    browser.upload(("a", part_10(one)), ("b", part_10(other)))
+    address = page_of(browser)
+    inbox.settle()
+    browser.get(address)
+    assert 'class="state quarantined"' in browser.text
+    assert re.search(r"1 conflict: \w+", browser.text), browser.text
+    assert "All of it came to its end" in browser.text
+
+
+def test_another_number_is_no_upload(browser: Browser, console: ConsoleLab) -> None:
+    assert browser.get("/upload/999999") == 404
+    assert browser.get("/upload/1") == 404, "a row of the audit, of something else"
+    assert console.browser(UserRole.VIEWER).get("/upload/1") == 403
+
+
+def test_a_held_study_is_found_and_called_so(browser: Browser, inbox: Inbox) -> None:
+    inbox.receive(ultrasound("one"), ultrasound("two"))
+    inbox.settle()
+    first = inbox.jobs()[0]
+    with inbox.database.write() as session:
+        session.get_one(Job, first.id).state = JobState.HELD
+        session.get_one(Study, first.study_id).state = StudyState.NOT_APPLICABLE
+    browser.get("/studies")
+    assert browser.text.count('class="state held"') == 1
+    assert '<option value="held">' in browser.text
+    assert browser.post("/studies/search", state="held") == 303
+    assert browser.follow() == 200
+    assert browser.text.count("<tr>") == 2, "the heading and one study"
+    assert f'href="/studies/{first.study_id}"' in browser.text
+    browser.get(f"/studies/{first.study_id}")
+    assert 'class="state held"' in browser.text
+    assert browser.get("/studies?state=nonsense") == 400

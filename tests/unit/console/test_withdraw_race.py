@@ -81,7 +81,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     work(node)  # type: ignore[arg-type]
     with node.database.read() as session:
         uid = session.get_one(Study, 1).study_instance_uid or ""
-        about = assessments._findings(session, node.settings, 1)[0]
+        about = assessments.findings_of_study(session, node.settings, uid)[0]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
     given = FindingAssessed(**which, verdict=ReaderVerdict.REJECTED, because="a rib")
     other = threading.Thread(target=assessments.assess, args=(node.settings, 1, given, Person("eva")))

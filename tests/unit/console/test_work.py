@@ -12,13 +12,13 @@ from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, deliveries
+from dicom_node.services import deliveries
 from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.store.transitions import record, utc_now
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.cli.conftest import a_result
+from tests.rows import a_result
 
 S = DeliveryState
 
@@ -32,7 +32,7 @@ def study(console: ConsoleLab, inbox: Inbox) -> int:
         job = session.get_one(Job, 1)
         job.state = JobState.SUCCEEDED
         for kind in (ResultKind.SC, ResultKind.SR):
-            result = a_result(session.get_one(Study, 1), job, kind)
+            result = a_result(job, kind)
             session.add(result)
             session.flush()
             session.add(Delivery(result_id=result.id, destination="pacs", state=S.DEAD, next_at=utc_now()))
@@ -50,11 +50,6 @@ def state_of_study(console: ConsoleLab) -> StudyState:
         return session.get_one(Study, 1).state
 
 
-def noted(console: ConsoleLab, action: str) -> list[dict[str, object]]:
-    with console.database.read() as session:
-        return [row["fields"] for row in audit.rows(session) if row["action"] == action]
-
-
 def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
     console: ConsoleLab, study: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -70,7 +65,7 @@ def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
     browser.follow()
     assert browser.text.count(words) == 2
     assert state_of_study(console) is StudyState.CANCELLED
-    assert noted(console, "discarded") == [{"all_dead": 1, "destination": "pacs"}, {"deliveries": [1]}]
+    assert console.audited("discarded") == [{"all_dead": 1, "destination": "pacs"}, {"deliveries": [1]}]
     assert "Nowak" not in caplog.text
     with console.database.read() as session:
         assert "Nowak" not in session.get_one(Study, 1).reason
@@ -101,9 +96,7 @@ def with_peers(console: ConsoleLab, *peers: dict[str, object]) -> None:
     """The console of a node that knows these peers, too."""
     base = console.settings.peers[-1]
     more = tuple(base.model_copy(update=peer) for peer in peers)
-    settings = console.settings.model_copy(update={"peers": (*console.settings.peers, *more)})
-    console.settings = settings
-    console.app.state.site = type(console.app.state.site)(settings, console.database)
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, *more)}))
 
 
 def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLab, study: int) -> None:
@@ -117,7 +110,7 @@ def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLa
         sent = session.scalars(select(Delivery).where(Delivery.destination == "teaching")).all()
         assert [(row.state, row.result.kind) for row in sent] == [(S.PENDING, ResultKind.SC)]
     assert state_of_study(console) is StudyState.DELIVERING
-    assert noted(console, "sent_to_peer") == [{"peer": "teaching", "objects": 1}]
+    assert console.audited("sent_to_peer") == [{"peer": "teaching", "objects": 1}]
     assert browser.post("/studies/1/send", peer="teaching") == 409
     assert "already" in browser.text
 

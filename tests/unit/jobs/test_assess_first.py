@@ -84,7 +84,7 @@ def mark(node: Inbox, uid: str) -> str:
 
 def finding(node: Inbox, uid: str) -> dict[str, Any]:
     with node.database.read() as session:
-        return assessments._findings(session, node.settings, node.study(uid).id)[0]
+        return assessments.findings_of_study(session, node.settings, uid)[0]
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:

@@ -90,6 +90,7 @@ def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Ma
             row.sop_instance_uid,
             study.study_instance_uid,
         )
+    assert list((node.folder / "results").rglob("*.dcm")) and not list(node.folder.rglob("results/**/.*"))
     [job] = node.jobs()
     assert (job.state, job.share_done) == (JobState.SUCCEEDED, 1.0)
     assert job.analysed_at is not None
@@ -106,12 +107,6 @@ def test_what_had_to_be_repaired_of_a_source_is_told_by_attribute_and_not_by_val
     assert event.study_id == study.id
     assert (event.fields["instance"], event.fields["repaired"]) == (faulty.SOPInstanceUID, "StudyTime")
     assert "11:20" not in str(event.fields)
-
-
-def test_nothing_is_left_of_temporary_files(make: Make) -> None:
-    node = make()
-    analysed(node, ultrasound("one"))
-    assert not list((node.folder / "results").rglob(".*"))
 
 
 def test_a_refused_study_stays_in_the_house(make: Make) -> None:

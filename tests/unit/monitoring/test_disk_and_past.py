@@ -12,12 +12,12 @@ from sqlalchemy import func, select
 
 from dicom_console.views.metrics import gauges
 from dicom_node.events import DELIVERY_DEAD, Event
-from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.monitoring.disk import forecast, note_free_space
 from dicom_node.monitoring.past import forget_past
 from dicom_node.store.tables import Association, DiskSample, EventRow, NotifiedEvent
 from dicom_node.store.transitions import append, utc_now
 from tests.inbox_lab import Inbox
+from tests.rows import an_association
 
 GIB = 2**30
 DAY = timedelta(days=1)
@@ -75,20 +75,7 @@ def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -
         for at in (old, old, new):
             append(session, Event(DELIVERY_DEAD, at))
         for name, closed in (("a", old), ("b", new), ("c", None)):
-            session.add(
-                Association(
-                    id=name,
-                    listener="l",
-                    calling_ae="A",
-                    called_ae="B",
-                    address="",
-                    opened_at=old,
-                    closed_at=closed,
-                    outcome=AssociationOutcome.RELEASED,
-                    refused=[],
-                    reason="",
-                )
-            )
+            session.add(an_association(name, old, closed))
         session.flush()
         told = session.scalars(select(EventRow.id)).first()
         session.add(NotifiedEvent(rule="somebody", event_id=told))

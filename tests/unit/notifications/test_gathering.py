@@ -21,16 +21,17 @@ from dicom_node.events import (
     PEER_SILENT,
     EventType,
 )
-from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.model.kinds import NotificationState
 from dicom_node.model.roles import Role
 from dicom_node.notifications.gather import Gatherer, forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
 from dicom_node.services import notifications
-from dicom_node.store.tables import Cursor, EventRow, Job, Notification, NotifiedEvent, Result
+from dicom_node.store.tables import Cursor, EventRow, Job, Notification, NotifiedEvent
 from dicom_node.store.transitions import record, utc_now
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
+from tests.rows import a_result
 from tests.smtp_lab import MailServer, WebServer
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
@@ -230,19 +231,7 @@ def test_findings_that_were_asked_for_are_told(
         job = session.scalars(select(Job)).one()
         number = job.id
         for name in ("a.dcm", "b.dcm", "c.dcm"):
-            row = Result(
-                study_id=job.study_id,
-                job_id=job.id,
-                kind=ResultKind.SR,
-                sop_instance_uid=name,
-                sop_class_uid="1",
-                series_instance_uid="1",
-                path=name,
-                sha256="",
-                bytes=1,
-                created_at=utc_now(),
-            )
-            session.add(row)
+            session.add(a_result(job, sop_instance_uid=name, path=name))
     happens(inbox, JOB_SUCCEEDED, 1, job=number)
     made.run_once()
     [(_, body)] = web.calls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.notifications.mail import send_mail
 from dicom_node.notifications.message import Message
 from dicom_node.notifications.webhook import call_webhook
+from tests.certificates_lab import self_signed
 from tests.smtp_lab import MailServer, WebServer
 
 MESSAGE = Message("Müller: a job failed", "It failed.\n.\nEnd.\n", {"total": 1})
@@ -34,32 +34,7 @@ def hook(server: WebServer, **other: Any) -> NotificationSettings:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=mail",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            str(folder / "key.pem"),
-            "-out",
-            str(folder / "cert.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return folder
+    return self_signed(tmp_path_factory.mktemp("tls"), "mail")[0].parent
 
 
 def context(folder: Path) -> ssl.SSLContext:

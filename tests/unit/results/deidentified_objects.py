@@ -9,6 +9,8 @@ from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from dicom_node.dicom.walk import items
+
 
 def dataset(data: bytes) -> Dataset:
     return dcmread(io.BytesIO(data))
@@ -18,14 +20,6 @@ def references(ds: Dataset) -> Iterator[tuple[str, str]]:
     for item in items(ds):
         if "ReferencedSOPInstanceUID" in item:
             yield item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID
-
-
-def items(ds: Dataset) -> Iterator[Dataset]:
-    yield ds
-    for element in ds:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from items(item)
 
 
 def everything(ds: Dataset) -> Iterator[DataElement]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -14,11 +12,11 @@ from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Measurement, PipelineResult
 from ai_pipeline.images.render import YELLOW
 from dicom_node import results
-from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import SourceObject
 from tests.result_images import CALIBRATED, DX, NODULE, context, finding, grey_image, source, write_image
+from tests.result_reading import groups_of, named, read_result
 
 CTX = context(CALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
 HEART = ((30.0, 60.0), (50.0, 60.0), (50.0, 70.0), (80.0, 70.0))
@@ -52,16 +50,8 @@ def built(film: SourceObject) -> dict[str, Dataset]:
     """Report, presentation state and picture by Modality, with a box beside the lines."""
     box = finding(NODULE, 0.8, film.image.uid, (5, 5, 25, 25))
     found = PipelineResult(findings=(box,), measurements=measured(film.image.uid))
-    read = [pydicom.dcmread(io.BytesIO(one.data)) for one in results.build(CTX, [film], found) if one.data]
+    read = map(read_result, results.build(CTX, [film], found))
     return {str(dataset.Modality): dataset for dataset in read}
-
-
-def named(dataset: Dataset, code: str) -> list[Dataset]:
-    return [
-        item
-        for item in items(dataset)
-        if "ConceptNameCodeSequence" in item and item.ConceptNameCodeSequence[0].get("CodeValue") == code
-    ]
 
 
 def pairs(data: list[float]) -> tuple[tuple[float, float], ...]:
@@ -76,7 +66,7 @@ def test_the_report_has_each_number_with_its_lines_its_site_and_its_model(film: 
     assert drawn == [HEART, THORAX]
     widths = named(report, "103355008")
     assert [float(one.MeasuredValueSequence[0].NumericValue) for one in widths] == [150.0, 276.0]
-    groups = [group for group in named(report, "125007") if named(group, "103355008")]
+    groups = [group for group in groups_of(report) if named(group, "103355008")]
     sites = [named(group, "363698007")[0].ConceptCodeSequence[0].CodeMeaning for group in groups]
     assert sites == ["Heart", "Chest"]
     assert all(str(named(group, "111001")[0].TextValue) == CALIBRATED.id for group in groups)
@@ -91,7 +81,7 @@ def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
     objects = built(film)
     tracked = {
         str(named(group, "112039")[0].TextValue): str(named(group, "112040")[0].UID)
-        for group in named(objects["SR"], "125007")
+        for group in groups_of(objects["SR"])
     }
     graphics = [
         graphic
@@ -120,8 +110,7 @@ def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
 
 
 def test_the_picture_shows_the_lines(film: SourceObject) -> None:
-    picture = built(film)["OT" if "OT" in built(film) else "DX"]
-    pixels = picture.pixel_array
+    pixels = built(film)["OT"].pixel_array
     yellow = (pixels == YELLOW).all(axis=-1)
     for line in (HEART, THORAX):
         rows, columns = (np.array([point[axis] for point in line], int) for axis in (1, 0))

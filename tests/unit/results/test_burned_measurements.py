@@ -6,7 +6,6 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import pydicom
 import pytest
 from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
@@ -30,6 +29,7 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import code_of, groups_of, named, of_type, read_result
 
 CTX = context(CALIBRATED, kinds=[ResultKind.SR])
 
@@ -45,47 +45,29 @@ def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> 
 
 
 def report(one: SourceObject, result: PipelineResult) -> Dataset:
-    data = results.build(CTX, [one], result)[0].data
-    assert data is not None
-    return pydicom.dcmread(io.BytesIO(data))
-
-
-def groups(dataset: Dataset) -> list[Dataset]:
-    return [item for item in items(dataset) if name(item) == "125007"]
-
-
-def items(item: Dataset) -> list[Dataset]:
-    children = item.get("ContentSequence") or []
-    return [item, *(one for child in children for one in items(child))]
-
-
-def name(item: Dataset) -> str:
-    names = item.get("ConceptNameCodeSequence") or [Dataset()]
-    return str(names[0].get("CodeValue", ""))
+    return read_result(results.build(CTX, [one], result)[0])
 
 
 def test_a_measurement_is_a_group_with_its_number_and_its_line(still: SourceObject) -> None:
     read = report(still, PipelineResult(measurements=(length(still),)))
-    [group] = groups(read)
-    [number] = [item for item in items(group) if item.ValueType == "NUM"]
-    assert name(number) == "410668003"
+    [group] = groups_of(read)
+    [number] = of_type(group, "NUM")
+    assert code_of(number) == "410668003"
     value = number.MeasuredValueSequence[0]
     assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (2.31, "cm")
-    [line] = [item for item in items(number) if item.ValueType == "SCOORD"]
+    [line] = of_type(number, "SCOORD")
     assert line.GraphicType == "POLYLINE"
     assert list(line.GraphicData) == [10.5, 20.25, 90.0, 60.75]
-    [image] = [item for item in items(line) if item.ValueType == "IMAGE"]
+    [image] = of_type(line, "IMAGE")
     assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == still.image.uid
 
 
 def test_it_says_where_it_comes_from_and_claims_no_probability(still: SourceObject) -> None:
     read = report(still, PipelineResult(measurements=(length(still),)))
-    [group] = groups(read)
-    said = [
-        item.ConceptCodeSequence[0].CodeMeaning.lower() for item in items(group) if item.ValueType == "CODE"
-    ]
+    [group] = groups_of(read)
+    said = [item.ConceptCodeSequence[0].CodeMeaning.lower() for item in of_type(group, "CODE")]
     assert "read from image, for review" in said
-    assert "111012" not in [name(item) for item in items(group)]
+    assert not named(group, "111012")
 
 
 def test_measurements_stand_behind_the_findings_and_have_tracking_uids_of_their_own(
@@ -93,9 +75,9 @@ def test_measurements_stand_behind_the_findings_and_have_tracking_uids_of_their_
 ) -> None:
     found = (finding(NODULE, 0.7, still.image.uid, (10, 10, 40, 40)),)
     read = report(still, PipelineResult(findings=found, measurements=(length(still), length(still, 1.2))))
-    tracked = [str(item.UID) for item in items(read) if name(item) == "112040"]
+    tracked = [str(item.UID) for item in named(read, "112040")]
     assert len(set(tracked)) == len(tracked) == 3
-    assert [len([i for i in items(group) if i.ValueType == "SCOORD"]) for group in groups(read)] == [1, 1, 1]
+    assert [len(of_type(group, "SCOORD")) for group in groups_of(read)] == [1, 1, 1]
     assert len(Comprehensive3DSR.from_dataset(read).content.get_image_measurement_groups()) == 2
 
 
@@ -104,15 +86,14 @@ def test_a_measurement_of_a_cine_names_its_frame(tmp_path: Path) -> None:
     read = report(cine, PipelineResult(measurements=(length(cine, frame=3),)))
     frames = [
         int(item.ReferencedSOPSequence[0].ReferencedFrameNumber)
-        for group in groups(read)
-        for item in items(group)
-        if item.ValueType == "IMAGE"
+        for group in groups_of(read)
+        for item in of_type(group, "IMAGE")
     ]
     assert frames == [3, 3]
 
 
 def test_without_measurements_the_report_is_as_it_was(still: SourceObject) -> None:
-    assert not [item for item in items(report(still, PipelineResult())) if item.ValueType == "SCOORD"]
+    assert not of_type(report(still, PipelineResult()), "SCOORD")
 
 
 def test_impossible_measurements_do_not_leave(still: SourceObject) -> None:
@@ -130,7 +111,7 @@ def test_impossible_measurements_do_not_leave(still: SourceObject) -> None:
 @pytest.mark.parametrize("graphic", [[1, 1, 1, 1], [1, 1, 5, 5, 1, 1], [1, 1, 5], [1, 1, 9000, 5]])
 def test_the_gate_takes_no_other_graphic_for_a_length(still: SourceObject, graphic: list[float]) -> None:
     read = report(still, PipelineResult(measurements=(length(still),)))
-    [line] = [item for item in items(read) if item.ValueType == "SCOORD"]
+    [line] = of_type(read, "SCOORD")
     line.GraphicData = graphic
     buffer = io.BytesIO()
     with quiet_pydicom():

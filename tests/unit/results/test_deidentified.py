@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.dicom.walk import items
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.results import Pseudonyms, build_deidentified
@@ -26,12 +27,12 @@ from tests.deidentified_lab import (
     SECRET,
     UID_ROOT,
     deidentified,
-    read,
     result_of,
     write_named,
 )
 from tests.result_images import US_MULTI_FRAME, context, source, speckle
-from tests.unit.results.deidentified_objects import dataset, everything, items, references
+from tests.result_reading import read_result
+from tests.unit.results.deidentified_objects import dataset, everything, references
 
 KINDS = sorted(DEIDENTIFIED_KINDS)
 
@@ -126,7 +127,7 @@ def test_of_two_images_only_the_cleaned_one_is_spoken_of(tmp_path: Path) -> None
     result = result_of(one)
     both = replace(result, findings=(*result.findings, *result_of(two).findings))
     made = build_deidentified(context(kinds=tuple(DEIDENTIFIED_KINDS)), [one, two], both, Pseudonyms.of(HERE))
-    cleaned, report = read(made.objects[0]), read(made.objects[-1])
+    cleaned, report = read_result(made.objects[0]), read_result(made.objects[-1])
     assert {*references(report)} == {(cleaned.SOPClassUID, cleaned.SOPInstanceUID)}
 
 
@@ -134,7 +135,7 @@ def test_a_cine_keeps_its_frames_and_the_mask_names_them(tmp_path: Path) -> None
     path = write_named(tmp_path / "cine.dcm", pixels=speckle(frames=4), sop_class=US_MULTI_FRAME)
     made = deidentified(path)
     assert made.withheld == ()
-    cleaned = read(made.objects[0])
+    cleaned = read_result(made.objects[0])
     assert (cleaned.NumberOfFrames, cleaned.FrameTime) == (4, 40)
     assert np.array_equal(cleaned.pixel_array, speckle(frames=4))
 
@@ -207,7 +208,7 @@ def test_a_mask_does_not_spell_what_was_removed(tmp_path: Path) -> None:
     far[0, 100, 150] = 1
     two = in_boxes(replace(mask, frames=far)).frames[0]
     assert int(two.sum()) == 14 * 77 + 1
-    sent = read(next(item for item in deidentified(image.path).objects if item.kind is ResultKind.SEG))
+    sent = read_result(next(item for item in deidentified(image.path).objects if item.kind is ResultKind.SEG))
     assert np.array_equal(sent.pixel_array != 0, boxes)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import PipelineResult
 from dicom_node import results
 from dicom_node.dicom.own_objects import MODEL_NAME
-from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason
-from dicom_node.results import BuiltObject, Installation
+from dicom_node.results import Installation
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -28,6 +25,7 @@ from tests.result_images import (
     source,
     write_image,
 )
+from tests.result_reading import meaning_of, named, read_result
 
 ELSEWHERE = Installation.from_drawn("f" * 32)
 
@@ -38,32 +36,20 @@ def built(folder: Path, installation: Installation, *models: object) -> dict[str
     result = PipelineResult((finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 90, 90)),))
     made = results.build(context(*models, installation=installation), [image], result)  # type: ignore[arg-type]
     report = folder / f"{installation.serial_number}.dcm"
-    report.write_bytes(data(made[0]))
+    report.write_bytes(made[0].data or b"")
     said = results.FindingAssessment(
         "Cardiomegaly", ("8186001", "SCT"), "", CALIBRATED.id, "1", ReaderVerdict.ACCEPTED, "", ANALYSED_AT
     )
     made.append(results.build_assessment(report, [said], "ann", "AINODE", installation, ""))
-    made.append(
-        results.build_rejection(
-            [report], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation
-        )
-    )
-    return {str(one.kind): pydicom.dcmread(io.BytesIO(data(one))) for one in made}
-
-
-def data(one: BuiltObject) -> bytes:
-    assert one.data is not None
-    return one.data
+    note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
+    made.append(results.build_rejection([report], *note))
+    return {str(one.kind): read_result(one) for one in made}
 
 
 def observers(one: Dataset) -> dict[str, str]:
     """Device Observer UID and Serial Number of an SR or KO."""
-    found = {}
-    for item in items(one):
-        names = item.get("ConceptNameCodeSequence")
-        if names and names[0].CodeValue in ("121012", "121016"):
-            found[names[0].CodeMeaning] = str(item.get("UID") or item.get("TextValue"))
-    return found
+    found = [item for code in ("121012", "121016") for item in named(one, code)]
+    return {meaning_of(item): str(item.get("UID") or item.get("TextValue")) for item in found}
 
 
 @pytest.fixture(scope="module")

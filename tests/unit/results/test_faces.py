@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import Decision, DerivedImage, Heatmap, ImageKind, PipelineResult
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results import Cause, ResultContext, SourceObject
 from dicom_node.results.common.envelope import series_description
 from tests.result_images import (
     CARDIOMEGALY,
@@ -32,6 +30,7 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import content, groups_of, meaning_of, read_result
 
 BOX = (50.5, 60.25, 150.0, 170.0)
 
@@ -49,35 +48,15 @@ def cine(tmp_path: Path) -> SourceObject:
 def one(kind: ResultKind, ctx: ResultContext, image: SourceObject, result: PipelineResult) -> Dataset:
     built = [each for each in results.build(ctx, [image], result) if each.kind is kind]
     assert len(built) == 1
-    return read(built[0])
-
-
-def read(built: BuiltObject) -> Dataset:
-    assert built.data is not None
-    return pydicom.dcmread(io.BytesIO(built.data))
+    return read_result(built[0])
 
 
 def found(*findings: object) -> PipelineResult:
     return PipelineResult(findings=tuple(findings))  # type: ignore[arg-type]
 
 
-def items(item: Dataset) -> Iterator[Dataset]:
-    yield item
-    for child in item.get("ContentSequence") or []:
-        yield from items(child)
-
-
-def groups(report: Dataset) -> list[Dataset]:
-    return [item for item in items(report) if _name(item) == "Measurement Group"]
-
-
-def _name(item: Dataset) -> str:
-    names = item.get("ConceptNameCodeSequence") or []
-    return str(names[0].CodeMeaning) if names else ""
-
-
 def values(item: Dataset, value_type: str) -> dict[str, Dataset]:
-    return {_name(child): child for child in item.ContentSequence if child.ValueType == value_type}
+    return {meaning_of(child): child for child in item.ContentSequence if child.ValueType == value_type}
 
 
 def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracking_uids(
@@ -90,7 +69,7 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
     report, state = (one(kind, context(), cr, result) for kind in (ResultKind.SR, ResultKind.GSPS))
     in_report = {
         str(values(group, "UIDREF")["Tracking Unique Identifier"].UID): list(region.GraphicData)
-        for group in groups(report)
+        for group in groups_of(report)
         for region in values(group, "SCOORD").values()
     }
     in_state = {
@@ -106,7 +85,9 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
 def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObject) -> None:
     """OHIF shows of a group only each NUM's concept, value and unit, and the finding site."""
     uid = cr.image.uid
-    calibrated = groups(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[0]
+    calibrated = groups_of(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[
+        0
+    ]
     numbers = values(calibrated, "NUM")
     assert list(numbers) == ["AI estimated probability of Cardiomegaly", "AI cut-off for Cardiomegaly"]
     number, cut_off = numbers.values()
@@ -120,7 +101,7 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
 def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
     report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
-    numbers = values(groups(report)[0], "NUM")
+    numbers = values(groups_of(report)[0], "NUM")
     assert list(numbers) == ["AI score of Nodule of lung", "AI cut-off for Nodule of lung"]
     measured = numbers["AI score of Nodule of lung"].MeasuredValueSequence[0]
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "{ratio}"
@@ -144,10 +125,10 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
             values(group, "CODE")["Finding"].ConceptCodeSequence[0].CodeMeaning,
             values(group, "CODE")["Presence"].ConceptCodeSequence[0].CodeMeaning,
         )
-        for group in groups(report)
+        for group in groups_of(report)
     ]
     assert said == [("Cardiomegaly", "Suspected"), ("Nodule of lung", "Undetermined")]
-    (absent,) = (item for item in items(report) if _name(item) == "Pleural effusion")
+    (absent,) = (item for item in content(report) if meaning_of(item) == "Pleural effusion")
     assert absent.ConceptCodeSequence[0].CodeMeaning == "Absent"
     numbers = values(absent, "NUM")
     assert list(numbers) == ["AI estimated probability of Pleural effusion"]
@@ -159,13 +140,16 @@ def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
     uid = cr.image.uid
     nowhere = finding(CARDIOMEGALY, 0.6, uid)
     boxed = one(ResultKind.SR, context(), cr, found(nowhere, finding(NODULE, 0.7, uid, BOX)))
-    assert [list(values(group, "SCOORD")) for group in groups(boxed)] == [["Image Region"]]
-    (said,) = (item for item in items(boxed) if _name(item) == "Cardiomegaly")
-    assert next(_name(item) for item in said.ContentSequence if item.ValueType == "NUM") == (
+    assert [list(values(group, "SCOORD")) for group in groups_of(boxed)] == [["Image Region"]]
+    (said,) = (item for item in content(boxed) if meaning_of(item) == "Cardiomegaly")
+    assert next(meaning_of(item) for item in said.ContentSequence if item.ValueType == "NUM") == (
         "AI estimated probability of Cardiomegaly"
     )
     alone = one(ResultKind.SR, context(), cr, found(nowhere))
-    assert [g.ContentTemplateSequence[0].TemplateIdentifier for g in groups(alone)] == ["1501", "1501"]
+    assert [g.ContentTemplateSequence[0].TemplateIdentifier for g in groups_of(alone)] == [
+        "1501",
+        "1501",
+    ]
 
 
 def test_the_report_is_of_nobody_and_tells_the_request(cr: SourceObject) -> None:
@@ -180,8 +164,8 @@ def test_a_failure_says_so_with_its_reason_even_where_pixels_do_not_decode(tmp_p
     broken = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), PixelData=b"\0\0"))
     kinds = [ResultKind.SR, ResultKind.SC]
     failed = results.build_failure(context(kinds=kinds), [broken], "pixels are damaged", Cause.FORMAT)
-    report, picture = map(read, failed)
-    (group,) = groups(report)
+    report, picture = map(read_result, failed)
+    (group,) = groups_of(report)
     assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
     assert values(report, "TEXT")["Conclusion"].TextValue == "AI did not run: pixels are damaged"
     reason = values(group, "CODE")["Reason why AI did not run"].ConceptCodeSequence[0]
@@ -192,14 +176,14 @@ def test_a_failure_says_so_with_its_reason_even_where_pixels_do_not_decode(tmp_p
 def test_a_failure_shows_no_pixel_of_the_image(tmp_path: Path) -> None:
     bright = source(write_image(tmp_path / "cr.dcm", CR, np.full((600, 600), 200, np.uint8)))
     failed = results.build_failure(context(kinds=[ResultKind.SC]), [bright], "text may be left")
-    assert np.median(read(failed[0]).pixel_array) == 0
+    assert np.median(read_result(failed[0]).pixel_array) == 0
 
 
 def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObject) -> None:
     made = results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX)))
     assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC} <= {built.kind for built in made}
     for built in made:
-        dataset = read(built)
+        dataset = read_result(built)
         assert dataset.InstanceCreationTime == "111630.000000"
         assert dataset.TimezoneOffsetFromUTC == "+0100"
         assert ("ContentDate" in dataset) == (built.kind is not ResultKind.GSPS)
@@ -249,7 +233,7 @@ def test_no_result_of_an_untiled_image_speaks_of_a_total_pixel_matrix(cr: Source
     made = results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX)))
     assert made
     for built in made:
-        assert "Pixel Origin Interpretation" not in str(read(built))
+        assert "Pixel Origin Interpretation" not in str(read_result(built))
 
 
 def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
@@ -281,7 +265,7 @@ def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> N
     report, state = (one(kind, context(), cine, result) for kind in (ResultKind.SR, ResultKind.GSPS))
     frames = [
         region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber
-        for group in groups(report)
+        for group in groups_of(report)
         for region in values(group, "SCOORD").values()
     ]
     assert frames == [4, 2]
@@ -384,7 +368,7 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
 
 def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
     us = source(write_image(tmp_path / "us.dcm", US, speckle(), PatientIdentityRemoved="YES"))
-    made = [read(built) for built in results.build(context(), [us], PipelineResult())]
+    made = [read_result(built) for built in results.build(context(), [us], PipelineResult())]
     assert made
     assert [ds for ds in made if "PatientIdentityRemoved" in ds] == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.result_images import (
     source,
     write_image,
 )
+from tests.result_reading import read_result
 
 NAMES = [
     ("ISO_IR 192", "Buc^Jérôme"),
@@ -67,11 +67,6 @@ def built(ctx: ResultContext, *sources: SourceObject) -> list[BuiltObject]:
 
 def uids(objects: list[BuiltObject]) -> list[str]:
     return [one.sop_instance_uid for one in objects]
-
-
-def read(one: BuiltObject) -> Dataset:
-    assert one.data is not None
-    return pydicom.dcmread(io.BytesIO(one.data))
 
 
 def test_the_same_input_gives_the_same_bytes(image: SourceObject) -> None:
@@ -148,7 +143,7 @@ def test_a_late_image_leaves_the_objects_of_the_others_and_renews_what_is_of_all
 def test_a_report_names_the_one_that_it_replaces(image: SourceObject) -> None:
     earlier = {"supersedes": "1.2.3.4", "supersedes_series": "1.2.3"}
     report = built(context(kinds=[ResultKind.SR], **earlier), image)[0]
-    series = read(report).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    series = read_result(report).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert series.SeriesInstanceUID == "1.2.3"
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == report.supersedes == "1.2.3.4"
 
@@ -167,7 +162,7 @@ def test_a_name_is_the_same_text_in_every_result(
         ReferringPhysicianName=name,
     )
     for one in built(context(charset=wanted), source(path)):
-        dataset = read(one)
+        dataset = read_result(one)
         assert str(dataset.PatientName) == str(dataset.ReferringPhysicianName) == name
         found = dataset.SpecificCharacterSet
         assert found == ("ISO_IR 192" if wanted == "utf8" else charset)
@@ -184,21 +179,22 @@ def test_text_that_is_not_in_the_named_set_is_refused_not_replaced(tmp_path: Pat
             built(context(), source(broken))
         assert "Buc" not in str(caught.value)
         for one in built(context(), source(broken, assume_charset="ISO_IR 100")):
-            assert str(read(one).PatientName) == "Buc^Jérôme"
+            assert str(read_result(one).PatientName) == "Buc^Jérôme"
 
 
 def test_an_unknown_character_set_does_no_harm_to_plain_text(tmp_path: Path) -> None:
     path = write_image(tmp_path / "cr.dcm", CR, grey_image())
     path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999"))
     for one in built(context(charset="source"), source(path)):
-        assert (read(one).PatientName, read(one).SpecificCharacterSet) == ("Test^CR", "ISO_IR 192")
+        made = read_result(one)
+        assert (made.PatientName, made.SpecificCharacterSet) == ("Test^CR", "ISO_IR 192")
 
 
 def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: Path) -> None:
     one = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100"))
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
     ctx = context(charset="source", kinds=[ResultKind.SR])
-    report = read(results.build(ctx, [one], PipelineResult(findings=(named,)))[0])
+    report = read_result(results.build(ctx, [one], PipelineResult(findings=(named,)))[0])
     assert report.SpecificCharacterSet == "ISO_IR 192"
     assert "심장비대" in str(report)
 
@@ -218,8 +214,8 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
     study = {"StudyInstanceUID": "1.2.3", "PatientID": "ONE"}
     bare = source(write_image(tmp_path / "a.dcm", CR, grey_image(), PatientName="", PatientSex="", **study))
     full = source(write_image(tmp_path / "b.dcm", CR, grey_image(), **study))
-    named = {str(read(one).PatientName) + read(one).PatientSex for one in built(context(), bare, full)}
-    assert named == {"Test^CRF"}
+    made = map(read_result, built(context(), bare, full))
+    assert {(str(one.PatientName), one.PatientSex) for one in made} == {("Test^CR", "F")}
     other = source(write_image(tmp_path / "c.dcm", CR, grey_image(), PatientName="Other^One", **study))
     with pytest.raises(ResultRefused, match="more than one patient"):
         built(context(), bare, full, other)
@@ -227,6 +223,6 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
 
 def test_our_own_results_are_known_again(image: SourceObject) -> None:
     for one in built(context(), image):
-        assert results.is_own_result(read(one))
+        assert results.is_own_result(read_result(one))
     assert not results.is_own_result(pydicom.dcmread(image.path))
     assert not results.is_own_result(Dataset())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -16,6 +14,7 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import SourceObject
 from tests.result_images import CR, context, grey_image, source, write_image
+from tests.result_reading import read_result
 
 
 @pytest.fixture
@@ -25,8 +24,7 @@ def cr(tmp_path: Path) -> SourceObject:
 
 def segmentation(image: SourceObject, result: PipelineResult) -> Dataset:
     (built,) = results.build(context(kinds=[ResultKind.SEG]), [image], result)
-    assert built.data is not None
-    return pydicom.dcmread(io.BytesIO(built.data))
+    return read_result(built)
 
 
 def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_own(cr: SourceObject) -> None:

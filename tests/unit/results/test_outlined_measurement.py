@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 
 from ai_pipeline.contract import DerivedImage, Heatmap, ImageKind, PipelineResult
 from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE, measurements
@@ -29,6 +28,8 @@ from tests.result_images import (
     source,
     write_image,
 )
+from tests.result_reading import code_of, groups_of, named, of_type, read_result
+from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import HEAD, drawn_head
 
 CTX = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
@@ -58,22 +59,19 @@ def result_of(frame: SourceObject, *, cleaned: bool) -> PipelineResult:
 def built(frame: SourceObject, *, cleaned: bool = True) -> dict[str, Dataset]:
     """Report, presentation state and picture by their kinds."""
     objects = results.build(CTX, [frame], result_of(frame, cleaned=cleaned))
-    return {one.kind.value: pydicom.dcmread(io.BytesIO(one.data)) for one in objects if one.data}
+    return {one.kind.value: read_result(one) for one in objects}
 
 
-def numbers(report: Dataset, code: str) -> list[Dataset]:
-    return [
-        item
-        for item in items(report)
-        if item.get("ValueType") == "NUM" and item.ConceptNameCodeSequence[0].get("CodeValue") == code
-    ]
+def report_of(frame: SourceObject, result: PipelineResult) -> Dataset:
+    (report,) = results.build(context(UNCALIBRATED, kinds=[ResultKind.SR]), [frame], result)
+    return read_result(report)
 
 
 def test_the_report_has_lengths_by_loinc_each_with_its_line_the_circumference_with_the_outline(
     frame: SourceObject,
 ) -> None:
     report = built(frame)["sr"]
-    found = {code: numbers(report, code) for code in ("11984-2", "11820-8", "11851-3")}
+    found = {code: named(report, code) for code in ("11984-2", "11820-8", "11851-3")}
     assert {code: len(one) for code, one in found.items()} == {"11984-2": 1, "11820-8": 1, "11851-3": 1}
     [circumference] = found["11984-2"]
     value = circumference.MeasuredValueSequence[0]
@@ -89,10 +87,8 @@ def test_the_report_has_lengths_by_loinc_each_with_its_line_the_circumference_wi
 
 def test_the_report_says_that_nothing_else_was_assessed(frame: SourceObject) -> None:
     report = built(frame)["sr"]
-    answers = [
-        item.ConceptCodeSequence[0].CodeValue for item in items(report) if item.get("ValueType") == "CODE"
-    ]
-    texts = [str(item.TextValue) for item in items(report) if item.get("ValueType") == "TEXT"]
+    answers = [item.ConceptCodeSequence[0].CodeValue for item in of_type(report, "CODE")]
+    texts = [str(item.TextValue) for item in of_type(report, "TEXT")]
     assert "MEASURED" in answers
     assert "NOTASSESSED" not in answers
     assert any(text.startswith("AI: Head circumference ") for text in texts)
@@ -107,7 +103,7 @@ def test_the_presentation_state_has_the_outline_as_one_closed_line_under_the_sam
     [outline] = [item for item in drawn if item.NumberOfGraphicPoints == 73]
     assert outline.GraphicFilled == "N"
     assert list(outline.GraphicData[:2]) == list(outline.GraphicData[-2:])
-    uids = {str(item.UID) for item in items(objects["sr"]) if item.get("ValueType") == "UIDREF"}
+    uids = {str(item.UID) for item in of_type(objects["sr"], "UIDREF")}
     assert outline.TrackingUID in uids
     said = [item.UnformattedTextValue for item in items(objects["gsps"]) if "UnformattedTextValue" in item]
     assert any(text.startswith("AI: Head circumference ") for text in said)
@@ -130,11 +126,7 @@ def test_an_unverified_cleaned_image_is_not_drawn_on(frame: SourceObject) -> Non
     found = result_of(frame, cleaned=True)
     [image] = found.images
     unverified = PipelineResult(
-        images=(
-            DerivedImage(
-                ImageKind.CLEANED, image.source_uid, image.frames, "MONOCHROME2", "", verified=False
-            ),
-        ),
+        images=(replace(image, verified=False),),
         measurements=found.measurements,
         drawn_on="cleaned",
     )
@@ -150,7 +142,7 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
         maps = [one for one in results.build(WITH_MAPS, [frame], result) if one.kind is ResultKind.HEATMAP]
         assert len(maps) == cleaned, "there is none where there is nothing that it may be drawn on"
         for one in maps:
-            picture = pydicom.dcmread(io.BytesIO(one.data or b""))
+            picture = read_result(one)
             assert picture.SyntheticData == "YES"
             shown, bare = (picture.pixel_array[NAME], frame.image.display(0)[NAME])
             assert (bare == 255).all()
@@ -158,36 +150,22 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
 
 
 def test_the_codes_are_those_of_fetal_biometry() -> None:
-    from pydicom.sr.codedict import codes
-
     assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
-    taken = measurements("1.2.3", source_header(), HEAD, None, UNCALIBRATED, "1")
+    taken = measurements("1.2.3", ArrayImage(drawn_head()[0][None]).header, HEAD, None, UNCALIBRATED, "1")
     known = {str(code.value) for code in codes.CID12005.concepts.values()}
     assert {one.quantity.value for one in taken} <= known
 
 
-def source_header():  # type: ignore[no-untyped-def]
-    from tests.unit.ai_pipeline.phantoms import ArrayImage
-
-    return ArrayImage(drawn_head()[0][None]).header
-
-
 def subjects(dataset: Dataset) -> list[list[str]]:
     """Subject context of the document, then of each measurement group: class and ID."""
-    groups = [one for one in items(dataset) if code_of(one) == "125007"]
     return [
         [
             item.ConceptCodeSequence[0].CodeValue if item.ValueType == "CODE" else str(item.TextValue)
             for item in place.ContentSequence
             if code_of(item) in {"121024", "121030"}
         ]
-        for place in (dataset, *groups)
+        for place in (dataset, *groups_of(dataset))
     ]
-
-
-def code_of(item: Dataset) -> str:
-    names = item.get("ConceptNameCodeSequence")
-    return str(names[0].get("CodeValue")) if names else ""
 
 
 def test_the_subject_of_a_fetal_measurement_is_the_fetus(frame: SourceObject) -> None:
@@ -214,14 +192,6 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
         result = result_of(frame, cleaned=False)
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
         report_of(frame, of_it).save_as(path)
-        made = results.build_rejection(
-            [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
-        )
-        assert made.data is not None
-        assert subjects(pydicom.dcmread(io.BytesIO(made.data)))[0] == wanted
-
-
-def report_of(frame: SourceObject, result: PipelineResult) -> Dataset:
-    (report,) = results.build(context(UNCALIBRATED, kinds=[ResultKind.SR]), [frame], result)
-    assert report.data is not None
-    return pydicom.dcmread(io.BytesIO(report.data))
+        note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
+        made = results.build_rejection([path], *note)
+        assert subjects(read_result(made))[0] == wanted

@@ -21,18 +21,18 @@ from tests.deidentified_lab import (
     SECRET,
     THERE,
     deidentified,
-    read,
     result_of,
     write_named,
 )
 from tests.result_images import context, source
+from tests.result_reading import read_result
 from tests.unit.results.deidentified_objects import everything, items, references
 
 
 def test_two_studies_of_a_patient_have_one_pseudonym_and_two_patients_have_two(tmp_path: Path) -> None:
-    first = read(deidentified(write_named(tmp_path / "1.dcm", patient="1", study="1")).objects[0])
-    second = read(deidentified(write_named(tmp_path / "2.dcm", patient="1", study="2")).objects[0])
-    other = read(deidentified(write_named(tmp_path / "3.dcm", patient="2", study="3")).objects[0])
+    first = read_result(deidentified(write_named(tmp_path / "1.dcm", patient="1", study="1")).objects[0])
+    second = read_result(deidentified(write_named(tmp_path / "2.dcm", patient="1", study="2")).objects[0])
+    other = read_result(deidentified(write_named(tmp_path / "3.dcm", patient="2", study="3")).objects[0])
     assert first.PatientID == second.PatientID != other.PatientID
     assert len({ds.StudyInstanceUID for ds in (first, second, other)}) == 3
 
@@ -49,7 +49,7 @@ def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(tmp
     once, again, away = deidentified(path), deidentified(path), deidentified(path, THERE)
     assert [item.data for item in once.objects] == [item.data for item in again.objects]
     assert uids(once) & uids(away) == set()
-    assert read(once.objects[0]).PatientID != read(away.objects[0]).PatientID
+    assert read_result(once.objects[0]).PatientID != read_result(away.objects[0]).PatientID
 
 
 def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> N
     made = results.build(ctx, [image], result_of(image))
     assert made and twins
     for item in made:
-        ds = read(item)
+        ds = read_result(item)
         assert {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID} & twins == set()
         assert not item.deidentified
         assert not is_deidentified(ds)
@@ -124,7 +124,7 @@ def corrected(path: Path) -> SourceObject:
 def uids(made: results.Deidentified) -> set[str]:
     found = set()
     for item in made.objects:
-        ds = read(item)
+        ds = read_result(item)
         found |= {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
         found |= {str(uid) for _, uid in references(ds)}
     return found
@@ -134,7 +134,7 @@ def every_uid(made: results.Deidentified) -> set[str]:
     """Of objects, findings, whatever may come; not those of standards and programs, the same everywhere."""
     of_programs = {"CodingSchemeUID", "DeviceUID"}
     found = set()
-    for item in (inner for one in made.objects for inner in items(read(one))):
+    for item in (inner for one in made.objects for inner in items(read_result(one))):
         names = item.get("ConceptNameCodeSequence") or [Dataset()]
         if names[0].get("CodeMeaning") != "Device Observer UID":
             found |= {str(one.value) for one in item if one.VR == "UI" and one.keyword not in of_programs}
@@ -144,9 +144,11 @@ def every_uid(made: results.Deidentified) -> set[str]:
 
 
 def patients(made: results.Deidentified) -> set[str]:
-    return {str(read(item)[name].value) for item in made.objects for name in ("PatientID", "PatientName")}
+    return {
+        str(read_result(item)[name].value) for item in made.objects for name in ("PatientID", "PatientName")
+    }
 
 
 def dates(made: results.Deidentified) -> set[str]:
-    found = [element for item in made.objects for element in everything(read(item))]
+    found = [element for item in made.objects for element in everything(read_result(item))]
     return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}

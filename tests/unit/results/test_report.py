@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -44,6 +42,7 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import content, named, of_type, read_result
 
 BOX = (50.5, 60.25, 150.0, 170.0)
 TEXT = (10.0, 20.0, 60.0, 30.0)
@@ -59,24 +58,12 @@ def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
 
 def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
     made = results.build(ctx, [one], result)
-    return {item.kind: pydicom.dcmread(io.BytesIO(item.data)) for item in made if item.data is not None}
+    return {item.kind: read_result(item) for item in made}
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
     kinds = context(kinds=[ResultKind.SR])
     return built(kinds, one, PipelineResult(findings=findings, **given))[ResultKind.SR]
-
-
-def items(item: Dataset) -> list[Dataset]:
-    return [item, *(deep for child in item.get("ContentSequence") or [] for deep in items(child))]
-
-
-def named(item: Dataset, value: str) -> list[Dataset]:
-    def name(one: Dataset) -> str:
-        names = one.get("ConceptNameCodeSequence") or [Dataset()]
-        return str(names[0].get("CodeValue", ""))
-
-    return [one for one in items(item) if name(one) == value]
 
 
 def value(item: Dataset, name: str) -> str:
@@ -112,7 +99,7 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
     assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
     numbers = [
         float(item.MeasuredValueSequence[0].NumericValue)
-        for item in items(read)
+        for item in content(read)
         if item.get("ValueType") == "NUM" and "99AINODE" in str(item)
     ]
     assert sorted(numbers) == [7.0, 40.0, 41.0, 41.0, 83.0], "each once, with its cut-off unless absent"
@@ -274,11 +261,9 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     said = ("no burned-in annotation found", "removed: 1 text", "removed: 1 text")
     notes = [QualityNote("burned_in", text, one.image.uid) for one, text in zip(several, said, strict=True)]
     found = tuple(burned(one.image.uid, TEXT) for one in several)
-    data = results.build(
-        context(kinds=[ResultKind.SR]), several, PipelineResult(findings=found, quality=tuple(notes))
-    )[0].data
-    assert data is not None
-    assert conclusion(pydicom.dcmread(io.BytesIO(data))) == (
+    result = PipelineResult(findings=found, quality=tuple(notes))
+    [made] = results.build(context(kinds=[ResultKind.SR]), several, result)
+    assert conclusion(read_result(made)) == (
         "images 1, 2, 3: AI: burned-in annotation found; this AI does not assess the image.\r\n"
         "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
     )
@@ -292,10 +277,10 @@ def test_boxes_around_texts_are_drawn_only_where_they_are_asked_for(tmp_path: Pa
     plain, asked = context(), context(burned_in_boxes=True)
     faces = built(plain, one, result)
     assert "GraphicObjectSequence" not in str(faces[ResultKind.GSPS])
-    assert not [item for item in items(faces[ResultKind.SR]) if item.get("ValueType") == "SCOORD"]
+    assert not of_type(faces[ResultKind.SR], "SCOORD")
     assert ResultKind.SC not in faces, "the cleaned image shows it"
     boxed = built(asked, one, result)
-    (region,) = [item for item in items(boxed[ResultKind.SR]) if item.get("ValueType") == "SCOORD"]
+    (region,) = of_type(boxed[ResultKind.SR], "SCOORD")
     (graphic,) = boxed[ResultKind.GSPS].GraphicAnnotationSequence[0].GraphicObjectSequence
     assert list(region.GraphicData) == list(graphic.GraphicData)
     assert ResultKind.SC in boxed
@@ -339,7 +324,7 @@ def test_every_reference_to_a_cine_names_its_frames(tmp_path: Path) -> None:
     cine = source(write_image(tmp_path / "cine.dcm", US_MULTI_FRAME, speckle(frames=3)))
     found = finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=2)
     for read in (report(cine), report(cine, found)):
-        images = [item for item in items(read) if item.get("ValueType") == "IMAGE"]
+        images = of_type(read, "IMAGE")
         assert images
         assert all(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") for item in images)
 
@@ -359,5 +344,5 @@ def test_a_number_is_not_changed_by_its_findings_decision(tmp_path: Path) -> Non
     doubtful = finding(NODULE, 0.5, one.image.uid, BOX, decision=Decision.INDETERMINATE)
     for found in (doubtful, replace(doubtful, decision=Decision.PRESENT)):
         (group,) = named(report(one, found), "125007")
-        number, *_ = (item for item in items(group) if item.get("ValueType") == "NUM")
+        number, *_ = of_type(group, "NUM")
         assert number.ConceptNameCodeSequence[0].CodeMeaning == "AI estimated probability of Nodule of lung"

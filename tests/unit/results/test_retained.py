@@ -14,7 +14,8 @@ from dicom_node.model.deidentified import OPTIONS, Retained, retained_by
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import Deidentified
 from dicom_node.results.deidentify.retained import known_words, retained
-from tests.deidentified_lab import EXAMINED, SECRET, UID_ROOT, deidentified, read, write_named
+from tests.deidentified_lab import EXAMINED, SECRET, UID_ROOT, deidentified, write_named
+from tests.result_reading import read_result
 
 ALL = frozenset(Retained)
 TOLD = {
@@ -35,7 +36,7 @@ def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
 
 def _objects(made: Deidentified) -> dict[ResultKind, Dataset]:
     assert made.withheld == ()
-    return {item.kind: read(item) for item in made.objects}
+    return {item.kind: read_result(item) for item in made.objects}
 
 
 def test_each_option_keeps_its_attributes_and_says_so(tmp_path: Path) -> None:
@@ -95,8 +96,8 @@ def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:
     assert {item.sop_instance_uid for item in plain.objects}.isdisjoint(
         item.sop_instance_uid for item in more.objects
     )
-    assert {read(item).StudyInstanceUID for item in (*plain.objects, *more.objects)} == {
-        read(plain.objects[0]).StudyInstanceUID
+    assert {read_result(item).StudyInstanceUID for item in (*plain.objects, *more.objects)} == {
+        read_result(plain.objects[0]).StudyInstanceUID
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import pytest
-from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import (
     BURNED_IN,
@@ -45,6 +42,7 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import read_result
 
 BLUE = (0, 90, 200)  # no letter has it, nor its edges
 ONE_STUDY = {"StudyInstanceUID": "2.25.7", "SeriesInstanceUID": "2.25.8"}
@@ -69,13 +67,8 @@ def built(
     return made
 
 
-def read(one: results.BuiltObject) -> Dataset:
-    assert one.data is not None
-    return pydicom.dcmread(io.BytesIO(one.data))
-
-
 def shows_scan(one: results.BuiltObject) -> bool:
-    pixels: npt.NDArray[np.uint8] = read(one).pixel_array
+    pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
     return bool((pixels == BLUE).all(axis=-1).any())
 
 
@@ -100,7 +93,7 @@ def absent(image: SourceObject) -> Finding:
 
 def test_it_is_a_secondary_capture_of_all_images(tmp_path: Path) -> None:
     images = [film(tmp_path, 1), film(tmp_path, 2)]
-    read_back = read(built(images, PipelineResult()))
+    read_back = read_result(built(images, PipelineResult()))
     assert read_back.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert (read_back.SeriesNumber, read_back.InstanceNumber) == (9009, 2)
     assert read_back.SeriesDescription == "AI summary - not for diagnostic use - chest_xray"
@@ -198,7 +191,7 @@ def test_of_an_ultrasound_only_a_verified_cleaned_image_is_shown(
         one = built([image], result)
         assert shows_scan(one) is shown
         assert said["results"] == ["AI: Not found: nodule of lung."], "the words are there all the same"
-        assert ("SyntheticData" in read(one)) is shown
+        assert ("SyntheticData" in read_result(one)) is shown
         if not shown:
             assert said["shown"].startswith("No picture: names may be burned into this image")
 
@@ -234,8 +227,8 @@ def test_where_the_ai_did_not_run_the_page_says_so_and_shows_nothing(
 
 def test_images_of_both_sides_give_a_page_of_none(tmp_path: Path) -> None:
     sides = [film(tmp_path, n, BodyPartExamined="HAND", Laterality=side) for n, side in ((1, "L"), (2, "R"))]
-    assert read(built(sides[:1], PipelineResult())).Laterality == "L"
-    both = read(built(sides, PipelineResult()))
+    assert read_result(built(sides[:1], PipelineResult())).Laterality == "L"
+    both = read_result(built(sides, PipelineResult()))
     assert "BodyPartExamined" not in both and both.Laterality == ""
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -13,9 +11,9 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import Code, PipelineResult
 from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from tests.result_images import DX, US, context, grey_image, source, speckle, write_image
+from tests.result_reading import named, read_result
 
 CHEST, HEAD, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"
 OWN = {"chest_xray": CHEST, "fetal_head": HEAD, "ovarian": PELVIS}  # the others are for no one part
@@ -61,21 +59,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], re
         }
 
 
+def regions_of(report: results.BuiltObject) -> list[str]:
+    return [str(item.ConceptCodeSequence[0].CodeValue) for item in named(read_result(report), "123014")]
+
+
 @pytest.mark.parametrize("pipeline", sorted(pipelines.PIPELINES))
 def test_a_report_says_its_target_region(
     images: dict[tuple[str, str], results.SourceObject], pipeline: str
 ) -> None:
     kind = DX if pipeline == "chest_xray" else US
     made = pipelines.create(pipeline)
-    circumstances = context(
-        kinds=[ResultKind.SR],
-        pipeline=pipeline,
-        region=made.card.region,
-    )
+    circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
     found = {}
     for header in HEADERS:
         (report,) = results.build(circumstances, [images[kind, header]], PipelineResult())
-        found[header] = said(report.data)
+        found[header] = regions_of(report)
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: [region or own] for header, (_, region) in HEADERS.items()}
 
@@ -85,14 +83,4 @@ def test_the_report_of_a_failure_says_it_too(images: dict[tuple[str, str], resul
     (report,) = results.build_failure(
         context(kinds=[ResultKind.SR], region=pelvis), [images[US, "no body part"]], "out of memory"
     )
-    assert said(report.data) == [PELVIS]
-
-
-def said(report: bytes | None) -> list[str]:
-    """Target Regions of a report."""
-    assert report is not None
-    return [
-        str(item.ConceptCodeSequence[0].CodeValue)
-        for item in items(pydicom.dcmread(io.BytesIO(report)))
-        if item.get("ConceptNameCodeSequence") and item.ConceptNameCodeSequence[0].CodeValue == "123014"
-    ]
+    assert regions_of(report) == [PELVIS]

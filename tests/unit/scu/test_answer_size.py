@@ -12,10 +12,11 @@ import pytest
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu import http
-from dicom_node.scu.destination import Outgoing, Presence, SendStatus
+from dicom_node.scu.destination import Presence, SendStatus
 from dicom_node.scu.dicomweb import DicomwebDestination
 from dicom_node.scu.orthanc import OrthancDestination
 from tests.modality import ultrasound
+from tests.outbox_lab import outgoing
 
 LIMIT = 2**20
 BLOCK = b" " * 2**16
@@ -67,16 +68,7 @@ def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made
     peer = PeerSettings(name="pacs", ae_title="PACS", transport=kind, url=endless, may=["receive"])
     destination = make(peer, Settings(peers=[peer]))
     image = ultrasound("one")
-    path = tmp_path / "one.dcm"
-    image.save_as(path, enforce_file_format=True)
-    item = Outgoing(
-        image.SOPClassUID,
-        image.SOPInstanceUID,
-        image.StudyInstanceUID,
-        image.SeriesInstanceUID,
-        path,
-        "0" * 64,
-    )
+    item = outgoing(image, tmp_path, "0" * 64)
 
     [report] = destination.send([item])
     [answer] = destination.confirm([item])

@@ -13,8 +13,9 @@ import pytest
 
 from dicom_node.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
-from dicom_node.scu import Outgoing, SendStatus, open_destination
+from dicom_node.scu import SendStatus, open_destination
 from tests.modality import ultrasound
+from tests.outbox_lab import outgoing
 
 LOCAL = (
     "127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "169.254.0.1", "224.0.0.1",
@@ -72,15 +73,7 @@ def test_what_a_name_leads_to_is_looked_at_when_it_is_called(
 ) -> None:
     """A name server that says another address at each question (DNS rebinding): the first is remote."""
     image = ultrasound("local")
-    image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
-    item = Outgoing(
-        image.SOPClassUID,
-        image.SOPInstanceUID,
-        image.StudyInstanceUID,
-        image.SeriesInstanceUID,
-        tmp_path / "image.dcm",
-        "",
-    )
+    item = outgoing(image, tmp_path)
     real = socket.getaddrinfo
 
     def name_server(host: object, *rest: Any, **further: Any) -> Any:

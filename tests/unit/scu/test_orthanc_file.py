@@ -10,9 +10,10 @@ import pytest
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu import orthanc
-from dicom_node.scu.destination import Outgoing, Presence
+from dicom_node.scu.destination import Presence
 from dicom_node.scu.orthanc import OrthancDestination
 from tests.modality import ultrasound
+from tests.outbox_lab import outgoing
 
 BLOCK = bytes(2**20)
 
@@ -40,15 +41,7 @@ def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     monkeypatch.setattr(orthanc, "_client", lambda _peer: changing)
     peer = PeerSettings(name="pacs", ae_title="PACS", transport="orthanc", url="http://127.0.0.1:9")
     image = ultrasound("one")
-    image.save_as(tmp_path / "one.dcm", enforce_file_format=True)
-    item = Outgoing(
-        image.SOPClassUID,
-        image.SOPInstanceUID,
-        image.StudyInstanceUID,
-        image.SeriesInstanceUID,
-        tmp_path / "one.dcm",
-        "0" * 64,
-    )
+    item = outgoing(image, tmp_path, "0" * 64)
     destination = OrthancDestination(peer, Settings(peers=[peer]))
     [answer] = destination.confirm([item])
     destination.close()

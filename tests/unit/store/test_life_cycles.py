@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.errors import IllegalTransition
 from dicom_node.events import EventType
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -26,7 +25,7 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Commitment, Delivery, EventRow, HeldResult, Job, Result, Study
+from dicom_node.store.tables import Commitment, Delivery, EventRow, HeldResult, Job, Study
 from dicom_node.store.transitions import (
     move_commitment,
     move_delivery,
@@ -35,6 +34,7 @@ from dicom_node.store.transitions import (
     move_study,
     settle_study_as,
 )
+from tests.rows import a_job, a_result, a_study
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, EventType)]
@@ -54,33 +54,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     folder: Path = tmp_path_factory.mktemp("life")
     database = Database(f"sqlite:///{folder / 'node.db'}")
     migrate.upgrade(database)
-    study = Study(study_instance_uid="1.2.3", first_received_at=NOW, last_received_at=NOW)
-    job = Job(
-        study=study,
-        study_revision=1,
-        rule="a rule",
-        pipeline="a pipeline",
-        destinations=["pacs"],
-        source_uids=[],
-        run_at=NOW,
-        created_at=NOW,
-    )
+    study = a_study("1.2.3", StudyState.RECEIVING)
     with database.write() as session:
+        session.add(study)
+        session.flush()
+        job = a_job(study, JobState.QUEUED)
         session.add(job)
         session.flush()
-        result = Result(
-            study=study,
-            job_id=job.id,
-            kind=ResultKind.SR,
-            sop_instance_uid="1.2.3.4",
-            sop_class_uid="1",
-            series_instance_uid="1.2",
-            path="a",
-            sha256="",
-            bytes=1,
-            created_at=NOW,
-        )
-        delivery = Delivery(result=result, destination="pacs", next_at=NOW)
+        result = a_result(job)
+        session.add(result)
+        session.flush()
+        delivery = Delivery(result_id=result.id, destination="pacs", next_at=NOW)
         session.add(delivery)
         session.flush()
         asked = Commitment(

@@ -18,12 +18,12 @@ from sqlalchemy import update
 
 from dicom_node.dicom.identity import digest
 from dicom_node.events import by_number
-from dicom_node.model.kinds import ObjectRole, ResultKind
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store.tables import Instance, ReceivedObject, Result
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.tables import Instance, ReceivedObject
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.rows import a_result
 from tests.unit.inbox.objects import (
     changed,
     in_syntax,
@@ -170,20 +170,7 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
     known, copied = own_result(image), own_result(image)
     copied.SOPInstanceUID = f"{known.SOPInstanceUID}.7"
     with inbox.database.write() as session:
-        session.add(
-            Result(
-                study_id=job.study_id,
-                job_id=job.id,
-                kind=ResultKind.SR,
-                sop_class_uid=known.SOPClassUID,
-                sop_instance_uid=known.SOPInstanceUID,
-                series_instance_uid="1.2",
-                path="x",
-                sha256="",
-                bytes=0,
-                created_at=utc_now(),
-            )
-        )
+        session.add(a_result(job, sop_instance_uid=known.SOPInstanceUID))
     inbox.receive(known, copied)
     inbox.settle()
     told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}

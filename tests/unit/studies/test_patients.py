@@ -6,16 +6,13 @@ import pytest
 from sqlalchemy import update
 
 from dicom_node.dicom.identity import Patient
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Instance, Job, ReceivedObject, Result
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.tables import Instance, Job, ReceivedObject
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.inbox.objects import (
-    changed,
-)
+from tests.rows import a_result
+from tests.unit.inbox.objects import changed
 
 
 def test_a_corrected_name_is_a_revision_whose_results_are_issued_again(inbox: Inbox) -> None:
@@ -42,18 +39,7 @@ def test_a_corrected_name_withdraws_results_that_did_not_leave_yet(inbox: Inbox)
     [job] = inbox.jobs()
     with inbox.database.write() as session:
         session.get_one(Job, job.id).state = JobState.SUCCEEDED
-        result = Result(
-            study_id=job.study_id,
-            job_id=job.id,
-            kind=ResultKind.SR,
-            sop_instance_uid="1.2.9",
-            sop_class_uid="1.2",
-            series_instance_uid="1.2.8",
-            path="results/x",
-            sha256="",
-            bytes=1,
-            created_at=utc_now(),
-        )
+        result = a_result(job)
         session.add(result)
         session.flush()
         delivery_id = deliveries.add(session, result, "pacs").id

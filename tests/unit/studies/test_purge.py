@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Delivery, Job, Result, Study
+from dicom_node.store.tables import Delivery, Job, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.rows import a_result
 from tests.unit.inbox.objects import changed
 
 DAYS = timedelta(days=1)
@@ -32,18 +32,7 @@ def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -
         row.state, row.finished_at = JobState.SUCCEEDED, utc_now()
         study = session.get_one(Study, job.study_id)
         study.state = state
-        result = Result(
-            study_id=study.id,
-            job_id=job.id,
-            kind=ResultKind.SR,
-            sop_instance_uid=f"1.2.{study.id}",
-            sop_class_uid="1.2",
-            series_instance_uid="1.2.8",
-            path="results/x",
-            sha256="",
-            bytes=1,
-            created_at=utc_now(),
-        )
+        result = a_result(row, created_at=utc_now())
         session.add(result)
         session.flush()
         sent = deliveries.add(session, result, "pacs")

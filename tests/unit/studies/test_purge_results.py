@@ -15,6 +15,7 @@ from dicom_node.store.tables import Delivery, Job, Result
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge, purge_results
 from tests.inbox_lab import Inbox
+from tests.rows import a_result
 from tests.unit.studies.test_purge import DAYS, ended
 
 LATER = 401 * DAYS
@@ -88,17 +89,8 @@ def test_a_younger_result_of_the_study_keeps_the_older_ones(inbox: Inbox) -> Non
     with inbox.database.write() as session:
         old = session.get_one(Delivery, number).result
         session.add(
-            Result(
-                study_id=old.study_id,
-                job_id=old.job_id,
-                kind=old.kind,
-                sop_instance_uid="1.2.77",
-                sop_class_uid="1.2",
-                series_instance_uid="1.2.8",
-                path="results/y",
-                sha256="",
-                bytes=1,
-                created_at=utc_now() + 100 * DAYS,
+            a_result(
+                session.get_one(Job, old.job_id), sop_instance_uid="1.2.77", created_at=utc_now() + 100 * DAYS
             )
         )
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0

@@ -12,17 +12,10 @@ from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
-from ai_pipeline.contract import ImageHeader, Meaning
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, silent
+from ai_pipeline.contract import Meaning
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, image_header, silent
 
-HEADER = ImageHeader(
-    modality="US",
-    sop_class_uid="",
-    rows=100,
-    columns=100,
-    frames=1,
-    photometric="RGB",
-    bits_stored=8,
+HEADER = image_header(
     age_years=40.0,
     attributes={"StudyDate": "20260107", "AcquisitionDate": "20260108", "ContentDate": "x"},
 )

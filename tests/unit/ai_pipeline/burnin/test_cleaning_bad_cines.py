@@ -23,7 +23,7 @@ from ai_pipeline.cli import app
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
-from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, told, words, write
+from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, Reader, write
 from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,
     Picture,
@@ -45,19 +45,6 @@ TRUNCATED = [
 ]
 
 
-class Reader:
-    """rapidocr as it is installed."""
-
-    def __init__(self) -> None:
-        from rapidocr import RapidOCR
-
-        self._reader = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
-
-    def frames_with_secrets(self, frames: Sequence[np.ndarray], numbers: Sequence[int]) -> list[int]:
-        """Those of the frames in which a secret can be read."""
-        return [number for number in numbers if told(words(np.asarray(frames[number]), self._reader))]
-
-
 @pytest.fixture(scope="module")
 def reader() -> Reader:
     return Reader()
@@ -73,7 +60,7 @@ def test_a_name_in_one_frame_goes_whichever_it_is(shown_in: int, colour: bool, r
     frames = coloured(cine(18)) if colour else cine(18)
     frames[shown_in] = burn(frames[shown_in], NAME, (90, 120), (255, 255, 255) if colour else 255, 16)
     image = ArrayImage(stacked(frames), photometric="RGB" if colour else "MONOCHROME2")
-    assert reader.frames_with_secrets(image.frames, [shown_in]) == [shown_in]
+    assert frames_with_secrets(image.frames, [shown_in], reader) == [shown_in]
     assert left_over(image, [shown_in], reader) == []
 
 
@@ -103,7 +90,11 @@ def left_over(image: ArrayImage, numbers: Sequence[int], reader: Reader) -> list
         return []
     frames, masks = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
     assert np.array_equal(frames[~masks], image.frames[~masks])
-    return reader.frames_with_secrets(frames, numbers)
+    return frames_with_secrets(frames, numbers, reader)
+
+
+def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Reader) -> list[int]:
+    return [number for number in numbers if reader.secrets(np.asarray(frames[number]))]
 
 
 @pytest.mark.parametrize("left", TRUNCATED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates_lab import self_signed
 from tests.unit.ai_pipeline.models.store_lab import add, contents, models, sha256
 from tests.unit.ai_training import small_models
 
@@ -64,12 +64,12 @@ def server(model: tuple[Path, Path]) -> Iterator[Served]:
 class serve:
     """Serve ``body`` while the block runs; over TLS with ``certificate``."""
 
-    def __init__(self, body: bytes, certificate: Path | None = None) -> None:
+    def __init__(self, body: bytes, certificate: tuple[Path, Path] | None = None) -> None:
         self._server = Served(("127.0.0.1", 0), Answers)
         self._server.body = body
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            context.load_cert_chain(*certificate)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
             self._server.tls = True
 
@@ -98,8 +98,8 @@ def test_without_agreement_to_the_licence_nothing_is_fetched(
 def test_a_file_from_the_web_is_taken_over_https_and_its_address_kept_without_secrets(
     store: Path, model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate = _certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    certificate = self_signed(tmp_path, "model host")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with serve(model[0].read_bytes(), certificate) as served:
         address = f"{served.url}/model.onnx?token=geheim"
         done = add(address, model[1], "--sha256", sha256(model[0]))
@@ -114,7 +114,7 @@ def test_a_file_from_the_web_is_taken_over_https_and_its_address_kept_without_se
 def test_a_server_whose_certificate_nobody_vouches_for_is_refused(
     store: Path, model: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with serve(model[0].read_bytes(), _certificate(tmp_path)) as served:
+    with serve(model[0].read_bytes(), self_signed(tmp_path, "model host")) as served:
         done = add(f"{served.url}/model.onnx", model[1], "--sha256", sha256(model[0]))
 
     assert done.exit_code == 65
@@ -180,32 +180,3 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(
 
 def test_a_url_needs_a_hash(store: Path, model: tuple[Path, Path]) -> None:
     assert add("https://example.org/model.onnx", model[1]).exit_code == 2
-
-
-def _certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, its key beside it."""
-    certificate = tmp_path / "server.crt"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=model host",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            "server.key",
-            "-out",
-            "server.crt",
-        ],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    return certificate

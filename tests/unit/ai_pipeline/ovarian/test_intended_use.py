@@ -6,19 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from ai_pipeline.contract import ImageHeader, UltrasoundRegion
+from ai_pipeline.contract import UltrasoundRegion
 from ai_pipeline.ovarian.intended_use import refused_by_header
+from tests.unit.ai_pipeline.phantoms import image_header
 
-PELVIS = ImageHeader(
-    modality="US",
-    sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-    rows=480,
-    columns=640,
-    frames=1,
-    photometric="RGB",
-    bits_stored=8,
-    body_part="PELVIS",
-)
+PELVIS = image_header(body_part="PELVIS")
 
 
 def said(**change: object) -> str:

@@ -1,4 +1,6 @@
-"""Results whose files were deleted and that are wanted once more, from images that were sent again."""
+"""What comes after a purge: results that are wanted once more from images that were sent again, and late
+images, whose reports do not take the place of those on purged images.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 from sqlalchemy import select
 
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.services import studies
+from dicom_node.services import images, studies
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge_results
@@ -101,3 +106,48 @@ def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_
     assert not any(file.exists() for file in files)
     assert {job.state for job in node.jobs()} <= {JobState.SUCCEEDED, JobState.CANCELLED}
     assert node.study(uid).state is StudyState.DELIVERED
+
+
+def without_its_images(node: Inbox) -> None:
+    """Image 1 of the study was analysed, its results were confirmed, and it was purged."""
+    analysed(node)
+    confirm(node)
+    assert [row["deleted"] for row in studies.delete_received(node.settings, [STUDY])] == [True]
+
+
+def reports(node: Inbox) -> list[Result]:
+    with node.database.read() as session:
+        rows = session.scalars(select(Result).where(Result.kind == ResultKind.SR).order_by(Result.id)).all()
+        session.expunge_all()
+        return list(rows)
+
+
+def texts(report: Dataset) -> str:
+    return " ".join(item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT")
+
+
+def test_the_report_on_a_late_image_replaces_none_and_says_which_images_it_is_without(node: Inbox) -> None:
+    without_its_images(node)
+    analysed(node, 2)
+    first, second = reports(node)
+    report = dcmread(node.folder / second.path)
+    assert (first.supersedes, second.supersedes) == ("", "")
+    assert "PredecessorDocumentsSequence" not in report
+    assert "No longer here: image 1 of this study" in texts(report)
+
+
+def test_the_report_on_one_more_image_replaces_only_that_on_images_that_are_here(node: Inbox) -> None:
+    without_its_images(node)
+    analysed(node, 2)
+    analysed(node, 3)
+    _, second, third = reports(node)
+    assert third.supersedes == second.sop_instance_uid
+    assert "No longer here: image 1 of this study" in texts(dcmread(node.folder / third.path))
+
+
+def test_the_console_shows_both_reports(node: Inbox) -> None:
+    without_its_images(node)
+    analysed(node, 2)
+    with node.database.read() as session:
+        shown = images.report_files(session, node.settings, STUDY)
+    assert shown == [node.folder / row.path for row in reports(node)]
