@@ -19,7 +19,7 @@ LARGEST_WHOLE: Final = 2**31 - 1
 LARGEST_DECIMAL: Final = 1e16
 """Largest value of the VR DS in practice: a product of several such values is still finite."""
 _LONGEST = 64  # characters: DS has 16, some makers write more
-_DAMAGE = (
+DAMAGE: Final = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -32,6 +32,7 @@ _DAMAGE = (
     BytesLengthException,
     struct.error,
 )
+"""What pydicom raises for bytes that are no value of their VR."""
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -40,7 +41,7 @@ def value_of(dataset: Dataset, tag: str | TagType) -> object:
     """The value of an attribute, None where it is missing or its bytes do not fit its VR."""
     try:
         return dataset[tag].value if tag in dataset else None
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,11 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 COMING = 100
-"""Requests that are still on their way, and connections without one; see TimedProtocol."""
+"""Requests that are still on their way, connections without one, and answers that nobody takes; see
+TimedProtocol."""
 COMING_FROM_ONE_ADDRESS = 20
 """The same of one address. A browser opens six connections; a proxy has the address of all its users."""
 REQUESTS = 500
 """That are begun and not answered; further ones get 503, but for those of HEALTH."""
+REQUESTS_FROM_ONE_ADDRESS = REQUESTS // 2
+"""The same of one address, so that others are answered beside it."""
 HEALTH = frozenset({"/healthz", "/readyz"})
 """Paths that are answered however much else is asked."""
 WATCHED = HEALTH | {"/metrics"}
@@ -28,6 +34,11 @@ BODY_SECONDS = 30.0
 """In which the next piece of a request's body must come, and a body of no bytes whole."""
 BODY_BYTES_PER_SECOND = 8192
 """A body may take a second more for each so many of its bytes: a form 38 s at most."""
+ANSWER_SECONDS = 30.0
+"""In which the next piece of an answer must be taken, once more of it waits than a connection holds."""
+UNSENT_BYTES = 128 * 1024
+"""That the system keeps of answers for a connection. By itself Linux keeps up to 4 MB for one that reads
+nothing, and tells of what was read only after a third of that."""
 YOUNG_SECONDS = 2.0
 """So long a connection keeps its place, one that is quick never loses it; while there are four times as many
 connections as places at most."""
@@ -47,6 +58,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _ONE_YEAR = "max-age=31536000"
+_AT_ONCE = struct.pack("ii", 1, 0)  # what the system keeps of the answer is dropped, too (man 7 socket)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -59,6 +71,12 @@ def port_of(scope: Scope) -> int | None:
     """The port of ours that a request came to, whatever its Host header says."""
     _, port = scope.get("server") or ("", None)
     return int(port) if port else None
+
+
+def address_of(scope: Scope) -> str:
+    """Whose request it is, by the address that connected: a proxy's, where there is one."""
+    host, _ = scope.get("client") or ("", None)
+    return str(host)
 
 
 class Guarded:
@@ -74,7 +92,7 @@ class Guarded:
         self._bodies = bodies
         self._metrics_port = metrics_port
         self._headers = headers(tls=tls)
-        self._requests = 0
+        self._requests: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -84,15 +102,21 @@ class Guarded:
         if self._metrics_port and port_of(scope) == self._metrics_port and scope["path"] not in WATCHED:
             await PlainTextResponse("There is no such page at this port.\n", 404)(scope, receive, answer)
             return
-        if self._requests >= REQUESTS and scope["path"] not in HEALTH:
+        address = address_of(scope)
+        if self._is_busy(address) and scope["path"] not in HEALTH:
             await PlainTextResponse("Too much is asked at once: try again.\n", 503)(scope, receive, answer)
             return
         body = _LimitedBody(receive, self._bodies.get(scope["path"], FORM_BYTES))
-        self._requests += 1
+        self._requests[address] += 1
         try:
             await self._app(scope, body.receive, answer)
         finally:
-            self._requests -= 1
+            self._requests[address] -= 1
+            if not self._requests[address]:
+                del self._requests[address]
+
+    def _is_busy(self, address: str) -> bool:
+        return self._requests[address] >= REQUESTS_FROM_ONE_ADDRESS or self._requests.total() >= REQUESTS
 
     async def _answer(self, send: Send, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -121,10 +145,11 @@ class _LimitedBody:
 
 
 class TimedProtocol(H11Protocol):
-    """Gives each request a time by which it must have come, and ends the connection then.
+    """Gives each request a time by which it must have come, and its answer one by which it must be taken, and
+    ends the connection then.
 
-    When all places are taken, each newcomer displaces the connection that has been silent longest, never one
-    that has just connected.
+    When all places are taken, each newcomer displaces the connection that has been silent longest: that sends
+    nothing, or takes nothing of its answer. It is never one that has just connected.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -137,6 +162,8 @@ class TimedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A browser connected."""
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self._set_due()
         self._make_room()
 
@@ -151,6 +178,19 @@ class TimedProtocol(H11Protocol):
         super().on_response_complete()
         self._set_due()
 
+    def pause_writing(self) -> None:
+        """More of an answer waits than the connection holds: who asked must take it."""
+        super().pause_writing()
+        self._set_due()
+        self._make_room()
+
+    def resume_writing(self) -> None:
+        """A piece of it was taken."""
+        super().resume_writing()
+        if not self._is_coming:
+            self._stop_timer()
+        self._set_due()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended."""
         self._stop_timer()
@@ -159,12 +199,15 @@ class TimedProtocol(H11Protocol):
     def _set_due(self, size: int = 0) -> None:
         """``size``: bytes that came."""
         cycle, now = self.cycle, self.loop.time()
-        if self.transport.is_closing():
+        if self._waits_for_reader:
+            if self._timer is None:
+                self._end_after(now, ANSWER_SECONDS)
+        elif self.transport.is_closing():
             self._stop_timer()
         elif cycle is None or cycle.response_complete:
             if self._timer is None:
                 self._end_after(now, HEAD_SECONDS)
-        elif not cycle.more_body:
+        elif not self._is_coming:
             self._stop_timer()
         else:
             if cycle is not self._cycle:
@@ -180,8 +223,21 @@ class TimedProtocol(H11Protocol):
         self._credited = credited
         self._timer = self.loop.call_at(credited + seconds, self._end)
 
+    @property
+    def _waits_for_reader(self) -> bool:
+        """Whether who asked holds up the answer, or the end of the connection."""
+        if self.transport.is_closing():
+            return bool(self.transport.get_write_buffer_size())
+        return self.flow.write_paused and not self._is_coming
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether a request has begun of which the end did not come yet."""
+        return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
+
     def _end(self) -> None:
-        if self.flow.read_paused:  # what came is not read yet: the delay is ours
+        is_ours = self.flow.read_paused and not self._waits_for_reader
+        if is_ours:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
         else:
             self._cut()
@@ -192,6 +248,10 @@ class TimedProtocol(H11Protocol):
             self.transport.write(_TOO_SLOW)
             self.cycle.disconnected = True  # the page that reads the body ends at once
             self.cycle.message_event.set()
+        if self.transport.get_write_buffer_size():  # nobody takes it: to close would wait for that
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
         self.transport.close()
 
     def _make_room(self) -> None:

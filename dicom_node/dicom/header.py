@@ -18,6 +18,7 @@ from pydicom import config
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
@@ -109,7 +110,7 @@ def _element(dataset: Dataset, tag: BaseTag, charset: CharacterSet) -> DataEleme
             return _text_element(tag, vr, found.value or b"", charset)
     try:
         element = dataset[tag]
-    except (ValueError, TypeError, NotImplementedError, OverflowError):
+    except (BytesLengthException, ValueError, TypeError, NotImplementedError, OverflowError):
         return None  # an optional attribute that is no value of its VR; required ones are checked by the gate
     if element.VR != "SQ":
         return DataElement(tag, element.VR, element.value, validation_mode=config.IGNORE)

@@ -1,6 +1,7 @@
 """Numbers of headers that are none: a real node takes them, and no page and no answer fails.
 
-Each hostile value stands in all numbers of an image that it can do without, then in Number of Frames alone.
+Each hostile value stands in all numbers of an image that it can do without, then in Number of Frames alone,
+then in those of a region of an ultrasound image, an item of a sequence.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ NUMBERS = (
     *("StudyDate", "StudyTime", "SeriesDate", "ContentDate", "AcquisitionDateTime"),
     *("PixelSpacing", "PixelAspectRatio", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
     *("FrameTime", "CineRate", "RecommendedDisplayFrameRate", "LossyImageCompressionRatio", "HeartRate"),
+    "LongitudinalTemporalOffsetFromEvent",  # FD: eight bytes a number
 )
+OF_A_REGION = ("PhysicalDeltaX", "PhysicalDeltaY", "RegionFlags", "RegionLocationMinX0", "ReferencePixelX0")
 
 
 def with_raw(dataset: Dataset, keyword: str, raw: bytes) -> None:
-    """These very bytes as the value: Implicit VR Little Endian says of no value what it should be."""
+    """These very bytes as the value: in Implicit VR Little Endian nothing says what it should be."""
     dataset.add(DataElement(Tag(keyword), "OB", raw + b" " * (len(raw) % 2)))
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
 
 
 def studies() -> Iterator[Dataset]:
@@ -65,6 +67,12 @@ def studies() -> Iterator[Dataset]:
         image = ultrasound(f"frames-{number}")
         with_raw(image, "NumberOfFrames", raw)
         yield image
+        image = ultrasound(f"regions-{number}")
+        region = Dataset()
+        for keyword in OF_A_REGION:
+            with_raw(region, keyword, raw)
+        image.SequenceOfUltrasoundRegions = [region]
+        yield image
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleLab]:
         site_config(free_port(), ULTRASOUND, ("sr", "gsps", "sc", "cleaned")),
     )
     sent = list(studies())
+    for image in sent:
+        image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     with running(node), pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "hasher", quick_hasher)
         for image in sent:
@@ -93,19 +103,19 @@ def test_the_images_are_analysed_whatever_stands_in_numbers_that_they_can_do_wit
         chosen = select(Study.study_instance_uid, Study.state, Study.reason)
         wrong: list[tuple[str, str, str]] = []
         found = {str(uid): (str(state), reason) for uid, state, reason in session.execute(chosen)}
-    for (name, raw), image, frames in zip(VALUES.items(), *_pairs(), strict=True):
+    for (name, raw), image, frames, regions in zip(VALUES.items(), *_by_kind(), strict=True):
         # Study Date and Time are copied into results: what is not ASCII there is quarantined.
-        analysed = [image] * raw.isascii() if raw.strip() else [image, frames]
-        for one in (image, frames):
+        analysed = [regions, *([image] * raw.isascii() if raw.strip() else [image, frames])]
+        for one in (image, frames, regions):
             state, reason = found[str(one.StudyInstanceUID)]
             if (state in ("delivering", "delivered")) != (one in analysed) or state == "failed":
                 wrong.append((name, state, reason))
     assert wrong == []
 
 
-def _pairs() -> tuple[list[Dataset], list[Dataset]]:
+def _by_kind() -> tuple[list[Dataset], list[Dataset], list[Dataset]]:
     sent = list(studies())
-    return sent[::2], sent[1::2]
+    return sent[::3], sent[1::3], sent[2::3]
 
 
 def test_no_page_fails(lab: ConsoleLab) -> None:

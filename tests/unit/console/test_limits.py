@@ -1,11 +1,14 @@
-"""How much and how long a browser may send."""
+"""How much and how long a browser may send, and how long it may take no answer."""
 
 from __future__ import annotations
 
+import http.client
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 import uvicorn
@@ -76,3 +79,78 @@ def test_a_body_whose_length_nobody_said_is_counted_too(port: int) -> None:
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     head = POST + b"application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert b" 413 " in until_closed(port, head, piece, b"1\r\nx\r\n0\r\n\r\n")
+
+
+SHEET = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection
+ELSEWHERE = "127.0.0.2"
+
+
+def asking(port: int, stack: ExitStack) -> socket.socket:
+    """A connection that asks again and again, and has read nothing yet."""
+    connection = stack.enter_context(socket.socket())
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        connection.send(SHEET * MORE_THAN_FITS)
+    return connection
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Looked up without reading."""
+    watch = select.poll()
+    watch.register(connection, 0)
+    return bool(watch.poll(0))
+
+
+def status_of(port: int, address: str) -> int:
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(address, 0))
+    asked.request("GET", "/sign-in")
+    status = asked.getresponse().status
+    asked.close()
+    return status
+
+
+def test_who_takes_no_answer_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 0.3)
+    with ExitStack() as stack:
+        connection = asking(port, stack)
+        wait_until(lambda: is_cut(connection), 30, "the end of the connection")
+
+
+def test_who_takes_no_answers_keeps_others_from_none(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUESTS", 8)
+    monkeypatch.setattr(limits, "REQUESTS_FROM_ONE_ADDRESS", 4)
+    with ExitStack() as stack:
+        for _ in range(10):
+            asking(port, stack)
+        wait_until(lambda: status_of(port, "127.0.0.1") == 503, 30, "all places of the address")
+        assert status_of(port, ELSEWHERE) == 200
+
+
+def test_of_many_that_take_no_answer_the_slowest_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COMING_FROM_ONE_ADDRESS", 3)
+    monkeypatch.setattr(limits, "YOUNG_SECONDS", 0.2)
+    with ExitStack() as stack:
+        stalled = [asking(port, stack) for _ in range(10)]
+
+        def left() -> int:
+            with socket.create_connection(("127.0.0.1", port)):  # a newcomer
+                return sum(not is_cut(one) for one in stalled)
+
+        wait_until(lambda: left() <= 3, 30, "their ends")
+
+
+def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 1.0)
+    with ExitStack() as stack:
+        connection = asking(port, stack)
+        connection.setblocking(True)
+        took, answers = time.monotonic(), b""
+        while answers.count(b"HTTP/1.1 200") < MORE_THAN_FITS:
+            piece = connection.recv(2**18)
+            assert piece, "it was cut"
+            answers += piece
+            time.sleep(0.005)
+        assert time.monotonic() - took > 2

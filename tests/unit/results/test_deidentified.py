@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node.dicom.header import quiet_pydicom
@@ -181,6 +184,30 @@ def test_of_a_region_only_the_numbers_that_it_may_have_are_kept(tmp_path: Path) 
     assert made.objects
     for item in made.objects:
         assert item.data is not None and SECRET.encode() not in item.data
+
+
+@pytest.mark.parametrize(
+    ("keyword", "raw"),
+    [
+        ("AcquisitionNumber", b"9" * 5000),
+        ("AcquisitionNumber", b"1e999 "),
+        ("HeartRate", f"1e999{SECRET}".encode()),
+        ("LongitudinalTemporalOffsetFromEvent", f"{SECRET}1".encode()),
+    ],
+)
+def test_a_number_that_is_none_stops_nothing_and_its_text_is_looked_for(
+    tmp_path: Path, keyword: str, raw: bytes
+) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    with quiet_pydicom():
+        ds = dcmread(path)
+        ds.add(DataElement(Tag(keyword), "OB", raw))
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        ds.save_as(path, implicit_vr=True, little_endian=True)
+    made = deidentified(path)
+    assert made.withheld == ()
+    assert made.objects
+    assert not any(raw in item.data for item in made.objects if item.data)
 
 
 @pytest.mark.parametrize("vr", ["US", "OW"])
