@@ -18,7 +18,6 @@ from ai_training.errors import DataMissing
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.outlines import ORGANS
 from ai_training.progress import Report, silent
-from ai_training.text import NOT_DIAGNOSTIC, interval, verdict
 
 TARGETS = {"heart": 0.95, "right lung": 0.975, "left lung": 0.975, "ratio error": 0.010, "limits": 0.03}
 """Least Dice, largest mean absolute error of the ratio, widest limits of agreement around the bias."""
@@ -107,25 +106,15 @@ def agreement(difference: npt.NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def as_text(result: Mapping[str, Any]) -> str:
-    """The figures as lines for a terminal, each with its target."""
-    lines = [f"{result['model']} {result['version']}, {result['split']}, {result['images']} images"]
-    lines += [
-        f"Dice {name:12} {interval(value, 4)}{verdict(value[0] >= TARGETS[name])}"
-        for name, value in result["dice"].items()
-    ]
-    found = result["ratio"]
-    if found is not None:
-        low, high = found["limits"]
-        wide = (high - low) / 2
-        lines += [
-            f"cardiothoracic ratio of {result['measured']} images: mean absolute error "
-            f"{interval(found['error'], 4)}{verdict(found['error'][0] <= TARGETS['ratio error'])}",
-            f"  bias {found['bias']:+.4f}, limits of agreement {low:+.4f} to {high:+.4f}"
-            f"{verdict(wide <= TARGETS['limits'])}, worst {found['worst']:.4f}",
-        ]
-    lines += [f"not measured: {count} × {fault}" for fault, count in result["not_measured"].items()]
-    return "\n".join([*lines, NOT_DIAGNOSTIC])
+def missed_targets(result: Mapping[str, Any]) -> list[str]:
+    """Which of the design's targets are not reached, in words."""
+    missed = [f"Dice of {organ}" for organ, dice in result["dice"].items() if dice[0] < TARGETS[organ]]
+    ratio = result["ratio"]
+    if ratio and ratio["error"][0] > TARGETS["ratio error"]:
+        missed.append("error of the ratio")
+    if ratio and (ratio["limits"][1] - ratio["limits"][0]) / 2 > TARGETS["limits"]:
+        missed.append("limits of agreement")
+    return missed
 
 
 def _mean(values: npt.NDArray[np.float64]) -> list[float]:
