@@ -15,7 +15,7 @@ from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, cardiothoracic
 from ai_pipeline.images.coordinates import Affine
 from ai_training.anatomy.data import AnatomyImage, anatomy_images
 from ai_training.errors import DataMissing
-from ai_training.metrics import mean_interval, patient_weights
+from ai_training.metrics import agreement, mean_interval, patient_weights
 from ai_training.networks.outlines import ORGANS
 from ai_training.progress import Report, silent
 
@@ -85,24 +85,16 @@ def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
     measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
     difference = np.array([case.measured - case.truth for case in measured])
     faults = [case.fault for case in cases if case.fault]
+    ratio = None
+    if len(measured) > 1:
+        ratio = {"error": _mean(np.abs(difference)), **agreement(difference, 4)}
     return {
         "images": len(cases),
         "dice": {name: _mean(dices[:, organ]) for organ, name in enumerate(ORGANS)},
         "measured": len(measured),
         "not_measured": {fault: faults.count(fault) for fault in dict.fromkeys(faults)},
-        "ratio": agreement(difference) if len(measured) > 1 else None,
+        "ratio": ratio,
         "pairs": [[case.truth, case.measured] for case in measured],
-    }
-
-
-def agreement(difference: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """How measured ratios differ from a reader's: mean absolute error, bias, 95 % limits (Bland, Altman)."""
-    bias, spread = float(difference.mean()), float(difference.std(ddof=1))
-    return {
-        "error": _mean(np.abs(difference)),
-        "bias": round(bias, 4),
-        "limits": [round(bias - 1.96 * spread, 4), round(bias + 1.96 * spread, 4)],
-        "worst": round(float(np.abs(difference).max()), 4),
     }
 
 

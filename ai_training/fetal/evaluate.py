@@ -14,7 +14,7 @@ from ai_pipeline.fetal_head.outline import HeadModel
 from ai_training.errors import DataMissing
 from ai_training.fetal.data import HEADS, OTHERS, PLANES, HeadImage, head_images, other_images
 from ai_training.fetal.gate import headless
-from ai_training.metrics import dice, mean_interval, patient_weights, share
+from ai_training.metrics import agreement, dice, mean_interval, patient_weights, share
 from ai_training.progress import Report, silent
 from ai_training.sets.files import read_grey
 
@@ -75,7 +75,6 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
     passed = [case for case in cases if not case.fault]
     small = [case for case in cases if case.circumference < SMALL]
     differences = np.array([case.error for case in passed])
-    bias, spread = float(differences.mean()), float(differences.std(ddof=1))
     return {
         "images": len(cases),
         "dice": _mean([case.dice for case in cases], cases),
@@ -84,9 +83,7 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
         "circumference": {
             "dice": _mean([case.dice for case in passed], passed),
             "error": _mean([abs(case.error) for case in passed], passed),
-            "bias": round(bias, 2),
-            "limits": [round(bias - 1.96 * spread, 2), round(bias + 1.96 * spread, 2)],
-            "worst": round(float(np.abs(differences).max()), 2),
+            **agreement(differences, 2),
         },
         "small": {
             "images": len(small),

@@ -30,8 +30,9 @@ from ai_training.detect.locating.locators import FixedLocator, Locator, centre, 
 from ai_training.detect.locating.scores import Place
 from ai_training.detect.locating.stacking import TRUSTS, settled
 from ai_training.detect.locating.trunk import TrunkFeatures
-from ai_training.detect.locating.truth import corners, overlap
+from ai_training.detect.locating.truth import corners
 from ai_training.detect.ship import write_test_figures
+from ai_training.metrics import overlap
 from ai_training.sets.images import LABELS, ChestImage, TruthBox
 
 CELLS = 14
