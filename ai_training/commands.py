@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ai_pipeline.cli.models import models_app
+from ai_training.cli.console import verb
 from ai_training.cli.measure import accept_model, calibrate_app, evaluate_app, split
 from ai_training.cli.study import finetune, study
 from ai_training.cli.train import export, train_app
@@ -26,8 +27,8 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(calibrate_app, name="calibrate")
-    app.command("split", epilog=SPLIT)(split)
-    app.command("export", epilog=EXPORT)(export)
-    app.command("study", epilog=STUDY)(study)
-    app.command("finetune", epilog=FINETUNE)(finetune)
-    models_app.command("accept", epilog=ACCEPT)(accept_model)
+    verb(app, "split", epilog=SPLIT)(split)
+    verb(app, "export", epilog=EXPORT)(export)
+    verb(app, "study", epilog=STUDY)(study)
+    verb(app, "finetune", epilog=FINETUNE)(finetune)
+    verb(models_app, "accept", epilog=ACCEPT)(accept_model)

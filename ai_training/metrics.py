@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,16 @@ def interval(value: float, resampled: Floats) -> Interval:
 def mean_interval(values: Floats, weights: Floats) -> Interval:
     """The mean of ``values [N]``, one for each image, with its interval."""
     return interval(float(values.mean()), (weights @ values) / weights.sum(1))
+
+
+def agreement(differences: Floats, digits: int) -> dict[str, Any]:
+    """How far a measure is off: bias, 95 % limits of agreement (Bland, Altman), and the worst of all."""
+    bias, spread = float(differences.mean()), float(differences.std(ddof=1))
+    return {
+        "bias": round(bias, digits),
+        "limits": [round(bias - 1.96 * spread, digits), round(bias + 1.96 * spread, digits)],
+        "worst": round(float(np.abs(differences).max()), digits),
+    }
 
 
 def auc(truth: Floats, score: Floats) -> float:
@@ -232,6 +243,17 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
 def dice(found: Called, truth: Called) -> float:
     """Dice of two masks of one size, 0 to 1."""
     return float(2 * (found & truth).sum() / max(int(found.sum() + truth.sum()), 1))
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes ``(left, top, right, bottom)``."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return common / (both - common)
 
 
 def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:

@@ -84,16 +84,28 @@ class TrainingRun:
     PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
     CHOSEN_BY: ClassVar[str]
     KIND: ClassVar[str] = "recipe"
+    MEMORY: ClassVar[torch.memory_format] = torch.channels_last
 
     def __init__(
-        self, out: Path, recipe: str, plan: Plan, network: nn.Module, optimiser: torch.optim.Optimizer
+        self,
+        out: Path,
+        recipe: str,
+        plan: Plan,
+        network: nn.Module,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        """``recipe``: all that shapes the run, as text; a checkpoint of another one is refused."""
+        """``recipe``: all that shapes the run, as text; a checkpoint of another one is refused.
+
+        ``weight_decay``, ``betas`` of AdamW.
+        """
         self.out, self.recipe_text, self.plan = out, recipe, plan
+        network.to(memory_format=self.MEMORY)  # type: ignore[call-overload]
         self.network, self.average = network, copy.deepcopy(network)
-        self.optimiser = optimiser
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, plan.learning_rate, betas, weight_decay=weight_decay)
         self.schedule = OneCycleLR(
-            optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=plan.warm_up
+            self.optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=plan.warm_up
         )
         self.done = 0
         self.history: list[dict[str, float]] = []
@@ -185,19 +197,13 @@ R = TypeVar("R", bound=Recipe)
 class RecipeRun(TrainingRun, Generic[R]):
     """A run that is defined by a recipe alone. A subclass defines the network and the batches."""
 
-    MEMORY: ClassVar[torch.memory_format] = torch.channels_last
-
     def __init__(self, out: Path, recipe: R) -> None:
         torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
-        network = self.new_network()
-        network.to(memory_format=self.MEMORY)  # type: ignore[call-overload]
-        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(
-            learning, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+        super().__init__(
+            out, json.dumps(asdict(recipe)), recipe, self.new_network(), recipe.weight_decay, recipe.betas
         )
-        super().__init__(out, json.dumps(asdict(recipe)), recipe, network, optimiser)
 
     def new_network(self) -> nn.Module:
         """The network before its first step."""

@@ -7,7 +7,6 @@ By hand: ``python benchmarks/bombs.py``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import sys
@@ -22,6 +21,7 @@ from pydicom.uid import generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lab import command_line, configuration, rule
 from benchmarks.sender import associate, load
 from tests.hostile import test_decoding_bombs as decoding
 from tests.hostile import test_object_bombs as headers
@@ -32,41 +32,16 @@ from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.waiting import wait_until
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 0.2
-quiet_seconds_us = 0.2
-[[peers]]
-name = "modality"
-ae_title = "MODALITY"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-confirm = "none"
-results = ["sr", "gsps", "sc", "cleaned"]
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-"""
 ENDS = {"delivered", "quarantined", "failed", "not_applicable"}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--alone", type=int, default=9, help="good studies without a bomb (default: 9)")
     rounds = parser.parse_args().alone
     with tempfile.TemporaryDirectory() as name, run_pacs(Pacs(free_port())) as pacs:
         folder = Path(name)
-        with running(Node(folder / "node", CONFIG.format(pacs=pacs.port))) as node:
+        with running(Node(folder / "node", quick(pacs.port))) as node:
             seconds(node, "warm", None)
             alone = [seconds(node, f"alone-{number}", None) for number in range(rounds)]
             usual = statistics.median(alone)
@@ -77,6 +52,12 @@ def main() -> int:
             states = [study["state"] for study in node.studies().values()]
             print({state: states.count(state) for state in sorted(set(states))})
     return 0
+
+
+def quick(pacs: int, *rules: str) -> str:
+    """A node that analyses ultrasound at once and waits for no confirmation."""
+    ultrasounds = rule("ultrasound", ["US"])
+    return configuration(pacs, ultrasounds, *rules, title="PACS", quiet=0.2, confirm="none")
 
 
 def seconds(node: Node, name: str, before: Path | None) -> float:

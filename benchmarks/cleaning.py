@@ -23,7 +23,6 @@ The last lines are the three that the design asks for under ``clinical``: a devi
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -57,6 +56,7 @@ from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.engine import usable_cores
+from benchmarks.lab import command_line
 from benchmarks.paired import paired_ratio
 from benchmarks.turnaround import ultrasounds
 from tests.modality import set_pixels
@@ -103,9 +103,7 @@ class CineRow:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
     )

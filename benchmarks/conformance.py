@@ -7,7 +7,6 @@ files of the public set, so it is run by hand: ``python benchmarks/conformance.p
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -22,53 +21,21 @@ from pydicom.errors import InvalidDicomError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lab import command_line, configuration, rule
 from dicom_node.results import is_own_result
 from tests.conformance.test_results import PIXELMED
 from tests.node_lab import Node, running, store
 from tests.validators import dciodvfy_errors
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 1
-quiet_seconds_us = 1
-[[peers]]
-name = "modality"
-ae_title = "MODALITY"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr", "gsps", "sc", "summary", "heatmap", "cleaned", "seg"]
-[[rules]]
-name = "chest"
-when = {{ modality = ["CR", "DX"] }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-tell_pacs_refusals = true
-send_to = ["pacs"]
-[[rules]]
-name = "text"
-when = {{ modality = [{others}] }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-options = {{ any_modality = true }}
-send_to = ["pacs"]
-"""
+RESULTS = ("sr", "gsps", "sc", "summary", "heatmap", "cleaned", "seg")
 AT_WORK = {"receiving", "complete", "queued", "running", "delivering"}
 # References repeat what the source is called; PS3.5 9.1 allows no such UID, but no other finds the image.
 SOURCE_UID = re.compile(r"Illegal root for UID|Leading zeroes in embedded numeric component")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path, help="DICOM files, in folders too")
     parser.add_argument("--out", type=Path, required=True, help="sources that were taken, and results")
     args = parser.parse_args()
@@ -76,7 +43,7 @@ def main() -> int:
     (args.out / "results").mkdir(exist_ok=True)
     with (
         start_orthanc(args.out / "pacs") as pacs,
-        running(Node(args.out / "node", configuration(args.folder, pacs))) as node,
+        running(Node(args.out / "node", for_modalities_of(args.folder, pacs))) as node,
     ):
         sent = sum(send(node, path, args.out / "sources") for path in files(args.folder))
         studies = settled(node)
@@ -89,10 +56,15 @@ def main() -> int:
     return int(bool(errors))
 
 
-def configuration(folder: Path, pacs: Orthanc) -> str:
+def for_modalities_of(folder: Path, pacs: Orthanc) -> str:
+    """Each modality in ``folder`` goes through a pipeline."""
     found = {str(read.get("Modality") or "") for read in map(header, files(folder)) if read}
     others = sorted(one for one in found - {"CR", "DX", ""} if re.fullmatch("[A-Z]{2,16}", one))
-    return CONFIG.format(pacs=pacs.dicom_port, others=", ".join(f'"{one}"' for one in others))
+    rules = (
+        rule("chest_xray", ["CR", "DX"], "tell_pacs_refusals = true"),
+        rule("ultrasound", others, "options = { any_modality = true }"),
+    )
+    return configuration(pacs.dicom_port, *rules, quiet=1, results=RESULTS)
 
 
 def files(folder: Path) -> list[Path]:

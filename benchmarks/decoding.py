@@ -14,7 +14,6 @@ other, in turn; the ratio is the geometric mean of the pairs with its 95 % inter
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import sys
@@ -40,6 +39,7 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.decoder_process import DECODERS
+from benchmarks.lab import command_line
 from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import chests, ultrasounds
 
@@ -54,9 +54,7 @@ SYNTAXES = {"JPEG 2000": ("openjpeg", JPEG2000Lossless), "JPEG-LS": ("charls", J
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="frames of each kind and way")
     parser.add_argument("--data", type=Path, help="folder with the public sets: whole pictures too")
     parser.add_argument("--pictures", type=int, default=12, help="of each kind, each in turn three times")

@@ -18,7 +18,6 @@ audit once. Exit status 1 where anything is missing, doubled or undone.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -44,6 +43,7 @@ from sqlalchemy.engine import make_url
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lab import command_line
 from benchmarks.site.ledger import Sent, count, mistakes, wait_until_settled
 from benchmarks.site.persons import Persons, decided, wrong
 from dicom_node import services
@@ -108,7 +108,7 @@ class Load:
 
 def main() -> int:
     """Kill, wait, count, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no kill after that many")
     parser.add_argument("--seed", type=int, default=1)

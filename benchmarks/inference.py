@@ -21,7 +21,6 @@ average is printed, read the ratios.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import multiprocessing
@@ -50,6 +49,7 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import engine
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
+from benchmarks.lab import command_line
 from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import SIZE, chests
 
@@ -95,9 +95,7 @@ class PipelineRow:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
     )

@@ -17,7 +17,6 @@ durable as we do. What it costs is the price of the machine and of Python's thre
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -47,6 +46,7 @@ from pydicom.uid import (
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import receivers
+from benchmarks.lab import command_line
 from benchmarks.receivers import RECEIVERS, Receiver, running
 from benchmarks.sender import Association, Run, associate, send_all
 from dicom_node.child import NICENESS
@@ -84,7 +84,7 @@ class Row:
 
 def main() -> int:
     """Measure and print; exit status 1 when a sender met an error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, fewer objects")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,8 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bombs import CONFIG, ENDS, state_of
+from benchmarks.bombs import ENDS, quick, state_of
+from benchmarks.lab import command_line, rule
 from benchmarks.sender import associate
 from benchmarks.turnaround import chests
 from dicom_node.inbox.spool import Spool
@@ -46,14 +46,6 @@ from tests.wire.receiver import ultrasound as small
 
 LIMIT = 1.5  # seconds until the port answers
 CINE = (480, 640, 3)
-CHEST = """
-[[rules]]
-name = "chest"
-when = {{ modality = "DX" }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-send_to = ["pacs"]
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +59,7 @@ class Start:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--backlog", type=int, default=1500, help="files that wait in the spool")
     parser.add_argument("--rounds", type=int, default=5, help="starts of each kind, and films of each kind")
     parser.add_argument("--frames", type=int, default=240, help="of the cine; 0: no cine and no film")
@@ -117,7 +107,7 @@ def start(backlog: int) -> Start:
 @contextmanager
 def serving(folder: Path, backlog: int) -> Iterator[tuple[psutil.Process, int]]:
     """``dicom-node serve`` as it is started by hand, not waited for; ended with all that it started."""
-    node = Node(folder, CONFIG.format(pacs=1))
+    node = Node(folder, quick(1))
     spool = Spool(folder / "var" / "spool", 0)
     arrival = Arrival("former", "MODALITY", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
     for number in range(backlog):
@@ -154,7 +144,7 @@ def holds_torch(process: psutil.Process) -> bool:
 def print_films(data: Path, rounds: int, frames: int) -> None:
     films = list(chests(data, 2 * rounds))
     with tempfile.TemporaryDirectory() as name, run_pacs(Pacs(free_port())) as pacs:
-        config = CONFIG.format(pacs=pacs.port) + CHEST.format()
+        config = quick(pacs.port, rule("chest_xray", ["DX"]))
         with running(Node(Path(name) / "node", config)) as node:
             delivered(node, films.pop())  # it loads the models
             alone, behind, left = [], [], []

@@ -11,7 +11,6 @@ site chooses, so it is counted apart: it is added in full to what a radiologist 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
@@ -28,48 +27,18 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lab import command_line, configuration, rule
 from tests.modality import chest, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.wire.orthanc_lab import start_orthanc
 
-CONFIG = """
-[spool]
-minimum_free_mib = 1
-[assembly]
-quiet_seconds = 0
-quiet_seconds_us = 0
-[[peers]]
-name = "modality"
-ae_title = "MODALITY"
-may = ["send"]
-[[peers]]
-name = "pacs"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {pacs}
-may = ["receive"]
-results = ["sr", "gsps", "sc", "cleaned"]
-[[rules]]
-name = "ultrasound"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "ultrasound"
-send_to = ["pacs"]
-[[rules]]
-name = "chest"
-when = {{ modality = "DX" }}
-max_study_age_days = 0
-pipeline = "chest_xray"
-send_to = ["pacs"]
-"""
+RULES = (rule("ultrasound", ["US"]), rule("chest_xray", ["DX"]))
 SIZE = 2500
 END = ("delivered", "failed", "not_applicable", "quarantined")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--studies", type=int, default=10, help="studies of each kind")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
@@ -100,7 +69,7 @@ def measure(images: list[Dataset]) -> tuple[list[float], list[str]]:
     with (
         tempfile.TemporaryDirectory() as folder,
         start_orthanc(Path(folder) / "pacs", ae_title="ORTHANC") as pacs,
-        running(Node(Path(folder) / "node", CONFIG.format(pacs=pacs.dicom_port))) as node,
+        running(Node(Path(folder) / "node", configuration(pacs.dicom_port, *RULES))) as node,
     ):
         for number, image in enumerate(images):
             assert store(node.port, [image], "MODALITY") == [0x0000]

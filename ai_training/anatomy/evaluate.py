@@ -15,10 +15,9 @@ from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, cardiothoracic
 from ai_pipeline.images.coordinates import Affine
 from ai_training.anatomy.data import AnatomyImage, anatomy_images
 from ai_training.errors import DataMissing
-from ai_training.metrics import mean_interval, patient_weights
+from ai_training.metrics import agreement, mean_interval, patient_weights
 from ai_training.networks.outlines import ORGANS
 from ai_training.progress import Report, silent
-from ai_training.text import NOT_DIAGNOSTIC, interval, verdict
 
 TARGETS = {"heart": 0.95, "right lung": 0.975, "left lung": 0.975, "ratio error": 0.010, "limits": 0.03}
 """Least Dice, largest mean absolute error of the ratio, widest limits of agreement around the bias."""
@@ -88,46 +87,28 @@ def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
     measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
     difference = np.array([case.measured - case.truth for case in measured])
     faults = [case.fault for case in cases if case.fault]
+    ratio = None
+    if len(measured) > 1:
+        ratio = {"error": _mean(np.abs(difference)), **agreement(difference, 4)}
     return {
         "images": len(cases),
         "dice": {name: _mean(dices[:, organ]) for organ, name in enumerate(ORGANS)},
         "measured": len(measured),
         "not_measured": {fault: faults.count(fault) for fault in dict.fromkeys(faults)},
-        "ratio": agreement(difference) if len(measured) > 1 else None,
+        "ratio": ratio,
         "pairs": [[case.truth, case.measured] for case in measured],
     }
 
 
-def agreement(difference: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """How measured ratios differ from a reader's: mean absolute error, bias, 95 % limits (Bland, Altman)."""
-    bias, spread = float(difference.mean()), float(difference.std(ddof=1))
-    return {
-        "error": _mean(np.abs(difference)),
-        "bias": round(bias, 4),
-        "limits": [round(bias - 1.96 * spread, 4), round(bias + 1.96 * spread, 4)],
-        "worst": round(float(np.abs(difference).max()), 4),
-    }
-
-
-def as_text(result: Mapping[str, Any]) -> str:
-    """The figures as lines for a terminal, each with its target."""
-    lines = [f"{result['model']} {result['version']}, {result['split']}, {result['images']} images"]
-    lines += [
-        f"Dice {name:12} {interval(value, 4)}{verdict(value[0] >= TARGETS[name])}"
-        for name, value in result["dice"].items()
-    ]
-    found = result["ratio"]
-    if found is not None:
-        low, high = found["limits"]
-        wide = (high - low) / 2
-        lines += [
-            f"cardiothoracic ratio of {result['measured']} images: mean absolute error "
-            f"{interval(found['error'], 4)}{verdict(found['error'][0] <= TARGETS['ratio error'])}",
-            f"  bias {found['bias']:+.4f}, limits of agreement {low:+.4f} to {high:+.4f}"
-            f"{verdict(wide <= TARGETS['limits'])}, worst {found['worst']:.4f}",
-        ]
-    lines += [f"not measured: {count} × {fault}" for fault, count in result["not_measured"].items()]
-    return "\n".join([*lines, NOT_DIAGNOSTIC])
+def missed_targets(result: Mapping[str, Any]) -> list[str]:
+    """Which of the design's targets are not reached, in words."""
+    missed = [f"Dice of {organ}" for organ, dice in result["dice"].items() if dice[0] < TARGETS[organ]]
+    ratio = result["ratio"]
+    if ratio and ratio["error"][0] > TARGETS["ratio error"]:
+        missed.append("error of the ratio")
+    if ratio and (ratio["limits"][1] - ratio["limits"][0]) / 2 > TARGETS["limits"]:
+        missed.append("limits of agreement")
+    return missed
 
 
 def _mean(values: npt.NDArray[np.float64]) -> list[float]:

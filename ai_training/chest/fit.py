@@ -213,8 +213,6 @@ class ClassifierRun(TrainingRun):
         self.validation_rows = material.rows("val")
         per_epoch = max(1, len(self.train_rows) // made.batch)
         tasks = Tasks(_initial(experiment)).to(self.device)
-        tasks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimiser = torch.optim.AdamW(tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay)
         self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
         iterations = made.iterations or round(made.epochs * per_epoch)
         plan = Plan(
@@ -224,7 +222,7 @@ class ClassifierRun(TrainingRun):
             validate_every=per_epoch,
             ema=made.ema,
         )
-        super().__init__(out, experiment.model_dump_json(), plan, tasks, optimiser)
+        super().__init__(out, experiment.model_dump_json(), plan, tasks, made.weight_decay)
 
     @property
     def tasks(self) -> Tasks:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,11 +17,51 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ai_pipeline.errors import CardError
 from ai_training.errors import ExperimentError
+from ai_training.text import figures_text
 
+Figures = Mapping[str, Any]
+Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
 EXTRAS = {"ultralytics": "yolo"}
 """The extra that brings a package, where it is not ``torch``."""
+AS_JSON = inspect.Parameter(
+    "as_json",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
+)
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
+
+
+def verb(app: typer.Typer, name: str, **options: Any) -> Callable[[Command], Command]:
+    """A decorator: the function is the verb ``name`` of ``app``, and what it returns is printed.
+
+    It may take a ``report`` of its progress; its other parameters are the verb's options. One that returns
+    figures has the option ``--json``. ``options``: those of ``typer``.
+    """
+
+    def added(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = dict(signature.parameters)
+        reports = parameters.pop("report", None) is not None
+        if signature.return_annotation == Figures:
+            parameters[AS_JSON.name] = AS_JSON
+
+        def run(**given: Any) -> None:
+            as_json = given.pop(AS_JSON.name, False)
+            with errors(), progress() as report:
+                found = command(**given, **({"report": report} if reports else {}))
+            if isinstance(found, Mapping):
+                found = json.dumps(found) if as_json else figures_text(_without_pairs(found))
+            typer.echo(str(found))
+
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
+        run.__doc__ = command.__doc__
+        app.command(name, **options)(run)
+        return command
+
+    return added
 
 
 @contextmanager
@@ -45,13 +87,6 @@ def needed(package: str) -> None:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
-def print_figures(
-    figures: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str], as_json: bool
-) -> None:
-    """Print ``figures`` as one JSON object, or as text for a person."""
-    typer.echo(json.dumps(figures) if as_json else as_text(figures))
-
-
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
     """A progress bar on a terminal; elsewhere only the lines that are worth keeping."""
@@ -67,6 +102,11 @@ def progress() -> Iterator[Callable[[float, str], None]]:
             _print_milestones(share, what)
 
         yield report
+
+
+def _without_pairs(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person reads: the single pairs of a plot are left out."""
+    return {name: value for name, value in figures.items() if name != "pairs"}
 
 
 def _print_milestones(_share: float, what: str) -> None:

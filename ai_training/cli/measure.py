@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,8 +9,8 @@ import typer
 
 from ai_training.cards import changed_card
 from ai_training.cli import options
-from ai_training.cli.console import errors, print_figures, progress
-from ai_training.ultrasound.tables import cleaning_text, inpaint_text, legible_text, marks_text
+from ai_training.cli.console import Figures, verb
+from ai_training.progress import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ai_pipeline.burnin.annotation.pixels import Mask, Picture
     from ai_pipeline.burnin.tools import Tools
     from ai_pipeline.models.card import Card
-    from ai_training.progress import Report
 
 evaluate_app = typer.Typer(help="Measure a model on public data or your own.", no_args_is_help=True)
 calibrate_app = typer.Typer(help="Fit a model's probabilities to your own images.", no_args_is_help=True)
@@ -35,11 +33,14 @@ PolicyName = Annotated[
 ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pictures of what failed.")]
 
 
-@evaluate_app.command(
-    "chest", epilog="Example:  ai-pipeline evaluate chest --data DIR --report report   (see report/report.md)"
+@verb(
+    evaluate_app,
+    "chest",
+    epilog="Example:  ai-pipeline evaluate chest --data DIR --report report   (see report/report.md)",
 )
 def evaluate_chest(
     *,
+    report: Report,
     data: options.ChestData,
     split: options.Split = "test",
     model: options.Model = None,
@@ -53,37 +54,32 @@ def evaluate_chest(
         list[str] | None,
         typer.Option(metavar="LABEL=SHARE", help="How common a finding is at your site, 0 to 1; repeatable."),
     ] = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_training.evaluation.evaluate import evaluate_chest as evaluate
-        from ai_training.evaluation.text import as_text
+    from ai_training.evaluation.evaluate import evaluate_chest as evaluate
 
-        model = model or options.chest_card(model, models_dir).name
-        result = evaluate(
-            data,
-            split,
-            model=model,
-            models_dir=models_dir,
-            cache=cache,
-            threads=threads,
-            prevalence=_shares(prevalence or []),
-            report=report,
-        )
-        if write_card:
-            from ai_training.chest.export import write_metrics
+    model = model or options.chest_card(model, models_dir).name
+    result = evaluate(
+        data,
+        split,
+        model=model,
+        models_dir=models_dir,
+        cache=cache,
+        threads=threads,
+        prevalence=_shares(prevalence or []),
+        report=report,
+    )
+    if write_card:
+        from ai_training.chest.export import write_metrics
 
-            write_metrics(options.own_card(model, models_dir), result)
-        if report_to is not None:
-            from ai_training.evaluation.plots import write_report
+        write_metrics(options.own_card(model, models_dir), result)
+    if report_to is not None:
+        from ai_training.evaluation.plots import write_report
 
-            typer.echo(str(write_report(report_to, result)), err=True)
+        typer.echo(str(write_report(report_to, result)), err=True)
     # The curves are thousands of points that only plots need.
-    figures = {key: value for key, value in result.items() if key != "curves"}
-    print_figures(figures, as_text, as_json)
+    return {key: value for key, value in result.items() if key != "curves"}
 
 
 def _shares(pairs: list[str]) -> dict[str, float]:
@@ -96,9 +92,10 @@ def _shares(pairs: list[str]) -> dict[str, float]:
         ) from None
 
 
-@evaluate_app.command("marks")
+@verb(evaluate_app, "marks")
 def evaluate_marks(
     *,
+    report: Report,
     data: options.PublicData,
     masks: Annotated[
         Path | None, typer.Option(help="Folder with the hand-drawn test frames (tests/data/marks).")
@@ -112,9 +109,8 @@ def evaluate_marks(
     ] = None,
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Measure the mark detector, and all that the node removes, on synthetic overlays and on real frames.
 
     With --masks on the hand-drawn test frames; with --split val on the coloured marks of validation frames,
@@ -122,35 +118,34 @@ def evaluate_marks(
     """
     if masks is not None and split != "test":
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-        from ai_pipeline.burnin.tools import shared_tools
-        from ai_training.ultrasound.marks.evaluate import evaluate_removal
-        from ai_training.ultrasound.marks.maskers import at_threshold
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.tools import shared_tools
+    from ai_training.ultrasound.marks.evaluate import evaluate_removal
+    from ai_training.ultrasound.marks.maskers import at_threshold
 
-        tools = at_threshold(shared_tools(models_dir), threshold)
-        result = evaluate_removal(
-            data,
-            tools,
-            masks=masks,
-            split=split,
-            style=style,
-            pictures=pictures,
-            policy=CleaningPolicy(policy),
-            report_to=report_to,
-            report=report,
-        )
-        if write_card:
-            from ai_training.ultrasound.card_figures import marks_figures
+    tools = at_threshold(shared_tools(models_dir), threshold)
+    result = evaluate_removal(
+        data,
+        tools,
+        masks=masks,
+        split=split,
+        style=style,
+        pictures=pictures,
+        policy=CleaningPolicy(policy),
+        report_to=report_to,
+        report=report,
+    )
+    if write_card:
+        from ai_training.ultrasound.card_figures import marks_figures
 
-            options.write_figures(FINDER, models_dir, marks_figures(result))
-    print_figures(result, marks_text, as_json)
+        options.write_figures(FINDER, models_dir, marks_figures(result))
+    return result
 
 
-@evaluate_app.command("legible")
+@verb(evaluate_app, "legible")
 def evaluate_legible(
     *,
+    report: Report,
     data: options.PublicData,
     pictures: Annotated[int, typer.Option(help="Pictures with a name, date or number burned in.")] = 500,
     split: options.Split = "test",
@@ -158,33 +153,31 @@ def evaluate_legible(
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Burn names, dates and numbers in, clean as the node cleans, and try to read them: two OCR engines.
 
     Counts with exact upper 95 % bounds. --report draws every picture in which something is left, and every
     one that the node withheld. About 3 s a picture on one core.
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-        from ai_training.ultrasound.legible import evaluate as legible
-        from ai_training.ultrasound.legible.counts import counted, missed_targets
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_training.ultrasound.legible import evaluate as legible
+    from ai_training.ultrasound.legible.counts import counted, missed_targets
 
-        job = legible.LegibleTask(data, split, CleaningPolicy(policy), models_dir, report_to)
-        result = counted(list(legible.outcomes(job, pictures, workers, report)), split, policy)
-        missed = missed_targets(result)
-        if write_card:
-            from ai_training.ultrasound.card_figures import legible_figures
+    job = legible.LegibleTask(data, split, CleaningPolicy(policy), models_dir, report_to)
+    result = counted(list(legible.outcomes(job, pictures, workers, report)), split, policy)
+    missed = missed_targets(result)
+    if write_card:
+        from ai_training.ultrasound.card_figures import legible_figures
 
-            options.write_figures(FINDER, models_dir, legible_figures(result))
-    typer.echo(json.dumps(result | {"not_met": missed}) if as_json else legible_text(result, missed))
+        options.write_figures(FINDER, models_dir, legible_figures(result))
+    return result | {"not_met": missed}
 
 
-@evaluate_app.command("inpaint")
+@verb(evaluate_app, "inpaint")
 def evaluate_inpaint(
     *,
+    report: Report,
     data: options.PublicData,
     split: options.Split = "test",
     pictures: Pictures = 200,
@@ -192,46 +185,44 @@ def evaluate_inpaint(
     policy: PolicyName = "research",
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
     write_study: Annotated[
         Path | None, typer.Option(help="Page to write (docs/studies/inpainting.md), pictures beside it.")
     ] = None,
-) -> None:
+) -> Figures:
     """Compare the ways of filling holes, with a given mask and with all that the node's plan removes.
 
     Networks whose cards are not there are left out; without a mark detector so is the detected mask.
     --report writes grids before | filled | truth and plots. Intervals are 95 %, by bootstrap over frames.
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-        from ai_training.ultrasound.inpaint import report as inpaintreport
-        from ai_training.ultrasound.inpaint import scores as inpaintscores
-        from ai_training.ultrasound.inpaint.compared import cards_with_compared, inpainters
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_training.ultrasound.inpaint import report as inpaintreport
+    from ai_training.ultrasound.inpaint import scores as inpaintscores
+    from ai_training.ultrasound.inpaint.compared import cards_with_compared, inpainters
 
-        known = cards_with_compared(models_dir)
-        ways, planned = inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
-        result = inpaintscores.evaluate_inpaint(
-            data, ways, planned, pictures=pictures, split=split, report=report
-        )
-        gallery = inpaintreport.Gallery(data, ways, planned, split)
-        if report_to is not None:
-            inpaintreport.write_report(report_to, result, gallery)
-        if write_study is not None:
-            inpaintreport.write_study(write_study, result, gallery)
-        if write_card:
-            from ai_training.ultrasound.card_figures import inpaint_figures
+    known = cards_with_compared(models_dir)
+    ways, planned = inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
+    result = inpaintscores.evaluate_inpaint(
+        data, ways, planned, pictures=pictures, split=split, report=report
+    )
+    gallery = inpaintreport.Gallery(data, ways, planned, split)
+    if report_to is not None:
+        inpaintreport.write_report(report_to, result, gallery)
+    if write_study is not None:
+        inpaintreport.write_study(write_study, result, gallery)
+    if write_card:
+        from ai_training.ultrasound.card_figures import inpaint_figures
 
-            for card_id, figures in inpaint_figures(result).items():
-                if card_id in known:
-                    options.write_figures(card_id, models_dir, figures)
-    print_figures(result, inpaint_text, as_json)
+        for card_id, figures in inpaint_figures(result).items():
+            if card_id in known:
+                options.write_figures(card_id, models_dir, figures)
+    return result
 
 
-@evaluate_app.command("cleaning")
+@verb(evaluate_app, "cleaning")
 def evaluate_cleaning(
     *,
+    report: Report,
     data: options.PublicData,
     content: Annotated[Path, typer.Option(help="Folder with what was marked by hand on real frames.")] = Path(
         "tests/data/content"
@@ -246,8 +237,7 @@ def evaluate_cleaning(
     ] = 100,
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Clean real frames; count the removed pixels of waves, flow, bars, rulers, calipers and text.
 
     The pixels under a real mark are unknown, so the filling is measured on clean frames with drawn marks.
@@ -258,25 +248,25 @@ def evaluate_cleaning(
 
     Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
     """
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-        from ai_pipeline.burnin.tools import shared_tools
-        from ai_training.ultrasound.content import agreement, scores
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.tools import shared_tools
+    from ai_training.ultrasound.content import agreement, scores
 
-        tools = shared_tools(models_dir)
-        result = scores.evaluate_cleaning(
-            data, content, masks, tools, CleaningPolicy(policy), report_to=report_to, report=report
-        )
-        if pictures:
-            result["filling"] = _filling(data, tools, pictures, report)
-        if (content / agreement.AGAIN).is_file():
-            result["agreement"] = agreement.evaluate_agreement(data, content)
-    print_figures(result, cleaning_text, as_json)
+    tools = shared_tools(models_dir)
+    result = scores.evaluate_cleaning(
+        data, content, masks, tools, CleaningPolicy(policy), report_to=report_to, report=report
+    )
+    if pictures:
+        result["filling"] = _filling(data, tools, pictures, report)
+    if (content / agreement.AGAIN).is_file():
+        result["agreement"] = agreement.evaluate_agreement(data, content)
+    return result
 
 
-@evaluate_app.command("detect")
+@verb(evaluate_app, "detect")
 def evaluate_detect(
     *,
+    report: Report,
     data: options.BoxData,
     split: Annotated[
         Literal["cv", "test"],
@@ -299,162 +289,151 @@ def evaluate_detect(
         bool, typer.Option("--write-card", help="With test: put the pooled figures into the card.")
     ] = False,
     threads: options.Threads = 0,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Measure the boxes against each label's constant box and the centre; intervals are 95 %, by patient.
 
     Example: ai-pipeline evaluate detect --data DIR --split cv --yolos runs/detect/yolo --report report
     """
     if write_card and split == "cv":
         raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
-    with errors(), progress() as report:
-        import torch
+    import torch
 
-        from ai_pipeline.models.engine import usable_cores
-        from ai_training.detect.evaluate import evaluate
-        from ai_training.detect.locating.yolo import YoloRecipe
-        from ai_training.detect.ship import write_test_figures
-        from ai_training.detect.text import as_text
+    from ai_pipeline.models.engine import usable_cores
+    from ai_training.detect.evaluate import evaluate
+    from ai_training.detect.locating.yolo import YoloRecipe
+    from ai_training.detect.ship import write_test_figures
 
-        if threads:
-            torch.set_num_threads(threads)
-        card = options.chest_card(model, models_dir)
-        trained = (yolos, YoloRecipe(threads=threads or usable_cores())) if yolos else None
-        result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
-        if write_card:
-            write_test_figures(card, result)
-    print_figures(result, as_text, as_json)
+    if threads:
+        torch.set_num_threads(threads)
+    card = options.chest_card(model, models_dir)
+    trained = (yolos, YoloRecipe(threads=threads or usable_cores())) if yolos else None
+    result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
+    if write_card:
+        write_test_figures(card, result)
+    return result
 
 
-@evaluate_app.command("anatomy")
+@verb(evaluate_app, "anatomy")
 def evaluate_anatomy(
     *,
+    report: Report,
     data: options.PublicData,
     split: options.Split = "test",
     models_dir: options.ModelsDir = None,
     report_to: Annotated[
         Path | None, typer.Option("--report", help="Folder for the Bland-Altman plot.")
     ] = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Measure outlines and cardiothoracic ratio; every interval is 95 %, by bootstrap over images.
 
     Example: ai-pipeline evaluate anatomy --data DIR --models-dir runs/anatomy --report report
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.chest.anatomy import AnatomyModel
-        from ai_pipeline.models.registry import find
-        from ai_training.anatomy.evaluate import as_text, evaluate
-        from ai_training.anatomy.export import ID
+    from ai_pipeline.chest.anatomy import AnatomyModel
+    from ai_pipeline.models.registry import find
+    from ai_training.anatomy.evaluate import evaluate, missed_targets
+    from ai_training.anatomy.export import ID
 
-        result = evaluate(data, AnatomyModel.from_card(find(ID, models_dir)), split, report)
-        if report_to is not None:
-            from ai_training.anatomy.plots import bland_altman
+    result = evaluate(data, AnatomyModel.from_card(find(ID, models_dir)), split, report)
+    if report_to is not None:
+        from ai_training.anatomy.plots import bland_altman
 
-            typer.echo(str(bland_altman(report_to, result)), err=True)
-        pairs = result.pop("pairs")
-        if write_card:
-            options.write_figures(ID, models_dir, {split: result})
-    typer.echo(json.dumps(result | {"pairs": pairs}) if as_json else as_text(result))
+        typer.echo(str(bland_altman(report_to, result)), err=True)
+    pairs = result.pop("pairs")
+    if write_card:
+        options.write_figures(ID, models_dir, {split: result})
+    return result | {"pairs": pairs, "not_met": missed_targets(result)}
 
 
-@evaluate_app.command("completeness")
+@verb(evaluate_app, "completeness")
 def evaluate_completeness(
     *,
+    report: Report,
     data: options.ChestData,
     split: options.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: as many as the card's figures.")] = 0,
     models_dir: options.ModelsDir = None,
     threads: options.Threads = 0,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Cut chest films at each edge and count those recognised; every interval is 95 %, by patient.
 
     Example: ai-pipeline evaluate completeness --data DIR
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.chest.anatomy import AnatomyModel
-        from ai_pipeline.chest.completeness import Completeness
-        from ai_pipeline.chest.ratio import MODEL
-        from ai_pipeline.models.registry import find
-        from ai_training.evaluation import completeness
+    from ai_pipeline.chest.anatomy import AnatomyModel
+    from ai_pipeline.chest.completeness import Completeness
+    from ai_pipeline.chest.ratio import MODEL
+    from ai_pipeline.models.registry import find
+    from ai_training.evaluation import completeness
 
-        card = find(MODEL, models_dir)
-        judges = Completeness.from_card(card)
-        found = completeness.cut_films(data, AnatomyModel.from_card(card, threads), split, films, report)
-        result = completeness.measured(found, judges) | {"split": split}
-        if write_card:
-            options.write_figures(MODEL, models_dir, {"completeness": result})
+    card = find(MODEL, models_dir)
+    judges = Completeness.from_card(card)
+    found = completeness.cut_films(data, AnatomyModel.from_card(card, threads), split, films, report)
+    result = completeness.measured(found, judges) | {"split": split}
+    if write_card:
+        options.write_figures(MODEL, models_dir, {"completeness": result})
     called = {"called": completeness.called_whole(found, judges)}
-    print_figures(result | called, completeness.as_text, as_json)
+    return result | called
 
 
-@evaluate_app.command("stamps")
+@verb(evaluate_app, "stamps")
 def evaluate_stamps(
     *,
+    report: Report,
     data: options.ChestData,
     split: options.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: all.")] = 0,
     models_dir: options.ModelsDir = None,
     threads: options.Threads = 0,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Measure how many stamps of chest films are read, and how many mirrored films are noticed.
 
     Every interval is 95 %, by bootstrap over patients. Example: ai-pipeline evaluate stamps --data DIR
     """
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.find.text import TextReader
-        from ai_pipeline.chest.anatomy import AnatomyModel
-        from ai_pipeline.chest.classifier import Classifier
-        from ai_pipeline.chest.ratio import MODEL
-        from ai_pipeline.models.registry import find
-        from ai_training.stamps.evaluate import StampModels, as_text, evaluate
+    from ai_pipeline.burnin.find.text import TextReader
+    from ai_pipeline.chest.anatomy import AnatomyModel
+    from ai_pipeline.chest.classifier import Classifier
+    from ai_pipeline.chest.ratio import MODEL
+    from ai_pipeline.models.registry import find
+    from ai_training.stamps.evaluate import StampModels, evaluate
 
-        classifier = Classifier(options.chest_card(None, models_dir), threads=threads)
-        anatomy = AnatomyModel.from_card(find(MODEL, models_dir), threads)
-        models = StampModels(classifier, anatomy, TextReader(threads or None))
-        result = evaluate(data, models, split, films, report)
-    print_figures(result, as_text, as_json)
+    classifier = Classifier(options.chest_card(None, models_dir), threads=threads)
+    anatomy = AnatomyModel.from_card(find(MODEL, models_dir), threads)
+    models = StampModels(classifier, anatomy, TextReader(threads or None))
+    return evaluate(data, models, split, films, report)
 
 
-@evaluate_app.command("fetal")
+@verb(evaluate_app, "fetal")
 def evaluate_fetal(
     *,
+    report: Report,
     data: options.PublicData,
     split: options.Split = "test",
     models_dir: options.ModelsDir = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.
 
     Example: ai-pipeline evaluate fetal --data DIR --models-dir runs/fetal
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.fetal_head.outline import HeadModel
-        from ai_pipeline.models.registry import find
-        from ai_training.fetal.evaluate import as_text, evaluate
-        from ai_training.fetal.export import ID
+    from ai_pipeline.fetal_head.outline import HeadModel
+    from ai_pipeline.models.registry import find
+    from ai_training.fetal.evaluate import evaluate, missed_targets
+    from ai_training.fetal.export import ID
 
-        result = evaluate(data, HeadModel.of(find(ID, models_dir)), split, report)
-        pairs = result.pop("pairs")
-        if write_card:
-            options.write_figures(ID, models_dir, {split: result})
-    typer.echo(json.dumps(result | {"pairs": pairs}) if as_json else as_text(result))
+    result = evaluate(data, HeadModel.of(find(ID, models_dir)), split, report)
+    pairs = result.pop("pairs")
+    if write_card:
+        options.write_figures(ID, models_dir, {split: result})
+    return result | {"pairs": pairs, "not_met": missed_targets(result)}
 
 
-@evaluate_app.command("ovarian")
+@verb(evaluate_app, "ovarian")
 def evaluate_ovarian(
     *,
+    report: Report,
     data: options.PublicData,
     models_dir: options.ModelsDir = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
     pictures: Annotated[
         Path | None,
@@ -463,63 +442,60 @@ def evaluate_ovarian(
             "cleaning costs."
         ),
     ] = None,
-) -> None:
+) -> Figures:
     """Print every figure of classifier, gate, outline and study; intervals by bootstrap over groups.
 
     Example: ai-pipeline evaluate ovarian --data DIR
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.models.registry import find
-        from ai_training.ovarian.evaluate import evaluate
-        from ai_training.ovarian.ship import ID
-        from ai_training.ovarian.text import as_text
+    from ai_pipeline.models.registry import find
+    from ai_training.ovarian.evaluate import evaluate, missed_targets
+    from ai_training.ovarian.ship import ID
 
-        result = evaluate(data, find(ID, models_dir), report)
-        if pictures:
-            from ai_training.evaluation.plots import differences
-            from ai_training.ovarian import study, study_figures
+    result = evaluate(data, find(ID, models_dir), report)
+    if pictures:
+        from ai_training.evaluation.plots import differences
+        from ai_training.ovarian import study, study_figures
 
-            study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
-            differences(pictures / "study.png", study_figures.compared(result), result["study"]["margin"])
-        if write_card:
-            with changed_card(options.own_card(ID, models_dir)) as card:
-                card["metrics"] = result
-    print_figures(result, as_text, as_json)
+        study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
+        differences(pictures / "study.png", study_figures.compared(result), result["study"]["margin"])
+    if write_card:
+        with changed_card(options.own_card(ID, models_dir)) as card:
+            card["metrics"] = result
+    return result | {"not_met": missed_targets(result)}
 
 
-@evaluate_app.command("despeckle")
+@verb(evaluate_app, "despeckle")
 def evaluate_despeckle(
     *,
+    report: Report,
     data: options.PublicData,
     split: options.Split = "test",
     frames: Annotated[int, typer.Option(min=2, help="Frames that speckle is put on.")] = 8,
     models_dir: options.ModelsDir = None,
-    as_json: options.AsJson = False,
     write_card: options.WriteCard = False,
-) -> None:
+) -> Figures:
     """Compare filters and networks: noise, texture, seconds, and heads outlined on what they leave.
 
     Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
     """
-    options.needs_models_dir(write_card, models_dir)
-    with errors(), progress() as report:
-        from ai_pipeline.despeckle.despeckler import MODEL
-        from ai_training.despeckle.evaluate import as_text, evaluate
+    from ai_pipeline.despeckle.despeckler import MODEL
+    from ai_training.despeckle.evaluate import evaluate
 
-        result = evaluate(data, split, frames, models_dir, report)
-        if write_card:
-            options.write_figures(MODEL, models_dir, {split: result})
-    print_figures(result, as_text, as_json)
+    result = evaluate(data, split, frames, models_dir, report)
+    if write_card:
+        options.write_figures(MODEL, models_dir, {split: result})
+    return result
 
 
-@calibrate_app.command(
+@verb(
+    calibrate_app,
     "chest",
     epilog="Example:  ai-pipeline calibrate chest --data our-films.csv --out our-models   "
     "(then models_dir = our-models)",
 )
 def calibrate_chest(
     *,
+    report: Report,
     data: options.ChestData,
     out: Annotated[Path, typer.Option(help="Folder for the new card and a copy of its weights.")],
     split: Annotated[str, typer.Option(help="Which split to fit to; all images without splits.")] = "val",
@@ -530,20 +506,25 @@ def calibrate_chest(
     ] = None,
     force: options.Force = False,
     threads: options.Threads = 0,
-) -> None:
+) -> Figures:
     """Fit a card's probabilities and thresholds to your own labelled images; writes a card of its own."""
-    with errors(), progress() as report:
-        from ai_training.evaluation.recalibrate import recalibrate
+    from ai_training.evaluation.recalibrate import recalibrate
 
-        card = options.chest_card(model, models_dir)
-        path, rows = recalibrate(
-            data, out, card, split=split, version=version, force=force, threads=threads, report=report
-        )
-    typer.echo(f"{'label':20}{'positives':>10}{'ECE before':>12}{'ECE after':>11}{'present from':>14}")
-    for row in rows:
-        after = "unchanged" if row.after is None else f"{row.after:.3f}"
-        typer.echo(f"{row.name:20}{row.positives:10}{row.before:12.3f}{after:>11}{row.label.threshold:14.3f}")
-    typer.echo(f"ECE after: of patients that the curve was not fitted to. {path}")
+    card = options.chest_card(model, models_dir)
+    path, rows = recalibrate(
+        data, out, card, split=split, version=version, force=force, threads=threads, report=report
+    )
+    fitted = [
+        {
+            "label": row.name,
+            "positives": row.positives,
+            "ECE before": row.before,
+            "ECE after": "unchanged" if row.after is None else row.after,
+            "present from": row.label.threshold,
+        }
+        for row in rows
+    ]
+    return {"ECE after": "of patients that the curve was not fitted to", "card": str(path), "labels": fitted}
 
 
 def split(
@@ -555,35 +536,30 @@ def split(
     test: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Another seed deals otherwise.")] = 1,
     force: options.Force = False,
-) -> None:
+) -> Figures:
     """Deal patients out to train, val and test, each label in equal shares; writes a manifest."""
-    with errors():
-        from ai_training.sets import splits
-        from ai_training.sets.chest import chest_set, label_matrix
+    from ai_training.sets import splits
+    from ai_training.sets.chest import chest_set, label_matrix
 
-        found = chest_set(data)
-        patients = [image.patient for image in found.images]
-        shares = {"train": train, "val": val, "test": test}
-        try:
-            dealt = splits.split_by_patient(patients, label_matrix(found.images), shares, seed)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--train, --val, --test") from error
-        splits.write_manifest(found, dealt, out, force=force)
-    rows = splits.table(found.images, dealt, found.labels)
-    typer.echo(f"{'':20}" + "".join(f"{row.name:>9}" for row in rows))
-    for name, values in (("patients", [r.patients for r in rows]), ("images", [r.images for r in rows])):
-        typer.echo(f"{name:20}" + "".join(f"{value:9}" for value in values))
-    for label in found.labels:
-        typer.echo(f"{label:20}" + "".join(f"{row.positives[label]:9}" for row in rows))
+    found = chest_set(data)
+    patients = [image.patient for image in found.images]
+    shares = {"train": train, "val": val, "test": test}
+    try:
+        dealt = splits.split_by_patient(patients, label_matrix(found.images), shares, seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--train, --val, --test") from error
+    splits.write_manifest(found, dealt, out, force=force)
     typer.echo(
         "A model that was trained on some of these images must not be measured on them under new splits.",
         err=True,
     )
+    return splits.table(found.images, dealt, found.labels)
 
 
 def accept_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
     *,
+    report: Report,
     data: options.ChestData,
     out: Annotated[Path, typer.Option(help="Folder for acceptance.html, the page to sign.")] = Path(
         "acceptance"
@@ -594,25 +570,26 @@ def accept_model(
     ] = None,
     models_dir: options.ModelsDir = None,
     threads: options.Threads = 0,
-) -> None:
+) -> str:
     """The site's acceptance test: fit a model to your labelled images, measure it, write a page to sign.
 
     Half of the patients fit calibration, thresholds and gate, the others measure: AUC with intervals, false
     calls. The new card stands beside the original; nothing uses it until `ai-pipeline models activate`.
     """
-    with errors(), progress() as report:
-        from ai_pipeline.models.registry import MODELS_DIR, find, from_environment
-        from ai_training.acceptance.accept import accept
+    from ai_pipeline.models.registry import MODELS_DIR, find, from_environment
+    from ai_training.acceptance.accept import accept
 
-        store = models_dir or from_environment()
-        if store is None:
-            raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
-        card = find(model, store if store.is_dir() else None)
-        named = version or f"{card.version}-site"
-        made = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
-    typer.echo(f"{made.page}: read it, sign it, then: ai-pipeline models activate {made.card.name}")
+    store = models_dir or from_environment()
+    if store is None:
+        raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
+    card = find(model, store if store.is_dir() else None)
+    named = version or f"{card.version}-site"
+    made = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
     shown = [label.name for label in made.card.labels if label.supported]
-    typer.echo(f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}")
+    return (
+        f"{made.page}: read it, sign it, then: ai-pipeline models activate {made.card.name}\n"
+        f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}"
+    )
 
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:

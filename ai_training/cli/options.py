@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
     from ai_pipeline.models.card import Card
 
+
+def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
+    """``--write-card``, which is wrong usage without a folder: the shipped card is not written to."""
+    if write_card and context.params["models_dir"] is None:
+        raise typer.BadParameter("needs --models-dir: the shipped card is not written to")
+    return write_card
+
+
 ChestData = Annotated[
     Path,
     typer.Option(
@@ -28,7 +36,9 @@ Model = Annotated[
     str | None,
     typer.Option(help="Id of the classifier's card, or id@version. Default: what chest_xray runs."),
 ]
-ModelsDir = Annotated[Path | None, typer.Option(help="Folder with other cards and weights.")]
+ModelsDir = Annotated[  # read before --write-card, which asks for it
+    Path | None, typer.Option(help="Folder with other cards and weights.", is_eager=True)
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
 Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
@@ -36,9 +46,11 @@ NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WriteCard = Annotated[
-    bool, typer.Option("--write-card", help="Write the figures into the card in --models-dir.")
+    bool,
+    typer.Option(
+        "--write-card", help="Write the figures into the card in --models-dir.", callback=_with_models_dir
+    ),
 ]
 Boxes = Annotated[
     list[Path] | None,
@@ -54,14 +66,6 @@ def chest_card(model: str | None, models_dir: Path | None) -> Card:
     from ai_pipeline.models.store.folder import active
 
     return find(model, models_dir) if model else active(CLASSIFIER, models_dir)
-
-
-def needs_models_dir(write_card: bool, models_dir: Path | None) -> None:
-    """Wrong usage where ``--write-card`` names no folder: the shipped card is not written to."""
-    if write_card and models_dir is None:
-        raise typer.BadParameter(
-            "needs --models-dir: the shipped card is not written to", param_hint="--write-card"
-        )
 
 
 def own_card(model: str, models_dir: Path | None) -> Path:

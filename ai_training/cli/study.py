@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ai_training.cli import options
-from ai_training.cli.console import errors, progress
+from ai_training.cli.console import Figures
+from ai_training.progress import Report
 
 
 def study(
     *,
+    report: Report,
     name: Annotated[str, typer.Argument(help="backbones, leak, augmentation, …, or a TOML file.")],
     data: options.ChestData,
     out: options.Out,
@@ -21,29 +24,29 @@ def study(
     toy: Annotated[
         bool, typer.Option("--toy", help="One step on a few small images: whether it runs.")
     ] = False,
-) -> None:
+) -> Path:
     """Train the arms of a study alike with every seed, and compare them image by image.
 
     An interrupted run continues where it stopped. Leaves figures.json, report.md and plots in --out.
     """
-    with errors(), progress() as report:
-        from ai_training.studies import experiment
-        from ai_training.studies.compare import compare
-        from ai_training.studies.pictures import write_pictures
-        from ai_training.studies.report import write_report
-        from ai_training.studies.run import run_study
+    from ai_training.studies import experiment
+    from ai_training.studies.compare import compare
+    from ai_training.studies.pictures import write_pictures
+    from ai_training.studies.report import write_report
+    from ai_training.studies.run import run_study
 
-        wanted = experiment.load(Path(name) if name.endswith(".toml") else experiment.shipped(name))
-        wanted = wanted.toy() if toy else wanted
-        material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
-        rows = compare(wanted, material, answers)
-        page = write_report(out, wanted, rows)
-        write_pictures(out, wanted, material, answers, rows)
-    typer.echo(str(page))
+    wanted = experiment.load(Path(name) if name.endswith(".toml") else experiment.shipped(name))
+    wanted = wanted.toy() if toy else wanted
+    material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
+    rows = compare(wanted, material, answers)
+    page = write_report(out, wanted, rows)
+    write_pictures(out, wanted, material, answers, rows)
+    return page
 
 
 def finetune(
     *,
+    report: Report,
     labels: Annotated[Path, typer.Option(help="CSV file: file, patient_id, the target (0, 1) or labels.")],
     target: Annotated[str, typer.Option(help="The finding, against the rest: Cardiomegaly.")],
     out: options.Out,
@@ -60,30 +63,34 @@ def finetune(
         Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
     ] = None,
     threads: options.Threads = 0,
-) -> None:
+) -> Figures:
     """Fine-tune a chest network on images of one's own: one finding against the rest.
 
     Measures on patients that were held out, and on another hospital's images. Not for diagnostic use.
     """
-    with errors(), progress() as report:
-        from ai_training.studies import finetune as training
+    from ai_training.studies import finetune as training
 
-        found = training.finetune(
-            labels,
-            target,
-            out,
-            weights=weights,
-            architecture=architecture,
-            size=size,
-            iterations=iterations,
-            seed=seed,
-            external=external,
-            threads=threads,
-            report=report,
-        )
-    typer.echo(f"learned from {found.learned} images, {found.positives} with {target}: {found.weights}")
-    for name, one in (("held out", found.held_out), ("other hospital", found.external)):
-        if one is not None:
-            value = f"{one.auc.value:.3f} [{one.auc.low:.3f}, {one.auc.high:.3f}]"
-            among = f"{one.images} images of {one.patients} patients, {one.positives} positive"
-            typer.echo(f"{name:15}AUC {value}, {among}")
+    found = training.finetune(
+        labels,
+        target,
+        out,
+        weights=weights,
+        architecture=architecture,
+        size=size,
+        iterations=iterations,
+        seed=seed,
+        external=external,
+        threads=threads,
+        report=report,
+    )
+    measured = {"held out": found.held_out, "other hospital": found.external}
+    return {
+        "weights": str(found.weights),
+        "images": found.learned,
+        target: found.positives,
+        "measured": {
+            name: {**asdict(one), "auc": one.auc.as_list()}
+            for name, one in measured.items()
+            if one is not None
+        },
+    }

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ai_training.cli import options
-from ai_training.cli.console import errors, needed, print_figures, progress
+from ai_training.cli.console import Figures, needed, verb
+from ai_training.progress import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from ai_training.despeckle.afterwards import Filter
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
 Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")]
 
 
-@train_app.command("chest")
+@verb(train_app, "chest")
 def train_chest(
     *,
+    report: Report,
     data: options.ChestData,
     out: options.Out,
     experiment: Named = "chest",
@@ -30,112 +35,115 @@ def train_chest(
     threads: options.Threads = 0,
     cache: options.Cache = None,
     resume: options.Resume = False,
-) -> None:
+) -> Path:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
 
     Example: ai-pipeline train chest --data DIR --out runs/chest
 
     Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
     """
-    with errors(), progress() as report:
-        from ai_training.chest import experiment as experiments
-        from ai_training.chest.fit import fit
-        from ai_training.chest.ship import ship
+    from ai_training.chest import experiment as experiments
+    from ai_training.chest.fit import fit
+    from ai_training.chest.ship import ship
 
-        made = experiments.load(_file(experiment))
-        if seed is not None:
-            made = made.changed(made.name, {"seed": seed})
-        if iterations is not None:
-            made = made.changed(made.name, {"schedule": {"iterations": iterations}})
-        run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
-        card = ship(data, out, run, cache or out / "cache", report)
-    typer.echo(str(card))
+    made = experiments.load(_file(experiment))
+    if seed is not None:
+        made = made.changed(made.name, {"seed": seed})
+    if iterations is not None:
+        made = made.changed(made.name, {"schedule": {"iterations": iterations}})
+    run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+    return ship(data, out, run, cache or out / "cache", report)
 
 
-@train_app.command("completeness")
+@verb(train_app, "completeness")
 def train_completeness(
     *,
+    report: Report,
     data: options.ChestData,
     models_dir: options.ModelsDir = None,
     threads: options.Threads = 0,
-) -> None:
+) -> str:
     """Fit the recognition of cut-off films, on films that the program cuts itself; some minutes.
 
     Prints the table for the card of the network that outlines heart and lungs.
     Example: ai-pipeline train completeness --data DIR
     """
-    with errors(), progress() as report:
-        import tomlkit
+    import tomlkit
 
-        from ai_pipeline.chest.anatomy import AnatomyModel
-        from ai_pipeline.chest.ratio import MODEL
-        from ai_pipeline.models.registry import find
-        from ai_training.evaluation.completeness import cut_films, fit
+    from ai_pipeline.chest.anatomy import AnatomyModel
+    from ai_pipeline.chest.ratio import MODEL
+    from ai_pipeline.models.registry import find
+    from ai_training.evaluation.completeness import cut_films, fit
 
-        model = AnatomyModel.from_card(find(MODEL, models_dir), threads)
-        train, validation = (cut_films(data, model, split, report=report) for split in ("train", "val"))
-        table = fit(train, validation)
-    typer.echo(tomlkit.dumps({"completeness": table}))
+    model = AnatomyModel.from_card(find(MODEL, models_dir), threads)
+    train, validation = (cut_films(data, model, split, report=report) for split in ("train", "val"))
+    table = fit(train, validation)
+    return tomlkit.dumps({"completeness": table})
 
 
-@train_app.command("levers")
+@verb(train_app, "levers")
 def train_levers(
     *,
+    report: Report,
     data: options.ChestData,
     out: options.Out,
     experiment: Named = "chest-levers",
     threads: options.Threads = 0,
     cache: options.Cache = None,
-) -> None:
+) -> Figures:
     """Train an experiment with and without each lever; compare them on validation, image by image.
 
     An interrupted run continues where it stopped. Example: ai-pipeline train levers --data DIR --out
     runs/levers
     """
-    with errors(), progress() as report:
-        from ai_training.chest import experiment as experiments
-        from ai_training.chest.levers import pull
+    from ai_training.chest import experiment as experiments
+    from ai_training.chest.levers import pull
 
-        study = experiments.load_levers(_file(experiment))
-        rows = pull(data, out, study, threads=threads, cache=cache, report=report)
-    typer.echo(f"{'lever':24}{'AUC':>7}  difference [95 %]")
-    for row in rows:
-        found = row.difference
-        against = (
-            f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] to {row.against}" if found else ""
-        )
-        typer.echo(f"{row.name:24}{row.validation_auc:7.4f}  {against}")
+    study = experiments.load_levers(_file(experiment))
+    rows = pull(data, out, study, threads=threads, cache=cache, report=report)
+    return {
+        "levers": [
+            {
+                "lever": row.name,
+                "validation_auc": row.validation_auc,
+                "difference": row.difference.as_list() if row.difference else None,
+                "against": row.against,
+            }
+            for row in rows
+        ]
+    }
 
 
-@train_app.command("pretrain")
+@verb(train_app, "pretrain")
 def train_pretrain(
     *,
+    report: Report,
     data: options.ChestData,
     out: options.Out,
     epochs: Annotated[float, typer.Option(help="Passes over all training images.")] = 5.0,
     seed: options.Seed = 7,
     threads: options.Threads = 0,
     cache: options.Cache = None,
-) -> None:
+) -> Path:
     """Pre-train the backbone on chest X-rays without labels (momentum contrast).
 
     Example: ai-pipeline train pretrain --data DIR --out runs/pre; then name runs/pre/pretrained.pt as
     `initial` in an experiment's [network].
     """
-    with errors(), progress() as report:
-        from ai_training.chest.pretrain import Contrast, pretrain
+    from ai_training.chest.pretrain import Contrast, pretrain
 
-        how = Contrast(epochs=epochs, seed=seed)
-        left = pretrain(data, out, how, threads=threads, cache=cache, report=report)
-    typer.echo(str(left))
+    how = Contrast(epochs=epochs, seed=seed)
+    return pretrain(data, out, how, threads=threads, cache=cache, report=report)
 
 
-@train_app.command(
+@verb(
+    train_app,
     "head",
     epilog="Example:  ai-pipeline train head --encoder rad-dino/ --data splits.csv --out new --id rad-dino",
 )
 def train_head(
     *,
+    report: Report,
     encoder: Annotated[Path, typer.Option(help="Folder in Hugging Face's layout: DINOv2 or ViT.")],
     data: options.ChestData,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
@@ -149,59 +157,38 @@ def train_head(
     ] = None,
     most: Annotated[int, typer.Option(help="Images to learn from, at most.", min=100)] = 2000,
     threads: options.Threads = 0,
-) -> None:
+) -> Figures:
     """Train a head on a frozen encoder (RAD-DINO, DINOv2) with 200 to 2,000 of your labelled images.
 
     It learns from the split train. Then: ai-pipeline models add, and ai-pipeline models accept on other
     patients.
     """
-    with errors(), progress() as report:
-        from ai_training.chest import head
+    from ai_training.chest import head
 
-        made = head.train_head(
-            encoder,
-            data,
-            out,
-            model_id=model_id,
-            licence=licence,
-            size=size,
-            most=most,
-            threads=threads,
-            report=report,
-        )
-    for name, found in made.auc.items():
-        typer.echo(
-            f"{name:20}AUC {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] on patients of other folds"
-        )
-    if made.left_out:
-        typer.echo(f"Too few images, left out: {', '.join(made.left_out)}")
+    made = head.train_head(
+        encoder,
+        data,
+        out,
+        model_id=model_id,
+        licence=licence,
+        size=size,
+        most=most,
+        threads=threads,
+        report=report,
+    )
     network = made.card.with_suffix(".onnx")
-    typer.echo(f"{made.card}: next, ai-pipeline models add {network} --card {made.card}")
+    return {
+        "card": str(made.card),
+        "too few images, left out": list(made.left_out),
+        "next": f"ai-pipeline models add {network} --card {made.card}",
+        "AUC on patients of other folds": {name: found.as_list() for name, found in made.auc.items()},
+    }
 
 
-@train_app.command("marks")
-def train_marks(
-    *,
-    data: options.PublicData,
-    out: options.Out,
-    iterations: options.Iterations = 6000,
-    seed: options.Seed = 1,
-    threads: options.NetworkThreads = 2,
-    workers: options.Workers = 1,
-    resume: options.Resume = False,
-) -> None:
-    """Train the detector of burned-in annotation in ultrasound pictures."""
-    with errors(), progress() as report:
-        from ai_training.ultrasound.marks import fit as marks
-
-        recipe = marks.MarkRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
-        card = marks.train(data, out, recipe, resume=resume, report=report)
-    typer.echo(str(card))
-
-
-@train_app.command("inpaint")
+@verb(train_app, "inpaint")
 def train_inpaint(
     *,
+    report: Report,
     data: options.PublicData,
     out: options.Out,
     arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
@@ -210,40 +197,39 @@ def train_inpaint(
     threads: options.NetworkThreads = 2,
     workers: options.Workers = 1,
     resume: options.Resume = False,
-) -> None:
+) -> Path:
     """Train a network that fills the pixels of removed annotation."""
-    with errors(), progress() as report:
-        from ai_training.ultrasound.inpaint import fit as inpaint
+    from ai_training.ultrasound.inpaint import fit as inpaint
 
-        recipe = inpaint.InpaintRecipe(
-            architecture=arch,
-            iterations=iterations,
-            seed=seed,
-            threads=threads,
-            workers=workers,
-        )
-        card = inpaint.train(data, out, recipe, resume=resume, report=report)
-    typer.echo(str(card))
+    recipe = inpaint.InpaintRecipe(
+        architecture=arch,
+        iterations=iterations,
+        seed=seed,
+        threads=threads,
+        workers=workers,
+    )
+    return inpaint.train(data, out, recipe, resume=resume, report=report)
 
 
-@train_app.command("clean-frames")
+@verb(train_app, "clean-frames")
 def list_clean_frames(
     *,
+    report: Report,
     data: options.PublicData,
     out: Annotated[Path, typer.Option(help="CSV file to write (the shipped list is not touched).")],
-) -> None:
+) -> str:
     """Search the public frames for parts without annotation; takes about 0.6 s a frame."""
-    with errors(), progress() as report:
-        from ai_pipeline.burnin.find.text import shared_reader
-        from ai_training.ultrasound.overlays.frame_list import find_clean_frames, write_list
+    from ai_pipeline.burnin.find.text import shared_reader
+    from ai_training.ultrasound.overlays.frame_list import find_clean_frames, write_list
 
-        count = write_list(find_clean_frames(data, shared_reader(), report), out)
-    typer.echo(f"{count} parts")
+    count = write_list(find_clean_frames(data, shared_reader(), report), out)
+    return f"{count} parts"
 
 
-@train_app.command("detect")
+@verb(train_app, "detect")
 def train_detect(
     *,
+    report: Report,
     data: options.BoxData,
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
     boxes: options.Boxes = None,
@@ -253,7 +239,7 @@ def train_detect(
         bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
     ] = False,
     threads: options.Threads = 0,
-) -> None:
+) -> Path:
     """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
 
     Six YOLOs are trained (some 5 minutes each on one core; those in OUT/yolo are not trained again). Needs
@@ -261,26 +247,25 @@ def train_detect(
 
     Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
     """
-    with errors(), progress() as report:
-        if not head_alone:
-            needed("ultralytics")
-        import torch
+    if not head_alone:
+        needed("ultralytics")
+    import torch
 
-        from ai_pipeline.models.engine import usable_cores
-        from ai_training.detect.locating.yolo import YoloRecipe
-        from ai_training.detect.ship import train_detector
+    from ai_pipeline.models.engine import usable_cores
+    from ai_training.detect.locating.yolo import YoloRecipe
+    from ai_training.detect.ship import train_detector
 
-        if threads:
-            torch.set_num_threads(threads)
-        card = options.chest_card(model, models_dir)
-        yolo = None if head_alone else YoloRecipe(threads=threads or usable_cores())
-        made = train_detector(data, out, card, tuple(boxes or ()), yolo, report)
-    typer.echo(str(made))
+    if threads:
+        torch.set_num_threads(threads)
+    card = options.chest_card(model, models_dir)
+    yolo = None if head_alone else YoloRecipe(threads=threads or usable_cores())
+    return train_detector(data, out, card, tuple(boxes or ()), yolo, report)
 
 
-@train_app.command("yolo")
+@verb(train_app, "yolo")
 def train_yolo(
     *,
+    report: Report,
     data: options.BoxData,
     out: Annotated[Path, typer.Option(help="Folder for the set, the run and yolo.onnx.")],
     boxes: options.Boxes = None,
@@ -289,75 +274,25 @@ def train_yolo(
     epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 20,
     size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 224,
     threads: options.Threads = 0,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Train an ultralytics YOLO alone on the train boxes and measure it on the val boxes. Needs ultralytics.
 
     Example: ai-pipeline train yolo --data DIR --out runs/yolo --epochs 60 --size 320
     """
-    with errors(), progress() as report:
-        needed("ultralytics")
-        from ai_pipeline.models.engine import usable_cores
-        from ai_training.detect.locating.yolo import YoloRecipe
-        from ai_training.detect.locating.yolo_locator import trained_and_judged
-        from ai_training.detect.text import places_as_text
+    needed("ultralytics")
+    from ai_pipeline.models.engine import usable_cores
+    from ai_training.detect.locating.yolo import YoloRecipe
+    from ai_training.detect.locating.yolo_locator import trained_and_judged
 
-        card = options.chest_card(model, models_dir)
-        recipe = YoloRecipe(size=size, epochs=epochs, threads=threads or usable_cores())
-        result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
-    print_figures(result, places_as_text, as_json)
+    card = options.chest_card(model, models_dir)
+    recipe = YoloRecipe(size=size, epochs=epochs, threads=threads or usable_cores())
+    return trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
 
 
-@train_app.command("anatomy")
-def train_anatomy(
-    *,
-    data: options.PublicData,
-    out: options.Out,
-    iterations: options.Iterations = 2000,
-    seed: options.Seed = 1,
-    threads: options.NetworkThreads = 2,
-    workers: options.Workers = 1,
-    resume: options.Resume = False,
-) -> None:
-    """Train the network that outlines heart and lungs.
-
-    Example: ai-pipeline train anatomy --data DIR --out runs/anatomy
-    """
-    with errors(), progress() as report:
-        from ai_training.anatomy import fit
-
-        recipe = fit.AnatomyRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
-        card = fit.train(data, out, recipe, resume=resume, report=report)
-    typer.echo(str(card))
-
-
-@train_app.command("fetal")
-def train_fetal(
-    *,
-    data: options.PublicData,
-    out: options.Out,
-    iterations: options.Iterations = 2000,
-    seed: options.Seed = 1,
-    threads: options.NetworkThreads = 2,
-    workers: options.Workers = 1,
-    resume: options.Resume = False,
-) -> None:
-    """Train the network that outlines fetal heads, and fit its gate.
-
-    Example: ai-pipeline train fetal --data DIR --out runs/fetal
-    """
-    with errors(), progress() as report:
-        from ai_training.fetal import fit
-        from ai_training.fetal.ship import train_and_ship
-
-        recipe = fit.HeadRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
-        card = train_and_ship(data, out, recipe, resume=resume, report=report)
-    typer.echo(str(card))
-
-
-@train_app.command("ovarian")
+@verb(train_app, "ovarian")
 def train_ovarian(
     *,
+    report: Report,
     data: options.PublicData,
     out: options.Out,
     seeds: Annotated[int, typer.Option(help="Runs of every fold, with seeds from 1 on.", min=1)] = 1,
@@ -378,38 +313,38 @@ def train_ovarian(
         bool, typer.Option("--cleaned", help="Also train networks of the folds on cleaned frames.")
     ] = False,
     threads: options.NetworkThreads = 2,
-) -> None:
+) -> Path:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
 
     Complete parts in --out are not trained again, so an interrupted run can continue.
 
     Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
     """
-    with errors(), progress() as report:
-        import torch
+    import torch
 
-        from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
-        from ai_training.ovarian import study as cleaning
-        from ai_training.runs import CHECKPOINT
+    from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
+    from ai_training.ovarian import study as cleaning
+    from ai_training.runs import CHECKPOINT
 
-        torch.set_num_threads(threads)
-        recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
-        numbers = range(1, seeds + 1)
-        fit.train(data, out, recipe, numbers, report=report)
-        outline = outline_fit.OutlineRecipe(threads=threads)
-        begun = (out / "outline" / CHECKPOINT).is_file()
-        outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
-        card = ship.ship(data, out, recipe, outline, numbers, report)
-        if study:
-            cleaning.run(data, out, recipe, report)
-        if cleaned:
-            trained_on_cleaned.run(data, out, recipe, report)
-    typer.echo(str(card))
+    torch.set_num_threads(threads)
+    recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
+    numbers = range(1, seeds + 1)
+    fit.train(data, out, recipe, numbers, report=report)
+    outline = outline_fit.OutlineRecipe(threads=threads)
+    begun = (out / "outline" / CHECKPOINT).is_file()
+    outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
+    card = ship.ship(data, out, recipe, outline, numbers, report)
+    if study:
+        cleaning.run(data, out, recipe, report)
+    if cleaned:
+        trained_on_cleaned.run(data, out, recipe, report)
+    return card
 
 
-@train_app.command("despeckle")
+@verb(train_app, "despeckle")
 def train_despeckle(
     *,
+    report: Report,
     data: options.PublicData,
     out: options.Out,
     loss: Annotated[
@@ -427,59 +362,54 @@ def train_despeckle(
     threads: options.NetworkThreads = 2,
     workers: options.Workers = 1,
     resume: options.Resume = False,
-) -> None:
+) -> Path:
     """Train a network that reduces speckle.
 
     Example: ai-pipeline train despeckle --data DIR --out runs/despeckle --loss l1-perceptual
     """
-    with errors(), progress() as report:
-        from ai_training.despeckle import fit
-        from ai_training.despeckle.ship import train_and_ship
+    from ai_training.despeckle import fit
+    from ai_training.despeckle.ship import train_and_ship
 
-        recipe = fit.recipe_of(loss, iterations=iterations, seed=seed, threads=threads, workers=workers)
-        card = train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
-    typer.echo(str(card))
+    recipe = fit.recipe_of(loss, iterations=iterations, seed=seed, threads=threads, workers=workers)
+    return train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
 
 
-@train_app.command("label-colours")
-def train_label_colours(*, data: options.PublicData, as_json: options.AsJson = False) -> None:
+@verb(train_app, "label-colours")
+def train_label_colours(*, report: Report, data: options.PublicData) -> Figures:
     """Train four small networks that show where colours between the classes come from; two minutes.
 
     Example: ai-pipeline train label-colours --data DIR
     """
-    with errors(), progress() as report:
-        from ai_training.despeckle.afterwards.labels import LabelRecipe, as_text, compare
+    from ai_training.despeckle.afterwards.labels import LabelRecipe, compare
 
-        result = compare(data, LabelRecipe(), report)
-    print_figures(result, as_text, as_json)
+    return compare(data, LabelRecipe(), report)
 
 
-@train_app.command("segmenters")
+@verb(train_app, "segmenters")
 def train_segmenters(
     *,
+    report: Report,
     data: options.PublicData,
     iterations: Annotated[
         int, typer.Option(min=1, help="Steps of the optimiser of each run. 50 epochs are 3281.")
     ] = 250,
     seeds: Annotated[int, typer.Option(min=1, max=10, help="Runs of each kind.")] = 1,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Train SegNet and a U-Net on raw, smoothed and both frames; outline test heads after each filter.
 
     Example: ai-pipeline train segmenters --data DIR --iterations 3281 --seeds 3
     """
-    with errors(), progress() as report:
-        from ai_training.despeckle.afterwards.segmenters import as_text, compare
-        from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
+    from ai_training.despeckle.afterwards.segmenters import compare
+    from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
 
-        recipe = SegmenterRecipe(iterations=iterations, seeds=tuple(range(1, seeds + 1)))
-        result = compare(data, recipe, _filters(), report)
-    print_figures(result, as_text, as_json)
+    recipe = SegmenterRecipe(iterations=iterations, seeds=tuple(range(1, seeds + 1)))
+    return compare(data, recipe, _filters(), report)
 
 
-@train_app.command("plane-segmenters")
+@verb(train_app, "plane-segmenters")
 def train_plane_segmenters(
     *,
+    report: Report,
     data: Annotated[
         Path, typer.Option(help="The unpacked archives of doi 10.5281/zenodo.8265464 (docs/training.md).")
     ],
@@ -487,43 +417,39 @@ def train_plane_segmenters(
         int | None,
         typer.Option(min=1, help="Small networks, so many steps. Default: 50 epochs of SegNet's own size."),
     ] = None,
-    as_json: options.AsJson = False,
-) -> None:
+) -> Figures:
     """Train SegNet and a U-Net on brain, CSP and ventricles; Dice by plane and class after each filter.
 
     The published comparison on its own data, for a GPU; with --iterations, small, for two cores.
 
     Example: ai-pipeline train plane-segmenters --data DIR --iterations 2000
     """
-    with errors(), progress() as report:
-        from ai_training.despeckle.afterwards.planes import as_text, compare
-        from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
+    from ai_training.despeckle.afterwards.planes import compare
+    from ai_training.despeckle.afterwards.teaching import SegmenterRecipe
 
-        recipe = SegmenterRecipe(iterations=iterations) if iterations else None
-        result = compare(data, recipe, _filters(), report)
-    print_figures(result, as_text, as_json)
+    recipe = SegmenterRecipe(iterations=iterations) if iterations else None
+    return compare(data, recipe, _filters(), report)
 
 
 def export(
     *,
+    report: Report,
     data: options.ChestData,
     run: Annotated[Path, typer.Option(help="Folder that a training run left (or a lever of a study).")],
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
     levers: Annotated[Path | None, typer.Option(help="levers.json of a study, for the card.")] = None,
     threads: options.Threads = 0,
     cache: options.Cache = None,
-) -> None:
+) -> Path:
     """Make card and weights of a finished run: ONNX, calibration, thresholds, gate, reference for drift."""
-    with errors(), progress() as report:
-        import torch
+    import torch
 
-        from ai_training.chest.fit import trained_in
-        from ai_training.chest.ship import ship
+    from ai_training.chest.fit import trained_in
+    from ai_training.chest.ship import ship
 
-        if threads:
-            torch.set_num_threads(threads)
-        card = ship(data, out, trained_in(run), cache or out / "cache", report, levers)
-    typer.echo(str(card))
+    if threads:
+        torch.set_num_threads(threads)
+    return ship(data, out, trained_in(run), cache or out / "cache", report, levers)
 
 
 def _file(named: str) -> Path:
@@ -541,3 +467,49 @@ def _filters() -> dict[str, Filter]:
 
     tried = {name: made for name, made in filters().items() if name != "BM3D"}
     return {**tried, **autoencoders(), "ours": Despeckler.active().picture}
+
+
+def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
+    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains."""
+
+    def train(
+        *,
+        report: Report,
+        data: options.PublicData,
+        out: options.Out,
+        iterations: options.Iterations = steps,
+        seed: options.Seed = 1,
+        threads: options.NetworkThreads = 2,
+        workers: options.Workers = 1,
+        resume: options.Resume = False,
+    ) -> Path:
+        recipe, trained = load()
+        how = recipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card: Path = trained(data, out, how, resume=resume, report=report)
+        return card
+
+    train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
+    verb(train_app, name)(train)
+
+
+def _marks() -> tuple[Any, Any]:
+    from ai_training.ultrasound.marks import fit
+
+    return fit.MarkRecipe, fit.train
+
+
+def _anatomy() -> tuple[Any, Any]:
+    from ai_training.anatomy import fit
+
+    return fit.AnatomyRecipe, fit.train
+
+
+def _fetal() -> tuple[Any, Any]:
+    from ai_training.fetal import fit, ship
+
+    return fit.HeadRecipe, ship.train_and_ship
+
+
+_train_by_recipe("marks", 6000, "Train the detector of burned-in annotation in ultrasound pictures.", _marks)
+_train_by_recipe("anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy)
+_train_by_recipe("fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal)

@@ -30,11 +30,11 @@ from ai_training.detect.locating.trunk import trunk_of
 from ai_training.detect.locating.truth import detection_boxes
 from ai_training.detect.locating.yolo import YoloRecipe
 from ai_training.detect.pictures import write_pictures
-from ai_training.detect.text import as_markdown
 from ai_training.errors import DataMissing
 from ai_training.progress import Report
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import read_grey
+from ai_training.text import figures_text
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
     result = {"model": card.name, "split": split, **figures, "moving": moving}
     if report_to is not None:
         write_pictures(report_to, case, predictions)
-        (report_to / "figures.md").write_text(as_markdown(result), encoding="utf-8")
+        (report_to / "figures.txt").write_text(figures_text(result), encoding="utf-8")
     return result
 
 

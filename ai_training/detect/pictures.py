@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ai_training.detect.locating.cross_validation import LabelledBoxes, Predictions
 from ai_training.detect.locating.scores import Corners
-from ai_training.detect.locating.truth import corners, overlap
+from ai_training.detect.locating.truth import corners
+from ai_training.metrics import overlap
 from ai_training.sets.files import read_grey
 
 SIDE, ACROSS, DOWN = 200, 4, 2  # pixels of a tile, tiles of a sheet

@@ -24,7 +24,6 @@ from ai_training.progress import Report, silent
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import ChestImage
-from ai_training.text import NOT_DIAGNOSTIC, interval
 
 SMALLEST: Final = 224
 """Shorter side of a film, at least (pixels)."""
@@ -120,22 +119,6 @@ def called_whole(films: Sequence[CutFilm], judges: Completeness) -> list[tuple[s
         for edge in Edge
         if _called(judges, film, edge)
     ]
-
-
-def as_text(result: Mapping[str, Any]) -> str:
-    """The figures of :func:`measured` as lines for a terminal."""
-    lines = [f"completeness of {result['films']} films, each whole and cut four times"]
-    lines += [
-        f"  cut at the {edge}: recognised {interval(result['recognised'][edge])}, "
-        f"of whole films {interval(result['whole_called'][edge])} called"
-        for edge in result["recognised"]
-    ]
-    lines.append(
-        f"  whole films called at top or bottom: {interval(result['whole_called_at_top_or_bottom'])}"
-    )
-    lines.append(f"  whole films called at any edge: {interval(result['whole_called_at_any'])}")
-    lines += [f"  called, and not cut by us: {name} ({edge})" for name, edge in result["called"]]
-    return "\n".join([*lines, NOT_DIAGNOSTIC])
 
 
 def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ai_training.evaluation.text import BASELINES
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 COLUMNS = 4
+BASELINES = {"hog": "HOG + kernel ridge", "age_sex_view": "age, sex, view", "source": "source alone"}
 DPI = 110
 
 

@@ -9,12 +9,9 @@ The interface that they are used through is :mod:`ai_pipeline.burnin.fill.inpain
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
-
-from ai_pipeline.burnin.fill.inpainters import Floats, NetworkInpainter
 
 LATENT = 16
 
@@ -134,18 +131,6 @@ class PatchDiscriminator(nn.Module):
 
 
 ARCHITECTURES: dict[str, type[Filler]] = {"oci-gan": OciGan, "unet": UNet, "vae": Vae}
-
-
-def inpainter_of(name: str, network: Filler) -> NetworkInpainter:
-    """``network`` as an inpainter, on torch."""
-    network.eval()
-
-    def run(start: Floats, hole: Floats) -> Floats:
-        with torch.inference_mode():
-            filled = network(torch.from_numpy(start), torch.from_numpy(hole))
-        return np.asarray(filled.numpy(), np.float32)
-
-    return NetworkInpainter(name, run)
 
 
 def _emptied(start: Tensor, hole: Tensor) -> Tensor:

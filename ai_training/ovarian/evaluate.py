@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
         "trained_on_cleaned": study_figures.trained_on_cleaned(held_out),
         "other_networks": study_figures.other_networks(held_out),
     }
+
+
+def missed_targets(result: Mapping[str, Any]) -> list[str]:
+    """Which of the design's targets are not reached, in words."""
+    reached = result["cross_validation"]["macro_auc"][0] >= TARGET
+    return [] if reached else [f"macro AUC of {TARGET}"]
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:

@@ -246,9 +246,6 @@ class _OvarianRun(TrainingRun):
         self.labels = np.array([frame.label for frame in frames], np.intp)
         self.rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS))
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
         steps = recipe.iterations(len(self.rows))
         plan = Plan(
             iterations=steps,
@@ -257,7 +254,7 @@ class _OvarianRun(TrainingRun):
             validate_every=steps,
             ema=recipe.ema,
         )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network, recipe.weight_decay)
 
     def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
         batches = OvarianBatches(self.recipe, self.pixels, self.labels, self.rows, self.seen)

@@ -10,7 +10,6 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +19,6 @@ from iterstrat.ml_stratifiers import IterativeStratification
 from ai_training.sets.images import LABELS, ChestImage, ChestSet
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRow:
-    """One split: how many patients and images, and how many images with each label."""
-
-    name: str
-    patients: int
-    images: int
-    positives: Mapping[str, int]
 
 
 def split_by_patient(
@@ -54,14 +43,23 @@ def split_by_patient(
     return [splits[number] for number in of_patient[owner]]
 
 
-def table(images: Sequence[ChestImage], splits: Sequence[str], labels: Sequence[str]) -> list[SplitRow]:
-    """The contents of each split."""
-    rows: list[SplitRow] = []
-    for name in dict.fromkeys((*SHARES, *splits)):
-        inside = [image for image, split in zip(images, splits, strict=True) if split == name]
-        positives = {label: sum(image.labels[LABELS.index(label)] for image in inside) for label in labels}
-        rows.append(SplitRow(name, len({image.patient for image in inside}), len(inside), positives))
-    return rows
+def table(
+    images: Sequence[ChestImage], splits: Sequence[str], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """The contents of each split: patients, images, and the positives of each label."""
+    held = {
+        name: [image for image, split in zip(images, splits, strict=True) if split == name]
+        for name in dict.fromkeys((*SHARES, *splits))
+    }
+    numbers = {label: LABELS.index(label) for label in labels}
+    return {
+        "patients": {name: len({image.patient for image in inside}) for name, inside in held.items()},
+        "images": {name: len(inside) for name, inside in held.items()},
+        **{
+            label: {name: sum(one.labels[number] for one in inside) for name, inside in held.items()}
+            for label, number in numbers.items()
+        },
+    }
 
 
 def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:

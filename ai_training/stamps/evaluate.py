@@ -28,7 +28,6 @@ from ai_training.progress import Report, silent
 from ai_training.sets.chest import chest_set
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import ChestImage
-from ai_training.text import NOT_DIAGNOSTIC, interval
 from ai_training.ultrasound.overlays.styles import HELD_OUT, TRAIN
 from ai_training.ultrasound.overlays.typesetting import Face, Hand, stencil
 
@@ -166,21 +165,6 @@ def figures(cases: Sequence[StampCase]) -> dict[str, Any]:
         },
         "seconds": {"model": round(float(seconds[0]), 3), "stamps": round(float(seconds[1]), 3)},
     }
-
-
-def as_text(result: Mapping[str, Any]) -> str:
-    """The figures as lines for a terminal."""
-    seconds = result["seconds"]
-    lines = [f"{result['split']}: {result['films']} films of {result['patients']} patients"]
-    lines += [
-        f"{name}: {interval(found['share'])} of {found['films']}" for name, found in result["shares"].items()
-    ]
-    lines += [
-        f"  drawn {word}, read right: {interval(found['share'])} of {found['films']}"
-        for word, found in result["drawn"].items()
-    ]
-    lines.append(f"seconds a film (median): networks {seconds['model']}, stamps {seconds['stamps']}")
-    return "\n".join([*lines, NOT_DIAGNOSTIC])
 
 
 def _share(cases: Sequence[StampCase], name: str) -> dict[str, Any]:

@@ -56,11 +56,7 @@ class ArmRun(TrainingRun):
         self.learned, self.held = material.rows(arm)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = started(arm, weights, self.pixels[self.learned[: 2 * AT_ONCE]]).to(self.device)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         lesson = arm.lesson
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lesson.learning_rate, weight_decay=lesson.weight_decay
-        )
         plan = Plan(
             iterations=lesson.iterations,
             learning_rate=lesson.learning_rate,
@@ -68,7 +64,7 @@ class ArmRun(TrainingRun):
             validate_every=lesson.iterations,
             ema=0.0,
         )
-        super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, optimiser)
+        super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, lesson.weight_decay)
 
     def batches(self, iterations: range) -> Iterator[tuple[Tensor, Tensor]]:
         copies = self.arm.lesson.copies

@@ -18,7 +18,6 @@ started again at once. Exit status 1 where the ledger does not balance.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -40,6 +39,7 @@ from sqlalchemy import func, select
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.faults import start
+from benchmarks.lab import command_line
 from benchmarks.site.ledger import Sent, count, mistakes, wait_until_settled
 from dicom_node import services
 from dicom_node.config import loading
@@ -249,9 +249,7 @@ def turnaround(site: Site) -> dict[str, float]:
 
 def main() -> int:
     """Plan, run, count, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--studies", type=int, default=4000)
     parser.add_argument("--modalities", type=int, default=120)
     parser.add_argument("--minutes", type=float, default=60, help="how long the day takes")

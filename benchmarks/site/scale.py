@@ -17,7 +17,6 @@ others have two workers of two cores. Quiet time is not counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -32,6 +31,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.lab import command_line
 from benchmarks.site.day import busiest_hour
 from benchmarks.site.simulation import Route, Station, poisson, simulate
 from dicom_node.outbox.delivery_worker import DeliveryWorker
@@ -67,9 +67,7 @@ class Step:
 
 def main() -> int:
     """Measure if asked to, simulate, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--measured", type=Path, default=MEASURED)
     parser.add_argument("--seed", type=int, default=1)

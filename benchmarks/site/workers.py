@@ -10,7 +10,6 @@ which every worker has work: from the first job of the worker that came last to 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from sqlalchemy import func, select
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.lab import command_line
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.store.tables import Job
@@ -42,9 +42,7 @@ class Begun:
 
 def main() -> int:
     """Measure with one and with two, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--studies", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=5)
     given = parser.parse_args()

@@ -33,7 +33,8 @@ from ai_training.detect.locating.scores import (
     place_figures,
 )
 from ai_training.detect.locating.trunk import TrunkFeatures, read_images
-from ai_training.detect.locating.truth import corners, overlap
+from ai_training.detect.locating.truth import corners
+from ai_training.metrics import overlap
 from ai_training.progress import Report
 from ai_training.sets.images import LABELS, ChestImage, TruthBox
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.locating.truth import overlap
 from ai_training.metrics import (
     Floats,
     average_precision,
     interval,
     mean_interval,
+    overlap,
     patient_weights,
     resampled_average_precision,
 )

@@ -17,7 +17,8 @@ from ai_training.detect.locating.fusion import FittedHead
 from ai_training.detect.locating.locators import Floats, Locator
 from ai_training.detect.locating.scores import Corners, Place
 from ai_training.detect.locating.trunk import read_images
-from ai_training.detect.locating.truth import corners, overlap
+from ai_training.detect.locating.truth import corners
+from ai_training.metrics import overlap
 from ai_training.progress import Report
 
 RIGHT = 0.1  # overlap with the radiologist's box from which a box is not wrong

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ai_training.errors import DataMissing
+from ai_training.metrics import overlap
 from ai_training.sets.box_lists import listed_boxes
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import TruthBox
@@ -39,17 +40,6 @@ def corners(box: TruthBox) -> tuple[float, float, float, float]:
     """``(left, top, right, bottom)`` as shares of the image's side, cut at its edges."""
     left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
     return left, top, right, bottom
-
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes ``(left, top, right, bottom)``."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    common = width * height
-    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return common / (both - common)
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask
-from ai_training.metrics import patient_weights, ratio
+from ai_training.metrics import overlap, patient_weights, ratio
 from ai_training.sets.files import rows
 from ai_training.ultrasound.content.marked import (
     Content,
@@ -94,21 +94,13 @@ def summary(frames: Sequence[FrameAgreement]) -> dict[str, Any]:
 
 def _matched(first: Sequence[Box], second: Sequence[Box]) -> Iterator[tuple[int, tuple[int, float]]]:
     """The best pairs of boxes first, each box once: ``(first, (second, overlap))``."""
-    overlaps = ((_overlap(one, other), i, j) for i, one in enumerate(first) for j, other in enumerate(second))
+    overlaps = ((overlap(one, other), i, j) for i, one in enumerate(first) for j, other in enumerate(second))
     left, right = set(range(len(first))), set(range(len(second)))
-    for overlap, one, other in sorted(overlaps, reverse=True):
-        if overlap >= SAME and one in left and other in right:
+    for same, one, other in sorted(overlaps, reverse=True):
+        if same >= SAME and one in left and other in right:
             left.remove(one)
             right.remove(other)
-            yield one, (other, overlap)
-
-
-def _overlap(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    common = max(width, 0) * max(height, 0)
-    areas = sum((right - left) * (bottom - top) for left, top, right, bottom in (one, other))
-    return common / (areas - common)
+            yield one, (other, same)
 
 
 def _ink(objects: Sequence[MarkedObject], content: Content | None) -> Mask | None:

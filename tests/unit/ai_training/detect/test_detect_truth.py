@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("iterstrat")
 
 from ai_training.detect.locating.folds import FOLDS, folds
-from ai_training.detect.locating.truth import corners, detection_boxes, overlap
+from ai_training.detect.locating.truth import corners, detection_boxes
 from ai_training.errors import DataMissing
+from ai_training.metrics import overlap
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import LABELS, TruthBox
 

@@ -27,10 +27,10 @@ from ai_training.evaluation import baseline, evaluate
 from ai_training.evaluation.baseline import source_scores
 from ai_training.evaluation.evaluate import evaluate_chest
 from ai_training.evaluation.plots import write_report
-from ai_training.evaluation.text import as_text
 from ai_training.pages import models as cardpage
 from ai_training.sets.chest import chest_images
 from ai_training.sets.images import LABELS, ChestImage
+from ai_training.text import figures_text
 from tests.unit.ai_training.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"
@@ -74,7 +74,7 @@ def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[
 
 def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    text = as_text(result)
+    text = figures_text(result)
     assert text.endswith("Not for diagnostic use.")
     assert "None" not in text and "nan" not in text
 
@@ -158,7 +158,7 @@ def test_a_sites_manifest_is_measured_without_train_images(download: Path, tmp_p
     assert found["main"]["images"] == 100
     assert found["probes"] == {}
     assert "mean_auc_hog" not in found["main"]
-    assert "None" not in as_text(found)
+    assert "None" not in figures_text(found)
 
 
 def test_a_split_without_images_is_refused(download: Path, tmp_path: Path) -> None:

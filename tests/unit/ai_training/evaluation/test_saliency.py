@@ -23,7 +23,6 @@ from ai_training.evaluation.saliency.heatmaps import (
     torch_network,
 )
 from ai_training.evaluation.saliency.randomised import STAGES, cascade, randomisation
-from ai_training.evaluation.text import saliency_lines
 from ai_training.sets.images import TruthBox
 
 Maps = npt.NDArray[np.float32]
@@ -168,10 +167,8 @@ def test_the_shown_heat_map_knows_more_than_the_centre_and_depends_on_the_networ
         last = figures["randomisation"][name][-1]
         assert last["spearman"][0] < 0.8
         assert last["ssim"][0] < 0.8
-    assert len(list(saliency_lines(figures))) == 5
 
 
 @pytest.mark.data
 def test_without_boxes_there_is_nothing_to_report(data: Path) -> None:
     assert saliency_figures(data, "no such split", Classifier(find("chest-efficientnet-lite0"))) == {}
-    assert list(saliency_lines({})) == []

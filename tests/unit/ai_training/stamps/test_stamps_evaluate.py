@@ -24,7 +24,6 @@ from ai_training.stamps.evaluate import (
     StampCase,
     StampModels,
     _value,
-    as_text,
     draw,
     evaluate,
     figures,
@@ -128,7 +127,6 @@ def test_a_share_counts_the_films_that_were_asked() -> None:
     assert found["shares"]["read"] == {"share": [0.5, 0.0, 1.0], "films": 2}
     assert found["drawn"]["AP"]["films"] == 2
     assert found["seconds"] == {"model": 0.3, "stamps": 0.5}
-    assert "read: 0.500 [0.000, 1.000] of 2" in as_text({"split": "val", **found})
 
 
 def test_a_set_without_films_is_named(tmp_path: Path) -> None:

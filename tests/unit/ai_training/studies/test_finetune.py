@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import save_file
 
+from ai_training.cli.console import verb
 from ai_training.cli.study import finetune as command
 from ai_training.errors import DataMissing, ExperimentError
 from ai_training.networks.studies import fill, study_network
@@ -42,7 +43,7 @@ def changed(table: Path, name: str, change: dict[str, str | None]) -> Path:
 
 def test_the_verb_measures_on_held_out_patients_and_on_another_set(table: Path, tmp_path: Path) -> None:
     app = typer.Typer()
-    app.command()(command)
+    verb(app, "finetune")(command)
     arguments = ["--labels", table, "--target", "Cardiomegaly", "--out", tmp_path, "--test", table]
     arguments += ["--size", 32, "--iterations", 1, "--threads", 1]
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 from safetensors.torch import save_file
 
 from ai_pipeline.networks.foreign import torchvision_network
+from ai_training.cli.console import verb
 from ai_training.cli.study import study
 from ai_training.errors import ExperimentError
 from ai_training.studies import experiment
@@ -40,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_from_its_file_to_its_report(name: str, data: Path, tmp_path: Path) -> None:
     app = typer.Typer()
-    app.command()(study)
+    verb(app, "study")(study)
     command = [name, "--data", str(data), "--out", str(tmp_path), "--toy", "--threads", "1"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

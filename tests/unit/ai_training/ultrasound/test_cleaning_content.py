@@ -17,7 +17,6 @@ from ai_training.sets.files import rows
 from ai_training.ultrasound.content import scores
 from ai_training.ultrasound.content.marked import Content, MarkedContent, MarkedObject, ink
 from ai_training.ultrasound.content.scores import FrameOutcome, ObjectOutcome, summary
-from ai_training.ultrasound.tables import cleaning_text
 
 DATA = Path(__file__).resolve().parents[3] / "data"
 TOOLS: Any = SimpleNamespace(models=())
@@ -63,7 +62,7 @@ def test_shares_cut_lines_and_identity_are_counted() -> None:
     }
     assert result["content"]["all"]["share"][0] == 0.25
     assert result["background"] == {"filled": 9, "made_up": 3, "frames_with_any": 1}
-    assert "1 of 2 lines not covered" in cleaning_text(result)
+    assert result["identity"] == {"objects": 2, "left": 1}
 
 
 def test_what_is_made_up_beside_plain_background_is_seen() -> None:

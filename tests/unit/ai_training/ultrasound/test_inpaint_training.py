@@ -17,9 +17,16 @@ import torch
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpaint import inpaint as inpaint_stored
-from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.fill.inpainters import (
+    CORE,
+    Classical,
+    Floats,
+    Inpainter,
+    NetworkInpainter,
+    on_onnx,
+)
 from ai_pipeline.models import registry
-from ai_training.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, inpainter_of
+from ai_training.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae
 from ai_training.networks.perception import BLOCKS, Perception
 from ai_training.ultrasound.inpaint import fit as inpaint
 from ai_training.ultrasound.inpaint import scores as inpaintscores
@@ -62,6 +69,18 @@ def a_hole() -> tuple[Picture, Mask]:
     picture, hole = speckle(rows=130, columns=171), np.zeros((130, 171), np.bool_)
     hole[20:32, 30:140] = hole[100:128, 0:9] = hole[60:61, 60:61] = True
     return picture, hole
+
+
+def inpainter_of(name: str, network: Filler) -> NetworkInpainter:
+    """``network`` as an inpainter, on torch."""
+    network.eval()
+
+    def run(start: Floats, hole: Floats) -> Floats:
+        with torch.inference_mode():
+            filled = network(torch.from_numpy(start), torch.from_numpy(hole))
+        return np.asarray(filled.numpy(), np.float32)
+
+    return NetworkInpainter(name, run)
 
 
 def inpainters() -> list[Inpainter]:
