@@ -7,11 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.object_store.files import Files
 from dicom_node.results.common.context import BuiltObject
+from dicom_node.store.tables import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,27 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
     finally:
         for file in files.values():
             file.temporary.unlink(missing_ok=True)
+
+
+def result_row(
+    built: BuiltObject, file: ResultFile, door: Files, study_id: int, job_id: int, at: datetime
+) -> Result:
+    """The row of a new result. ``at``: when it was built; ``job_id``: its job, or that of its report."""
+    return Result(
+        study_id=study_id,
+        job_id=job_id,
+        kind=built.kind,
+        sop_instance_uid=built.sop_instance_uid,
+        sop_class_uid=built.sop_class_uid,
+        series_instance_uid=built.series_instance_uid,
+        path=door.relative(file.final),
+        sha256=file.sha256,
+        bytes=file.size,
+        supersedes=built.supersedes,
+        deidentified=built.deidentified,
+        pseudonym_domain=built.pseudonym_domain,
+        created_at=at,
+    )
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:

@@ -34,13 +34,13 @@ from dicom_node.results import (
     ResultFile,
     SourceObject,
     put_in_place,
+    result_row,
     written,
 )
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
-from dicom_node.store.results import this_installation
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
@@ -193,7 +193,8 @@ class ResultWriter:
         for item in built:
             uid = item.sop_instance_uid
             if uid not in rows:
-                rows[uid] = stored.add(session, self._row(job, item, files[uid]))
+                row = result_row(item, files[uid], self._files, job.study_id, job.id, utc_now())
+                rows[uid] = stored.add(session, row)
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
                     stored.note_findings(session, rows[uid], end.present)
@@ -242,23 +243,6 @@ class ResultWriter:
             takers = [peer for peer in self._settings.peers if peer.assessments]
             peers = [peer for peer in takers if peer.name == delivery.destination]
             outbox.enqueue(session, delivery.result, peers)
-
-    def _row(self, job: ClaimedJob, item: BuiltObject, file: ResultFile) -> Result:
-        return Result(
-            study_id=job.study_id,
-            job_id=job.id,
-            kind=item.kind,
-            sop_instance_uid=item.sop_instance_uid,
-            sop_class_uid=item.sop_class_uid,
-            series_instance_uid=item.series_instance_uid,
-            path=self._files.relative(file.final),
-            sha256=file.sha256,
-            bytes=file.size,
-            supersedes=item.supersedes,
-            deidentified=item.deidentified,
-            pseudonym_domain=item.pseudonym_domain,
-            created_at=utc_now(),
-        )
 
     def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
@@ -330,7 +314,7 @@ class ResultWriter:
         names = [peer.name for peer in peers]
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
-            installation = this_installation(session)
+            installation = stored.this_installation(session)
         known = self._peers(job, deidentified=domain is not None)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in known) else "utf8"
