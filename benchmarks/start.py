@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bombs import CONFIG, ENDS, state_of
 from benchmarks.sender import associate
 from benchmarks.turnaround import chests
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 from tests.inbox_lab import spooled
 from tests.modality import set_pixels, ultrasound
 from tests.node_lab import Node, running, store

@@ -25,14 +25,7 @@ from dicom_node.background import Background, inode
 from dicom_node.config.fixed import NEEDS_RESTART, fixed
 from dicom_node.config.settings import Settings
 from dicom_node.environment import without_secrets
-from dicom_node.errors import (
-    CannotListen,
-    ConfigurationError,
-    ExitCode,
-    NodeError,
-    SpoolFull,
-    UnsafeFolder,
-)
+from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.full_disk import listener_command, listener_place, wait_for_space
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name

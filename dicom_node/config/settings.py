@@ -8,6 +8,7 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -281,6 +282,11 @@ class PeerSettings(_Section):
         """``port is missing``: what a DICOM association to this peer lacks, "" where nothing."""
         missing = [key for key in ("host", "port") if not getattr(self, key)]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
+
+
+def matches(pattern: str, value: str) -> bool:
+    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
 
 
 class Conditions(_Section):

@@ -7,7 +7,7 @@ from dicom_node.results.build_deidentified import Deidentified, build_deidentifi
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
-from dicom_node.results.files import ResultFile, put_in_place, result_row, written
+from dicom_node.results.files import ResultFile, put_in_place, row_values, written
 from dicom_node.results.ko.rejection import build_rejection
 
 __all__ = [
@@ -29,6 +29,6 @@ __all__ = [
     "is_own_result",
     "put_in_place",
     "repairs_of",
-    "result_row",
+    "row_values",
     "written",
 ]

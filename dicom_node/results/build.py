@@ -41,18 +41,9 @@ from dicom_node.results.sc.captures import (
     build_heatmap,
     with_evidence,
 )
-from dicom_node.results.sc.cleaned import (
-    build_cleaned,
-    cleaned_class,
-    series_parts,
-)
+from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
 from dicom_node.results.sc.page import build_failure_page, build_page
-from dicom_node.results.seg.segmentation import (
-    ORGAN_SERIES,
-    build_organs,
-    build_segmentation,
-    is_empty,
-)
+from dicom_node.results.seg.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)

@@ -7,13 +7,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.object_store.files import Files
 from dicom_node.results.common.context import BuiltObject
-from dicom_node.store.tables import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +45,11 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
             file.temporary.unlink(missing_ok=True)
 
 
-def result_row(
-    built: BuiltObject, file: ResultFile, door: Files, study_id: int, job_id: int, at: datetime
-) -> Result:
-    """The row of a new result. ``at``: when it was built; ``job_id``: its job, or that of its report."""
-    return Result(
-        study_id=study_id,
-        job_id=job_id,
-        kind=built.kind,
-        sop_instance_uid=built.sop_instance_uid,
-        sop_class_uid=built.sop_class_uid,
-        series_instance_uid=built.series_instance_uid,
-        path=door.relative(file.final),
-        sha256=file.sha256,
-        bytes=file.size,
-        supersedes=built.supersedes,
-        deidentified=built.deidentified,
-        pseudonym_domain=built.pseudonym_domain,
-        created_at=at,
-    )
+def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
+    """The columns of a new result's row that the object and its file say."""
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
+    values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
+    return {**values, "path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:

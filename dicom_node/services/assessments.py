@@ -393,7 +393,7 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
 
 def _send(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
-    from dicom_node.results import build_assessment, put_in_place, result_row, written
+    from dicom_node.results import build_assessment, put_in_place, row_values, written
 
     reached: set[str] = set()
     door = Files(settings)
@@ -409,7 +409,8 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
             continue
         with written([built], door) as files:
             file = files[built.sop_instance_uid]
-            row = result_row(built, file, door, study, report.job_id, utc_now())
+            values = row_values(built, file, door)
+            row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
             outbox.enqueue(session, stored.add(session, row), peers)
             for one in rows:
                 one.sent_in = built.sop_instance_uid

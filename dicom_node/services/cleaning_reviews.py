@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from sqlalchemy import Select, func, select
@@ -168,7 +168,7 @@ def _decide(
     verdict: ReviewVerdict,
     by: Person,
     what: Mapping[str, object] = MappingProxyType({}),
-    **fields: int,
+    **fields: Any,
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
     reviews.decide(session, instance.id, verdict, by.name)

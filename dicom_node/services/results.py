@@ -72,7 +72,7 @@ def withdraw(
 
     Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to withdraw), FaultyInput.
     """
-    from dicom_node.results import build_rejection, put_in_place, result_row, written
+    from dicom_node.results import build_rejection, put_in_place, row_values, written
 
     words, now = checked_reason(because), by.now
     door = Files(settings)
@@ -91,8 +91,8 @@ def withdraw(
         with written(notes, door) as files:
             note = None
             for built in notes:
-                study_id, job_id = to_inform[0].study_id, to_inform[0].job_id
-                row = result_row(built, files[built.sop_instance_uid], door, study_id, job_id, now)
+                values = row_values(built, files[built.sop_instance_uid], door)
+                row = Result(study_id=study.id, job_id=to_inform[0].job_id, created_at=now, **values)
                 note = stored.add(session, row)
                 reached = set().union(*(_arrived(one) for one in to_inform)) & _iocm(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -17,13 +17,12 @@ from ai_pipeline.shown import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
-from dicom_node.jobs.purged import give_up
+from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState
+from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.monitoring.tally import Tallies, Tally
 from dicom_node.object_store.files import Files
 from dicom_node.results import (
@@ -34,7 +33,7 @@ from dicom_node.results import (
     ResultFile,
     SourceObject,
     put_in_place,
-    result_row,
+    row_values,
     written,
 )
 from dicom_node.sitekey import load_or_create
@@ -44,6 +43,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
+_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be made again as it was"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -193,7 +193,8 @@ class ResultWriter:
         for item in built:
             uid = item.sop_instance_uid
             if uid not in rows:
-                row = result_row(item, files[uid], self._files, job.study_id, job.id, utc_now())
+                values = row_values(item, files[uid], self._files)
+                row = Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
                 rows[uid] = stored.add(session, row)
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
@@ -204,7 +205,7 @@ class ResultWriter:
             peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
             if rows[uid].purged:
-                give_up(session, rows[uid], peers)
+                _give_up(session, rows[uid], peers)
                 continue
             waiting += outbox.enqueue(
                 session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
@@ -410,3 +411,16 @@ def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
     wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
     return [group for group in wanted if group] or [[]]
+
+
+def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
+    """Write down who misses a result that would be another object if it were made now.
+
+    Its delivery is withdrawn until a job makes the object as it was.
+    """
+    for peer in peers:
+        delivery = deliveries.add(session, row, peer.name)
+        if delivery.state is DeliveryState.PENDING:
+            deliveries.withdraw(session, delivery, _NOT_AGAIN)
+            named = {"instance": row.sop_instance_uid, "destination": peer.name}
+            record(session, RESULT_LOST, row.study_id, **named)
