@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli.admin import config, db, demo, node, tokens, users
+from dicom_node.cli.admin import config, demo, node, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import messages, peers, rules
 from dicom_node.cli.records import (
@@ -51,9 +51,9 @@ for name, group in (
     ("processes", processes.app),
     ("models", models.app),
     ("config", config.app),
-    ("db", db.app),
+    ("db", node.database),
     ("users", users.app),
-    ("tokens", tokens.app),
+    ("tokens", users.tokens),
 ):
     app.add_typer(group, name=name)
 

@@ -45,6 +45,8 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+NEEDS_RESTART = "cannot change while the node runs: restart it"
+"""Of the settings that are ``Settings.fixed``."""
 
 
 class NodeSettings(_Section):
@@ -407,6 +409,19 @@ class Settings(_Section):
         """URL of the database, SQLite under ``data_dir`` by default."""
         given = self.node.database_url.get_secret_value()
         return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """What listener and database connection have from their start: a running node cannot change it."""
+        return {
+            "node.data_dir": self.node.data_dir,
+            "node.database_url": self.node.database_url,
+            "listener.host": self.listener.host,
+            "listener.port": self.listener.port,
+            "listener.share_port": self.listener.share_port,
+            "spool.minimum_free_mib": self.spool.minimum_free_mib,
+            "object_store.url": self.object_store.url,
+        }
 
     def for_children(self) -> str:
         """All of it as JSON, passwords included: for the standard input of a process of the node, no file."""

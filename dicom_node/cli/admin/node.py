@@ -1,4 +1,4 @@
-"""Verbs for the whole node: ``serve``, ``reload``, ``check``, ``support-bundle``, ``backup``, ``restore``."""
+"""Verbs for the whole node: it runs, is checked, saved and restored; its database gets this version."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from dicom_node import __version__, logs
-from dicom_node.cli.common.options import Config, JsonObject, RoleOption, load
+from dicom_node.cli.common.options import Config, JsonObject, RoleOption, group, load
 from dicom_node.cli.common.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 
 app = typer.Typer()
+database = group("The database.")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -124,3 +125,12 @@ def restore(
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex takes in what came after the backup.")
+
+
+@database.command(epilog="Example: dicom-node db upgrade --config node.toml")
+def upgrade(config: Config) -> None:
+    """Create the database or bring its schema to this version. Stop the node first."""
+    from dicom_node import services
+
+    version = services.upgrade_database(load(config))
+    say(f"The database has version {version}.")
