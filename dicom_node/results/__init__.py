@@ -8,7 +8,7 @@ from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, Resu
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, written
-from dicom_node.results.ko.rejection import build_rejection
+from dicom_node.results.rejection import build_rejection
 
 __all__ = [
     "NOT_HERE",
