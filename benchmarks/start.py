@@ -33,8 +33,8 @@ from benchmarks.bombs import ENDS, quick, state_of
 from benchmarks.lab import command_line, rule
 from benchmarks.sender import associate
 from benchmarks.turnaround import chests
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 from tests.inbox_lab import spooled
 from tests.modality import set_pixels, ultrasound
 from tests.node_lab import Node, running, store

@@ -197,6 +197,12 @@ AUDIT_NOT_SENT = EventType(6030, _ERROR, "audit messages cannot be sent: they wa
 AUDIT_SENT_AGAIN = EventType(6031, _INFO, "audit messages are sent again")
 AUDIT_NOT_MADE = EventType(6059, _ERROR, "no valid audit message can be made of a record: it was not sent")
 
+INDEXED = tuple(
+    kind.number
+    for kind in (OBJECT_INDEXED, OBJECT_DUPLICATE, OBJECT_REVISED, OBJECT_CONFLICT, OBJECT_QUARANTINED)
+)
+"""Numbers of what indexing may say of an object."""
+
 _LOGGER = logging.getLogger("dicom_node.events")
 
 

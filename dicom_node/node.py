@@ -22,17 +22,9 @@ from typing import Any
 
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
-from dicom_node.config.fixed import NEEDS_RESTART, fixed
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.environment import without_secrets
-from dicom_node.errors import (
-    CannotListen,
-    ConfigurationError,
-    ExitCode,
-    NodeError,
-    SpoolFull,
-    UnsafeFolder,
-)
+from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.full_disk import listener_command, listener_place, wait_for_space
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
@@ -192,8 +184,8 @@ class _MainProcess:
         checked = preflight.check(self._files, self._role)
         if checked.problems or checked.settings is None:
             raise ConfigurationError(checked.problems)
-        for key, value in fixed(checked.settings).items():
-            if value != fixed(self._settings)[key]:
+        for key, value in checked.settings.fixed.items():
+            if value != self._settings.fixed[key]:
                 checked.files.add_named(key, str(value), NEEDS_RESTART)
         if checked.problems:
             raise ConfigurationError(checked.problems)

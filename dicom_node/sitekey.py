@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dicom_node.errors import ConfigProblem, ConfigurationError
 
 _BYTES: Final = 32
+_NONCE_BYTES: Final = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
 _OTHERS: Final = 0o077  # any right of group or world
 _OTHERS_WRITE: Final = 0o022
 
@@ -32,6 +35,29 @@ class SiteKey:
     def derive(self, purpose: str) -> bytes:
         """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); none can be computed from another."""
         return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
+
+
+class Seal:
+    """Encrypts texts for one purpose (AES-256-GCM under a key derived from the site key).
+
+    Each is bound to what it is ``of`` (associated data), and opens for nothing else. Raises
+    ConfigurationError where the site key cannot be used.
+    """
+
+    def __init__(self, data_dir: Path, purpose: str) -> None:
+        self._cipher = AESGCM(load_or_create(data_dir).derive(purpose))
+
+    def close(self, text: str, of: str) -> bytes:
+        """The text, sealed."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
+
+    def open(self, sealed: bytes, of: str) -> str | None:
+        """The text again; None where it was sealed under another site key, or is of something else."""
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], of.encode()).decode()
+        except (InvalidTag, ValueError):  # the second: too short to be sealed
+            return None
 
 
 def path_of(data_dir: Path) -> Path:

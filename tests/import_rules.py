@@ -13,7 +13,6 @@ CELLAR = (
     "dicom_node.config.settings",
     "dicom_node.config.object_store",
     "dicom_node.config.notifications",
-    "dicom_node.config.patterns",
     "dicom_node.errors",
     "dicom_node.events",
     "dicom_node.printable",
@@ -46,8 +45,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *CELLAR,
         *LOGS,
         "dicom_node.signals",
-        "dicom_node.inbox.spool",
+        "dicom_node.inbox.header",
         "dicom_node.inbox.journal",
+        "dicom_node.inbox.spool",
     ),
     "dicom_node.inbox": (
         *CELLAR,
@@ -261,10 +261,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("dicom_console", "dicom_node.notifications.message"),
     "uvicorn": ("dicom_console",),
     "prometheus_client": ("dicom_console",),
-    "cryptography": (
-        "dicom_node.sitekey", "dicom_node.decisions.words", "dicom_node.jobs.worker.readings",
-        "dicom_node.services.patients",
-    ),
+    "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
 LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
 EAGER = (

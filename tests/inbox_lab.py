@@ -17,10 +17,10 @@ from sqlalchemy import select
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, LISTENER_STARTED, Event, EventType
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 from dicom_node.object_store.files import Files
 from dicom_node.store import migrate
 from dicom_node.store.database import Database

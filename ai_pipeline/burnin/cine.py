@@ -30,8 +30,8 @@ from ai_pipeline.burnin.planning import (
     find_faint_writing,
     with_faint_writing,
 )
-from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
+from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 

@@ -21,15 +21,9 @@ from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import (
-    RemovalPlan,
-    box_marks,
-    check_share,
-    plan_views,
-    with_faint_writing,
-)
-from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views, with_faint_writing
 from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.contract import ImageHeader, PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 

@@ -9,14 +9,7 @@ from ai_pipeline.chest import intended_use
 from ai_pipeline.chest.anatomy import ORGANS
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.ratio import CARDIOTHORACIC_RATIO, WIDTH, Projections
-from ai_pipeline.contract import (
-    Code,
-    MeasuredQuantity,
-    ModelSlot,
-    PipelineCard,
-    PipelineOptions,
-    option,
-)
+from ai_pipeline.contract import Code, MeasuredQuantity, ModelSlot, PipelineCard, PipelineOptions, option
 
 
 class ChestOptions(PipelineOptions):

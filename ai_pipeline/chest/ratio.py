@@ -12,15 +12,7 @@ from typing import Final
 
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
 from ai_pipeline.chest.intended_use import projection_of
-from ai_pipeline.contract import (
-    BURNED_IN,
-    Code,
-    ImageHeader,
-    Measurement,
-    ModelRef,
-    QualityNote,
-    SourceImage,
-)
+from ai_pipeline.contract import BURNED_IN, Code, ImageHeader, Measurement, ModelRef, QualityNote, SourceImage
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
 from ai_pipeline.images.orientation import Pose
 

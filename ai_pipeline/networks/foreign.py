@@ -23,11 +23,7 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 def timm_network(architecture: str, labels: int, channels: int) -> Any:
     """timm's network of that name, for so many ``labels`` and ``channels``, unfilled. Raises CannotAdapt."""
-    offer_torchvision_operators()
-    try:
-        import timm
-    except ImportError as error:
-        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
+    timm = _timm()
     if not timm.is_model(architecture):
         raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}")
     return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels)
@@ -35,14 +31,28 @@ def timm_network(architecture: str, labels: int, channels: int) -> Any:
 
 def timm_eva(**shape: Any) -> Any:
     """timm's ``Eva`` of that shape, unfilled. Raises CannotAdapt."""
+    return _exportable().eva.Eva(**shape)
+
+
+def timm_vision_transformer(**shape: Any) -> Any:
+    """timm's ``VisionTransformer`` of that shape, unfilled. Raises CannotAdapt."""
+    return _exportable().vision_transformer.VisionTransformer(**shape)
+
+
+def _exportable() -> Any:
+    """timm's models with their attention spelled out, so that they can be exported."""
+    timm = _timm()
+    timm.layers.set_fused_attn(enable=False)
+    return timm.models
+
+
+def _timm() -> Any:
     offer_torchvision_operators()
     try:
-        from timm.layers import set_fused_attn
-        from timm.models.eva import Eva
+        import timm
     except ImportError as error:
         raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
-    set_fused_attn(enable=False)  # spelled out, it can be exported
-    return Eva(**shape)
+    return timm
 
 
 def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
@@ -62,18 +72,6 @@ def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channe
     own = {name: state[name] for name in network.state_dict() if name in state}
     fill(network, own, architecture)
     return WithMaps(network, features=True, places=True)
-
-
-def timm_vision_transformer(**shape: Any) -> Any:
-    """timm's ``VisionTransformer`` of that shape, unfilled. Raises CannotAdapt."""
-    offer_torchvision_operators()
-    try:
-        from timm.layers import set_fused_attn
-        from timm.models.vision_transformer import VisionTransformer
-    except ImportError as error:
-        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
-    set_fused_attn(enable=False)  # spelled out, it can be exported
-    return VisionTransformer(**shape)
 
 
 def fill(network: Any, state: dict[str, Tensor], name: str) -> None:

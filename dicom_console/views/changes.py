@@ -13,13 +13,12 @@ from dicom_node.store.tables import EventRow, Job
 
 _MAY_BE_LATE = 5000  # events that others may commit while one transaction lasts; some 0.3 ms to count
 
-
 AWAY = "away"
-"""The mark while the database does not answer."""
+"""In place of that text while the database does not answer."""
 
 
 def newest(database: Database) -> str:
-    """The mark of now, or AWAY."""
+    """A text that is another one after each event and each step of a job; AWAY without a database."""
     try:
         with database.read() as session:
             return _mark(session)
@@ -36,7 +35,7 @@ def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
 
 
 def _mark(session: Session) -> str:
-    """Another word after each event, and while a job gets on: all columns have an index.
+    """Asked for every few seconds: all columns have an index.
 
     Numbers of events are given before they are committed, so one may appear behind the newest: those of the
     last ones are counted. A number that is given again (a restored database) has another time.

@@ -28,16 +28,6 @@ from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json
 
 _MINUTES = 5  # that the rate of objects is taken from
-_ARRIVED = [
-    kind.number
-    for kind in (
-        events.OBJECT_INDEXED,
-        events.OBJECT_DUPLICATE,
-        events.OBJECT_REVISED,
-        events.OBJECT_CONFLICT,
-        events.OBJECT_QUARANTINED,
-    )
-]
 
 
 def overview(session: Session, settings: Settings) -> View:
@@ -106,7 +96,7 @@ def _count(session: Session, which: ColumnElement[bool]) -> int:
 
 def _arrived(session: Session) -> int:
     since = utc_now() - timedelta(minutes=_MINUTES)
-    return _count(session, (EventRow.at >= since) & EventRow.number.in_(_ARRIVED))
+    return _count(session, (EventRow.at >= since) & EventRow.number.in_(events.INDEXED))
 
 
 def _oldest(session: Session, column: Any, which: ColumnElement[bool]) -> str | None:

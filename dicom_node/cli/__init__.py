@@ -1,4 +1,4 @@
-"""``dicom-node``: one file per verb. Verbs hold no logic and import what is heavy only when they run."""
+"""``dicom-node``: one file per noun. Verbs hold no logic and import what is heavy only when they run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, tokens, users
+from dicom_node.cli.admin import config, demo, node, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
-from dicom_node.cli.network import echo, peers, rules, send
+from dicom_node.cli.network import messages, peers, rules
 from dicom_node.cli.records import (
-    associations,
     decisions,
     events,
     jobs,
@@ -36,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (serve, reload, check, echo, send, demo, backup, support):
+for verb in (node, messages, demo):
     app.add_typer(verb.app)
 for name, group in (
     ("peers", peers.app),
@@ -48,13 +47,13 @@ for name, group in (
     ("outbox", outbox.app),
     ("notifications", notifications.app),
     ("events", events.app),
-    ("associations", associations.app),
+    ("associations", events.associations),
     ("processes", processes.app),
     ("models", models.app),
     ("config", config.app),
-    ("db", db.app),
+    ("db", node.database),
     ("users", users.app),
-    ("tokens", tokens.app),
+    ("tokens", users.tokens),
 ):
     app.add_typer(group, name=name)
 

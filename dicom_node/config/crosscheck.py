@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.patterns import matches
-from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
 

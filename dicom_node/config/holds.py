@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dicom_node.config.patterns import matches
-from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 
 _SIGNS = frozenset("*?")
 

@@ -8,6 +8,7 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -44,6 +45,8 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+NEEDS_RESTART = "cannot change while the node runs: restart it"
+"""Of the settings that are ``Settings.fixed``."""
 
 
 class NodeSettings(_Section):
@@ -283,6 +286,11 @@ class PeerSettings(_Section):
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 
 
+def matches(pattern: str, value: str) -> bool:
+    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
+
+
 class Conditions(_Section):
     """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
 
@@ -401,6 +409,19 @@ class Settings(_Section):
         """URL of the database, SQLite under ``data_dir`` by default."""
         given = self.node.database_url.get_secret_value()
         return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """What listener and database connection have from their start: a running node cannot change it."""
+        return {
+            "node.data_dir": self.node.data_dir,
+            "node.database_url": self.node.database_url,
+            "listener.host": self.listener.host,
+            "listener.port": self.listener.port,
+            "listener.share_port": self.listener.share_port,
+            "spool.minimum_free_mib": self.spool.minimum_free_mib,
+            "object_store.url": self.object_store.url,
+        }
 
     def for_children(self) -> str:
         """All settings as JSON, passwords included: for the standard input of a process of the node, no

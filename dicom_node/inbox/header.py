@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from pydicom.filereader import read_file_meta_info
 
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicom_node.errors import SpoolError
-from dicom_node.model.spooled import Arrival
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
 ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
@@ -28,6 +28,22 @@ _AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every 
 _TIME_OF_ARRIVAL = b'"received_at":"'
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _BLOCK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How an object came: stored in the private information of its Part 10 header (PS3.10 7.1).
+
+    ``association`` is our own identifier of the association; ``priority`` the C-STORE priority of PS3.7
+    9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC.
+    """
+
+    association: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    priority: int
+    received_at: datetime
 
 
 def encode_header(

@@ -10,14 +10,7 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import (
-    FOR_UPDATE,
-    move_job,
-    record,
-    settle_study,
-    turn_changed,
-    utc_now,
-)
+from dicom_node.store.transitions import FOR_UPDATE, move_job, record, settle_study, turn_changed, utc_now
 
 
 def retry(session: Session, job_id: int) -> None:

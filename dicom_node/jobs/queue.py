@@ -302,9 +302,9 @@ class JobQueue:
 def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
     if database.is_sqlite:
         return LeaseTable(workers)
-    from dicom_node.jobs.procrastinate_engine import ProcrastinateEngine  # only there it is installed
+    from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
 
-    return ProcrastinateEngine(workers)
+    return TicketEngine(workers)
 
 
 def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:

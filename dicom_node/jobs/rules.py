@@ -8,8 +8,7 @@ from datetime import date, datetime
 
 from ai_pipeline.images.numbers import whole
 from ai_pipeline.terms import shown_term
-from dicom_node.config.patterns import matches
-from dicom_node.config.settings import Conditions, RuleSettings
+from dicom_node.config.settings import Conditions, RuleSettings, matches
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.model.kinds import ObjectRole
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import Delete, Select, delete, exists, func, select
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from dicom_node.config.settings import Settings
 from dicom_node.store.database import Database
@@ -16,38 +17,28 @@ _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
 
 
 def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete events older than ``node.event_days``; returns how many rows."""
-    before = (now or utc_now()) - timedelta(days=settings.node.event_days)
-    return _forget_events(database, before) + _forget_associations(database, before)
+    """Delete events older than ``node.event_days``; returns how many rows.
 
-
-def _forget_events(database: Database, before: datetime) -> int:
-    """Delete old events, but not events that a notification names, and not the newest event.
-
-    SQLite gives the next event the number after the newest one.
+    Events that a notification names stay, and so does the newest: SQLite gives the next one the number after.
     """
+    before = (now or utc_now()) - timedelta(days=settings.node.event_days)
     named = exists().where(NotifiedEvent.event_id == EventRow.id)
-    old = select(EventRow.id).where(EventRow.at < before, ~named).order_by(EventRow.at).limit(_BATCH)
-    total = 0
-    while True:
-        with database.read() as session:  # others may write while it looks
-            newest = session.scalar(select(func.max(EventRow.id)))
-            rows = session.scalars(old.where(EventRow.id != newest)).all()
-        with database.write() as session:
-            session.execute(delete(EventRow).where(EventRow.id.in_(rows), ~named))
-        total += len(rows)
-        if len(rows) < _BATCH:
-            return total
+    is_newest = EventRow.id == select(func.max(aliased(EventRow).id)).scalar_subquery()
+    events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
+    associations = select(Association.id).where(Association.closed_at < before)
+    return _forget(database, events, delete(EventRow).where(~named), EventRow.id) + _forget(
+        database, associations, delete(Association), Association.id
+    )
 
 
-def _forget_associations(database: Database, before: datetime) -> int:
-    old = select(Association.id).where(Association.closed_at < before).limit(_BATCH)
+def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
+    """Some rows at a time: others may write while it looks."""
     total = 0
     while True:
         with database.read() as session:
-            rows = session.scalars(old).all()
+            rows = session.scalars(old.limit(_BATCH)).all()
         with database.write() as session:
-            session.execute(delete(Association).where(Association.id.in_(rows)))
+            session.execute(deletion.where(key.in_(rows)))
         total += len(rows)
         if len(rows) < _BATCH:
             return total

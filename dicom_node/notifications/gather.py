@@ -21,8 +21,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.patterns import matches
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import Settings, matches
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import JOB_SUCCEEDED, RESULTS_ACCEPTED
 from dicom_node.model.kinds import NotificationState, ResultKind

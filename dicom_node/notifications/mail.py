@@ -11,8 +11,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from dicom_node.config.notifications import MailSettings
-from dicom_node.notifications.answers import MAXIMUM_ANSWER_BYTES, Answer
-from dicom_node.notifications.message import Message
+from dicom_node.notifications.message import MAXIMUM_ANSWER_BYTES, Answer, Message
 from dicom_node.scu.connections import Connections
 from dicom_node.store.transitions import utc_now
 

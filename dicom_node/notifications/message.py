@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -17,6 +17,8 @@ from dicom_node.errors import FaultyInput
 
 LONGEST_TEXT = 65_536
 """Characters."""
+MAXIMUM_ANSWER_BYTES = 2**20
+"""Of a server that a message is handed to."""
 _LONGEST_SUBJECT = 200
 _LONGEST_TEMPLATE = 65_536
 _EXAMPLES = 5  # events of one number that are shown
@@ -62,6 +64,20 @@ class Message:
     subject: str
     text: str
     content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of sending, in our words: a server's may quote what was sent.
+
+    ``taken``: it is sent. ``for_good``: waiting does not cure it.
+    """
+
+    taken: bool
+    text: str
+    for_good: bool = False
+
+    CUT_OFF: ClassVar[str] = "cut off: the server was too slow"
 
 
 def written(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEvent]) -> Message:

@@ -16,10 +16,9 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
 from dicom_node.model.kinds import NotificationState
-from dicom_node.notifications.answers import Answer
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.notifications.mail import send_mail
-from dicom_node.notifications.message import Message
+from dicom_node.notifications.message import Answer, Message
 from dicom_node.notifications.webhook import call_webhook
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.store.database import Database

@@ -5,8 +5,7 @@ from __future__ import annotations
 import requests
 
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.notifications.answers import Answer
-from dicom_node.notifications.message import Message
+from dicom_node.notifications.message import Answer, Message
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.http import BoundedSession, status_of
 

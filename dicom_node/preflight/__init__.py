@@ -28,14 +28,12 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
-from dicom_node.preflight.audit import check_audit
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares
-from dicom_node.preflight.notifications import check_notifications
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
-from dicom_node.preflight.telemetry import check_telemetry
+from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
 from dicom_node.scu import open_destination
 
 _SECRETS_IN_WORDS = {

@@ -14,9 +14,8 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.store.folder import in_use
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults, slots
 from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.patterns import matches
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.config.settings import RuleSettings, Settings
+from dicom_node.config.settings import RuleSettings, Settings, matches
 from dicom_node.preflight.found import Found, Tried
 
 

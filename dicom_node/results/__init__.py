@@ -7,8 +7,8 @@ from dicom_node.results.build_deidentified import Deidentified, build_deidentifi
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
-from dicom_node.results.files import ResultFile, put_in_place, written
-from dicom_node.results.ko.rejection import build_rejection
+from dicom_node.results.files import ResultFile, put_in_place, row_values, written
+from dicom_node.results.rejection import build_rejection
 
 __all__ = [
     "NOT_HERE",
@@ -29,5 +29,6 @@ __all__ = [
     "is_own_result",
     "put_in_place",
     "repairs_of",
+    "row_values",
     "written",
 ]

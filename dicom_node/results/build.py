@@ -34,25 +34,16 @@ from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.common.tracked import of_source, reported
-from dicom_node.results.gsps.presentation import build_presentation
+from dicom_node.results.presentation import build_presentation
 from dicom_node.results.sc.captures import (
     build_annotated,
     build_failure_picture,
     build_heatmap,
     with_evidence,
 )
-from dicom_node.results.sc.cleaned import (
-    build_cleaned,
-    cleaned_class,
-    series_parts,
-)
+from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
 from dicom_node.results.sc.page import build_failure_page, build_page
-from dicom_node.results.seg.segmentation import (
-    ORGAN_SERIES,
-    build_organs,
-    build_segmentation,
-    is_empty,
-)
+from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)

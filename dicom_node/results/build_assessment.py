@@ -9,7 +9,6 @@ scheme.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from highdicom.sr import (
     CodedConcept,
     Comprehensive3DSR,
     ContentSequence,
-    DeviceObserverIdentifyingAttributes,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
@@ -42,16 +40,15 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME, Installation
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+from dicom_node.dicom.own_objects import Installation
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ReaderVerdict, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BuiltObject, ResultContext
-from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, series_description
-from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
-from dicom_node.results.common.identity import document_uid, observer_uid
-from dicom_node.results.common.times import dicom_date, dicom_time
+from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
+from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
+from dicom_node.results.common.identity import document_uid
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
@@ -93,16 +90,7 @@ def build_assessment(
     with quiet_pydicom():
         about = dcmread(report)
     at = max(one.at for one in said)
-    context = ResultContext(
-        pipeline="assessment",
-        pipeline_version="1",
-        rule="",
-        models=(),
-        analysed_at=at,
-        kinds=frozenset(),
-        installation=installation,
-        station_name=station,
-    )
+    context = ResultContext.of_person("assessment", at, installation, station)
     offset = str(about.get("TimezoneOffsetFromUTC") or "")
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
     document = Comprehensive3DSR(
@@ -126,12 +114,9 @@ def build_assessment(
     )
     _take_over(document, about)
     document.ReferencedInstanceSequence = [_related(about)]
-    document.SeriesDescription = series_description(context, ResultKind.ASSESSMENT)
-    for prefix in ("InstanceCreation", "Content"):
-        setattr(document, f"{prefix}Date", dicom_date(at, offset))
-        setattr(document, f"{prefix}Time", dicom_time(at, offset))
-    finish(document, context, offset)
-    return _built(document, about, former)
+    built = built_document(document, context, ResultKind.ASSESSMENT, offset, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
 
 
 def _content(
@@ -180,16 +165,7 @@ def _observers(context: ResultContext, person: str) -> ObservationContext:
                 name=f"{person}^", login_name=person
             ),
         ),
-        observer_device_context=ObserverContext(
-            observer_type=codes.DCM.Device,
-            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-                uid=observer_uid(context),
-                name=context.station_name or MODEL_NAME,
-                manufacturer_name=MANUFACTURER,
-                model_name=MODEL_NAME,
-                serial_number=context.installation.serial_number,
-            ),
-        ),
+        observer_device_context=device_observer(context),
     )
 
 
@@ -239,30 +215,5 @@ def _concept(item: Dataset) -> str:
 
 
 def _shaping(one: FindingAssessment) -> tuple[object, ...]:
-    return (
-        one.finding,
-        *one.code,
-        one.tracking_uid,
-        one.model,
-        one.version,
-        one.verdict,
-        one.because,
-        one.at,
-    )
-
-
-def _built(document: Dataset, about: Dataset, former: str) -> BuiltObject:
-    document.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    data = io.BytesIO()
-    with quiet_pydicom():
-        document.save_as(data, enforce_file_format=True)
-    gate.check_assessment(data.getvalue(), document, about)
-    return BuiltObject(
-        kind=ResultKind.ASSESSMENT,
-        sop_instance_uid=document.SOPInstanceUID,
-        sop_class_uid=document.SOPClassUID,
-        series_instance_uid=document.SeriesInstanceUID,
-        supersedes=former,
-        data=data.getvalue(),
-    )
+    named = (one.finding, *one.code, one.tracking_uid, one.model, one.version)
+    return *named, one.verdict, one.because, one.at

@@ -32,7 +32,7 @@ from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.deidentify.retained import KEYWORDS
 from dicom_node.results.deidentify.sources import as_cleaned, in_boxes, of_cleaned, pseudonymised
 from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.seg.segmentation import build_segmentation, is_empty
+from dicom_node.results.segmentation import build_segmentation, is_empty
 from dicom_node.results.sr.report import build_report
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.object_store.files import Files
@@ -44,6 +45,13 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
     finally:
         for file in files.values():
             file.temporary.unlink(missing_ok=True)
+
+
+def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
+    """The columns of a new result's row that the object and its file say."""
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
+    values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
+    return {**values, "path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:

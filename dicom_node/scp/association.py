@@ -17,14 +17,13 @@ from pynetdicom.pdu_primitives import A_ABORT
 
 from dicom_node.dicom import commitment
 from dicom_node.scp import command
-from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.connection.pdus import AeTitles, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
 from dicom_node.scp.contexts import commitment_context, refusals
 from dicom_node.scp.dimse import Request, SpoolingProvider
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
-from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest
+from dicom_node.scp.storage_service import AcceptedAssociation, ReportRequest, StorageService, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 

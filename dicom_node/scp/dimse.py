@@ -14,9 +14,8 @@ from pynetdicom.dimse import DIMSEServiceProvider
 
 from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand, MalformedCommand
-from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.connection import limits
-from dicom_node.scp.storage_service import StoreRequest
+from dicom_node.scp.storage_service import ReportRequest, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pydicom.uid import UID
@@ -20,12 +20,11 @@ from dicom_node import events
 from dicom_node.dicom import commitment
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.events import Event, EventType, FieldValue, happened
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
-from dicom_node.model.spooled import Arrival
 from dicom_node.scp import statuses
-from dicom_node.scp.command import MalformedCommand, StoreCommand
-from dicom_node.scp.commitment import ReportRequest
+from dicom_node.scp.command import MalformedCommand, ReportCommand, StoreCommand
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
@@ -99,6 +98,25 @@ class StoreRequest:
         if self.incoming is not None:
             self.incoming.abandon()
             self.incoming = None
+
+
+@dataclass(slots=True)
+class ReportRequest:
+    """One N-EVENT-REPORT being received."""
+
+    context_id: int
+    command: ReportCommand
+    data: bytearray = field(default_factory=bytearray)
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the Event Information. MalformedCommand: it does not seem to end."""
+        self.data += data
+        if len(self.data) > commitment.MAXIMUM_BYTES:
+            raise MalformedCommand("storage commitment report beyond its largest length")
+
+    def abandon(self) -> None:
+        """The association ended before the report was whole."""
+        self.data.clear()
 
 
 class StorageService:

@@ -397,7 +397,7 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
 
 def _send(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
-    from dicom_node.results import build_assessment, put_in_place, written
+    from dicom_node.results import build_assessment, put_in_place, row_values, written
 
     reached: set[str] = set()
     door = Files(settings)
@@ -413,19 +413,8 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
             continue
         with written([built], door) as files:
             file = files[built.sop_instance_uid]
-            row = Result(
-                study_id=study,
-                job_id=report.job_id,
-                kind=built.kind,
-                sop_instance_uid=built.sop_instance_uid,
-                sop_class_uid=built.sop_class_uid,
-                series_instance_uid=built.series_instance_uid,
-                path=door.relative(file.final),
-                sha256=file.sha256,
-                bytes=file.size,
-                supersedes=built.supersedes,
-                created_at=utc_now(),
-            )
+            values = row_values(built, file, door)
+            row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
             outbox.enqueue(session, stored.add(session, row), peers)
             for one in rows:
                 one.sent_in = built.sop_instance_uid

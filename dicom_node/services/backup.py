@@ -9,7 +9,6 @@ delivered is in the PACS.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 import sqlite3
@@ -26,6 +25,7 @@ from dicom_node.decisions import copies
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow, StorageError
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
+from dicom_node.object_store.bucket import sha256_of
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import COMMAND_LINE
 from dicom_node.store import faults, migrate
@@ -74,7 +74,7 @@ def verify(source: Path) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         if not (source / name).is_file():
             raise FaultyInput(f"{source}: {name} is missing")
-        if _sha256(source / name) != expected:
+        if sha256_of(source / name) != expected:
             raise FaultyInput(f"{source}: {name} differs from the saved file")
     if (source / _DATABASE).exists():
         _check_database(source / _DATABASE)
@@ -206,7 +206,7 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
+    files = {str(file.relative_to(folder)): sha256_of(file) for file in _files(folder)}
     made = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = {"program": __version__, "made": made, "files": files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -225,8 +225,3 @@ def _manifest(source: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

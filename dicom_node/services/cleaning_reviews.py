@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 from pydantic import Field
 from sqlalchemy import Select, func, select
@@ -106,17 +107,7 @@ def accept(settings: Settings, number: int, by: Person) -> None:
     """
     with writing(settings) as session:
         review = _waiting(session, number)
-        reviews.decide(session, review.instance_id, ReviewVerdict.ACCEPTED, by.name)
-        audit.note(
-            session,
-            by,
-            AuditAction.CLEANING_JUDGED,
-            study_id=review.study_id,
-            review=number,
-            verdict=ReviewVerdict.ACCEPTED.value,
-            cause=review.cause.value,
-            what=_what(session, review, ReviewVerdict.ACCEPTED),
-        )
+        _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
 def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
@@ -135,18 +126,8 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
         row.pixels_sha256, row.boxes = instance.pixels_sha256, [list(box) for box in boxes]
         row.at, row.actor, row.role = by.now, by.name, role
         session.add(row)
-        reviews.decide(session, instance.id, ReviewVerdict.DRAWN, by.name)
-        audit.note(
-            session,
-            by,
-            AuditAction.CLEANING_JUDGED,
-            study_id=review.study_id,
-            review=number,
-            verdict=ReviewVerdict.DRAWN.value,
-            cause=review.cause.value,
-            boxes=len(boxes),
-            what=_what(session, review, ReviewVerdict.DRAWN) | {"boxes": row.boxes, "role": role.value},
-        )
+        what = {"boxes": row.boxes, "role": role.value}
+        _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
         rerun.rerun(session, review.study_id, settings)
 
 
@@ -182,10 +163,29 @@ def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
         raise FaultyInput(f"the boxes cover more than {LARGEST_SHARE:.0%} of the picture")
 
 
-def _what(session: Session, review: CleaningReview, verdict: ReviewVerdict) -> View:
-    instance = session.get_one(Instance, review.instance_id)
+def _decide(
+    session: Session,
+    review: CleaningReview,
+    instance: Instance,
+    verdict: ReviewVerdict,
+    by: Person,
+    what: Mapping[str, object] = MappingProxyType({}),
+    **fields: Any,
+) -> None:
+    """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
+    reviews.decide(session, instance.id, verdict, by.name)
     image = {"image": instance.sop_instance_uid, "pixels_sha256": instance.pixels_sha256}
-    return {**image, "verdict": verdict.value}
+    audit.note(
+        session,
+        by,
+        AuditAction.CLEANING_JUDGED,
+        study_id=review.study_id,
+        review=review.id,
+        verdict=verdict.value,
+        cause=review.cause.value,
+        what={**image, "verdict": verdict.value, **what},
+        **fields,
+    )
 
 
 def _waiting(session: Session, number: int) -> CleaningReview:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -52,16 +51,14 @@ _BY_HAND = frozenset(
 class LostDecision:
     """A decision that is to be done again."""
 
-    number: str
     action: AuditAction
     study: str
-    what: Mapping[str, Any]
-    words: str
-    fields: Mapping[str, Any]
-    at: datetime
     by: Person
     holds: bool
     waits_for: str
+    what: Mapping[str, Any]
+    words: str
+    fields: Mapping[str, Any]
 
 
 class _NotYet(Exception):
@@ -180,21 +177,10 @@ def as_view(row: DecisionRow) -> View:
 
 
 def _lost(row: DecisionRow) -> LostDecision:
-    said_ = row.record
-    by = Person(said_["actor"], said_["address"], decided_at=row.at, decision=row.id)
-    action = AuditAction(row.action)
-    return LostDecision(
-        row.id,
-        action,
-        row.study_uid,
-        said_["what"],
-        said_["words"],
-        said_["fields"],
-        row.at,
-        by,
-        row.holds,
-        row.waits_for,
-    )
+    record_ = row.record
+    by = Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
+    about = {name: record_[name] for name in ("what", "words", "fields")}
+    return LostDecision(AuditAction(row.action), row.study_uid, by, row.holds, row.waits_for, **about)
 
 
 def _done(settings: Settings, wanted: LostDecision) -> str:
@@ -211,7 +197,7 @@ def _done(settings: Settings, wanted: LostDecision) -> str:
 def _note_reason(settings: Settings, wanted: LostDecision, reason: str) -> None:
     if wanted.waits_for != reason[:255]:
         with writing(settings) as session:
-            here = session.get_one(DecisionRow, wanted.number, with_for_update=True)
+            here = session.get_one(DecisionRow, wanted.by.decision, with_for_update=True)
             here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
 
 
@@ -274,7 +260,7 @@ def _needs_no_release(database: Database, wanted: LostDecision) -> bool:
     later = (
         DecisionRow.study_uid == wanted.study,
         DecisionRow.action == wanted.action,
-        DecisionRow.at > wanted.at,
+        DecisionRow.at > wanted.by.now,
     )
     with database.read() as session:
         state = find_study(session, wanted.study).state
@@ -311,7 +297,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
         if verdict is ReviewVerdict.DRAWN:
             row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
             row.pixels_sha256, row.boxes = what["pixels_sha256"], what["boxes"]
-            row.at, row.actor, row.role = wanted.at, wanted.by.name, UserRole(what["role"])
+            row.at, row.actor, row.role = wanted.by.now, wanted.by.name, UserRole(what["role"])
             session.add(row)
         reviews.decide(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)

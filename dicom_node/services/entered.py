@@ -40,7 +40,7 @@ from dicom_node.store.views import View, columns
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
-"""Characters of one peer or rule."""
+"""Characters of peers or rules that a person writes."""
 _MODELS: Mapping[str, type[BaseModel]] = {"peers": PeerSettings, "rules": RuleSettings}
 _ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
 _SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
@@ -81,12 +81,7 @@ def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
 
 def parsed(kind: Kind, text: str) -> dict[str, Any]:
     """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
-    if len(text) > LONGEST:
-        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
-        raise FaultyInput(f"this is no TOML: {error}") from None
+    data = tables(text)
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
         data = data[kind][0]
     if not isinstance(data.get("name"), str):
@@ -96,6 +91,16 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
     except (TypeError, tomllib.TOMLDecodeError):
         raise FaultyInput("a key or value in it is of a kind that no setting has") from None
     return data
+
+
+def tables(text: str) -> dict[str, Any]:
+    """What a person wrote as TOML. Raises FaultyInput."""
+    if len(text) > LONGEST:
+        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
+        raise FaultyInput(f"this is no TOML: {error}") from None
 
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:

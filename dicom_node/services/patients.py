@@ -7,18 +7,14 @@ The Patient ID stands in the database as that of a study does; name, birth date 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
@@ -26,6 +22,7 @@ from dicom_node.services import audit, images, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
 from dicom_node.services.uploads import Described
+from dicom_node.sitekey import Seal
 from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
@@ -34,7 +31,6 @@ from dicom_node.store.views import View, columns
 SHOWN = 500
 """Registered patients that are listed, the newest."""
 _PURPOSE = "registered patients"
-_NONCE_BYTES = 12  # 96 bits, drawn anew for each (NIST SP 800-38D)
 _SEALED_KEYS = ("PatientName", "PatientBirthDate", "PatientSex")
 _LABELS = {"PatientName": "name", "PatientBirthDate": "birth date", "PatientSex": "sex"}
 
@@ -153,21 +149,18 @@ def _plain(text: str) -> str:
 
 
 def _close(settings: Settings, texts: Mapping[str, str]) -> bytes:
-    nonce = os.urandom(_NONCE_BYTES)
-    plain = json.dumps({key: texts[key] for key in _SEALED_KEYS}).encode()
-    return nonce + _cipher(settings.node.data_dir).encrypt(nonce, plain, texts["PatientID"].encode())
+    known = json.dumps({key: texts[key] for key in _SEALED_KEYS})
+    return _seal(settings.node.data_dir).close(known, texts["PatientID"])
 
 
 def _open(settings: Settings, row: RegisteredPatient) -> dict[str, str]:
     """Empty texts where it was sealed under another key: the registration is to be made anew."""
-    nonce, sealed = row.sealed[:_NONCE_BYTES], row.sealed[_NONCE_BYTES:]
-    try:
-        plain = _cipher(settings.node.data_dir).decrypt(nonce, sealed, row.patient_id.encode())
-    except InvalidTag:
+    known = _seal(settings.node.data_dir).open(row.sealed, row.patient_id)
+    if known is None:
         return dict.fromkeys(_SEALED_KEYS, "")
-    return {key: str(value) for key, value in json.loads(plain).items()}
+    return {key: str(value) for key, value in json.loads(known).items()}
 
 
 @cache
-def _cipher(data_dir: Path) -> AESGCM:
-    return AESGCM(sitekey.load_or_create(data_dir).derive(_PURPOSE))
+def _seal(data_dir: Path) -> Seal:
+    return Seal(data_dir, _PURPOSE)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
@@ -33,10 +33,6 @@ from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceResult
 from dicom_node.store import views
-
-if TYPE_CHECKING:
-    pass
-
 
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.config.loading import examine
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import ConfigurationError, DatabaseUnusable, NotAllowedNow, NotRunning
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
@@ -74,10 +74,8 @@ def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
     """What event 6011 says, with the lines of the settings that it names."""
-    from dicom_node.config.fixed import NEEDS_RESTART, fixed
-
     for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        read.add_named(key, "", NEEDS_RESTART if key in fixed(settings) else "the node's log says why (6011)")
+        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else "the node's log says why (6011)")
     why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
     return "\n  ".join(["the node keeps the configuration before:", *why])
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,14 +19,9 @@ from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.results import this_installation
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
-
-if TYPE_CHECKING:
-    from dicom_node.results import BuiltObject, ResultFile
-
 
 _S = DeliveryState
 _ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
@@ -79,7 +72,7 @@ def withdraw(
 
     Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to withdraw), FaultyInput.
     """
-    from dicom_node.results import build_rejection, put_in_place, written
+    from dicom_node.results import build_rejection, put_in_place, row_values, written
 
     words, now = checked_reason(because), by.now
     door = Files(settings)
@@ -93,12 +86,16 @@ def withdraw(
         notes = []
         if to_inform:
             paths = [door.here(session, row.path) for row in to_inform]
-            by_us = this_installation(session)
+            by_us = stored.this_installation(session)
             notes.append(build_rejection(paths, reason, words, now, settings.node.ae_title, by_us))
         with written(notes, door) as files:
             note = None
             for built in notes:
-                note = _enter(session, settings, built, files[built.sop_instance_uid], to_inform, now)
+                values = row_values(built, files[built.sop_instance_uid], door)
+                row = Result(study_id=study.id, job_id=to_inform[0].job_id, created_at=now, **values)
+                note = stored.add(session, row)
+                reached = set().union(*(_arrived(one) for one in to_inform)) & _iocm(settings)
+                outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
             for row in chosen:
                 _withdraw(
                     session,
@@ -182,33 +179,6 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     if any(delivery.state is _S.SENDING for delivery in locked.all()):
         raise NotAllowedNow(_BEING_SENT)
     return chosen
-
-
-def _enter(
-    session: Session,
-    settings: Settings,
-    note: BuiltObject,
-    file: ResultFile,
-    withdrawn: Sequence[Result],
-    now: datetime,
-) -> Result:
-    """The note's row, and its deliveries to the peers that have some of the results ``withdrawn``."""
-    row = Result(
-        study_id=withdrawn[0].study_id,
-        job_id=withdrawn[0].job_id,
-        kind=ResultKind.REJECTION,
-        sop_instance_uid=note.sop_instance_uid,
-        sop_class_uid=note.sop_class_uid,
-        series_instance_uid=note.series_instance_uid,
-        path=Files(settings).relative(file.final),
-        sha256=file.sha256,
-        bytes=file.size,
-        created_at=now,
-    )
-    entered = stored.add(session, row)
-    reached = set().union(*(_arrived(one) for one in withdrawn)) & _iocm(settings)
-    outbox.enqueue(session, entered, [peer for peer in settings.peers if peer.name in reached])
-    return entered
 
 
 def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:

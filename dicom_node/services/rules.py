@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -33,14 +32,8 @@ from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
-if TYPE_CHECKING:
-    pass
-
-
 TRIED = 50
 """Studies that rules are tried against, the newest."""
-LONGEST = 16 * 1024
-"""Characters of rules that a person tries."""
 
 
 class RuleRow(Row):
@@ -92,12 +85,7 @@ def as_toml(settings: Settings) -> str:
 
 def parsed(settings: Settings, text: str) -> Settings:
     """The settings with the rules of this text in place of theirs. Raises FaultyInput with every mistake."""
-    if len(text) > LONGEST:
-        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
-        raise FaultyInput(f"this is no TOML: {error}") from None
+    data = entered.tables(text)
     if set(data) != {"rules"}:
         raise FaultyInput("write only rules, each under a line [[rules]]")
     try:

@@ -32,9 +32,9 @@ from dicom_node.config.settings import Settings
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
-from dicom_node.model.spooled import Arrival
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.services import audit
 from dicom_node.services.audit import Person

@@ -10,7 +10,7 @@ A holder is a *worker* of procrastinate: it is registered with each claim, and g
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -23,9 +23,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
+from dicom_node.store.database import Database
 from dicom_node.store.queue import full_pipelines
 from dicom_node.store.tables import Job
-from dicom_node.store.tables.base import LATEST
+from dicom_node.store.tables.base import LATEST, has_ended
 
 Answer = TypeVar("Answer")
 TASK: Final = "dicom_node.job"
@@ -51,84 +52,86 @@ def follow(session: Session, job: Job) -> None:
     session.flush()
 
 
-def take(session: Session, workers: WorkerSettings, passing: tuple[int, float] | None) -> Job | None:
-    """The queued job, locked, of the ticket whose turn it is; the ticket is then held. None without any.
+class TicketEngine:
+    """The distributed engine of the queue: turns are procrastinate's priorities, signs of life the heartbeats
+    of its workers, by the clock of the database."""
 
-    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
-    equally urgent one with at most so much work.
-    """
-    manager, queues = _manager(session), _open_queues(session, workers, passing)
-    holder = _run(manager.register_worker())
-    for _ in range(_MOST_STALE):
-        ticket = _run(manager.fetch_job(queues, holder))
-        if ticket is None or ticket.id is None:
+    def __init__(self, workers: WorkerSettings) -> None:
+        self._workers = workers
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
+        """The queued job, locked, of the ticket whose turn it is; the ticket is then held."""
+        manager, queues = _manager(session), _open_queues(session, self._workers, passing)
+        holder = _run(manager.register_worker())
+        for _ in range(_MOST_STALE):
+            ticket = _run(manager.fetch_job(queues, holder))
+            if ticket is None or ticket.id is None:
+                break
+            number = ticket.task_kwargs.get("job")
+            there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
+            if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
+                _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
+                continue
+            # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
+            chosen = select(Job).where(Job.id == number).with_for_update(skip_locked=True)
+            job = session.scalar(chosen.execution_options(populate_existing=True))
+            if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
+                return job
+            manager.retry_job_by_id(ticket.id, datetime.now(UTC))
             break
-        number = ticket.task_kwargs.get("job")
-        there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
-        if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
-            _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
-            continue
-        # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
-        chosen = select(Job).where(Job.id == number).with_for_update(skip_locked=True)
-        job = session.scalar(chosen.execution_options(populate_existing=True))
-        if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
-            return job
-        manager.retry_job_by_id(ticket.id, datetime.now(UTC))
-        break
-    _run(manager.unregister_worker(holder))
-    return None
+        _run(manager.unregister_worker(holder))
+        return None
+
+    def beat(self, session: Session, job_id: int) -> None:
+        named = select(Job.ticket).where(Job.id == job_id).scalar_subquery()
+        holder = session.scalar(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == named))
+        if holder is not None:
+            _run(_manager(session).update_heartbeat(holder))
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
+        """A job without a ticket is lost when its lease ends.
+
+        A sign of life from a time ahead was given before the database's clock was put back, and says nothing.
+        """
+        since = func.now() - timedelta(seconds=self._workers.lease_seconds)
+        lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
+        held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
+        alive = set(session.scalars(held.where(lives)))
+        return [
+            job
+            for job in running
+            if (has_ended(job.lease_until, now) if job.ticket is None else job.ticket not in alive)
+        ]
+
+    def repair(self, database: Database) -> int:
+        """Give tickets to queued jobs without one: of a former version, or whose time a clock wrote ahead."""
+        with database.write() as session:
+            _bring_forward(session)
+            waits = (
+                select(_TICKETS.c.id)
+                .where(
+                    _TICKETS.c.id == Job.ticket,
+                    or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
+                )
+                .exists()
+            )
+            queued = select(Job).where(Job.state == JobState.QUEUED, ~waits).limit(_MOST_OFFERED)
+            without = session.scalars(queued.with_for_update(skip_locked=True)).all()
+            for job in without:
+                for ticket in _manager(session).list_jobs(lock=_lock(job), task=TASK, status="todo"):
+                    if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
+                        _remove(session, ticket.id)  # it would hold up the new one
+                follow(session, job)
+            return len(without)
 
 
-def beat(session: Session, job_id: int) -> None:
-    """The holder of this job's ticket lives."""
-    named = select(Job.ticket).where(Job.id == job_id).scalar_subquery()
-    holder = session.scalar(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == named))
-    if holder is not None:
-        _run(_manager(session).update_heartbeat(holder))
+def _bring_forward(session: Session) -> None:
+    """Signs of life from a time ahead, before the clock of the database was put back: as of now.
 
-
-def alive(session: Session, seconds: float) -> set[int]:
-    """Tickets whose holder gave a sign of life in the last ``seconds``, by the clock of the database.
-
-    A sign from the future was given before the clock was set back, and does not count.
-    """
-    now = func.now()
-    lives = _HOLDERS.c.last_heartbeat.between(now - timedelta(seconds=seconds), now + LATEST)
-    held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
-    return set(session.scalars(held.where(lives)))
-
-
-def bring_forward(session: Session) -> None:
-    """Signs of life and waits from a time ahead, before the clock of the database was put back: as of now.
-
-    Else a worker that was killed before would be alive, and a job wait, for as long as that clock was ahead.
+    Else a worker that was killed before would be alive for as long as that clock was ahead.
     """
     ahead = _HOLDERS.c.last_heartbeat > func.now()
     session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
-
-
-def offer_missing(session: Session) -> int:
-    """Give tickets to queued jobs without one: of a former version, or whose time a clock wrote ahead."""
-    waits = (
-        select(_TICKETS.c.id)
-        .where(
-            _TICKETS.c.id == Job.ticket,
-            or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
-        )
-        .exists()
-    )
-    without = session.scalars(
-        select(Job)
-        .where(Job.state == JobState.QUEUED, ~waits)
-        .limit(_MOST_OFFERED)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for job in without:
-        for ticket in _manager(session).list_jobs(lock=_lock(job), task=TASK, status="todo"):
-            if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
-                _remove(session, ticket.id)  # it would hold up the new one
-        follow(session, job)
-    return len(without)
 
 
 def _offer(session: Session, job: Job) -> int | None:

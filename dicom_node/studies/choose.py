@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotInSpool
 from dicom_node.events import VERSION_CHOSEN
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.model.spooled import Arrival
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database

@@ -18,13 +18,12 @@ from dicom_node.dicom.identity import Patient, identity_sha256, is_same_identity
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import EventType
-from dicom_node.inbox.header import same_object
+from dicom_node.inbox.header import Arrival, same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool, marked
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.model.spooled import Arrival
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
@@ -32,8 +31,7 @@ from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record, steady_now
 from dicom_node.studies.judgement import Former, Judgement, judge
-from dicom_node.studies.quarantine import quarantine_study
-from dicom_node.studies.stop import drop_waiting, stop_study
+from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
 _EVENTS: dict[Outcome, EventType] = {

@@ -1,4 +1,4 @@
-"""Into quarantine by a conflict, out of it by a person."""
+"""Stop a study that changed or is in doubt; into quarantine by a conflict, out of it by a person."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import STUDY_QUARANTINED, STUDY_RELEASED
-from dicom_node.model.lifecycle import StudyState
+from dicom_node.events import JOB_CANCELLED, STUDY_QUARANTINED, STUDY_RELEASED
+from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.store import deliveries, intake, queue
 from dicom_node.store.tables import Study
-from dicom_node.store.transitions import FOR_UPDATE, move_study, utc_now
-from dicom_node.studies.stop import stop_study
+from dicom_node.store.transitions import FOR_UPDATE, move_job, move_study, utc_now
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:
@@ -41,3 +42,24 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
     study.due_at = now or utc_now()
     session.flush()
     move_study(session, study, STUDY_RELEASED, reason="released by a person")
+
+
+def drop_waiting(session: Session, study: Study, reason: str) -> None:
+    """Cancel jobs that have not started: jobs of a newer revision replace them."""
+    for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
+        move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+
+
+def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
+    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+
+    ``same_data``: assessments are delivered all the same, since no job will ask for them again.
+    """
+    drop_waiting(session, study, reason)
+    for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
+        job.cancel_requested = True
+        job.reason = reason
+    but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
+    for delivery in intake.pending_deliveries(session, study.id, but):
+        deliveries.withdraw(session, delivery, reason)
+    session.flush()

@@ -20,7 +20,7 @@ from dicom_node.store import intake, queue
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Job, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_study
-from dicom_node.studies.stop import stop_study
+from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]
 """A study and a rule that takes it, or "" for none; the keys stand in ``docs/admin.md``."""

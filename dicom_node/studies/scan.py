@@ -21,12 +21,11 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError, StoreAway
-from dicom_node.inbox.header import read_arrival
+from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, unread
 from dicom_node.inbox.journal import journal_folders
 from dicom_node.inbox.spool import Spool, in_turn, marked
-from dicom_node.model.spooled import Arrival
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake

@@ -7,7 +7,7 @@ and machines, states and numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -21,16 +21,6 @@ from dicom_node.store.tables import Association, Delivery, EventRow, Job, Receiv
 
 MAXIMUM_SPANS: Final = 1000
 """Most spans of one study at one time; ``dicom_node.left_out`` of its first span counts the others."""
-_INDEXED = [
-    kind.number
-    for kind in (
-        events.OBJECT_INDEXED,
-        events.OBJECT_DUPLICATE,
-        events.OBJECT_REVISED,
-        events.OBJECT_CONFLICT,
-        events.OBJECT_QUARANTINED,
-    )
-]
 _ROOT = "study"
 
 Attributes = Mapping[str, str | int]
@@ -118,7 +108,7 @@ def _received(
         last = ended if last == until else max(last, ended)
     if first is None:
         return
-    indexed = _last_event(session, study, _INDEXED, first, until)
+    indexed = _last_event(session, study, events.INDEXED, first, until)
     if indexed is not None:
         yield StudySpan(f"index/{first}", parent, "index", first, indexed)
     complete = _last_event(session, study, [events.STUDY_COMPLETE.number], first, until)
@@ -181,7 +171,7 @@ def _deliveries(
 
 
 def _last_event(
-    session: Session, study: Study, numbers: list[int], since: datetime, until: datetime
+    session: Session, study: Study, numbers: Sequence[int], since: datetime, until: datetime
 ) -> datetime | None:
     between = EventRow.at.between(since, until)
     chosen = select(func.max(EventRow.at)).where(EventRow.study_id == study.id, between)

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from dicom_node.errors import SpoolError
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 
 UIDS = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2.840.10008.1.2.1")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sender import associate
+from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 from tests.inbox_lab import spooled
 from tests.node_lab import Node, running, wait_until
 from tests.wire.receiver import EXPLICIT, US, receiving, ultrasound

@@ -1,4 +1,4 @@
-"""``dicom-node users``: who may use the console."""
+"""``dicom-node users`` and ``tokens``: who may use the console, and what programs show for a password."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.cli.common.lists import Rows, list_verb
-from dicom_node.cli.common.options import Config, group, load
+from dicom_node.cli.common.options import Config, group, load, number_argument
 from dicom_node.cli.common.output import say
 from dicom_node.model.roles import UserRole
 
 app = group("Users of the console.")
+tokens = group("Tokens of the REST API.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]
 
@@ -60,6 +61,41 @@ def password(name: Name, config: Config) -> None:
 
     users.set_password(load(config), name, _password())
     say(f"User {name} has a new password.")
+
+
+@tokens.command("add", epilog='Example: dicom-node tokens add anna --for "the dashboard" --config node.toml')
+def add_token(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The token gets the rights of this user.")],
+    config: Config,
+    purpose: Annotated[str, typer.Option("--for", metavar="TEXT", help="Purpose of the token.")],
+    days: Annotated[int, typer.Option("--days", help="How long it is good for.")] = 365,
+) -> None:
+    """Make a token for a program and print it, once: the node keeps only its hash."""
+    from dicom_node.services import users
+
+    say(users.add_token(load(config), user, purpose, days))
+
+
+@list_verb(tokens, "tokens", none="No tokens.")
+def list_tokens(settings: Any) -> Rows:
+    """List the tokens."""
+    from dicom_node.services import users
+
+    return users.list_tokens(settings)
+
+
+@tokens.command("remove", epilog="Example: dicom-node tokens remove 3 --config node.toml")
+def remove_token(
+    token: Annotated[
+        int, number_argument("token", "tokens list", "TOKEN", "Its number, as `tokens list` shows it.")
+    ],
+    config: Config,
+) -> None:
+    """Take a token back: from now on it opens nothing."""
+    from dicom_node.services import users
+
+    users.remove_token(load(config), token)
+    say(f"Token {token} is removed.")
 
 
 def _password() -> str:

@@ -10,13 +10,7 @@ import typer
 from dicom_node.cli.common import entries
 from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_CALLER, Rows, list_verb
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
-from dicom_node.cli.common.output import (
-    PrintedRow,
-    print_document,
-    print_json,
-    print_rows,
-    say,
-)
+from dicom_node.cli.common.output import PrintedRow, print_document, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = group("Peers: modalities and PACS.")

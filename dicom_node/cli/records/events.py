@@ -1,4 +1,4 @@
-"""``dicom-node events``: what happened, and when."""
+"""``dicom-node events`` and ``associations``: what happened, who connected, and when."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dicom_node.cli.common.options import (
 )
 
 app = group("Events: what happened, and when.")
+associations = group("Associations: who connected, and how many objects came.")
 
 
 @list_verb(app, "events", "--since 03:10 --until 03:15", none="No events.", why='"what happened at 03:12?"')
@@ -57,3 +58,13 @@ def list_events(
     if not rows:
         refuse_unknown(number or ())
     return rows
+
+
+@list_verb(
+    associations, "associations", "--since 1h", none="No associations.", why="did the ultrasound get through?"
+)
+def list_associations(session: Any, *, since: Since = "", limit: Limit = 100) -> Rows:
+    """List associations, the newest first; an open one has no closing time."""
+    from dicom_node.store import views
+
+    return views.list_associations(session, since=moment(since), limit=limit_or_none(limit))

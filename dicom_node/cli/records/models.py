@@ -9,13 +9,7 @@ import typer
 
 from dicom_node.cli.common.lists import COLUMNS, SCORES, Rows, list_verb, percent
 from dicom_node.cli.common.options import Config, Json, Since, group, load, moment, reading
-from dicom_node.cli.common.output import (
-    PrintedRow,
-    print_document,
-    print_json,
-    print_rows,
-    say,
-)
+from dicom_node.cli.common.output import PrintedRow, print_document, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = group("Models: cards and weights.")

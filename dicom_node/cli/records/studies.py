@@ -23,13 +23,7 @@ from dicom_node.cli.common.options import (
     states_option,
     whole_or_end,
 )
-from dicom_node.cli.common.output import (
-    local,
-    print_details,
-    print_json,
-    print_rows,
-    say,
-)
+from dicom_node.cli.common.output import local, print_details, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason

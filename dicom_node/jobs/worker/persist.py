@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -17,13 +17,12 @@ from ai_pipeline.shown import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
-from dicom_node.jobs.purged import give_up
+from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState
+from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.monitoring.tally import Tallies, Tally
 from dicom_node.object_store.files import Files
 from dicom_node.results import (
@@ -34,16 +33,17 @@ from dicom_node.results import (
     ResultFile,
     SourceObject,
     put_in_place,
+    row_values,
     written,
 )
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
-from dicom_node.store.results import this_installation
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
+_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -193,7 +193,9 @@ class ResultWriter:
         for item in built:
             uid = item.sop_instance_uid
             if uid not in rows:
-                rows[uid] = stored.add(session, self._row(job, item, files[uid]))
+                values = row_values(item, files[uid], self._files)
+                row = Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+                rows[uid] = stored.add(session, row)
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
                     stored.note_findings(session, rows[uid], end.present)
@@ -203,7 +205,7 @@ class ResultWriter:
             peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
             if rows[uid].purged:
-                give_up(session, rows[uid], peers)
+                _give_up(session, rows[uid], peers)
                 continue
             waiting += outbox.enqueue(
                 session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
@@ -242,23 +244,6 @@ class ResultWriter:
             takers = [peer for peer in self._settings.peers if peer.assessments]
             peers = [peer for peer in takers if peer.name == delivery.destination]
             outbox.enqueue(session, delivery.result, peers)
-
-    def _row(self, job: ClaimedJob, item: BuiltObject, file: ResultFile) -> Result:
-        return Result(
-            study_id=job.study_id,
-            job_id=job.id,
-            kind=item.kind,
-            sop_instance_uid=item.sop_instance_uid,
-            sop_class_uid=item.sop_class_uid,
-            series_instance_uid=item.series_instance_uid,
-            path=self._files.relative(file.final),
-            sha256=file.sha256,
-            bytes=file.size,
-            supersedes=item.supersedes,
-            deidentified=item.deidentified,
-            pseudonym_domain=item.pseudonym_domain,
-            created_at=utc_now(),
-        )
 
     def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
@@ -330,7 +315,7 @@ class ResultWriter:
         names = [peer.name for peer in peers]
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
-            installation = this_installation(session)
+            installation = stored.this_installation(session)
         known = self._peers(job, deidentified=domain is not None)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in known) else "utf8"
@@ -426,3 +411,16 @@ def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
     wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
     return [group for group in wanted if group] or [[]]
+
+
+def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
+    """Write down who misses a result that would be another object if it were made now.
+
+    Its delivery is withdrawn until a job makes the object as it was.
+    """
+    for peer in peers:
+        delivery = deliveries.add(session, row, peer.name)
+        if delivery.state is DeliveryState.PENDING:
+            deliveries.withdraw(session, delivery, _NOT_AGAIN)
+            named = {"instance": row.sop_instance_uid, "destination": peer.name}
+            record(session, RESULT_LOST, row.study_id, **named)

@@ -18,8 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Pipeline, PipelineResult, Reading
@@ -27,6 +25,7 @@ from dicom_node import sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
 from dicom_node.events import READINGS_SHOWN
+from dicom_node.sitekey import Seal
 from dicom_node.store.burned_in import readings as table
 from dicom_node.store.database import Database
 from dicom_node.store.tables import AnnotationReading
@@ -34,7 +33,6 @@ from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import columns, find_study
 
 _PURPOSE = "mark readings"
-_NONCE_BYTES = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
 _LOGIN_UID, _NOBODY_LOGGED_IN = Path("/proc/self/loginuid"), 2**32 - 1
 
 
@@ -70,8 +68,8 @@ class ReadingRecord:
             table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
 
     @cached_property
-    def _seal(self) -> _Seal:
-        return _Seal(self._data_dir)
+    def _seal(self) -> Seal:
+        return Seal(self._data_dir, _PURPOSE)
 
 
 def show(
@@ -103,7 +101,7 @@ def show(
     return shown
 
 
-def _existing_seal(data_dir: Path) -> _Seal:
+def _existing_seal(data_dir: Path) -> Seal:
     """The seal of the existing key; no key is created for reading."""
     path = sitekey.path_of(data_dir)
     try:
@@ -112,28 +110,10 @@ def _existing_seal(data_dir: Path) -> _Seal:
         remedy = "only the user of the node may read it: run the command as that user"
         raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)]) from None
     if not found:
-        raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
-    return _Seal(data_dir)
-
-
-class _Seal:
-    """Encrypts and decrypts texts; each is bound to its image (associated data) and opens for no other."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._cipher = AESGCM(sitekey.load_or_create(data_dir).derive(_PURPOSE))
-
-    def close(self, text: str, image_uid: str) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, text.encode(), image_uid.encode())
-
-    def open(self, sealed: bytes, image_uid: str) -> str:
-        try:
-            nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-            return self._cipher.decrypt(nonce, text, image_uid.encode()).decode()
-        except InvalidTag:
-            raise ReadingsSealed(
-                "the readings of this study were sealed with another site key: put back keys/site.key"
-            ) from None
+        raise ReadingsSealed(
+            "the site key that encrypted the readings is missing: restore keys/site.key"
+        )
+    return Seal(data_dir, _PURPOSE)
 
 
 def _analysis_sha256(pipeline: Pipeline, options: Mapping[str, object]) -> str:
@@ -163,11 +143,16 @@ def _row(
     )
 
 
-def _shown(row: AnnotationReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
+def _shown(row: AnnotationReading, image_uid: str, seal: Seal) -> dict[str, Any]:
+    text = seal.open(row.sealed, image_uid)
+    if text is None:
+        raise ReadingsSealed(
+            "the readings of this study were sealed with another site key: put back keys/site.key"
+        )
     return {
         "sop_instance_uid": image_uid,
         **columns(row, "frame", "kind", "meaning"),
-        "text": seal.open(row.sealed, image_uid),
+        "text": text,
         "bounds": [row.left, row.top, row.right, row.bottom],
         "confidence": round(row.confidence, 3),
         **columns(row, "removed", "read_at"),

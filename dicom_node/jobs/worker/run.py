@@ -8,14 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
-from ai_pipeline.errors import (
-    CardError,
-    CleaningFailed,
-    NoNumber,
-    PixelError,
-    ProgramFailed,
-    ProgramStopped,
-)
+from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (

@@ -76,6 +76,12 @@ class ResultContext:
         if self.analysed_at.tzinfo is None:
             raise ValueError("analysed_at needs a time zone")
 
+    @staticmethod
+    def of_person(what: str, at: datetime, installation: Installation, station: str) -> ResultContext:
+        """``what`` a person says of results at that time; no pipeline and no model ran. ``station``: our AE
+        title."""
+        return ResultContext(what, "1", "", (), at, frozenset(), installation, station_name=station)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceObject:

@@ -18,7 +18,7 @@ from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import coding_schemes
-from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
 from dicom_node.results.common.identity import series_uid
 from dicom_node.results.common.source import Source
@@ -105,15 +105,14 @@ def complete(
     """Replace attributes that highdicom left open, copied from the stand-in or set to the present time."""
     source = sources[0]
     _copy_identity(dataset, source)
-    _freeze_times(dataset, context, source)
+    _freeze_times(dataset, context, offset_of(source))
     _right_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
     if kind is not ResultKind.SR:
         _copy_body_part(dataset, source, kind)
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    _name_implementation(dataset)
     return dataset
 
 
@@ -126,6 +125,32 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
     dataset.SpecificCharacterSet = UTF8
     if context.charset == "source" and named and can_hold(named, dataset):
         dataset.SpecificCharacterSet = named
+    return _file(dataset)
+
+
+def built_document(
+    document: Dataset, context: ResultContext, kind: ResultKind, offset: str, supersedes: str = ""
+) -> BuiltObject:
+    """What a person says of results, after its times and equipment are written: it has no source image."""
+    document.SeriesDescription = series_description(context, kind)
+    _freeze_times(document, context, offset)
+    _name_implementation(document)
+    return BuiltObject(
+        kind=kind,
+        sop_instance_uid=document.SOPInstanceUID,
+        sop_class_uid=document.SOPClassUID,
+        series_instance_uid=document.SeriesInstanceUID,
+        supersedes=supersedes,
+        data=_file(document),
+    )
+
+
+def _name_implementation(dataset: Dataset) -> None:
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+def _file(dataset: Dataset) -> bytes:
     buffer = io.BytesIO()
     with quiet_pydicom():
         dataset.save_as(buffer, enforce_file_format=True)
@@ -147,8 +172,7 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
                 name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
-def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> None:
-    offset = offset_of(source)
+def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
     date, time = dicom_date(context.analysed_at, offset), dicom_time(context.analysed_at, offset)
     for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
         if f"{prefix}Date" in dataset:

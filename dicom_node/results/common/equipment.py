@@ -100,6 +100,14 @@ def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
 def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
     """TID 1001 with a device observer (TID 1004): no person has looked at this. ``fetus``: which is the
     subject, "" for the patient."""
+    observed = ObservationContext(observer_device_context=device_observer(context))
+    if fetus:
+        observed.extend(subject_context(fetus))
+    return observed
+
+
+def device_observer(context: ResultContext) -> ObserverContext:
+    """TID 1004: this node."""
     device = DeviceObserverIdentifyingAttributes(
         uid=observer_uid(context),
         name=context.station_name or MODEL_NAME,
@@ -107,14 +115,7 @@ def observation_context(context: ResultContext, fetus: str = "") -> ObservationC
         model_name=MODEL_NAME,
         serial_number=context.installation.serial_number,
     )
-    observed = ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=device
-        )
-    )
-    if fetus:
-        observed.extend(subject_context(fetus))
-    return observed
+    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
 def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:

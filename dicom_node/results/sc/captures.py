@@ -11,11 +11,7 @@ from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import Decision, DerivedImage, Finding, Measurement, QualityNote
-from ai_pipeline.images.render import (
-    annotate,
-    heatmap_overlay,
-    place_lines,
-)
+from ai_pipeline.images.render import annotate, heatmap_overlay, place_lines
 from ai_pipeline.summary import result_lines
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -27,13 +23,7 @@ from dicom_node.results.common.derivation import (
 )
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import (
-    LocatedFinding,
-    located_findings,
-    of_source,
-    ranked,
-    tracked,
-)
+from dicom_node.results.common.tracked import LocatedFinding, located_findings, of_source, ranked, tracked
 from dicom_node.results.sc.cleaned import frames_of
 
 Picture = npt.NDArray[np.uint8]

@@ -33,12 +33,7 @@ from dicom_node.results.common.derivation import (
     describe_derivation,
     set_orientation,
 )
-from dicom_node.results.common.envelope import (
-    complete,
-    disclaimer,
-    header_arguments,
-    series_description,
-)
+from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, series_description
 from dicom_node.results.common.source import Source
 
 _FRAME_TIME: Final = 0x00181063

@@ -9,10 +9,9 @@ from dicom_node.store.tables.analyses import (
     ScoreCount,
     ShadowScore,
 )
-from dicom_node.store.tables.assessments import HeldResult
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
-from dicom_node.store.tables.decisions import DecisionRow
+from dicom_node.store.tables.decisions import DecisionRow, HeldResult
 from dicom_node.store.tables.node import (
     Cursor,
     DiskSample,

@@ -1,13 +1,14 @@
-"""Decisions of persons, as their second copy beside the database has them (``decisions/``)."""
+"""Decisions of persons, as their second copy beside the database has them, and results that wait for one."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, String, text
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from dicom_node.model.lifecycle import HeldState
 from dicom_node.store.tables.base import Base
 
 _WAITS, _NOT_COPIED = text("applied_at IS NULL"), text("NOT copied")
@@ -41,3 +42,17 @@ class DecisionRow(Base):
 
 FAULT = "fault"
 """Action of a row that stands for a line of the copy which somebody changed or cut out."""
+
+
+class HeldResult(Base):
+    """A result of a rule with ``assess_first``. It is sent once a person has accepted it."""
+
+    __tablename__ = "held_result"
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    since: Mapped[datetime]
+    state: Mapped[HeldState] = mapped_column(default=HeldState.WAITING)
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(64), default="")
+    because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from dicom_node.config.fixed import fixed
 from dicom_node.config.loading import load
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
@@ -59,7 +58,7 @@ def test_settings_show_no_secret_in_any_form(settings: Settings) -> None:
         )
         shown += (json.dumps(one.model_dump(mode="json")), repr(list(one)))
         assert [text for text in shown if SECRET in text] == []
-    assert SECRET not in repr(fixed(settings))
+    assert SECRET not in repr(settings.fixed)
 
 
 def test_an_error_about_settings_shows_no_secret(settings: Settings) -> None:
@@ -73,7 +72,7 @@ def test_an_error_about_settings_shows_no_secret(settings: Settings) -> None:
 
 
 def test_events_and_logs_show_no_secret(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    event = happened(CONFIGURATION_REFUSED, keys=", ".join(map(str, fixed(settings).values())))
+    event = happened(CONFIGURATION_REFUSED, keys=", ".join(map(str, settings.fixed.values())))
     with caplog.at_level(logging.DEBUG):
         logging.getLogger(__name__).info("%s %r %s", settings, settings.peers, event)
     assert SECRET not in caplog.text and SECRET not in repr(event)

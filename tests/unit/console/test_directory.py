@@ -12,7 +12,7 @@ from ai_pipeline.chest import trial
 from ai_pipeline.models.registry import SHIPPED
 from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, models, rules
+from dicom_node.services import audit, entered, models, rules
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -90,7 +90,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
         (GOOD.replace('"pacs"', '"modality"'), "rule 1, send_to: peers that may receive: pacs"),
         (GOOD.replace('"ultrasound"', '"ultrasund"'), "did you mean ultrasound?"),
         (GOOD.replace('"*"', "3"), "rule 1, when, modality"),
-        ("#" * (rules.LONGEST + 1), "too long"),
+        ("#" * (entered.LONGEST + 1), "too long"),
         ("rules = 7", "rules"),
         ("rules = " + "[" * 5000, "no TOML"),
     ],

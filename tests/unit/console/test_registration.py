@@ -121,6 +121,6 @@ def test_under_another_site_key_a_registration_says_so(console: ConsoleLab, inbo
     key = Path(inbox.folder) / "keys" / "site.key"
     key.write_text("00" * 32)
     key.chmod(0o600)
-    patients._cipher.cache_clear()
+    patients._seal.cache_clear()
     assert browser.get("/patients") == 200
     assert "sealed under another site key" in browser.text

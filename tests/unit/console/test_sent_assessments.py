@@ -19,7 +19,7 @@ from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
 from dicom_node.services.studies import rerun_rules
 from dicom_node.store.tables import Delivery, Instance, Result, Study
-from dicom_node.studies.stop import stop_study
+from dicom_node.studies.quarantine import stop_study
 from tests.inbox_lab import Inbox
 from tests.result_reading import content, groups_of, named, of_type
 from tests.unit.jobs.worker_lab import work

@@ -15,9 +15,8 @@ from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
 from dicom_node.errors import SpoolError, SpoolFull
-from dicom_node.inbox.header import read_arrival
+from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.spooled import Arrival
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"

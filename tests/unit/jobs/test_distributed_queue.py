@@ -17,7 +17,6 @@ from sqlalchemy import text
 
 from dicom_node import jobs
 from dicom_node.errors import LeaseLost
-from dicom_node.jobs.procrastinate_engine import ProcrastinateEngine
 from dicom_node.jobs.queue import JobQueue, LeaseTable
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import migrate, tickets
@@ -55,7 +54,7 @@ def in_procrastinate(database: Database) -> list[tuple[object, ...]]:
 def test_the_engine_follows_from_the_url_of_the_database(database: Database, tmp_path: Path) -> None:
     embedded = Database(f"sqlite:///{tmp_path / 'node.db'}")
     assert isinstance(JobQueue(embedded, WORKERS)._engine, LeaseTable)
-    assert isinstance(JobQueue(database, WORKERS)._engine, ProcrastinateEngine)
+    assert isinstance(JobQueue(database, WORKERS)._engine, tickets.TicketEngine)
     embedded.dispose()
 
 

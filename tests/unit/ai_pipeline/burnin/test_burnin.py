@@ -17,8 +17,8 @@ from ai_pipeline.burnin.fill.inpaint import inpaint
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_pipeline.burnin.find.read_lines import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
-from ai_pipeline.burnin.prove.unchanged_outside import unchanged_outside
 from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin.unchanged_outside import unchanged_outside
 from ai_pipeline.contract import PixelArray, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import NAME, ArrayImage, Picture, burn, burned_box, echo, flow, silent

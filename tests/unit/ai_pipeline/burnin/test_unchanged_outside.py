@@ -9,7 +9,7 @@ import pytest
 
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest
+from ai_pipeline.burnin.unchanged_outside import OutsideDigest
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked
 

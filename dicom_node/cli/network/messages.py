@@ -1,4 +1,4 @@
-"""``dicom-node send``: send files to a peer, as a modality would."""
+"""``dicom-node send`` and ``echo``: call a peer as a modality would."""
 
 from __future__ import annotations
 
@@ -49,3 +49,16 @@ def send(
     failed = sum(not sent.stored for sent in reports)
     say(f"{len(reports) - failed} stored, {failed} not.", err=True)
     return ExitCode.FAILED if failed else ExitCode.OK
+
+
+@app.command(epilog="Example: dicom-node echo pacs --config node.toml")
+def echo(
+    peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")], config: Config
+) -> int:
+    """Send a C-ECHO to a peer."""
+    from dicom_node.scu.dimse import DimseDestination
+
+    loaded = load(config)
+    check = DimseDestination(loaded.peer(peer), loaded).echo()
+    say(f"{peer}: {check.text}", err=not check.ok)
+    return ExitCode.OK if check.ok else ExitCode.UNAVAILABLE

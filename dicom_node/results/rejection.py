@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
@@ -10,28 +9,21 @@ from pathlib import Path
 from typing import Final
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import (
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    ObserverContext,
-)
+from highdicom.sr import ContentSequence
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME, Installation
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+from dicom_node.dicom.own_objects import Installation
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results.common.context import BuiltObject, ResultContext
-from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, series_description
-from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
+from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
+from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.common.fetus import fetus_of_reports, subject_context
-from dicom_node.results.common.identity import document_uid, observer_uid
-from dicom_node.results.common.times import dicom_date, dicom_time
+from dicom_node.results.common.identity import document_uid
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
 _TITLES: Final[Mapping[RejectionReason, Code]] = {
@@ -54,23 +46,14 @@ def build_rejection(
     """
     with quiet_pydicom():
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
-    context = ResultContext(
-        pipeline="withdrawal",
-        pipeline_version="1",
-        rule="",
-        models=(),
-        analysed_at=at,
-        kinds=frozenset(),
-        installation=installation,
-        station_name=station,
-    )
+    context = ResultContext.of_person("withdrawal", at, installation, station)
     first = objects[0]
     offset = str(first.get("TimezoneOffsetFromUTC") or "")
     parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
     content = KeyObjectSelection(
         document_title=_TITLES[reason],
         referenced_objects=objects,
-        observer_device_context=_observer(context),
+        observer_device_context=device_observer(context),
         description=because,
     )
     if fetus := fetus_of_reports(objects):
@@ -94,36 +77,4 @@ def build_rejection(
         if keyword in first:
             note[keyword] = deepcopy(first[keyword])
     note.SpecificCharacterSet = first.get("SpecificCharacterSet") or UTF8
-    note.SeriesDescription = series_description(context, ResultKind.REJECTION)
-    for prefix in ("InstanceCreation", "Content"):
-        setattr(note, f"{prefix}Date", dicom_date(at, offset))
-        setattr(note, f"{prefix}Time", dicom_time(at, offset))
-    finish(note, context, offset)
-    note.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    note.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    return _built(note)
-
-
-def _observer(context: ResultContext) -> ObserverContext:
-    device = DeviceObserverIdentifyingAttributes(
-        uid=observer_uid(context),
-        name=context.station_name,
-        manufacturer_name=MANUFACTURER,
-        model_name=MODEL_NAME,
-        serial_number=context.installation.serial_number,
-    )
-    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-
-
-def _built(note: Dataset) -> BuiltObject:
-    data = io.BytesIO()
-    with quiet_pydicom():
-        note.save_as(data, enforce_file_format=True)
-    return BuiltObject(
-        kind=ResultKind.REJECTION,
-        sop_instance_uid=note.SOPInstanceUID,
-        sop_class_uid=note.SOPClassUID,
-        series_instance_uid=note.SeriesInstanceUID,
-        supersedes="",
-        data=data.getvalue(),
-    )
+    return built_document(note, context, ResultKind.REJECTION, offset)

@@ -1,1 +1,0 @@
-"""Proofs that cleaning changed nothing but the masked pixels."""

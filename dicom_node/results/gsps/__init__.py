@@ -1,1 +1,0 @@
-"""Presentation states (PS3.3 A.33)."""

@@ -1,1 +1,0 @@
-"""Key Object Selection documents: notes that results are withdrawn."""

@@ -1,1 +1,0 @@
-"""Segmentations (PS3.3 A.51)."""
