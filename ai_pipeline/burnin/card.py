@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
@@ -16,6 +17,10 @@ CLINICAL_ONLY: Final = "stays under clinical only: leave it out, or take that po
 
 class UltrasoundOptions(PipelineOptions):
     """Options of the pipeline ``ultrasound``."""
+
+    former: ClassVar[Mapping[str, str]] = {
+        "despeckle": "leave it out (`ai-pipeline run --despeckle` makes a picture with less speckle)"
+    }
 
     policy: CleaningPolicy = option(
         CleaningPolicy.CLINICAL,
@@ -50,9 +55,6 @@ class UltrasoundOptions(PipelineOptions):
     measurements: bool = option(False, "Lengths written in the image", "handed back for review")
     """Hand back lengths that are written in the image as measurements in the SR, "read from image, for
     review", where the distance of the calipers agrees with what is written."""
-    despeckle: bool = option(False, "A copy with less speckle", "beside the cleaned image")
-    """The cleaned image once more with less speckle, in a series of its own, for peers that take `cleaned`
-    (not for those that may not know the patient); inside the image area, where it is grey."""
     any_modality: bool = option(
         False, "Take other modalities too", "text only, no drawn marks", lifts="modality"
     )
@@ -77,7 +79,7 @@ class UltrasoundOptions(PipelineOptions):
 
 CARD: Final = PipelineCard(
     name="ultrasound",
-    version="2.9",
+    version="2.10",
     about="Ultrasound: finds what is burned into the picture, and hands back a cleaned image.",
     intended_use=(
         "Ultrasound stills and cines with text burned into the pixels: it finds what may name the patient "

@@ -36,10 +36,8 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )
-from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.models.registry import find
 from ai_pipeline.terms import shown_term
 
 MOST_FINDINGS = 24
@@ -47,13 +45,23 @@ MOST_FINDINGS = 24
 
 
 class Ultrasound:
-    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`)."""
+    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
+
+    ``despeckler``: hand back each cleaned image once more with less speckle. The node has none.
+    """
 
     card = CARD
 
-    def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        models_dir: Path | None = None,
+        device_rules: Path | None = None,
+        despeckler: Despeckler | None = None,
+    ) -> None:
         self._models_dir = models_dir
         self._device_rules = device_rules
+        self._despeckler = despeckler
 
     def warm_up(self) -> None:
         """Check and load networks and device rules.
@@ -64,11 +72,8 @@ class Ultrasound:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """All models that an option may select, the despeckler too; a result names those that were run."""
-        return (
-            *cleaning_models(self._models_dir, self._device_rules),
-            find(DESPECKLER, self._models_dir).ref,
-        )
+        """All models that it may run; a result names those that were run."""
+        return *cleaning_models(self._models_dir, self._device_rules), *self._further_models()
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -97,7 +102,6 @@ class Ultrasound:
         began = time.perf_counter()
         wanted = UltrasoundOptions.of(options)
         tools = self._tools()
-        despeckler = Despeckler.active(self._models_dir) if wanted.despeckle else None
         findings: list[Finding] = []
         readings: list[Reading] = []
         measurements: list[Measurement] = []
@@ -124,10 +128,10 @@ class Ultrasound:
                 measurements += measurements_of(result.readings, image.header)
             if wanted.clean:
                 pictures += [result.image, result.mask]
-                if despeckler is not None:
+                if self._despeckler is not None:
                     try:
                         kept = [mark.box for mark in result.marks if not mark.removed]
-                        pictures.append(despeckler.despeckle(result.image, image.header, share, kept))
+                        pictures.append(self._despeckler.despeckle(result.image, image.header, share, kept))
                     except CleaningFailed as failure:
                         notes.append(QualityNote("not_despeckled", f"{failure}.", image.uid))
             for stage, value in result.timings.items():
@@ -140,10 +144,13 @@ class Ultrasound:
             tuple(pictures),
             tuple(notes),
             dict(seconds),
-            (*tools.models, *([despeckler.ref] if despeckler else [])),
+            (*tools.models, *self._further_models()),
             readings=tuple(readings),
             measurements=tuple(measurements),
         )
+
+    def _further_models(self) -> tuple[ModelRef, ...]:
+        return (self._despeckler.ref,) if self._despeckler else ()
 
     def _tools(self) -> Tools:
         return shared_tools(self._models_dir, self._device_rules)

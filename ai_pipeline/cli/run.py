@@ -48,7 +48,7 @@ def run(
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
     ] = None,
     despeckle: Annotated[
-        bool, typer.Option("--despeckle", help="With less speckle too (ultrasound): --option despeckle=true.")
+        bool, typer.Option("--despeckle", help="The cleaned picture with less speckle too (ultrasound).")
     ] = False,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
     device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
@@ -74,9 +74,10 @@ def run(
         Folder(out),
         modality,
         given,
-        _options([*(option or []), *(["despeckle"] if despeckle else [])]),
+        _options(option or []),
         models_dir,
         device_rules,
+        despeckle,
     )
     files, unreadable = _inputs(files), False
     try:
@@ -139,6 +140,7 @@ class _Runner:
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None
+    despeckle: bool
     made: dict[str, Pipeline] = field(default_factory=dict)
 
     def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
@@ -174,23 +176,36 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
-        from ai_pipeline.pipelines import create, option_faults
+        from ai_pipeline.pipelines import option_faults
 
         name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
         if name is None:
             return None
         if name not in self.made:
-            pipeline = create(name, models_dir=self.models_dir, device_rules=self.device_rules)
+            pipeline = self._create(name)
             known = pipeline.card.options
-            if unknown := sorted(set(self.options) - known.model_fields.keys()):
+            if unknown := sorted(self.options.keys() - known.model_fields.keys()):
                 there = ", ".join(sorted(known.model_fields)) or "none"
-                raise typer.BadParameter(
-                    f"{name} knows no option {', '.join(unknown)} (it knows: {there})", param_hint="--option"
-                )
+                instead = [known.former[one] for one in unknown if one in known.former]
+                text = f"{name} knows no option {', '.join(unknown)} (it knows: {there})"
+                raise typer.BadParameter("; ".join([text, *instead]), param_hint="--option")
             for option, remedy in option_faults(pipeline, self.options).items():
                 raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
             self.made[name] = pipeline
         return self.made[name]
+
+    def _create(self, name: str) -> Pipeline:
+        if not self.despeckle:
+            from ai_pipeline.pipelines import create
+
+            return create(name, models_dir=self.models_dir, device_rules=self.device_rules)
+        from ai_pipeline.burnin.pipeline import Ultrasound
+        from ai_pipeline.despeckle.despeckler import Despeckler
+
+        if name != Ultrasound.card.name:
+            raise typer.BadParameter(f"{name} removes no speckle", param_hint="--despeckle")
+        despeckler = Despeckler.active(self.models_dir)
+        return Ultrasound(models_dir=self.models_dir, device_rules=self.device_rules, despeckler=despeckler)
 
 
 @cache

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
@@ -73,11 +73,15 @@ def option(
 
 
 class PipelineOptions(BaseModel):
-    """The options that a rule may give a pipeline, a field for each; as it is here, none."""
+    """The options that a rule may give a pipeline, a field for each; as it is here, none.
+
+    ``former``: options of earlier versions, which rules may still name, with what to do instead.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    former: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Self:

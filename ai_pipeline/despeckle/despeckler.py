@@ -1,5 +1,8 @@
 """A cleaned ultrasound image with less speckle: inside the image area, where it is grey, by one network.
 
+For ``ai-pipeline run --despeckle`` alone: frames as they came change too little to be worth a series at a
+PACS, and stronger ways lose structure (docs/studies/despeckle.md).
+
 Never made from an image that was not verified to hold no text that had to go: it would leave with it.
 """
 

@@ -19,7 +19,10 @@ LARGEST = 1024
 """Most steps of :data:`STEP` pixels a side that an exported file is declared for."""
 VERSION = "3"
 """Version of our card; 1 and 2 mixed blurs of the picture."""
-USE = "A further series to look at, beside the image as it came. Not for measurement of texture."
+USE = (
+    "A further picture of a file to look at (`ai-pipeline run --despeckle`), beside the image as it came; no "
+    "rule of the node asks for it. Not for measurement of texture."
+)
 COMPARISON = "To compare with: no pipeline runs it."
 
 

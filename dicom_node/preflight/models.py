@@ -41,7 +41,8 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
     yield from _check_conditions(rule, card)
     known = card.options.model_fields
     for option in rule.options.keys() - known.keys():
-        remedy = f"{rule.pipeline} has no such option; {did_you_mean(option, sorted(known))}"
+        instead = card.options.former.get(option) or did_you_mean(option, sorted(known))
+        remedy = f"{rule.pipeline} has no such option; {instead}"
         yield f"{key}.options.{option}", "", remedy
     given = {option: value for option, value in rule.options.items() if option in known}
     faults = _faults(rule, given, settings) if runs_models else card.options.faults(given)

@@ -1,5 +1,5 @@
 """Real ultrasound frames through a whole node: an ovary comes back cleaned, outlined and classified, a fetal
-head is not classified, and what a rule asks to despeckle comes back in a further series.
+head is not classified.
 """
 
 from __future__ import annotations
@@ -18,23 +18,18 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
 from dicom_node.dicom.walk import items
-from tests.modality import set_pixels, ultrasound_from
+from tests.modality import ultrasound_from
 from tests.node_lab import Node, rule, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
-from tests.ultrasound_lab import FRAME_TIME, MULTI_FRAME
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
-RULES = rule("ovarian", 'modality = "US", body_part = "OVARY"', "heatmaps = true") + rule(
-    "ultrasound", 'modality = "US", body_part = "BREAST"', "despeckle = true"
-)
+RULES = rule("ovarian", 'modality = "US", body_part = "OVARY"', "heatmaps = true")
 RESULTS = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
 SR, SEG, STATE = ("1.2.840.10008.5.1.4.1.1." + end for end in ("88.34", "66.4", "11.2"))
 OVARY = "us_ovarian/images/otu_0435.jpg"
 HEAD = "us_fetal_head/images/006_HC.jpg"
-BREAST = "us_breast/images/benign_103.png"
-FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,6 @@ def cases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[dict
     sent = {
         "ovary": sent_as(data, OVARY, "ovary", "OVARY"),
         "head": sent_as(data, HEAD, "head", "OVARY"),
-        "still": sent_as(data, BREAST, "still", "BREAST"),
-        "cine": cine(sent_as(data, BREAST, "cine", "BREAST")),
     }
     with run_pacs(Pacs(free_port())) as pacs:
         node = Node(
@@ -109,16 +102,6 @@ def sent_as(data: Path, picture: str, name: str, body_part: str) -> Dataset:
     made = ultrasound_from(name, pixels)
     made.BodyPartExamined = body_part
     return made
-
-
-def cine(ds: Dataset) -> Dataset:
-    """The same with :data:`FRAMES` frames, each a little brighter."""
-    first = ds.pixel_array.astype(np.float64)
-    frames = np.stack([np.clip(first * (1 + 0.05 * number), 0, 255) for number in range(FRAMES)])
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MULTI_FRAME
-    ds.NumberOfFrames, ds.FrameTime, ds.FrameIncrementPointer = FRAMES, 40, FRAME_TIME
-    set_pixels(ds, frames.astype(np.uint8), "RGB", 8)
-    return ds
 
 
 def outlines_of(report: Dataset) -> dict[str, npt.NDArray[np.float64]]:
@@ -174,26 +157,3 @@ def test_the_head_of_a_fetus_is_not_classified_also_where_the_header_says_ovary(
 ) -> None:
     assert cases["head"].state == "not_applicable"
     assert cases["head"].results == ()
-
-
-@pytest.mark.parametrize(("name", "frames"), [("still", 1), ("cine", FRAMES)])
-def test_less_speckle_comes_back_in_a_series_of_its_own(
-    cases: dict[str, Case], name: str, frames: int
-) -> None:
-    case = cases[name]
-    assert case.state == "delivered"
-    cleaned, less = (case.picture(words) for words in ("AI cleaned image", "AI cleaned, less speckle"))
-    assert less.SeriesInstanceUID not in {cleaned.SeriesInstanceUID, case.source.SeriesInstanceUID}
-    assert int(less.get("NumberOfFrames") or 1) == frames
-    assert "ultrasound-despeckle-residual" in less.DerivationDescription
-    assert (less.BurnedInAnnotation, less.SyntheticData) == ("NO", "YES")
-    before, after = (np.asarray(ds.pixel_array, np.float64) for ds in (cleaned, less))
-    assert before.shape == after.shape
-    # Little: of a frame as it came the network takes little for speckle.
-    assert roughness(after) < 0.98 * roughness(before)
-    assert abs(after.mean() - before.mean()) < 2
-
-
-def roughness(samples: npt.NDArray[np.float64]) -> float:
-    """Mean step between neighbouring rows, of the last two or three axes."""
-    return float(np.abs(np.diff(samples, axis=-3)).mean())

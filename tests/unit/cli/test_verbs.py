@@ -135,7 +135,9 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
     text = site.read_text(encoding="utf-8").replace("port = 11112", f"port = {pacs.port}\ncolour = 1")
     options = "options = { heatmap = 1, prevalence = { Fracture = 0.1 } }"
     text = text.replace('pipeline = "chest_xray"', f'pipeline = "chest_xray"\n{options}')
+    former = 'name = "less"\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_to = ["pacs"]\n'
     text = text.replace('pipeline = "ultrasound"', 'pipeline = "ultrasnd"')
+    text += f"[[rules]]\n{former}options = {{ despeckle = true }}\n"
     text += '[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
     text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"')
     site.write_text(text, encoding="utf-8")
@@ -147,6 +149,7 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
         "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
         "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
         "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",
+        "rules.less.options.despeckle: ultrasound has no such option; leave it out (`ai-pipeline run --desp",
         "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
         "peers.us1.assume_charset = 'latin'",
     ):

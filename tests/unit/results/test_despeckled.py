@@ -1,4 +1,4 @@
-"""The cleaned image with less speckle: a series of its own, which says what it is, and never unverified."""
+"""A cleaned image that a pipeline processed further: a series of its own that says so, never unverified."""
 
 from __future__ import annotations
 

@@ -114,12 +114,20 @@ def test_the_mask_does_not_spell_what_it_hides(reader: TextReader) -> None:
 
 
 def test_calipers_say_where_the_lesion_is() -> None:
-    ends = [Annotation(AnnotationKind.CALIPER, (x, y, x + 4, y + 4), 0.9) for x, y in ((20, 50), (80, 50))]
+    ends = [Annotation(AnnotationKind.CALIPER, (x, y, x + 12, y + 14), 0.9) for x, y in ((14, 44), (74, 44))]
     area = measured_area(ends, (100, 100))
     assert area[52, 50]
     assert not area[5, 5]
     assert 0.2 < area.mean() < 0.35
     assert not measured_area(ends[:1], (100, 100)).any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(6, 6), (9, 7), (9, 436), (12, 60)])
+def test_ticks_and_rulers_measure_no_lesion(width: int, height: int) -> None:
+    places = ((20, 10), (80, 10), (50, 20))
+    ticks = [Annotation(AnnotationKind.CALIPER, (x, y, x + width, y + height), 0.9) for x, y in places]
+
+    assert not measured_area(ticks, (500, 500)).any()
 
 
 def test_a_filled_caliper_is_a_caution() -> None:

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from ai_pipeline.burnin import tools
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, Decision, ImageKind, Refuse
-from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_image
 from ai_pipeline.models import registry
@@ -33,7 +32,7 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
     assert result.images[0].verified
     assert {finding.decision for finding in result.findings} == {Decision.PRESENT}
     assert all(finding.frame is None and finding.regions for finding in result.findings)
-    assert result.models == pipeline.models()[:-1]  # the last one is run with the option despeckle only
+    assert result.models == pipeline.models()
 
 
 def test_nothing_found_is_said() -> None:
@@ -111,10 +110,9 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
     pipeline.warm_up()
     run = pipeline.models()
     for model in run:
-        if model.id != DESPECKLER:  # which is loaded anew for each run
-            card = registry.find(model.id).path
-            text = card.read_text("utf-8").replace(f'version = "{model.version}"', 'version = "99.0"', 1)
-            (tmp_path / card.name).write_text(text, "utf-8")
+        card = registry.find(model.id).path
+        text = card.read_text("utf-8").replace(f'version = "{model.version}"', 'version = "99.0"', 1)
+        (tmp_path / card.name).write_text(text, "utf-8")
     assert registry.find(run[0].id, tmp_path).version == "99.0"
     assert pipeline.models() == run
 

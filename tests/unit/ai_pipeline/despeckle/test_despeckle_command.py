@@ -1,4 +1,4 @@
-"""The option ``despeckle`` of ``ultrasound``, and the network that ships."""
+"""``ai-pipeline run --despeckle``, and the network that ships: the node has neither."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ai_pipeline.contract import DerivedImage, ImageHeader, ImageKind, Progress
 from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models import registry
+from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import drawn_head
 
@@ -65,8 +66,34 @@ def test_what_cannot_be_despeckled_is_still_cleaned_and_says_so(monkeypatch: pyt
 
     monkeypatch.setattr(pipeline.Despeckler, "despeckle", refuses)
 
-    result = Ultrasound().run([ArrayImage(speckled()[None])], silent, {"despeckle": True})
+    result = Ultrasound(despeckler=Despeckler.active()).run([ArrayImage(speckled()[None])], silent, {})
 
     assert {image.kind for image in result.images} == {ImageKind.CLEANED, ImageKind.MASK}
     assert "not_despeckled" in {note.name for note in result.quality}
     assert MODEL in {model.id for model in result.models}
+
+
+def test_the_pipeline_of_a_node_knows_no_despeckler() -> None:
+    assert MODEL not in {model.id for model in create("ultrasound").models()}
+
+
+@pytest.mark.parametrize("option", ["despeckle", "despeckle=false"])
+def test_the_former_option_is_refused_with_what_to_do_instead(tmp_path: Path, option: str) -> None:
+    cv2.imwrite(str(tmp_path / "us.png"), speckled())
+    given = ["--modality", "US", "--out", str(tmp_path), "--option", option]
+
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "us.png"), *given], env={"COLUMNS": "400"})
+
+    assert done.exit_code == 2
+    assert "knows no option despeckle" in done.output
+    assert "leave it out (`ai-pipeline run --despeckle`" in done.output
+
+
+def test_a_pipeline_that_cleans_nothing_removes_no_speckle(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "us.png"), speckled())
+    given = ["--pipeline", "fetal_head", "--modality", "US", "--despeckle", "--out", str(tmp_path)]
+
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "us.png"), *given], env={"COLUMNS": "400"})
+
+    assert done.exit_code == 2
+    assert "fetal_head removes no speckle" in done.output
