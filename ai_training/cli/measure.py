@@ -423,6 +423,35 @@ def evaluate_stamps(
     print_figures(result, as_text, as_json)
 
 
+@evaluate_app.command("tries")
+def evaluate_tries(
+    *,
+    data: options.ChestData,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps what the networks see of each image.")],
+    imagenet: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="efficientnet-lite2=ITS.pth, for a head on it; repeatable."),
+    ] = None,
+    models_dir: options.ModelsDir = None,
+) -> None:
+    """Try mirror images, larger films, crops of the lungs and new heads on the validation split.
+
+    The test split is not looked at. Example: ai-pipeline evaluate tries --data DIR --cache runs/tries
+    """
+    pairs = [pair.partition("=") for pair in imagenet or []]
+    if not all(name and file for name, _, file in pairs):
+        raise typer.BadParameter("not NAME=FILE, such as efficientnet-lite2=x.pth", param_hint="--imagenet")
+    with errors(), progress() as report:
+        from ai_pipeline.chest.ratio import MODEL
+        from ai_pipeline.models.registry import find
+        from ai_training.chest.tries import as_table, try_all
+
+        card = options.chest_card(None, models_dir)
+        checkpoints = {name: Path(file) for name, _, file in pairs}
+        rows = try_all(data, card, find(MODEL, models_dir), cache, checkpoints, report)
+    typer.echo(as_table(rows))
+
+
 @evaluate_app.command("fetal")
 def evaluate_fetal(
     *,
