@@ -403,6 +403,34 @@ def evaluate_stamps(
     return evaluate(data, models, split, films, report)
 
 
+@verb(evaluate_app, "tries")
+def evaluate_tries(
+    *,
+    report: Report,
+    data: options.ChestData,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps what the networks see of each image.")],
+    imagenet: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="efficientnet-lite2=ITS.pth, for a head on it; repeatable."),
+    ] = None,
+    models_dir: options.ModelsDir = None,
+) -> str:
+    """Try mirror images, larger films, crops of the lungs and new heads on the validation split.
+
+    The test split is not looked at. Example: ai-pipeline evaluate tries --data DIR --cache runs/tries
+    """
+    from ai_pipeline.chest.ratio import MODEL
+    from ai_pipeline.models.registry import find
+    from ai_training.chest.tries import as_table, try_all
+
+    pairs = [pair.partition("=") for pair in imagenet or []]
+    if not all(name and file for name, _, file in pairs):
+        raise typer.BadParameter("not NAME=FILE, such as efficientnet-lite2=x.pth", param_hint="--imagenet")
+    card = options.chest_card(None, models_dir)
+    checkpoints = {name: Path(file) for name, _, file in pairs}
+    return as_table(try_all(data, card, find(MODEL, models_dir), cache, checkpoints, report))
+
+
 @verb(evaluate_app, "fetal")
 def evaluate_fetal(
     *,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
 
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 
@@ -34,3 +36,20 @@ def set_drop_connect(network: PlacedClassifier, rate: float) -> None:
     """Leave out a share ``rate`` (0 to 1) of the last block's residual branches in training."""
     backbone = network.backbone
     backbone._global_params = backbone._global_params._replace(drop_connect_rate=rate)
+
+
+class FeatureMaps(nn.Module):
+    """An EfficientNet-Lite (``efficientnet-lite2``) without its head: the last feature maps of images.
+
+    ``checkpoint``: ImageNet weights; ``side`` of the input in pixels.
+    """
+
+    def __init__(self, name: str, checkpoint: Path, side: int) -> None:
+        super().__init__()
+        self.backbone = EfficientNet.from_name(name, image_size=side)
+        self.backbone.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        self.backbone._fc = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.backbone.extract_features(images)
+        return features
