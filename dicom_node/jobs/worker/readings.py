@@ -110,9 +110,7 @@ def _existing_seal(data_dir: Path) -> Seal:
         remedy = "only the user of the node may read it: run the command as that user"
         raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)]) from None
     if not found:
-        raise ReadingsSealed(
-            "the site key that encrypted the readings is missing: restore keys/site.key"
-        )
+        raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
     return Seal(data_dir, _PURPOSE)
 
 
