@@ -39,6 +39,7 @@ PLACE_IS_APPROXIMATE = {
     Origin.ACTIVATION: "box: class activation, approximate place",
     Origin.DETECTOR: "box: detector, approximate place",
 }
+EDGE_IS_APPROXIMATE = "outline: by a network, approximate edge"
 
 Colour = tuple[int, int, int]
 YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
@@ -177,9 +178,12 @@ def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = 
 
 
 def place_lines(regions: Iterable[Region]) -> list[str]:
-    """The origins of the boxes, each once, as lines of the legend."""
-    origins = {region.origin for region in regions}
-    return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
+    """The origins of boxes and outlines, each once, as lines of the legend."""
+    regions = list(regions)
+    boxes = {region.origin for region in regions if region.type == "box"}
+    outlined = any(region.type == "polygon" and region.origin is Origin.DETECTOR for region in regions)
+    lines = [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in boxes]
+    return [*lines, *([EDGE_IS_APPROXIMATE] if outlined else [])]
 
 
 def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:

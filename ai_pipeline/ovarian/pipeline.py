@@ -44,7 +44,7 @@ from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 from ai_pipeline.ovarian.pixel_gate import PixelGate
 
 MODEL = "ovarian-efficientnet-lite0"
-UNSURE_NOTE = "The model is unsure, sees a normal ovary, or what it does not report; nothing is excluded"
+UNSURE_NOTE = "The model suggests no class and excludes none"
 FILLED_NOTE = "{:.0%} of what was outlined was filled or blacked out"
 CHANGED_NOTE = "The cleaned picture does not look like an ultrasound frame of an ovary"
 NO_CANCER_EXCLUDED = "No answer excludes cancer"
@@ -261,7 +261,7 @@ def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -
         note = FILLED_NOTE.format(frame.filled)
     fault = frame.outline.fault
     notes = (
-        (not present, summary.UNSURE, f"{note}.", True),
+        (not present, summary.UNSURE, f"{note}.", note != UNSURE_NOTE),  # the result has that line already
         (bool(fault), "no_outline", f"{fault}: none is drawn.", False),
         (image.header.lossy, "lossy", "The image was compressed with loss.", False),
     )

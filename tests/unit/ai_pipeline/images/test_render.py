@@ -22,6 +22,7 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.images.render import (
+    EDGE_IS_APPROXIMATE,
     MEDIUM_GREY,
     YELLOW,
     _box_captions,
@@ -202,3 +203,9 @@ def test_the_legend_says_whether_a_detector_or_an_activation_drew_the_box() -> N
         "box: class activation, approximate place"
     ]
     assert place_lines([Region("box", box, Origin.MARK)]) == []
+
+
+def test_an_outline_is_called_an_outline_and_no_box() -> None:
+    triangle = ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
+
+    assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
