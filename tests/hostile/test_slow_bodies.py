@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dicom_node.config import loading
@@ -158,3 +159,12 @@ def test_the_same_address_is_answered_beside_its_slow_senders(site: Site) -> Non
             assert asked.getresponse().status == 200
             asked.close()
             time.sleep(0.2)
+
+
+def test_the_console_may_take_no_more_memory_than_a_worker(site: Site) -> None:
+    """What a visitor uploads is read there: an allocation fails, not the machine."""
+    limit = loading.load([site.node.config]).workers.memory_mib * 2**20
+    children = psutil.Process().children(recursive=True)
+    consoles = [child for child in children if "dicom_console" in child.cmdline()]
+
+    assert [child.rlimit(psutil.RLIMIT_DATA) for child in consoles] == [(limit, limit)]
