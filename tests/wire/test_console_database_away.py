@@ -68,7 +68,7 @@ def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away]) -> No
                 told = "Not up to date: the database of the node does not answer."
                 page.wait_for_selector(f"#live.problem:has-text('{told}')")
             form.click("button:has-text('Cancel')")
-            form.wait_for_selector("text=not done, or not all of it")
+            form.wait_for_selector("text=not carried out, or only in part")
             answer = page.goto("/studies")
             assert answer is not None and answer.status == 503
             assert "Content-Security-Policy".lower() in answer.headers

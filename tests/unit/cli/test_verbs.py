@@ -170,7 +170,7 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
     received.parent.mkdir(parents=True)
     received.touch()
     printed = run("check", "--config", site)
-    assert "start the node, then dicom-node spool reindex" in printed.out + printed.err
+    assert "start the node, then run dicom-node spool reindex" in printed.out + printed.err
 
 
 def test_check_tries_whether_the_data_folder_can_be_made(run: Run, site: Path, tmp_path: Path) -> None:

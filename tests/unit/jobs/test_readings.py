@@ -191,7 +191,7 @@ def test_with_another_key_or_none_nothing_is_shown_and_no_key_is_made(node: Inbo
     with pytest.raises(ReadingsSealed, match="another site key"):
         shown(node)
     path.unlink()
-    with pytest.raises(ReadingsSealed, match="gone"):
+    with pytest.raises(ReadingsSealed, match="missing"):
         shown(node)
     assert not path.exists()
     path.write_bytes(kept)
