@@ -104,7 +104,7 @@ JOB_RETRIED = EventType(3005, _WARNING, "job failed, will be tried again")
 JOB_FAILED = EventType(3006, _ERROR, "job failed for good")
 JOB_CANCELLED = EventType(3007, _WARNING, "job cancelled")
 JOB_HELD = EventType(3008, _WARNING, "job held by a limit of its rule")
-JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker claimed by another worker")
+JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker returned to the queue")
 NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
 JOB_HANDED_BACK = EventType(
     3011, _INFO, "job returned to the queue: its worker stops, or the object store is unreachable"
@@ -112,7 +112,7 @@ JOB_HANDED_BACK = EventType(
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
 IMAGES_CLEANED = EventType(
-    3022, _INFO, "burned-in annotation cleaned: number of images, and the time it took"
+    3022, _INFO, "burned-in annotation cleaned: number of images, and of those widened or blacked out"
 )
 CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
 IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")

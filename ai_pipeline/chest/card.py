@@ -60,7 +60,7 @@ SHADOW: Final = ModelSlot("chest_xray_shadow", "", "shadow")
 
 CARD: Final = PipelineCard(
     name="chest_xray",
-    version="1.5",
+    version="1.6",
     about="Frontal chest X-rays of adults: findings with boxes, and the cardiothoracic ratio.",
     intended_use=(
         "Frontal chest X-rays of adults (CR, DX), to draw a reader's eye to findings that may be there. It "

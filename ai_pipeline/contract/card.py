@@ -85,8 +85,12 @@ class PipelineOptions(BaseModel):
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Self:
-        """The options that a rule sets, with defaults for the others. Raises pydantic.ValidationError."""
-        return cls.model_validate_json(json.dumps(dict(options), default=str))
+        """The options that a rule sets, with defaults for the others. Raises pydantic.ValidationError.
+
+        Former options are left out: jobs of an earlier version still have them, and do not fail for it.
+        """
+        known = {key: value for key, value in options.items() if key not in cls.former}
+        return cls.model_validate_json(json.dumps(known, default=str))
 
     @classmethod
     def faults(cls, options: Mapping[str, object]) -> dict[str, str]:

@@ -158,6 +158,7 @@ class TimedProtocol(H11Protocol):
     _cycle: object = None  # whose body is counted
     _cycle_began = 0.0
     _bytes = 0
+    _unsent = 0  # bytes of an answer that waited when the timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A browser connected."""
@@ -221,6 +222,7 @@ class TimedProtocol(H11Protocol):
             self._since = self.loop.time()
         self._stop_timer()
         self._credited = credited
+        self._unsent = self.transport.get_write_buffer_size()
         self._timer = self.loop.call_at(credited + seconds, self._end)
 
     @property
@@ -231,6 +233,12 @@ class TimedProtocol(H11Protocol):
         return self.flow.write_paused and not self._is_coming
 
     @property
+    def _is_taken(self) -> bool:
+        """Whether enough of an answer was taken since the timer was set."""
+        taken = self._unsent - self.transport.get_write_buffer_size()
+        return taken >= ANSWER_SECONDS * BODY_BYTES_PER_SECOND
+
+    @property
     def _is_coming(self) -> bool:
         """Whether a request has begun of which the end did not come yet."""
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
@@ -239,6 +247,8 @@ class TimedProtocol(H11Protocol):
         is_ours = self.flow.read_paused and not self._waits_for_reader
         if is_ours:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
+        elif self._waits_for_reader and self._is_taken:
+            self._end_after(self.loop.time(), ANSWER_SECONDS)
         else:
             self._cut()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def seal(data_dir: Path, words: str, number: str) -> str:
 
 def unseal(data_dir: Path, text: str, number: str) -> str:
     """The words again; LOST where the key is another one. Raises ConfigurationError."""
-    with suppress(binascii.Error):
+    with suppress(ValueError):  # also of text that is no ASCII
         sealed = base64.b64decode(text, validate=True)
         return (Seal(data_dir, _PURPOSE).open(sealed, number) or LOST) if text else ""
     return LOST

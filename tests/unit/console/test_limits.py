@@ -12,6 +12,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from dicom_console.web import limits
 from dicom_console.web.limits import FORM_BYTES, TimedProtocol
@@ -154,3 +157,25 @@ def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pyte
             answers += piece
             time.sleep(0.005)
         assert time.monotonic() - took > 2
+
+
+def test_one_large_answer_that_is_taken_steadily_comes_whole(
+    port: int, console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture is written in one piece, and takes longer to be read than a piece may."""
+    size = 4 * 2**20
+
+    async def picture(_request: Request) -> Response:
+        return Response(bytes(size))
+
+    console.app.router.routes.insert(0, Route("/static/picture", picture))
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 0.5)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /static/picture HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        began, taken = time.monotonic(), 0
+        while taken < size:
+            piece = connection.recv(2**15)
+            assert piece, f"it was cut after {taken} bytes"
+            taken += len(piece)
+            time.sleep(0.015)
+        assert time.monotonic() - began > 1.5

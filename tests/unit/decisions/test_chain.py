@@ -92,5 +92,6 @@ def test_words_are_sealed_and_come_back_under_the_same_key_only(tmp_path: Path) 
     sealed = words.seal(tmp_path, "that of Nowak", "1")
     assert "Nowak" not in sealed and words.unseal(tmp_path, sealed, "1") == "that of Nowak"
     assert words.unseal(tmp_path, sealed, "2") == words.LOST, "not those of another decision"
+    assert words.unseal(tmp_path, "ü", "1") == words.LOST, "somebody changed the line"
     (tmp_path / "keys" / "site.key").write_text("ab" * 32)
     assert words.unseal(tmp_path, sealed, "1") == words.LOST
