@@ -72,7 +72,7 @@ class Ultrasound:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """All models that it may run; a result names those that were run."""
+        """All models that it may run; a result names the models that were run."""
         return *cleaning_models(self._models_dir, self._device_rules), *self._further_models()
 
     def accepts(
