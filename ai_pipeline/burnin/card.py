@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy, InDoubt
 from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.decide.allowed import LONGEST_WORD, MOST_WORDS
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
@@ -31,6 +31,15 @@ class UltrasoundOptions(PipelineOptions):
     settings and makers' logos stay where they are known for what they are, because a reader needs them. A
     line of text stays only when all of it was read and is proven harmless; what cannot be read counts as a
     name. `research`: every text and every mark goes, and everything outside the ultrasound regions."""
+    in_doubt: InDoubt = option(
+        InDoubt.KEEP,
+        "What may be letters in the image",
+        "and cannot be read: keep, box, withhold",
+    )
+    """`keep`, under `clinical`: in the image area only strokes of proven letters are filled, never a box. What
+    may be letters and cannot be read stays; the picture is listed for review with the place. `box`: such
+    places are filled whole. `withhold`: no cleaned picture until a person has looked at it. Outside the image
+    area, on plain background, whatever may be letters is filled."""
     dates: Literal["remove", "keep"] = option(
         "remove", "Date of the examination", "under the policy clinical only", leaves_text=True
     )
@@ -79,7 +88,7 @@ class UltrasoundOptions(PipelineOptions):
 
 CARD: Final = PipelineCard(
     name="ultrasound",
-    version="2.10",
+    version="3.0",
     about="Ultrasound: finds what is burned into the picture, and hands back a cleaned image.",
     intended_use=(
         "Ultrasound stills and cines with text burned into the pixels: it finds what may name the patient "

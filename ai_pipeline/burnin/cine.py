@@ -18,6 +18,7 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
+from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
 from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
@@ -77,13 +78,24 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         marks += window.marks
         refilled += window.refilled
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
-    if not same_mask:  # results carry one mask for all frames, and the hash is of what lies outside of that
-        outside = OutsideDigest()
+    shown = without_shapes_of_letters(mask, verifier.tools.reader)
+    if (
+        not same_mask or (shown != mask).any()
+    ):  # one mask for all frames; the hash is of what is outside of it
+        mask, outside = shown, OutsideDigest()
         for frame in frames:  # outside of it the sources have been proven to be the same
             outside.add(frame, frame, mask)
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
     return CleanedFrames(
-        frames, masks, tuple(marks), plan.readings, widened, blacked_out, outside.hexdigest(), tuple(refilled)
+        frames,
+        masks,
+        tuple(marks),
+        plan.readings,
+        widened,
+        blacked_out,
+        outside.hexdigest(),
+        plan.in_doubt,
+        tuple(refilled),
     )
 
 
@@ -172,7 +184,7 @@ class _CineWindow(Window):
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
-            return self.verifier.residue(pictures[0], self.mask, self.kept, self._waves_in(pictures[0]))
+            return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         measured = MeasuredPixels.from_picture(light, self._waves_in(light))
@@ -188,7 +200,7 @@ class _CineWindow(Window):
             for view, scale, boxes in views
             for box in boxes
             for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box)
-            if self.verifier.is_residue(one, self.mask, self.kept)
+            if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
         ]
 
     def _waves_in(self, picture: Picture) -> Waves:
@@ -228,13 +240,27 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     # Text stays only as the first frame shows it, and only while it does not change.
     kept_text = plans[0].kept & ~mask & ~banner
     not_tissue = plans[0].not_tissue & ~mask
-    area = cast(Mask, np.logical_or.reduce([plan.area for plan in plans]))
+    area, ground = (
+        cast(Mask, np.logical_or.reduce([getattr(plan, name) for plan in plans]))
+        for name in ("area", "ground")
+    )
+    in_doubt = tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt))
     waves = plans[0].waves
     for other in plans[1:]:
         waves = waves | other.waves
     mask &= ~banner
     plan = RemovalPlan(
-        banner, mask, kept_text, not_tissue, area, waves, tuple(marks), tuple(readings), plans[0].lines
+        banner,
+        mask,
+        kept_text,
+        not_tissue,
+        area,
+        waves,
+        tuple(marks),
+        tuple(readings),
+        plans[0].lines,
+        ground,
+        in_doubt,
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt, merged
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
@@ -73,16 +73,19 @@ def clean(
     *,
     policy: CleaningPolicy = CleaningPolicy.CLINICAL,
     allowed: Allowed = NOTHING_MORE,
+    in_doubt: InDoubt = InDoubt.KEEP,
     tools: Tools | None = None,
 ) -> CleaningResult:
     """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
+
+    ``in_doubt``: what becomes of places in the image area of ultrasound that may hold letters.
 
     Text in any modality, graphics in ultrasound. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
     """
     if image.header.frames == 1:
         check_memory(image.header)
-    verifier = Verifier(tools or shared_tools(), policy, allowed)
+    verifier = Verifier(tools or shared_tools(), policy, allowed, in_doubt)
     graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
     clean_frames = clean_still if image.header.frames == 1 else clean_cine
@@ -141,9 +144,9 @@ def check_memory(header: ImageHeader) -> None:
 def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
     """The models that were run: only on ultrasound the mark detector, on a cine no learned inpainter."""
     if header.modality not in ULTRASOUND:
-        return (tools.text_model,)
+        return tools.text_model, tools.line_model
     if header.frames > 1:
-        return tools.text_model, tools.mark_model
+        return tools.text_model, tools.line_model, tools.mark_model
     return tools.models
 
 
@@ -168,6 +171,11 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (left, "kept", f"not about the patient's identity, left in place: {left}"),
         (filled, "filled_share", f"{share:.1%} of the pixels were filled"),
         (filled, "verified", "read again after filling: no legible text found that had to go"),
+        (
+            cleaned.in_doubt,
+            "in_doubt",
+            f"{_places(len(cleaned.in_doubt))} in the image may hold letters that cannot be read, and stayed",
+        ),
         (cleaned.widened, "widened", f"{_places(cleaned.widened)} needed a wider mask"),
         (cleaned.blacked_out, "blacked_out", f"{_places(cleaned.blacked_out)} had to be blacked out"),
         (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
@@ -184,6 +192,7 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         ),
     )
     places = dict.fromkeys(("widened", "blacked_out"), cleaned.refilled[:MOST_PLACES])
+    places["in_doubt"] = cleaned.in_doubt[:MOST_PLACES]
     return [
         QualityNote(name, text, image.uid, places=places.get(name, ()))
         for applies, name, text in notes

@@ -115,7 +115,14 @@ class Ultrasound:
                     Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
                     _share(report, number, len(images)),
                 )
-                result = clean(image, share, policy=wanted.policy, allowed=allowed, tools=tools)
+                result = clean(
+                    image,
+                    share,
+                    policy=wanted.policy,
+                    allowed=allowed,
+                    in_doubt=wanted.in_doubt,
+                    tools=tools,
+                )
             except CleaningFailed as failure:
                 failures.append(failure)
                 text = f"no cleaned picture: {failure}"

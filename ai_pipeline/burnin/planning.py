@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
 from ai_pipeline.burnin.annotation.pixels import (
     Box,
     Mask,
@@ -20,31 +20,35 @@ from ai_pipeline.burnin.annotation.pixels import (
     clipped,
     component_boxes,
     components,
+    dilated,
     index_of,
 )
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.mask_shape import (
-    blocks,
-    text_in_outline,
-    without_low_parts,
-    without_small_parts,
-)
+from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
+from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
 from ai_pipeline.burnin.decide.whole_lines import (
     by_best_reading,
     by_their_block,
     inner,
-    ruler_digits,
     with_all_letters,
     without_boxes_across_lines,
     without_cut_lines,
 )
-from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
+from ai_pipeline.burnin.decide.writing import (
+    Text,
+    covered,
+    find_texts,
+    level_box,
+    overlap,
+    share_of,
+    text_meaning,
+)
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
@@ -56,8 +60,8 @@ MARGIN = 0.15
 AROUND_DRAWING = 0.3
 """How far from a drawing the text detector may place its box when it takes it for text again (share of the
 box's height)."""
-TRACED = 0.15
-"""Share of a text's box that is drawn, from which the mark detector has its letters (they fill 20 %)."""
+RIM = 0.02
+"""How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
@@ -75,7 +79,8 @@ class RemovalPlan:
     ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
     from it. ``area``: the image area; only in it are holes filled from around them. ``waves`` are measured
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
-    ``lines``: the letters of each line of text that stays.
+    ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
+    are filled; ``in_doubt``: places in it that may hold letters and stay.
     """
 
     banner: Mask
@@ -87,6 +92,8 @@ class RemovalPlan:
     marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
     lines: tuple[Box, ...] = ()
+    ground: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
+    in_doubt: tuple[Box, ...] = ()
 
 
 def plan_removal(
@@ -97,12 +104,13 @@ def plan_removal(
     *,
     graphics: bool,
     allowed: Allowed = NOTHING_MORE,
+    in_doubt: InDoubt = InDoubt.KEEP,
 ) -> RemovalPlan:
     """Find the annotation to remove from a picture, uint8 grey or RGB.
 
     ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` text stays besides
     annotation that ``policy`` leaves. Raises :class:`CleaningFailed` when too much of the picture would be
-    removed.
+    removed, and with ``in_doubt`` "withhold" when a place in the image area may hold letters.
     """
     shape = picture.shape[:2]
     banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
@@ -125,31 +133,40 @@ def plan_removal(
     texts = [text for text in found if text not in symbols]
     if policy is CleaningPolicy.CLINICAL:
         texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy, allowed)
+        texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
     mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
-        kept |= ruler_digits(texts, drawn.masks[AnnotationKind.TEXT] & ~mask & ~kept) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
-    mask |= text_in_outline(mask | banner, tools.reader) & ~kept
+    mask &= ~waves.traces
+    written = banner | paint([text.box for text in found], shape, MARGIN)
+    area = _area(picture, header, drawn, written) & ~waves.strips if graphics else np.ones(shape, np.bool_)
+    ground: Mask = np.zeros(shape, np.bool_)
+    if graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX:
+        area = dilated(area, 2 * round(RIM * min(shape)) + 1) & ~waves.strips
+        ground = (area | waves.pixels) & ~devices
+    mask, doubts = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
+    if doubts and in_doubt is InDoubt.WITHHOLD:
+        raise CleaningFailed("places in the image area may hold letters", doubts)
     not_tissue = kept | _graphics_left(drawn, policy) | waves.traces
     banner = (banner & ~not_tissue) | devices
     marks = [
         replace(mark, removed=_is_inside(mark, banner | mask))
         for mark in (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts))
     ]
-    marks = [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
     for text in texts:
         if not covered(text.box, banner):
-            marks += _text_marks(text.box, shape, text.meaning, removed=policy.removes(text.meaning))
+            goes = policy.removes(text.meaning) and share_of(mask | banner, text.box) > 0
+            marks += _text_marks(text.box, shape, text.meaning, removed=goes)
+    marks = [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
     check_share(mask & ~banner)
     readings = _readings(marks, texts, shape, policy)
-    written = banner | paint([text.box for text in found], shape, MARGIN)
-    area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
-    area &= ~waves.strips
     lines = tuple(inner(text.box).box for text in texts if not policy.removes(text.meaning))
-    return RemovalPlan(banner, mask, kept, not_tissue, area, waves, tuple(marks), readings, lines)
+    return RemovalPlan(
+        banner, mask, kept, not_tissue, area, waves, tuple(marks), readings, lines, ground, doubts
+    )
 
 
 def plan_views(
@@ -160,12 +177,15 @@ def plan_views(
     *,
     graphics: bool,
     allowed: Allowed = NOTHING_MORE,
+    in_doubt: InDoubt = InDoubt.KEEP,
 ) -> RemovalPlan:
     """The plan of a picture and of further views of it, which show what its display window hides.
 
     Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    plan = plan_removal(views[0], header, tools, policy, graphics=graphics, allowed=allowed)
+    plan = plan_removal(
+        views[0], header, tools, policy, graphics=graphics, allowed=allowed, in_doubt=in_doubt
+    )
     for view in views[1:]:
         more = plan_removal(view, header, tools, policy, graphics=False, allowed=allowed)
         banner, mask = plan.banner | more.banner, plan.mask | more.mask
@@ -176,7 +196,9 @@ def plan_views(
         marks = (*plan.marks, *more.marks)
         mask &= ~banner
         area, waves, lines = plan.area, plan.waves, (*plan.lines, *more.lines)
-        plan = RemovalPlan(banner, mask, kept, not_tissue, area, waves, marks, readings, lines)
+        plan = RemovalPlan(
+            banner, mask, kept, not_tissue, area, waves, marks, readings, lines, plan.ground, plan.in_doubt
+        )
     return plan
 
 
@@ -259,6 +281,38 @@ def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) ->
     # The mask of what goes ends where the letters of a line begin that stays.
     mask = wide & ~paint([inner(text.box) for text in kept], strokes.shape, 0.0)
     return mask, stays & ~mask, letters & ~mask
+
+
+def _drawn_lines(
+    strokes: Mask, texts: Sequence[Text], picture: Picture, reader: TextReader, allowed: Allowed
+) -> list[Text]:
+    """The lines that only the mark network has drawn, where the reader of small letters reads them.
+
+    A single digit only counts as one where it is surely read: a mark of a ruler.
+    """
+    known = paint([text.box for text in texts], strokes.shape, MARGIN)
+    found = []
+    for place in component_boxes(components(blocks(strokes & ~known))[1]):
+        box = level_box(place, 1.0)
+        line = reader.read_small(picture, box)
+        meaning = text_meaning(box, line, allowed)
+        if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
+            found.append(Text(box, line, meaning, line))
+    return found
+
+
+def _with_proven_letters(
+    mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask
+) -> tuple[Mask, tuple[Box, ...]]:
+    """The mask, with only strokes of proven letters in the image area; the places in doubt there."""
+    inside = mask & area
+    if not inside.any():
+        return mask, ()
+    going = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0]
+    proven = [text for text in going if are_letters(text, share_of(strokes, text.box))]
+    letters = letter_strokes(proven, strokes, picture, MARGIN) & inside
+    left = inside & ~paint([text.box for text in proven], mask.shape, MARGIN)
+    return (mask & ~area) | letters, tuple(component_boxes(components(left)[1]))
 
 
 def _whole_lines(

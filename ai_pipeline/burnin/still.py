@@ -11,16 +11,17 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy, InDoubt
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
-from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered
+from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox
-from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views, with_faint_writing
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
@@ -31,6 +32,8 @@ WIDER = 0.6
 """Margin of the mask around text that is still found after filling (share of the text's height)."""
 CERTAIN_RESIDUE = 0.6
 """Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
+INK = 24
+"""How far a stroke stands out from what is beside it, at least (grey levels)."""
 HIDDEN = 0.01
 """Share of the pixels whose stored values differ from the commonest one though the window shows all of them
 as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
@@ -42,6 +45,8 @@ ROUNDS = 3
 class CleanedFrames:
     """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
 
+    The mask of a text is a block around the strokes that were filled: their shape would say it. ``in_doubt``:
+    places in the image area that may hold letters and stay.
     ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
     found after filling; ``refilled`` marks them. ``timings`` in seconds by stage.
     """
@@ -53,6 +58,7 @@ class CleanedFrames:
     widened: int
     blacked_out: int
     outside_sha256: str
+    in_doubt: tuple[Box, ...] = ()
     refilled: tuple[Box, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -64,36 +70,51 @@ class Verifier:
     tools: Tools
     policy: CleaningPolicy
     allowed: Allowed = NOTHING_MORE
+    in_doubt: InDoubt = InDoubt.KEEP
 
     def residue(
-        self, picture: Picture, filled: Mask, kept: Mask, waves: Waves, changed: Mask | None = None
+        self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
     ) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
         ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
-        before and stays. ``waves`` are no text. ``changed``: the pixels that were filled since the picture
-        was read before, as :func:`candidates` takes them.
+        before and stays. ``changed``: the pixels that were filled since the picture was read before, as
+        :func:`candidates` takes them.
         """
-        found = candidates(picture, self.tools.reader, waves, changed)
-        return [one.box for one in found if self.is_residue(one, filled, kept)]
+        found = candidates(picture, self.tools.reader, plan.waves, changed)
+        return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
 
-    def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
-        """Whether a place holds text that must be removed, legible or not; masks as in :meth:`residue`."""
+    def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
+        """Whether a place holds text that must be removed; masks as in :meth:`residue`.
+
+        In the image area it must be legible, elsewhere it need not be.
+        """
         box = candidate.box
-        if covered(box, filled | kept):
+        if covered(box, filled | kept) or _is_of(candidate, filled | kept):
             return False
         certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         text = candidate.text(self.tools.reader, self.allowed)
-        return self.policy.removes(text.meaning) if text.line.legible else certain
+        if not self.policy.removes(text.meaning):
+            return False
+        on_tissue = share_of(plan.ground, box) > 0.5
+        return are_letters(text) if on_tissue else text.line.legible or certain
 
     def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
         """Plan the removal of annotation from a picture that is seen in all these ``views``.
 
         Raises the errors of :func:`plan_views`.
         """
-        return plan_views(views, header, self.tools, self.policy, graphics=graphics, allowed=self.allowed)
+        return plan_views(
+            views,
+            header,
+            self.tools,
+            self.policy,
+            graphics=graphics,
+            allowed=self.allowed,
+            in_doubt=self.in_doubt,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,6 +210,9 @@ class Window(ABC):
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
             more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
+            more &= ~self.plan.waves.traces
+            if attempt == 0:
+                more &= ~self.plan.ground | self._letters(residue)
             if attempt < ROUNDS - 1:
                 self.fill(more)
                 self.widened += len(residue)
@@ -199,6 +223,11 @@ class Window(ABC):
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
             self.refilled += [mark.box for mark in found]
+
+    def _letters(self, residue: Sequence[TextBox]) -> Mask:
+        """The strokes in the places where text is still found, in any of the frames."""
+        found = [strokes_in(self.tables.show(result), box) for result in self.results for box in residue]
+        return np.asarray(np.logical_or.reduce(found), np.bool_)
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
@@ -221,7 +250,7 @@ class _Still(Window):
         return [
             box
             for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.kept, self.plan.waves, changed)
+            for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
         ]
 
 
@@ -240,16 +269,17 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     (result,) = still.results
     if not unchanged_outside(source, result, still.mask):
         raise CleaningFailed("pixels outside the mask have changed")
-    outside = OutsideDigest()
-    outside.add(source, result, still.mask)
+    outside, mask = OutsideDigest(), without_shapes_of_letters(still.mask, verifier.tools.reader)
+    outside.add(source, result, mask)
     return CleanedFrames(
         frames=result[None],
-        masks=(still.mask.astype(np.uint8) * 255)[None],
+        masks=(mask.astype(np.uint8) * 255)[None],
         marks=(*plan.marks, *still.marks),
         readings=plan.readings,
         widened=still.widened,
         blacked_out=still.blacked_out,
         outside_sha256=outside.hexdigest(),
+        in_doubt=plan.in_doubt,
         refilled=tuple(still.refilled),
         timings={
             "decode": decoded - began,
@@ -279,6 +309,12 @@ def fill_plan(
     flat = with_background(source, mask & outside, known, black)
     inside = mask & plan.area
     return inpaint(flat, inside, filler, plan.not_tissue | outside) if inside.any() else flat
+
+
+def _is_of(candidate: Candidate, known: Mask) -> bool:
+    """Whether nearly all strokes in a place are of what was filled or stays, as in a box around two lines."""
+    strokes = strokes_in(candidate.view, candidate.box, INK)
+    return bool(strokes.any()) and float(known[strokes].mean()) >= FILLED
 
 
 def _equalised(

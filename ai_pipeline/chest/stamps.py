@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.contract import Point

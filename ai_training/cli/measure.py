@@ -219,6 +219,35 @@ def evaluate_inpaint(
     return result
 
 
+@verb(evaluate_app, "reader")
+def evaluate_reader(
+    *,
+    report: Report,
+    data: options.PublicData,
+    lines: Annotated[Path, typer.Option(help="Folder with real lines that were written down by eye.")] = Path(
+        "tests/data/lines"
+    ),
+    pictures: Pictures = 100,
+    models_dir: options.ModelsDir = None,
+    write_card: options.WriteCard = False,
+) -> Figures:
+    """Read real lines that no reader has seen, and drawn names, beside rapidocr and Tesseract.
+
+    Character error, share of lines without any, share of harmless lines that are proven harmless (so that
+    they stay), and names, dates or numbers that are taken for harmless (so that they would). Run where the
+    repository is checked out. Intervals are 95 %, by bootstrap over patients, or over frames.
+
+    Example: ai-pipeline evaluate reader --data ../shared/data
+    """
+    from ai_pipeline.burnin.tools import LINES, shared_tools
+    from ai_training.ultrasound.reader import evaluate
+
+    result = evaluate.evaluate_reader(data, lines, shared_tools(models_dir).reader, pictures, report)
+    if write_card:
+        options.write_figures(LINES, models_dir, {"test": result})
+    return result
+
+
 @verb(evaluate_app, "cleaning")
 def evaluate_cleaning(
     *,

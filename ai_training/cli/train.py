@@ -498,6 +498,12 @@ def _marks() -> tuple[Any, Any]:
     return fit.MarkRecipe, fit.train
 
 
+def _reader() -> tuple[Any, Any]:
+    from ai_training.ultrasound.reader import fit
+
+    return fit.ReaderRecipe, fit.train
+
+
 def _anatomy() -> tuple[Any, Any]:
     from ai_training.anatomy import fit
 
@@ -511,5 +517,6 @@ def _fetal() -> tuple[Any, Any]:
 
 
 _train_by_recipe("marks", 6000, "Train the detector of burned-in annotation in ultrasound pictures.", _marks)
+_train_by_recipe("reader", 9000, "Train the reader of small letters on ultrasound pictures.", _reader)
 _train_by_recipe("anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy)
 _train_by_recipe("fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal)

@@ -90,6 +90,7 @@ class ReviewCause(StrEnum):
     """Why a person should look at the cleaning of an image, the most urgent first."""
 
     WITHHELD = "withheld"  # text may be left: no cleaned image
+    IN_DOUBT = "in_doubt"  # places in the image that may hold letters, and stay
     BLACKED_OUT = "blacked_out"  # in the second place, as filling left text
     WIDENED = "widened"  # filled once more around what was still found
 

@@ -46,6 +46,14 @@ class CleaningPolicy(StrEnum):
         return self is CleaningPolicy.RESEARCH or meaning is Meaning.IDENTITY
 
 
+class InDoubt(StrEnum):
+    """What becomes of a place in the image area that may hold letters, under ``clinical``."""
+
+    KEEP = "keep"
+    BOX = "box"
+    WITHHOLD = "withhold"
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One burned-in annotation, without the words of a text: they may be a name.

@@ -54,6 +54,12 @@ def without_small_parts(mask: Mask) -> Mask:
     return _with_sides(mask, longer=SMALLEST_LETTER)
 
 
+def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
+    """The mask with blocks in place of strokes: it is sent, and says nothing of what was written."""
+    shown = blocks(mask)
+    return shown | text_in_outline(shown, reader)
+
+
 def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
     """The boxes of text that the mask's own outline still spells: they have to be masked too."""
     shaped = _without_rectangles(mask)

@@ -288,5 +288,5 @@ def _is_ruler_mark(line: str) -> bool:
 
 def _is_frame_counter(line: str) -> bool:
     """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
-    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})", line)
+    match = re.fullmatch(r"(\d{2,3}) ?/ ?(\d{2,3})", line)
     return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31

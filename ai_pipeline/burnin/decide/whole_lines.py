@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 import cv2
 import numpy as np
@@ -25,7 +24,7 @@ from ai_pipeline.burnin.annotation.pixels import (
 )
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LEAST_OF_SETTING
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, level_box, overlap, text_meaning
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
@@ -38,8 +37,6 @@ ACROSS = 1.4
 """Height of a box across several lines, at least (heights of each)."""
 RIM = 0.15
 """What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
-EDGE = 3
-"""What a digit that stays is grown by on every side (pixels)."""
 CUT = 0.05
 """Share of a line, without its rim, that lies in text that goes, from which the line cannot stay."""
 LETTER, GAP = 9, 0.6
@@ -47,21 +44,10 @@ LETTER, GAP = 9, 0.6
 (means of the rows from the middle of one to that of the other)."""
 SLOPE, LEAST_ROWS = 0.2, 0.4
 """Slope of a level line, at most (heights); rows that a line keeps, at least, as a share of its box's."""
-IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
-"""Distance of a digit from the column or row of a ruler's numbers and its sides, at most, and its distance
-along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
-BLOCK = 2.5
-"""Distance up to which the lines of a block prove what stands between them (heights of a line)."""
-AMBIGUOUS = re.compile(r"9\d|FR ?\d\d|P (?:Low|Med|High)")
-"""Settings that could be an age or a name elsewhere."""
-POWER = re.compile(r"·?100 ?[BG日]?")
-"""A power in per cent, with the padlock beside it as it is read."""
-SETTING_WORDS = ("Qual norm", "Frq mid", "WMF low0")
-"""Settings of words alone, with 0 for every digit."""
-MISREAD = 0.85
-"""Likeness of a misread setting to what it stands for, at least: one sign is another, missing or too much."""
+AMBIGUOUS = re.compile(r"9\d|100 ?\S?|FR ?\d\d|P (?:Low|Med|High)")
+"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
 """A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
@@ -92,8 +78,8 @@ def without_boxes_across_lines(texts: Sequence[Text], shape: tuple[int, ...]) ->
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts whose meaning the lines above and below prove: a power in per cent, a model's number.
 
-    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, "Frg mid" is
-    misread, but between two settings of one block they are settings; "C 50" and "3/2/0" stand below others.
+    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but between two
+    settings of one block they are settings; "C 50" and "3/2/0" stand below others.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
@@ -140,17 +126,6 @@ def with_all_letters(
     known = paint([text.box for text in texts], strokes.shape, margin)
     labels, _ = components(strokes)
     return [_read_whole(text, labels, known, picture, reader, allowed) for text in texts]
-
-
-def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
-    """The mask of ruler digits in drawn text that was not read: single digits in line with two numbers."""
-    numbers = [text.box.box for text in texts if text.meaning is Meaning.SCALE]
-    found: Mask = np.zeros_like(unread)
-    for box in component_boxes(components(unread)[1]):
-        if any(sum(_in_line(box, number, axis) for number in numbers) >= 2 for axis in (0, 1)):
-            left, top, right, bottom = box
-            found[index_of((left - EDGE, top - EDGE, right + EDGE, bottom + EDGE))] = True
-    return found
 
 
 def around(
@@ -229,51 +204,18 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
 
 
 def _in_block(text: Text, texts: Sequence[Text]) -> Text:
-    if text.meaning is not Meaning.IDENTITY:
+    if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
         return text
     written = text.line.text.strip()
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    surely = text.line.confidence >= LEAST_CONFIDENCE
-    if surely and above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written):
-        return replace(text, meaning=Meaning.ACOUSTIC)
-    if surely and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
+    below = {_as_proof(other) for other in texts if _is_above(text.box.box, other.box.box)}
+    if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
-    if (reach := _proven_within(text)) and _is_between_settings(text, texts, reach):
+    last = re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
+    between = AMBIGUOUS.fullmatch(written) and below == {Meaning.ACOUSTIC}
+    if above == {Meaning.ACOUSTIC} and (last or between):
         return replace(text, meaning=Meaning.ACOUSTIC)
     return text
-
-
-def _proven_within(text: Text) -> float:
-    """How near settings must stand above and below a line for it to be one (heights); 0: it is none."""
-    written, surely = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
-    if surely and AMBIGUOUS.fullmatch(written):
-        return ALIGNED
-    word = re.sub(r"\d", "0", written)
-    misread = POWER.fullmatch(written) or get_close_matches(word, SETTING_WORDS, n=1, cutoff=MISREAD)
-    return BLOCK if misread and text.line.confidence >= LEAST_OF_SETTING else 0.0
-
-
-def _is_between_settings(text: Text, texts: Sequence[Text], reach: float) -> bool:
-    """Whether the next line above and the next below are settings, and nothing near is identity."""
-    others = [
-        other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
-    ]
-    above = [other for other in others if _is_above(other.box.box, text.box.box, reach)]
-    below = [other for other in others if _is_above(text.box.box, other.box.box, reach)]
-    if not above or not below:
-        return False
-    next_above = max(above, key=lambda one: one.box.box[3])
-    next_below = min(below, key=lambda one: one.box.box[1])
-    near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
-    settings = all(_as_proof(one) is Meaning.ACOUSTIC for one in (next_above, next_below))
-    return settings and all(_proven_within(one) > 0 for one in near)
-
-
-def _is_near(text: Text, other: Text) -> bool:
-    """Whether a text stands no more than a block's reach above, below or beside another."""
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
-    reach = BLOCK * (bottom - top)
-    return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
 
 
 def _as_proof(text: Text) -> Meaning:
@@ -283,13 +225,11 @@ def _as_proof(text: Text) -> Meaning:
     return Meaning.IDENTITY if proves_nothing else text.meaning
 
 
-def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
-    """Whether a line is above another of its block, no farther ``apart`` (heights of a line)."""
-    height = min(box[3] - box[1], other[3] - other[1])
-    reach = ALIGNED * height
+def _is_above(box: Box, other: Box) -> bool:
+    """Whether a line is the next one above another of its block."""
+    reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
-    aligned = any(abs(one - another) <= reach for one, another in edges)
-    return aligned and -reach <= other[1] - box[3] <= apart * height
+    return any(abs(one - another) <= reach for one, another in edges) and -reach <= other[1] - box[3] <= reach
 
 
 def _is_across_lines(text: Text, proven: Sequence[TextBox], shape: tuple[int, ...]) -> bool:
@@ -346,15 +286,6 @@ def _read_whole(
     again = Text(line_box, line, text_meaning(line_box, line, allowed))
     same = line.legible and again.letters == text.letters  # what was missed is a rim of these letters
     return replace(again, meaning=text.meaning) if same else again
-
-
-def _in_line(box: Box, number: Box, axis: int) -> bool:
-    """Whether a box is as small as a digit and in line with a number, in its column (axis 0) or row (1)."""
-    height = number[3] - number[1]
-    centre, other = centre_of(box), centre_of(number)
-    across, along = abs(centre[axis] - other[axis]), abs(centre[1 - axis] - other[1 - axis])
-    apart = along >= APART * (height if axis == 0 else number[2] - number[0])
-    return across <= IN_COLUMN * height and apart and max(_sides(box)) <= LARGEST_DIGIT * height
 
 
 def _sides(box: Box) -> tuple[int, int]:

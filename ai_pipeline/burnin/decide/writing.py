@@ -25,7 +25,7 @@ from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
-from ai_pipeline.burnin.find.read_lines import Line, is_wide
+from ai_pipeline.burnin.find.line_network import Line, is_wide
 from ai_pipeline.burnin.find.text import TILES, TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.contract import Meaning
@@ -61,6 +61,9 @@ LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
 
+NOTHING_READ = Line("", 0.0, legible=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A place that may hold text, and the view of the picture that shows it.
@@ -89,28 +92,26 @@ class Candidate:
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
         """The text there, with its meaning.
 
-        Unproven text is read once more, cut out along rows and columns of pixels: letters eight pixels high
-        are blurred by cutting them out along a detector's box, which lies between the pixels. Only a setting
-        of the device is proven that way.
+        The reader of small letters reads first; what it does not prove harmless is read by rapidocr too.
         """
-        first = Text(self.box, line := self.read(reader), text_meaning(self.box, line, allowed))
-        if first.meaning is not Meaning.IDENTITY or not line.legible:
-            return first
-        level = level_box(self.box.box, self.box.confidence)
-        line = replace(self, box=level).read(reader)
-        again = Text(self.box, line, text_meaning(level, line, allowed))
-        proven = again.meaning is Meaning.ACOUSTIC and first.may_say(again)
-        keyword = len(again.letters) > FEW_CHARACTERS and not again.letters.isdigit()
-        return again if proven and keyword else first
+        small = reader.read_small(self.view, self.box)
+        meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
+        if meaning is not Meaning.IDENTITY:
+            return Text(self.box, small, meaning, small)
+        line = self.read(reader)
+        return Text(self.box, line, text_meaning(self.box, line, allowed), small)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, and its meaning."""
+    """A place with text, the text read there, and its meaning; ``small``: what the reader of small letters
+    reads.
+    """
 
     box: TextBox
     line: Line
     meaning: Meaning
+    small: Line = NOTHING_READ
 
     @property
     def letters(self) -> str:

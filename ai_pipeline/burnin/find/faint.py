@@ -98,5 +98,6 @@ def _hull(mask: Mask) -> Mask:
     """The smallest convex area that holds the mask."""
     hull = np.zeros(mask.shape, np.uint8)
     if mask.any():
-        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(mask.astype(np.uint8))), 1)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
     return hull.astype(np.bool_)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
-from ai_pipeline.burnin.find.read_lines import Line, LineMemory
+from ai_pipeline.burnin.find.line_network import Line, LineReader
 from ai_pipeline.models.engine import giving_memory_back
 
 CERTAIN_TEXT = 0.5
@@ -40,6 +40,8 @@ WIDEST_LINE = 32.0
 NARROWEST_LINE = 160
 """Width to which shorter lines, 48 high, are padded for the recogniser: at the 320 of rapidocr "Gn 2"
 takes twice as long, and is read no better (pixels)."""
+LEVEL = 0.2
+"""Slope of a level line, at most (heights)."""
 WORKING_SIDE = 736
 """Shorter side to which smaller pictures are enlarged: characters of 8 pixels are lost otherwise (pixels)."""
 LARGEST_ENLARGEMENT = 3.0
@@ -81,11 +83,11 @@ class TextBox:
 class TextReader:
     """Finds text and reads it. Constructed once per process; not for several threads at a time.
 
-    ``threads``: cores for one inference; by default all that this process may use, at most 4. ``memory``:
-    lines that are not read again; without it every line is.
+    ``threads``: cores for one inference; by default all that this process may use, at most 4. ``small``: the
+    reader of small letters; without it :meth:`read_small` reads nothing.
     """
 
-    memory: LineMemory | None = None
+    small: LineReader | None = None
 
     def __init__(self, threads: int | None = None) -> None:
         from rapidocr import RapidOCR
@@ -162,14 +164,24 @@ class TextReader:
             return Line("", 0.0, legible=False)
         tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
         least = 3 if tall else least
-        if self.memory is None:
-            return self._either_way_up(crop, least)
-        return self.memory.line(crop, least, self._either_way_up)
+        return self._either_way_up(crop, least)
 
-    def remembering(self, memory: LineMemory) -> TextReader:
-        """A reader that runs the same networks, with a memory of its own."""
+    def read_small(self, picture: Picture, box: TextBox) -> Line:
+        """Read a line, level or along a vertical line, by the reader of small letters.
+
+        A line that is nearly level is cut out along rows and columns: small letters are blurred otherwise.
+        """
+        if self.small is None:
+            return Line("", 0.0, legible=False)
+        left, top, right, bottom = box.box
+        slope = abs(float(box.corners[0, 1] - box.corners[1, 1]))
+        level = slope <= LEVEL * box.height and right - left > bottom - top
+        return self.small.read(picture[index_of(box.box)] if level else _level_crop(picture, box))
+
+    def beside(self, small: LineReader) -> TextReader:
+        """A reader that runs the same networks, with a reader of small letters beside them."""
         reader = copy(self)
-        reader.memory = memory
+        reader.small = small
         return reader
 
     def _either_way_up(self, crop: Picture, least: int) -> Line:

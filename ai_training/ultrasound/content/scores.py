@@ -112,10 +112,12 @@ def _outcome(
     seconds = time.perf_counter() - began
     mask = np.asarray(cleaned.mask.frames[frame.frame - 1]) > 0
     after = _as_displayed(frame, np.asarray(cleaned.image.frames[frame.frame - 1]), mask)
+    changed = (after != frame.picture).any(axis=2)
     objects = tuple(
-        ObjectOutcome(one.content, int(one.ink.sum()), int((one.ink & mask).sum())) for one in frame.objects
+        ObjectOutcome(one.content, int(one.ink.sum()), int((one.ink & changed).sum()))
+        for one in frame.objects
     )
-    background, made_up = _made_up(frame, after, mask)
+    background, made_up = _made_up(frame, after, changed)
     if report_to is not None:
         shown = [snapshots.titled(frame.picture, "before"), snapshots.titled(after, "after")]
         snapshots.save(report_to / f"{frame.name}.png", snapshots.beside(shown))

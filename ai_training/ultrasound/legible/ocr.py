@@ -20,8 +20,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Box, Picture, brightest
-from ai_pipeline.burnin.find.text import model_files, working_scale
+from ai_pipeline.burnin.annotation.pixels import Box, Picture, brightest, index_of
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
 from ai_training.ultrasound.legible.tokens import SHORTEST, folded
 
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
@@ -137,6 +138,16 @@ class Tesseract:
             for row in table
             if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
         ]
+
+
+def tesseract_line(picture: Picture, box: TextBox) -> Line:
+    """A line as Tesseract reads it, with the mean confidence of its words, 0 to 1."""
+    crop = _for_tesseract(picture[index_of(box.box)])
+    table = csv.DictReader(io.StringIO(_run([crop], "7", "tsv")), delimiter="\t", quoting=csv.QUOTE_NONE)
+    words = [(row["text"] or "", float(row["conf"]) / 100) for row in table if float(row["conf"]) >= 0]
+    text = " ".join(word for word, _ in words).strip()
+    sure = sum(share for _, share in words) / max(1, len(words))
+    return Line(text, sure, legible=bool(text))
 
 
 def views(crop: Picture) -> tuple[Picture, ...]:

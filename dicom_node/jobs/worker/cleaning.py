@@ -23,7 +23,7 @@ from dicom_node.store.transitions import record
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""
 _CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
-    cause.value: cause for cause in (ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
+    cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
 
 

@@ -13,7 +13,16 @@ from dicom_node.results.common.tracked import ranked
 
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
-    {"burned_in", "kept", "blacked_out", "over_lesion", "side_marker", "cleaning_failed", "overlay_planes"}
+    {
+        "burned_in",
+        "kept",
+        "in_doubt",
+        "blacked_out",
+        "over_lesion",
+        "side_marker",
+        "cleaning_failed",
+        "overlay_planes",
+    }
 )
 
 

@@ -1,0 +1,79 @@
+"""Proven letters: only they are painted over in the image area, where tissue is.
+
+There are three witnesses: the mark network, which marks the strokes of letters, and two readers that share
+nothing. Two of them prove letters, or one reader that is sure. What one alone suspects stays, and a person
+looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, dilated, index_of
+from ai_pipeline.burnin.decide.writing import Text, share_of
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import TextBox, paint
+
+FEWEST, SURELY_FEWEST = 2, 3
+"""Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
+SURE = 0.85
+"""Confidence of such a reading."""
+TRACED = 0.15
+"""Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
+LEAST_CONTRAST = 12
+"""How far a stroke stands out from what is beside it, at least (grey levels)."""
+THICKEST = 0.35
+"""Thickness of a stroke, at most (heights of the line)."""
+
+
+def are_letters(text: Text, drawn: float = 0.0) -> bool:
+    """Whether letters are proven at a place.
+
+    ``drawn``: the share of it that the mark network takes for text, 0 to 1.
+    """
+    if any(_reads(line, SURELY_FEWEST) and line.confidence >= SURE for line in (text.line, text.small)):
+        return True
+    witnesses = _reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED
+    return sum(witnesses) >= 2
+
+
+def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
+    """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
+
+    Those that the mark network has ``drawn``; where it has none, what stands out most in the text's box.
+    """
+    found: Mask = np.zeros_like(drawn)
+    for text in texts:
+        within = paint([text.box], drawn.shape, margin)
+        own = drawn & within
+        found |= (
+            own if share_of(drawn, text.box) >= TRACED else own | (strokes_in(picture, text.box) & within)
+        )
+    return found
+
+
+def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
+    """The thin structures in a box, light or dark, with a pixel around them.
+
+    All that stand out by a ``contrast`` (grey levels) from what is beside them; without it those that do
+    most.
+    """
+    found: Mask = np.zeros(picture.shape[:2], np.bool_)
+    left, top, right, bottom = box.box
+    place = index_of((left - 2, top - 2, right + 2, bottom + 2))
+    grey = np.ascontiguousarray(brightest(picture[place]))
+    if not grey.size:
+        return found
+    square = np.ones((2 * max(2, round(THICKEST * box.height)) + 1,) * 2, np.uint8)
+    for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
+        stands_out = cv2.morphologyEx(grey, way, square)
+        level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
+        found[place] |= stands_out > level
+    return dilated(found, 3)
+
+
+def _reads(line: Line, fewest: int) -> bool:
+    return line.legible and line.letters >= fewest
