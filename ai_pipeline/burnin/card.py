@@ -36,7 +36,7 @@ class UltrasoundOptions(PipelineOptions):
         "What may be letters in the image",
         "and cannot be read: keep, box, withhold",
     )
-    """`keep`, under `clinical`: in the image area only strokes of proven letters are filled, never a box. What
+    """`keep`, under `clinical`: in the image area only strokes of proven letters are filled, no box. What
     may be letters and cannot be read stays; the picture is listed for review with the place. `box`: such
     places are filled whole. `withhold`: no cleaned picture until a person has looked at it. Outside the image
     area, on plain background, whatever may be letters is filled."""

@@ -125,8 +125,11 @@ def plan_removal(
         if graphics
         else no_drawings(shape)
     )
-    bars = find_bars(picture) if graphics and policy is CleaningPolicy.CLINICAL else np.zeros(shape, np.bool_)
-    banner, drawn, waves = banner & ~bars, drawn.without(bars), waves.with_strips(bars)
+    bars = find_bars(picture) if graphics else np.zeros(shape, np.bool_)
+    if policy is CleaningPolicy.CLINICAL:
+        banner, drawn, waves = banner & ~bars, drawn.without(bars), waves.with_strips(bars)
+    elif graphics:
+        drawn.masks[AnnotationKind.SCALE] |= bars
     known = drawn.masks[AnnotationKind.TEXT] | banner | devices
     found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]

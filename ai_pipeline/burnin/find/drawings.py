@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import MEANINGS, Annotation, AnnotationKind
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated
-from ai_pipeline.burnin.find.bars import extended_bars
 from ai_pipeline.burnin.find.flow import colour_bars, find_flow
 from ai_pipeline.burnin.find.lines import lines_between
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
@@ -108,7 +107,6 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
         masks[kind] = grown(own)
         marks += _marks(kind, own, maps)
     ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
-    masks[AnnotationKind.SCALE] = extended_bars(picture, masks[AnnotationKind.SCALE])
     masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
 
