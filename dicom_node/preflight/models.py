@@ -94,6 +94,9 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
         return {_WHOLE: f"its options cannot be checked: {first_line(error)}"}
 
 
+DECODER = "its process can do nothing but decode; JPEG XL and video are kept, and no model sees them"
+
+
 def check_models(settings: Settings) -> Found:
     """The models' weights are those of their cards, the device rules can be read."""
     if remedy := extras.missing():
@@ -112,7 +115,7 @@ def _check_decoder() -> Found:
         yield "decoder", "", str(error)
     else:
         text = f"this machine cannot take from it {lacking} (docs/design.md, Decoding)"
-        yield Tried("decoder", not lacking, text if lacking else "its process can do nothing but decode")
+        yield Tried("decoder", not lacking, text if lacking else DECODER)
 
 
 @cache
