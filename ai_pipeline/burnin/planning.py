@@ -25,7 +25,13 @@ from ai_pipeline.burnin.annotation.pixels import (
 )
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
+from ai_pipeline.burnin.decide.letters import (
+    FEWEST,
+    TRACED,
+    are_letters,
+    letter_strokes,
+    reads_letters,
+)
 from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
 from ai_pipeline.burnin.decide.whole_lines import (
     by_best_reading,
@@ -62,6 +68,8 @@ AROUND_DRAWING = 0.3
 box's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
+LOWEST, SLENDER = 7, 2.0
+"""Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
@@ -134,6 +142,16 @@ def plan_removal(
     found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
+    written = banner | paint([text.box for text in found], shape, MARGIN)
+    area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
+    ground, doubtful = np.zeros(shape, np.bool_), []
+    if graphics:
+        area = dilated(area, 2 * round(RIM * min(shape)) + 1) & ~waves.strips
+    if graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX:
+        ground = (area | waves.pixels) & ~devices
+        letters = drawn.masks[AnnotationKind.TEXT]
+        doubtful = [text for text in texts if _is_doubtful(text, letters, ground)]
+        texts = [text for text in texts if text not in doubtful]
     if policy is CleaningPolicy.CLINICAL:
         texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy, allowed)
         texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
@@ -143,13 +161,8 @@ def plan_removal(
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
     mask &= ~waves.traces
-    written = banner | paint([text.box for text in found], shape, MARGIN)
-    area = _area(picture, header, drawn, written) & ~waves.strips if graphics else np.ones(shape, np.bool_)
-    ground: Mask = np.zeros(shape, np.bool_)
-    if graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX:
-        area = dilated(area, 2 * round(RIM * min(shape)) + 1) & ~waves.strips
-        ground = (area | waves.pixels) & ~devices
-    mask, doubts = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
+    mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
+    doubts = _suspected(doubtful, left)
     if doubts and in_doubt is InDoubt.WITHHOLD:
         raise CleaningFailed("places in the image area may hold letters", doubts)
     not_tissue = kept | _graphics_left(drawn, policy) | waves.traces
@@ -304,18 +317,32 @@ def _drawn_lines(
     return found
 
 
+def _is_doubtful(text: Text, strokes: Mask, ground: Mask) -> bool:
+    """Whether a text in the image area is neither proven harmless nor proven to be letters."""
+    inside = text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5
+    return inside and not are_letters(text, share_of(strokes, text.box))
+
+
 def _with_proven_letters(
     mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask
-) -> tuple[Mask, tuple[Box, ...]]:
-    """The mask, with only strokes of proven letters in the image area; the places in doubt there."""
+) -> tuple[Mask, Mask]:
+    """The mask, with only strokes of proven letters in the image area; what is left there of drawn text."""
     inside = mask & area
-    if not inside.any():
-        return mask, ()
     going = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0]
     proven = [text for text in going if are_letters(text, share_of(strokes, text.box))]
     letters = letter_strokes(proven, strokes, picture, MARGIN) & inside
     left = inside & ~paint([text.box for text in proven], mask.shape, MARGIN)
-    return (mask & ~area) | letters, tuple(component_boxes(components(left)[1]))
+    return (mask & ~area) | letters, left
+
+
+def _suspected(doubtful: Sequence[Text], left: Mask) -> tuple[Box, ...]:
+    """Places in the image area that a person should look at: a reader reads something, or a line is drawn."""
+    drawn = [
+        box
+        for box in component_boxes(components(left)[1])
+        if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
+    ]
+    return (*(text.box.box for text in doubtful if reads_letters(text)), *drawn)
 
 
 def _whole_lines(

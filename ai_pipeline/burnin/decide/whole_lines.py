@@ -46,6 +46,8 @@ SLOPE, LEAST_ROWS = 0.2, 0.4
 """Slope of a level line, at most (heights); rows that a line keeps, at least, as a share of its box's."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
+BLOCK = 2.5
+"""Distance up to which the lines of a block prove what stands between them (heights of a line)."""
 AMBIGUOUS = re.compile(r"9\d|100 ?\S?|FR ?\d\d|P (?:Low|Med|High)")
 """Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
@@ -208,14 +210,37 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
         return text
     written = text.line.text.strip()
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    below = {_as_proof(other) for other in texts if _is_above(text.box.box, other.box.box)}
     if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
     last = re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
-    between = AMBIGUOUS.fullmatch(written) and below == {Meaning.ACOUSTIC}
-    if above == {Meaning.ACOUSTIC} and (last or between):
+    if (above == {Meaning.ACOUSTIC} and last) or (
+        AMBIGUOUS.fullmatch(written) and _is_between_settings(text, texts)
+    ):
         return replace(text, meaning=Meaning.ACOUSTIC)
     return text
+
+
+def _is_between_settings(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether the next line above and the next below are settings, and no other identity is near."""
+    others = [
+        other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
+    ]
+    above = [other for other in others if _is_above(other.box.box, text.box.box, BLOCK)]
+    below = [other for other in others if _is_above(text.box.box, other.box.box, BLOCK)]
+    if not above or not below:
+        return False
+    next_lines = max(above, key=lambda one: one.box.box[3]), min(below, key=lambda one: one.box.box[1])
+    near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
+    return all(_as_proof(one) is Meaning.ACOUSTIC for one in next_lines) and all(
+        AMBIGUOUS.fullmatch(one.line.text.strip()) for one in near
+    )
+
+
+def _is_near(text: Text, other: Text) -> bool:
+    """Whether a text stands no more than a block's reach above, below or beside another."""
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
+    reach = BLOCK * (bottom - top)
+    return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
 
 
 def _as_proof(text: Text) -> Meaning:
@@ -225,11 +250,13 @@ def _as_proof(text: Text) -> Meaning:
     return Meaning.IDENTITY if proves_nothing else text.meaning
 
 
-def _is_above(box: Box, other: Box) -> bool:
-    """Whether a line is the next one above another of its block."""
-    reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
+def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
+    """Whether a line is above another of its block, no farther ``apart`` (heights of a line)."""
+    height = min(box[3] - box[1], other[3] - other[1])
+    reach = ALIGNED * height
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
-    return any(abs(one - another) <= reach for one, another in edges) and -reach <= other[1] - box[3] <= reach
+    aligned = any(abs(one - another) <= reach for one, another in edges)
+    return aligned and -reach <= other[1] - box[3] <= apart * height
 
 
 def _is_across_lines(text: Text, proven: Sequence[TextBox], shape: tuple[int, ...]) -> bool:

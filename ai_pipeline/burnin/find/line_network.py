@@ -18,6 +18,8 @@ HEIGHT, STEP = 32, 4
 NARROWEST, WIDEST = 32, 1600
 """Columns of an input, at least and at most."""
 
+ROOM = 0.3
+"""What is added at both ends of a line, since its last letter is lost without room behind it (heights)."""
 WIDEST_CHARACTER = 1.3
 """Mean width of a character, at most (heights of the line): wider ones show that some were not read."""
 LEGIBLE = 0.5
@@ -69,7 +71,9 @@ class LineReader:
         """The text of a level line; not legible where there is none."""
         if min(crop.shape[:2]) < 3:
             return Line("", 0.0, legible=False)
-        text, sure = decoded(self._run(prepared(crop)[None, None])["symbols"][0])
+        room = round(ROOM * crop.shape[0])
+        wider = cv2.copyMakeBorder(crop, 0, 0, room, room, cv2.BORDER_REPLICATE)
+        text, sure = decoded(self._run(prepared(wider)[None, None])["symbols"][0])
         return Line(text, sure, legible=sure >= LEGIBLE and any(map(str.isalnum, text.replace(UNKNOWN, "x"))))
 
 
