@@ -54,6 +54,7 @@ from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
+from ai_pipeline.burnin.find.flow import colour_bars
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
@@ -121,37 +122,21 @@ def plan_removal(
     removed, and with ``in_doubt`` "withhold" when a place in the image area may hold letters.
     """
     shape = picture.shape[:2]
-    banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
     removed = {meaning for meaning in Meaning if policy.removes(meaning)}
     devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
     by_hand, hand_marks = find_by_hand(header, picture)
     devices |= by_hand
-    waves = _waves(picture, header) if graphics else no_waves(shape)
-    banner &= ~waves.traces
-    drawn = (
-        find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-        if graphics
-        else no_drawings(shape)
-    )
-    bars = find_bars(picture) if graphics else np.zeros(shape, np.bool_)
-    if policy is CleaningPolicy.CLINICAL:
-        banner, drawn, waves = banner & ~bars, drawn.without(bars), waves.with_strips(bars)
-    elif graphics:
-        drawn.masks[AnnotationKind.SCALE] |= bars
+    banner, banners, waves, drawn = _seen(picture, header, tools, policy, graphics=graphics)
     known = drawn.masks[AnnotationKind.TEXT] | banner | devices
     found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
     written = banner | paint([text.box for text in found], shape, MARGIN)
-    area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
-    ground, doubtful = np.zeros(shape, np.bool_), []
-    if graphics:
-        area = dilated(area, 2 * round(RIM * min(shape)) + 1) & ~waves.strips
-    if graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX:
-        ground = (area | waves.pixels) & ~devices
-        letters = drawn.masks[AnnotationKind.TEXT]
-        doubtful = [text for text in texts if _is_doubtful(text, letters, ground)]
-        texts = [text for text in texts if text not in doubtful]
+    area = _area(picture, header, drawn, written, waves) if graphics else np.ones(shape, np.bool_)
+    spares = graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX
+    ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
+    doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
+    texts = [text for text in texts if text not in doubtful]
     if policy is CleaningPolicy.CLINICAL:
         texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy, allowed)
         texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
@@ -160,22 +145,15 @@ def plan_removal(
         drawn = drawn.classified_apart(kept)
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
-    mask &= ~waves.traces
     mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
     doubts = _suspected(doubtful, left)
     if doubts and in_doubt is InDoubt.WITHHOLD:
         raise CleaningFailed("places in the image area may hold letters", doubts)
     not_tissue = kept | _graphics_left(drawn, policy) | waves.traces
     banner = (banner & ~not_tissue) | devices
-    marks = [
-        replace(mark, removed=_is_inside(mark, banner | mask))
-        for mark in (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts))
-    ]
-    for text in texts:
-        if not covered(text.box, banner):
-            goes = policy.removes(text.meaning) and share_of(mask | banner, text.box) > 0
-            marks += _text_marks(text.box, shape, text.meaning, removed=goes)
-    marks = [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
+    marks = _marks_of(
+        (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts)), texts, mask, banner, policy
+    )
     check_share(mask & ~banner)
     readings = _readings(marks, texts, shape, policy)
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
@@ -265,6 +243,23 @@ def check_share(mask: Mask) -> None:
         )
 
 
+def _seen(
+    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
+) -> tuple[Mask, tuple[Annotation, ...], Waves, Drawings]:
+    """Text outside the header's regions, curves and bars, and drawings; none without ``graphics``."""
+    shape = picture.shape[:2]
+    if not graphics:
+        return np.zeros(shape, np.bool_), (), no_waves(shape), no_drawings(shape)
+    banner, banners = find_banner(header, picture)
+    waves = _waves(picture, header)
+    drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
+    bars = find_bars(picture) | colour_bars(picture)
+    if policy is CleaningPolicy.RESEARCH:
+        drawn.masks[AnnotationKind.SCALE] |= bars
+        return banner & ~waves.traces, banners, waves, drawn
+    return banner & ~waves.traces & ~bars, banners, waves.with_strips(bars), drawn.without(bars)
+
+
 def _waves(picture: Picture, header: ImageHeader) -> Waves:
     """What is measured over time: as the header says, and as curves are seen."""
     regions = header.ultrasound_regions
@@ -272,10 +267,11 @@ def _waves(picture: Picture, header: ImageHeader) -> Waves:
     return Waves(find_strips(regions, picture.shape), find_traces(picture, area))
 
 
-def _area(picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask) -> Mask:
-    """The image area; of what is ``written`` the strokes count as drawn, not what shows between them."""
+def _area(picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask, waves: Waves) -> Mask:
+    """The image area with its rim; of what is ``written`` only the strokes count as drawn."""
     annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
-    return find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
+    area = find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
+    return dilated(area, 2 * round(RIM * min(area.shape)) + 1) & ~waves.strips
 
 
 def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) -> tuple[Mask, Mask, Mask]:
@@ -409,6 +405,18 @@ def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> list[Annotation]:
         for mark in drawn.marks
         if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
     ]
+
+
+def _marks_of(
+    found: Sequence[Annotation], texts: Sequence[Text], mask: Mask, banner: Mask, policy: CleaningPolicy
+) -> list[Annotation]:
+    """The annotations, removed or not; what may be identity and stays in doubt is none."""
+    marks = [replace(mark, removed=_is_inside(mark, banner | mask)) for mark in found]
+    for text in texts:
+        if not covered(text.box, banner):
+            goes = policy.removes(text.meaning) and share_of(mask | banner, text.box) > 0
+            marks += _text_marks(text.box, mask.shape, text.meaning, removed=goes)
+    return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
 
 
 def _is_inside(mark: Annotation, mask: Mask) -> bool:

@@ -82,10 +82,11 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text read there. In measured pixels (spectra, M-mode) only text that is read whole and
-        surely.
+        """The text read there. In measured pixels (spectra, M-mode, curves) only text of three letters that
+        is read whole and surely.
         """
-        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
+        least = 3 if self.flow > FILLS else 2 if self.flow > TOUCHES else 1
+        line = reader.read(self.view, self.box, least)
         unsure = line.confidence < SURE or is_wide(self.box.length, self.box.height, line)
         return replace(line, legible=False) if self.flow > FILLS and unsure else line
 

@@ -58,7 +58,7 @@ def prepared(crop: Picture) -> npt.NDArray[np.float32]:
     way = cv2.INTER_CUBIC if grey.shape[0] < HEIGHT else cv2.INTER_AREA
     line = cv2.resize(grey, (columns, HEIGHT), interpolation=way).astype(np.float32)
     low, high = float(line.min()), float(line.max())
-    return (line - low) * np.float32(2 / max(high - low, 20.0)) - np.float32(1)
+    return np.asarray((line - low) * (2 / max(high - low, 20.0)) - 1, np.float32)
 
 
 class LineReader:
