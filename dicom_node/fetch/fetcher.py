@@ -76,9 +76,10 @@ class Fetcher:
             now = utc_now()
             with self._database.read() as session:
                 fetch = fetches.next_due(session, self._peer.name, now)
-                wait = self._pause(fetch, fetches.last_start(session, self._peer.name), now) if fetch else 0
-            if fetch is None:
-                return None
+                if fetch is None:
+                    return None
+                wait = self._pause(fetch, fetches.last_start(session, self._peer.name), now)
+                session.expunge(fetch)
             if wait > 0:
                 stop.wait(min(wait, _LOOK_SECONDS))
                 leases.acquire(self._database, self._lease, self._owner, self._lease_seconds)

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.character_sets import named, terms
 from dicom_node.dicom.header import decoded, quiet_pydicom
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.errors import DecodedDifferently, FaultyInput, FaultyObject, PeerUnreachable, SpoolError
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
@@ -219,7 +219,9 @@ def _classes(sink: ObjectSink) -> Sequence[str]:
 
 
 def _storage_contexts(sink: ObjectSink) -> list[PresentationContext]:
-    syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
+    """In transfer syntaxes that are decoded here: DCMTK gives no answer to as many as we know."""
+    kept = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+    syntaxes = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in kept]
     return [build_context(uid, syntaxes) for uid in _classes(sink)]
 
 
