@@ -94,6 +94,8 @@ class _HttpArchive(ABC):
 
     def _get(self, path: str, accept: str = "", **options: Any) -> requests.Response:
         headers = {"Accept": accept} if accept else {}
+        if options.get("stream"):
+            headers["Accept-Encoding"] = "identity"  # what is packed has no size that can be limited
         timeout = (CONNECT_SECONDS, self._settings.outbox.answer_seconds)
         answer = self._session.get(f"{self._url}{path}", headers=headers, timeout=timeout, **options)
         answer.raise_for_status()
@@ -174,7 +176,7 @@ class DicomwebArchive(_HttpArchive):
     def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
         with self._get(f"/studies/{study_instance_uid}", _WADO, stream=True) as answer:
             boundary = boundary_of(answer.headers.get("Content-Type", ""))
-            for part in Parts(answer.raw.stream(_BLOCK, decode_content=True), boundary):
+            for part in Parts(answer.raw.stream(_BLOCK, decode_content=False), boundary):
                 count.take(part)
         return Retrieved(RetrieveStatus.RETRIEVED)
 
@@ -200,7 +202,7 @@ class OrthancArchive(_HttpArchive):
         query = {"StudyInstanceUID": study_instance_uid}
         for identifier in self._ask({"Level": "Instance", "CaseSensitive": True, "Query": query}):
             with self._get(f"/instances/{_checked(identifier)}/file", stream=True) as answer:
-                count.take(answer.raw.stream(_BLOCK, decode_content=True))
+                count.take(answer.raw.stream(_BLOCK, decode_content=False))
         return Retrieved(RetrieveStatus.RETRIEVED)
 
     def _ask(self, asked: dict[str, Any]) -> list[Any]:
