@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dicom_node.fetch.asking import Asked, ask, ask_again, cancel, questions
+from dicom_node.fetch.asking import AskedStudies, ask, ask_again, cancel, questions
 from dicom_node.fetch.fetcher import Fetcher
 from dicom_node.fetch.missing import MissingStudy, fetch_missing, missing, report_missing
 
 __all__ = [
-    "Asked",
+    "AskedStudies",
     "Fetcher",
     "MissingStudy",
     "ask",

@@ -20,7 +20,7 @@ _BATCH = 500  # studies of one transaction
 
 
 @dataclass(slots=True)
-class Asked:
+class AskedStudies:
     """The outcome of asking for studies."""
 
     found: int = 0
@@ -56,12 +56,12 @@ def ask(
     rule: str = "",
     per_minute: float = 0,
     advance: Callable[[], object] = bool,
-) -> Asked:
-    """Ask the archive, and write down what is to be fetched. Asked again, it goes on where it was ended.
+) -> AskedStudies:
+    """Ask the archive, and write down what is to be fetched. AskedStudies again, it goes on where it was ended.
 
     ``advance`` is called after each question. Raises PeerUnreachable; what was written down stays.
     """
-    outcome = Asked()
+    outcome = AskedStudies()
     for question in asked:
         found = archive.find(question)
         outcome.strays += found.strays
@@ -114,7 +114,7 @@ def _write(
     studies: Sequence[FoundStudy],
     rule: str,
     per_minute: float,
-    outcome: Asked,
+    outcome: AskedStudies,
 ) -> None:
     uids = [study.study_instance_uid for study in studies]
     here, known = fetches.here(session, uids), fetches.of_studies(session, uids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.archive import (
     Archive,
-    Found,
+    FoundStudies,
     FoundStudy,
     ObjectSink,
     Retrieved,
@@ -29,7 +29,7 @@ __all__ = [
     "CommitmentUser",
     "Confirmation",
     "Destination",
-    "Found",
+    "FoundStudies",
     "FoundStudy",
     "ObjectSink",
     "Outgoing",

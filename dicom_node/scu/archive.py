@@ -93,14 +93,14 @@ class FoundStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundStudies:
     """The answer to a question. ``strays``: answers that name no study, or another than was asked for."""
 
     studies: tuple[FoundStudy, ...]
     strays: int = 0
 
     @classmethod
-    def answers(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> Found:
+    def answers(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
         """Those of the given answers that fit the question, each study once."""
         fitting: dict[str, FoundStudy] = {}
         strays = 0
@@ -166,7 +166,7 @@ class Archive(Protocol):
     No call waits for the peer without end.
     """
 
-    def find(self, query: StudyQuery) -> Found:
+    def find(self, query: StudyQuery) -> FoundStudies:
         """Ask for studies. Raises PeerUnreachable where there is no answer, or none that can be read."""
         ...
 

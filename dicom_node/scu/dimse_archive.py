@@ -26,7 +26,7 @@ from dicom_node.errors import DecodedDifferently, FaultyInput, FaultyObject, Pee
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
     STUDY_KEYS,
-    Found,
+    FoundStudies,
     ObjectSink,
     Retrieved,
     RetrieveStatus,
@@ -63,13 +63,13 @@ class DimseArchive(DimseCaller):
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
 
-    def find(self, query: StudyQuery) -> Found:
+    def find(self, query: StudyQuery) -> FoundStudies:
         """C-FIND at STUDY level. Raises PeerUnreachable."""
         with self.associate(_contexts(_FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 raise PeerUnreachable(f"{self._peer.name}: {association.text}")
             answers = self._ask(association, _question(query))
-        return Found.answers(query, (texts for answer in answers if (texts := self._texts(answer))))
+        return FoundStudies.answers(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """C-MOVE or C-GET, as ``retrieve`` of the peer says; objects of a C-MOVE come to our listener."""

@@ -19,7 +19,7 @@ from dicom_node.errors import FaultyInput, PeerUnreachable, SpoolError
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
     STUDY_KEYS,
-    Found,
+    FoundStudies,
     ObjectSink,
     Retrieved,
     RetrieveStatus,
@@ -53,11 +53,11 @@ class _HttpArchive(ABC):
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
 
-    def find(self, query: StudyQuery) -> Found:
+    def find(self, query: StudyQuery) -> FoundStudies:
         """Ask for studies. Raises PeerUnreachable."""
         try:
             with self._connections.within(self._settings.outbox.answer_seconds):
-                return Found.answers(query, self._search(query))
+                return FoundStudies.answers(query, self._search(query))
         except requests.RequestException as error:
             report = problem(error, self._connections)
             raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}") from None

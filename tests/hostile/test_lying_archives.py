@@ -19,10 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import build_context, evt
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-)
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 
 from dicom_node import fetch
 from dicom_node.config.settings import PeerSettings, Settings
@@ -111,7 +108,7 @@ def inbox_beside(folder: Path, port: int, **settings: object) -> Inbox:
     return Inbox(folder, config)
 
 
-def fetched(inbox: Inbox, name: str = "archive") -> fetch.Asked:
+def fetched(inbox: Inbox, name: str = "archive") -> fetch.AskedStudies:
     """Ask, fetch until nothing is due, index and assemble."""
     archive = open_archive(inbox.settings.peer(name), inbox.settings)
     asked = fetch.ask(inbox.database, archive, name, [QUERY])
@@ -185,7 +182,7 @@ def test_answers_to_another_question_are_left_out() -> None:
         answer_for(image, StudyInstanceUID="../../etc"),
         answer_for(image, StudyInstanceUID="1.2.3", StudyDate="19990101"),
         answer_for(image, StudyInstanceUID="1.2.4", ModalitiesInStudy="CT"),
-        Dataset(),
+        answer_for(Dataset(), StudyInstanceUID="1." * 40 + "1"),
     ]
     with run_pacs(Liar(free_port(), answers=[*wrong, answer_for(image)] * 2), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
@@ -210,17 +207,17 @@ def test_a_line_that_hangs_ends_in_words(passes: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
     monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
-    with run_pacs(Liar(free_port(), answers=[answer_for(image)], gives=[image]), classes=()) as pacs:
-        with valve_before(pacs.port) as valve:
-            valve.from_peer = passes
-            one = PeerSettings.model_validate(peer(valve.port, retrieve_minutes=0.02))
-            settings = Settings.model_validate({"peers": [one], "outbox": {"answer_seconds": 0.5}})
-            began = time.monotonic()
-            with pytest.raises(PeerUnreachable):
-                open_archive(one, settings).find(QUERY)
-            outcome = open_archive(one, settings).retrieve("1.2.3", Sink())
-            assert outcome.status in (RetrieveStatus.RETRY, RetrieveStatus.UNREACHABLE)
-            assert time.monotonic() - began < 100
+    liar = Liar(free_port(), answers=[answer_for(image)], gives=[image])
+    with run_pacs(liar, classes=()) as pacs, valve_before(pacs.port) as valve:
+        valve.from_peer = passes
+        one = PeerSettings.model_validate(peer(valve.port, retrieve_minutes=0.02))
+        settings = Settings.model_validate({"peers": [one], "outbox": {"answer_seconds": 0.5}})
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable):
+            open_archive(one, settings).find(QUERY)
+        outcome = open_archive(one, settings).retrieve("1.2.3", Sink())
+        assert outcome.status in (RetrieveStatus.RETRY, RetrieveStatus.UNREACHABLE)
+        assert time.monotonic() - began < 60
 
 
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from datetime import datetime
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,9 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             wait_until(lambda: sum(reports(orthanc).values()) >= 12, 120, "a report for each")
             time.sleep(2)
             assert reports(orthanc) == Counter(dict.fromkeys(uids, 1))
-            assert Counter(row["state"] for row in node.cli("jobs", "list", "--limit", "0")) == {
-                "succeeded": 12
-            }
-            at = starts(node)
-            gaps = [(later - sooner).total_seconds() for sooner, later in zip(at, at[1:], strict=False)]
+            jobs = node.cli("jobs", "list", "--limit", "0")
+            assert Counter(row["state"] for row in jobs) == {"succeeded": 12}
+            gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(starts(node))]
             assert min(gaps) >= 0.49, gaps
         finally:
             node.kill()

@@ -25,7 +25,7 @@ def test_each_part_comes_whole(size: int) -> None:
 
 
 def test_a_part_that_is_not_read_is_passed_over() -> None:
-    assert len([part for part in Parts(pieces(MESSAGE + b"--b0--", 100), b"b0")]) == len(PARTS)
+    assert len(list(Parts(pieces(MESSAGE + b"--b0--", 100), b"b0"))) == len(PARTS)
 
 
 @pytest.mark.parametrize("cut", [5, 30, 70, len(MESSAGE)])
