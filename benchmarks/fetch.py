@@ -33,7 +33,9 @@ def main(studies: int = 1000, per_minute: float = 300) -> None:
         try:
             assert node.run("fetch", *ASKED, "--no-wait").returncode == 0
             for share in (1, 2, 3):
-                wait_until(lambda share=share: len(starts(node)) >= share * studies // 4, LONGEST, "a quarter")
+                wait_until(
+                    lambda share=share: len(starts(node)) >= share * studies // 4, LONGEST, "a quarter"
+                )
                 node.kill()
                 node.start()
             done = node.run("fetch", *ASKED)
@@ -46,7 +48,7 @@ def main(studies: int = 1000, per_minute: float = 300) -> None:
     print(f"exit status {done.returncode}; {studies} studies of two films, three kills: {seconds:.0f} s")
     print(f"studies with so many reports: {dict(Counter(found[uid] for uid in uids))}")
     gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
-    print(f"{len(asked)} retrievals; shortest time between two {min(gaps):.3f} s, allowed {60 / per_minute:.3f} s")
+    print(f"{len(asked)} retrievals, {min(gaps):.3f} s apart at least; {60 / per_minute:.3f} s wanted")
 
 
 if __name__ == "__main__":

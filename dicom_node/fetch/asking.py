@@ -57,7 +57,7 @@ def ask(
     per_minute: float = 0,
     advance: Callable[[], object] = bool,
 ) -> AskedStudies:
-    """Ask the archive, and write down what is to be fetched. AskedStudies again, it goes on where it was ended.
+    """Ask the archive, and write down what is to be fetched. Asked again, it goes on where it was ended.
 
     ``advance`` is called after each question. Raises PeerUnreachable; what was written down stays.
     """

@@ -11,7 +11,7 @@ from pydantic import Field
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
-from dicom_node.model.lifecycle import FetchState
+from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.services import audit, open_database, reading, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
@@ -57,6 +57,21 @@ class FetchRow(Row):
     study_instance_uid: str
     state: FetchState
     reason: str
+
+
+class Fetches(ServiceResult):
+    """A page of studies that were asked for. ``next``: where the next page begins, null on the last."""
+
+    fetches: list[FetchRow]
+    next: int | None
+
+
+class PeerProgress(ServiceResult):
+    """How many studies of a peer were fetched, are on their way, or were given up or cancelled."""
+
+    fetched: int
+    open: int
+    failed: int
 
 
 class MissingRow(ServiceResult):
@@ -162,15 +177,33 @@ def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them:
     ]
 
 
+def by_peer(settings: Settings) -> dict[str, PeerProgress]:
+    """How far the fetching from each peer is."""
+    with reading(settings) as session:
+        counted = fetches.states_by_peer(session)
+    return {
+        peer: PeerProgress(
+            fetched=states.get(FetchState.FETCHED, 0),
+            open=sum(states.get(state, 0) for state in OPEN_FETCHES),
+            failed=states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
+        )
+        for peer, states in counted.items()
+    }
+
+
 def listed(
-    settings: Settings, peer: str = "", states: Collection[FetchState] = (), limit: int | None = None
+    settings: Settings,
+    peer: str = "",
+    states: Collection[FetchState] = (),
+    limit: int | None = None,
+    before: int | None = None,
 ) -> list[FetchRow]:
-    """Studies that were asked for, the newest first."""
+    """Studies that were asked for, the newest first; ``before``: only those with a lower number."""
     names = ("peer", "study_instance_uid", "rule", "state", "reason", "attempts", "objects", "asked_at")
     with reading(settings) as session:
         return [
             FetchRow(fetch=row.id, **columns(row, *names, "started_at", "ended_at"))
-            for row in fetches.listed(session, peer, states, limit)
+            for row in fetches.listed(session, peer, states, limit, before)
         ]
 
 

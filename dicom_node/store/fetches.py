@@ -54,11 +54,26 @@ def states_since(session: Session, peer: str, first: int) -> dict[FetchState, in
     return {row[0]: row[1] for row in session.execute(chosen.group_by(Fetch.state))}
 
 
+def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
+    """How many studies of each peer are in which state."""
+    found: dict[str, dict[FetchState, int]] = {}
+    chosen = select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state)
+    for peer, state, number in session.execute(chosen.order_by(Fetch.peer)):
+        found.setdefault(peer, {})[state] = number
+    return found
+
+
 def listed(
-    session: Session, peer: str = "", states: Collection[FetchState] = (), limit: int | None = None
+    session: Session,
+    peer: str = "",
+    states: Collection[FetchState] = (),
+    limit: int | None = None,
+    before: int | None = None,
 ) -> Sequence[Fetch]:
-    """The newest first; of one peer, in these states."""
+    """The newest first; of one peer, in these states, with numbers below ``before``."""
     chosen = select(Fetch).order_by(Fetch.id.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.where(Fetch.id < before)
     if peer:
         chosen = chosen.where(Fetch.peer == peer)
     if states:
