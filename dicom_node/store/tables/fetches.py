@@ -14,8 +14,8 @@ from dicom_node.store.tables.base import Base, Id
 class Fetch(Base):
     """One study that was asked for; from whatever peer, a study is asked for once."""
 
-    __tablename__ = "fetch"
-    __table_args__ = (Index("ix_fetch_due", "state", "peer", "next_at"),)
+    __tablename__ = "study_fetch"
+    __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     peer: Mapped[str] = mapped_column(String(64))
