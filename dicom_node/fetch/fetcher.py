@@ -26,6 +26,8 @@ from dicom_node.store.transitions import move_fetch, utc_now
 
 ATTEMPTS = 3
 """Tries of a peer that answers; one that does not is tried for ever."""
+ATTEMPTS_OF_KILLED = 10
+"""Tries of a study at which the node ends each time."""
 _MARGIN_SECONDS = 120.0  # of the lease, above what a retrieval may take: associations, the database
 _LOOK_SECONDS = 1.0
 
@@ -67,8 +69,9 @@ class Fetcher:
                 return
         with self._database.write() as session:
             for row in fetches.unfinished(session, self._peer.name):
-                reason = "the node ended while it was fetched"
-                move_fetch(session, row, FETCH_RETRIED, reason=reason, next_at=utc_now())
+                reason = f"the node ended while it was fetched, try {row.attempts}"
+                event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
+                move_fetch(session, row, event, reason=reason, next_at=utc_now())
 
     def _start_next(self, stop: threading.Event) -> Fetch | None:
         """Wait for the peer's turn, then write down that the next study is being fetched."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -79,9 +79,9 @@ class DimseArchive(DimseCaller):
             if isinstance(association, NoAssociation):
                 return _none(association)
             with self.waiting(association, self._peer.retrieve_seconds):
-                answers = association.send_c_move(
-                    _whole_study(study_instance_uid), self._settings.node.ae_title, _MODELS["move"]
-                )
+                asked = _whole_study(study_instance_uid)
+                ours = self._settings.node.ae_title
+                answers = _until_cut(association.send_c_move, asked, ours, _MODELS["move"])
                 return self._outcome(association, answers, came=None)
 
     def test(self) -> list[Check]:
@@ -99,7 +99,7 @@ class DimseArchive(DimseCaller):
         answers: list[Dataset] = []
         code = None
         with self.waiting(association, self._settings.outbox.answer_seconds):
-            for status, answer in association.send_c_find(question, _FIND):
+            for status, answer in _until_cut(association.send_c_find, question, _FIND):
                 code = status.get("Status")
                 if code in _PENDING:
                     answers.append(answer if answer is not None else Dataset())
@@ -138,8 +138,10 @@ class DimseArchive(DimseCaller):
         ) as association:
             if isinstance(association, NoAssociation):
                 return _none(association)
+            if not _accepts(association, _MODELS["get"]):
+                return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
             with self.waiting(association, self._peer.retrieve_seconds):
-                answers = association.send_c_get(_whole_study(study_instance_uid), _MODELS["get"])
+                answers = _until_cut(association.send_c_get, _whole_study(study_instance_uid), _MODELS["get"])
                 outcome = self._outcome(association, answers, came=taken)
         if taken.stopped:
             return Retrieved(RetrieveStatus.RETRY, taken.objects, taken.stopped)
@@ -203,6 +205,18 @@ class _Taken:
                 return _OUT_OF_RESOURCES
             self.objects += 1
             return 0x0000
+
+
+def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """The answers to a request; where the association was cut before it, one without a status."""
+    try:
+        yield from send(*request)
+    except RuntimeError:
+        yield Dataset(), None
+
+
+def _accepts(association: Association, model: Any) -> bool:
+    return any(context.abstract_syntax == model for context in association.accepted_contexts)
 
 
 def _none(association: NoAssociation) -> Retrieved:

@@ -129,14 +129,15 @@ def ask(
 
 
 def again(settings: Settings, name: str, by: Person) -> int:
-    """Fetch once more what was given up or cancelled; returns how many studies. Raises UnknownPeer."""
+    """Fetch once more what was given up or cancelled; returns how many. Raises UnknownPeer, FaultyInput."""
     from dicom_node import fetch
 
+    _queried(settings, name)
     return _changed(settings, name, by, "again", fetch.ask_again)
 
 
 def cancel(settings: Settings, name: str, by: Person) -> int:
-    """Do not fetch what waits for this peer; returns how many studies. Raises UnknownPeer."""
+    """Do not fetch what waits for this peer, configured or not; returns how many studies."""
     from dicom_node import fetch
 
     return _changed(settings, name, by, "cancelled", fetch.cancel)
@@ -216,8 +217,7 @@ def _queried(settings: Settings, name: str) -> PeerSettings:
 
 
 def _changed(settings: Settings, name: str, by: Person, did: str, change: Callable[..., int]) -> int:
-    peer = settings.peer(name)
     with writing(settings) as session:
-        number = change(session, peer.name)
-        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=number, did=did)
+        number = change(session, name)
+        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=did)
     return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import FETCHED_OTHER_PATIENT
 from dicom_node.model.lifecycle import FetchState, StudyState
-from dicom_node.scu import RetrieveStatus, open_archive, transport
+from dicom_node.scu import FoundStudy, RetrieveStatus, open_archive, transport
 from dicom_node.store import fetches
 from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
@@ -25,7 +26,7 @@ from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
 from tests.inbox_lab import Inbox
 from tests.modality import chest
-from tests.pacs_lab import free_port, run_pacs
+from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.wire.test_archives import Sink
 
 HEAD = bytes(128) + b"DICM"
@@ -176,6 +177,23 @@ def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.Monk
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
         outcome = open_archive(settings.peers[0], settings).retrieve("1.2.3", sink)
     assert (outcome.status, len(sink.taken)) == (RetrieveStatus.RETRY, 3), outcome
+
+
+def test_a_peer_that_takes_our_storage_classes_and_no_c_get_refuses() -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
+        outcome = open_archive(settings.peers[0], settings).retrieve("1.2.3", Sink())
+    assert outcome.status is RetrieveStatus.REFUSED
+
+
+def test_a_study_at_which_the_node_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+    inbox = inbox_beside(tmp_path, free_port())
+    fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
+    with inbox.database.write() as session:
+        row = fetch.asking.write_down(session, "archive", FoundStudy("1.2.3"))
+        row.state, row.attempts = FetchState.FETCHING, fetch.fetcher.ATTEMPTS_OF_KILLED
+    fetcher.run_once(threading.Event())
+    assert states(inbox) == [FetchState.FAILED]
 
 
 def file_of(image: Dataset) -> bytes:

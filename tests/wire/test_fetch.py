@@ -95,6 +95,8 @@ def test_old_studies_are_fetched_and_analysed_once(tmp_path: Path, way: str) -> 
             assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 3
             assert {row["attempts"] for row in node.cli("fetches", "list")} == {1}
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
+            assert {"find", "QIDO-RS", "REST query"} & {row["check"] for row in node.cli("peers", "test")}
+            assert node.run("check").returncode == 0
         finally:
             node.kill()
 

@@ -59,6 +59,7 @@ def fetch(
 
     Given again, it goes on where it was ended. Exit status 1: some studies were given up.
     """
+    from dicom_node.processes import running
     from dicom_node.services import fetches
     from dicom_node.services.audit import COMMAND_LINE
 
@@ -77,6 +78,8 @@ def fetch(
     say(f"Not fetched: {asked.here} are here, {asked.before} were fetched or given up before.", err=True)
     if asked.strays:
         say(f"{asked.strays} answers of the peer do not fit the question: left out.", err=True)
+    if asked.wanted and not running(settings.node.data_dir):
+        say("No node works on this data folder: they are fetched once one does.", err=True)
     return _wait(settings, peer, asked) if wait and asked.wanted else ExitCode.OK
 
 
