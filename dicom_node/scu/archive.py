@@ -100,17 +100,17 @@ class FoundStudies:
     strays: int = 0
 
     @classmethod
-    def answers(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
+    def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
         """Those of the given answers that fit the question, each study once."""
-        fitting: dict[str, FoundStudy] = {}
+        found: dict[str, FoundStudy] = {}
         strays = 0
         for texts in given:
             study = FoundStudy.from_texts(texts)
             if study is not None and query.is_answered_by(study):
-                fitting.setdefault(study.study_instance_uid, study)
+                found.setdefault(study.study_instance_uid, study)
             else:
                 strays += 1
-        return cls(tuple(fitting.values()), strays)
+        return cls(tuple(found.values()), strays)
 
 
 class RetrieveStatus(StrEnum):

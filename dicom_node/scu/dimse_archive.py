@@ -69,7 +69,7 @@ class DimseArchive(DimseCaller):
             if isinstance(association, NoAssociation):
                 raise PeerUnreachable(f"{self._peer.name}: {association.text}")
             answers = self._ask(association, _question(query))
-        return FoundStudies.answers(query, (texts for answer in answers if (texts := self._texts(answer))))
+        return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """C-MOVE or C-GET, as ``retrieve`` of the peer says; objects of a C-MOVE come to our listener."""

@@ -57,7 +57,7 @@ class _HttpArchive(ABC):
         """Ask for studies. Raises PeerUnreachable."""
         try:
             with self._connections.within(self._settings.outbox.answer_seconds):
-                return FoundStudies.answers(query, self._search(query))
+                return FoundStudies.fitting(query, self._search(query))
         except requests.RequestException as error:
             report = problem(error, self._connections)
             raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}") from None
