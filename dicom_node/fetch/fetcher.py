@@ -6,7 +6,7 @@ The start of a retrieval is written before the peer is asked, so that no kill ma
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -29,7 +29,8 @@ ATTEMPTS = 3
 ATTEMPTS_OF_KILLED = 10
 """Tries of a study at which the node ends each time."""
 _MARGIN_SECONDS = 120.0  # of the lease, above what a retrieval may take: associations, the database
-_LOOK_SECONDS = 1.0
+_WATCH_SECONDS = 0.2
+_LOOK_SECONDS = 30.0  # between looks whether the next study is still wanted
 
 
 class Fetcher:
@@ -85,7 +86,8 @@ class Fetcher:
                 session.expunge(fetch)
             if wait > 0:
                 stop.wait(min(wait, _LOOK_SECONDS))
-                leases.acquire(self._database, self._lease, self._owner, self._lease_seconds)
+                if not leases.acquire(self._database, self._lease, self._owner, self._lease_seconds):
+                    return None
                 continue
             with self._database.write() as session:
                 row = self._unchanged(session, fetch)
@@ -129,9 +131,12 @@ class Fetcher:
     def _judged(self, fetch: Fetch, outcome: Retrieved, stopped: bool) -> EventType:
         if outcome.status is RetrieveStatus.RETRIEVED:
             return FETCH_DONE
-        if stopped or outcome.status is RetrieveStatus.UNREACHABLE or fetch.attempts < ATTEMPTS:
-            final = outcome.status in (RetrieveStatus.REFUSED, RetrieveStatus.ABSENT)
-            return FETCH_FAILED if final and not stopped else FETCH_RETRIED
+        if stopped or outcome.status is RetrieveStatus.UNREACHABLE:
+            return FETCH_RETRIED
+        if outcome.status in (RetrieveStatus.REFUSED, RetrieveStatus.ABSENT):
+            return FETCH_FAILED
+        if fetch.attempts < ATTEMPTS:
+            return FETCH_RETRIED
         return FETCH_DONE if outcome.status is RetrieveStatus.INCOMPLETE else FETCH_FAILED
 
 
@@ -140,9 +145,9 @@ def _closed_at(stop: threading.Event, archive: Archive) -> Iterator[None]:
     """End the archive's calls when ``stop`` is set, which another thread does."""
     done = threading.Event()
 
-    def watch(wait: Callable[[float], bool] = stop.wait) -> None:
+    def watch() -> None:
         while not done.is_set():
-            if wait(0.2):
+            if stop.wait(_WATCH_SECONDS):
                 archive.close()
                 return
 
