@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import (
     assessments,
     audit,
+    fetches,
     images,
     jobs,
     live,
@@ -56,6 +57,7 @@ _BOTH = (
     patients.faces,
     jobs.faces,
     outbox.faces,
+    fetches.faces,
     notifications.faces,
     peers.faces,
     rules.faces,

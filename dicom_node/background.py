@@ -33,6 +33,7 @@ from dicom_node.events import (
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
+from dicom_node.fetch import Fetcher, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
@@ -69,6 +70,7 @@ _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
 _ENTERED_SECONDS = 10.0
+_MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
 _DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
@@ -123,6 +125,8 @@ class Background:
             self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
+        if self._role.indexes:  # what is fetched comes into this machine's spool
+            self._fetch()
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
         if self._settings.audit.syslog:
@@ -132,6 +136,13 @@ class Background:
 
             self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
         self._start_timers()
+
+    def _fetch(self) -> None:
+        """A thread for each peer that may be asked for studies."""
+        for peer in self._settings.peers:
+            if "query" in peer.may:
+                fetcher = Fetcher(self._database, self._settings, peer, self._owner)
+                self._repeat(f"fetch from {peer.name}", fetcher.run_once)
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
@@ -279,6 +290,9 @@ class Background:
         if compare:
             begin = datetime.now(UTC)
             self._scheduler.add_job(self._outlasting(compare), "interval", days=1, next_run_time=begin)
+        if self._role.keeps_time and any(peer.missing_days for peer in self._settings.peers):
+            look = self._outlasting(self._once_a_site(report_missing))
+            self._scheduler.add_job(look, "cron", hour=_MISSING_HOUR, max_instances=1)
         for function, seconds in timers:
             self._scheduler.add_job(
                 self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1

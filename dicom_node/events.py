@@ -95,6 +95,18 @@ VERSION_CHOSEN = EventType(2033, _WARNING, "a person chose between versions or p
 IDENTITY_NOT_TAKEN = EventType(
     2034, _WARNING, "copy of an object with another identity set aside: the version in force stays"
 )
+FETCH_ASKED = EventType(2050, _INFO, "a study is to be fetched from a peer")
+FETCH_STARTED = EventType(2051, _INFO, "a peer is asked for a study")
+FETCH_DONE = EventType(2052, _INFO, "study fetched")
+FETCH_RETRIED = EventType(2053, _WARNING, "study not fetched, will be tried again")
+FETCH_FAILED = EventType(2054, _ERROR, "study not fetched: given up")
+FETCHED_OTHER_PATIENT = EventType(
+    2055, _ERROR, "fetched images name another patient than the peer's answer: study quarantined"
+)
+FETCH_CANCELLED = EventType(2056, _INFO, "a person cancelled the fetching of a study")
+STUDIES_MISSING = EventType(
+    2057, _WARNING, "a peer has studies that should have a result by the rules, and have none"
+)
 
 JOB_QUEUED = EventType(3001, _INFO, "job queued")
 JOB_STARTED = EventType(3002, _INFO, "job started")

@@ -19,6 +19,7 @@ from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
 from dicom_node.results.common.envelope import SERIES_NUMBERS
@@ -26,6 +27,8 @@ from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, REPORT_STATUSES, STATUSES, Status
+from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
+from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
 
 _KINDS = {
@@ -39,7 +42,12 @@ _KINDS = {
     ResultKind.REJECTION: "note that results are withdrawn, to peers with `iocm = true`",
     ResultKind.ASSESSMENT: "what a person says of the findings of a report (TID 1500), with `assessments = true`",
 }
-_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+_FIND, _MOVE, _GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
+_MATCHED = {
+    "StudyInstanceUID": "single value, of one study",
+    "StudyDate": "range",
+    "ModalitiesInStudy": "single value",
+}
 
 
 def conformance_statement(version: str) -> str:
@@ -63,14 +71,14 @@ def _overview(_version: str) -> str:
     for item in STORAGE_CLASSES:
         rows.append((item.name, "Yes" if item.uid in sent else "No", "Yes"))
     rows += [(UID(uid).name, "Yes", "No") for uid in sorted(sent - {item.uid for item in STORAGE_CLASSES})]
-    rows += [("**Query/Retrieve**", "", ""), (UID(_FIND).name, "Yes", "No")]
+    rows += [("**Query/Retrieve**", "", ""), *((UID(uid).name, "Yes", "No") for uid in (_FIND, _MOVE, _GET))]
     rows += [("**Storage Commitment**", "", ""), (commitment.SOP_CLASS.name, "Yes", "No")]
     services = table(("SOP class", "user (SCU)", "provider (SCP)"), rows)
     return f"""\
 ## 1 Overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
-presentation state, secondary captures, segmentation) to configured destinations. It is no archive: it answers no
+presentation state, secondary captures, segmentation) to configured destinations. It may query peers and retrieve studies. It is no archive: it answers no
 query, and takes over no storage commitment (it may ask its destinations for it).
 
 {services}
@@ -197,7 +205,7 @@ def _storage_scu() -> str:
     results = table(("kind", "what it is", "SOP class", "UID", "Series Number"), rows)
     outbox = OutboxSettings()
     return f"""\
-### 3.3 Association initiation: Storage SCU, Query SCU, Verification SCU
+### 3.3 Association initiation: Storage SCU, Query/Retrieve SCU, Verification SCU
 
 #### Storage SCU
 
@@ -214,10 +222,39 @@ After Success the destination is asked (Study Root, IMAGE level: Study, Series a
 requested) until it shows the object. What is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again.
 Query AE, host and port may differ from those of storage; `confirm = "none"` takes Success as the end.
 
+{_retrieve()}
 {_commitment()}
 #### Verification SCU
 
 `dicom-node echo`, `dicom-node peers test` and `dicom-node check`.
+"""
+
+
+def _retrieve() -> str:
+    peer = PeerSettings(name="x", ae_title="X")
+    keys = table(("key", "matching"), [(key, _MATCHED.get(key, "returned")) for key in STUDY_KEYS])
+    rows = (
+        ("0000, with objects", "the study is fetched"),
+        ("B000, or failed sub-operations", f"tried again; after {ATTEMPTS} tries it is taken as it is"),
+        ("A801, A9xx, 0122, 0124; nothing completed", "given up; a person may start it once more"),
+        ("A7xx, FE00, Cxxx, abort, no answer in time", f"tried again; given up after {ATTEMPTS} tries"),
+        ("no association", "tried again for ever"),
+    )
+    return f"""\
+#### Query/Retrieve SCU (PS3.4 Annex C)
+
+For peers with `may = ["query"]`: Study Root, STUDY level, in Explicit or Implicit VR Little Endian; no relational queries. One
+question for each day and modality:
+
+{keys}
+An answer without a valid Study Instance UID, or of another day or modality, is left out. Studies are retrieved whole, one at a time and not
+faster than `fetch_per_minute` ({peer.fetch_per_minute:g}), by C-MOVE to `node.ae_title` (`retrieve = "move"`; objects come by 3.2) or by C-GET
+(`retrieve = "get"`), for which the SCP role is proposed for each storage class of 3.2, in the transfer syntaxes that are decoded here;
+objects of up to {LARGEST_BY_GET // 2**20} MiB. One retrieval may take {peer.retrieve_minutes:g} minutes (`retrieve_minutes`) and bring
+{MOST_OBJECTS} objects. Query AE, host and port may differ from those of storage.
+
+{table(("last status", "what the node does"), rows)}
+Patient ID, name, birth date and sex of an answer are compared with those of the objects that come: a study that contradicts is quarantined.
 """
 
 
@@ -287,7 +324,9 @@ def _web(_version: str) -> str:
 
 With `transport = "dicomweb"`: STOW-RS (`POST …/studies/{study}`, `application/dicom`), confirmed by QIDO-RS
 (`GET …/studies/{study}/series/{series}/instances`). With `transport = "orthanc"`: `POST /instances`, confirmed by
-`POST /tools/lookup` and comparison with what is stored. HTTP basic authentication and TLS. No web service is provided.
+`POST /tools/lookup` and comparison with what is stored. Studies are found and fetched, from peers with `may = ["query"]`, by QIDO-RS
+(`GET …/studies`, pages of 1,000) and WADO-RS (`GET …/studies/{study}`, `multipart/related; type="application/dicom"; transfer-syntax=*`), or by
+`POST /tools/find` and `GET /instances/{id}/file`. HTTP basic authentication and TLS. No web service is provided.
 """
 
 

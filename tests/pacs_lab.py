@@ -112,7 +112,9 @@ def run_pacs(
     if finds:
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     ae.add_supported_context(Verification)
-    ae.supported_contexts = [*ae.supported_contexts, *pacs.contexts()]
+    for one in pacs.contexts():
+        roles = {"scu_role": one.scu_role, "scp_role": one.scp_role}
+        ae.add_supported_context(one.abstract_syntax, one.transfer_syntax, **roles)
     server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=pacs.handlers())
     try:
         yield pacs

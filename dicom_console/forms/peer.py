@@ -51,9 +51,9 @@ def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]
             wrong["port"] = "must be a number"
         else:
             given["port"] = number
-    given["may"] = [word for word in ("send", "receive") if word in form.get("may", ())]
+    given["may"] = [word for word in ("send", "receive", "query") if word in form.get("may", ())]
     if not given["may"]:
-        wrong["may"] = "it must be allowed to send or to receive"
+        wrong["may"] = "it must be allowed to send, to receive or to be queried"
     if "receive" in given["may"]:
         given["results"] = [kind for kind in KINDS if kind in form.get("results", ())]
         if not given["results"]:

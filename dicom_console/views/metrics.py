@@ -16,7 +16,15 @@ from sqlalchemy.orm import Session
 from dicom_console.views.overview import disk
 from dicom_node.config.settings import Settings
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.model.lifecycle import (
+    OPEN_DELIVERIES,
+    OPEN_FETCHES,
+    OPEN_JOBS,
+    DeliveryState,
+    FetchState,
+    JobState,
+    StudyState,
+)
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.monitoring.processes import machine_name, processes
@@ -26,6 +34,7 @@ from dicom_node.processes import running
 from dicom_node.store.tables import (
     Association,
     Delivery,
+    Fetch,
     Job,
     ReceivedObject,
     Result,
@@ -87,6 +96,8 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield from _states("studies", "Studies in states that are no good end.", studies)
     yield from _states("jobs", "Jobs that are not done.", _by_state(session, Job.state, waiting))
     yield from _states("deliveries", "Deliveries not confirmed.", _by_state(session, Delivery.state, waits))
+    fetches = _by_state(session, Fetch.state, [*OPEN_FETCHES, FetchState.FAILED])
+    yield from _states("fetches", "Studies to be fetched from peers, or given up.", fetches)
     queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
     age = (now - queued).total_seconds() if queued else 0.0
     yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)

@@ -76,6 +76,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration),
     _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration),
     _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
+    _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
     _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
     _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction),
     _A.FEEDBACK_GIVEN: _used("U"),

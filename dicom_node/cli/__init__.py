@@ -11,7 +11,7 @@ import typer
 from dicom_node import logs
 from dicom_node.cli.admin import config, demo, node, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
-from dicom_node.cli.network import messages, peers, rules
+from dicom_node.cli.network import fetches, messages, peers, rules
 from dicom_node.cli.records import (
     decisions,
     events,
@@ -35,11 +35,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (node, messages, demo):
+for verb in (node, messages, fetches, demo):
     app.add_typer(verb.app)
 for name, group in (
     ("peers", peers.app),
     ("rules", rules.app),
+    ("fetches", fetches.fetches_app),
     ("studies", studies.app),
     ("spool", spool.app),
     ("decisions", decisions.app),

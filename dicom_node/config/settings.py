@@ -148,8 +148,8 @@ class PeerSettings(_Section):
     """Its address, for sending and (with check_address) for receiving."""
     port: Port | None = None
     """Its port; needed when it may receive over DIMSE."""
-    may: tuple[Literal["send", "receive"], ...] = ("send",)
-    """"send": may send to us. "receive": may get results."""
+    may: tuple[Literal["send", "receive", "query"], ...] = ("send",)
+    """"send": may send to us. "receive": may get results. "query": may be asked for studies."""
     check_address: bool = False
     """Refuse associations under this AE title from another address than host."""
     maximum_associations: int = Field(20, ge=1)
@@ -189,6 +189,14 @@ class PeerSettings(_Section):
     """Another host to query."""
     query_port: Port | None = None
     """Another port to query."""
+    retrieve: Literal["move", "get"] = "move"
+    """With "query" over DIMSE: C-MOVE (the peer knows our AE title and address, and may send), or C-GET."""
+    fetch_per_minute: float = Field(6, gt=0, le=600)
+    """With "query": studies a minute that are retrieved from it at most."""
+    retrieve_minutes: float = Field(10, gt=0, le=55)
+    """With "query": how long the retrieval of one study may take."""
+    missing_days: int = Field(0, ge=0, le=90)
+    """With "query": once a day it is asked for studies of the last days without a result; 0: it is not."""
     commitment_ae_title: AeTitle | None = None
     """Another AE title for storage commitment; reports may come from either."""
     commitment_host: Host | None = None
@@ -254,6 +262,23 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _can_be_queried(self) -> Self:
+        if "query" not in self.may:
+            if self.missing_days:
+                raise ValueError('missing_days is for peers with may = ["query"]')
+            return self
+        if self.transport != "dimse":
+            if not self.url:
+                raise ValueError(f"transport {self.transport} needs url")
+            return self
+        host, port, _ = self.address_of("query")
+        if not host or port is None:
+            raise ValueError("a peer that may be queried needs host and port")
+        if self.retrieve == "move" and "send" not in self.may:
+            raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
+        return self
+
+    @model_validator(mode="after")
     def _can_be_asked_to_commit(self) -> Self:
         if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
             raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
@@ -267,6 +292,11 @@ class PeerSettings(_Section):
             "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
         }[service]
         return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def retrieve_seconds(self) -> float:
+        """How long the retrieval of one study may take."""
+        return 60 * self.retrieve_minutes
 
     @property
     def may_be_asked(self) -> bool:
@@ -387,8 +417,11 @@ class Settings(_Section):
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """Names of all who may send by their AE titles; the console, maybe of another machine, is one."""
-        named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        """Names of all whose objects come in, by their AE titles; the console, maybe of another machine, is
+        one.
+        """
+        asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
+        named = asked | {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
 
     @property

@@ -123,7 +123,11 @@ class Patient:
         """Whether it names another patient than ``former``, or a patient where ``former`` names none."""
         if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
             return True
-        rest = zip(astuple(self)[1:], astuple(former)[1:], strict=True)
+        return self.disagrees(former)
+
+    def disagrees(self, other: Patient) -> bool:
+        """Whether both say a name, a birth date or a sex, and not the same one; IDs are not compared."""
+        rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def lacks(self, former: Patient) -> bool:

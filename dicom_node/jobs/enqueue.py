@@ -13,7 +13,7 @@ from dicom_node.jobs.queue import enqueue, estimated_seconds
 from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import intake, queue
+from dicom_node.store import fetches, intake, queue
 from dicom_node.store.tables import Instance, Job, Study
 from dicom_node.store.transitions import record, settle_study_as, utc_now
 
@@ -48,9 +48,11 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """The rules' decisions on a study with these images now."""
+    """The rules' decisions on a study with these images now; of a study fetched for a rule, its alone."""
     facts = [image_facts(source, settings) for source in sources]
-    return decide(settings.rules, _study_facts(session, study, settings.rules), facts)
+    fetch = fetches.of_study(session, study.study_instance_uid)
+    rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
+    return decide(rules, _study_facts(session, study, rules, asked_for=fetch is not None), facts)
 
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
@@ -68,12 +70,14 @@ def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
     )
 
 
-def _study_facts(session: Session, study: Study, rules: Sequence[RuleSettings]) -> StudyFacts:
+def _study_facts(
+    session: Session, study: Study, rules: Sequence[RuleSettings], *, asked_for: bool
+) -> StudyFacts:
     now = utc_now()
     capped = [rule.name for rule in rules if rule.daily_cap]
     midnight = datetime.combine(now.date(), time(), UTC)
     counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
-    return StudyFacts(study.study_date, now.date(), counted)
+    return StudyFacts(study.study_date, now.date(), counted, asked_for)
 
 
 def _add(session: Session, study: Study, decision: RuleDecision, seconds: float) -> None:

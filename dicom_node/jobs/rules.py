@@ -52,12 +52,13 @@ class ImageFacts:
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
     """The facts of a study that the conditions of rules use. ``jobs_today`` counts jobs by (rule, calling AE
-    title).
+    title). ``asked_for``: a person had it fetched, so that it may be old.
     """
 
     study_date: str
     today: date
     jobs_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    asked_for: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
 
 
 def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
-    age = _age_days(study)
+    age = None if study.asked_for else _age_days(study)
     if rule.max_study_age_days and age is not None and age > rule.max_study_age_days:
         return f"the study is {age} days old, rule {rule.name} takes {rule.max_study_age_days:g}"
     sender = images[0].calling_ae

@@ -156,6 +156,7 @@ class AuditAction(StrEnum):
     RULE_SAVED = "rule_saved"
     RULE_REMOVED = "rule_removed"
     PEER_TESTED = "peer_tested"
+    STUDIES_FETCHED = "studies_fetched"  # asked for at a peer, asked for again, or cancelled
     NOTIFIER_TESTED = "notifier_tested"
     NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
     FEEDBACK_GIVEN = "feedback_given"

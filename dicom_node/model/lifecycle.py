@@ -71,7 +71,19 @@ class HeldState(StrEnum):
     REJECTED = "rejected"  # it is sent nowhere
 
 
+class FetchState(StrEnum):
+    """One study that is fetched from a peer."""
+
+    WAITING = "waiting"  # for its turn, or for another try
+    FETCHING = "fetching"
+    FETCHED = "fetched"
+    FAILED = "failed"  # given up; asked for again by a person
+    OTHER_PATIENT = "other_patient"  # its images name another patient than the answer: in quarantine
+    CANCELLED = "cancelled"  # by a person
+
+
 _S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
+_F = FetchState
 _State = TypeVar("_State", bound=StrEnum)
 
 
@@ -136,17 +148,29 @@ HELD = _table(
     ({_H.WAITING, _H.OVERDUE}, events.RESULTS_REJECTED, _H.REJECTED),
 )
 
+FETCH = _table(
+    ({_F.WAITING}, events.FETCH_STARTED, _F.FETCHING),
+    ({_F.FETCHING}, events.FETCH_DONE, _F.FETCHED),
+    ({_F.FETCHING}, events.FETCH_RETRIED, _F.WAITING),
+    ({_F.FETCHING}, events.FETCH_FAILED, _F.FAILED),
+    ({_F.WAITING}, events.FETCH_CANCELLED, _F.CANCELLED),
+    ({_F.FETCHED, _F.FAILED, _F.CANCELLED, _F.OTHER_PATIENT}, events.FETCH_ASKED, _F.WAITING),
+    (set(_F) - {_F.OTHER_PATIENT}, events.FETCHED_OTHER_PATIENT, _F.OTHER_PATIENT),
+)
+
 LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
     "study": STUDY,
     "job": JOB,
     "delivery": DELIVERY,
     "request for storage commitment": COMMITMENT,
     "held result": HELD,
+    "fetched study": FETCH,
 }
 """All of them by what they are of, for whoever draws or tests them."""
 
 UNDECIDED = frozenset({_H.WAITING, _H.OVERDUE})
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
+OPEN_FETCHES = frozenset({_F.WAITING, _F.FETCHING})
 OPEN_DELIVERIES = frozenset({_D.PENDING, _D.SENDING, _D.UNCONFIRMED})
 END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAILED, _S.CANCELLED})
 

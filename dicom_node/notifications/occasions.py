@@ -12,6 +12,7 @@ from dicom_node.model.kinds import Occasion
 EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.FAILURE: (
         events.JOB_FAILED,
+        events.FETCH_FAILED,
         events.RESULT_REFUSED,
         events.RESULT_LOST,
         events.DELIVERY_OVERDUE,
@@ -36,6 +37,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.OBJECT_CONFLICT,
         events.OBJECT_QUARANTINED,
         events.STUDY_QUARANTINED,
+        events.FETCHED_OTHER_PATIENT,
     ),
     Occasion.WITHHELD: (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
     Occasion.DISK: (events.DISK_LOW,),

@@ -34,7 +34,7 @@ from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
-from dicom_node.scu import open_destination
+from dicom_node.scu import open_archive, open_destination
 
 _SECRETS_IN_WORDS = {
     "token": "token",
@@ -219,12 +219,13 @@ def _goes_by_proxy(url: str) -> bool:
 
 
 def _ask_peers(settings: Settings) -> Iterator[Tried]:
-    """Whether their machines are known here, and those that may receive answer now."""
+    """Whether their machines are known here, and those that we call answer now."""
     for peer in settings.peers:
         try:
             if peer.host:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
+            lines += open_archive(peer, settings).test() if "query" in peer.may else []
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

@@ -1,8 +1,17 @@
-"""Destinations: DIMSE, Orthanc's REST API and DICOMweb behind one small protocol."""
+"""Destinations and archives: DIMSE, Orthanc's REST API and DICOMweb, each behind one small protocol."""
 
 from __future__ import annotations
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.scu.archive import (
+    Archive,
+    FoundStudies,
+    FoundStudy,
+    ObjectSink,
+    Retrieved,
+    RetrieveStatus,
+    StudyQuery,
+)
 from dicom_node.scu.destination import (
     Check,
     CommitmentUser,
@@ -15,17 +24,36 @@ from dicom_node.scu.destination import (
 )
 
 __all__ = [
+    "Archive",
     "Check",
     "CommitmentUser",
     "Confirmation",
     "Destination",
+    "FoundStudies",
+    "FoundStudy",
+    "ObjectSink",
     "Outgoing",
     "Presence",
+    "RetrieveStatus",
+    "Retrieved",
     "SendReport",
     "SendStatus",
+    "StudyQuery",
+    "open_archive",
     "open_commitment",
     "open_destination",
 ]
+
+
+def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
+    """The way to ask this peer for studies, by its ``transport``. Opens no connection yet; for one thread."""
+    if peer.transport == "dimse":
+        from dicom_node.scu.dimse_archive import DimseArchive
+
+        return DimseArchive(peer, settings)
+    from dicom_node.scu.http_archive import DicomwebArchive, OrthancArchive
+
+    return OrthancArchive(peer, settings) if peer.transport == "orthanc" else DicomwebArchive(peer, settings)
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:

@@ -39,11 +39,12 @@ class NoAssociation:
 class DimseCaller:
     """Requests associations from one peer. For one thread; ``close`` from any."""
 
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+    def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
+        """``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``."""
         self._peer = peer
         self._settings = settings
         local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(settings.outbox.answer_seconds, local=local)
+        self._connections = Connections(silence_seconds or settings.outbox.answer_seconds, local=local)
 
     def close(self) -> None:
         """End all calls under way for good, from any thread."""
@@ -56,10 +57,13 @@ class DimseCaller:
         *,
         service: PeerService = "storage",
         handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+        roles: Sequence[Any] = (),
+        largest_object: int = 0,
     ) -> Iterator[Association | NoAssociation]:
         """An association with one service of the peer, released at the end of the scope.
 
-        ``handlers``: pynetdicom's events for requests of the peer.
+        ``handlers``: pynetdicom's events for requests of the peer. ``roles``: SCP/SCU role selection (PS3.7
+        D.3.3.4), for objects of up to ``largest_object`` bytes that the peer sends on this association.
         """
         peer = self._peer
         host, port, called = peer.address_of(service)
@@ -69,7 +73,7 @@ class DimseCaller:
         if self._connections.closed:
             yield NoAssociation("not tried: the node stops")
             return
-        ae = CallingAE(self._settings.node.ae_title, self._connections)
+        ae = CallingAE(self._settings.node.ae_title, self._connections, largest_object)
         ae.connection_timeout = _CONNECT_SECONDS
         ae.acse_timeout = _NEGOTIATE_SECONDS
         ae.network_timeout = None
@@ -82,6 +86,7 @@ class DimseCaller:
                     contexts,
                     ae_title=called,
                     tls_args=tls,
+                    ext_neg=list(roles),
                     evt_handlers=list(handlers),
                 )
         except OSError as error:  # unknown host name, unreadable certificate

@@ -1,12 +1,13 @@
-"""Status codes as data: what a C-STORE status (PS3.4 B.2.3, PS3.7 C) or an HTTP one means to the outbox."""
+"""Status codes as data: a C-STORE status (PS3.4 B.2.3, PS3.7 C), one of C-MOVE and C-GET, or an HTTP one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dicom_node.scu.archive import RetrieveStatus
 from dicom_node.scu.destination import SendReport, SendStatus
 
-_S = SendStatus
+_S, _R = SendStatus, RetrieveStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,26 @@ _HTTP_RETRY = {
     425: "too early",
     429: "too many requests",
 }
+
+# PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
+_RETRIEVE: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
+    (0x0000, 0x0000, _R.RETRIEVED, ""),
+    (0xB000, 0xB000, _R.INCOMPLETE, "some objects did not come"),
+    (0xA801, 0xA801, _R.REFUSED, "the peer does not know our AE title as a destination: add it there"),
+    (0xA900, 0xA9FF, _R.REFUSED, "the request does not match its SOP class"),
+    (0xA700, 0xA7FF, _R.RETRY, "out of resources"),
+    (0xFE00, 0xFE00, _R.RETRY, "cancelled by the peer"),
+    (0x0122, 0x0124, _R.REFUSED, "not supported, or not authorized"),
+    (0x0000, 0xFFFF, _R.RETRY, "failure"),
+)
+
+
+def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
+    """The meaning of the last status of a C-MOVE or C-GET, and why not all came."""
+    for first, last, status, text in _RETRIEVE:
+        if first <= code <= last:
+            return status, f"status {code:04X}: {text}" if text else ""
+    return _R.RETRY, "failure"
 
 
 def store_report(code: int | None) -> SendReport:

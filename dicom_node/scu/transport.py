@@ -11,7 +11,7 @@ from typing import Any
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.config.settings import Settings
@@ -28,9 +28,13 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     for the peer continue when ``connections`` are cut.
     """
 
-    def __init__(self, ae_title: str = "PYNETDICOM", connections: Connections | None = None) -> None:
+    def __init__(
+        self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
+    ) -> None:
+        """``largest_object``: bytes of an object that the peer may send on our association (C-GET)."""
         super().__init__(ae_title)
         self._connections = connections or Connections(_SILENCE_SECONDS)
+        self._largest_object = largest_object
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
@@ -38,7 +42,7 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
         connection = _PromptSocket(assoc, address=address)
         connection.connections = self._connections
         connection.tls_args = tls_args
-        assoc.dimse = _AnswersOnly(assoc)
+        assoc.dimse = _AnswersOnly(assoc, MAXIMUM_ANSWER_BYTES + self._largest_object)
         assoc.dul.daemon = True  # the interpreter would wait for it at its end
         return connection
 
@@ -51,13 +55,13 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
     ``block``). Seen under load: one C-STORE or C-FIND of 1,500 waited in vain until its time-out, or lost a
     match. A requestor has no requests to serve: its reactor gets nothing.
 
-    They are gathered in memory, so a peer that never ends its answer is hung up on.
+    They are gathered in memory, so a peer that never ends its answer is hung up on. An object that was taken
+    (C-GET) is in memory no more: its bytes no longer count.
     """
 
-    _received = 0
-
-    def __init__(self, association: Association) -> None:
+    def __init__(self, association: Association, most_bytes: int) -> None:
         super().__init__(association)
+        self._received, self._most_bytes = 0, most_bytes
         self.report_answered = threading.Event()
         """Set when an N-EVENT-REPORT was answered; pynetdicom serves that in a thread of its own."""
 
@@ -68,7 +72,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
 
     def receive_primitive(self, primitive: Any) -> None:
         self._received += sum(len(value) for _, value in primitive.presentation_data_value_list)
-        if self._received > MAXIMUM_ANSWER_BYTES:
+        if self._received > self._most_bytes:
             self.assoc.dul.socket.connections.expire()
         else:
             super().receive_primitive(primitive)
@@ -81,6 +85,8 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
         if not block:
             return None, None
         message: tuple[int, Any] | tuple[None, None] = super().get_msg(block=True)
+        if isinstance(message[1], C_STORE) and message[1].DataSet is not None:
+            self._received -= len(message[1].DataSet.getbuffer())
         return message
 
 

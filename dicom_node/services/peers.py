@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
@@ -33,6 +33,9 @@ from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceResult
 from dicom_node.store import views
+
+if TYPE_CHECKING:
+    from dicom_node.scu import Check
 
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]
@@ -128,18 +131,17 @@ def place_for_test() -> Iterator[None]:
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[PeerCheck]:
-    """Try what delivery to these peers needs; by default to all that may receive.
+    """Try what delivery to these peers, and questions to them, need; by default of all that may either.
 
     ``by``: whom the audit names; the command line needs no database. Raises UnknownPeer, TooManyAtOnce.
     """
-    from dicom_node.scu import open_destination
-
-    chosen = [settings.peer(name) for name in names] or [p for p in settings.peers if "receive" in p.may]
+    called = [peer for peer in settings.peers if {"receive", "query"} & {*peer.may}]
+    chosen = [settings.peer(name) for name in names] or called
     with place_for_test():
         rows = [
             PeerCheck(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
             for peer in chosen
-            for check in open_destination(peer, settings).test()
+            for check in _tried(peer, settings)
         ]
     if by is not None:
         with writing(settings) as session:
@@ -147,6 +149,15 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
             tested = [peer.name for peer in chosen]
             audit.note(session, by, AuditAction.PEER_TESTED, peers=tested, failed=failed)
     return rows
+
+
+def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
+    from dicom_node.scu import open_archive, open_destination
+
+    if "receive" in peer.may or "query" not in peer.may:
+        yield from open_destination(peer, settings).test()
+    if "query" in peer.may:
+        yield from open_archive(peer, settings).test()
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.part10 import META_BYTES, check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
@@ -45,12 +45,8 @@ ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
 """Most files in a ZIP, and most bytes of its directory, which is read whole."""
 RATIO = 200
 """How many times its packed size a file of a ZIP may be; none under a MiB is asked."""
-META_BYTES = 64 * 1024
-"""In which the file meta information must end (PS3.10 7.1)."""
 _BLOCK = 2**20
 _MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _END_OF_DIRECTORY = struct.Struct("<4s4H2IH")  # APPNOTE.TXT 4.3.16
 _ZIP64_LOCATOR, _ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20  # 4.3.15: before the end of the directory
 _LOCAL_HEADER_BYTES = 30  # 4.3.7: at least, without the name
@@ -181,12 +177,10 @@ class _Upload:
 
     def _take_object(self, file: _Readable) -> None:
         start = file.read(META_BYTES)
-        sop_class, instance, syntax, offset = _described(start)
-        if sop_class not in self._classes:
-            raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
-        if transfer_syntax(syntax) is None:
-            raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
-        self._store(sop_class, instance, syntax, _pieces(start[offset:], file))
+        meta = read_meta(start)
+        check_taken(meta.sop_class_uid, meta.transfer_syntax_uid, self._classes)
+        pieces = _pieces(start[meta.length :], file)
+        self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
 
     def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
         if about is None:
@@ -205,19 +199,7 @@ class _Upload:
             _MEDIUM,
             datetime.now(UTC),
         )
-        incoming = self._spool.open(arrival, sop_class, instance, syntax)
-        size = 0
-        try:
-            for piece in pieces:
-                size += len(piece)
-                if size > largest:
-                    raise FaultyInput("it is larger than listener.maximum_object_mib")
-                incoming.write(piece)
-            if not size:
-                raise FaultyInput("it has no data set")
-            incoming.commit()
-        finally:
-            incoming.abandon()
+        store(self._spool.open(arrival, sop_class, instance, syntax), pieces, largest)
 
 
 class _UnpackedFile:
@@ -244,31 +226,6 @@ def _pieces(first: bytes, file: _Readable) -> Iterator[bytes]:
     yield first
     while block := file.read(_BLOCK):
         yield block
-
-
-def _described(start: bytes) -> tuple[str, str, str, int]:
-    """SOP class, instance, transfer syntax, begin of the data set (PS3.10 7.1). Raises FaultyInput."""
-    if start[128:132] != b"DICM":
-        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
-    values: dict[int, bytes] = {}
-    at = 132
-    while at + 12 <= len(start):
-        group, element, vr = struct.unpack_from("<HH2s", start, at)
-        if group != 2:
-            break
-        long = vr in _LONG
-        (length,) = struct.unpack_from("<I" if long else "<H", start, at + (8 if long else 6))
-        at += 12 if long else 8
-        values[element] = start[at : at + min(length, 64)]
-        at += length
-    else:
-        raise FaultyInput("its file meta information does not end")
-    sop_class, instance, syntax = (
-        values.get(element, b"").decode("ascii", "replace").strip(" \0") for element in (0x02, 0x03, 0x10)
-    )
-    if not all(_UID.fullmatch(uid) for uid in (sop_class, instance, syntax)):
-        raise FaultyInput("its file meta information has no valid UIDs")
-    return sop_class, instance, syntax, at
 
 
 def _may_be_object(entry: zipfile.ZipInfo) -> bool:

@@ -18,6 +18,7 @@ from dicom_node.model.lifecycle import (
     COMMITMENT,
     DELIVERY,
     END_STATES,
+    FETCH,
     HELD,
     JOB,
     READ_FROM_WORK,
@@ -27,7 +28,7 @@ from dicom_node.model.lifecycle import (
     study_state,
 )
 from dicom_node.store.database import EVENTS
-from dicom_node.store.tables import Commitment, Delivery, EventRow, HeldResult, Job, Result, Study
+from dicom_node.store.tables import Commitment, Delivery, EventRow, Fetch, HeldResult, Job, Result, Study
 
 _State = TypeVar("_State", bound=StrEnum)
 
@@ -140,6 +141,23 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
     return len(moved)
 
 
+def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
+    """Move the fetching of a study on by an event, fenced by its state and attempt; ``values``: columns."""
+    here = (Fetch.id == fetch.id) & (Fetch.state == fetch.state) & (Fetch.attempts == fetch.attempts)
+    if not _set(session, fetch, _next(FETCH, fetch, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        study=fetch.study_instance_uid,
+        peer=fetch.peer,
+        attempt=fetch.attempts,
+        objects=fetch.objects,
+        reason=fetch.reason,
+    )
+    return True
+
+
 def settle_study(session: Session, study_id: int) -> None:
     """Read a study's state from its jobs and deliveries, and move it there.
 
@@ -201,7 +219,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
 
 def _set(
     session: Session,
-    row: Study | Job | Delivery | Commitment | HeldResult,
+    row: Study | Job | Delivery | Commitment | HeldResult | Fetch,
     to: StrEnum,
     here: ColumnElement[bool],
     values: Mapping[str, Any],

@@ -13,9 +13,10 @@ from dicom_node.events import STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.object_store.rows import is_whole
-from dicom_node.store import intake
+from dicom_node.store import fetches, intake
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import move_study, steady_now
+from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
@@ -32,6 +33,7 @@ class Assembler:
         self._settings = settings
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if settings.object_store.url else []
+        self._fetches = any("query" in peer.may for peer in settings.peers)
         assembly = settings.assembly
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
@@ -45,6 +47,8 @@ class Assembler:
         """
         now = now or steady_now()
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
+        if self._fetches:  # what is half fetched would be analysed twice
+            also.append(fetches.is_not_under_way(now - _SILENCE))
         self._bring_forward(now + 2 * self._longest)
         done = 0
         while self._complete_next(now, also):
@@ -69,6 +73,9 @@ class Assembler:
                 return False
             if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
                 quarantine_study(session, study, TWO_PATIENTS)
+                return True
+            if self._fetches and is_of_another_patient(session, study):
+                quarantine_study(session, study, OTHER_PATIENT)
                 return True
             study.due_at = None
             session.flush()

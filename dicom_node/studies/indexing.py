@@ -30,6 +30,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record, steady_now
+from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
 from dicom_node.studies.judgement import Former, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
@@ -109,6 +110,8 @@ class Indexing:
         former = intake.instance(session, found.sop_instance_uid)
         if found.fault:
             judgement = Judgement(Outcome.QUARANTINED, found.fault)
+        elif is_of_another_study(session, item.arrival.association, found.study_instance_uid):
+            judgement = Judgement(Outcome.QUARANTINED, OTHER_STUDY)
         else:
             judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in _BAD

@@ -181,6 +181,20 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         *fields("status"),
         ("reason", lambda row: row["discarded_because"] or row["reason"]),
     ),
+    "fetches": (
+        *fields("fetch", "state", "from: peer"),
+        _STUDY,
+        *fields("rule", "tries: attempts", "objects"),
+        *times("asked: asked_at", "ended: ended_at"),
+        *fields("reason"),
+    ),
+    "fetches missing": (
+        _STUDY,
+        *fields("date: study_date"),
+        ("modality", lambda row: "/".join(row["modalities"])),
+        *fields("rule", "why"),
+        _yes_no("fetched", "fetched", "yes", "no"),
+    ),
     "notifications": (
         *fields("notification", "rule", "state", "attempts"),
         *times("written: created_at", "sent: sent_at"),

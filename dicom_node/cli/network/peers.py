@@ -27,15 +27,16 @@ def list_peers(settings: Any) -> Rows:
 def test(
     config: Config,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[PEER]...", help="Names; default: all that may receive.")
+        list[str] | None,
+        typer.Argument(metavar="[PEER]...", help="Names; default: all that may receive or be queried."),
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Try everything that delivery to a peer needs, without storing anything."""
+    """Try all that delivery to a peer, and questions to it, need; nothing is stored or retrieved."""
     from dicom_node.services import peers
 
     rows = peers.try_peers(load(config), names or ())
-    print_rows(rows, COLUMNS["peers test"], as_json=as_json, none="No peer may receive.")
+    print_rows(rows, COLUMNS["peers test"], as_json=as_json, none="No peer may receive or be queried.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
 
 

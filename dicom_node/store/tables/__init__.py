@@ -12,6 +12,7 @@ from dicom_node.store.tables.analyses import (
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
 from dicom_node.store.tables.decisions import DecisionRow, HeldResult
+from dicom_node.store.tables.fetches import Fetch
 from dicom_node.store.tables.node import (
     Cursor,
     DiskSample,
@@ -48,6 +49,7 @@ __all__ = [
     "DrawnByHand",
     "EnteredTable",
     "EventRow",
+    "Fetch",
     "HeldResult",
     "Id",
     "ImageCount",

@@ -38,7 +38,14 @@ from dicom_node.model.kinds import (
     ReviewCause,
     ReviewVerdict,
 )
-from dicom_node.model.lifecycle import CommitmentState, DeliveryState, HeldState, JobState, StudyState
+from dicom_node.model.lifecycle import (
+    CommitmentState,
+    DeliveryState,
+    FetchState,
+    HeldState,
+    JobState,
+    StudyState,
+)
 from dicom_node.model.roles import UserRole
 
 
@@ -84,6 +91,7 @@ class Base(DeclarativeBase):
         DeliveryState: _words(DeliveryState),
         CommitmentState: _words(CommitmentState),
         HeldState: _words(HeldState),
+        FetchState: _words(FetchState),
         ObjectRole: _words(ObjectRole),
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),

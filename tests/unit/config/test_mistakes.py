@@ -79,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "node.toml:14: peers.pacs.port = 'eleven': must be a whole number"),
         ('may = ["send"]', 'may = "send"', "node.toml:22: peers.us1.may = 'send': must be a list"),
         ('may = ["send"]', 'may = ["sent"]',
-         "may[0] = 'sent': must be one of send, receive; did you mean send?"),
+         "may[0] = 'sent': must be one of send, receive, query; did you mean send?"),
         ("quiet_seconds = 1", "quiet_secods = 1",
          "peers.us1.quiet_secods: unknown key: did you mean quiet_seconds?"),
         ("quiet_seconds = 1", "processes = 1", "peers.us1.processes: unknown key"),

@@ -123,7 +123,7 @@ def test_those_of_the_files_are_locked(console: ConsoleLab) -> None:
         ({"ae_title": "x" * 17}, "ae_title"),
         ({"name": "PACS"}, "differs from pacs in capitals only"),
         ({"may": "receive"}, "host and port are missing"),
-        ({"may": ""}, "send or to receive"),
+        ({"may": ""}, "to be queried"),
         ({"port": "99999"}, "port"),
         ({"port": "x"}, "must be a number"),
         ({"rest": "nonsense = 1"}, "nonsense"),

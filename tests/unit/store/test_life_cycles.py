@@ -19,16 +19,18 @@ from dicom_node.model.lifecycle import (
     READ_FROM_WORK,
     CommitmentState,
     DeliveryState,
+    FetchState,
     HeldState,
     JobState,
     StudyState,
 )
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Commitment, Delivery, EventRow, HeldResult, Job, Study
+from dicom_node.store.tables import Commitment, Delivery, EventRow, Fetch, HeldResult, Job, Study
 from dicom_node.store.transitions import (
     move_commitment,
     move_delivery,
+    move_fetch,
     move_held,
     move_job,
     move_study,
@@ -45,12 +47,13 @@ MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
     "delivery": (Delivery, DeliveryState, move_delivery),
     "request for storage commitment": (Commitment, CommitmentState, move_commitment),
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
+    "fetched study": (Fetch, FetchState, move_fetch),
 }
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """One study with a job, its result, a delivery, a request for commitment; the result is held."""
+    """A study with a job, its result, which is held, a delivery, a request for commitment; a fetch."""
     folder: Path = tmp_path_factory.mktemp("life")
     database = Database(f"sqlite:///{folder / 'node.db'}")
     migrate.upgrade(database)
@@ -71,7 +74,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
             transaction_uid="2.25.1", destination="pacs", deliveries=[delivery.id], asked_at=NOW
         )
         held = HeldResult(result_id=result.id, study_id=study.id, since=NOW)
-        session.add_all([asked, held])
+        fetch = Fetch(peer="pacs", study_instance_uid="1.2.4", asked_at=NOW, next_at=NOW)
+        session.add_all([asked, held, fetch])
     yield database
     database.dispose()
 

@@ -442,6 +442,29 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     )
 
     op.create_table(
+        "study_fetch",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("rule", sa.String(length=64), nullable=False),
+        sa.Column("per_minute", sa.Double(), nullable=False),
+        sa.Column("patient_id", sa.String(length=255), nullable=False),
+        sa.Column("patient", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("objects", sa.Integer(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(), nullable=False),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
+        sa.Column("started_at", sa.DateTime(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_study_fetch")),
+        sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_fetch_study_instance_uid")),
+    )
+    op.create_index("ix_study_fetch_due", "study_fetch", ["state", "peer", "next_at"])
+    op.create_index("ix_study_fetch_started_at", "study_fetch", ["started_at"])
+
+    op.create_table(
         "study_trace",
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("trace_id", sa.String(length=32), nullable=False),

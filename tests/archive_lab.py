@@ -1,0 +1,105 @@
+"""An archive on a real socket that answers as a test wants, and an inbox that may ask it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import build_context, evt
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
+
+from dicom_node import fetch
+from dicom_node.scu import StudyQuery, open_archive
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import DIGITAL_XRAY, chest
+from tests.pacs_lab import Pacs
+
+DAY = date(2024, 3, 2)
+QUERY = StudyQuery(DAY, DAY, "DX")
+PIXELS = np.zeros((16, 16), np.uint16)
+
+
+@dataclass
+class FakeArchive(Pacs):
+    """Answers every question with ``answers``, and every C-GET with ``gives``."""
+
+    answers: Sequence[Dataset] = ()
+    gives: Sequence[Dataset] = ()
+    pause: float = 0.0
+    asked: list[str] = field(default_factory=list)
+
+    def contexts(self) -> list[PresentationContext]:
+        storage = build_context(DIGITAL_XRAY, ExplicitVRLittleEndian)
+        storage.scu_role = storage.scp_role = True
+        return [build_context(StudyRootQueryRetrieveInformationModelGet), storage]
+
+    def handlers(self) -> list[Any]:
+        return [*super().handlers(), (evt.EVT_C_GET, self._on_get)]
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        for answer in self.answers:
+            yield 0xFF00, answer
+        yield 0x0000, None
+
+    def _on_get(self, event: evt.Event) -> Iterator[Any]:
+        self.asked.append(str(event.identifier.StudyInstanceUID))
+        yield len(self.gives)
+        for image in self.gives:
+            time.sleep(self.pause)
+            yield 0xFF00, image
+
+
+def answer_for(image: Dataset, **other: str) -> Dataset:
+    """What an archive says of the study of this image, but for ``other``."""
+    found = Dataset()
+    found.QueryRetrieveLevel, found.ModalitiesInStudy = "STUDY", "DX"
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(found, keyword, image.get(keyword, ""))
+    found.StudyDate = "20240302"
+    with disable_value_validation():
+        for keyword, value in other.items():
+            setattr(found, keyword, value)
+    return found
+
+
+def film(name: str) -> Dataset:
+    image = chest(name, PIXELS)
+    image.StudyDate = "20240302"
+    return image
+
+
+def peer(port: int, **settings: object) -> dict[str, Any]:
+    known = {"name": "archive", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "may": ["query"]}
+    return {**known, "retrieve": "get", "fetch_per_minute": 600, **settings}
+
+
+def inbox_beside(folder: Path, port: int, **settings: object) -> Inbox:
+    """An inbox with a rule for films, and this archive beside its other peers."""
+    others = [dict(one) for one in CONFIG["peers"]]
+    others[-1]["ae_title"] = "RESULTS"
+    rule = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
+    outbox = {"answer_seconds": 2, "retry_seconds": 0.01, "retry_limit_seconds": 0.01}
+    config = {**CONFIG, "peers": [*others, peer(port, **settings)], "rules": [rule], "outbox": outbox}
+    return Inbox(folder, config)
+
+
+def fetched(inbox: Inbox, name: str = "archive") -> fetch.AskedStudies:
+    """Ask, fetch until nothing is due, index and assemble."""
+    archive = open_archive(inbox.settings.peer(name), inbox.settings)
+    asked = fetch.ask(inbox.database, archive, name, [QUERY])
+    fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer(name), "tests")
+    for _ in range(fetch.fetcher.ATTEMPTS):
+        fetcher.run_once(threading.Event())
+        time.sleep(0.02)
+    inbox.settle()
+    return asked
