@@ -110,8 +110,9 @@ titles under which it receives.
 
 Implementation Class UID: `{IMPLEMENTATION_CLASS_UID}`; Implementation Version Name: `{IMPLEMENTATION_VERSION_NAME}`.
 Maximum PDU size offered: {ListenerSettings().maximum_pdu_bytes} bytes (`listener.maximum_pdu_bytes`). No asynchronous
-operations window, no extended negotiation, no user identity negotiation; role selection for storage commitment reports
-only.
+operations window, no extended negotiation; user identity (PS3.7 D.3.3.7) is ignored, answered without being checked, or
+refused (`listener.user_identity`); role selection for storage commitment reports only. Of Protocol-version bit 0 alone is
+tested (PS3.8 9.3.2).
 """
 
 
@@ -143,7 +144,7 @@ associations at the same time, and `maximum_associations` of each peer. An assoc
 {listener.network_timeout_seconds:g} s, and a message that takes longer than that and a second for each
 {limits.SLOWEST_BYTES_PER_SECOND} bytes of it.
 
-Aborted without being read to the end: an association request of more than {limits.LARGEST_REQUEST} bytes,
+Aborted: an association request without presentation contexts. Aborted without being read to the end: one of more than {limits.LARGEST_REQUEST} bytes,
 {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more than
 {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than
 {limits.LARGEST_COMMAND} bytes, and every command but C-STORE, C-ECHO, C-CANCEL and (3.3, storage commitment)
@@ -164,9 +165,11 @@ cannot be decoded" if there are no others.
 
 {syntaxes}
 Objects are kept bit for bit as they came (Level 2, full; PS3.4 B.4.1); no element is coerced, so no warning status is
-returned. Success means that the object is on stable storage (file and directory entry synced). Content is not judged
-while it is received: an object with faulty content is acknowledged and then put in quarantine. The same SOP Instance
-UID again is acknowledged; nothing received is ever overwritten.
+returned. Success means that the object is on stable storage (file and directory entry synced). Of the content SOP Class
+UID and SOP Instance UID are compared with the request, where the first {limits.HEAD} bytes of the data set show them: another
+class is refused, another instance is stored under its own UID with event 1013, or refused (`listener.instance_uids`).
+An object with other faults is acknowledged and then put in quarantine. The same SOP Instance UID again is
+acknowledged; nothing received is ever overwritten.
 
 #### C-STORE statuses
 
