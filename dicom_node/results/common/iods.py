@@ -57,6 +57,12 @@ def region(body_part: object) -> CodedConcept | None:
     return known[0] if known else None
 
 
+def body_part(code_value: object) -> str:
+    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" where it has none."""
+    known = get_anatomic_region_map()
+    return next((part for part, (code, *_) in known.items() if code.value == code_value), "")
+
+
 def regions() -> list[CodedConcept]:
     """The codes of all body parts."""
     return [code for code, *_ in get_anatomic_region_map().values()]
