@@ -80,5 +80,6 @@ rule. "Source": the image that a result is about.
 
 ### 3.5 References
 
-DICOM PS3 of 2024d and later; IHE Radiology Technical Framework and its supplement AI Results (AIR).
+DICOM PS3 of 2024d and later; IHE Radiology Technical Framework and its supplement AI Results (AIR). What IHE
+profiles ask for, with the test that shows it, is in `docs/ihe.md`.
 """

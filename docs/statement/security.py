@@ -39,9 +39,12 @@ used to let anybody in; what the node does with one: 7.1.
 ### 8.3 Audit trail
 
 Where `[audit]` names a repository: audit messages of PS3.15 A.5 by syslog over TLS (RFC 5425; TLS 1.2 or newer) or UDP (RFC
-5426), MSGID DICOM+RFC3881, checked against the schema of A.5.1 before they are sent. Active participants are the person and
-the node ((110150, DCM, "Application"); AlternativeUserID has its AE title), objects the study (Study Instance UID) and the
-patient (Patient ID).
+5426), MSGID DICOM+RFC3881, checked against the schema of A.5.1 before they are sent. Active participants are the person, or
+the other application entity as source (110153, DCM) or destination (110152, DCM), and the node ((110150, DCM, "Application")
+where it has neither role; AlternativeUserID has its AE title), objects the study (Study Instance UID) and the patient (Patient
+ID). The last five rows are what no person did: the node's start and stop, a complete study, results sent to a peer (one message
+for those that were sent together), and an association or a TLS handshake that was refused. Queries that the node makes to
+confirm its results are not audited.
 
 {audited}
 ### 8.4 De-identification
