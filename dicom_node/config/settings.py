@@ -38,6 +38,7 @@ from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.model.viewers import VIEWERS, drawn_by
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
@@ -178,6 +179,9 @@ class PeerSettings(_Section):
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    viewer: Literal["", "ohif"] = ""
+    """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
+    that draws, and "peers test" says what it does not draw."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
@@ -222,6 +226,14 @@ class PeerSettings(_Section):
     @classmethod
     def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
         return with_login_apart(given) if isinstance(given, dict) else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_the_viewer(cls, given: Any) -> Any:
+        viewer = given.get("viewer") if isinstance(given, dict) and "results" not in given else None
+        if not isinstance(viewer, str) or viewer not in VIEWERS:
+            return given
+        return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
 
     @field_validator("results")
     @classmethod
