@@ -53,6 +53,9 @@ LISTENER_STOPPED = EventType(1008, _INFO, "listener stopped")
 CONNECTIONS_FAILED = EventType(1009, _WARNING, "connections without an association, counted in one minute")
 COMMITMENT_REPORTED = EventType(1011, _INFO, "storage commitment report received")
 COMMITMENT_REPORT_REFUSED = EventType(1012, _WARNING, "storage commitment report refused")
+INSTANCE_UID_DIFFERS = EventType(
+    1013, _WARNING, "a data set has another SOP Instance UID than its C-STORE request"
+)
 PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")

@@ -107,12 +107,13 @@ def settings_part() -> str:
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
     sections.append(("[[notifications]]", NotificationSettings))
     for title, model in sections:
-        rows = [_setting(name, field) for name, field in model.model_fields.items()]
+        rows = [setting_row(name, field) for name, field in model.model_fields.items()]
         parts.append(f"#### `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
     return "\n".join(parts)
 
 
-def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
+def setting_row(name: str, field: FieldInfo) -> tuple[str, str, str]:
+    """Key, default and sentence of a setting."""
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         shown = "required"

@@ -46,6 +46,7 @@ from tests.result_images import (
     NODULE,
     UNCALIBRATED,
     US,
+    US_MULTI_FRAME,
     context,
     finding,
     grey_image,
@@ -117,6 +118,11 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     for one in results.build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
         yield f"deidentified-{one.kind}", one
     yield from _of_a_person(folder, film)
+    cine = source(write_image(folder / "cine.dcm", US_MULTI_FRAME, speckle(48, 64, frames=3)))
+    [picture] = results.build(
+        _context("ultrasound", UNCALIBRATED, ResultKind.CLEANED), [cine], _text_removed(cine)
+    )
+    yield "ultrasound_cine-cleaned", picture
 
 
 def _of(
@@ -212,7 +218,7 @@ def _chest(film: SourceObject) -> PipelineResult:
 
 
 def _cleaned(image: SourceObject) -> tuple[DerivedImage, DerivedImage]:
-    frames = image.image.stored(0)[None].copy()
+    frames = np.stack([image.image.stored(index) for index in range(image.image.header.frames)])
     mask = np.zeros(frames.shape[:3], np.uint8)
     mask[:, 2:8, 2:30] = 255
     frames[mask > 0] = 0

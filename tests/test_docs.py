@@ -122,6 +122,15 @@ def test_documents_name_files_that_are_there() -> None:
             assert (ROOT / name).exists(), f"{document} names {name}"
 
 
+def test_every_requirement_of_ihe_has_a_test_that_is_there() -> None:
+    text = (ROOT / "docs" / "ihe.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| (?!requirement|---)", line)]
+    assert len(rows) > 30
+    for row in rows:
+        file, name = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", row)[0]
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
 def test_every_defence_of_the_threat_model_has_a_test_that_is_there() -> None:
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]

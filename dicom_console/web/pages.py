@@ -130,8 +130,8 @@ def unit(number: str) -> str:
 
 
 def number_name(name: str) -> str:
-    """A short name for a number, for the row of its finding: "cut-off" for ``AI cut-off for Mass``."""
-    return re.sub(r"^AI (.*?) (?:of|for) .*$", r"\1", name)
+    """A short name for a number, for the row of its finding: "score" for ``AI score of Mass``."""
+    return re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name)
 
 
 def decision(word: str) -> str:

@@ -35,6 +35,10 @@ class _AuditedAs:
     action: str
     type: Code | None = None
     outcome: str = _SUCCESS
+    ours: Code | None = None
+    """Role of this program in what no person did (CID 402)."""
+    theirs: Code | None = None
+    """Role of the other application entity."""
 
 
 def _used(action: str) -> _AuditedAs:
@@ -91,6 +95,17 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
     _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction),
     _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration),
+    _A.NODE_STARTED: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStart, ours=_DCM.Application),
+    _A.NODE_STOPPING: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStop, ours=_DCM.Application),
+    _A.IMAGES_RECEIVED: _AuditedAs(
+        _DCM.DICOMInstancesTransferred, "C", ours=_DCM.DestinationRoleID, theirs=_DCM.SourceRoleID
+    ),
+    _A.RESULTS_SENT: _AuditedAs(
+        _DCM.DICOMInstancesTransferred, "R", ours=_DCM.SourceRoleID, theirs=_DCM.DestinationRoleID
+    ),
+    _A.CALLER_REFUSED: _AuditedAs(
+        _DCM.SecurityAlert, "E", _DCM.NodeAuthentication, _MINOR_FAILURE, ours=_DCM.Application
+    ),
 }
 
 
@@ -123,7 +138,7 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
     if kind.type is not None:
         _code(event, "EventTypeCode", kind.type)
     SubElement(event, "EventOutcomeDescription").text = row.action.value
-    _participants(root, row, source)
+    _participants(root, row, kind, source)
     reporter = {"AuditSourceID": printable(source.station)}
     if source.site:
         reporter["AuditEnterpriseSiteID"] = printable(source.site)
@@ -144,22 +159,31 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
     return written
 
 
-def _participants(root: Element, row: AuditRow, source: AuditSource) -> None:
-    """The person, and this program (CID 402, Application)."""
-    user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": "true"}
-    if row.address:
-        user |= {"NetworkAccessPointID": printable(row.address), "NetworkAccessPointTypeCode": _ADDRESS}
-    SubElement(root, "ActiveParticipant", user)
+def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
+    """The person or the other application entity, and this program, with their roles (CID 402).
+
+    Of its start and stop this program is the only one.
+    """
+    sends = kind.ours is not None and kind.ours == _DCM.SourceRoleID
+    if kind.event != _DCM.ApplicationActivity:
+        user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": str(not sends).lower()}
+        if kind.ours is not None:
+            user["AlternativeUserID"] = f"AETITLES={printable(row.actor)}"
+        if row.address:
+            user |= {"NetworkAccessPointID": printable(row.address), "NetworkAccessPointTypeCode": _ADDRESS}
+        other = SubElement(root, "ActiveParticipant", user)
+        if kind.theirs is not None:
+            _code(other, "RoleIDCode", kind.theirs)
     program = SubElement(
         root,
         "ActiveParticipant",
         UserID="dicom-node",
         AlternativeUserID=f"AETITLES={source.ae_title}",
-        UserIsRequestor="false",
+        UserIsRequestor=str(sends).lower(),
         NetworkAccessPointID=source.host,
         NetworkAccessPointTypeCode=_MACHINE,
     )
-    _code(program, "RoleIDCode", _DCM.Application)
+    _code(program, "RoleIDCode", kind.ours or _DCM.Application)
 
 
 def _object(

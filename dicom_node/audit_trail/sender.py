@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from dicom_node.audit_trail import syslog
 from dicom_node.audit_trail.message import AuditSource, audit_message
+from dicom_node.audit_trail.own_events import new_records
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyMessage
 from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
@@ -47,12 +48,20 @@ class AuditSender:
             return 0
         if not self._lease.holds():
             return 0
+        self._note_own_events()
         sent = 0
         while (
             self._lease.holds() and (number := self._send_some()) and not (stop is not None and stop.is_set())
         ):
             sent += number
         return sent
+
+    def _note_own_events(self) -> None:
+        with self._database.read() as session:
+            found = new_records(session, self._settings)
+        if found:
+            with self._database.write() as session:
+                session.add_all(found)
 
     def _send_some(self) -> int:
         waiting = self._waiting()

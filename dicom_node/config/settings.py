@@ -38,6 +38,7 @@ from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.model.viewers import VIEWERS, drawn_by
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
@@ -106,8 +107,14 @@ class ListenerSettings(_Section):
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
     """More AE titles that we answer to (rules can tell them apart)."""
+    user_identity: Literal["ignore", "answer", "refuse"] = "ignore"
+    """User identity in an association request. No name or passcode is ever checked. "answer": say that a name
+    was taken, for senders that insist on it. "refuse": reject the association."""
+    instance_uids: Literal["lenient", "strict"] = "lenient"
+    """Where a data set has another SOP Instance UID than its C-STORE request: stored under its own, with
+    event 1013, or refused with A900 ("strict")."""
     further_storage_classes: Words = ()
-    """SOP Class UIDs accepted besides ultrasound, X-ray and secondary capture."""
+    """SOP Class UIDs accepted besides those of the conformance statement."""
 
 
 class ConsoleSettings(_Section):
@@ -172,6 +179,9 @@ class PeerSettings(_Section):
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    viewer: Literal["", "ohif"] = ""
+    """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
+    that draws, and "peers test" says what it does not draw."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
@@ -224,6 +234,14 @@ class PeerSettings(_Section):
     @classmethod
     def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
         return with_login_apart(given) if isinstance(given, dict) else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_the_viewer(cls, given: Any) -> Any:
+        viewer = given.get("viewer") if isinstance(given, dict) and "results" not in given else None
+        if not isinstance(viewer, str) or viewer not in VIEWERS:
+            return given
+        return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
 
     @field_validator("results")
     @classmethod

@@ -126,7 +126,7 @@ class NotificationState(StrEnum):
 
 
 class AuditAction(StrEnum):
-    """What a person did; at most 16 characters."""
+    """What a person did, or the node itself; at most 16 characters."""
 
     SIGNED_IN = "signed_in"
     SIGN_IN_REFUSED = "sign_in_refused"
@@ -171,3 +171,8 @@ class AuditAction(StrEnum):
     RESTORED = "restored"  # from a backup
     SPOOL_REINDEXED = "spool_reindexed"  # objects put back that the database did not know
     MACHINE_REMOVED = "machine_removed"  # of the site, after it was lost
+    NODE_STARTED = "node_started"  # these five are the node's own, where audit messages are sent
+    NODE_STOPPING = "node_stopping"
+    IMAGES_RECEIVED = "images_received"  # a study is complete
+    RESULTS_SENT = "results_sent"
+    CALLER_REFUSED = "caller_refused"  # an association, or TLS

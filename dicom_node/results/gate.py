@@ -329,7 +329,7 @@ def _copied(read: Dataset, item: Dataset) -> bool:
     """References inside what was copied from the source (Referenced Study Sequence …) are the source's."""
     return any(
         item is inner
-        for keyword in (*COPIED, "ReferencedRequestSequence")
+        for keyword in (*COPIED, "ReferencedRequestSequence", "RequestAttributesSequence")
         for outer in _sequence(read, keyword)
         for inner in items(outer)
     )

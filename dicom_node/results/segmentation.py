@@ -22,7 +22,12 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import BURNED_IN, SPATIAL_CONCEPT, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import set_orientation
-from dicom_node.results.common.envelope import complete, header_arguments, series_description
+from dicom_node.results.common.envelope import (
+    OUTLINES_SERIES_NUMBER,
+    complete,
+    header_arguments,
+    series_description,
+)
 from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import Source
 from dicom_node.results.sc.cleaned import filled
@@ -95,6 +100,7 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         content_description="Outlines by AI - not for diagnostic use",
         **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
     )
+    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
     outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
     return outlined
 

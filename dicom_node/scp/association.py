@@ -13,11 +13,11 @@ from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ABORT
+from pynetdicom.pdu_primitives import A_ABORT, UserIdentityNegotiation
 
 from dicom_node.dicom import commitment
 from dicom_node.scp import command
-from dicom_node.scp.connection.pdus import AeTitles, p_data_tf
+from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
 from dicom_node.scp.contexts import commitment_context, refusals
 from dicom_node.scp.dimse import Request, SpoolingProvider
@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _COMMAND, _LAST_COMMAND = 0x01, 0x03  # message control headers of a command's fragments, PS3.8 E.2
 _PDV_HEADER = 6
+_NAMES = (1, 2)  # User-Identity-Type: user name; user name and passcode (PS3.7 Table D.3-14)
 
 
 class NodeAssociation(Association):  # type: ignore[misc]
@@ -45,7 +46,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
     def __init__(self, ae: Any, service: StorageService) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self.service = service
-        self.titles = AeTitles("", "")
+        self.request_head = RequestHead()
         self.accepted: AcceptedAssociation | None = None
         self._reason = ""
         self._wake = threading.Event()
@@ -194,13 +195,27 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
         self.assoc.accepted = verdict
         super()._negotiate_as_acceptor()
 
+    def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
+        """The answer to a user identity that the policy let pass: none, or that it was taken.
+
+        The positive response to a name or a name with passcode is empty (PS3.7 D.3.3.7.2); to tickets and
+        tokens there is none, which says that we do not serve them.
+        """
+        asked = self.requestor.user_identity
+        answered = self.assoc.service.policy.current().user_identity == "answer"
+        if not (answered and asked.positive_response_requested and asked.user_identity_type in _NAMES):
+            return True, None
+        response = UserIdentityNegotiation()
+        response.server_response = b""
+        return True, response
+
     def _proposes_to_report(self) -> bool:
         """Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection alone.
 
         Without it the peer would be the SCU, and ask us to keep objects, which we never take over.
         """
         role = self.requestor.role_selection.get(commitment.SOP_CLASS)
-        may = self.assoc.service.policy.current().may_report(self.assoc.titles.calling)
+        may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)
         return may and role is not None and bool(role.scp_role)
 
     def _proposal(self) -> Proposal:
@@ -208,10 +223,14 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
             (str(context.abstract_syntax), [str(syntax) for syntax in context.transfer_syntax])
             for context in self.requestor.primitive.presentation_context_definition_list
         ]
+        head = self.assoc.request_head
         return Proposal(
-            calling_ae=self.assoc.titles.calling,
-            called_ae=self.assoc.titles.called,
+            calling_ae=head.calling,
+            called_ae=head.called,
             address=self.requestor.address_info.address,
             abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
             refused=refusals(contexts, self.acceptor.supported_contexts),
+            application_context=head.application_context,
+            has_version_1=head.has_version_1,
+            names_user=self.requestor.user_identity is not None,
         )

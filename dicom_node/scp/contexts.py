@@ -47,6 +47,15 @@ def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
     return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
 
 
+# Private classes of ultrasound systems, as public dictionaries of UIDs name them.
+_PRIVATE = (
+    ("Private Philips HP Live 3D 01 Storage", "1.2.840.113543.6.6.1.3.10001"),
+    ("Private Philips HP Live 3D 02 Storage", "1.2.840.113543.6.6.1.3.10002"),
+    ("Private Philips 3D Presentation State Storage", "1.3.46.670589.2.5.1.1"),
+    ("Private TomTec Annotation Storage", "1.2.276.0.48.5.1.4.1.1.7"),
+    ("Private Toshiba US Image Storage", "1.2.392.200036.9116.7.8.1.1.1"),
+)
+
 STORAGE_CLASSES: tuple[StorageClass, ...] = (
     *_classes(
         ClassKind.IMAGE,
@@ -73,10 +82,16 @@ STORAGE_CLASSES: tuple[StorageClass, ...] = (
         AdvancedBlendingPresentationStateStorage VariableModalityLUTSoftcopyPresentationStateStorage
         SegmentationStorage
         EncapsulatedPDFStorage EncapsulatedCDAStorage
+        EnhancedUSVolumeStorage RawDataStorage
+        DigitalMammographyXRayImageStorageForPresentation DigitalMammographyXRayImageStorageForProcessing
+        XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage
+        TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
         """,
     ),
+    *(StorageClass(uid, name, ClassKind.NON_SOURCE) for name, uid in _PRIVATE),
 )
-"""Accepted without configuration; ``listener.further_storage_classes`` adds to them."""
+"""Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
+job; ``listener.further_storage_classes`` adds to them."""
 
 VERIFICATION = "1.2.840.10008.1.1"
 _SHOWN = 64  # characters of a UID that a peer sent

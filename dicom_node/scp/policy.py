@@ -27,6 +27,9 @@ from dicom_node.scp.statuses import Rejection
 if TYPE_CHECKING:  # the listener starts without them
     from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+"""The only one there is (PS3.7 A.2.1)."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -57,13 +60,17 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an A-ASSOCIATE-RQ asks for; titles as in ``AeTitles``, ``refused`` as ``contexts.refusals``."""
+    """What an A-ASSOCIATE-RQ asks for; head as in ``RequestHead``, ``refused`` as ``contexts.refusals``."""
 
     calling_ae: str
     called_ae: str
     address: str
     abstract_syntaxes: tuple[str, ...]
     refused: tuple[str, ...] = ()
+    application_context: str = APPLICATION_CONTEXT
+    has_version_1: bool = True
+    names_user: bool = False
+    """Whether it negotiates a user identity (PS3.7 D.3.3.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class AEPolicy:
     log_level: str
     tls: TlsPolicy | None
     peers: tuple[PeerPolicy, ...]
+    user_identity: str = "ignore"
+    strict_instance_uids: bool = False
     log: LogTarget = field(default_factory=LogTarget)
 
     @classmethod
@@ -125,6 +134,8 @@ class AEPolicy:
             log_level=settings.node.log_level,
             tls=_tls(listener.tls) if listener.tls else None,
             peers=tuple(_peer(peer) for peer in settings.peers),
+            user_identity=listener.user_identity,
+            strict_instance_uids=listener.instance_uids == "strict",
             log=settings.log_target,
         )
 
@@ -163,6 +174,9 @@ class AEPolicy:
         caller may not send under the title of the node's own console or of a peer with another address,
         because rules use the title.
         """
+        unsupported = self._unsupported(proposal)
+        if unsupported is not None:
+            return unsupported
         known = proposal.called_ae in self.ae_titles
         if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
             return statuses.CALLED_AE_NOT_RECOGNISED
@@ -192,6 +206,16 @@ class AEPolicy:
         if permission.may_send:
             return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
         return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
+
+    def _unsupported(self, proposal: Proposal) -> Rejection | None:
+        """Why nobody may associate like this, whoever calls."""
+        if not proposal.has_version_1:
+            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
+        if proposal.application_context != APPLICATION_CONTEXT:
+            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
+        if proposal.names_user and self.user_identity == "refuse":
+            return statuses.USER_IDENTITY_REFUSED
+        return None
 
     def _decide_unknown(self, proposal: Proposal) -> Permission | Rejection:
         if not is_ae_title(proposal.calling_ae):

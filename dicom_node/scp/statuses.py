@@ -33,6 +33,12 @@ SOP_CLASS_NOT_SUPPORTED = Status(
     "the Affected SOP Class UID is not that of the presentation context",
     "PS3.4 B.2.3, PS3.7 C.5.6",
 )
+DATA_SET_MISMATCH = Status(
+    0xA900,
+    "Error: Data Set Does Not Match SOP Class",
+    "the data set has another SOP Class UID than the request, or another SOP Instance UID where "
+    'listener.instance_uids is "strict"',
+)
 NOT_AUTHORISED = Status(
     0x0124,
     "Refused: Not Authorized",
@@ -65,7 +71,8 @@ REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, REPORT_UNREADABLE, REPORT_NOT_KEPT)
 """All that an N-EVENT-REPORT can get."""
 
 STATUSES = (
-    SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, CANNOT_UNDERSTAND, TOO_LARGE,
+    SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, DATA_SET_MISMATCH, NOT_AUTHORISED, CANNOT_UNDERSTAND,
+    TOO_LARGE,
 )  # fmt: skip
 """All that a C-STORE can get. Faulty content is acknowledged, and quarantined later."""
 
@@ -80,11 +87,15 @@ class Rejection:
     meaning: str
 
 
+USER_IDENTITY_REFUSED = Rejection(1, 1, 1, "user identity is not taken")
+APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, "application context name not supported")
 CALLING_AE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recognized")
 CALLED_AE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognized")
+PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "protocol version not supported")
 TEMPORARY_CONGESTION = Rejection(2, 3, 1, "temporary congestion")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 
 REJECTIONS = (
-    CALLING_AE_NOT_RECOGNISED, CALLED_AE_NOT_RECOGNISED, TEMPORARY_CONGESTION, LOCAL_LIMIT_EXCEEDED,
+    USER_IDENTITY_REFUSED, APPLICATION_CONTEXT_NOT_SUPPORTED, CALLING_AE_NOT_RECOGNISED,
+    CALLED_AE_NOT_RECOGNISED, PROTOCOL_VERSION_NOT_SUPPORTED, TEMPORARY_CONGESTION, LOCAL_LIMIT_EXCEEDED,
 )  # fmt: skip

@@ -11,13 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pydicom.uid import UID
 
 from dicom_node import events
 from dicom_node.dicom import commitment
+from dicom_node.dicom.dataset_head import read_sop_uids
+from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.header import Arrival
@@ -72,6 +74,10 @@ class StoreRequest:
     size: int = 0
     largest: int = 0
     """Largest data set in bytes that is stored; of one that is refused, twice as many are read."""
+    head: bytearray = field(default_factory=bytearray)
+    """The first bytes of the data set, at most ``limits.HEAD``."""
+    transfer_syntax_uid: str = ""
+    strict_instance_uids: bool = False
 
     def refuse(self, status: Status, comment: str) -> None:
         """Settle the answer; nothing of the object is stored."""
@@ -85,6 +91,8 @@ class StoreRequest:
             raise MalformedCommand("data set far beyond listener.maximum_object_mib")
         if self.incoming is None:
             return
+        if len(self.head) < limits.HEAD:
+            self.head += data[: limits.HEAD - len(self.head)]
         if self.size > self.largest:
             self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
             return
@@ -178,7 +186,7 @@ class StorageService:
         if isinstance(verdict, Rejection):
             return self._reject(proposal, verdict)
         accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
-        accepted.beginning = self._event(events.ASSOCIATION_ACCEPTED, accepted, **_refused(proposal))
+        accepted.beginning = self._beginning(accepted)
         self._journal_beginning(accepted)
         self.entrance.leave(proposal.address)
         return accepted
@@ -199,6 +207,8 @@ class StorageService:
         """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
         command, policy = request.command, self.policy.current()
         request.largest = policy.maximum_object_bytes
+        request.transfer_syntax_uid = context[1]
+        request.strict_instance_uids = policy.strict_instance_uids
         if not accepted.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
         elif command.sop_class_uid != context[0]:
@@ -227,6 +237,7 @@ class StorageService:
         """All bytes were received: make the object durable, and only then answer Success."""
         if request.incoming is not None and not request.size:
             request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+        instance_uid = self._compare(request)
         if request.incoming is not None:
             try:
                 request.incoming.commit()
@@ -235,6 +246,8 @@ class StorageService:
         if request.refusal is None:
             accepted.stored += 1
             self._waiting.add(accepted.sender, request.size)
+            if instance_uid != request.command.sop_instance_uid:
+                self._report_instance_uid(accepted, request, instance_uid)
             return statuses.SUCCESS
         accepted.refused += 1
         self._journal_if_few(
@@ -249,6 +262,33 @@ class StorageService:
             ),
         )
         return request.refusal
+
+    def _compare(self, request: StoreRequest) -> str:
+        """Refuse a data set that does not match its request (PS3.4 B.2.3); returns its SOP Instance UID.
+
+        What its first bytes do not show is taken to be as requested, and judged when it is inspected.
+        """
+        command = request.command
+        syntax = transfer_syntax(request.transfer_syntax_uid)
+        if request.incoming is None or syntax is None:
+            return command.sop_instance_uid
+        sop_class_uid, sop_instance_uid = read_sop_uids(request.head, syntax)
+        if sop_class_uid not in ("", command.sop_class_uid):
+            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
+        elif request.strict_instance_uids and sop_instance_uid not in ("", command.sop_instance_uid):
+            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Instance UID")
+        return sop_instance_uid or command.sop_instance_uid
+
+    def _report_instance_uid(
+        self, accepted: AcceptedAssociation, request: StoreRequest, sop_instance_uid: str
+    ) -> None:
+        event = self._event(
+            events.INSTANCE_UID_DIFFERS,
+            accepted,
+            requested=shown_uid(request.command.sop_instance_uid),
+            sop_instance_uid=shown_uid(sop_instance_uid),
+        )
+        self._journal_if_few(accepted, event)
 
     def take_report(
         self, accepted: AcceptedAssociation, request: ReportRequest, transfer_syntax: str
@@ -313,6 +353,14 @@ class StorageService:
             self.record(event)
         with self._lock:
             self._write_out()
+
+    def _beginning(self, accepted: AcceptedAssociation) -> Event:
+        """Its refused presentation contexts are logged for debugging only: toolkits offer all they have."""
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        refused = _refused(accepted.proposal)
+        if refused:
+            _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, refused)
+        return replace(event, fields={**event.fields, **refused})
 
     def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
         """Before the first object can be acknowledged: else its study could seem complete."""

@@ -11,7 +11,9 @@ _S, _R = SendStatus, RetrieveStatus
 
 
 @dataclass(frozen=True, slots=True)
-class _StatusRange:
+class StatusRange:
+    """What statuses from ``first`` to ``last`` mean to the outbox."""
+
     first: int
     last: int
     status: SendStatus
@@ -19,24 +21,24 @@ class _StatusRange:
 
 
 # The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
-_STORE: tuple[_StatusRange, ...] = (
-    _StatusRange(0x0000, 0x0000, _S.STORED, "stored"),
-    _StatusRange(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
-    _StatusRange(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
-    _StatusRange(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
-    _StatusRange(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
-    _StatusRange(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
-    _StatusRange(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
-    _StatusRange(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
-    _StatusRange(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
-    _StatusRange(0x0110, 0x0110, _S.RETRY, "processing failure"),
-    _StatusRange(0x0213, 0x0213, _S.RETRY, "resource limitation"),
-    _StatusRange(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
-    _StatusRange(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
-    _StatusRange(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
-    _StatusRange(0x0124, 0x0124, _S.REFUSED, "not authorized"),
-    _StatusRange(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
-    _StatusRange(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
+STORE_STATUSES: tuple[StatusRange, ...] = (
+    StatusRange(0x0000, 0x0000, _S.STORED, "stored"),
+    StatusRange(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
+    StatusRange(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
+    StatusRange(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
+    StatusRange(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
+    StatusRange(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
+    StatusRange(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
+    StatusRange(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
+    StatusRange(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
+    StatusRange(0x0110, 0x0110, _S.RETRY, "processing failure"),
+    StatusRange(0x0213, 0x0213, _S.RETRY, "resource limitation"),
+    StatusRange(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
+    StatusRange(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
+    StatusRange(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
+    StatusRange(0x0124, 0x0124, _S.REFUSED, "not authorized"),
+    StatusRange(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
+    StatusRange(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
 )
 
 # HTTP statuses that waiting (or a person's hand on a configuration) cures without another try being harmful.
@@ -81,7 +83,7 @@ def store_report(code: int | None) -> SendReport:
     """
     if code is None:
         return SendReport(_S.RETRY, "", "association lost before the answer")
-    for meaning in _STORE:
+    for meaning in STORE_STATUSES:
         if meaning.first <= code <= meaning.last:
             return SendReport(meaning.status, f"{code:04X}", meaning.text)
     return SendReport(_S.REFUSED, f"{code:04X}", "failure")

@@ -17,6 +17,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotFound, TooManyAtOnce
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
 from dicom_node.model.kinds import AuditAction
+from dicom_node.model.viewers import ViewerOutcome, not_drawn_by
 from dicom_node.outbox.outages import PeerOutage, outages
 from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.contexts import accepted_classes, refused_class
@@ -143,6 +144,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
             for peer in chosen
             for check in _tried(peer, settings)
         ]
+        rows += [row for peer in chosen for row in _viewed(peer)]
     if by is not None:
         with writing(settings) as session:
             failed = sorted({row.check for row in rows if not row.ok})
@@ -158,6 +160,24 @@ def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
+
+
+def _viewed(peer: PeerSettings) -> list[PeerCheck]:
+    """What the viewer behind a peer makes of the kinds of result that the peer gets."""
+    if not peer.viewer:
+        return []
+    hidden = not_drawn_by(peer.viewer, peer.results)
+    if not hidden:
+        return [PeerCheck(peer=peer.name, check="viewer", ok=True, text=f"{peer.viewer} draws all of them")]
+    return [
+        PeerCheck(
+            peer=peer.name,
+            check="viewer",
+            ok=outcome is not ViewerOutcome.BREAKS,
+            text=f"{kind} in {peer.viewer}: {outcome}",
+        )
+        for kind, outcome in hidden
+    ]
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, select
+from sqlalchemy import Select, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.dicom.own_objects import Installation
@@ -101,6 +101,16 @@ def purged(
             key = (analysed_at, supersedes, series or "")
             found[key] = found.get(key, frozenset()) | {uid}
     return found
+
+
+def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
+    """When the first job of this study with a result in that series analysed its images; None: none did."""
+    first = (
+        select(func.min(Job.analysed_at))
+        .join(Result, Result.job_id == Job.id)
+        .where(Result.study_id == study_id, Result.series_instance_uid == series_instance_uid)
+    )
+    return session.scalar(first)
 
 
 def restore(session: Session, row: Result) -> None:

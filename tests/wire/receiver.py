@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -64,8 +64,8 @@ class Receiver:
         """Write another policy, as the node does on SIGHUP."""
         self._write(listener)
 
-    def start(self) -> None:
-        """Start it and wait until it listens."""
+    def start(self, stderr: IO[str] | None = None) -> None:
+        """Start it and wait until it listens; ``stderr`` takes its log."""
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(self.data_dir)),
@@ -73,6 +73,7 @@ class Receiver:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         assert self._process.stdout is not None
@@ -143,15 +144,15 @@ def receiving(data_dir: Path, **listener: Any) -> Iterator[Receiver]:
         receiver._close_pipes()
 
 
-def ultrasound(number: int = 1, pixels: int = 5000, syntax: str = EXPLICIT) -> Stored:
+def ultrasound(number: int = 1, pixels: int = 5000, syntax: str = EXPLICIT, sop_class: str = US) -> Stored:
     """A small object, whole as far as the wire is concerned; UIDs differ by ``number``."""
     ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = US, f"1.2.826.0.1.3680043.10.543.{number}"
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, f"1.2.826.0.1.3680043.10.543.{number}"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.3.{number}", f"1.2.3.{number}.1"
     ds.Modality, ds.PatientID = "US", "TEST"
     ds.PixelData = random.Random(number).randbytes(pixels * 2)
     ds["PixelData"].VR = "OW"
     uid = UID(syntax)
-    encoded = encode(ds, uid.is_implicit_VR, uid.is_little_endian)
+    encoded = encode(ds, uid.is_implicit_VR, uid.is_little_endian, uid.is_deflated)
     assert encoded is not None
-    return Stored(US, ds.SOPInstanceUID, syntax, encoded)
+    return Stored(sop_class, ds.SOPInstanceUID, syntax, encoded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -18,6 +19,7 @@ from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, ECHOED
 from dicom_node.inbox.header import read_arrival
 from dicom_node.scp.contexts import STORAGE_CLASSES
+from dicom_node.scp.policy import policy_path
 from tests.wire.receiver import (
     EXPLICIT,
     IMPLICIT,
@@ -151,6 +153,38 @@ def test_unknown_classes_and_syntaxes_are_refused_by_context(receiver: Receiver)
     association = associate(receiver.address, offered)
     assert association.results == {1: 4, 3: 3, 5: 3, 7: 0}  # PS3.8 Table 9-18
     association.release()
+
+
+def test_what_an_ultrasound_cart_sends_beside_its_images_is_kept(receiver: Receiver) -> None:
+    beside = [
+        "1.2.840.10008.5.1.4.1.1.6.2", "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.1.2",
+        "1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.9.1.1",
+        "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.113543.6.6.1.3.10002",
+    ]  # fmt: skip
+    with receiving(receiver.data_dir.with_name("cart")) as listener:
+        association = associate(listener.address, [(uid, [EXPLICIT]) for uid in [US, *beside]])
+        assert set(association.results.values()) == {0}
+        for number, uid in enumerate(beside, start=1):
+            assert association.store(2 * number + 1, ultrasound(number, sop_class=uid)) == 0x0000
+        association.release()
+
+
+def test_refused_classes_are_logged_for_debugging_only(tmp_path: Path) -> None:
+    """A toolkit offers all that it knows: the journal has it, the log does not."""
+    offered = [(f"1.2.3.{number}", [EXPLICIT]) for number in range(40)]
+    shown = {}
+    for level in ("info", "debug"):
+        receiver = Receiver(tmp_path / level)
+        replace(receiver.policy, log_level=level).write(policy_path(receiver.data_dir))
+        with (tmp_path / f"{level}.log").open("w") as file:
+            receiver.start(stderr=file)
+            associate(receiver.address, [*offered, (US, [EXPLICIT])]).release()
+            (event,) = receiver.wait_for_event(ASSOCIATION_ACCEPTED)
+            assert event.fields["refused_count"] == 40
+            receiver.stop()
+        log = (tmp_path / f"{level}.log").read_text()
+        shown[level] = [line for line in log.splitlines() if "refused" in line]
+    assert [len(lines) for lines in shown.values()] == [0, 1]
 
 
 def test_the_spooled_file_says_how_the_object_came(receiver: Receiver) -> None:

@@ -25,10 +25,12 @@ from benchmarks.sender import (
     p_data,
     store_command,
 )
-from dicom_node.events import ASSOCIATION_ABORTED, STORE_REFUSED
-from tests.wire.receiver import EXPLICIT, US, Receiver, receiving, ultrasound, wait_until
+from dicom_node.events import ASSOCIATION_ABORTED, INSTANCE_UID_DIFFERS, STORE_REFUSED
+from tests.wire.receiver import EXPLICIT, IMPLICIT, US, Receiver, receiving, ultrasound, wait_until
 
 STORAGE = [(US, [EXPLICIT])]
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 LIMIT = 16384
 
 
@@ -170,6 +172,52 @@ def test_another_class_than_that_of_the_context_is_not_supported(receiver: Recei
     assert association.store(1, Stored(sop_class, item.sop_instance_uid, EXPLICIT, item.data_set)) == 0x0122
     assert association.store(1, item) == 0x0000
     association.release()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
+@pytest.mark.parametrize("pdu", [16384, 64])
+def test_a_data_set_of_another_class_than_its_request_is_refused(
+    receiver: Receiver, syntax: str, pdu: int
+) -> None:
+    before = receiver.files()
+    association = associate(receiver.address, [(SECONDARY_CAPTURE, [syntax])])
+    association.peer_pdu = pdu
+    item = ultrasound(1, pixels=500, syntax=syntax)
+    other = Stored(SECONDARY_CAPTURE, item.sop_instance_uid, syntax, item.data_set)
+    assert association.store(1, other) == 0xA900
+    association.release()
+    event = receiver.events(STORE_REFUSED)[-1]
+    assert (event.fields["status"], event.fields["reason"]) == (
+        "A900",
+        "the data set has another SOP Class UID",
+    )
+    assert receiver.files() == before
+
+
+def test_another_instance_uid_than_that_of_the_request_gets_an_event(receiver: Receiver) -> None:
+    item = ultrasound(41)
+    reported = len(receiver.events(INSTANCE_UID_DIFFERS))
+    association = associate(receiver.address, STORAGE)
+    assert association.store(1, Stored(US, "1.2.3.41", EXPLICIT, item.data_set)) == 0x0000
+    assert association.store(1, item) == 0x0000
+    association.release()
+    events = receiver.events(INSTANCE_UID_DIFFERS)[reported:]
+    shown = [(event.fields["requested"], event.fields["sop_instance_uid"]) for event in events]
+    assert shown == [("1.2.3.41", item.sop_instance_uid)]
+
+
+def test_a_strict_listener_refuses_another_instance_uid(receiver: Receiver) -> None:
+    folder = receiver.data_dir.with_name(f"{receiver.data_dir.name}-strict")
+    with receiving(folder, instance_uids="strict") as strict:
+        item = ultrasound(41)
+        association = associate(strict.address, STORAGE)
+        association.sock.sendall(association.encode_store(1, Stored(US, "1.2.3.41", EXPLICIT, item.data_set)))
+        response = elements_of(association.read_response())
+        assert response[0x0900] == b"\x00\xa9"
+        assert response[0x0902] == b"the data set has another SOP Instance UID "
+        assert association.store(1, item) == 0x0000
+        association.release()
+        assert len(strict.spool.pending()) == 1
 
 
 def test_a_truncated_data_set_is_acknowledged_because_content_is_not_judged_here(receiver: Receiver) -> None:

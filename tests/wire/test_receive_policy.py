@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
-from benchmarks.sender import Association, Rejected, associate
+from benchmarks.sender import Association, Rejected, associate, associate_request
 from dicom_node.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
 from tests.certificates_lab import Authority
 from tests.wire.receiver import (
@@ -132,6 +135,81 @@ def test_unknown_callers_may_be_accepted_as_senders(tmp_path: Path) -> None:
         association = open_for(receiver, "STRANGER", "WHATEVER")
         assert association.store(1, ultrasound(1)) == 0x0000
         association.release()
+
+
+def answer_to_bytes(receiver: Receiver, request: bytes) -> tuple[int, ...]:
+    """PDU type of the answer, and of a rejection its result, source and reason."""
+    with socket.create_connection(receiver.address, timeout=60) as connection:
+        connection.sendall(request)
+        answer = connection.recv(10)
+    return tuple(answer[:1] + answer[7:10]) if answer[0] == 3 else (answer[0],)
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"), [(1, (2,)), (3, (2,)), (0xFFFF, (2,)), (2, (3, 1, 2, 2)), (0, (3, 1, 2, 2))]
+)
+def test_of_the_protocol_version_bit_0_alone_counts(
+    receiver: Receiver, version: int, answer: tuple[int, ...]
+) -> None:
+    request = bytearray(associate_request(STORAGE, "SENDER", "AINODE", 16384))
+    request[6:8] = struct.pack(">H", version)
+    rejected = len(receiver.events(ASSOCIATION_REJECTED))
+    assert answer_to_bytes(receiver, bytes(request)) == answer
+    if answer[0] == 3:
+        event = receiver.wait_for_event(ASSOCIATION_REJECTED, rejected + 1)[-1]
+        assert event.fields["meaning"] == "protocol version not supported"
+
+
+DICOM_CONTEXT = b"1.2.840.10008.3.1.1.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        (b"1.2.840.10008.3.1.1.2", (3, 1, 1, 2)),
+        (b"1.2.840.10008.3.1.1.11", (3, 1, 1, 2)),
+        (b"", (3, 1, 1, 2)),
+        (b"x" * 200, (7,)),  # no UID
+        (b"\xff\xfe", (7,)),
+    ],
+)
+def test_an_application_context_other_than_dicoms_is_rejected(
+    receiver: Receiver, name: bytes, answer: tuple[int, ...]
+) -> None:
+    request = associate_request(STORAGE, "SENDER", "AINODE", 16384)
+    item = struct.pack(">BBH", 0x10, 0, len(DICOM_CONTEXT)) + DICOM_CONTEXT
+    other = struct.pack(">BBH", 0x10, 0, len(name)) + name
+    body = request[6:].replace(item, other if name else b"")  # "": without the item
+    assert answer_to_bytes(receiver, struct.pack(">BBI", 1, 0, len(body)) + body) == answer
+
+
+def test_a_request_without_presentation_contexts_is_aborted(receiver: Receiver) -> None:
+    assert answer_to_bytes(receiver, associate_request([], "SENDER", "AINODE", 16384)) == (7,)
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3], ids=["name", "name and passcode", "Kerberos"])
+@pytest.mark.parametrize("setting", ["ignore", "answer", "refuse"])
+def test_a_user_identity_is_ignored_answered_or_refused(tmp_path: Path, setting: str, kind: int) -> None:
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.positive_response_requested = kind, True
+    identity.primary_field = b"technician"
+    if kind == 2:
+        identity.secondary_field = b"secret"
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(US, EXPLICIT)
+    with receiving(tmp_path, user_identity=setting) as receiver:
+        association = ae.associate("127.0.0.1", receiver.port, ae_title="AINODE", ext_neg=[identity])
+        if setting == "refuse":
+            assert association.is_rejected
+            assert receiver.events(ASSOCIATION_REJECTED)[-1].fields["meaning"] == "user identity is not taken"
+            assert answer_to(receiver, "SENDER") == "accepted"
+        else:
+            assert association.is_established
+            answered = association.acceptor.user_identity is not None
+            assert answered == (setting == "answer" and kind in (1, 2))
+            association.release()
+        journal = "".join(path.read_text() for path in (receiver.data_dir / "journal").iterdir())
+        assert "technician" not in journal
 
 
 @pytest.mark.parametrize("tell", [True, False], ids=["SIGHUP", "file alone"])

@@ -337,7 +337,12 @@ class ResultWriter:
             supersedes=former,
             supersedes_series=series,
             exists=self._exists({item.sop_instance_uid for item in built}),
+            series_began=partial(self._series_began, job.study_id),
         )
+
+    def _series_began(self, study_id: int, series_instance_uid: str) -> datetime | None:
+        with self._database.read() as session:
+            return stored.series_began(session, study_id, series_instance_uid)
 
     def _exists(self, built: Collection[str]) -> Callable[[str], bool]:
         def exists_already(uid: str) -> bool:

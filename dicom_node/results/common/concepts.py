@@ -125,7 +125,7 @@ NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
 NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
 BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
 BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
-AI_MEASUREMENT: Final = DicomCode("AIMEASUREMENT", SCHEME, "Measurement by AI, to be checked")
+CUT_OFF: Final = DicomCode("CUTOFF", SCHEME, "AI cut-off")
 READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
 # As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
 ASSESSMENT: Final = DicomCode("ASSESSMENT", SCHEME, "Assessment of AI finding by a person")
@@ -140,7 +140,7 @@ ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
 )
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
-    BURNED_IN, BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE,
+    BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
     ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
 )  # fmt: skip
 
@@ -196,11 +196,6 @@ def number_of(finding: Finding) -> CodedConcept:
     if calibrated and finding.decision is not Decision.ABSENT:
         return with_equivalent(concept, CERTAINTY)
     return CodedConcept.from_code(concept)
-
-
-def cut_off_of(finding: Finding) -> CodedConcept:
-    """Concept of the number from which the finding counts as present, in the unit of :func:`number_of`."""
-    return CodedConcept.from_code(_of_finding("T", finding, f"AI cut-off for {finding.name}"))
 
 
 def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:

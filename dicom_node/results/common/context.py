@@ -18,6 +18,10 @@ def _nothing_exists(_uid: str) -> bool:
     return False
 
 
+def _begins_now(_uid: str) -> datetime | None:
+    return None
+
+
 class Cause(StrEnum):
     """Why the AI did not run, as far as PS3.16 CID 9300 and 9303 can say it."""
 
@@ -52,7 +56,8 @@ class ResultContext:
     of its own. ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is
     the SOP Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance
     UID (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether
-    that object was built before; then it is named, not built again.
+    that object was built before; then it is named, not built again. ``series_began``: of a Series Instance
+    UID, when the first job with results in that series analysed its images; None: it is a new one.
     """
 
     pipeline: str
@@ -71,6 +76,7 @@ class ResultContext:
     supersedes: str = ""
     supersedes_series: str = ""
     exists: Callable[[str], bool] = _nothing_exists
+    series_began: Callable[[str], datetime | None] = _begins_now
 
     def __post_init__(self) -> None:
         if self.analysed_at.tzinfo is None:

@@ -60,11 +60,12 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
-    """Pixel Spacing and Pixel Aspect Ratio of the source."""
+    """Pixel Spacing of the source, or else the shape of its pixels."""
     if _spacing(source):
         keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
         copy_present(picture, source, *keywords)
-    copy_present(picture, source, "PixelAspectRatio")
+    else:
+        copy_aspect(picture, source)
 
 
 def pixel_height(source: Source) -> float:
@@ -77,11 +78,9 @@ def pixel_height(source: Source) -> float:
 
 
 def copy_aspect(picture: Dataset, source: Source) -> None:
-    """The shape of the pixels without their size: wanted where they are no squares (PS3.3 C.7.6.3.1.7)."""
-    copy_present(picture, source, "PixelAspectRatio")
-    spacing = _spacing(source)
-    if spacing and "PixelAspectRatio" not in picture and spacing[0] != spacing[1]:
-        ratio = Fraction(spacing[0] / spacing[1]).limit_denominator(1000)
+    """The shape of the pixels without their size: only where they are no squares (PS3.3 C.7.6.3, Type 1C)."""
+    ratio = Fraction(pixel_height(source)).limit_denominator(1000)
+    if ratio != 1:
         picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]
 
 

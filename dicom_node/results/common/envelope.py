@@ -17,7 +17,8 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import coding_schemes
+from dicom_node.results.common import iods
+from dicom_node.results.common.concepts import FORMER_REGIONS, coding_schemes
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
 from dicom_node.results.common.identity import series_uid
@@ -38,7 +39,14 @@ _SERIES_NAMES: Final = {
 }
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
 SERIES_NUMBERS: Final = {kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)}
+OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER = 9010, 9011
+"""Of outlined organs, and of cleaned images that were processed further: in series of their own."""
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+_REQUEST: Final = (
+    "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
+    "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
+    "ScheduledProcedureStepID", "ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence",
+)  # fmt: skip
 # Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
 _UNPAIRED: Final = frozenset(
     {
@@ -106,12 +114,14 @@ def complete(
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, offset_of(source))
+    _begin_series(dataset, context, offset_of(source))
     _right_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
     if kind is not ResultKind.SR:
         _copy_body_part(dataset, source, kind)
+        _copy_requests(dataset, source)
     _name_implementation(dataset)
     return dataset
 
@@ -183,6 +193,12 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
     finish(dataset, context, offset)
 
 
+def _begin_series(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too."""
+    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
+    dataset.SeriesDate, dataset.SeriesTime = dicom_date(began, offset), dicom_time(began, offset)
+
+
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
     """Name the source's own SOP class where the stand-in bore a successor (results.source)."""
     classes = {source.uid: source.sop_class_uid for source in sources}
@@ -197,13 +213,40 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
 def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
     """General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
 
-    Empty says that the source does not tell the side.
+    Empty says that the part may have a side and the source does not tell it.
     """
-    part = str(source.header.get("BodyPartExamined") or "")
+    part = str(source.header.get("BodyPartExamined") or "") or _named_region(source)
     if part:
         dataset.BodyPartExamined = part
     if kind is not ResultKind.SEG and not is_unpaired(part):
-        dataset.Laterality = source.header.get("Laterality") or ""
+        sides = (source.header.get(keyword) for keyword in ("Laterality", "ImageLaterality"))
+        dataset.Laterality = next((side for side in sides if side in ("L", "R")), "")
+
+
+def _named_region(source: Source) -> str:
+    """Anatomic Region Sequence (0008,2218) as a Body Part Examined (PS3.16 Annex L), "" where it is none."""
+    today = {former.value: value for value, former in FORMER_REGIONS.items()}
+    named = (str(item.get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or [])
+    return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
+
+
+def _copy_requests(dataset: Dataset, source: Source) -> None:
+    """Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
+
+    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+    """
+    items = [_request(item) for item in source.header.get("RequestAttributesSequence") or []]
+    if any(items):
+        dataset.RequestAttributesSequence = [item for item in items if item]
+
+
+def _request(attributes: Dataset) -> Dataset:
+    """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
+    request = Dataset()
+    for keyword in _REQUEST:
+        if attributes.get(keyword):
+            request[keyword] = deepcopy(attributes[keyword])
+    return request
 
 
 def is_unpaired(part: str) -> bool:

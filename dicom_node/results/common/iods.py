@@ -30,10 +30,15 @@ def has_frames(sop_class_uid: str) -> bool:
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
 
 
-def mandatory_modules(sop_class_uid: str) -> list[str]:
-    """Modules of usage M of a class that is known, by highdicom's names ("general-study")."""
+def usages(sop_class_uid: str) -> dict[str, str]:
+    """Usage (M, C, U) of each module of a class that is known, by highdicom's names ("general-study")."""
     modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
-    return [module["key"] for module in modules if module["usage"] == "M"]
+    return {module["key"]: module["usage"] for module in modules}
+
+
+def mandatory_modules(sop_class_uid: str) -> list[str]:
+    """Modules of usage M of a class that is known."""
+    return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
 
 
 def attributes(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -55,6 +60,12 @@ def region(body_part: object) -> CodedConcept | None:
     """The code of a Body Part Examined (0018,0015), in any case; None where it has none."""
     known = get_anatomic_region_map().get(str(body_part or "").upper())
     return known[0] if known else None
+
+
+def body_part(code_value: object) -> str:
+    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" where it has none."""
+    known = get_anatomic_region_map()
+    return next((part for part, (code, *_) in known.items() if code.value == code_value), "")
 
 
 def regions() -> list[CodedConcept]:

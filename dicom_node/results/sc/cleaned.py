@@ -33,7 +33,13 @@ from dicom_node.results.common.derivation import (
     describe_derivation,
     set_orientation,
 )
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, series_description
+from dicom_node.results.common.envelope import (
+    PROCESSED_SERIES_NUMBER,
+    complete,
+    disclaimer,
+    header_arguments,
+    series_description,
+)
 from dicom_node.results.common.source import Source
 
 _FRAME_TIME: Final = 0x00181063
@@ -80,6 +86,7 @@ def build_cleaned(
     whole = complete(picture, context, ResultKind.CLEANED, [source])
     if image.processing:
         name = f"AI cleaned, {image.processing.title}"
+        whole.SeriesNumber = PROCESSED_SERIES_NUMBER
         whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
     return whole
 

@@ -1,7 +1,8 @@
 """Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
 
 A length between two points is no region: a TID 1501 group whose NUM (TID 300) is inferred from open polylines
-(TID 320). The finding says who measured; of what was read from the image the method says so too.
+(TID 320). The finding of a measurement is the anatomical structure that was measured, at its site; of what
+was read from the image finding and method say so.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ from dicom_node.results.sr.examination import all_frames, region_of, side_of
 Group: TypeAlias = ContentSequence
 
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_HAS_PROPERTIES: Final = RelationshipTypeValues.HAS_PROPERTIES
+_INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +129,8 @@ def _about(context: ResultContext, located: LocatedFinding, source: Source) -> d
     """What both kinds of groups say of a finding; presence is of CID 240."""
     finding = located.finding
     presence = QualitativeEvaluation(concepts.PRESENCE, concepts.presence(finding))
+    if cut_off := _cut_offs(finding):
+        presence[0].ContentSequence = ContentSequence(cut_off)
     return {
         "tracking_identifier": _tracking(located),
         "finding_type": concepts.coded(finding.code),
@@ -188,16 +193,14 @@ def _evaluation_item(
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
     name = concepts.coded(finding.code)
     item = CodeContentItem(name=name, value=presence, relationship_type=_CONTAINS)
-    numbers = [
-        NumContentItem(relationship_type=RelationshipTypeValues.HAS_PROPERTIES, **number)
-        for number in _numbers(finding)
-    ]
+    numbers = [NumContentItem(relationship_type=_HAS_PROPERTIES, **number) for number in _numbers(finding)]
     item.ContentSequence = ContentSequence(
         [
             *tracking,
             *_sites(context, finding, source),
             *algorithm(finding.model, finding),
             *numbers,
+            *_cut_offs(finding),
             _image_item(source, _frame_numbers(finding, source)),
         ]
     )
@@ -216,7 +219,7 @@ def _image_item(source: Source, frames: list[int] | None) -> ContentItem:
         referenced_sop_class_uid=source.stand_in.SOPClassUID,
         referenced_sop_instance_uid=source.uid,
         referenced_frame_numbers=frames,
-        relationship_type=RelationshipTypeValues.INFERRED_FROM,
+        relationship_type=_INFERRED_FROM,
     )
 
 
@@ -232,19 +235,28 @@ def _tracking(located: LocatedFinding) -> TrackingIdentifier:
 
 
 def _numbers(finding: Finding) -> list[dict[str, object]]:
-    """The probability and, unless the finding is absent, the cut-off that it is compared with.
+    """The probability, one number or none.
 
     Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
     The score of any other is a number of its own kind, without unit. None where the model gives none.
     """
     if finding.probability is None:
         return []
-    named = [(concepts.number_of(finding), finding.probability)]
-    if finding.threshold is not None and finding.decision is not Decision.ABSENT:
-        named.append((concepts.cut_off_of(finding), finding.threshold))
+    return [{"name": concepts.number_of(finding), **_in_its_unit(finding, finding.probability)}]
+
+
+def _cut_offs(finding: Finding) -> list[ContentItem]:
+    """NUM, from which presence was inferred, unless the finding is absent: no value that was measured."""
+    if finding.probability is None or finding.threshold is None or finding.decision is Decision.ABSENT:
+        return []
+    number = _in_its_unit(finding, finding.threshold)
+    return [NumContentItem(name=concepts.CUT_OFF, relationship_type=_INFERRED_FROM, **number)]
+
+
+def _in_its_unit(finding: Finding, value: float) -> dict[str, object]:
     if finding.model.calibrated:
-        return [{"name": n, "value": round(value * 100, 1), "unit": concepts.PERCENT} for n, value in named]
-    return [{"name": n, "value": round(value, 4), "unit": concepts.RATIO} for n, value in named]
+        return {"value": round(value * 100, 1), "unit": concepts.PERCENT}
+    return {"value": round(value, 4), "unit": concepts.RATIO}
 
 
 def _sites(context: ResultContext, finding: Finding, source: Source) -> list[FindingSite]:
@@ -302,7 +314,7 @@ def _measurement_group(context: ResultContext, source: Source, tracked: TrackedM
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=concepts.BURNED_IN_MEASUREMENT if read else concepts.AI_MEASUREMENT,
+        finding_type=concepts.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
         finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],

@@ -5,6 +5,7 @@ The image library of the report (TID 1600 to 1603) says it of each image that wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Final
@@ -28,6 +29,7 @@ from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import is_unpaired
 from dicom_node.results.common.source import Source
 
+_LOCAL: Final = re.compile(r"99|L$")  # PS3.3 8.2: designators of local schemes
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
 _SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same codes
 
@@ -62,7 +64,11 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
 
 
 def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
-    """(121058, DCM), by CID 100: the codes of the source that it has, else the kind of its views."""
+    """(121058, DCM): the procedures of the source in codes of a public scheme, else the kind of its views.
+
+    CID 100 is a baseline (TID 1207): codes that it has not, or not yet, are as good. Local ones are in
+    Performed Procedure Code Sequence only.
+    """
     return _once(sources, _reported)
 
 
@@ -74,10 +80,10 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 
 
 def _reported(source: Source) -> Sequence[CodedConcept | DicomCode]:
-    given = _codes(source.header, "ProcedureCodeSequence")
-    known = [code for code in given if (code.scheme_designator, code.value) in _imaging_procedures()]
     radiograph = source.header.get("Modality") in _RADIOGRAPHS
-    return known or [concepts.RADIOGRAPH if radiograph else concepts.IMAGING_PROCEDURE]
+    given = _codes(source.header, "ProcedureCodeSequence")
+    public = [code for code in given if not _LOCAL.match(code.scheme_designator)]
+    return public or [concepts.RADIOGRAPH if radiograph else concepts.IMAGING_PROCEDURE]
 
 
 def _examination(source: Source) -> Sequence[CodedConcept | DicomCode]:
@@ -95,13 +101,6 @@ def _once(
 ) -> list[CodedConcept]:
     found = {(code.scheme_designator, code.value): code for source in sources for code in codes_of(source)}
     return [CodedConcept(code.value, code.scheme_designator, code.meaning) for code in found.values()]
-
-
-@cache
-def _imaging_procedures() -> frozenset[tuple[str, str]]:
-    group = codes.cid100
-    members = [getattr(group, word) for word in group.dir()]
-    return frozenset((code.scheme_designator, code.value) for code in members)
 
 
 def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:

@@ -96,7 +96,8 @@ def short_result(report: Path) -> tuple[str, ...]:
 
 def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
-    numbers = _numbers(items)
+    inferred_from = [below for item in items if _decides(item) for below in item.get("ContentSequence", ())]
+    numbers = _numbers([*items, *inferred_from])
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
     coded = [item for item in items if _is_coded(item)]
     subject = next((item.ConceptCodeSequence[0] for item in coded if _name(item).CodeValue == _FINDING), None)

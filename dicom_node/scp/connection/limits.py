@@ -13,6 +13,8 @@ LARGEST_PDU = 2**20
 """Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
 LARGEST_COMMAND = 2**14
 """Bytes of a command set; a C-STORE-RQ has about 200."""
+HEAD = 2**10
+"""Bytes of a data set in which its SOP Class and Instance UID are looked for before it is answered."""
 TINY_FRAGMENT = 64
 """Bytes: a PDU with a smaller fragment takes as much time of all senders as one of 16 KiB."""
 TINY_FRAGMENTS = 32

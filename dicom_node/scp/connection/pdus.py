@@ -1,7 +1,8 @@
 """PDUs looked into before any object is built of them (PS3.8 9.3.2, 9.3.5).
 
 Of an A-ASSOCIATE-RQ pynetdicom makes an object for each item, a kilobyte for four bytes, and drops from AE
-titles what is not ASCII, so that a stranger's title could become that of a peer.
+titles what is not ASCII, so that a stranger's title could become that of a peer. It takes protocol version 1
+alone, where PS3.8 asks for bit 0 whatever the others are, and every application context.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from dicom_node.scp.connection import limits
 
 P_DATA_TF = 0x04
-_TITLES, _ITEMS = 4, 68  # offsets after the PDU header
+_VERSION, _TITLES, _ITEMS = 0, 4, 68  # offsets after the PDU header
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _CONTEXT_HEAD = 4  # identifier and reserved bytes before the syntaxes
@@ -65,27 +66,36 @@ class MalformedRequest(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class AeTitles:
-    """Both titles without padding; bytes that PS3.5 6.2 does not allow in AE are written as ``\\x1b``."""
+class RequestHead:
+    """What an A-ASSOCIATE-RQ says beside its presentation contexts and user information.
 
-    calling: str
-    called: str
+    Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are written as ``\\x1b``.
+    """
+
+    calling: str = ""
+    called: str = ""
+    application_context: str = ""
+    """Application Context Name, "" where the item is missing (PS3.8 9.3.2.1)."""
+    has_version_1: bool = False
+    """Bit 0 of Protocol-version, the only one that is tested (PS3.8 Table 9-11)."""
 
 
-def check_request(body: bytearray | memoryview) -> AeTitles:
-    """Check the limits of a request's body and take its titles.
+def check_request(body: bytearray | memoryview) -> RequestHead:
+    """Check the limits of a request's body and read its head.
 
-    A title that pynetdicom would not read is replaced in ``body``. Raises MalformedRequest.
+    What pynetdicom would not read is replaced in ``body``: a title, a version. Raises MalformedRequest.
     """
     if len(body) < _ITEMS:
         raise MalformedRequest("association request cut off")
-    _check_items(body)
+    application_context = _check_items(body)
     called, calling = _title(body, _TITLES), _title(body, _TITLES + 16)
-    return AeTitles(calling, called)
+    has_version_1 = bool(body[_VERSION + 1] & 1)
+    body[_VERSION : _VERSION + 2] = b"\0\1"
+    return RequestHead(calling, called, application_context, has_version_1)
 
 
 def is_ae_title(title: str) -> bool:
-    """Whether a title of ``AeTitles`` was written with the characters of AE alone."""
+    """Whether a title of ``RequestHead`` was written with the characters of AE alone."""
     return bool(title) and "\\" not in title
 
 
@@ -101,7 +111,9 @@ def _character(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
 
 
-def _check_items(body: bytearray | memoryview) -> None:
+def _check_items(body: bytearray | memoryview) -> str:
+    """Returns the Application Context Name."""
+    application_context = ""
     contexts = syntaxes = 0
     alone: set[int] = set()
     for kind, start, end in _items(body, _ITEMS, len(body)):
@@ -115,12 +127,17 @@ def _check_items(body: bytearray | memoryview) -> None:
             if kind in alone:
                 raise MalformedRequest("an association request has an item twice")
             alone.add(kind)
-            if kind == _USER_INFORMATION and sum(1 for _ in _items(body, start, end)) > limits.USER_ITEMS:
+            if kind == _APPLICATION_CONTEXT:
+                application_context = bytes(body[start:end]).rstrip(b"\0 ").decode("ascii", "replace")
+            elif sum(1 for _ in _items(body, start, end)) > limits.USER_ITEMS:
                 raise MalformedRequest("too many user information items")
         else:
             raise MalformedRequest("unknown item in an association request")
         if contexts > limits.CONTEXTS or syntaxes > limits.CONTEXT_ITEMS:
             raise MalformedRequest("too many presentation contexts")
+    if not contexts:
+        raise MalformedRequest("no presentation context")
+    return application_context
 
 
 def _items(body: bytearray | memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -253,7 +253,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                     return
             else:
                 if head[0] == _A_ASSOCIATE_RQ:
-                    self.assoc.titles = check_request(body)
+                    self.assoc.request_head = check_request(body)
                 pdu, event = self._decode_pdu(head + body)
         except Exception as error:  # noqa: BLE001 - pynetdicom's decoders raise what they like: PS3.8 Evt19
             self.assoc.ends(f"invalid PDU: {type(error).__name__}")

@@ -25,12 +25,23 @@ from dicom_node.audit_trail.schema import check_message
 from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.sections import AuditSettings
 from dicom_node.errors import FaultyMessage
-from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.events import (
+    ASSOCIATION_REJECTED,
+    AUDIT_NOT_MADE,
+    AUDIT_NOT_SENT,
+    AUDIT_SENT_AGAIN,
+    DELIVERY_SENT,
+    NODE_STARTED,
+    NODE_STOPPING,
+    STUDY_COMPLETE,
+    STUDY_RERUN,
+)
 from dicom_node.model.kinds import AuditAction
 from dicom_node.printable import printable
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
 from dicom_node.store.accounts import AuditRow
+from dicom_node.store.transitions import record
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -142,6 +153,56 @@ def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path,
     assert messages[0].startswith(b"<85>1 20")
     assert b'ParticipantObjectID="P-1"' in messages[1]
     assert not any("P-1" in str(row.fields) for row in inbox.events())
+
+
+def test_starts_transfers_and_refused_callers_are_audited_too(tmp_path: Path, certificate: Path) -> None:
+    """PS3.15 A.5.3.1, A.5.3.7, A.5.3.11: what no person did."""
+    with Repository(certificate).running() as repository:
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        with inbox.database.write() as session:
+            record(session, NODE_STARTED)
+        inbox.opened("a1")
+        inbox.receive(changed(ultrasound("one"), PatientID="P-1"), association="a1")
+        inbox.released("a1")
+        inbox.tell(ASSOCIATION_REJECTED, calling="STRANGER", meaning="calling AE title not recognized")
+        inbox.settle()
+        with inbox.database.write() as session:
+            for uid in ("1.2.1", "1.2.2"):
+                record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
+            record(session, STUDY_RERUN, 1)
+            record(session, STUDY_COMPLETE, 1)  # the rules again: nothing was received
+            record(session, NODE_STOPPING)
+        sender = AuditSender(inbox.database, inbox.settings, "a test")
+        sent: list[int] = []
+        wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 5, 60, "sent")
+        assert sender.run_once() == 0
+    messages = {text["what"]: text for text in map(_read, repository.messages())}
+    assert len(messages) == 5
+    assert messages["node_started"]["codes"] == ["110100", "110120"]
+    assert messages["node_stopping"]["codes"] == ["110100", "110121"]
+    received, results = messages["images_received"], messages["results_sent"]
+    assert received["codes"] == results["codes"] == ["110104"]
+    assert received["participants"] == {"MODALITY": "110153", "dicom-node": "110152"}
+    assert received["objects"][1:] == ["P-1"]
+    assert results["participants"] == {"PACS": "110152", "dicom-node": "110153"}
+    assert results["details"] == ["pacs", '["1.2.1", "1.2.2"]']
+    assert messages["caller_refused"]["codes"] == ["110113", "110126"]
+    assert "STRANGER" in messages["caller_refused"]["participants"]
+
+
+def _read(message: bytes) -> dict[str, Any]:
+    root = fromstring(message.partition(HEAD)[2])
+    details = [one for one in root.iter("ParticipantObjectDetail") if one.get("type") != "event"]
+    return {
+        "what": root[0].findtext("EventOutcomeDescription"),
+        "codes": [code.get("csd-code") for code in root[0] if code.get("csd-code")],
+        "participants": {
+            one.get("UserID"): next((role.get("csd-code") for role in one), "")
+            for one in root.findall("ActiveParticipant")
+        },
+        "objects": [one.get("ParticipantObjectID") for one in root.iter("ParticipantObjectIdentification")],
+        "details": [b64decode(one.get("value", "")).decode() for one in details],
+    }
 
 
 def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificate: Path) -> None:

@@ -91,6 +91,20 @@ def test_what_was_deleted_is_made_again_byte_for_byte_for_a_further_destination(
     assert 4005 in [event.number for event in node.events()]
 
 
+def test_results_of_late_images_say_when_their_series_began(node: Inbox) -> None:
+    for number in (1, 2):
+        analysed(node, number)
+    series: dict[str, list[Dataset]] = {}
+    for file in (node.folder / "results").rglob("*.dcm"):
+        made = dcmread(file)
+        series.setdefault(str(made.SeriesInstanceUID), []).append(made)
+    shared = [objects for objects in series.values() if len(objects) > 1]
+    assert shared
+    for objects in shared:
+        assert len({(made.SeriesDate, made.SeriesTime) for made in objects}) == 1
+        assert len({made.InstanceCreationTime for made in objects}) > 1
+
+
 def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_why(node: Inbox) -> None:
     uid = analysed(node)
     files = purged(node)

@@ -89,10 +89,15 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
         0
     ]
     numbers = values(calibrated, "NUM")
-    assert list(numbers) == ["AI estimated probability of Cardiomegaly", "AI cut-off for Cardiomegaly"]
-    number, cut_off = numbers.values()
+    assert list(numbers) == ["AI estimated probability of Cardiomegaly"]
+    (number,) = numbers.values()
     measured = number.MeasuredValueSequence[0]
     assert float(measured.NumericValue) == 83.4
+    (cut_off,) = values(calibrated, "CODE")["Presence"].ContentSequence  # what "suspected" was inferred from
+    assert (cut_off.RelationshipType, cut_off.ConceptNameCodeSequence[0].CodeValue) == (
+        "INFERRED FROM",
+        "CUTOFF",
+    )
     assert float(cut_off.MeasuredValueSequence[0].NumericValue) == 41.0
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
     assert number.ConceptNameCodeSequence[0].EquivalentCodeSequence[0].CodeValue == "111012"
@@ -102,7 +107,7 @@ def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
     report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
     numbers = values(groups_of(report)[0], "NUM")
-    assert list(numbers) == ["AI score of Nodule of lung", "AI cut-off for Nodule of lung"]
+    assert list(numbers) == ["AI score of Nodule of lung"]
     measured = numbers["AI score of Nodule of lung"].MeasuredValueSequence[0]
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "{ratio}"
     assert "111012" not in str(report)

@@ -303,7 +303,11 @@ def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: P
     told, untold = report(film(tmp_path, ProcedureCodeSequence=[local])), report(film(tmp_path))
     assert [item.CodeValue for item in told.PerformedProcedureCodeSequence] == ["XR1"]
     assert [item.CodeMeaning for item in untold.PerformedProcedureCodeSequence] == ["Plain chest X-ray"]
-    assert value(told, "121058") == value(untold, "121058") == "43468-8", "CID 100 has no local codes"
+    assert value(told, "121058") == value(untold, "121058") == "43468-8", "no local code"
+    newer = Dataset()
+    newer.CodeValue, newer.CodingSchemeDesignator, newer.CodeMeaning = "36643-5", "LN", "XR Chest 2 Views"
+    of_source = report(film(tmp_path, ProcedureCodeSequence=[local, newer]))
+    assert value(of_source, "121058") == "36643-5", "CID 100 is a baseline: other public codes are right"
     ultrasound = report(still(tmp_path))
     assert value(ultrasound, "121058") == "363679005"
     assert ultrasound.PerformedProcedureCodeSequence[0].CodeMeaning == "Diagnostic ultrasonography"

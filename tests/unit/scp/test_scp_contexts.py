@@ -82,7 +82,7 @@ def test_retired_names_say_so() -> None:
 
 
 def test_statuses_and_rejections_are_told_apart_by_their_codes() -> None:
-    assert [one.code for one in STATUSES] == [0x0000, 0xA700, 0x0122, 0x0124, 0xC000, 0xC001]
+    assert [one.code for one in STATUSES] == [0x0000, 0xA700, 0x0122, 0xA900, 0x0124, 0xC000, 0xC001]
     assert len({(one.result, one.source, one.reason) for one in REJECTIONS}) == len(REJECTIONS)
 
 

@@ -1,0 +1,253 @@
+"""Sections 4 and 7: the implementation model with its sequences, associations, contexts and statuses."""
+# ruff: noqa: E501 - the lines are those of the document
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from generate import table
+from statement.services import STUDY_ROOT_FIND, class_name
+
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import ListenerSettings
+from dicom_node.dicom import commitment
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.scp.connection import limits
+from dicom_node.scp.contexts import VERIFICATION, accepted_classes, commitment_context, presentation_contexts
+from dicom_node.scp.policy import APPLICATION_CONTEXT
+from dicom_node.scp.statuses import (
+    REJECTIONS,
+    REPORT_STATUSES,
+    SOP_CLASS_NOT_SUPPORTED,
+    STATUSES,
+    SUCCESS,
+    Status,
+)
+from dicom_node.scu.destination import SendStatus
+from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.scu.statuses import STORE_STATUSES, StatusRange
+
+
+@dataclass(frozen=True)
+class Step:
+    """One message of a sequence; ``answer``: drawn as a response."""
+
+    sender: str
+    receiver: str
+    message: str
+    answer: bool = False
+
+
+_M, _N, _P, _C = "Modality", "Node", "PACS", "Commitment SCP"
+SEQUENCES: Final[dict[str, tuple[Step, ...]]] = {
+    "Images are received": (
+        Step(_M, _N, "A-ASSOCIATE"),
+        Step(_M, _N, "C-STORE-RQ, for each image"),
+        Step(_N, _M, "C-STORE-RSP, when it is on stable storage", answer=True),
+        Step(_M, _N, "A-RELEASE"),
+        Step(_N, _N, "quiet time, then the rules of the study"),
+    ),
+    "Results are delivered and confirmed by query": (
+        Step(_N, _P, "A-ASSOCIATE"),
+        Step(_N, _P, "C-STORE-RQ, for each result"),
+        Step(_P, _N, "C-STORE-RSP", answer=True),
+        Step(_N, _P, "A-RELEASE"),
+        Step(_N, _P, "A-ASSOCIATE, with the query AE"),
+        Step(_N, _P, "C-FIND-RQ, IMAGE level, for each series"),
+        Step(_P, _N, "C-FIND-RSP: pending with each object, then success", answer=True),
+        Step(_N, _P, "A-RELEASE"),
+    ),
+    "Results are confirmed by storage commitment": (
+        Step(_N, _C, "A-ASSOCIATE"),
+        Step(_N, _C, "N-ACTION-RQ: Transaction UID, objects"),
+        Step(_C, _N, "N-ACTION-RSP", answer=True),
+        Step(_N, _C, "A-RELEASE, unless the report comes first"),
+        Step(_C, _N, "A-ASSOCIATE, with SCP role"),
+        Step(_C, _N, "N-EVENT-REPORT-RQ: committed and failed objects"),
+        Step(_N, _C, "N-EVENT-REPORT-RSP, when it is on stable storage", answer=True),
+    ),
+}
+
+
+def model() -> str:
+    """Section 4."""
+    diagrams = "\n".join(
+        f"#### 4.3.{number} {title}\n\n{_drawn(steps)}"
+        for number, (title, steps) in enumerate(SEQUENCES.items(), start=1)
+    )
+    return f"""\
+## 4 Implementation model
+
+### 4.1 Application data flow
+
+```mermaid
+flowchart LR
+    modality[Modality or PACS] -- C-STORE --> listener
+    subgraph AINODE [AI node: one application entity]
+        listener --> jobs[rules, analysis, results] --> delivery
+    end
+    delivery -- "C-STORE, C-FIND, N-ACTION" --> pacs[PACS]
+    delivery -- "STOW-RS, QIDO-RS" --> web[DICOMweb server]
+    pacs -- N-EVENT-REPORT --> listener
+```
+
+### 4.2 Functional definition of the application entity
+
+One application entity, `node.ae_title`, both receives and sends; `listener.further_ae_titles` adds titles under which it
+receives. It waits for associations from configured peers, and opens associations when results are there to be sent,
+confirmed or committed.
+
+### 4.3 Sequencing of real-world activities
+
+{diagrams}"""
+
+
+def _drawn(steps: Sequence[Step]) -> str:
+    names = list(dict.fromkeys(name for step in steps for name in (step.sender, step.receiver)))
+    short = {name: name.replace(" ", "") for name in names}
+    lines = [f"    participant {short[name]} as {name}" for name in names]
+    lines += [
+        f"    {short[step.sender]}{'-->>' if step.answer else '->>'}{short[step.receiver]}: {step.message}"
+        for step in steps
+    ]
+    return "\n".join(("```mermaid", "sequenceDiagram", *lines, "```", ""))
+
+
+def details() -> str:
+    """Section 7."""
+    return "\n".join(("## 7 Network and media communication details\n", _general(), _contexts(), _statuses()))
+
+
+def _general() -> str:
+    listener, outbox = ListenerSettings(), OutboxSettings()
+    rows = [
+        ("Application Context Name", APPLICATION_CONTEXT),
+        ("Protocol version", "bit 0 alone is tested (PS3.8 9.3.2)"),
+        ("Implementation Class UID", IMPLEMENTATION_CLASS_UID),
+        ("Implementation Version Name", IMPLEMENTATION_VERSION_NAME),
+        ("maximum PDU size received", f"{listener.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`)"),
+        ("associations accepted at the same time", f"{listener.maximum_associations} (`maximum_associations`), and of each peer its own"),
+        ("associations initiated at the same time", "one for each destination, and one for a test by a person"),
+        ("asynchronous operations window", "not negotiated; requests that come before the answer to the last one are answered in order"),
+        ("user identity (PS3.7 D.3.3.7)", "never sent; ignored, answered without being checked, or refused (`user_identity`)"),
+        ("SOP class extended negotiation", "none"),
+        ("SCP/SCU role selection", "for storage commitment reports only"),
+        ("association request as acceptor", f"whole within {listener.acse_timeout_seconds:g} s of the connection (`acse_timeout_seconds`)"),
+        ("idle association as acceptor", f"aborted after {listener.network_timeout_seconds:g} s (`network_timeout_seconds`); a message has a second more for each {limits.SLOWEST_BYTES_PER_SECOND} bytes"),
+        ("answer as initiator", f"{outbox.answer_seconds:g} s (`outbox.answer_seconds`), longer for large objects"),
+    ]  # fmt: skip
+    return f"""\
+### 7.1 General association parameters
+
+{table(("parameter", "value"), rows)}
+Aborted: an association request without presentation contexts. Aborted without being read to the end: one of more than
+{limits.LARGEST_REQUEST} bytes, {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more
+than {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than {limits.LARGEST_COMMAND} bytes,
+and every command but C-STORE, C-ECHO, C-CANCEL and (5.2.3) N-EVENT-REPORT.
+"""
+
+
+def _contexts() -> str:
+    accepted = presentation_contexts()
+    of_storage = next(one for one in accepted if str(one.abstract_syntax) == accepted_classes()[0])
+    plain = ", ".join(uid.name for uid in accepted[0].transfer_syntax)
+    acceptance = [
+        (class_name(VERIFICATION), VERIFICATION, plain, "SCP"),
+        (f"{len(accepted) - 1} storage classes of 5.2.2.1", "", f"all {len(of_storage.transfer_syntax)} of 5.2.2.1", "SCP"),
+        (
+            class_name(commitment.SOP_CLASS), commitment.SOP_CLASS,
+            ", ".join(uid.name for uid in commitment_context().transfer_syntax), "SCU, to peers that were asked",
+        ),
+    ]  # fmt: skip
+    both = "Explicit VR Little Endian, Implicit VR Little Endian"
+    initiation = [
+        (
+            "verification",
+            class_name(VERIFICATION),
+            VERIFICATION,
+            "Implicit and Explicit VR Little Endian, Deflated, Big Endian",
+        ),
+        *(
+            ("storage", class_name(str(uid)), uid, f"{both}: a context for each")
+            for uid in dict.fromkeys(uid for uids in SOP_CLASSES.values() for uid in uids)
+        ),
+        ("query", class_name(STUDY_ROOT_FIND), STUDY_ROOT_FIND, both),
+        ("storage commitment", class_name(commitment.SOP_CLASS), commitment.SOP_CLASS, both),
+    ]
+    return f"""\
+### 7.2 Application entity specification
+
+#### 7.2.1 Association initiation
+
+{table(("activity", "abstract syntax", "UID", "transfer syntaxes"), initiation)}
+#### 7.2.2 Association acceptance
+
+From configured peers that may send (`may = ["send"]`) and that call one of our AE titles (`check_called_ae`).
+
+{table(("abstract syntax", "UID", "transfer syntaxes", "role"), acceptance)}
+Association rejections:
+
+{table(("result", "source", "reason", "meaning"), [(one.result, one.source, one.reason, one.meaning) for one in REJECTIONS])}"""
+
+
+def _statuses() -> str:
+    outbox = OutboxSettings()
+    return f"""\
+### 7.3 Status codes
+
+#### 7.3.1 Communication failures
+
+| failure | as initiator | as acceptor |
+| --- | --- | --- |
+| no connection, association rejected | tried again, after {outbox.retry_seconds:g} s at first, for ever; event 5022 after a while | – |
+| no answer in time, abort, connection lost | the object is asked for, then sent again; event 5009 | what is not whole is discarded; event 1003 |
+| no accepted presentation context | not sent to this destination; event 5006 | the context is rejected, the association stays |
+
+#### 7.3.2 Verification service as SCP
+
+| status | meaning | when |
+| --- | --- | --- |
+| {SUCCESS.code:04X} | {SUCCESS.meaning} | always, in a presentation context of Verification |
+| {SOP_CLASS_NOT_SUPPORTED.code:04X} | {SOP_CLASS_NOT_SUPPORTED.meaning} | C-ECHO in a presentation context of another class |
+
+#### 7.3.3 Storage service as SCP
+
+{status_table(STATUSES)}
+#### 7.3.4 Storage service as SCU
+
+The first row that holds a status counts; any other status is taken as a failure.
+
+{table(("status", "meaning", "behaviour"), [(_range(one), one.text, _consequence(one.status, outbox)) for one in STORE_STATUSES])}
+#### 7.3.5 Storage Commitment: answers to N-EVENT-REPORT
+
+{status_table(REPORT_STATUSES)}
+#### 7.3.6 Query/Retrieve service as SCU
+
+| status | meaning | behaviour |
+| --- | --- | --- |
+| FF00, FF01 | pending | the object that it names is confirmed |
+| 0000 | success | what was not named is not there yet: asked again |
+| others | failure | nothing is known: asked again |
+"""
+
+
+def status_table(statuses: Sequence[Status]) -> str:
+    """Statuses that the node returns."""
+    rows = [(f"{item.code:04X}", item.category, item.meaning, item.when, item.reference) for item in statuses]
+    return table(("status", "category", "meaning", "when", "reference"), rows)
+
+
+def _range(one: StatusRange) -> str:
+    return f"{one.first:04X}" if one.first == one.last else f"{one.first:04X} to {one.last:04X}"
+
+
+def _consequence(status: SendStatus, outbox: OutboxSettings) -> str:
+    return {
+        SendStatus.STORED: "confirmed by query or storage commitment",
+        SendStatus.WARNED: "stored: event 5005, confirmed likewise",
+        SendStatus.VERIFY: "verified likewise",
+        SendStatus.RETRY: f"tried again, after {outbox.retry_seconds:g} s at first, for ever",
+        SendStatus.REFUSED: f"given up after {outbox.refusals} refusals: a person must look",
+    }[status]

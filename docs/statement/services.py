@@ -1,0 +1,313 @@
+"""Sections 1, 5 and 6: which services there are, what each does, and how it is configured.
+
+A further service is one more ``Service`` in ``SERVICES``.
+"""
+# ruff: noqa: E501 - the lines are those of the document
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from generate import setting_row, table
+from pydantic import BaseModel
+from pydicom.uid import UID
+
+from dicom_node.config.sections import AuditSettings, OutboxSettings
+from dicom_node.config.settings import ListenerSettings, PeerSettings
+from dicom_node.dicom import commitment
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.envelope import SERIES_NUMBERS
+from dicom_node.scp.connection import limits
+from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
+from dicom_node.scu.kinds import SOP_CLASSES
+
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+_KINDS: Final = {
+    ResultKind.SR: "report of findings (TID 1500)",
+    ResultKind.GSPS: "overlay of findings on the source image",
+    ResultKind.SC: "picture with findings drawn on it",
+    ResultKind.SUMMARY: "one page on all images of a job: patient, results in words, one picture",
+    ResultKind.HEATMAP: "heat map of a finding with a colour bar",
+    ResultKind.CLEANED: "source image without burned-in text, verified",
+    ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
+    ResultKind.REJECTION: "note that results are withdrawn, to peers with `iocm = true`",
+    ResultKind.ASSESSMENT: "what a person says of the findings of a report (TID 1500), with `assessments = true`",
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A DIMSE service of the node: SOP Class UIDs by role, and its text in section 5.2."""
+
+    name: str
+    users: tuple[str, ...]
+    """SOP Class UIDs as SCU."""
+    providers: tuple[str, ...]
+    """SOP Class UIDs as SCP."""
+    text: Callable[[], str]
+
+
+def overview() -> str:
+    """Section 1."""
+    rows = [
+        (
+            service.name,
+            "Yes" if service.users else "No",
+            "Yes" if service.providers else "No",
+            f"5.2.{number}",
+        )
+        for number, service in enumerate(SERVICES, start=1)
+    ]
+    classes = []
+    for service in SERVICES:
+        classes.append((f"**{service.name}**", "", "", ""))
+        for uid in dict.fromkeys([*service.providers, *service.users]):
+            roles = ("Yes" if uid in users else "No" for users in (service.users, service.providers))
+            classes.append((class_name(uid), uid, *roles))
+    return f"""\
+## 1 Conformance statement overview
+
+The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
+presentation state, secondary captures, segmentation) to configured destinations. It is no archive: it answers no
+query, and takes over no storage commitment (it may ask its destinations for it).
+
+### 1.1 DIMSE services
+
+{table(("service", "user (SCU)", "provider (SCP)", "section"), rows)}
+Not supported: Modality Worklist, Modality Performed Procedure Step, Unified Worklist and Procedure Step, Instance Availability
+Notification, Print Management, Query/Retrieve as provider, Storage Commitment as provider.
+
+### 1.2 SOP classes
+
+{table(("SOP class", "UID", "user (SCU)", "provider (SCP)"), classes)}
+### 1.3 DICOM web services
+
+| service | user agent | origin server |
+| --- | --- | --- |
+| Studies: Store (STOW-RS) | Yes | No |
+| Studies: Search (QIDO-RS) | Yes | No |
+| all others | No | No |
+
+### 1.4 Media services
+
+None.
+
+### 1.5 Real-Time Video services
+
+None.
+
+### 1.6 De-identification profiles
+
+Basic Application Level Confidentiality Profile with options, for destinations that ask for it: 8.4.
+
+### 1.7 Specific Character Sets
+
+All of PS3.3 C.12.1.1.2 are read; ISO_IR 192, or the set of the source, is written: 5.5.
+"""
+
+
+def services() -> str:
+    """Section 5."""
+    mapping = [
+        ("C-ECHO, C-STORE as SCP", "listener", "any configured peer that may send"),
+        (
+            "N-EVENT-REPORT as SCU of storage commitment",
+            "listener, and the association of the request",
+            "the peer that was asked",
+        ),
+        (
+            "C-STORE, C-FIND, N-ACTION, C-ECHO as SCU",
+            "delivery",
+            'peers that may receive, with `transport = "dimse"`',
+        ),
+        ("STOW-RS, QIDO-RS", "delivery", 'peers with `transport = "dicomweb"`'),
+        ("REST API of Orthanc (no DICOM service)", "delivery", 'peers with `transport = "orthanc"`'),
+    ]
+    parts = "\n".join(
+        f"#### 5.2.{number} {service.name} service\n\n{service.text()}"
+        for number, service in enumerate(SERVICES, start=1)
+    )
+    return f"""\
+## 5 Service and interoperability description
+
+### 5.1 Mapping of services to Application Entities
+
+One application entity has all services, under one AE title.
+
+{table(("service", "activity", "with"), mapping)}
+### 5.2 DIMSE services
+
+{parts}
+### 5.3 DICOM web services
+
+Studies web service as user agent, where a peer has `transport = "dicomweb"`: Store (`POST …/studies/{{study}}`, media type
+`multipart/related; type="application/dicom"`, Explicit VR Little Endian), confirmed by Search
+(`GET …/studies/{{study}}/series/{{series}}/instances`). HTTP basic authentication and TLS. No redirect is followed, and no
+answer that does not name the object counts as stored. With `transport = "orthanc"`, which is no DICOM service:
+`POST /instances`, confirmed by `POST /tools/lookup` and comparison with what is stored.
+
+### 5.4 Cross-service considerations
+
+A job begins when no association holds its study and a quiet time has passed. Its results are built once: a repetition, on
+whatever service, sends the same bytes under the same SOP Instance UID. "Delivered" is said only of what the destination shows
+or keeps (`confirm`). A later report names the one that it replaces in Predecessor Documents Sequence.
+
+### 5.5 Specific Character Sets
+
+All character sets of PS3.3 C.12.1.1.2 are read, with and without code extensions. Text that its character set does
+not decode is not replaced: the object is decoded with the `assume_charset` of its peer, or put in quarantine. Results
+are written in ISO_IR 192 (UTF-8), or in the character set of the source (`charset = "source"`) where that holds all of them.
+"""
+
+
+def configuration() -> str:
+    """Section 6."""
+    sections: tuple[tuple[str, type[BaseModel]], ...] = (
+        ("6.1 General: `[listener]`", ListenerSettings),
+        ("6.2 Remote application entities: `[[peers]]`", PeerSettings),
+        ("6.3 Delivery and confirmation: `[outbox]`", OutboxSettings),
+        ("6.4 Audit trail: `[audit]`", AuditSettings),
+    )
+    parts = "\n".join(f"### {title}\n\n{_settings(model)}" for title, model in sections)
+    return f"""\
+## 6 Configuration
+
+In TOML files, and for peers in the console. AE titles, hosts and ports are configured; none is discovered. The default
+port is registered for DICOM; the default AE title is AINODE (`node.ae_title`). TCP/IP, IPv4 and IPv6.
+
+{parts}"""
+
+
+def _settings(model: type[BaseModel]) -> str:
+    rows = [setting_row(name, field) for name, field in model.model_fields.items()]
+    return table(("parameter", "default", "what it does"), rows)
+
+
+def class_name(uid: str) -> str:
+    """The name of a SOP class that is in our tables, private ones too."""
+    return next((item.name for item in STORAGE_CLASSES if item.uid == uid), UID(uid).name)
+
+
+def _verification() -> str:
+    return f"""\
+As SCP to anyone whom `echo_from` lets in, even where only C-ECHO is allowed; as SCU by `dicom-node echo`,
+`dicom-node peers test` and `dicom-node check`. At most {limits.STRANGERS} associations of unknown callers at a time, and
+{limits.STRANGERS_OF_ONE_ADDRESS} of one address.
+"""
+
+
+def _storage() -> str:
+    classes = table(
+        ("SOP class", "UID", "taken for"),
+        [(item.name, item.uid, _use(item.uid, item.kind)) for item in STORAGE_CLASSES],
+    )
+    syntaxes = table(
+        ("preference", "transfer syntax", "UID", "kind"),
+        [(number, item.name, item.uid, item.kind) for number, item in enumerate(TRANSFER_SYNTAXES, start=1)],
+    )
+    results = table(
+        ("kind", "what it is", "SOP class", "UID", "Series Number"),
+        [
+            (f"`{kind}`", _KINDS[kind], UID(uid).name, uid, SERIES_NUMBERS[kind])
+            for kind, uids in SOP_CLASSES.items()
+            for uid in uids
+        ],
+    )
+    return f"""\
+##### 5.2.2.1 SCP of the Storage SOP classes
+
+Each class below is accepted with each transfer syntax below, in any number of presentation contexts. Of several transfer
+syntaxes in one context the first of this list that was offered is taken: what can be decoded without loss comes before what
+has lost something already. Further classes: `listener.further_storage_classes`.
+
+{classes}
+Transfer syntaxes, in order of preference. Where a rule asks for images that are "kept but not decoded here" the report names
+them, or says "AI did not run: cannot be decoded" if there are no others.
+
+{syntaxes}
+Objects are kept bit for bit as they came (Level 2, full; PS3.4 B.4.1), and no element is coerced, so no warning status is
+returned. Success means that the object is on stable storage (file and directory entry synced). Of the content, SOP Class
+UID and SOP Instance UID are compared with the request, where the first {limits.HEAD} bytes of the data set show them: another
+class is refused, another instance is stored under its own UID with event 1013, or refused (`listener.instance_uids`). An
+object with other faults is acknowledged and then put in quarantine. The same SOP Instance UID again is acknowledged; nothing
+received is ever overwritten. Statuses: 7.3.
+
+##### 5.2.2.2 SCU of the Storage SOP classes
+
+Sent to peers that may receive, as far as their `results` name the kind:
+
+{results}
+Results are in Explicit VR Little Endian, and converted where the destination accepts Implicit VR Little Endian only. Nothing
+is compressed.
+"""
+
+
+def _use(uid: str, kind: ClassKind) -> str:
+    if kind is not ClassKind.IMAGE:
+        return "kept with its study, starts nothing"
+    if uid in SECONDARY_CAPTURES:
+        return "analysis where a rule names its sender (`secondary_captures_from`), else kept"
+    return "analysis, by rule"
+
+
+def _commitment() -> str:
+    peer = PeerSettings(name="x", ae_title="X")
+    return f"""\
+As SCU (PS3.4 Annex J), for peers with `confirm = "commitment"`. After Success of their C-STORE up to 32 objects of one study are
+named in one N-ACTION (Action Type 1) on an association of its own, with a Transaction UID (2.25 and a random number) that is
+in the database before it is sent. AE title, host and port may differ from those of storage (`commitment_ae_title`,
+`commitment_host`, `commitment_port`). Storage media are not named.
+
+The report (N-EVENT-REPORT, Event Types 1 and 2) is taken on the association of the request, which stays open for it for
+{peer.commitment_wait_seconds:g} s (`commitment_wait_seconds`), and on an association that the SCP opens to our listener under its
+AE title, proposing the SCP role by SCP/SCU Role Selection. Without that, and from peers that are not asked, the presentation
+context is rejected: **the node takes over no storage commitment**, as SCP it gives none.
+
+It is answered with Success when it is on stable storage, may come at any time and more than once, and counts only for
+objects of a request to that peer. Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects,
+{limits.REPORTS_OF_ONE_ASSOCIATION} reports on one association.
+
+| answer | what the node does |
+| --- | --- |
+| object in Referenced SOP Sequence | confirmed |
+| object in Failed SOP Sequence, whatever its Failure Reason | sent and asked for again, as often as refusals are; then a person must look |
+| N-ACTION 0110, 0210, 0213, abort, no answer, no association | asked again with a new Transaction UID |
+| other failures of the N-ACTION, context not accepted | as without report, at once |
+| no report for {peer.commitment_hours:g} h (`commitment_hours`) | `commitment_else`: confirmed by query, or given up as unconfirmed for a person; a late report still confirms |
+"""
+
+
+def _query() -> str:
+    outbox = OutboxSettings()
+    return f"""\
+As SCU, to confirm what was stored (`confirm = "query"`): Study Root, IMAGE level, one C-FIND for each series, until the
+destination shows the object. What is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again. Query AE, host and port
+may differ from those of storage; `confirm = "none"` takes Success as the end. Relational queries are not used, and nothing is
+cancelled.
+
+| key | tag | match |
+| --- | --- | --- |
+| Query/Retrieve Level | (0008,0052) | IMAGE |
+| Study Instance UID | (0020,000D) | unique |
+| Series Instance UID | (0020,000E) | unique |
+| SOP Instance UID | (0008,0018) | unique for one object, else universal |
+| SOP Class UID | (0008,0016) | returned |
+"""
+
+
+SERVICES: Final[tuple[Service, ...]] = (
+    Service("Verification", (VERIFICATION,), (VERIFICATION,), _verification),
+    Service(
+        "Storage",
+        tuple(dict.fromkeys(str(uid) for classes in SOP_CLASSES.values() for uid in classes)),
+        tuple(item.uid for item in STORAGE_CLASSES),
+        _storage,
+    ),
+    Service("Storage Commitment", (str(commitment.SOP_CLASS),), (), _commitment),
+    Service("Query/Retrieve", (STUDY_ROOT_FIND,), (), _query),
+)
+"""In the order of the statement."""
