@@ -11,6 +11,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import cast
 
 import cv2
@@ -237,30 +239,19 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
         marks += [replace(mark, frame=index + 1) for mark in kept if not _is_known(mark, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
-    # Text stays only as the first frame shows it, and only while it does not change.
-    kept_text = plans[0].kept & ~mask & ~banner
-    not_tissue = plans[0].not_tissue & ~mask
-    area, ground = (
-        cast(Mask, np.logical_or.reduce([getattr(plan, name) for plan in plans]))
-        for name in ("area", "ground")
-    )
-    in_doubt = tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt))
-    waves = plans[0].waves
-    for other in plans[1:]:
-        waves = waves | other.waves
     mask &= ~banner
-    plan = RemovalPlan(
-        banner,
-        mask,
-        kept_text,
-        not_tissue,
-        area,
-        waves,
-        tuple(marks),
-        tuple(readings),
-        plans[0].lines,
-        ground,
-        in_doubt,
+    plan = replace(
+        plans[0],  # text stays only as the first frame shows it, and only while it does not change
+        banner=banner,
+        mask=mask,
+        kept=plans[0].kept & ~mask & ~banner,
+        not_tissue=plans[0].not_tissue & ~mask,
+        area=np.logical_or.reduce([plan.area for plan in plans]),
+        waves=reduce(or_, (plan.waves for plan in plans)),
+        marks=tuple(marks),
+        readings=tuple(readings),
+        ground=np.logical_or.reduce([plan.ground for plan in plans]),
+        in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index))

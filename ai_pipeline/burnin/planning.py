@@ -182,16 +182,18 @@ def plan_views(
     )
     for view in views[1:]:
         more = plan_removal(view, header, tools, policy, graphics=False, allowed=allowed)
-        banner, mask = plan.banner | more.banner, plan.mask | more.mask
-        check_share(mask & ~banner)
-        kept = (plan.kept | more.kept) & ~mask & ~banner
-        not_tissue = (plan.not_tissue | more.not_tissue) & ~mask
-        readings = (*plan.readings, *more.readings)
-        marks = (*plan.marks, *more.marks)
-        mask &= ~banner
-        area, waves, lines = plan.area, plan.waves, (*plan.lines, *more.lines)
-        plan = RemovalPlan(
-            banner, mask, kept, not_tissue, area, waves, marks, readings, lines, plan.ground, plan.in_doubt
+        banner = plan.banner | more.banner
+        mask = (plan.mask | (more.mask & (~plan.ground | strokes(view)))) & ~banner
+        check_share(mask)
+        plan = replace(
+            plan,
+            banner=banner,
+            mask=mask,
+            kept=(plan.kept | more.kept) & ~mask & ~banner,
+            not_tissue=(plan.not_tissue | more.not_tissue) & ~mask,
+            readings=(*plan.readings, *more.readings),
+            marks=(*plan.marks, *more.marks),
+            lines=(*plan.lines, *more.lines),
         )
     return plan
 

@@ -44,7 +44,8 @@ class ReaderNetwork(nn.Module):
         x = self.narrow(x.flatten(1, 2))
         for block in self.line:
             x = block(x)
-        return self.head(x).transpose(1, 2)
+        logits: Tensor = self.head(x)
+        return logits.transpose(1, 2)
 
 
 class ReaderGraph(nn.Module):

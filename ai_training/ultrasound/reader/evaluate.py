@@ -124,7 +124,7 @@ def _judged(group: str, frame: str, line: Line, box: TextBox, text: str) -> _Out
 def _figures(found: Sequence[_Outcome]) -> dict[str, Any]:
     weights = patient_weights([one.frame for one in found])
 
-    def share(above: Sequence[float], below: Sequence[float]) -> list[float | None]:
+    def share(above: Sequence[float], below: Sequence[float]) -> list[float]:
         return ratio(np.array(above, np.float64), np.array(below, np.float64), weights).as_list()
 
     return {

@@ -41,7 +41,7 @@ def write_reader_card(folder: Path, scores: Mapping[str, float], training: Mappi
             "Lines that slope or stand upside down are read by the second reader only.",
         ],
     }
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "symbols": {"read": SYMBOLS},
         "calibration": {"calibrated": False, "method": "mean probability of the symbols"},
         "training": {

@@ -196,7 +196,7 @@ def _letters(text: str, random: Random) -> npt.NDArray[np.float32] | None:
     if random.random() < 0.15:
         width = 1 + 0.35 * (random.random() - 0.3)
         image = cv2.resize(image, (max(4, round(image.shape[1] * width)), image.shape[0]))
-    return image.astype(np.float32) / 255
+    return np.asarray(image.astype(np.float32) / 255, np.float32)
 
 
 def _nothing(random: Random, grounds: Sequence[Picture]) -> Picture:
@@ -212,7 +212,7 @@ def _nothing(random: Random, grounds: Sequence[Picture]) -> Picture:
     elif kind < 0.45:
         middle, reach = (letters.shape[1] // 2, rows // 2), int(random.integers(3, 9))
         cv2.drawMarker(letters, middle, 255, int(random.choice([0, 1, 3, 5])), 2 * reach)
-    return _spoilt(letters.astype(np.float32) / 255, random, grounds)
+    return _spoilt(np.asarray(letters / 255, np.float32), random, grounds)
 
 
 def _written(text: str, font: ImageFont.FreeTypeFont, spacing: int, smooth: bool) -> Picture | None:
