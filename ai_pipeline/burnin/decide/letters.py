@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, dilated, index_of
-from ai_pipeline.burnin.decide.writing import Text, share_of
+from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
 
@@ -43,15 +43,12 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
     """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 
-    Those that the mark network has ``drawn``; where it has none, what stands out most in the text's box.
+    Those that the mark network has ``drawn``, which may lack a letter, and what stands out most in the text's
+    box.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
-        within = paint([text.box], drawn.shape, margin)
-        own = drawn & within
-        found |= (
-            own if share_of(drawn, text.box) >= TRACED else own | (strokes_in(picture, text.box) & within)
-        )
+        found |= (drawn | strokes_in(picture, text.box)) & paint([text.box], drawn.shape, margin)
     return found
 
 

@@ -287,6 +287,10 @@ def _is_ruler_mark(line: str) -> bool:
 
 
 def _is_frame_counter(line: str) -> bool:
-    """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
-    match = re.fullmatch(r"(\d{2,3}) ?/ ?(\d{2,3})", line)
-    return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31
+    """ "47/56", the frame of a loop, where neither can be a month and the second no day.
+
+    From 100 on only the last two frames, as in "99/100": "24/123" may be the 123rd case of a year.
+    """
+    match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
+    frame, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    return 12 < frame <= last and last > 31 and (last < 100 or last - frame <= 1)

@@ -46,8 +46,11 @@ SLOPE, LEAST_ROWS = 0.2, 0.4
 """Slope of a level line, at most (heights); rows that a line keeps, at least, as a share of its box's."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
-AMBIGUOUS = re.compile(r"9\d|100 ?\S?|FR ?\d\d|P (?:Low|Med|High)")
-"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter."""
+AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
+"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
+letter of a sex or of years is taken for one."""
+BLOCK = 2.5
+"""Distance up to which a name proves that such a line is no setting (heights of the line)."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
 """A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
@@ -212,10 +215,24 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
     last = re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
-    between = AMBIGUOUS.fullmatch(written) and below == {Meaning.ACOUSTIC}
+    between = AMBIGUOUS.fullmatch(written) and below == {Meaning.ACOUSTIC} and not _is_near_name(text, texts)
     if above == {Meaning.ACOUSTIC} and (last or between):
         return replace(text, meaning=Meaning.ACOUSTIC)
     return text
+
+
+def _is_near_name(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether what may be a name stands above, below or beside a text, in whatever column."""
+    left, top, right, bottom = text.box.box
+    reach = round(BLOCK * (bottom - top))
+    around = (left - reach, top - reach, right + reach, bottom + reach)
+    return any(
+        other.meaning is Meaning.IDENTITY
+        and overlap(other.box.box, around) > 0
+        and not _is_same_place(text.box.box, other.box.box)
+        and not AMBIGUOUS.fullmatch(other.line.text.strip())
+        for other in texts
+    )
 
 
 def _as_proof(text: Text) -> Meaning:

@@ -15,7 +15,7 @@ from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, Clea
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import RemovalPlan
 from ai_pipeline.burnin.tools import Tools
