@@ -28,6 +28,9 @@ LEAST_CONTRAST = 12
 THICKEST = 0.35
 """Thickness of a stroke, at most (heights of the line)."""
 
+WIDEST_MEDIAN = 255
+"""Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels)."""
+
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
     """Whether letters are proven at a place.
@@ -65,10 +68,11 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
     if not grey.size:
         return found
     square = np.ones((2 * max(2, round(THICKEST * box.height)) + 1,) * 2, np.uint8)
-    for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
+    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, WIDEST_MEDIAN)).astype(np.float32)
+    for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
         stands_out = cv2.morphologyEx(grey, way, square)
         level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
-        found[place] |= stands_out > level
+        found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
     return dilated(found, 3)
 
 
