@@ -183,11 +183,6 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
     return meaning if surely or setting else Meaning.IDENTITY
 
 
-def is_setting(text: str, confidence: float) -> bool:
-    """Whether a text is a setting or a logo of the device alone, and nothing of the patient."""
-    return meaning_of(text, confidence) in {Meaning.ACOUSTIC, Meaning.LOGO}
-
-
 def _meaning_of_line(line: str) -> Meaning:
     maker = line.strip(TICKS + QUOTES)
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
