@@ -17,8 +17,8 @@
   are not counted: the system may take them back at any time.
 
 Absolute figures belong to the machine and to what else it does: the load average is printed, read the ratios.
-The last lines are what the design asks for under ``clinical``: a still and a cine, each beside rapidocr in the
-same run.
+The last lines are what the design asks for under ``clinical``: a still and a cine, each beside rapidocr in
+the same run.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def shares(outputs: Sequence[str], sure: float = 0.9) -> npt.NDArray[np.float32]
 )
 def test_repeated_symbols_are_one_and_blanks_none(outputs: Sequence[str], text: str) -> None:
     read, sure = decoded(shares(outputs).reshape(-1, len(SYMBOLS) + 1))
-    assert (read, sure) == (text, pytest.approx(0.9 if text else 0.0))
+    assert read == text and sure == pytest.approx(0.9 if text else 0.0)
 
 
 def test_the_confidence_is_that_of_the_symbols_and_not_of_the_blanks() -> None:
@@ -58,7 +58,7 @@ def test_the_confidence_is_that_of_the_symbols_and_not_of_the_blanks() -> None:
 def test_a_line_is_made_32_high_and_no_wider_than_the_limit(rows: int, columns: int, wide: int) -> None:
     crop = np.random.default_rng(1).integers(0, 255, (rows, columns)).astype(np.uint8)
     line = prepared(crop)
-    assert (line.shape, line.dtype) == ((HEIGHT, wide), np.float32) and wide % STEP == 0
+    assert line.shape == (HEIGHT, wide) and line.dtype == np.float32 and wide % STEP == 0
     assert (line.min(), line.max()) == (-1, pytest.approx(1))
 
 
