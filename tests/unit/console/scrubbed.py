@@ -31,7 +31,10 @@ DEVICE = {"Manufacturer": "Maker [X]", "ManufacturerModelName": "Scan 7", "Softw
 
 
 class Scrubbed(Obedient):
-    """What a series is called says what becomes of it: NAME withheld until a box covers it, WIDE widened, DOUBT in doubt."""
+    """What a series is called says what becomes of it.
+
+    NAME is withheld until a box covers it, WIDE widened, DOUBT in doubt.
+    """
 
     card = replace(Obedient.card, name="scrubbed", options=PipelineOptions)
 
@@ -53,9 +56,8 @@ class Scrubbed(Obedient):
         cleaned = DerivedImage(
             ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True
         )
-        return PipelineResult(
-            (), (cleaned,), tuple(note for name, note in notes.items() if name == series), models=(MODEL,)
-        )
+        told = tuple(note for name, note in notes.items() if name == series)
+        return PipelineResult((), (cleaned,), told, models=(MODEL,))
 
 
 def _covers(box: tuple[int, int, int, int]) -> bool:
