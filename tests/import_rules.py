@@ -221,7 +221,7 @@ MAY_IMPORT["ai_pipeline.ovarian"] = (
 )
 MAY_IMPORT["ai_pipeline.chest"] = (
     *_PIPELINE,
-    "ai_pipeline.burnin.find.read_lines",
+    "ai_pipeline.burnin.find.line_network",
     "ai_pipeline.burnin.find.text",
 )
 for _point in entry_points(group="ai_pipeline.pipelines"):

@@ -38,8 +38,6 @@ from ai_pipeline.burnin.decide.whole_lines import (
     by_their_block,
     inner,
     with_all_letters,
-    without_boxes_across_lines,
-    without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import (
     Text,
@@ -54,7 +52,6 @@ from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.burnin.find.flow import colour_bars
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
@@ -138,7 +135,7 @@ def plan_removal(
     doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
     texts = [text for text in texts if text not in doubtful]
     if policy is CleaningPolicy.CLINICAL:
-        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy, allowed)
+        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, allowed)
         texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
     mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
     if policy is CleaningPolicy.CLINICAL:
@@ -255,7 +252,7 @@ def _seen(
     banner, banners = find_banner(header, picture)
     waves = _waves(picture, header)
     drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-    bars = find_bars(picture) | colour_bars(picture)
+    bars = find_bars(picture)
     if policy is CleaningPolicy.RESEARCH:
         drawn.masks[AnnotationKind.SCALE] |= bars
         return banner & ~waves.traces, banners, waves, drawn
@@ -348,14 +345,11 @@ def _whole_lines(
     strokes: Mask,
     picture: Picture,
     reader: TextReader,
-    policy: CleaningPolicy,
     allowed: Allowed,
 ) -> list[Text]:
     """The texts as lines that stay or go whole."""
-    single = without_boxes_across_lines(by_best_reading(texts), picture.shape)
-    best = by_their_block(single)
-    whole = with_all_letters(best, strokes, picture, reader, MARGIN, allowed)
-    return without_cut_lines(whole, policy.removes, picture)
+    best = by_their_block(by_best_reading(texts))
+    return with_all_letters(best, strokes, picture, reader, MARGIN, allowed)
 
 
 def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:

@@ -36,7 +36,7 @@ class ReaderNetwork(nn.Module):
         )
         rows = HEIGHT // 16
         self.narrow = nn.Conv1d(rows * fourth, LINE, 1)
-        self.line = nn.ModuleList(_Residual(dilation) for dilation in (1, 2, 4))
+        self.line = nn.ModuleList(_Neighbours(dilation) for dilation in (1, 2, 4))
         self.head = nn.Conv1d(LINE, symbols, 1)
 
     def forward(self, lines: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class ReaderGraph(nn.Module):
         return torch.softmax(self.network(lines), dim=2)
 
 
-class _Residual(nn.Module):
+class _Neighbours(nn.Module):
     """Letters beside a letter say what it is: ``x`` plus what its neighbours add."""
 
     def __init__(self, dilation: int) -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, dilated, index_of
-from ai_pipeline.burnin.decide.writing import Text, share_of
+from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
 
@@ -27,6 +27,9 @@ LEAST_CONTRAST = 12
 """How far a stroke stands out from what is beside it, at least (grey levels)."""
 THICKEST = 0.35
 """Thickness of a stroke, at most (heights of the line)."""
+
+WIDEST_MEDIAN = 255
+"""Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels)."""
 
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
@@ -48,15 +51,12 @@ def reads_letters(text: Text) -> bool:
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
     """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 
-    Those that the mark network has ``drawn``; where it has none, what stands out most in the text's box.
+    Those that the mark network has ``drawn``, which may lack a letter, and what stands out most in the text's
+    box.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
-        within = paint([text.box], drawn.shape, margin)
-        own = drawn & within
-        found |= (
-            own if share_of(drawn, text.box) >= TRACED else own | (strokes_in(picture, text.box) & within)
-        )
+        found |= (drawn | strokes_in(picture, text.box)) & paint([text.box], drawn.shape, margin)
     return found
 
 
@@ -73,10 +73,11 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
     if not grey.size:
         return found
     square = np.ones((2 * max(2, round(THICKEST * box.height)) + 1,) * 2, np.uint8)
-    for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
+    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, WIDEST_MEDIAN)).astype(np.float32)
+    for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
         stands_out = cv2.morphologyEx(grey, way, square)
         level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
-        found[place] |= stands_out > level
+        found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
     return dilated(found, 3)
 
 

@@ -183,11 +183,6 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
     return meaning if surely or setting else Meaning.IDENTITY
 
 
-def is_setting(text: str, confidence: float) -> bool:
-    """Whether a text is a setting or a logo of the device alone, and nothing of the patient."""
-    return meaning_of(text, confidence) in {Meaning.ACOUSTIC, Meaning.LOGO}
-
-
 def _meaning_of_line(line: str) -> Meaning:
     maker = line.strip(TICKS + QUOTES)
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
@@ -287,6 +282,10 @@ def _is_ruler_mark(line: str) -> bool:
 
 
 def _is_frame_counter(line: str) -> bool:
-    """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
-    match = re.fullmatch(r"(\d{2,3}) ?/ ?(\d{2,3})", line)
-    return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31
+    """ "47/56", the frame of a loop, where neither can be a month and the second no day.
+
+    From 100 on only the last two frames, as in "99/100": "24/123" may be the 123rd case of a year.
+    """
+    match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
+    frame, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    return 12 < frame <= last and last > 31 and (last < 100 or last - frame <= 1)

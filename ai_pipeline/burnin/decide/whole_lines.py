@@ -6,17 +6,15 @@ Where both cannot be had the line goes. One place that was read more than once i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import (
     Box,
     Mask,
     Picture,
-    brightest,
     centre_of,
     component_boxes,
     components,
@@ -33,23 +31,15 @@ from ai_pipeline.contract import Meaning
 BEYOND, LEVEL = 0.3, 0.6
 """How far a second reading's box reaches beyond the first one's at either end, at most, and their common
 height, at least (heights of the higher, and of the first): a letter is wider."""
-ACROSS = 1.4
-"""Height of a box across several lines, at least (heights of each)."""
 RIM = 0.15
 """What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
-CUT = 0.05
-"""Share of a line, without its rim, that lies in text that goes, from which the line cannot stay."""
-LETTER, GAP = 9, 0.6
-"""Side of the square in which a stroke stands out (pixels); what a row between two lines has of them, at most
-(means of the rows from the middle of one to that of the other)."""
-SLOPE, LEAST_ROWS = 0.2, 0.4
-"""Slope of a level line, at most (heights); rows that a line keeps, at least, as a share of its box's."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove what stands between them (heights of a line)."""
-AMBIGUOUS = re.compile(r"9\d|100 ?\S?|FR ?\d\d|P (?:Low|Med|High)")
-"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter."""
+AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
+"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
+letter of a sex or of years is taken for one."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
 """A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
@@ -68,15 +58,6 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
     return [_as_proven(text, proven) for text in texts]
 
 
-def without_boxes_across_lines(texts: Sequence[Text], shape: tuple[int, ...]) -> list[Text]:
-    """The texts without uncertain ones that lie across several lines, if these lines are all read and proven.
-
-    The detector took several lines for one in a blurred view; another view has read all of them.
-    """
-    proven = [text.box for text in texts if text.meaning is not Meaning.IDENTITY]
-    return [text for text in texts if not _is_across_lines(text, proven, shape)]
-
-
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts whose meaning the lines above and below prove: a power in per cent, a model's number.
 
@@ -87,29 +68,6 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
     return found
-
-
-def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
-    """The texts; texts that may stay by their meaning count as identity if a removed text overlaps them.
-
-    Boxes of close lines with different fates are cut where one ends and the other begins.
-    """
-    found = list(texts)
-    while True:
-        fates = [(text.box.box, goes(text.meaning)) for text in found]
-        found = [_with_own_rows(text, fates, goes(text.meaning), picture) for text in found]
-        removed = [inner(text.box).box for text in found if goes(text.meaning)]
-        cut = {
-            index
-            for index, text in enumerate(found)
-            if not goes(text.meaning) and any(overlap(inner(text.box).box, one) > CUT for one in removed)
-        }
-        if not cut:
-            return found
-        found = [
-            replace(text, meaning=Meaning.IDENTITY) if index in cut else text
-            for index, text in enumerate(found)
-        ]
 
 
 def with_all_letters(
@@ -154,46 +112,6 @@ def inner(box: TextBox) -> TextBox:
     rim = RIM * (down if np.linalg.norm(down) <= np.linalg.norm(across) else across)
     towards = (1, 1, -1, -1) if np.linalg.norm(down) <= np.linalg.norm(across) else (1, -1, -1, 1)
     return TextBox(corners + np.outer(towards, rim).astype(np.float32), box.confidence)
-
-
-def _with_own_rows(text: Text, fates: Sequence[tuple[Box, bool]], goes: bool, picture: Picture) -> Text:
-    left, top, right, bottom = box = text.box.box
-    level = abs(float(text.box.corners[0, 1] - text.box.corners[1, 1])) < SLOPE * (bottom - top)
-    if not level or right - left < bottom - top:
-        return text
-    for other, fate in fates:
-        row = _row_between(box, other, picture) if fate is not goes and _reaches_into(box, other) else None
-        if row is not None:
-            if centre_of(other)[1] < centre_of(box)[1]:
-                top = max(top, row)
-            else:
-                bottom = min(bottom, row)
-    if (top, bottom) == (box[1], box[3]) or bottom - top < LEAST_ROWS * (box[3] - box[1]):
-        return text
-    return replace(text, box=level_box((left, top, right, bottom), text.box.confidence))
-
-
-def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
-    """Where the lower one of two close lines begins: at the row between them with the least of letters.
-
-    None where no row has much less of them than the others: then it is not seen where one line ends.
-    """
-    upper, lower = sorted((box, other), key=lambda one: centre_of(one)[1])
-    first, last = round(centre_of(upper)[1]), round(centre_of(lower)[1])
-    rows, columns = index_of((max(box[0], other[0]), first, min(box[2], other[2]), max(last, first + 1)))
-    grey = np.ascontiguousarray(brightest(picture[rows, columns]))
-    square = np.ones((LETTER, LETTER), np.uint8)
-    ink = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, square).sum(axis=1, dtype=np.int64)
-    if not ink.size or ink.min() >= GAP * ink.mean():
-        return None
-    return int(rows.start + np.median(np.flatnonzero(ink == ink.min())))
-
-
-def _reaches_into(box: Box, other: Box) -> bool:
-    """Whether a box overlaps that of another line, above or below it."""
-    across = min(box[2], other[2]) - max(box[0], other[0])
-    down = min(box[3], other[3]) - max(box[1], other[1])
-    return across > 0 and 0 < down < LEVEL * min(box[3] - box[1], other[3] - other[1])
 
 
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
@@ -257,23 +175,6 @@ def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
     aligned = any(abs(one - another) <= reach for one, another in edges)
     return aligned and -reach <= other[1] - box[3] <= apart * height
-
-
-def _is_across_lines(text: Text, proven: Sequence[TextBox], shape: tuple[int, ...]) -> bool:
-    """Whether a text lies across two proven lines or more, with no room for a letter beside them."""
-    if text.meaning is not Meaning.IDENTITY or text.line.confidence >= LEAST_CONFIDENCE:
-        return False
-    lines = [
-        line
-        for line in proven
-        if text.box.height > ACROSS * line.height and overlap(line.box, text.box.box) > 0
-    ]
-    if len(lines) < 2:
-        return False
-    letter = max(3, round(min(line.height for line in lines) / 2))
-    open_ = paint([text.box], shape, 0.0) & ~paint(lines, shape, 0.0)
-    square = np.ones((letter, letter), np.uint8)
-    return not cv2.erode(open_.astype(np.uint8), square, borderValue=0).any()
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:

@@ -1,8 +1,8 @@
 """``ai-pipeline evaluate reader``: lines that no reader has seen, read by ours, by rapidocr and by Tesseract.
 
 Real lines of test frames, written down by eye (``tests/data/lines``): character error, and how many
-harmless ones are proven harmless, so that they stay. Drawn names, dates and numbers on test frames, in fonts of
-no training picture: how many of these are taken for harmless, which would be a leak. Blanks do not count.
+harmless ones are proven harmless, so that they stay. Drawn names, dates and numbers on test frames, in fonts
+of no training picture: how many of these are taken for harmless, which would be a leak. Blanks do not count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Read = Callable[[Picture, TextBox], Line]
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class _LineAsRead:
     group: str
     frame: str
     letters: int
@@ -114,14 +114,14 @@ def _with_margin(box: Box, picture: Picture) -> TextBox:
     return level_box(wider, 1.0)
 
 
-def _judged(group: str, frame: str, line: Line, box: TextBox, text: str) -> _Outcome:
+def _judged(group: str, frame: str, line: Line, box: TextBox, text: str) -> _LineAsRead:
     read, truth = ("".join(one.split()) for one in (line.text, text))
     harmless = meaning_of(text, 1.0) is not Meaning.IDENTITY
     proven = text_meaning(box, line) is not Meaning.IDENTITY
-    return _Outcome(group, frame, len(truth), distance(read, truth), harmless, proven)
+    return _LineAsRead(group, frame, len(truth), distance(read, truth), harmless, proven)
 
 
-def _figures(found: Sequence[_Outcome]) -> dict[str, Any]:
+def _figures(found: Sequence[_LineAsRead]) -> dict[str, Any]:
     weights = patient_weights([one.frame for one in found])
 
     def share(above: Sequence[float], below: Sequence[float]) -> list[float]:

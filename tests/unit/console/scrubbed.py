@@ -31,7 +31,10 @@ DEVICE = {"Manufacturer": "Maker [X]", "ManufacturerModelName": "Scan 7", "Softw
 
 
 class Scrubbed(Obedient):
-    """What a series is called says what becomes of it: NAME withheld until a box covers it, WIDE widened."""
+    """What a series is called says what becomes of it.
+
+    NAME is withheld until a box covers it, WIDE widened, DOUBT in doubt.
+    """
 
     card = replace(Obedient.card, name="scrubbed", options=PipelineOptions)
 
@@ -46,11 +49,15 @@ class Scrubbed(Obedient):
         frames = np.stack([image.stored()])
         for left, top, right, bottom in (*drawn, PLACE):
             frames[:, top:bottom, left:right] = 0
-        notes = [QualityNote("widened", "1 place needed a wider mask", image.uid, places=(PLACE,))]
+        notes = {
+            "WIDE": QualityNote("widened", "1 place needed a wider mask", image.uid, places=(PLACE,)),
+            "DOUBT": QualityNote("in_doubt", "1 place may hold letters", image.uid, places=(PLACE,)),
+        }
         cleaned = DerivedImage(
             ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True
         )
-        return PipelineResult((), (cleaned,), tuple(notes if series == "WIDE" else ()), models=(MODEL,))
+        told = tuple(note for name, note in notes.items() if name == series)
+        return PipelineResult((), (cleaned,), told, models=(MODEL,))
 
 
 def _covers(box: tuple[int, int, int, int]) -> bool:

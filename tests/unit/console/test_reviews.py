@@ -83,6 +83,17 @@ def test_withheld_and_widened_images_wait_with_their_places(console: ConsoleLab,
     assert "images to look at" in browser.text
 
 
+def test_an_image_with_places_in_doubt_is_sent_and_waits_for_a_person(
+    console: ConsoleLab, node: Inbox
+) -> None:
+    analysed(node, "DOUBT")
+    assert [cause for _, cause in waiting(node)] == ["in_doubt"]
+    assert rows(node)[0].places == [list(PLACE)] and len(cleaned(node)) == 1
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.get("/reviews") == 200 and "may hold letters" in browser.text
+    assert browser.get("/reviews/1") == 200
+
+
 def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_stayed(
     console: ConsoleLab, node: Inbox
 ) -> None:

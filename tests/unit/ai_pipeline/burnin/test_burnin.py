@@ -15,7 +15,7 @@ from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, Clea
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.fill.inpaint import inpaint
 from ai_pipeline.burnin.fill.inpainters import Classical
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.burnin.unchanged_outside import unchanged_outside

@@ -51,7 +51,7 @@ def test_text_beside_a_box_that_stays_withholds_the_image(
 
     def stubborn(self: Verifier, *given: object, **named: object) -> object:
         filled = np.zeros_like(given[1])
-        return residue(self, burned, filled, np.zeros_like(filled), *given[3:], **named)  # type: ignore[arg-type]
+        return residue(self, burned, filled, given[2], np.zeros_like(filled), *given[4:], **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Verifier, "residue", stubborn)
     with pytest.raises(CleaningFailed) as failed:

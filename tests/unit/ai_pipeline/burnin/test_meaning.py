@@ -28,7 +28,7 @@ HARMLESS = {
         "SRI UI 3 / CRI 2", "SRIII07CRI4", "SRIW0/CRI4", "SRIBO7CRI4", "C6 / M7*", "FF2/E3*", "Frą mid",
         "Qúal norm", "WMF 10W1", "/PRF 0.6kHz", "Routine 2 Trim./OB", "Routine HI",
         "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "Adult Echo", "Gen OB",
-        "47/56", "62/73", "MIm:1.5", "Qscan:85",
+        "47/56", "62/73", "99/100", "110/111", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
         "HM PI 6.80 - 2.80",
         "HM PI 11.80 - 2.50", "-6cmis", "6cmls", "Har-alta",
@@ -120,7 +120,7 @@ OTHERS = (
     "C57M4", "P47E3", "100G", "/45", "/KIM", "/MAG.1.67", "/THI", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2",
     "Routine Kim",
     "Lee 2 Trim.", "Quan Low", "Saul Low", "Qual", "WMF Low 45",
-    "24/123", "123/24", "12/124", "115/122", "045/123", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
+    "24/123", "123/24", "12/124", "115/122", "045/123", "045/046", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
     "Kidney B", "Der", "Feto Kim", "Feto Kim B", "Feto Long", "R Stone Feto", "Largo", "Alto B", "Largo 45 s",
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import planning
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
-from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
+from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -65,7 +66,9 @@ class Found:
     marks: tuple[Annotation, ...] = ()
     banner: Mask = field(default_factory=nothing)
     device: Mask = field(default_factory=nothing)
-    spelled: Mask = field(default_factory=nothing)
+    area: Mask = field(default_factory=nothing)
+    small: Line = NOTHING_READ
+    """What the reader of small letters reads wherever it is asked."""
     known: Mask = field(default_factory=nothing)
     """What the text finder was told to be text anyway."""
 
@@ -75,7 +78,9 @@ Plan = Callable[..., RemovalPlan]
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
-    def made(found: Found, policy: CleaningPolicy, *, graphics: bool = True, views: int = 0) -> RemovalPlan:
+    def made(
+        found: Found, policy: CleaningPolicy, *, graphics: bool = True, views: int = 0, **how: Any
+    ) -> RemovalPlan:
         def find_texts(_picture: Picture, _reader: object, known: Mask, *_: object) -> list[Text]:
             found.known = known
             return found.texts
@@ -87,16 +92,17 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             "find_drawings": lambda *_: drawings,
             "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
             "find_device_banner": lambda *_: (found.device, ()),
-            "text_in_outline": lambda *_: found.spelled,
+            "find_area": lambda *_: found.area,
         }
         for name, witness in says.items():
             monkeypatch.setattr(planning, name, witness)
-        tools = cast(Tools, SimpleNamespace(reader=None, finder=None, threshold=0.5, device_rules=None))
+        reader = SimpleNamespace(read_small=lambda *_: found.small)
+        tools = cast(Tools, SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None))
         picture: Picture = np.zeros((ROWS, COLUMNS), np.uint8)
         header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)
         if views:
             return planning.plan_views([picture] * views, header, tools, policy, graphics=graphics)
-        return planning.plan_removal(picture, header, tools, policy, graphics=graphics)
+        return planning.plan_removal(picture, header, tools, policy, graphics=graphics, **how)
 
     return made
 
@@ -242,14 +248,13 @@ def test_a_pair_of_crosses_is_no_word(plan: Plan, legible: bool, letters: int, s
         assert (not plan(found, CLINICAL).mask[place(CROSS)].any()) == stays
 
 
-def test_around_crosses_that_stay_nothing_is_taken_for_spelled(plan: Plan) -> None:
+def test_around_crosses_that_stay_nothing_is_taken(plan: Plan) -> None:
     around: Box = (145, 115, 165, 135)
     found = Found(texts=[text(around, Meaning.IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
-    found.spelled = filled((145 - 20, 115 - 20, 165 + 20, 135 + 20))
     made = plan(found, CLINICAL)
     assert made.kept[115 - 5 : 135 + 5, 145 - 5 : 165 + 5].all()  # .3 of 20 rows
-    assert not (made.mask & made.kept).any() and made.mask[100, 130]
-    assert plan(found, RESEARCH).mask[place(around)].all()
+    assert not made.mask.any()
+    assert plan(found, RESEARCH).mask[place(CROSS)].all()
 
 
 def test_crosses_at_the_edge_of_the_picture_are_no_word_either(plan: Plan) -> None:
@@ -270,11 +275,63 @@ def test_unread_text_where_nothing_is_drawn_is_identity_and_goes(plan: Plan) -> 
     assert plan(found, CLINICAL).mask[place(NAME)].all()
 
 
-def test_what_a_mask_would_spell_goes_but_not_what_stays(plan: Plan) -> None:
-    found = scene()
-    found.spelled = filled((0, 0, COLUMNS, 50))
+def on_tissue(words: str = "KIM", *, legible: bool = True) -> Found:
+    """A name of which the mark network has drawn three strokes, all of it in the image area."""
+    letters = filled(*((left, 22, left + 10, 58) for left in (30, 60, 90)))
+    name = text(NAME, Meaning.IDENTITY, words=words, legible=legible)
+    return Found(texts=[name], drawn={TEXT: letters}, area=filled((0, 0, 150, 100)))
+
+
+def test_in_the_image_area_only_strokes_of_proven_letters_are_filled(plan: Plan) -> None:
+    found = on_tissue()
     made = plan(found, CLINICAL)
-    assert made.mask[5, 10] and not made.mask[place(SETTING)].any()
+    assert np.array_equal(made.mask, found.drawn[TEXT])
+    assert made.in_doubt == () and made.ground[place(NAME)].all()
+    assert [(mark.box, mark.removed) for mark in made.marks] == [(NAME, True)]
+    assert plan(found, RESEARCH).mask[place(NAME)].all()
+
+
+def test_a_name_over_the_areas_edge_goes_by_its_strokes_within_and_whole_without(plan: Plan) -> None:
+    found = on_tissue()
+    found.area = filled((0, 0, 70, 100))
+    rim = round(planning.RIM * ROWS)
+    mask = plan(found, CLINICAL).mask
+    assert mask[20:60, 70 + rim : 120].all()
+    assert np.array_equal(mask[:, : 70 + rim], found.drawn[TEXT][:, : 70 + rim])
+
+
+def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -> None:
+    found = Found(texts=[text(NAME, Meaning.IDENTITY, legible=False)], area=filled((0, 0, 150, 100)))
+    made = plan(found, CLINICAL)
+    assert not made.mask.any() and made.marks == ()
+    assert made.in_doubt == ((15, 15, 126, 66),)  # with the margin of a mask
+    assert plan(found, CLINICAL, in_doubt=InDoubt.BOX).mask[place(NAME)].all()
+    with pytest.raises(CleaningFailed, match="may hold letters") as failed:
+        plan(found, CLINICAL, in_doubt=InDoubt.WITHHOLD)
+    assert failed.value.places == made.in_doubt
+    assert plan(on_tissue(), CLINICAL, in_doubt=InDoubt.WITHHOLD).mask.any()  # proven letters are in no doubt
+    assert plan(found, RESEARCH).mask[place(NAME)].all() and plan(found, RESEARCH).in_doubt == ()
+
+
+def test_a_line_that_the_mark_network_alone_has_drawn_is_read(plan: Plan) -> None:
+    letters = filled(*((left, 150, left + 4, 162) for left in range(20, 60, 8)))
+    found = Found(drawn={TEXT: letters}, small=Line("KIM M", 0.9, legible=True))
+    assert plan(found, CLINICAL).readings[0].text == "KIM M"
+    found.small = Line("Gn -2", 0.97, legible=True)
+    made = plan(found, CLINICAL)
+    assert not made.mask.any() and made.kept[letters].all()
+    found.small = Line("K", 0.97, legible=True)  # one letter is no line
+    assert plan(found, CLINICAL).readings == ()
+
+
+def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = filled((0, 39, COLUMNS, 42))
+    monkeypatch.setattr(planning, "_waves", lambda *_: Waves(nothing(), curve))
+    for policy in CleaningPolicy:
+        mask = plan(scene(), policy).mask
+        assert not (mask & curve).any()
+        assert mask[place(NAME)].any()
+    assert plan(scene(), RESEARCH).mask[30, 30]
 
 
 def test_too_much_of_the_picture_is_no_picture_but_a_banner_is_not_counted(plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -14,13 +13,12 @@ from ai_pipeline.burnin.decide.whole_lines import (
     around,
     by_best_reading,
     by_their_block,
-    ruler_digits,
     with_all_letters,
     without_boxes_across_lines,
     without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import Text
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.contract import Meaning
 
@@ -109,18 +107,6 @@ def test_a_line_of_which_all_letters_were_read_is_not_read_again() -> None:
     assert found == [line] and len(reader.seen) == 1
 
 
-def test_a_digit_in_line_with_a_rulers_numbers_is_one() -> None:
-    numbers = [text("10", (20, 100, 40, 112)), text("15", (20, 150, 40, 162))]
-    stays = ruler_digits(numbers, drawn((26, 50, 34, 62), (120, 50, 128, 62), (20, 20, 90, 32)))
-    assert stays[50:62, 26:34].all() and not stays[:, 100:].any() and not stays[20:32].any()
-    assert not ruler_digits(numbers[:1], drawn((26, 50, 34, 62))).any()
-
-
-def test_parts_of_a_date_are_no_ruler() -> None:
-    row = [text("12", (20, 100, 40, 112)), text("67", (60, 100, 80, 112))]
-    assert not ruler_digits(row, drawn((44, 100, 54, 112))).any()
-
-
 @pytest.mark.parametrize(
     ("above", "below", "meaning"),
     [
@@ -151,31 +137,6 @@ def test_no_initials_age_or_number_between_two_settings_is_one() -> None:
         return by_their_block([text(words, (120, top, 180, top + 18)) for words, top in lines])[1].meaning
 
     assert [between for between in NO_SETTINGS if meaning(between) is not Meaning.IDENTITY] == []
-
-
-@pytest.mark.parametrize("between", ["100G", "·100日", "Qual nom", "Frg mid", "WOF low2"])
-def test_what_is_misread_between_the_settings_of_a_block_is_one(between: str) -> None:
-    def judged(*lines: tuple[str, int]) -> Meaning:
-        block = [text(words, (120, top, 180, top + 18)) for words, top in (*lines, (between, 60))]
-        return by_their_block(block)[-1].meaning
-
-    above, below = ("SRI II 0/CRI 4", 20), ("Gn -1.4", 80)  # an empty line lies between the groups of a block
-    assert judged(above, below) is Meaning.ACOUSTIC
-    assert judged(above) is judged(below) is Meaning.IDENTITY
-    assert judged(above, below, ("Frg mid", 98)) is Meaning.ACOUSTIC  # it may be a setting itself
-    assert judged(above, below, ("KIM", 98)) is Meaning.IDENTITY
-    assert judged(above, ("KIM", 40), below) is Meaning.IDENTITY
-    assert judged(above, ("Frg mid", 80), ("Gn -1.4", 98)) is Meaning.IDENTITY  # neither proves the other
-    beside = text("KIM MINJUN", (10, 60, 100, 78))
-    block = [text(words, (120, top, 180, top + 18)) for words, top in (above, below, (between, 60))]
-    assert by_their_block([*block, beside])[2].meaning is Meaning.IDENTITY
-
-
-def test_a_power_that_is_read_with_and_without_its_padlock_stays_between_two_settings() -> None:
-    lines = [("SRI II 0/CRI 4", 20), ("100", 60), ("100G", 60), ("Gn -1.4", 80)]
-    block = [text(words, (120, top, 180, top + 18), confidence=0.99) for words, top in lines]
-    block[1] = replace(block[1], meaning=Meaning.IDENTITY)  # as it stands beside the other reading
-    assert meanings(by_their_block(block)) == [Meaning.ACOUSTIC] * 4
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])

@@ -1,4 +1,4 @@
-"""A place that is not proven is read once more, along rows and columns of pixels."""
+"""Two readers read a place: that of small letters first, and rapidocr what the first does not prove."""
 
 from __future__ import annotations
 
@@ -8,78 +8,91 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.annotation.pixels import Box, Picture
-from ai_pipeline.burnin.decide.writing import Candidate, find_texts
-from ai_pipeline.burnin.find.read_lines import Line
-from ai_pipeline.burnin.find.text import TextBox, TextReader
+from ai_pipeline.burnin.decide.writing import NOTHING_READ, Candidate, find_texts
+from ai_pipeline.burnin.find.line_network import Line, LineReader
+from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.contract import Meaning
 
-SLOPING = np.array([(20.4, 30.6), (79.6, 30.2), (79.7, 38.3), (20.5, 38.7)], np.float32)
 PICTURE = np.zeros((100, 120), np.uint8)
 
 
+def box(left: float, top: float, right: float, bottom: float, slope: float = 0.0) -> TextBox:
+    corners = [(left, top), (right, top + slope), (right, bottom + slope), (left, bottom)]
+    return TextBox(np.array(corners, np.float32), 0.9)
+
+
+def line(words: str, confidence: float = 0.97) -> Line:
+    return Line(words, confidence, legible=confidence >= 0.5)
+
+
 class Reader:
-    """Reads one text along the detector's box, another along rows and columns."""
+    """The two readers, each with one text; ``asked`` counts how often rapidocr was."""
 
-    def __init__(self, first: tuple[str, float], level: tuple[str, float]) -> None:
-        self.first, self.level = first, level
-        self.boxes: list[TextBox] = []
+    def __init__(self, small: Line, large: Line) -> None:
+        self.small, self.large, self.asked = small, large, 0
 
-    def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
-        self.boxes.append(box)
-        words, confidence = self.level if np.array_equal(box.corners, np.rint(box.corners)) else self.first
-        return Line(words, confidence, legible=confidence >= 0.5)
+    def read_small(self, _view: Picture, _box: TextBox) -> Line:
+        return self.small
 
-
-def judged(reader: Reader) -> tuple[str, Meaning]:
-    text = Candidate(PICTURE, TextBox(SLOPING, 0.9), 0.0).text(cast(TextReader, reader))
-    assert np.array_equal(text.box.corners, SLOPING)
-    return text.line.text, text.meaning
+    def read(self, _view: Picture, _box: TextBox, _least: int) -> Line:
+        self.asked += 1
+        return self.large
 
 
-def test_a_setting_that_is_blurred_along_a_sloping_box_is_read_along_the_pixels() -> None:
-    reader = Reader(("On -1.8", 0.8), ("Gn -1.8", 0.97))
-    assert judged(reader) == ("Gn -1.8", Meaning.ACOUSTIC)
-    assert reader.boxes[1].box == (20, 30, 80, 39)
+def judged(reader: Reader, flow: float = 0.0) -> tuple[str, str, Meaning]:
+    text = Candidate(PICTURE, box(20, 30, 80, 39), flow).text(cast(TextReader, reader))
+    return text.line.text, text.small.text, text.meaning
 
 
+def test_what_the_reader_of_small_letters_proves_is_read_once() -> None:
+    reader = Reader(line("Gn -1.4"), line("Kim"))
+    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC)
+    assert reader.asked == 0
+
+
+@pytest.mark.parametrize("small", [line("Kim"), line("Gn -1.4", 0.4), line("On -1.4"), NOTHING_READ])
 @pytest.mark.parametrize(
-    ("first", "level"),
-    [
-        (("Kim", 0.9), ("Gn -1.4", 0.97)),  # says something else
-        (("Gn -1.4 JK", 0.9), ("Gn -1.4", 0.97)),  # says more
-        (("On -1.4", 0.9), ("Gn -1.4", 0.7)),  # is unsure
-        (("C 45", 0.9), ("G 45", 0.97)),  # is too short
-        (("06/78", 0.9), ("66/78", 0.97)),  # has no keyword
-        (("45Y", 0.9), ("45", 0.97)),  # proves a ruler's number
-        (("Lt Lon", 0.9), ("Lt Lov", 0.97)),  # proves no setting
-        (("", 0.3), ("Gn -1.4", 0.97)),  # nothing was read: script that the recogniser does not know
-    ],
+    ("large", "meaning"), [(line("Gn -1.4"), Meaning.ACOUSTIC), (line("Kim"), Meaning.IDENTITY)]
 )
-def test_nothing_else_is_proven_by_the_second_reading(
-    first: tuple[str, float], level: tuple[str, float]
-) -> None:
-    assert judged(Reader(first, level)) == (first[0], Meaning.IDENTITY)
+def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, meaning: Meaning) -> None:
+    reader = Reader(small, large)
+    assert judged(reader) == (large.text, small.text, meaning)
+    assert reader.asked == 1
 
 
-def test_what_is_proven_is_read_once() -> None:
-    reader = Reader(("Gn -1.4", 0.97), ("Kim", 0.97))
-    assert judged(reader)[1] is Meaning.ACOUSTIC
-    assert len(reader.boxes) == 1
+def test_in_a_spectrum_it_proves_nothing() -> None:
+    assert judged(Reader(line("Gn -1.4"), line("Kim")), flow=1.0)[2] is Meaning.IDENTITY
+
+
+def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
+    seen: list[Picture] = []
+
+    class Small:
+        def read(self, crop: Picture) -> Line:
+            seen.append(crop)
+            return line("Gn")
+
+    reader = shared_reader().beside(cast(LineReader, Small()))
+    picture = np.random.default_rng(1).integers(0, 255, PICTURE.shape).astype(np.uint8)
+    assert reader.read_small(picture, box(20, 30, 80, 40, slope=1.0)).text == "Gn"
+    assert np.array_equal(seen[-1], picture[30:41, 20:80])
+    reader.read_small(picture, box(20, 30, 80, 40, slope=20.0))
+    assert seen[-1].shape[:2] == (10, 63)  # along the slope
+    reader.read_small(picture, box(20, 10, 30, 70))
+    assert seen[-1].shape[:2] == (10, 60)  # along the vertical line
+    assert not shared_reader().read_small(picture, box(20, 30, 80, 40)).legible  # it has none
 
 
 def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
-    def box(top: float, bottom: float) -> TextBox:
-        return TextBox(np.array([(20, top), (80, top), (80, bottom), (20, bottom)], np.float32), 0.9)
-
     class Page(Reader):
         def find(self, _view: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-            return [box(20, 40), box(31, 40)] if scale == 1.0 and within is None else []
+            return [box(20, 20, 80, 40), box(20, 31, 80, 40)] if scale == 1.0 and within is None else []
 
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
-            return Line("Gn -1.4" if box.height > 15 else "Kim", 0.95, legible=True)
+            return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader = Page(("", 0.0), ("", 0.0))
+    reader = Page(NOTHING_READ, NOTHING_READ)
     found = find_texts(
         PICTURE, cast(TextReader, reader), np.zeros(PICTURE.shape, np.bool_), no_waves(PICTURE.shape)
     )

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy
 from ai_pipeline.chest.stamps import Marker, Stamps

@@ -30,7 +30,7 @@ def app() -> typer.Typer:
     return app
 
 
-@pytest.mark.parametrize("what", ["marks", "inpaint"])
+@pytest.mark.parametrize("what", ["marks", "inpaint", "reader"])
 def test_training_without_images_ends_with_one_line(app: typer.Typer, tmp_path: Path, what: str) -> None:
     choices = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "0", "--threads", "1"]
     result = CliRunner().invoke(app, ["train", what, *choices])
