@@ -30,7 +30,6 @@ from ai_pipeline.burnin.decide.letters import (
     TRACED,
     are_letters,
     letter_strokes,
-    reads_letters,
 )
 from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
 from ai_pipeline.burnin.decide.whole_lines import (
@@ -128,6 +127,7 @@ def plan_removal(
     found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
+    waves = waves.without(paint([text.box for text in texts if text.line.legible], shape, MARGIN))
     written = banner | paint([text.box for text in found], shape, MARGIN)
     area = _area(picture, header, drawn, written, waves) if graphics else np.ones(shape, np.bool_)
     spares = graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX
@@ -142,6 +142,7 @@ def plan_removal(
         drawn = drawn.classified_apart(kept)
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
+    mask &= ~waves.traces
     mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
     doubts = _suspected(doubtful, left)
     if doubts and in_doubt is InDoubt.WITHHOLD:
@@ -331,13 +332,13 @@ def _with_proven_letters(
 
 
 def _suspected(doubtful: Sequence[Text], left: Mask) -> tuple[Box, ...]:
-    """Places in the image area that a person should look at: a reader reads something, or a line is drawn."""
+    """Places in the image area that a person should look at: they look like a line of text."""
     drawn = [
         box
         for box in component_boxes(components(left)[1])
         if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
     ]
-    return (*(text.box.box for text in doubtful if reads_letters(text)), *drawn)
+    return (*(text.box.box for text in doubtful), *drawn)
 
 
 def _whole_lines(

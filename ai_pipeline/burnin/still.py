@@ -210,6 +210,7 @@ class Window(ABC):
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
             more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
+            more &= ~self.plan.waves.traces
             if attempt == 0:
                 more &= ~self.plan.ground | self._letters(residue)
             if attempt < ROUNDS - 1:

@@ -43,11 +43,6 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
     return sum(witnesses) >= 2
 
 
-def reads_letters(text: Text) -> bool:
-    """Whether a reader reads letters at a place, however unsurely."""
-    return _reads(text.line, FEWEST) or _reads(text.small, FEWEST)
-
-
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
     """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 

@@ -85,9 +85,9 @@ class Candidate:
         """The text read there. In measured pixels (spectra, M-mode, curves) only text of three letters that
         is read whole and surely.
         """
-        least = 3 if self.flow > FILLS else 2 if self.flow > TOUCHES else 1
-        line = reader.read(self.view, self.box, least)
-        unsure = line.confidence < SURE or is_wide(self.box.length, self.box.height, line)
+        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
+        wide = is_wide(self.box.length, self.box.height, line)
+        unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
         return replace(line, legible=False) if self.flow > FILLS and unsure else line
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:

@@ -304,7 +304,7 @@ def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -
     found = Found(texts=[text(NAME, Meaning.IDENTITY, legible=False)], area=filled((0, 0, 150, 100)))
     made = plan(found, CLINICAL)
     assert not made.mask.any() and made.marks == ()
-    assert made.in_doubt == ((15, 15, 126, 66),)  # with the margin of a mask
+    assert made.in_doubt == (text(NAME, Meaning.IDENTITY).box.box,)
     assert plan(found, CLINICAL, in_doubt=InDoubt.BOX).mask[place(NAME)].all()
     with pytest.raises(CleaningFailed, match="may hold letters") as failed:
         plan(found, CLINICAL, in_doubt=InDoubt.WITHHOLD)
@@ -325,7 +325,7 @@ def test_a_line_that_the_mark_network_alone_has_drawn_is_read(plan: Plan) -> Non
 
 
 def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    curve = filled((0, 39, COLUMNS, 42))
+    curve = filled((0, 39, COLUMNS, 42), (COLUMNS - 9, 39, COLUMNS, 190))
     monkeypatch.setattr(planning, "_waves", lambda *_: Waves(nothing(), curve))
     for policy in CleaningPolicy:
         mask = plan(scene(), policy).mask

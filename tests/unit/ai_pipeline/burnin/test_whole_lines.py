@@ -14,8 +14,6 @@ from ai_pipeline.burnin.decide.whole_lines import (
     by_best_reading,
     by_their_block,
     with_all_letters,
-    without_boxes_across_lines,
-    without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.line_network import Line
@@ -58,17 +56,6 @@ def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, othe
 def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
     found = by_best_reading([text("MI 1.2 TIS 0.4"), text("M 1.2", (150, 40, 240, 60))])
     assert found[1].meaning is Meaning.IDENTITY
-
-
-def test_a_line_that_lies_in_what_goes_goes_and_so_does_what_lies_in_that() -> None:
-    name = text("KIM MINJUN", (20, 40, 110, 60))
-    chain = [name, text("MI 1.2"), text("Gn 50", (170, 40, 260, 60)), text("Gn 50", (100, 90, 180, 110))]
-    assert meanings(without_cut_lines(chain, goes, PLAIN)) == [Meaning.IDENTITY] * 3 + [Meaning.ACOUSTIC]
-
-
-def test_lines_that_stand_close_do_not_cut_each_other() -> None:
-    close = [text("KIM MINJUN", (100, 22, 180, 43)), text("MI 1.2"), text("LEE", (100, 57, 180, 78))]
-    assert meanings(without_cut_lines(close, goes, PLAIN))[1] is Meaning.ACOUSTIC
 
 
 class Reader:
@@ -151,21 +138,6 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     assert by_their_block([*block, text(name, place)])[1].meaning is Meaning.IDENTITY
 
 
-def test_a_box_across_lines_that_were_all_read_is_no_text_of_its_own() -> None:
-    lines = [text("Frq mid", (100, 40, 180, 56)), text("WMF low1", (100, 57, 180, 73))]
-    across = text("Prq", (98, 42, 180, 72), confidence=0.5)
-    assert without_boxes_across_lines([*lines, across], SHAPE) == lines
-    for other in (
-        text("Kim", (98, 42, 180, 95), confidence=0.5),  # reaches below the lines
-        text("Kim", (88, 42, 180, 72), confidence=0.5),  # there is room for a letter
-        text("Kim", (98, 42, 180, 57), confidence=0.5),  # of one line
-        text("Kim Minjun", (98, 42, 180, 72)),  # read surely
-    ):
-        assert without_boxes_across_lines([*lines, other], SHAPE) == [*lines, other]
-    unread = [lines[0], text("Kim", (100, 57, 180, 73))]
-    assert without_boxes_across_lines([*unread, across], SHAPE) == [*unread, across]
-
-
 @pytest.mark.parametrize("between", ["95", "FR 92", "P Low"])
 @pytest.mark.parametrize(
     "lines",
@@ -221,19 +193,6 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
 def test_a_model_below_its_makers_name_is_a_logo() -> None:
     block = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
     assert meanings(by_their_block(block)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
-
-
-def test_boxes_that_overlap_are_parted_where_the_letters_of_their_lines_end() -> None:
-    """The box of a name reaches four rows into the line below it; its letters do not."""
-    picture = np.zeros(SHAPE, np.uint8)
-    picture[44:56:3, 102:178] = 200
-    picture[46:56, 102:178:6] = 200
-    picture[60:72, 102:178:6] = 200
-    name, setting = text("KIM MINJUN", (100, 40, 180, 64)), text("MI 1.2", (100, 54, 180, 76))
-    kept = without_cut_lines([name, setting], goes, picture)
-    assert meanings(kept) == [Meaning.IDENTITY, Meaning.ACOUSTIC]
-    assert 56 <= kept[0].box.box[3] <= kept[1].box.box[1] <= 60
-    assert meanings(without_cut_lines([name, setting], goes, PLAIN)) == [Meaning.IDENTITY] * 2
 
 
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
