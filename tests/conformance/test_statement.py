@@ -175,7 +175,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
         }  # fmt: skip
         settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer]})
         DimseDestination(settings.peers[0], settings).test()
-        spool = Spool(tmp_path / "spool")
+        spool = Spool(tmp_path / "spool", 0)
         sink = Incoming(spool, WaitingObjects(spool.incoming), settings, settings.peers[0], 1)
         open_archive(settings.peers[0], settings).retrieve("2.25.1", sink)
         open_archive(settings.peers[0], settings).test()
