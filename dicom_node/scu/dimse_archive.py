@@ -38,6 +38,9 @@ from dicom_node.scu.statuses import retrieve_status
 
 LARGEST_BY_GET = 512 * 2**20
 """Bytes of an object by C-GET, which is in memory once; larger ones come by C-MOVE."""
+_KEPT = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+GET_SYNTAXES = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in _KEPT]
+"""Proposed for objects by C-GET: those that are decoded here. DCMTK gives no answer to as many as we know."""
 _LITTLE_ENDIAN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _PENDING = (0xFF00, 0xFF01)
 _FIND = StudyRootQueryRetrieveInformationModelFind
@@ -233,10 +236,7 @@ def _classes(sink: ObjectSink) -> Sequence[str]:
 
 
 def _storage_contexts(sink: ObjectSink) -> list[PresentationContext]:
-    """In transfer syntaxes that are decoded here: DCMTK gives no answer to as many as we know."""
-    kept = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
-    syntaxes = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in kept]
-    return [build_context(uid, syntaxes) for uid in _classes(sink)]
+    return [build_context(uid, GET_SYNTAXES) for uid in _classes(sink)]
 
 
 def _question(query: StudyQuery) -> Dataset:

@@ -56,7 +56,7 @@ _HTTP_RETRY = {
 }
 
 # PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
-_RETRIEVE: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
+RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
     (0x0000, 0x0000, _R.RETRIEVED, ""),
     (0xB000, 0xB000, _R.INCOMPLETE, "some objects did not come"),
     (0xA801, 0xA801, _R.REFUSED, "the peer does not know our AE title as a destination: add it there"),
@@ -70,7 +70,7 @@ _RETRIEVE: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
 
 def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
     """The meaning of the last status of a C-MOVE or C-GET, and why not all came."""
-    for first, last, status, text in _RETRIEVE:
+    for first, last, status, text in RETRIEVE_STATUSES:
         if first <= code <= last:
             return status, f"status {code:04X}: {text}" if text else ""
     return _R.RETRY, "failure"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from generate import table
-from statement.services import STUDY_ROOT_FIND, class_name
+from statement.services import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, class_name
 
 from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import ListenerSettings
+from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import VERIFICATION, accepted_classes, commitment_context, presentation_contexts
 from dicom_node.scp.policy import APPLICATION_CONTEXT
@@ -25,9 +26,11 @@ from dicom_node.scp.statuses import (
     SUCCESS,
     Status,
 )
+from dicom_node.scu.archive import RetrieveStatus
 from dicom_node.scu.destination import SendStatus
+from dicom_node.scu.dimse_archive import GET_SYNTAXES
 from dicom_node.scu.kinds import SOP_CLASSES
-from dicom_node.scu.statuses import STORE_STATUSES, StatusRange
+from dicom_node.scu.statuses import RETRIEVE_STATUSES, STORE_STATUSES
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Step:
 
 
 _M, _N, _P, _C = "Modality", "Node", "PACS", "Commitment SCP"
+_RETRIEVED: Final = {
+    RetrieveStatus.RETRIEVED: "the study is fetched",
+    RetrieveStatus.INCOMPLETE: f"tried again; after {ATTEMPTS} tries it is taken as it is",
+    RetrieveStatus.RETRY: f"tried again; given up after {ATTEMPTS} tries",
+    RetrieveStatus.REFUSED: "given up; a person may start it once more",
+}
 SEQUENCES: Final[dict[str, tuple[Step, ...]]] = {
     "Images are received": (
         Step(_M, _N, "A-ASSOCIATE"),
@@ -68,6 +77,25 @@ SEQUENCES: Final[dict[str, tuple[Step, ...]]] = {
         Step(_C, _N, "N-EVENT-REPORT-RQ: committed and failed objects"),
         Step(_N, _C, "N-EVENT-REPORT-RSP, when it is on stable storage", answer=True),
     ),
+    "Studies are found and fetched by C-MOVE": (
+        Step(_N, _P, "A-ASSOCIATE, with the query AE"),
+        Step(_N, _P, "C-FIND-RQ, STUDY level, for each day and modality"),
+        Step(_P, _N, "C-FIND-RSP: pending with each study, then success", answer=True),
+        Step(_N, _P, "A-RELEASE"),
+        Step(_N, _P, "A-ASSOCIATE, for each study"),
+        Step(_N, _P, "C-MOVE-RQ, to our AE title"),
+        Step(_P, _N, "A-ASSOCIATE, C-STORE-RQ, as images are received"),
+        Step(_P, _N, "C-MOVE-RSP: pending, then the last status", answer=True),
+        Step(_N, _P, "A-RELEASE"),
+    ),
+    "Studies are fetched by C-GET": (
+        Step(_N, _P, "A-ASSOCIATE, with SCP role for storage classes"),
+        Step(_N, _P, "C-GET-RQ"),
+        Step(_P, _N, "C-STORE-RQ, for each object"),
+        Step(_N, _P, "C-STORE-RSP, when it is on stable storage", answer=True),
+        Step(_P, _N, "C-GET-RSP: the last status", answer=True),
+        Step(_N, _P, "A-RELEASE"),
+    ),
 }
 
 
@@ -87,17 +115,20 @@ flowchart LR
     modality[Modality or PACS] -- C-STORE --> listener
     subgraph AINODE [AI node: one application entity]
         listener --> jobs[rules, analysis, results] --> delivery
+        fetching --> jobs
     end
     delivery -- "C-STORE, C-FIND, N-ACTION" --> pacs[PACS]
     delivery -- "STOW-RS, QIDO-RS" --> web[DICOMweb server]
     pacs -- N-EVENT-REPORT --> listener
+    fetching -- "C-FIND, C-MOVE, C-GET" --> pacs
+    fetching -- "QIDO-RS, WADO-RS" --> web
 ```
 
 ### 4.2 Functional definition of the application entity
 
 One application entity, `node.ae_title`, both receives and sends; `listener.further_ae_titles` adds titles under which it
 receives. It waits for associations from configured peers, and opens associations when results are there to be sent,
-confirmed or committed.
+confirmed or committed, and when studies are to be found or fetched.
 
 ### 4.3 Sequencing of real-world activities
 
@@ -121,7 +152,7 @@ def details() -> str:
 
 
 def _general() -> str:
-    listener, outbox = ListenerSettings(), OutboxSettings()
+    listener, outbox, peer = ListenerSettings(), OutboxSettings(), PeerSettings(name="x", ae_title="X")
     rows = [
         ("Application Context Name", APPLICATION_CONTEXT),
         ("Protocol version", "bit 0 alone is tested (PS3.8 9.3.2)"),
@@ -129,14 +160,15 @@ def _general() -> str:
         ("Implementation Version Name", IMPLEMENTATION_VERSION_NAME),
         ("maximum PDU size received", f"{listener.maximum_pdu_bytes} bytes (`maximum_pdu_bytes`)"),
         ("associations accepted at the same time", f"{listener.maximum_associations} (`maximum_associations`), and of each peer its own"),
-        ("associations initiated at the same time", "one for each destination, and one for a test by a person"),
+        ("associations initiated at the same time", "one for each destination, one for each peer that studies are fetched from, and one for a test or a question by a person"),
         ("asynchronous operations window", "not negotiated; requests that come before the answer to the last one are answered in order"),
         ("user identity (PS3.7 D.3.3.7)", "never sent; ignored, answered without being checked, or refused (`user_identity`)"),
         ("SOP class extended negotiation", "none"),
-        ("SCP/SCU role selection", "for storage commitment reports only"),
+        ("SCP/SCU role selection", "accepted for storage commitment reports; proposed for the objects of a C-GET"),
         ("association request as acceptor", f"whole within {listener.acse_timeout_seconds:g} s of the connection (`acse_timeout_seconds`)"),
         ("idle association as acceptor", f"aborted after {listener.network_timeout_seconds:g} s (`network_timeout_seconds`); a message has a second more for each {limits.SLOWEST_BYTES_PER_SECOND} bytes"),
         ("answer as initiator", f"{outbox.answer_seconds:g} s (`outbox.answer_seconds`), longer for large objects"),
+        ("retrieval as initiator", f"{peer.retrieve_minutes:g} minutes (`retrieve_minutes` of the peer)"),
     ]  # fmt: skip
     return f"""\
 ### 7.1 General association parameters
@@ -175,6 +207,13 @@ def _contexts() -> str:
         ),
         ("query", class_name(STUDY_ROOT_FIND), STUDY_ROOT_FIND, both),
         ("storage commitment", class_name(commitment.SOP_CLASS), commitment.SOP_CLASS, both),
+        *(("retrieval", class_name(uid), uid, both) for uid in (STUDY_ROOT_MOVE, STUDY_ROOT_GET)),
+        (
+            "retrieval by C-GET, with SCP role",
+            f"{len(accepted_classes())} storage classes of 5.2.2.1",
+            "",
+            f"the {len(GET_SYNTAXES)} of 5.2.2.1 that are decoded here",
+        ),
     ]
     return f"""\
 ### 7.2 Application entity specification
@@ -219,18 +258,25 @@ def _statuses() -> str:
 
 The first row that holds a status counts; any other status is taken as a failure.
 
-{table(("status", "meaning", "behaviour"), [(_range(one), one.text, _consequence(one.status, outbox)) for one in STORE_STATUSES])}
+{table(("status", "meaning", "behaviour"), [(_range(one.first, one.last), one.text, _consequence(one.status, outbox)) for one in STORE_STATUSES])}
 #### 7.3.5 Storage Commitment: answers to N-EVENT-REPORT
 
 {status_table(REPORT_STATUSES)}
 #### 7.3.6 Query/Retrieve service as SCU
 
-| status | meaning | behaviour |
-| --- | --- | --- |
-| FF00, FF01 | pending | the object that it names is confirmed |
-| 0000 | success | what was not named is not there yet: asked again |
-| others | failure | nothing is known: asked again |
-"""
+C-FIND to confirm results, and C-FIND for studies:
+
+| status | meaning | behaviour for results | behaviour for studies |
+| --- | --- | --- | --- |
+| FF00, FF01 | pending | the object that it names is confirmed | the study is to be fetched, where it is not here |
+| 0000 | success | what was not named is not there yet: asked again | the next question |
+| others | failure | nothing is known: asked again | the answers to this question are dropped; a person, or the next night, asks again |
+
+C-MOVE and C-GET: the first row that holds the last status counts. Success with failed sub-operations is taken as B000, success without
+any object as "the peer has no such study": given up, as where the presentation context is rejected. Where there is no association the
+peer is asked again, for ever; an association that is lost, or no answer in time, is a failure.
+
+{table(("status", "meaning", "behaviour"), [(_range(first, last), text or "success", _RETRIEVED[status]) for first, last, status, text in RETRIEVE_STATUSES])}"""
 
 
 def status_table(statuses: Sequence[Status]) -> str:
@@ -239,8 +285,8 @@ def status_table(statuses: Sequence[Status]) -> str:
     return table(("status", "category", "meaning", "when", "reference"), rows)
 
 
-def _range(one: StatusRange) -> str:
-    return f"{one.first:04X}" if one.first == one.last else f"{one.first:04X} to {one.last:04X}"
+def _range(first: int, last: int) -> str:
+    return f"{first:04X}" if first == last else f"{first:04X} to {last:04X}"
 
 
 def _consequence(status: SendStatus, outbox: OutboxSettings) -> str:

@@ -43,8 +43,8 @@ Where `[audit]` names a repository: audit messages of PS3.15 A.5 by syslog over 
 the other application entity as source (110153, DCM) or destination (110152, DCM), and the node ((110150, DCM, "Application")
 where it has neither role; AlternativeUserID has its AE title), objects the study (Study Instance UID) and the patient (Patient
 ID). The last five rows are what no person did: the node's start and stop, a complete study, results sent to a peer (one message
-for those that were sent together), and an association or a TLS handshake that was refused. Queries that the node makes to
-confirm its results are not audited.
+for those that were sent together), and an association or a TLS handshake that was refused. Of the queries that the node
+makes only those of a person who has studies fetched are audited ("studies fetched"), not those that confirm results.
 
 {audited}
 ### 8.4 De-identification

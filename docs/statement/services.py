@@ -12,6 +12,8 @@ from typing import Final
 
 from generate import setting_row, table
 from pydantic import BaseModel
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_node.config.sections import AuditSettings, OutboxSettings
@@ -23,9 +25,18 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
+from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
+from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
+_MATCHED: Final = {
+    "StudyInstanceUID": "universal, or unique for one study",
+    "StudyDate": "range: one day, or universal",
+    "ModalitiesInStudy": "single value, or universal",
+}
 _KINDS: Final = {
     ResultKind.SR: "report of findings (TID 1500)",
     ResultKind.GSPS: "overlay of findings on the source image",
@@ -72,8 +83,8 @@ def overview() -> str:
 ## 1 Conformance statement overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
-presentation state, secondary captures, segmentation) to configured destinations. It is no archive: it answers no
-query, and takes over no storage commitment (it may ask its destinations for it).
+presentation state, secondary captures, segmentation) to configured destinations. It may find studies that a peer has, and
+fetch them. It is no archive: it answers no query, and takes over no storage commitment (it may ask its destinations for it).
 
 ### 1.1 DIMSE services
 
@@ -90,6 +101,7 @@ Notification, Print Management, Query/Retrieve as provider, Storage Commitment a
 | --- | --- | --- |
 | Studies: Store (STOW-RS) | Yes | No |
 | Studies: Search (QIDO-RS) | Yes | No |
+| Studies: Retrieve (WADO-RS) | Yes | No |
 | all others | No | No |
 
 ### 1.4 Media services
@@ -124,8 +136,18 @@ def services() -> str:
             "delivery",
             'peers that may receive, with `transport = "dimse"`',
         ),
+        (
+            "C-FIND, C-MOVE, C-GET as SCU; C-STORE as SCP on the association of a C-GET",
+            "fetching",
+            'peers with `may = ["query"]` and `transport = "dimse"`',
+        ),
         ("STOW-RS, QIDO-RS", "delivery", 'peers with `transport = "dicomweb"`'),
-        ("REST API of Orthanc (no DICOM service)", "delivery", 'peers with `transport = "orthanc"`'),
+        ("QIDO-RS, WADO-RS", "fetching", 'peers with `may = ["query"]` and `transport = "dicomweb"`'),
+        (
+            "REST API of Orthanc (no DICOM service)",
+            "delivery, fetching",
+            'peers with `transport = "orthanc"`',
+        ),
     ]
     parts = "\n".join(
         f"#### 5.2.{number} {service.name} service\n\n{service.text()}"
@@ -147,8 +169,14 @@ One application entity has all services, under one AE title.
 Studies web service as user agent, where a peer has `transport = "dicomweb"`: Store (`POST …/studies/{{study}}`, media type
 `multipart/related; type="application/dicom"`, Explicit VR Little Endian), confirmed by Search
 (`GET …/studies/{{study}}/series/{{series}}/instances`). HTTP basic authentication and TLS. No redirect is followed, and no
-answer that does not name the object counts as stored. With `transport = "orthanc"`, which is no DICOM service:
-`POST /instances`, confirmed by `POST /tools/lookup` and comparison with what is stored.
+answer that does not name the object counts as stored.
+
+With `may = ["query"]` studies are found by Search (`GET …/studies`, `application/dicom+json`, `limit` and `offset`, the keys of
+5.2.4.2) and fetched by Retrieve (`GET …/studies/{{study}}`, `multipart/related; type="application/dicom"; transfer-syntax=*`):
+whole studies as they are stored, of at most {MOST_OBJECTS} objects, within `retrieve_minutes`.
+
+With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
+is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
 
 ### 5.4 Cross-service considerations
 
@@ -284,10 +312,13 @@ objects of a request to that peer. Limits: {commitment.MAXIMUM_BYTES // 1024} Ki
 def _query() -> str:
     outbox = OutboxSettings()
     return f"""\
-As SCU, to confirm what was stored (`confirm = "query"`): Study Root, IMAGE level, one C-FIND for each series, until the
-destination shows the object. What is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again. Query AE, host and port
-may differ from those of storage; `confirm = "none"` takes Success as the end. Relational queries are not used, and nothing is
+As SCU, Study Root. Query AE, host and port may differ from those of storage. Relational queries are not used, and nothing is
 cancelled.
+
+##### 5.2.4.1 Results are confirmed
+
+Where a peer has `confirm = "query"`: IMAGE level, one C-FIND for each series, until the destination shows the object. What is not
+shown within {outbox.confirm_seconds / 60:g} minutes is sent again. `confirm = "none"` takes Success as the end.
 
 | key | tag | match |
 | --- | --- | --- |
@@ -296,6 +327,33 @@ cancelled.
 | Series Instance UID | (0020,000E) | unique |
 | SOP Instance UID | (0008,0018) | unique for one object, else universal |
 | SOP Class UID | (0008,0016) | returned |
+
+{_retrieval()}"""
+
+
+def _retrieval() -> str:
+    peer = PeerSettings(name="x", ae_title="X")
+    keys = [
+        (dictionary_description(key), Tag(tag_for_keyword(key)), _MATCHED.get(key, "returned"))
+        for key in STUDY_KEYS
+    ]
+    return f"""\
+##### 5.2.4.2 Studies are found and fetched
+
+From peers with `may = ["query"]`: C-FIND at STUDY level, a question for each day and modality. An answer without a valid Study
+Instance UID, or of another study, day or modality than was asked for, is left out.
+
+{table(("key", "tag", "match"), [("Query/Retrieve Level", "(0008,0052)", "STUDY"), *keys])}
+Studies are retrieved whole (STUDY level, by Study Instance UID), one at a time from each peer and not faster than
+`fetch_per_minute` ({peer.fetch_per_minute:g}). One retrieval may take {peer.retrieve_minutes:g} minutes (`retrieve_minutes`).
+
+* By C-MOVE (`retrieve = "move"`), with `node.ae_title` as Move Destination: objects come as in 5.2.2.1.
+* By C-GET (`retrieve = "get"`), for which the SCP role is proposed for the storage classes of 5.2.2.1, in the transfer syntaxes
+  that are decoded here. At most {MOST_OBJECTS} objects of {LARGEST_BY_GET // 2**20} MiB each. The statuses of their C-STORE are Success when the
+  object is on stable storage, C000 for one that is not taken, A700 where nothing more can be stored.
+
+Patient ID, name, birth date and sex of the answer are compared with those of the objects that come: a study that contradicts is
+put in quarantine. Statuses: 7.3.6.
 """
 
 
@@ -308,6 +366,6 @@ SERVICES: Final[tuple[Service, ...]] = (
         _storage,
     ),
     Service("Storage Commitment", (str(commitment.SOP_CLASS),), (), _commitment),
-    Service("Query/Retrieve", (STUDY_ROOT_FIND,), (), _query),
+    Service("Query/Retrieve", (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET), (), _query),
 )
 """In the order of the statement."""

@@ -15,13 +15,18 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
 
 from dicom_node import results
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import COPIED
+from dicom_node.fetch.incoming import Incoming
+from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import ResultKind
+from dicom_node.scu import open_archive
 from dicom_node.scu.dimse import DimseDestination
 from tests import golden_lab
 from tests.conformance.test_results import _source_file, everything
@@ -30,6 +35,13 @@ from tests.result_reading import read_result
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STATEMENT = (DOCS / "conformance.md").read_text(encoding="utf-8")
+SUPPORTED = (
+    Verification,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelGet,
+    StorageCommitmentPushModel,
+)
 SOURCES = ("cr", "monochrome1", "us", "us_cine", "us_retired", "examples_palette", "examples_ybr_color")
 
 
@@ -141,26 +153,42 @@ def test_the_statement_names_each_kind_of_result_and_its_series(made: dict[str, 
 
 def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path: Path) -> None:
     proposed: dict[str, set[str]] = {}
+    by_get: dict[str, set[str]] = {}
 
     def note(event: evt.Event) -> None:
-        for one in event.assoc.requestor.requested_contexts:
-            names = {uid.name for uid in one.transfer_syntax}
-            proposed.setdefault(str(one.abstract_syntax), set()).update(names)
+        requestor = event.assoc.requestor
+        for one in requestor.requested_contexts:
+            uid = str(one.abstract_syntax)
+            if uid in requestor.role_selection:
+                by_get[uid] = set(map(str, one.transfer_syntax))
+            else:
+                proposed.setdefault(uid, set()).update(syntax.name for syntax in one.transfer_syntax)
 
     ae = AE(ae_title="PACS")
-    for uid in (Verification, StudyRootQueryRetrieveInformationModelFind, StorageCommitmentPushModel):
+    for uid in SUPPORTED:
         ae.add_supported_context(uid)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_REQUESTED, note)])
     kinds = [kind for kind in ResultKind if kind not in (ResultKind.REJECTION, ResultKind.ASSESSMENT)]
     for confirm in ("query", "commitment"):
         peer = {
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": server.server_address[1],
-            "may": ["receive"], "results": kinds, "confirm": confirm, "iocm": True, "assessments": True,
+            "may": ["send", "receive", "query"], "results": kinds, "confirm": confirm, "iocm": True,
+            "assessments": True, "retrieve": {"query": "get", "commitment": "move"}[confirm],
         }  # fmt: skip
         settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer]})
         DimseDestination(settings.peers[0], settings).test()
+        spool = Spool(tmp_path / "spool", 0)
+        sink = Incoming(spool, WaitingObjects(spool.incoming), settings, settings.peers[0], 1)
+        open_archive(settings.peers[0], settings).retrieve("2.25.1", sink)
+        open_archive(settings.peers[0], settings).test()
     server.shutdown()
-    stated = {row[2]: row[3] for row in rows(section("7.2.1 Association initiation")) if row[2][0].isdigit()}
+    stated = {row[2]: row[3] for row in rows(section("7.2.1 Association initiation")) if row[2][:1].isdigit()}
     assert proposed.keys() == stated.keys()
     both = {"Explicit VR Little Endian", "Implicit VR Little Endian"}
     assert all(syntaxes == both for uid, syntaxes in proposed.items() if uid != Verification)
+    storage = rows(section("5.2.2.1 SCP of the Storage SOP classes"))
+    assert by_get.keys() == {row[1] for row in storage if len(row) == 3 and row[1][0].isdigit()}
+    decoded = {
+        row[2] for row in storage if len(row) == 4 and row[0].isdigit() and "not decoded" not in row[3]
+    }
+    assert {frozenset(syntaxes) for syntaxes in by_get.values()} == {frozenset(decoded)}
