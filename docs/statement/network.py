@@ -270,7 +270,7 @@ C-FIND to confirm results, and C-FIND for studies:
 | --- | --- | --- | --- |
 | FF00, FF01 | pending | the object that it names is confirmed | the study is to be fetched, where it is not here |
 | 0000 | success | what was not named is not there yet: asked again | the next question |
-| others | failure | nothing is known: asked again | the answers to this question are dropped; a person, or the next night, asks again |
+| others | failure | nothing is known: asked again | the answers to this question are dropped; a person asks again, or the next night where `missing_days` is set |
 
 C-MOVE and C-GET: the first row that holds the last status counts. Success with failed sub-operations is taken as B000, success without
 any object as "the peer has no such study": given up, as where the presentation context is rejected. Where there is no association the
