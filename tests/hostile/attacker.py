@@ -104,3 +104,8 @@ def command(association: Association, field: int, data_set: bool = True) -> None
         0x0800: struct.pack("<H", 1 if data_set else 0x0101),
     }
     association.sock.sendall(b"".join(p_data(1, command_set(elements), True, 16384)))
+
+
+CONTEXT = item(0x20, bytes((1, 0, 0, 0)) + item(0x30, US.encode()) + item(0x40, EXPLICIT.encode()))
+APPLICATION = item(0x10, b"1.2.840.10008.3.1.1.1")
+"""The context of DICOM, and a presentation context for ultrasound images."""

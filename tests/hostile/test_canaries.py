@@ -32,7 +32,7 @@ from dicom_node import cli
 from dicom_node.config.loading import load
 from dicom_node.store.database import Database
 from tests.collector_lab import Collector, running_collector
-from tests.hostile.attacker import request
+from tests.hostile.attacker import APPLICATION, CONTEXT, request
 from tests.modality import chest, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
@@ -247,7 +247,7 @@ class Watch:
 def knock(port: int, calling: bytes) -> None:
     """Ask for an association under this title."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(request(b"", calling=calling))
+        connection.sendall(request(APPLICATION + CONTEXT, calling=calling))
         connection.recv(100)
 
 

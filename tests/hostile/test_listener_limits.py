@@ -11,6 +11,8 @@ from benchmarks.sender import associate, p_data, store_command
 from dicom_node.events import ASSOCIATION_ABORTED, ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED
 from dicom_node.scp.connection import limits
 from tests.hostile.attacker import (
+    APPLICATION,
+    CONTEXT,
     STORAGE,
     command,
     connect,
@@ -24,8 +26,6 @@ from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving,
 
 ECHO = [(VERIFICATION, [EXPLICIT])]
 MIB = 2**20
-CONTEXT = item(0x20, bytes((1, 0, 0, 0)) + item(0x30, US.encode()) + item(0x40, EXPLICIT.encode()))
-APPLICATION = item(0x10, b"1.2.840.10008.3.1.1.1")
 
 
 @pytest.fixture(scope="module")
