@@ -39,8 +39,7 @@ def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
     """All peers, and who called that is none."""
     with asked.site.database.read() as session:
         strangers = directory.strangers(session, asked.site.settings)
-    fetches = any("query" in peer.may for peer in asked.site.settings.peers)
-    return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS, fetches=fetches)
+    return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
 @faces.people.get("/peers/why")
