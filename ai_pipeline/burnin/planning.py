@@ -410,7 +410,7 @@ def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> list[Annotation]:
 def _marks_of(
     found: Sequence[Annotation], texts: Sequence[Text], mask: Mask, banner: Mask, policy: CleaningPolicy
 ) -> list[Annotation]:
-    """The annotations, removed or not; what may be identity and stays in doubt is none."""
+    """The annotations, removed or not, without places that stay in doubt."""
     marks = [replace(mark, removed=_is_inside(mark, banner | mask)) for mark in found]
     for text in texts:
         if not covered(text.box, banner):

@@ -46,8 +46,8 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
     """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 
-    Those that the mark network has ``drawn``, which may lack a letter, and what stands out most in the text's
-    box.
+    The strokes that the mark network has ``drawn`` may lack a letter: the strongest thin structures in the
+    text's box are added.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
@@ -58,8 +58,8 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
 def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
     """The thin structures in a box, light or dark, with a pixel around them.
 
-    All that stand out by a ``contrast`` (grey levels) from what is beside them; without it those that do
-    most.
+    ``contrast``: how far a structure stands out from its surroundings, at least (grey levels); without it the
+    level follows from the box (N. Otsu, 1979).
     """
     found: Mask = np.zeros(picture.shape[:2], np.bool_)
     left, top, right, bottom = box.box

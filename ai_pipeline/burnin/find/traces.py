@@ -82,7 +82,7 @@ class Waves:
         return Waves(self.strips | more, self.traces)
 
     def without(self, letters: Mask) -> Waves:
-        """A copy without traces of which most lies in ``letters``: a line of thin letters looks like one."""
+        """A copy without the traces that lie mostly in ``letters``: thin letters look like a curve."""
         labels, stats = components(self.traces)
         within = np.bincount(labels[letters], minlength=len(stats))
         curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]

@@ -24,22 +24,19 @@ from ai_training.ultrasound.legible.evaluate import SEED
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.overlays import HELD_OUT, MarkClass, clean_frames
 from ai_training.ultrasound.reader.export import ID, export_reader, write_reader_card
-from ai_training.ultrasound.reader.lines import LineBatches, RealLine, real_lines
+from ai_training.ultrasound.reader.lines import LineBatches, WrittenLine
 
 Batch = tuple[Tensor, Tensor, Tensor]
-REAL = "real-lines.npz"
-"""The real lines of training frames, where there are any, beside the checkpoints."""
 VALIDATED = 60
 """Pictures with synthetic overlays whose lines are read in validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderRecipe(Recipe):
-    """``lines``: lines of one batch; ``real``: share of real lines, 0 to 1."""
+    """``lines``: lines of one batch."""
 
     iterations: int = 14_000
     lines: int = 64
-    real: float = 0.25
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.998
@@ -79,8 +76,7 @@ class _ReaderRun(RecipeRun[ReaderRecipe]):
         return ReaderNetwork(len(SYMBOLS) + 1)
 
     def examples(self) -> LineBatches:
-        lines = real_lines(self.out / REAL)
-        return LineBatches(self.data, lines, self.recipe.lines, self.recipe.real, self.recipe.seed)
+        return LineBatches(self.data, self.recipe.lines, self.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         lines, symbols, lengths = batch
@@ -97,16 +93,16 @@ class _ReaderRun(RecipeRun[ReaderRecipe]):
         return Validation(figures, text, self.average.state_dict())
 
 
-def validation_lines(data: Path) -> Iterator[RealLine]:
+def validation_lines(data: Path) -> Iterator[WrittenLine]:
     """The lines of synthetic overlays on validation frames, in fonts and layouts of no training picture."""
     for _, burned in burned_frames(data, clean_frames("val"), VALIDATED, SEED, HELD_OUT):
         for thing in burned.objects:
             left, top, right, bottom = thing.box
             if thing.kind is MarkClass.TEXT and 4 < bottom - top < right - left:
-                yield RealLine(brightest(burned.image[top:bottom, left:right]), known(thing.text))
+                yield WrittenLine(brightest(burned.image[top:bottom, left:right]), known(thing.text))
 
 
-def scores(network: ReaderNetwork, lines: Sequence[RealLine]) -> tuple[float, float]:
+def scores(network: ReaderNetwork, lines: Sequence[WrittenLine]) -> tuple[float, float]:
     """Character error, and the share of lines whose every character is right; blanks do not count."""
     graph = ReaderGraph(network).eval()
     changes = letters = right = 0

@@ -6,7 +6,6 @@ The fonts are those of Debian's packages (:data:`PACKAGES`); with none of them c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -96,8 +95,8 @@ CELLS = (0.0, 0.35)
 
 
 @dataclass(frozen=True, slots=True)
-class RealLine:
-    """A line of a training frame with the text that two readings agree on."""
+class WrittenLine:
+    """A picture of a line and its text."""
 
     picture: Picture
     text: str
@@ -107,12 +106,11 @@ class LineBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Batch i of a run: lines ``[N, 1, 32, columns]``, the symbols of all texts in one row, their lengths.
 
     Batches of lines about equally long are cut from one pool, which is drawn from (seed, its number) alone.
-    ``real``: the share of real lines.
     """
 
-    def __init__(self, data: Path, lines: Sequence[RealLine], size: int, real: float, seed: int) -> None:
+    def __init__(self, data: Path, size: int, seed: int) -> None:
         self._grounds = _grounds(data)
-        self._lines, self._size, self._real, self._seed = lines, size, real if lines else 0.0, seed
+        self._size, self._seed = size, seed
         self._pool: tuple[int, list[tuple[Picture, str]]] = (-1, [])
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,16 +123,10 @@ class LineBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _drawn(self, number: int) -> list[tuple[Picture, str]]:
         """The lines of a pool, those of about one length side by side; batches in a random order."""
         random = np.random.default_rng((self._seed, number))
-        lines = [self._line(random) for _ in range(POOL * self._size)]
+        lines = [synthetic_line(random, self._grounds) for _ in range(POOL * self._size)]
         lines.sort(key=lambda line: line[0].shape[1] / line[0].shape[0])
         batches = [lines[start : start + self._size] for start in range(0, len(lines), self._size)]
         return [line for index in random.permutation(POOL) for line in batches[index]]
-
-    def _line(self, random: Random) -> tuple[Picture, str]:
-        if random.random() < self._real:
-            line = self._lines[int(random.integers(len(self._lines)))]
-            return _real(line.picture, random), line.text
-        return synthetic_line(random, self._grounds)
 
 
 def batch_of(drawn: Sequence[tuple[Picture, str]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,15 +150,6 @@ def synthetic_line(random: Random, grounds: Sequence[Picture]) -> tuple[Picture,
         letters = _letters(text, random) if text else None
         if letters is not None and letters.shape[1] < 900:
             return _spoilt(letters, random, grounds), known(text)
-
-
-def real_lines(path: Path) -> tuple[RealLine, ...]:
-    """The real lines that :func:`collect` has stored; none where the file is missing."""
-    if not path.is_file():
-        return ()
-    with np.load(path, allow_pickle=False) as stored:
-        texts = json.loads(str(stored["texts"]))
-        return tuple(RealLine(stored[f"line{index}"], text) for index, text in enumerate(texts))
 
 
 def _letters(text: str, random: Random) -> npt.NDArray[np.float32] | None:
@@ -297,20 +280,6 @@ def _compressed(picture: Picture, random: Random) -> Picture:
         return picture
     quality = [int(cv2.IMWRITE_JPEG_QUALITY), int(random.integers(45, 96))]
     return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_GRAYSCALE), np.uint8)
-
-
-def _real(picture: Picture, random: Random) -> Picture:
-    """A real line, cut a little otherwise, and sometimes smaller than it is."""
-    rows = picture.shape[0]
-    top, bottom = (int(random.integers(0, max(1, rows // 8) + 1)) for _ in range(2))
-    picture = picture[top : rows - bottom]
-    if random.random() < 0.3 and picture.shape[0] > 14:
-        scale = float(random.uniform(0.6, 1.0))
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    made = picture.astype(np.float32)
-    if random.random() < 0.3:
-        made = made * float(random.uniform(0.6, 1.2)) + float(random.uniform(-10, 25))
-    return _compressed(np.clip(_shifted(made, random), 0, 255).astype(np.uint8), random)
 
 
 def _stretched(line: npt.NDArray[np.float32], letters: int) -> npt.NDArray[np.float32]:
