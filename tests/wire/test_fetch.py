@@ -102,7 +102,7 @@ def test_old_studies_are_fetched_and_analysed_once(tmp_path: Path, way: str) -> 
 
 
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
-    """Four studies a second at most, across the kills too."""
+    """Two studies a second at most, across the kills too."""
     port = free_port()
     with orthanc_beside(tmp_path / "orthanc", port) as orthanc:
         uids = fill(orthanc, 12)
@@ -121,7 +121,9 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert reports(orthanc) == Counter(dict.fromkeys(uids, 1))
             jobs = node.cli("jobs", "list", "--limit", "0")
             assert Counter(row["state"] for row in jobs) == {"succeeded": 12}
-            gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(starts(node))]
-            assert min(gaps) >= 0.49, gaps
+            asked = starts(node)
+            gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
+            assert min(gaps) >= 0.4, gaps  # a start is written down a moment after it was timed
+            assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
         finally:
             node.kill()

@@ -49,8 +49,8 @@ def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(consol
     assert not fetches.listed(console.settings)
 
 
-def test_without_such_a_peer_nothing_leads_there(console: ConsoleLab) -> None:
+def test_without_such_a_peer_the_page_tells_what_to_set(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.OPERATOR)
-    browser.get("/peers")
-    assert "/fetches" not in browser.text
     assert browser.get("/fetches") == 200
+    assert "No peer may be asked for studies" in browser.text
+    assert 'action="/fetches"' not in browser.text
