@@ -91,7 +91,9 @@ class Fetcher:
                 continue
             with self._database.write() as session:
                 row = self._unchanged(session, fetch)
-                if row and move_fetch(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
+                if row and move_fetch(
+                    session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1
+                ):
                     return row
         return None
 
