@@ -25,19 +25,9 @@ from ai_pipeline.burnin.annotation.pixels import (
 )
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.letters import (
-    FEWEST,
-    TRACED,
-    are_letters,
-    letter_strokes,
-)
+from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
 from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
-from ai_pipeline.burnin.decide.whole_lines import (
-    by_best_reading,
-    by_their_block,
-    inner,
-    with_all_letters,
-)
+from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
 from ai_pipeline.burnin.decide.writing import (
     Text,
     covered,
@@ -135,7 +125,7 @@ def plan_removal(
     doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
     texts = [text for text in texts if text not in doubtful]
     if policy is CleaningPolicy.CLINICAL:
-        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, allowed)
+        texts = by_their_block(by_best_reading(texts))
         texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
     mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
     if policy is CleaningPolicy.CLINICAL:
@@ -342,18 +332,6 @@ def _suspected(doubtful: Sequence[Text], left: Mask) -> tuple[Box, ...]:
         if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
     ]
     return (*(text.box.box for text in doubtful), *drawn)
-
-
-def _whole_lines(
-    texts: Sequence[Text],
-    strokes: Mask,
-    picture: Picture,
-    reader: TextReader,
-    allowed: Allowed,
-) -> list[Text]:
-    """The texts as lines that stay or go whole."""
-    best = by_their_block(by_best_reading(texts))
-    return with_all_letters(best, strokes, picture, reader, MARGIN, allowed)
 
 
 def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:

@@ -14,18 +14,13 @@ import numpy as np
 from ai_pipeline.burnin.annotation.pixels import (
     Box,
     Mask,
-    Picture,
     centre_of,
-    component_boxes,
-    components,
     index_of,
 )
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
-from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, level_box, overlap, text_meaning
-from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
+from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap
+from ai_pipeline.burnin.find.text import TextBox, paint
 from ai_pipeline.contract import Meaning
 
 BEYOND, LEVEL = 0.3, 0.6
@@ -68,24 +63,6 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
     return found
-
-
-def with_all_letters(
-    texts: Sequence[Text],
-    strokes: Mask,
-    picture: Picture,
-    reader: TextReader,
-    margin: float,
-    allowed: Allowed = NOTHING_MORE,
-) -> list[Text]:
-    """The texts; if drawn letters reach beyond the box that was read, the whole text is read again.
-
-    ``strokes``: the drawn text; ``margin`` as in :func:`paint`. The meaning of such a text is that of the
-    whole, and identity if that is not proven.
-    """
-    known = paint([text.box for text in texts], strokes.shape, margin)
-    labels, _ = components(strokes)
-    return [_read_whole(text, labels, known, picture, reader, allowed) for text in texts]
 
 
 def around(
@@ -182,39 +159,3 @@ def _is_same_place(box: Box, proven: Box) -> bool:
     beyond = max(proven[0] - box[0], box[2] - proven[2])
     common = min(box[3], proven[3]) - max(box[1], proven[1])
     return beyond <= BEYOND * height and common >= LEVEL * (proven[3] - proven[1])
-
-
-def _read_whole(
-    text: Text,
-    labels: np.typing.NDArray[np.int32],
-    known: Mask,
-    picture: Picture,
-    reader: TextReader,
-    allowed: Allowed,
-) -> Text:
-    left, top, right, bottom = box = text.box.box
-    if text.meaning is Meaning.IDENTITY or right - left < bottom - top:
-        return text
-    here = [int(label) for label in np.unique(labels[index_of(box)]) if label]
-    height = bottom - top
-    rows, columns = index_of((left - 2 * height, top, right + 2 * height, bottom))
-    missed = np.isin(labels[rows, columns], here) & ~known[rows, columns]
-    parts = [part for part in component_boxes(components(missed)[1]) if max(_sides(part)) >= SMALLEST_LETTER]
-    if not parts:
-        return text
-    start = columns.start
-    whole = (
-        min(left, *(start + part[0] for part in parts)),
-        top,
-        max(right, *(start + part[2] for part in parts)),
-        bottom,
-    )
-    line_box = level_box(whole, text.box.confidence)
-    line = reader.read(picture, line_box)
-    again = Text(line_box, line, text_meaning(line_box, line, allowed))
-    same = line.legible and again.letters == text.letters  # what was missed is a rim of these letters
-    return replace(again, meaning=text.meaning) if same else again
-
-
-def _sides(box: Box) -> tuple[int, int]:
-    return box[2] - box[0], box[3] - box[1]

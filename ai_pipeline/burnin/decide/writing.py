@@ -48,8 +48,6 @@ READ_AS_LETTERS = "/%-"
 """Signs that are read as a letter or a digit on small pictures."""
 UPRIGHT = 1.5
 """Height of a box in widths, from which its text runs along a vertical line."""
-ACROSS = 0.8
-"""Share of an upright box in level lines from which it holds nothing but their letters."""
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
@@ -141,8 +139,6 @@ def find_texts(
         text = one.text(reader, allowed)
         if one.certain or text.line.legible:
             texts.append(text)
-    texts = [text for text in texts if not _is_of_level_lines(text, texts)]
-    texts = [_judged_in_its_phrase(text, texts) for text in texts]
     return [_judged_in_its_line(text, texts, allowed) for text in texts]
 
 
@@ -241,33 +237,6 @@ def share_of(mask: Mask, box: TextBox) -> float:
     """Share of the box's rectangle that lies in the mask."""
     inside = mask[index_of(box.box)]
     return float(inside.mean()) if inside.size else 0.0
-
-
-def _is_of_level_lines(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether a text was read upright across level lines: the first letters of each."""
-    left, top, right, bottom = text.box.box
-    if bottom - top <= right - left:
-        return False
-    covered = np.zeros((bottom - top, right - left), np.bool_)
-    for other in texts:
-        box = other.box.box
-        if other.line.legible and box[2] - box[0] > box[3] - box[1]:
-            covered[index_of((box[0] - left, box[1] - top, max(0, box[2] - left), max(0, box[3] - top)))] = (
-                True
-            )
-    return bool(covered.mean() >= ACROSS)
-
-
-def _judged_in_its_phrase(text: Text, texts: Sequence[Text]) -> Text:
-    """A word of a longer text around it takes its meaning: LYMPH NODE proves NODE harmless."""
-    if text.meaning is not Meaning.IDENTITY or not text.line.legible:
-        return text
-    word = text.line.text.casefold()
-    for other in texts:
-        longer = word in other.line.text.casefold().split() and overlap(text.box.box, other.box.box) >= SAME
-        if longer and other.meaning is not Meaning.IDENTITY:
-            return replace(text, meaning=other.meaning)
-    return text
 
 
 def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:

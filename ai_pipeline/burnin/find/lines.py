@@ -1,4 +1,4 @@
-"""Dotted lines between calipers: their dots are a pixel each, found only because their ends are known."""
+"""Coloured dotted lines between calipers: of single pixels, found only because their ends are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import Annotation
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
 
 Flags = npt.NDArray[np.uint8]
 
@@ -25,17 +25,15 @@ MOST_ENDS = 8
 
 
 def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
-    """The dotted lines, white or coloured, that join two of the calipers."""
+    """The coloured lines that join two of the calipers; none in a grey picture."""
     ends = [mark.box for mark in calipers if _is_square(mark.box)]
-    thin = cv2.morphologyEx(brightest(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     flags = np.zeros(picture.shape[:2], np.uint8)
-    for first, second in combinations(ends, 2) if len(ends) <= MOST_ENDS else ():
+    if picture.ndim == 2 or len(ends) > MOST_ENDS:
+        return flags.astype(np.bool_)
+    for first, second in combinations(ends, 2):
         sizes = sorted((max(_size(first)), max(_size(second))))
         if sizes[1] <= UNLIKE * sizes[0]:
-            one, other = _centre(first), _centre(second)
-            flags |= dotted_line(np.asarray(thin, np.uint8), one, other)
-            if picture.ndim == 3:
-                flags |= coloured_line(picture, one, other)
+            flags |= coloured_line(picture, _centre(first), _centre(second))
     return flags.astype(np.bool_)
 
 
@@ -60,28 +58,6 @@ def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]
     if max(yellowness[1:4]) - max(yellowness[0], yellowness[4]) > LINE_EXCESS:
         cv2.line(flags, start, end, 1, 3)
     return flags
-
-
-def dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """The dots from ``start`` to ``end`` (column, row) as 1, if they are equally spaced; else all 0.
-
-    ``thin``: the structures of a grey picture that are thinner than 9 pixels (white top-hat).
-    """
-    flags = np.zeros(thin.shape, np.uint8)
-    length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
-    if length < 20:
-        return flags
-    cv2.line(flags, start, end, 1, 3)
-    steps = np.linspace(0, 1, length)
-    columns = np.rint(start[0] + (end[0] - start[0]) * steps).astype(int)
-    rows = np.rint(start[1] + (end[1] - start[1]) * steps).astype(int)
-    along = cv2.dilate(thin, np.ones((3, 3), np.uint8))[rows, columns] > 60
-    starts = np.flatnonzero(np.diff(along.astype(np.int8)) == 1)
-    gaps = np.diff(starts)
-    regular = gaps.size >= 4 and float(np.std(gaps)) <= 0.35 * float(np.mean(gaps))
-    if not regular or not 0.15 <= float(along.mean()) <= 0.9:
-        return np.zeros(thin.shape, np.uint8)
-    return flags & (thin > 30).astype(np.uint8)
 
 
 def _is_square(box: Box) -> bool:

@@ -24,7 +24,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     index_of,
 )
 from ai_pipeline.burnin.find.flow import red_or_blue
-from ai_pipeline.burnin.find.lines import coloured_line, dotted_line
+from ai_pipeline.burnin.find.lines import coloured_line
 
 MIN_CHROMA = 45
 """Difference of the channels from which a pixel is coloured (grey levels; tinted greys stay below)."""
@@ -163,8 +163,30 @@ def _crosses(grey: Picture, text: Mask) -> Mask:
         cut = index_of((column - reach, row - reach, column + reach + 1, row + reach + 1))
         found[cut] |= thin[cut] > 40
     for one, other in combinations(centres, 2):
-        found |= dotted_line(thin, one[:2], other[:2]) > 0
+        found |= _dotted_line(thin, one[:2], other[:2]) > 0
     return found
+
+
+def _dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
+    """The dots from ``start`` to ``end`` (column, row) as 1, if they are equally spaced; else all 0.
+
+    ``thin``: the structures of a grey picture that are thinner than 9 pixels (white top-hat).
+    """
+    flags = np.zeros(thin.shape, np.uint8)
+    length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
+    if length < 20:
+        return flags
+    cv2.line(flags, start, end, 1, 3)
+    steps = np.linspace(0, 1, length)
+    columns = np.rint(start[0] + (end[0] - start[0]) * steps).astype(int)
+    rows = np.rint(start[1] + (end[1] - start[1]) * steps).astype(int)
+    along = cv2.dilate(thin, np.ones((3, 3), np.uint8))[rows, columns] > 60
+    starts = np.flatnonzero(np.diff(along.astype(np.int8)) == 1)
+    gaps = np.diff(starts)
+    regular = gaps.size >= 4 and float(np.std(gaps)) <= 0.35 * float(np.mean(gaps))
+    if not regular or not 0.15 <= float(along.mean()) <= 0.9:
+        return np.zeros(thin.shape, np.uint8)
+    return flags & (thin > 30).astype(np.uint8)
 
 
 def _cross_centres(grey: Picture) -> list[tuple[int, int, int]]:

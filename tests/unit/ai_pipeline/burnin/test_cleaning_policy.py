@@ -11,9 +11,7 @@ from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
-from ai_pipeline.burnin.decide.writing import Text, find_texts
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
-from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked
 
@@ -77,18 +75,6 @@ def test_a_measured_line_that_looks_like_a_word_stays() -> None:
     )
     assert not ((result.mask.frames[0] > 0) & measured).any()
     assert (result.mask.frames[0] > 0).any()
-
-
-def test_a_word_is_what_the_text_around_it_says(reader: TextReader) -> None:
-    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "LYMPH     NODE", (150, 320), (255, 255, 255), 18)
-    meanings = {text.line.text: text.meaning for text in found_in(picture, reader)}
-    assert meanings["LYMPH NODE"] is meanings["NODE"] is Meaning.ORIENTATION
-    alone = burn(np.repeat(echo()[..., None], 3, axis=2), "NODE", (150, 320), (255, 255, 255), 18)
-    assert [text.meaning for text in found_in(alone, reader)] == [Meaning.IDENTITY]
-
-
-def found_in(picture: Picture, reader: TextReader) -> list[Text]:
-    return find_texts(picture, reader, np.zeros(picture.shape[:2], np.bool_), no_waves(picture.shape))
 
 
 def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same(reader: TextReader) -> None:

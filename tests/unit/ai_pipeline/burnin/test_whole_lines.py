@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import pytest
 
@@ -13,11 +11,10 @@ from ai_pipeline.burnin.decide.whole_lines import (
     around,
     by_best_reading,
     by_their_block,
-    with_all_letters,
 )
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.line_network import Line
-from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
+from ai_pipeline.burnin.find.text import TextBox, paint
 from ai_pipeline.contract import Meaning
 
 SHAPE = (200, 300)
@@ -74,24 +71,6 @@ def drawn(*boxes: Box) -> Mask:
     for left, top, right, bottom in boxes:
         mask[top:bottom, left:right] = True
     return mask
-
-
-@pytest.mark.parametrize(("words", "stays"), [("Gn 50 dB", True), ("KIM Gn 50", False)])
-def test_letters_beyond_the_box_are_read_with_it(words: str, stays: bool) -> None:
-    reader = Reader(words)
-    strokes = drawn((80, 42, 175, 58))
-    (found,) = with_all_letters(
-        [text("Gn 50")], strokes, np.zeros(SHAPE, np.uint8), cast(TextReader, reader), 0.15
-    )
-    assert reader.seen[-1] == (80, 40, 180, 60) and found.box.box == (80, 40, 180, 60)
-    assert (found.meaning is Meaning.ACOUSTIC) == stays
-
-
-def test_a_line_of_which_all_letters_were_read_is_not_read_again() -> None:
-    reader, line = Reader("KIM"), text("Gn 50")
-    apart = drawn((102, 42, 178, 58), (200, 42, 240, 58))
-    found = with_all_letters([line], apart, np.zeros(SHAPE, np.uint8), cast(TextReader, reader), 0.15)
-    assert found == [line] and len(reader.seen) == 1
 
 
 @pytest.mark.parametrize(
