@@ -34,7 +34,7 @@ _TEXT = """\
 {% endfor %}
 {% if event.link %}  {{ event.link }}
 {% endif %}
-  {{ event.at }}{% for key, value in event.fields.items() if not event.result %}  {{ key }}={{ value }}{% endfor %}
+  {{ event.at }}{% for key, it in event.fields.items() if not event.result %}  {{ key }}={{ it }}{% endfor %}
 
 {% endfor %}
 {% if group.count > group.events | length %}  and {{ group.count - group.events | length }} more
