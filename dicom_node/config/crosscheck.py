@@ -33,6 +33,7 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
     _check_mail(settings, read)
+    _check_occasions(settings, read)
 
 
 def _check_mail(settings: Settings, read: TomlFiles) -> None:
@@ -40,6 +41,14 @@ def _check_mail(settings: Settings, read: TomlFiles) -> None:
         if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
             place = (*read.place_of("notifications", notification.name), "to")
             read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
+
+
+def _check_occasions(settings: Settings, read: TomlFiles) -> None:
+    named = {name for rule in settings.rules for one in rule.then for name in one.notify}
+    for one in settings.notifications:
+        if not (one.on or one.events or one.findings or one.name in named):
+            remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
+            read.add(read.place_of("notifications", one.name), "", remedy)
 
 
 def _check_names(key: str, read: TomlFiles) -> None:

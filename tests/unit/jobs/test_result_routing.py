@@ -36,9 +36,7 @@ def made(node: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> S
     content = configuration(do)
     content["peers"].append({**content["peers"][1], "name": "er", "ae_title": "ER"})
     content["rules"][0] |= {"then": list(then), **rule}
-    content["notifications"] = [
-        {"name": "on-call", "events": [6006], "url": "https://127.0.0.1:9/x", "every_minutes": 0}
-    ]
+    content["notifications"] = [{"name": "on-call", "url": "https://127.0.0.1:9/x", "every_minutes": 0}]
     content["console"] = {"url": "https://ai-node.example.org"}
     return Settings.model_validate({**content, "node": {"data_dir": node.folder}})
 
