@@ -148,6 +148,9 @@ SOURCE_REPAIRED = EventType(
 READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at readings of burned-in annotation")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
+RESULTS_ROUTED = EventType(
+    4050, _INFO, "a condition of the rule holds: results go to further peers, or first"
+)
 RESULT_WITHDRAWN = EventType(4030, _WARNING, "a person withdrew a result")
 
 RESULTS_HELD = EventType(4040, _INFO, "results wait until a person has accepted them")

@@ -25,7 +25,14 @@ from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sample import toml_value
-from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+from dicom_node.config.settings import (
+    Conditions,
+    PeerSettings,
+    ResultSettings,
+    RuleSettings,
+    Settings,
+    TlsSettings,
+)
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
@@ -105,6 +112,7 @@ def settings_part() -> str:
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
+    sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))
     for title, model in sections:
         rows = [setting_row(name, field) for name, field in model.model_fields.items()]

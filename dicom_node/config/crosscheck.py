@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
@@ -33,6 +33,7 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
     _check_mail(settings, read)
+    _check_occasions(settings, read)
 
 
 def _check_mail(settings: Settings, read: TomlFiles) -> None:
@@ -40,6 +41,14 @@ def _check_mail(settings: Settings, read: TomlFiles) -> None:
         if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
             place = (*read.place_of("notifications", notification.name), "to")
             read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
+
+
+def _check_occasions(settings: Settings, read: TomlFiles) -> None:
+    named = {name for rule in settings.rules for one in rule.then for name in one.notify}
+    for one in settings.notifications:
+        if not (one.on or one.events or one.findings or one.name in named):
+            remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
+            read.add(read.place_of("notifications", one.name), "", remedy)
 
 
 def _check_names(key: str, read: TomlFiles) -> None:
@@ -97,11 +106,33 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "is listed twice")
+    _check_then(rule, place, may_receive, known, read)
     senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:
             remedy = f"no such peer; {did_you_mean(name, senders)}"
             read.add((*place, "secondary_captures_from"), repr(name), remedy)
+
+
+def _check_then(
+    rule: RuleSettings,
+    place: Place,
+    may_receive: Mapping[str, bool],
+    peers: Sequence[str],
+    read: TomlFiles,
+) -> None:
+    channels = [name for _, name in read.numbered_names("notifications")]
+    for number, one in enumerate(rule.then):
+        here = (*place, "then", number)
+        for name in dict.fromkeys(one.send_to):
+            if name not in peers:
+                read.add((*here, "send_to"), repr(name), f"no such peer; {did_you_mean(name, peers)}")
+            elif not may_receive.get(name, True):
+                read.add((*here, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
+        for name in dict.fromkeys(one.notify):
+            if name not in channels:
+                remedy = f"no such notification; {did_you_mean(name, channels)}"
+                read.add((*here, "notify"), repr(name), remedy)
 
 
 def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:

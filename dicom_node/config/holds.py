@@ -26,9 +26,9 @@ def undercuts(settings: Settings) -> Iterator[Undercut]:
     """Each rule that sends at once what another rule holds for a person. Both give the same results."""
     places = {peer.name: _place(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
-        held = {places.get(name, name) for name in holding.send_to}
+        held = {places.get(name, name) for name in holding.receivers}
         for rule in settings.rules:
-            peers = tuple(sorted(name for name in rule.send_to if places.get(name, name) in held))
+            peers = tuple(sorted(name for name in rule.receivers if places.get(name, name) in held))
             if peers and not rule.assess_first and _may_take_the_same(rule, holding):
                 yield Undercut(rule.name, holding.name, peers)
 

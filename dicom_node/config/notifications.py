@@ -91,8 +91,6 @@ class NotificationSettings(Section):
 
     @model_validator(mode="after")
     def _says_of_what_and_to_whom(self) -> Self:
-        if not (self.on or self.events or self.findings):
-            raise ValueError("says of nothing: give on, events or findings")
         if bool(self.to) == bool(self.url.get_secret_value()):
             raise ValueError("give either to (e-mail) or url (webhook)")
         if self.token.get_secret_value() and self.to:

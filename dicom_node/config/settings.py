@@ -7,12 +7,12 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
@@ -120,6 +120,8 @@ class ListenerSettings(_Section):
 class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Its address for links in notifications, such as "https://ai-node.example.org"; empty: no links."""
     enabled: bool = False
     """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
     host: Host = "127.0.0.1"
@@ -365,6 +367,59 @@ class Conditions(_Section):
         return (value,) if isinstance(value, str) else value
 
 
+def _condition(text: str) -> str:
+    if text not in QUALITY and not (text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()):
+        raise ValueError(f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}')
+    if not text.isprintable():
+        raise ValueError("has signs that no finding has")
+    return text
+
+
+QUALITY = ("withheld", "not assessed")
+SUSPECTED = " suspected"
+
+
+class ResultSettings(_Section):
+    """``then`` of a rule: what a condition on its results adds. Nothing is taken away by it."""
+
+    when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
+    """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
+    "withheld": nothing may be sent, a person rejected it or text may be left."""
+    send_to: tuple[Name, ...] = ()
+    """Further peers that get the results of the job."""
+    notify: tuple[Name, ...] = ()
+    """Notifications that say it, by name; once a person accepted the results where the rule asks for that."""
+    priority: Annotated[Literal["routine", "stat"], BeforeValidator(lambda given: str(given).lower())] = (
+        "routine"
+    )
+    """STAT: deliveries of the study go before others; every fourth is the one that has waited longest."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.when == "withheld" and (self.send_to or self.priority == "stat"):
+            raise ValueError("what is withheld is sent nowhere: give notify only")
+        if not self.send_to and not self.notify and self.priority == "routine":
+            raise ValueError("does nothing: give send_to, notify or priority")
+        return self
+
+    @property
+    def finding(self) -> str:
+        """The pattern of its finding, "" for a condition on quality."""
+        return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
+
+    def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+        """Whether it holds for a result with these findings."""
+        if self.when in QUALITY:
+            return self.when == "not assessed" and not assessed
+        return any(matches(self.finding, name) for name in suspected)
+
+    def __str__(self) -> str:
+        does = [f"to {', '.join(self.send_to)}"] if self.send_to else []
+        does += [f"notify {', '.join(self.notify)}"] if self.notify else []
+        does += ["STAT"] if self.priority == "stat" else []
+        return f"{self.when}: {', '.join(does)}"
+
+
 class RuleSettings(_Section):
     """``[[rules]]``: which pipeline for which study, and where its results go."""
 
@@ -390,6 +445,13 @@ class RuleSettings(_Section):
     """Send a short report also when the pipeline does not apply."""
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
+    then: tuple[ResultSettings, ...] = Field((), max_length=50)
+    """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """Every peer that may get its results: ``send_to``, and those of ``then``."""
+        return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
 
 
 class Settings(_Section):

@@ -21,15 +21,24 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.settings import Settings, matches
+from dicom_node.config.settings import ResultSettings, Settings, matches
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import JOB_SUCCEEDED, RESULTS_ACCEPTED
 from dicom_node.model.kinds import NotificationState, ResultKind
 from dicom_node.notifications import message
-from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_of, wants_all
+from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_for, numbers_of, wants_all
 from dicom_node.object_store.files import Files
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Cursor, EventRow, HeldResult, Notification, NotifiedEvent, Result, Study
+from dicom_node.store.tables import (
+    Cursor,
+    EventRow,
+    HeldResult,
+    Job,
+    Notification,
+    NotifiedEvent,
+    Result,
+    Study,
+)
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import as_json
 
@@ -37,6 +46,10 @@ _BEHIND_SECONDS = 120.0
 _AT_ONCE = 1000  # events of one notification; more come with the next
 _KEPT = timedelta(days=90)  # how long notifications that ended are shown
 _CURSOR = "notify "
+_IN_WORDS = {
+    "withheld": "Results of this study are withheld.",
+    "not assessed": "The AI did not assess this study.",
+}
 _UNREADABLE = "(the report cannot be read)"
 
 
@@ -89,7 +102,8 @@ class Gatherer:
                 cursor.offset = head  # the newest events are gone, and their numbers are given again
             if not self._is_time(session, rule):
                 return 0
-            rows = _new(session, rule, cursor.offset)
+            further = [one for some in self._all_conditions(rule).values() for one in some]
+            rows = _new(session, rule, numbers_of(rule) | numbers_for(further), cursor.offset)
             chosen = [found for row in rows if (found := self._as_event(session, rule, row)) is not None]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
@@ -113,18 +127,43 @@ class Gatherer:
         """The event as the templates get it, None where the rule does not ask for it."""
         found: list[str] = []
         result: list[str] = []
-        if rule.findings and row.number in WITH_FINDINGS:
-            found, result = self._findings(session, rule, row)
+        conditions = self._conditions(session, rule, row)
+        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        if wanted and row.number in WITH_FINDINGS:
+            found, result = self._findings(session, wanted, row)
+        words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
+        result += [_IN_WORDS[word] for word in sorted(words)]
         is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
-        if is_own or not (found or wants_all(rule, row.number)):
+        if is_own or not (found or words or wants_all(rule, row.number)):
             return None
         patient = _patient(session, row) if rule.names_patients else None
-        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient)
+        url = self._settings.console.url
+        link = f"{url}/studies/{row.study_id}" if url and row.study_id else ""
+        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient, link)
+
+    def _all_conditions(self, rule: NotificationSettings) -> dict[str, list[ResultSettings]]:
+        """The conditions that notify by it, by the name of their rule for studies."""
+        named = {one.name: [it for it in one.then if rule.name in it.notify] for one in self._settings.rules}
+        return {name: conditions for name, conditions in named.items() if conditions}
+
+    def _conditions(
+        self, session: Session, rule: NotificationSettings, row: EventRow
+    ) -> list[ResultSettings]:
+        """Those of the rules whose jobs or results the event is about."""
+        if not (known := self._all_conditions(rule)):
+            return []
+        chosen = select(Job.rule).distinct()
+        if "job" in row.fields:
+            chosen = chosen.where(Job.id == row.fields["job"])
+        else:
+            results = Result.id.in_(row.fields.get("numbers", []))
+            chosen = chosen.join(Result, Result.job_id == Job.id).where(results)
+        return [one for name in session.scalars(chosen) for one in known.get(name, ())]
 
     def _findings(
-        self, session: Session, rule: NotificationSettings, row: EventRow
+        self, session: Session, patterns: Sequence[str], row: EventRow
     ) -> tuple[list[str], list[str]]:
-        """The suspected findings that the rule asks for in the event's reports, and these reports' lines."""
+        """The suspected findings that match the patterns in the event's reports, and these reports' lines."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))
         files = Files(self._settings)
@@ -134,7 +173,7 @@ class Gatherer:
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
             suspected, result = _reported(files.data_dir / path)
-            wanted = [name for name in suspected if any(matches(one, name) for one in rule.findings)]
+            wanted = [name for name in suspected if any(matches(one, name) for one in patterns)]
             wanted += [_UNREADABLE] if _UNREADABLE in suspected else []
             names |= dict.fromkeys(wanted)
             lines |= dict.fromkeys(result if wanted else ())
@@ -172,10 +211,10 @@ def _cursor_of(rule: NotificationSettings) -> str:
     return f"{_CURSOR}{rule.name}"
 
 
-def _new(session: Session, rule: NotificationSettings, after: int) -> list[EventRow]:
+def _new(session: Session, rule: NotificationSettings, numbers: set[int], after: int) -> list[EventRow]:
     """Events for which this rule has no notification yet, the oldest first."""
     known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
-    wanted = (EventRow.id > after, EventRow.number.in_(numbers_of(rule)), ~known)
+    wanted = (EventRow.id > after, EventRow.number.in_(numbers), ~known)
     return list(session.scalars(select(EventRow).where(*wanted).order_by(EventRow.id).limit(_AT_ONCE)))
 
 

@@ -25,13 +25,16 @@ _EXAMPLES = 5  # events of one number that are shown
 _SUBJECT = "{{ node }}: {{ groups[0].text }}{% if total > 1 %} and {{ total - 1 }} more{% endif %}"
 _TEXT = """\
 {% for group in groups %}
-{{ group.text }} ({{ group.number }}){% if group.count > 1 %}, {{ group.count }} times{% endif %}
+{{ group.text }}{% if not group.clinical %} ({{ group.number }}){% endif %}
+{% if group.count > 1 %}, {{ group.count }} times{% endif %}
 
 {% for event in group.events %}
 {% for line in event.result or event.findings %}
   {{ line }}
 {% endfor %}
-  {{ event.at }}{% for key, value in event.fields.items() %}  {{ key }}={{ value }}{% endfor %}
+{% if event.link %}  {{ event.link }}
+{% endif %}
+  {{ event.at }}{% for key, it in event.fields.items() if not event.result %}  {{ key }}={{ it }}{% endfor %}
 
 {% endfor %}
 {% if group.count > group.events | length %}  and {{ group.count - group.events | length }} more
@@ -55,6 +58,8 @@ class TemplateEvent:
     """The short result of the reports with these findings: their lines."""
     patient: Mapping[str, str] | None = None
     """``patient_id`` and ``accession_number``, None where the settings do not name patients."""
+    link: str = ""
+    """To its study in the console, "" without ``console.url``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,8 @@ def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEve
     groups = [
         {
             "number": number,
-            "text": _text_of(number),
+            "text": _headline(same) or _text_of(number),
+            "clinical": bool(_headline(same)),
             "count": len(same),
             "first": same[0].at,
             "last": same[-1].at,
@@ -131,7 +137,15 @@ def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEve
 def _event(event: TemplateEvent) -> dict[str, Any]:
     shown = {key: value for key, value in event.fields.items() if value not in (None, "", [])}
     lists = {"findings": list(event.findings), "result": list(event.result)}
-    return {"at": event.at, "fields": shown, **lists, **(event.patient or {})}
+    return {"at": event.at, "fields": shown, "link": event.link, **lists, **(event.patient or {})}
+
+
+def _headline(same: Sequence[TemplateEvent]) -> str:
+    """``Suspected: Pneumothorax``, or how well the study was assessed; "" of events for an admin."""
+    named = list(dict.fromkeys(name for event in same for name in event.findings))
+    if named:
+        return f"Suspected: {', '.join(named[:_EXAMPLES])}"
+    return next((event.result[0] for event in same if event.result), "").rstrip(".")
 
 
 def _text_of(number: int) -> str:

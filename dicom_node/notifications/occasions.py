@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dicom_node import events
 from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.settings import ResultSettings
 from dicom_node.events import EventType
 from dicom_node.model.kinds import Occasion
 
@@ -48,6 +49,26 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
 }
 
 WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
+
+
+WHEN: Mapping[str, Sequence[EventType]] = {
+    "withheld": (
+        events.CLEANING_WITHHELD,
+        events.RESULT_WITHHELD,
+        events.RESULT_REFUSED,
+        events.RESULTS_REJECTED,
+    ),
+    "not assessed": (events.JOB_FAILED, events.JOB_NOT_APPLICABLE),
+}
+"""The events of conditions on quality that the rules for studies have."""
+
+
+def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
+    """The numbers of the events that can match these conditions of rules for studies."""
+    found: set[int] = set()
+    for one in conditions:
+        found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS
+    return found
 
 
 def numbers_of(rule: NotificationSettings) -> set[int]:

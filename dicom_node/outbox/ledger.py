@@ -21,6 +21,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
+_TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
 _BATCH = 32  # objects of one study on one association
 _STORED = frozenset({SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY})
 _AWAY = frozenset({SendStatus.UNREACHABLE, SendStatus.HUNG})
@@ -51,6 +52,7 @@ class Ledger:
         self._database, self._settings, self._peer = database, settings, peer
         self._owner, self._lease = owner, lease
         self._folder = settings.node.data_dir.resolve()
+        self._claims = 0
 
     def claim(self) -> tuple[list[Leased], list[Leased]]:
         """Lease the due deliveries of one study: those to send, and those to ask the peer about."""
@@ -58,7 +60,9 @@ class Ledger:
         to_send, to_ask = [], []
         with self._database.write() as session:
             moves = self._moves(session)
-            due = deliveries.due_batch(session, self._peer.name, now, _BATCH)
+            self._claims += 1
+            by_waiting = self._claims % _TURN == 0
+            due = deliveries.due_batch(session, self._peer.name, now, _BATCH, by_waiting=by_waiting)
             for delivery in due:
                 if delivery.state is DeliveryState.SENDING:
                     moves.sender_lost(delivery)

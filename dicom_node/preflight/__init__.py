@@ -31,7 +31,7 @@ from dicom_node.model.roles import Role
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
-from dicom_node.preflight.models import check_models, check_rule, check_shares
+from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
 from dicom_node.scu import open_archive, open_destination
@@ -112,6 +112,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
     if runs_models:
+        for rule in settings.rules:
+            yield from check_then(rule, settings)
         yield from check_models(settings)
     else:
         yield Tried("models", True, "this machine runs none")

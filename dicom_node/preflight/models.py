@@ -51,11 +51,41 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
             yield f"{key}.pipeline", repr(rule.pipeline), remedy
         else:
             yield f"{key}.options.{place}", repr(given[place]) if place in given else "", remedy
-    nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.send_to]
+    nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.receivers]
     for one in card.options.listed() if nameless and not faults else ():
         if one.leaves_text and card.options.sets(one.key, given):
             remedy = f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own"
             yield f"{key}.options.{one.key}", repr(given[one.key]), remedy
+
+
+def check_then(rule: RuleSettings, settings: Settings) -> Found:
+    """Conditions on findings that the rule's pipeline cannot give."""
+    asked = dict.fromkeys(one.finding for one in rule.then if one.finding)
+    try:
+        known = _findings(rule, card_of(rule.pipeline), settings) if asked else None
+    except (KeyError, PluginError):  # reported by check_rule
+        return
+    for name in asked if known is not None else ():
+        if not any(matches(name, finding) for finding in known or ()):
+            remedy = (
+                f"{rule.pipeline} finds no such thing; {did_you_mean(name, sorted(known or ()), 'it finds')}"
+            )
+            yield f"rules.{rule.name}.then", repr(name), remedy
+
+
+def _findings(rule: RuleSettings, card: PipelineCard, settings: Settings) -> frozenset[str] | None:
+    """What the pipeline, with the models that it runs now, may suspect; None where nothing says it."""
+    names = {code.meaning[:64] for code in card.codes}
+    folder = settings.workers.models_dir
+    try:
+        models = create(rule.pipeline, models_dir=folder).models()
+        found = {model.id: registry.find(f"{model.id}@{model.version}", folder) for model in models}
+    except Exception:  # noqa: BLE001  (_check_cards reports it; or a model of another package, without a card)
+        return frozenset(names) or None
+    whole = bool(rule.options.get("all_labels")) or "all_labels" not in card.options.model_fields
+    labels = [label for model in found.values() for label in model.labels]
+    names |= {label.code.meaning[:64] for label in labels if label.supported or whole}
+    return frozenset(names) if names or card.measures else None
 
 
 def check_shares(settings: Settings) -> Found:

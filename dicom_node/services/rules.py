@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.pipelines import PIPELINES
@@ -23,12 +23,12 @@ from dicom_node.inbox.inspection import Inspected, inspect
 from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
-from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.lifecycle import HeldState, JobState, StudyState
 from dicom_node.services import audit, entered, open_database
 from dicom_node.services.audit import COMMAND_LINE
 from dicom_node.services.typed import Row
-from dicom_node.store import intake
-from dicom_node.store.tables import Study
+from dicom_node.store import intake, results
+from dicom_node.store.tables import HeldResult, Job, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
@@ -66,6 +66,7 @@ def listed(settings: Settings) -> list[View]:
             "when": {key: list(value) for key, value in rule.when if value},
             "pipeline": rule.pipeline,
             "send_to": list(rule.send_to),
+            "then": [str(one) for one in rule.then],
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
             "limits": _limits(rule),
@@ -115,7 +116,7 @@ def tried(session: Session, settings: Settings, other: Settings | None = None) -
         row["now"] = _decided(session, study, settings)
         if other is not None:
             row["then"] = _decided(session, study, other)
-            row["changes"] = _names(row["then"]) != _names(row["now"])
+            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
         sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
         row["modalities"] = sorted({source.modality for source in sources})
         found.append(row)
@@ -134,7 +135,9 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
         for found in explain(settings.rules, item.facts):
             limit = held.get((item.found.study_instance_uid, found.rule), "") if found.applies else ""
             reason = f"held: {limit}" if limit else found.reason
-            rows.append(_row(item, found.rule, found.pipeline, applies=found.applies, reason=reason))
+            row = _row(item, found.rule, found.pipeline, applies=found.applies, reason=reason)
+            rule = settings.rule(found.rule)
+            rows.append(row | {"then": [str(one) for one in rule.then] if rule and found.applies else []})
     return rows
 
 
@@ -166,6 +169,7 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
                 "images": len(decision.source_uids),
                 "held": decision.held_reason,
                 "send_to": list(decision.rule.send_to),
+                "then": _would_do(session, study, decision.rule),
             }
             for decision in decisions
         ],
@@ -173,8 +177,29 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
     }
 
 
-def _names(decided: View) -> set[str]:
-    return {rule["name"] for rule in decided["rules"]}
+def _outcome(decided: View) -> set[tuple[str, ...]]:
+    return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
+
+
+def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
+    """Which conditions hold for what the rule's pipeline made of the study last."""
+    if not rule.then:
+        return []
+    states = (JobState.SUCCEEDED, JobState.FAILED, JobState.NOT_APPLICABLE)
+    ended = (Job.study_id == study.id, Job.pipeline == rule.pipeline, Job.state.in_(states))
+    job = session.scalar(select(Job).where(*ended).order_by(Job.id.desc()).limit(1))
+    if job is None:
+        return []
+    present = results.suspected(session, study.id, rule.pipeline)
+    assessed = job.state is JobState.SUCCEEDED
+    rejected = HeldResult.state == HeldState.REJECTED
+    withheld = bool(session.scalar(select(exists().where(HeldResult.study_id == study.id, rejected))))
+    return [
+        str(one)
+        for one in rule.then
+        if (withheld if one.when == "withheld" else one.holds(present, assessed=assessed))
+        and not (one.finding and withheld)
+    ]
 
 
 def _limits(rule: RuleSettings) -> list[str]:
@@ -201,7 +226,7 @@ def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]
     for number, rule in enumerate(rules, start=1):
         if rule.pipeline not in PIPELINES:
             yield f"rule {number}, pipeline: {did_you_mean(rule.pipeline, PIPELINES)}"
-        for name in rule.send_to:
+        for name in rule.receivers:
             if name not in receiving:
                 yield f"rule {number}, send_to: {did_you_mean(name, receiving, 'peers that may receive')}"
 
@@ -250,4 +275,5 @@ def _row(item: _ReadFile, rule: str, pipeline: str, *, applies: bool, reason: st
         "pipeline": pipeline,
         "applies": applies,
         "reason": reason,
+        "then": [],
     }

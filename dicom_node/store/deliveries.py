@@ -127,14 +127,20 @@ def due_destinations(session: Session, now: datetime) -> list[str]:
     return list(session.scalars(select(Delivery.destination).where(_due(now)).distinct()))
 
 
-def due_batch(session: Session, destination: str, now: datetime, limit: int) -> list[Delivery]:
-    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting."""
+def due_batch(
+    session: Session, destination: str, now: datetime, limit: int, *, by_waiting: bool = False
+) -> list[Delivery]:
+    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting.
+
+    ``by_waiting``: the longest waiting, STAT or not.
+    """
+    waiting = (Delivery.next_at, Delivery.id)
     first = session.scalar(
         select(Result.study_id)
         .join(Delivery.result)
         .join(Result.study)
         .where(Delivery.destination == destination, _due(now))
-        .order_by(Study.priority.desc(), Delivery.next_at, Delivery.id)
+        .order_by(*waiting if by_waiting else (Study.priority.desc(), *waiting))
         .limit(1)
     )
     if first is None:

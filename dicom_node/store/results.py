@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, func, select
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.dicom.own_objects import Installation
@@ -64,6 +64,13 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
     session.add_all(
         ReportedFinding(result_id=report.id, finding=name, study_id=report.study_id) for name in set(present)
     )
+
+
+def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
+    """The findings that the reports in force of this pipeline suspect."""
+    chosen = select(ReportedFinding.finding).join(Result, Result.id == ReportedFinding.result_id)
+    mine = (Result.study_id == study_id, Job.pipeline == pipeline)
+    return set(session.scalars(chosen.join(Job, Job.id == Result.job_id).where(*mine)))
 
 
 def forget_findings(session: Session, result_ids: Collection[int]) -> None:
@@ -158,6 +165,18 @@ def newest_report(
     gone = purged_images(session, study_id, rule).keys()
     whole = (row for row in session.execute(chosen) if gone.isdisjoint(row.source_uids))
     return next(((row.sop_instance_uid, row.series_instance_uid) for row in whole), ("", ""))
+
+
+def receivers(session: Session, study_id: int, rule: str) -> set[str]:
+    """The peers that got, or are to get, results of this rule."""
+    chosen = select(Delivery.destination).join(Delivery.result).join(Job, Job.id == Result.job_id)
+    left = Delivery.state.not_in(_NEVER_LEFT)
+    return set(session.scalars(chosen.where(Result.study_id == study_id, Job.rule == rule, left).distinct()))
+
+
+def make_stat(session: Session, study_id: int) -> None:
+    """Its deliveries, and jobs to come, go before those of other studies."""
+    session.execute(update(Study).where(Study.id == study_id, Study.priority < 1).values(priority=1))
 
 
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:

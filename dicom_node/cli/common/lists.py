@@ -245,6 +245,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         _yes_no("applies", "applies"),
         ("pipeline", lambda row: row["pipeline"] if row["applies"] else "–"),
         *fields("why: reason"),
+        ("then", lambda row: "; ".join(row["then"]) or "–"),
     ),
     "rules replay": (
         _STUDY,

@@ -17,7 +17,7 @@ from ai_pipeline.shown import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
+from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
@@ -40,7 +40,7 @@ from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Result
+from dicom_node.store.tables import Job, Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
@@ -73,6 +73,7 @@ class _Ending:
     assess_first: bool
     present: frozenset[str] = frozenset()  # findings by the meanings of their codes
     models: tuple[ModelRef, ...] = ()
+    stat: bool = False  # a condition of the rule makes the study one
 
 
 class ResultWriter:
@@ -98,6 +99,8 @@ class ResultWriter:
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
         analysed_at = job.analysed_at or utc_now()
+        present = _present(result)
+        job, stat = self._routed(job, present)
         by = JobPipeline.from_pipeline(pipeline, result.models)
         built: list[BuiltObject] = []
         for peers in _by_boxes(self._peers(job, deidentified=False)):
@@ -113,7 +116,7 @@ class ResultWriter:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.count(result.scores, refused)
         cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
-        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result), by.models)
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), present, by.models, stat)
         self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
@@ -131,11 +134,12 @@ class ResultWriter:
         The report is for people who wait for the study, so de-identified destinations get none. It needs no
         assessment: it says nothing of the patient.
         """
+        job, stat = self._routed(job, (), assessed=False)
         known = self._peers(job, deidentified=False)
         context = self._context(job, by, utc_now(), known)
         built = results.build_failure(context, images, reason, cause)
         self._tell_repairs(job, images)
-        end = _Ending(state, reason, assess_first=False)
+        end = _Ending(state, reason, assess_first=False, stat=stat)
         self._end(job, end, built, None, self._tallies.count((), refused))
 
     def end(
@@ -164,6 +168,7 @@ class ResultWriter:
                     row.analysed_at = row.analysed_at or analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
                     new = self._enter(session, job, end, built, files)
+                    _note_routes(session, job, row, stat=end.stat)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -172,6 +177,25 @@ class ResultWriter:
                     put_in_place(new, self._files)
                     return
         raise RuntimeError("another worker writes the results of this job again and again")
+
+    def _routed(
+        self, job: ClaimedJob, present: Collection[str], *, assessed: bool = True
+    ) -> tuple[ClaimedJob, bool]:
+        """The job with the further peers of its rule's conditions, and whether one makes its study STAT.
+
+        A peer that got an earlier report of the rule by a condition gets what replaces it, too.
+        """
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.then:
+            return job, False
+        holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
+        with self._database.read() as session:
+            had = stored.receivers(session, job.study_id, job.rule)
+        further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
+        known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
+        names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
+        stat = any(one.priority == "stat" for one in holding)
+        return replace(job, destinations=(*job.destinations, *names)), stat
 
     def _is_assessed_first(self, job: ClaimedJob) -> bool:
         """Whether its rule wanted that when it took the study, or wants it now."""
@@ -359,6 +383,16 @@ class ResultWriter:
             with contextlib.suppress(UnknownPeer):  # the job's start already logged it
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
+
+
+def _note_routes(session: Session, job: ClaimedJob, row: Job, *, stat: bool) -> None:
+    """Make the study STAT, and record what the conditions of its rule changed, but no finding."""
+    further = [name for name in job.destinations if name not in row.destinations]
+    if stat:
+        stored.make_stat(session, job.study_id)
+    if further or stat:
+        fields = {"job": job.id, "rule": job.rule, "destinations": ",".join(further), "stat": stat}
+        record(session, RESULTS_ROUTED, job.study_id, **fields)
 
 
 def _present(result: PipelineResult) -> frozenset[str]:

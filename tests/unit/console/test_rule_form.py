@@ -197,7 +197,8 @@ def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[st
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     admin.get("/rules/new")
     names = set(re.findall(r'name="([^"]+)"', admin.text))
-    assert set(RuleSettings.model_fields) - {"when", "options"} <= names
+    assert set(RuleSettings.model_fields) - {"when", "options", "then"} <= names
+    assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(page.CONDITIONS) == set(Conditions.model_fields)
     for card in OFFERED:
@@ -225,3 +226,10 @@ def test_a_pipeline_that_cannot_be_loaded_is_offered_without_options(
     monkeypatch.setattr(form, "card_of", lambda name: None)
     assert admin.get("/rules/new") == 200
     assert 'value="broken"' in admin.text
+
+
+def test_conditions_on_results_are_read_from_the_text_and_come_back_as_it() -> None:
+    then = [{"when": 'Odd "name", 50 % suspected', "send_to": ["er"], "notify": ["on-call"]}]
+    content = {"name": "us", "when": {"modality": "US"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+    fields = form.as_form({**content, "then": then})
+    assert form.as_content(fields, "us") == ({**content, "then": then}, [])

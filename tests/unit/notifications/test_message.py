@@ -28,7 +28,7 @@ def test_ours_names_events_fields_and_findings() -> None:
         TemplateEvent(3003, AT, {"job": 1}, ["Mass"]),
     ]
     said = written(rule(), "NODE", told)
-    assert said.subject == "NODE: job succeeded and 1 more"
+    assert said.subject == "NODE: Suspected: Mass and 1 more"
     for word in ("delivery given up", "(5004)", "destination=pacs", "Mass", "notification n"):
         assert word in said.text
     assert "status" not in said.text
