@@ -61,7 +61,7 @@ from tests.modality import set_pixels
 
 STILL, CINE = (1024, 768), (640, 480)  # columns, rows
 MOST_SECONDS, LEAST_RATE = 1.5, 10.0  # the design's targets: a still, and frames per second
-MOST_TIMES, LEAST_TIMES = 2.0, 6.0  # beside rapidocr: times as long, as fast
+MOST_TIMES, LEAST_TIMES = 1.5, 8.0  # beside rapidocr: times as long, as fast
 WARM_UP = 16  # frames: one window
 SAMPLED = 10  # frames that rapidocr reads by itself
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
