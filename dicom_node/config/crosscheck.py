@@ -107,6 +107,12 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "is listed twice")
     _check_then(rule, place, may_receive, known, read)
+    for key, asked in (("complete_from",), rule.complete_from), (("priors", "peer"), rule.priors and rule.priors.peer):
+        if asked and asked not in known:
+            read.add((*place, *key), repr(asked), f"no such peer; {did_you_mean(asked, known)}")
+        elif asked and not read.is_faulty((*read.place_of("peers", asked), "may")):
+            if not any(peer.name == asked and "query" in peer.may for peer in settings.peers):
+                read.add((*place, *key), repr(asked), 'this peer may not be asked: add may = ["query"]')
     senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:

@@ -26,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase
 
 from dicom_node.model.kinds import (
+    FetchPurpose,
+    QuestionKind,
     AssociationOutcome,
     AuditAction,
     Counted,
@@ -92,6 +94,8 @@ class Base(DeclarativeBase):
         CommitmentState: _words(CommitmentState),
         HeldState: _words(HeldState),
         FetchState: _words(FetchState),
+        FetchPurpose: _words(FetchPurpose),
+        QuestionKind: _words(QuestionKind),
         ObjectRole: _words(ObjectRole),
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),
