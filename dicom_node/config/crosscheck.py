@@ -108,6 +108,10 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
             read.add((*place, "send_to"), repr(name), "is listed twice")
     _check_then(rule, place, may_receive, known, read)
     for key, asked in (("complete_from",), rule.complete_from), (("priors", "peer"), rule.priors and rule.priors.peer):
+    for key, asked in (
+        (("complete_from",), rule.complete_from),
+        (("priors", "peer"), rule.priors and rule.priors.peer),
+    ):
         if asked and asked not in known:
             read.add((*place, *key), repr(asked), f"no such peer; {did_you_mean(asked, known)}")
         elif asked and not read.is_faulty((*read.place_of("peers", asked), "may")):

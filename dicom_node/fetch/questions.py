@@ -69,7 +69,9 @@ class Questions:
     def run_once(self, stop: threading.Event) -> None:
         """Ask what is due, and end the waits for what is here or does not come."""
         with self._database.read() as session:
-            opened = [(row.id, _is_due(row, utc_now())) for row in questions.open_of(session, self._peer.name)]
+            opened = [
+                (row.id, _is_due(row, utc_now())) for row in questions.open_of(session, self._peer.name)
+            ]
         for number, is_due in opened:
             name = f"questions to {self._peer.name}"
             if stop.is_set() or not leases.acquire(self._database, name, self._owner, self._lease_seconds):

@@ -81,9 +81,7 @@ def _study_facts(
     return StudyFacts(study.study_date, now.date(), counted, asked_for)
 
 
-def _add(
-    session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings
-) -> None:
+def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:
     rule, now = decision.rule, utc_now()
     later = now + timedelta(seconds=settings.assembly.archive_seconds)
     waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)

@@ -174,7 +174,12 @@ class DicomwebArchive(_HttpArchive):
             "PatientID": query.patient_id,
         }
         keys = {key: value for key, value in asked.items() if value} | {"limit": str(_PAGE)}
-        named = ("StudyDescription", "ModalitiesInStudy", "NumberOfStudyRelatedInstances", "IssuerOfPatientID")
+        named = (
+            "StudyDescription",
+            "ModalitiesInStudy",
+            "NumberOfStudyRelatedInstances",
+            "IssuerOfPatientID",
+        )
         also = [_TAGS[key] for key in named]
         for page in range(_PAGES):
             params = {**keys, "offset": str(page * _PAGE), "includefield": also}

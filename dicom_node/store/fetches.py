@@ -35,7 +35,9 @@ def number(session: Session, fetch_id: int) -> Fetch | None:
 def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
     """Of those of this peer that are due, the one asked for longest ago; first what a study waits for."""
     due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
-    return session.scalar(select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1))
+    return session.scalar(
+        select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)
+    )
 
 
 def unfinished(session: Session, peer: str) -> Sequence[Fetch]:

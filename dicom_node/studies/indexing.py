@@ -30,8 +30,8 @@ from dicom_node.store.database import Database
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
 from dicom_node.studies.asked import ask_about
+from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
 from dicom_node.studies.judgement import Former, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 

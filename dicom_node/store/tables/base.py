@@ -26,14 +26,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase
 
 from dicom_node.model.kinds import (
-    FetchPurpose,
-    QuestionKind,
     AssociationOutcome,
     AuditAction,
     Counted,
+    FetchPurpose,
     NotificationState,
     ObjectRole,
     Outcome,
+    QuestionKind,
     ReaderVerdict,
     RejectionReason,
     ResultKind,
