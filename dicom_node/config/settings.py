@@ -457,7 +457,7 @@ class RuleSettings(_Section):
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
     complete_from: Name | None = None
-    """A peer that is asked, when a study is quiet, how many instances it has: what did not come is fetched."""
+    """A peer that is asked, when a study is quiet, how many instances it has: what is missing is fetched."""
     priors: PriorsSettings | None = None
     """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
     their results are sent nowhere. Keys: peer, same, most, years."""

@@ -137,7 +137,11 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "away"])
-def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(tmp_path: Path, hangs: bool) -> None:
+def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
+    tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
     one, _, answer = study_of_two()
     with (
         run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs,
@@ -286,3 +290,4 @@ def test_on_postgresql_the_job_is_let_go_when_the_priors_are_here(tmp_path: Path
             ].state = StudyState.DELIVERED
         asked(inbox)
     assert all(job.run_at <= utc_now() and job.ticket for job in inbox.jobs())
+    inbox.close()
