@@ -108,7 +108,6 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "is listed twice")
     _check_then(rule, place, may_receive, known, read)
-    for key, asked in (("complete_from",), rule.complete_from), (("priors", "peer"), rule.priors and rule.priors.peer):
     for key, asked in (
         (("complete_from",), rule.complete_from),
         (("priors", "peer"), rule.priors and rule.priors.peer),
