@@ -33,7 +33,7 @@ from dicom_node.events import (
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
-from dicom_node.fetch import Fetcher, report_missing
+from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
@@ -143,6 +143,9 @@ class Background:
             if "query" in peer.may:
                 fetcher = Fetcher(self._database, self._settings, peer, self._owner)
                 self._repeat(f"fetch from {peer.name}", fetcher.run_once)
+            if peer.name in self._settings.asked_by_rules:
+                questions = Questions(self._database, self._settings, peer, self._owner)
+                self._repeat(f"questions to {peer.name}", questions.run_once)
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""

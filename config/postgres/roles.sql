@@ -29,7 +29,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, dicom_node_any, dicom_nod
 GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
-    alembic_version, annotation_reading, association, audit, cleaning_review, commitment, counted_image, cursor, decision,
+    alembic_version, annotation_reading, archive_question, association, audit, cleaning_review, commitment, counted_image, cursor, decision,
     delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, installation, instance, job, lease,
     notification, notified_event, received_object, reported_finding, result, score_count, shadow_score, site_process, study,
     study_fetch, study_trace, waiting_report, withdrawal
@@ -47,7 +47,7 @@ TO dicom_node_any;
 -- What is received, and what is forgotten of it.
 GRANT dicom_node_any TO dicom_node_receives;
 GRANT INSERT ON study TO dicom_node_receives;
-GRANT INSERT, UPDATE ON instance, received_object, study_fetch TO dicom_node_receives;
+GRANT INSERT, UPDATE ON archive_question, instance, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, disk_sample TO dicom_node_receives;
 GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;
 GRANT DELETE ON annotation_reading, counted_image, event, image_count, score_count, shadow_score TO dicom_node_receives;

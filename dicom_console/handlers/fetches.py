@@ -21,6 +21,8 @@ faces = Faces()
 _PAGE = 100
 _MOST_QUESTIONS = 62
 """Questions of one request, whose answers a browser waits for; for more there is the command."""
+_MISSING_DAYS = 3
+"""Today and so many days before, of which studies without a result are looked for."""
 _place = threading.Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
 
 
@@ -73,6 +75,23 @@ def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> fetches.FetchAs
         return fetches.ask(asked.site.settings, given, asked.person)
     finally:
         _place.release()
+
+
+@faces.people.post("/fetches/{name}/missing")
+@needs(UserRole.OPERATOR)
+def missing(asked: Asked, name: str) -> Response:
+    """Studies of the last days that should have a result, and have none; fetched where the form says so."""
+    if not _place.acquire(blocking=False):
+        raise HTTPException(503, "A peer is being asked already: try again when it has answered.")
+    try:
+        fetch_them = asked.text("fetch") == "true"
+        rows = fetches.missing(asked.site.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them)
+    finally:
+        _place.release()
+    if fetch_them:
+        return back_to("/fetches")(asked, None)
+    audit.note_list(asked.site.database, asked.person, "fetches")
+    return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
 @faces.people.post("/fetches/{name}/again")

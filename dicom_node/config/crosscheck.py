@@ -95,6 +95,7 @@ def _check_retained(settings: Settings, read: TomlFiles) -> None:
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
     place = read.place_of("rules", rule.name)
     known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
+    may_query = {peer.name for peer in settings.peers if "query" in peer.may}
     may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
@@ -107,6 +108,14 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "is listed twice")
     _check_then(rule, place, may_receive, known, read)
+    for key, asked in (
+        (("complete_from",), rule.complete_from),
+        (("priors", "peer"), rule.priors and rule.priors.peer),
+    ):
+        if asked and asked not in known:
+            read.add((*place, *key), repr(asked), f"no such peer; {did_you_mean(asked, known)}")
+        elif asked and asked not in may_query and not read.is_faulty((*read.place_of("peers", asked), "may")):
+            read.add((*place, *key), repr(asked), 'this peer may not be asked: add may = ["query"]')
     senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:

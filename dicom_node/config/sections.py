@@ -91,6 +91,9 @@ class AssemblySettings(Section):
     """No object and no open association for this long, for CR and DX."""
     quiet_seconds_us: float = Field(30, ge=0)
     """The same for ultrasound, where the examination goes on between images."""
+    archive_seconds: float = Field(60, ge=0, le=600)
+    """How long a study that is quiet waits for what a peer has: for its missing images (complete_from of a
+    rule), and its job for earlier studies (priors)."""
 
 
 class SpoolSettings(Section):

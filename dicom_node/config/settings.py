@@ -420,6 +420,19 @@ class ResultSettings(_Section):
         return f"{self.when}: {', '.join(does)}"
 
 
+class PriorsSettings(_Section):
+    """``priors`` of a rule: earlier studies of the patient, fetched when a study begins to arrive."""
+
+    peer: Name
+    """The peer that has them; it must be allowed to be queried."""
+    same: Literal["modality", "body part and modality"] = "body part and modality"
+    """What they have in common. Where the peer names no body part, the modality decides."""
+    most: int = Field(2, ge=1, le=10)
+    """Fetched at most, the newest first."""
+    years: int = Field(5, ge=1, le=50)
+    """Not older than this, from the day of the new study."""
+
+
 class RuleSettings(_Section):
     """``[[rules]]``: which pipeline for which study, and where its results go."""
 
@@ -443,6 +456,11 @@ class RuleSettings(_Section):
     """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
+    complete_from: Name | None = None
+    """A peer that is asked, when a study is quiet, how many instances it has: what is missing is fetched."""
+    priors: PriorsSettings | None = None
+    """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
+    their results are sent nowhere. Keys: peer, same, most, years."""
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
     then: tuple[ResultSettings, ...] = Field((), max_length=50)
@@ -494,6 +512,12 @@ class Settings(_Section):
     def rule(self, name: str) -> RuleSettings | None:
         """The rule of that name, None when it was taken out of the configuration."""
         return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def asked_by_rules(self) -> frozenset[str]:
+        """Names of peers that rules have asked about studies that are being received."""
+        priors = (rule.priors.peer for rule in self.rules if rule.priors)
+        return frozenset([*priors, *(rule.complete_from for rule in self.rules if rule.complete_from)])
 
     @property
     def sender_names(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from sqlalchemy.orm import Session
 
 from dicom_node.events import FETCH_ASKED, FETCH_CANCELLED
+from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.scu import Archive, FoundStudy, StudyQuery
 from dicom_node.store import fetches
@@ -74,16 +75,24 @@ def ask(
 
 
 def write_down(
-    session: Session, peer: str, study: FoundStudy, rule: str = "", per_minute: float = 0
+    session: Session,
+    peer: str,
+    study: FoundStudy,
+    rule: str = "",
+    per_minute: float = 0,
+    purpose: FetchPurpose = FetchPurpose.ASKED,
 ) -> Fetch:
-    """A new row for a study that is to be fetched."""
+    """A new row for a study that is to be fetched; what another study waits for goes before others."""
     now = utc_now()
     row = Fetch(
         peer=peer,
         study_instance_uid=study.study_instance_uid,
         rule=rule,
         per_minute=per_minute,
+        purpose=purpose,
+        urgent=purpose is not FetchPurpose.ASKED,
         patient_id=study.patient_id,
+        issuer_of_patient_id=study.issuer_of_patient_id,
         patient=str(study.patient),
         asked_at=now,
         next_at=now,

@@ -113,7 +113,7 @@ class Fetcher:
     def _retrieve(self, fetch: Fetch, stop: threading.Event) -> Retrieved:
         archive = scu.open_archive(self._peer, self._settings)
         sink = Incoming(self._spool, self._waiting, self._settings, self._peer, fetch.id)
-        with _closed_at(stop, archive):
+        with closed_at(stop, archive):
             return archive.retrieve(fetch.study_instance_uid, sink)
 
     def _finish(self, fetch: Fetch, outcome: Retrieved, *, stopped: bool) -> None:
@@ -143,7 +143,7 @@ class Fetcher:
 
 
 @contextmanager
-def _closed_at(stop: threading.Event, archive: Archive) -> Iterator[None]:
+def closed_at(stop: threading.Event, archive: Archive) -> Iterator[None]:
     """End the archive's calls when ``stop`` is set, which another thread does."""
     done = threading.Event()
 

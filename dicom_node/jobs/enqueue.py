@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -11,9 +11,9 @@ from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.events import NO_RULE
 from dicom_node.jobs.queue import enqueue, estimated_seconds
 from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import FetchPurpose, ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import fetches, intake, queue
+from dicom_node.store import fetches, intake, questions, queue
 from dicom_node.store.tables import Instance, Job, Study
 from dicom_node.store.transitions import record, settle_study_as, utc_now
 
@@ -36,7 +36,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     attributes = {source.sop_instance_uid: source.attributes for source in sources}
     for decision in decisions:
         seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
-        _add(session, study, decision, seconds)
+        _add(session, study, decision, seconds, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
@@ -52,7 +52,8 @@ def decide_study(
     facts = [image_facts(source, settings) for source in sources]
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    return decide(rules, _study_facts(session, study, rules, asked_for=fetch is not None), facts)
+    asked_for = fetch is not None and fetch.purpose is not FetchPurpose.INSTANCES
+    return decide(rules, _study_facts(session, study, rules, asked_for=asked_for), facts)
 
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
@@ -80,8 +81,10 @@ def _study_facts(
     return StudyFacts(study.study_date, now.date(), counted, asked_for)
 
 
-def _add(session: Session, study: Study, decision: RuleDecision, seconds: float) -> None:
+def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:
     rule, now = decision.rule, utc_now()
+    later = now + timedelta(seconds=settings.assembly.archive_seconds)
+    waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
     job = Job(
         study_id=study.id,
         study_revision=study.revision,
@@ -95,7 +98,7 @@ def _add(session: Session, study: Study, decision: RuleDecision, seconds: float)
         cost_seconds=seconds,
         state=JobState.HELD if decision.held_reason else JobState.QUEUED,
         reason=decision.held_reason,
-        run_at=now,
+        run_at=later if waits else now,
         created_at=now,
     )
     enqueue(session, job)

@@ -125,6 +125,21 @@ class NotificationState(StrEnum):
     FAILED = "failed"  # given up: refused, or not taken for too long
 
 
+class FetchPurpose(StrEnum):
+    """Why a study is fetched from a peer."""
+
+    ASKED = "asked"  # a person asked for it, or for what is missing
+    PRIOR = "prior"  # for the comparison with a newer one: its results are sent nowhere
+    INSTANCES = "instances"  # it is being received, and the peer has more instances of it
+
+
+class QuestionKind(StrEnum):
+    """What a peer is asked about a study that is being received."""
+
+    INSTANCES = "instances"  # Number of Study Related Instances (0020,1208)
+    PRIORS = "priors"  # earlier studies of the same patient
+
+
 class AuditAction(StrEnum):
     """What a person did, or the node itself; at most 16 characters."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.archive import (
+    MOST_OBJECTS,
     Archive,
     FoundStudies,
     FoundStudy,
@@ -24,6 +25,7 @@ from dicom_node.scu.destination import (
 )
 
 __all__ = [
+    "MOST_OBJECTS",
     "Archive",
     "Check",
     "CommitmentUser",

@@ -19,6 +19,7 @@ STUDY_KEYS: Final = (
     "StudyDescription",
     "NumberOfStudyRelatedInstances",
     "PatientID",
+    "IssuerOfPatientID",
     "PatientName",
     "PatientBirthDate",
     "PatientSex",
@@ -33,13 +34,19 @@ _LONGEST_ID = 64  # LO, PS3.5 6.2
 
 @dataclass(frozen=True, slots=True)
 class StudyQuery:
-    """One question: studies of these days that have a modality, or the study of one UID."""
+    """One question: studies of these days that have a modality, or the study of one UID.
+
+    With ``patient_id`` those of one patient; it is matched as it is, so it may hold no wildcard.
+    """
 
     first: date | None = None
     last: date | None = None
     modality: str = ""
     """A code in capitals; "": any."""
     study_instance_uid: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    """"": any."""
 
     @property
     def dates(self) -> str:
@@ -52,6 +59,11 @@ class StudyQuery:
         """Whether an answer is one to this question: an archive may not match by all keys."""
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
+        if self.patient_id and study.patient_id != self.patient_id:
+            return False
+        issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+        if self.patient_id and len(issuers) > 1:
+            return False
         day, dates = study.study_date, self.dates
         in_time = not day or not dates or dates[:8] <= day <= dates[9:]
         return in_time and (not self.modality or not study.modalities or self.modality in study.modalities)
@@ -70,6 +82,7 @@ class FoundStudy:
     description: str = ""
     instances: int | None = None
     patient_id: str = ""
+    issuer_of_patient_id: str = ""
     patient: Patient = _NOBODY
 
     @classmethod
@@ -87,9 +100,14 @@ class FoundStudy:
             modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
             description=texts.get("StudyDescription", "")[:64],
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,
-            patient_id=texts.get("PatientID", "").replace("\0", "").strip()[:_LONGEST_ID],
+            patient_id=_identifier(texts, "PatientID"),
+            issuer_of_patient_id=_identifier(texts, "IssuerOfPatientID"),
             patient=Patient.from_values("", "", name, birth, sex),
         )
+
+
+def _identifier(texts: Mapping[str, str], keyword: str) -> str:
+    return texts.get(keyword, "").replace("\0", "").strip()[:_LONGEST_ID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +186,10 @@ class Archive(Protocol):
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """Ask for studies. Raises PeerUnreachable where there is no answer, or none that can be read."""
+        ...
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """Body Part Examined (0018,0015) of the study's series, where it says one. Raises PeerUnreachable."""
         ...
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:

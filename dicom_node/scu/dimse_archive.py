@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -68,11 +69,19 @@ class DimseArchive(DimseCaller):
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """C-FIND at STUDY level. Raises PeerUnreachable."""
-        with self.associate(_contexts(_FIND), service="query") as association:
-            if isinstance(association, NoAssociation):
-                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
-            answers = self._ask(association, _question(query))
+        answers = self._answers(_question(query))
         return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """C-FIND at SERIES level. Raises PeerUnreachable."""
+        question = Dataset()
+        question.QueryRetrieveLevel, question.StudyInstanceUID = "SERIES", study_instance_uid
+        question.SeriesInstanceUID = question.Modality = question.BodyPartExamined = ""
+        found = set()
+        for answer in self._answers(question):
+            with quiet_pydicom(), suppress(*_FAULTY_VALUES):
+                found.add(_text(answer.get("BodyPartExamined")).strip().upper())
+        return frozenset(found - {""})
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """C-MOVE or C-GET, as ``retrieve`` of the peer says; objects of a C-MOVE come to our listener."""
@@ -97,6 +106,12 @@ class DimseArchive(DimseCaller):
                 else:
                     checks.append(Check(name, True, f"{model.name} accepted"))
         return checks
+
+    def _answers(self, question: Dataset) -> list[Dataset]:
+        with self.associate(_contexts(_FIND), service="query") as association:
+            if isinstance(association, NoAssociation):
+                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
+            return self._ask(association, question)
 
     def _ask(self, association: Association, question: Dataset) -> list[Dataset]:
         answers: list[Dataset] = []
@@ -247,6 +262,7 @@ def _question(query: StudyQuery) -> Dataset:
     question.StudyDate = query.dates
     question.ModalitiesInStudy = query.modality
     question.StudyInstanceUID = query.study_instance_uid
+    question.PatientID = query.patient_id
     return question
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 import requests
 from pydicom.datadict import tag_for_keyword
@@ -30,12 +30,14 @@ from dicom_node.scu.destination import Check, SendStatus
 from dicom_node.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, UNREADABLE, BoundedSession, problem, status_of
 from dicom_node.scu.multipart import MalformedMultipart, Parts, boundary_of
 
+_Answer = TypeVar("_Answer")
 _PAGE = 1000
 _PAGES = 100
 _BLOCK = 2**16
 _NO_STUDY: Final = StudyQuery(study_instance_uid="2.25.0")
 _WADO = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _ORTHANC_ID = re.compile(r"[0-9a-f-]{1,64}")
+_BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
 _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
@@ -55,9 +57,17 @@ class _HttpArchive(ABC):
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """Ask for studies. Raises PeerUnreachable."""
+        return self._answer(lambda: FoundStudies.fitting(query, self._search(query)))
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """Ask for series. Raises PeerUnreachable."""
+        found = self._answer(lambda: {text.strip().upper() for text in self._body_parts(study_instance_uid)})
+        return frozenset(found - {""})
+
+    def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
         try:
             with self._connections.within(self._settings.outbox.answer_seconds):
-                return FoundStudies.fitting(query, self._search(query))
+                return ask()
         except requests.RequestException as error:
             report = problem(error, self._connections)
             raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}") from None
@@ -115,6 +125,9 @@ class _HttpArchive(ABC):
     def _search(self, query: StudyQuery) -> Iterable[dict[str, str]]: ...
 
     @abstractmethod
+    def _body_parts(self, study_instance_uid: str) -> Iterable[str]: ...
+
+    @abstractmethod
     def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
         """Give each object to ``count``; returns the outcome without its numbers."""
 
@@ -158,11 +171,16 @@ class DicomwebArchive(_HttpArchive):
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,
             "StudyInstanceUID": query.study_instance_uid,
+            "PatientID": query.patient_id,
         }
         keys = {key: value for key, value in asked.items() if value} | {"limit": str(_PAGE)}
-        also = [
-            _TAGS[key] for key in ("StudyDescription", "ModalitiesInStudy", "NumberOfStudyRelatedInstances")
-        ]
+        named = (
+            "StudyDescription",
+            "ModalitiesInStudy",
+            "NumberOfStudyRelatedInstances",
+            "IssuerOfPatientID",
+        )
+        also = [_TAGS[key] for key in named]
         for page in range(_PAGES):
             params = {**keys, "offset": str(page * _PAGE), "includefield": also}
             answer = self._get("/studies", "application/dicom+json", params=params)
@@ -172,6 +190,12 @@ class DicomwebArchive(_HttpArchive):
             yield from (_json_texts(row) for row in rows)
             if len(rows) < _PAGE:
                 return
+
+    def _body_parts(self, study_instance_uid: str) -> Iterator[str]:
+        params = {"includefield": _BODY_PART, "limit": str(_PAGE)}
+        answer = self._get(f"/studies/{study_instance_uid}/series", "application/dicom+json", params=params)
+        for row in answer.json() if answer.status_code != 204 and answer.content else []:
+            yield from map(_json_text, row.get(_BODY_PART, {}).get("Value") or [])
 
     def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
         with self._get(f"/studies/{study_instance_uid}", _WADO, stream=True) as answer:
@@ -188,7 +212,7 @@ class OrthancArchive(_HttpArchive):
 
     def _search(self, query: StudyQuery) -> Iterator[dict[str, str]]:
         keys = {"StudyDate": query.dates, "ModalitiesInStudy": query.modality}
-        keys["StudyInstanceUID"] = query.study_instance_uid
+        keys |= {"StudyInstanceUID": query.study_instance_uid, "PatientID": query.patient_id}
         asked = {"Level": "Study", "CaseSensitive": True, "Expand": True}
         asked["Query"] = {key: value for key, value in keys.items() if value}
         for row in self._ask(asked):
@@ -197,6 +221,11 @@ class OrthancArchive(_HttpArchive):
                 count = self._get(f"/studies/{_checked(row['ID'])}/statistics").json()
                 texts["NumberOfStudyRelatedInstances"] = count["CountInstances"]
             yield {key: str(value) for key, value in texts.items()}
+
+    def _body_parts(self, study_instance_uid: str) -> Iterator[str]:
+        query = {"StudyInstanceUID": study_instance_uid}
+        for row in self._ask({"Level": "Series", "CaseSensitive": True, "Expand": True, "Query": query}):
+            yield str(row["MainDicomTags"].get("BodyPartExamined", ""))
 
     def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
         query = {"StudyInstanceUID": study_instance_uid}

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import FetchPurpose, ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, FetchState
 from dicom_node.store.tables import Delivery, Fetch, Instance, Result, Study
 from dicom_node.store.tables.base import has_come
@@ -33,9 +33,11 @@ def number(session: Session, fetch_id: int) -> Fetch | None:
 
 
 def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
-    """The study that was asked for longest ago of this peer, among those that are due."""
+    """Of those of this peer that are due, the one asked for longest ago; first what a study waits for."""
     due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
-    return session.scalar(select(Fetch).where(*due).order_by(Fetch.attempts, Fetch.id).limit(1))
+    return session.scalar(
+        select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)
+    )
 
 
 def unfinished(session: Session, peer: str) -> Sequence[Fetch]:
@@ -84,11 +86,20 @@ def listed(
 def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
     """Whether a study is not being fetched: neither now, nor between a try that failed and the next one.
 
-    A study that got nothing since ``silent_since`` is no longer held open for it.
+    A study that got nothing since ``silent_since`` is no longer held open for it. What is fetched for a study
+    that came from elsewhere has an end of its own (``store.questions``).
     """
     tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
-    theirs = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried)
+    whole = Fetch.purpose != FetchPurpose.INSTANCES
+    theirs = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried, whole)
     return ~(theirs & (Study.due_at > silent_since))
+
+
+def is_prior(session: Session, study_id: int) -> bool:
+    """Whether a study was fetched as a prior: its results are sent nowhere."""
+    uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
+    prior = (Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
+    return bool(session.scalar(select(exists().where(*prior))))
 
 
 def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:

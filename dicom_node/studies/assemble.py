@@ -13,7 +13,7 @@ from dicom_node.events import STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.object_store.rows import is_whole
-from dicom_node.store import fetches, intake
+from dicom_node.store import fetches, intake, questions
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import move_study, steady_now
 from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient
@@ -34,6 +34,8 @@ class Assembler:
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if settings.object_store.url else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
+        self._asks = any(rule.complete_from for rule in settings.rules)
+        self._archive = timedelta(seconds=settings.assembly.archive_seconds)
         assembly = settings.assembly
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
@@ -49,6 +51,8 @@ class Assembler:
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
         if self._fetches:  # what is half fetched would be analysed twice
             also.append(fetches.is_not_under_way(now - _SILENCE))
+        if self._asks:
+            also.append(questions.waits_for_no_instances(now, self._archive))
         self._bring_forward(now + 2 * self._longest)
         done = 0
         while self._complete_next(now, also):
@@ -76,6 +80,8 @@ class Assembler:
                 return True
             if self._fetches and is_of_another_patient(session, study):
                 quarantine_study(session, study, OTHER_PATIENT)
+                return True
+            if self._asks and questions.ask_for_instances(session, study, now + self._archive):
                 return True
             study.due_at = None
             session.flush()

@@ -37,6 +37,7 @@ def is_of_another_patient(session: Session, study: Study) -> bool:
     named = Patient.parse(row.patient)
     others = intake.patients(session, study.id, [ObjectRole.SOURCE, ObjectRole.NON_SOURCE])
     other_id = row.patient_id and study.patient_id and row.patient_id != study.patient_id
-    if not other_id and not any(named.disagrees(one) for one in others):
+    issuers = {row.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+    if not other_id and len(issuers) < 2 and not any(named.disagrees(one) for one in others):
         return False
     return move_fetch(session, row, FETCHED_OTHER_PATIENT)

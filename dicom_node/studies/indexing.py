@@ -30,6 +30,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record, steady_now
+from dicom_node.studies.asked import ask_about
 from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
 from dicom_node.studies.judgement import Former, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
@@ -133,7 +134,8 @@ class Indexing:
             return place
         self._receive(session, study, item, role, judgement.outcome)
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
-            self._write_instance(session, study, item, role, place)
+            row = self._write_instance(session, study, item, role, place)
+            ask_about(session, study, row, self._settings)
         elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
             # The new copy takes its place.
             former.path, former.purged = self._files.relative(place), False

@@ -341,7 +341,10 @@ def _retrieval() -> str:
 ##### 5.2.4.2 Studies are found and fetched
 
 From peers with `may = ["query"]`: C-FIND at STUDY level, a question for each day and modality. An answer without a valid Study
-Instance UID, or of another study, day or modality than was asked for, is left out.
+Instance UID, or of another study, day, modality or patient than was asked for, is left out. For a study that is being received,
+where a rule has `complete_from`, by its Study Instance UID, for Number of Study Related Instances (0020,1208); where it has `priors`,
+by Patient ID (0010,0020) and a range of Study Date, and of up to 20 answers the series (SERIES level, for Body Part Examined,
+0018,0015). No Patient ID with a wildcard is asked for. The same by QIDO-RS (also `GET …/studies/{{study}}/series`) and Orthanc's REST API.
 
 {table(("key", "tag", "match"), [("Query/Retrieve Level", "(0008,0052)", "STUDY"), *keys])}
 Studies are retrieved whole (STUDY level, by Study Instance UID), one at a time from each peer and not faster than

@@ -37,7 +37,7 @@ from dicom_node.results import (
     written,
 )
 from dicom_node.sitekey import load_or_create
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, fetches
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job, Result
@@ -212,6 +212,7 @@ class ResultWriter:
     ) -> list[ResultFile]:
         """Rows and deliveries of these objects; returns the files that are to be put in place."""
         waiting = 0
+        is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
         rows = stored.existing(session, [item.sop_instance_uid for item in built])
         new: list[ResultFile] = []
         for item in built:
@@ -226,7 +227,8 @@ class ResultWriter:
             elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
                 stored.restore(session, rows[uid])
                 new.append(files[uid])
-            peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
+            known = [] if is_prior else self._peers(job, deidentified=item.deidentified)
+            peers = [peer for peer in known if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
             if rows[uid].purged:
                 _give_up(session, rows[uid], peers)

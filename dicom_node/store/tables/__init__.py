@@ -12,7 +12,7 @@ from dicom_node.store.tables.analyses import (
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
 from dicom_node.store.tables.decisions import DecisionRow, HeldResult
-from dicom_node.store.tables.fetches import Fetch
+from dicom_node.store.tables.fetches import ArchiveQuestion, Fetch
 from dicom_node.store.tables.node import (
     Cursor,
     DiskSample,
@@ -37,6 +37,7 @@ from dicom_node.store.tables.studies import (
 
 __all__ = [
     "AnnotationReading",
+    "ArchiveQuestion",
     "Association",
     "Base",
     "CleaningReview",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from dicom_node.config.settings import PeerSettings
 from dicom_node.model.roles import UserRole
 from dicom_node.services import fetches
@@ -54,3 +56,19 @@ def test_without_such_a_peer_the_page_tells_what_to_set(console: ConsoleLab) -> 
     assert browser.get("/fetches") == 200
     assert "No peer may be asked for studies" in browser.text
     assert 'action="/fetches"' not in browser.text
+
+
+def test_studies_without_a_result_are_shown_and_fetched(console: ConsoleLab) -> None:
+    answer = answer_for(
+        film("lost"), StudyDate=f"{datetime.now().astimezone():%Y%m%d}", ModalitiesInStudy="US"
+    )
+    with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=[answer]), classes=()) as pacs:
+        with_archive(console, pacs.port)
+        browser = console.browser(UserRole.OPERATOR)
+        assert browser.get("/fetches") == 200 and "/fetches/archive/missing" in browser.text
+        assert browser.post("/fetches/archive/missing") == 200
+        assert "it never came" in browser.text
+        assert not fetches.listed(console.settings)
+        assert browser.post("/fetches/archive/missing", fetch="true") == 303
+        assert console.browser(UserRole.VIEWER).post("/fetches/archive/missing") == 403
+    assert [row.state for row in fetches.listed(console.settings)] == ["waiting"]

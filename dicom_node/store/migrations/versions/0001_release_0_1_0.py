@@ -448,7 +448,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("rule", sa.String(length=64), nullable=False),
         sa.Column("per_minute", sa.Double(), nullable=False),
+        sa.Column("purpose", sa.String(length=16), nullable=False),
+        sa.Column("urgent", sa.Boolean(), nullable=False),
         sa.Column("patient_id", sa.String(length=255), nullable=False),
+        sa.Column("issuer_of_patient_id", sa.String(length=255), nullable=False),
         sa.Column("patient", sa.Text(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -463,6 +466,26 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     )
     op.create_index("ix_study_fetch_due", "study_fetch", ["state", "peer", "next_at"])
     op.create_index("ix_study_fetch_started_at", "study_fetch", ["started_at"])
+
+    op.create_table(
+        "archive_question",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("rule", sa.String(length=64), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("next_at", sa.DateTime(), nullable=True),
+        sa.Column("until", sa.DateTime(), nullable=True),
+        sa.Column("answered_at", sa.DateTime(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("priors", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_archive_question_study_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_archive_question")),
+        sa.UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
+    )
+    op.create_index("ix_archive_question_open", "archive_question", ["ended_at", "peer"])
 
     op.create_table(
         "study_trace",
