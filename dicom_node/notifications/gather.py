@@ -28,6 +28,7 @@ from dicom_node.model.kinds import NotificationState, ResultKind
 from dicom_node.notifications import message
 from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_for, numbers_of, wants_all
 from dicom_node.object_store.files import Files
+from dicom_node.store import fetches
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     Cursor,
@@ -127,8 +128,10 @@ class Gatherer:
         """The event as the templates get it, None where the rule does not ask for it."""
         found: list[str] = []
         result: list[str] = []
-        conditions = self._conditions(session, rule, row)
-        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        is_prior = row.study_id is not None and fetches.is_prior(session, row.study_id)
+        conditions = [] if is_prior else self._conditions(session, rule, row)
+        findings = [] if is_prior else rule.findings  # an old study is no news
+        wanted = [*findings, *(one.finding for one in conditions if one.finding)]
         if wanted and row.number in WITH_FINDINGS:
             found, result = self._findings(session, wanted, row)
         words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}

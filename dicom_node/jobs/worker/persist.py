@@ -190,6 +190,8 @@ class ResultWriter:
             return job, False
         holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
         with self._database.read() as session:
+            if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
+                return job, False
             had = stored.receivers(session, job.study_id, job.rule)
         further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
         known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
