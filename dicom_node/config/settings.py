@@ -390,6 +390,8 @@ class RuleSettings(_Section):
     """Send a short report also when the pipeline does not apply."""
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
+    compare: bool = False
+    """Compare results with those that the same pipeline had for earlier studies of the same patient here."""
 
 
 class Settings(_Section):

@@ -5,10 +5,12 @@ from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.previous import PreviousImage, Reference
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, written
 from dicom_node.results.rejection import build_rejection
+from dicom_node.results.sr.reading import stated
 
 __all__ = [
     "NOT_HERE",
@@ -17,7 +19,9 @@ __all__ = [
     "Deidentified",
     "FindingAssessment",
     "Installation",
+    "PreviousImage",
     "Pseudonyms",
+    "Reference",
     "ResultContext",
     "ResultFile",
     "SourceObject",
@@ -30,5 +34,6 @@ __all__ = [
     "put_in_place",
     "repairs_of",
     "row_values",
+    "stated",
     "written",
 ]
