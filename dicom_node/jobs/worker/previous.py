@@ -1,9 +1,9 @@
-"""Which earlier results a job's images are compared with: finished ones of earlier studies, from our database.
+"""Which earlier results a job's images are compared with: finished ones of earlier studies in our database.
 
-Only of the same patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"), the
-same pipeline, modality, body part and view. The newest earlier study with such an image counts. Nothing is
-compared with a result that waits for a person, was rejected or withdrawn, or whose file was deleted; and nothing
-is written again when an earlier study comes later.
+Only of the same patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"),
+the same pipeline, modality, body part and view. The newest earlier study with such an image counts. Nothing
+is compared with a result that waits for a person, was rejected or withdrawn, or whose file was deleted.
+Nothing is written again when an earlier study comes later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.results import PreviousImage, Reference, stated
+from dicom_node.results import EarlierObject, PreviousImage, stated
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 
@@ -33,7 +33,7 @@ _Kind = tuple[str, str, str]
 def previous_images(
     session: Session, files: Files, job: ClaimedJob, uids: Sequence[str]
 ) -> tuple[dict[str, PreviousImage], date | None]:
-    """The earlier image for each of these images of the job (SOP Instance UIDs) that has one; the study's day."""
+    """The earlier image for each of these images (SOP Instance UIDs) that has one; the day of the study."""
     study = session.get_one(Study, job.study_id)
     on = day_of(study.study_date)
     found: dict[str, PreviousImage] = {}
@@ -120,8 +120,8 @@ def _of_report(
     return {
         uid: PreviousImage(
             then,
-            Reference(refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid),
-            Reference(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
+            EarlierObject(refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid),
+            EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
             tuple(one for one in findings if one.image == row.sop_instance_uid),
             tuple(one for one in numbers if one.image == row.sop_instance_uid),
             same_options=dict(by.options) == dict(job.options),

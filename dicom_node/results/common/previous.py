@@ -13,7 +13,7 @@ from ai_pipeline.summary import comparison_line, named
 COMPARED: Final = "compared"
 """Name of the note on an image with the comparison."""
 SAME_PREGNANCY: Final = 210
-"""Days: two examinations of one pregnancy with a measurable head (from the tenth week) lie no further apart."""
+"""Days: no two examinations of one pregnancy with a measurable head (from week ten) lie further apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class StatedNumber:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class EarlierObject:
     """An object of an earlier study."""
 
     study_uid: str
@@ -59,8 +59,8 @@ class PreviousImage:
     """
 
     on: date
-    report: Reference
-    image: Reference
+    report: EarlierObject
+    image: EarlierObject
     findings: tuple[StatedFinding, ...]
     numbers: tuple[StatedNumber, ...]
     same_options: bool

@@ -1,8 +1,8 @@
 """What earlier reports say of earlier images, quoted in a report that compares with it.
 
-A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, behind those of TID
-1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of today's
-image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a document,
+A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, behind those of
+TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
+today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a document,
 and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) bear the tracking UIDs
 that they have in the quoted report (TID 1501), and are inferred from the earlier image. That and the quoted
 report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2): they belong to another study.
@@ -32,7 +32,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
 from dicom_node.results.common import concepts
-from dicom_node.results.common.previous import PreviousImage, Reference, StatedFinding, StatedNumber
+from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedFinding, StatedNumber
 from dicom_node.results.common.source import Source
 
 PREVIOUS_FINDINGS: Final = DicomCode("121068", "DCM", "Previous Findings")
@@ -104,7 +104,7 @@ def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
     return CodedConcept(value, scheme, meaning or value)
 
 
-def _stand_in(reference: Reference, source: Source) -> Dataset:
+def _stand_in(reference: EarlierObject, source: Source) -> Dataset:
     one = Dataset()
     one.SOPClassUID, one.SOPInstanceUID = reference.sop_class_uid, reference.uid
     one.StudyInstanceUID, one.SeriesInstanceUID = reference.study_uid, reference.series_uid
