@@ -56,7 +56,7 @@ def previous_images(
 def day_of(text: str) -> date | None:
     """A value of VR DA; None for anything else."""
     try:
-        return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 else None
+        return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 and text.isascii() and text.isdigit() else None
     except ValueError:
         return None
 
@@ -88,8 +88,8 @@ def _earlier(session: Session, study: Study, pipeline: str) -> Iterator[tuple[Re
         .order_by(Study.study_date.desc(), Result.id.desc())
         .limit(MOST_REPORTS)
     )
-    for row in session.execute(chosen):
-        yield row._tuple()
+    for report, earlier, by in session.execute(chosen):
+        yield report, earlier, by
 
 
 def _same_patient(session: Session, *studies: int) -> bool:

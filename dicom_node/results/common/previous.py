@@ -150,8 +150,8 @@ def _changed(now: Measurement, then: StatedNumber, error: float) -> str:
     difference = round(round(now.value, places) - round(then.value, places), places)
     was = f"was {_shown(then.value, now)}"
     if abs(difference) <= round(error, places):
-        return f"{was}, no change (within ±{error:.{places}f})"
-    return f"{was} ({difference:+.{places}f}, more than the method's ±{error:.{places}f})"
+        return f"{was}, no change (±{error:.{places}f})"
+    return f"{was} ({difference:+.{places}f}, method ±{error:.{places}f})"
 
 
 def _shown(value: float, like: Measurement) -> str:

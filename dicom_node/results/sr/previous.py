@@ -2,10 +2,10 @@
 
 A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, behind those of
 TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
-today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a document,
-and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) bear the tracking UIDs
-that they have in the quoted report (TID 1501), and are inferred from the earlier image. That and the quoted
-report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2): they belong to another study.
+today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
+document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) bear the
+tracking UIDs that they have in the quoted report (TID 1501), and are inferred from the earlier image. That
+image and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2): their study is another.
 """
 
 from __future__ import annotations
