@@ -52,7 +52,12 @@ def previous_container(previous: PreviousImage) -> ContainerContentItem:
         *TimePointContext(time_point=previous.on.isoformat()),
     ]
     numbers = [
-        _about(one, NumContentItem(_coded(one.code, one.meaning), one.value, _coded(one.unit), _CONTAINS))
+        _about(
+            one,
+            NumContentItem(
+                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
+            ),
+        )
         for one in previous.numbers
     ]
     findings = [
