@@ -56,7 +56,8 @@ def previous_images(
 def day_of(text: str) -> date | None:
     """A value of VR DA; None for anything else."""
     try:
-        return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 and text.isascii() and text.isdigit() else None
+        digits = len(text) == 8 and text.isascii() and text.isdigit()
+        return datetime.strptime(text, "%Y%m%d").date() if digits else None
     except ValueError:
         return None
 
@@ -89,7 +90,7 @@ def _earlier(session: Session, study: Study, pipeline: str) -> Iterator[tuple[Re
         .limit(MOST_REPORTS)
     )
     for report, earlier, by in session.execute(chosen):
-        yield report, earlier, by
+        yield (report, earlier, by)  # noqa: UP028  (rows, not tuples)
 
 
 def _same_patient(session: Session, *studies: int) -> bool:
