@@ -90,7 +90,7 @@ def _earlier(session: Session, study: Study, pipeline: str) -> Iterator[tuple[Re
         .limit(MOST_REPORTS)
     )
     for report, earlier, by in session.execute(chosen):
-        yield (report, earlier, by)  # noqa: UP028  (rows, not tuples)
+        yield (report, earlier, by)
 
 
 def _same_patient(session: Session, *studies: int) -> bool:
