@@ -8,7 +8,7 @@ Nothing is written again when an earlier study comes later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Final
 
@@ -62,7 +62,7 @@ def day_of(text: str) -> date | None:
         return None
 
 
-def _earlier(session: Session, study: Study, pipeline: str) -> Iterator[tuple[Result, Study, Job]]:
+def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result, Study, Job]]:
     """Reports on earlier studies with the same Patient ID and issuer, the newest study first."""
     held = exists().where(
         Delivery.result_id == Result.id,
@@ -89,8 +89,7 @@ def _earlier(session: Session, study: Study, pipeline: str) -> Iterator[tuple[Re
         .order_by(Study.study_date.desc(), Result.id.desc())
         .limit(MOST_REPORTS)
     )
-    for report, earlier, by in session.execute(chosen):
-        yield (report, earlier, by)
+    return [(report, earlier, by) for report, earlier, by in session.execute(chosen)]  # noqa: C416
 
 
 def _same_patient(session: Session, *studies: int) -> bool:
