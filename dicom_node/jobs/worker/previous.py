@@ -89,7 +89,7 @@ def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result
         .order_by(Study.study_date.desc(), Result.id.desc())
         .limit(MOST_REPORTS)
     )
-    return [(report, earlier, by) for report, earlier, by in session.execute(chosen)]  # noqa: C416
+    return [(report, earlier, by) for report, earlier, by in session.execute(chosen)]
 
 
 def _same_patient(session: Session, *studies: int) -> bool:
