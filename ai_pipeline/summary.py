@@ -61,6 +61,18 @@ def result_lines(
     return [*short_result(findings, measurements, notes), *(note.text for note in notes if note.on_faces)]
 
 
+def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: Sequence[str]) -> str:
+    """One line of at most :data:`MOST` characters on what differs from the images of the day ``on``.
+
+    ``numbers``: what to say of measurements; ``new`` and ``gone``: names of findings that are suspected now
+    and were not then, and the reverse.
+    """
+    said = [*numbers, *([] if new or gone or numbers else ["nothing else suspected"])]
+    head = f"Compared with {on}{': ' if said else ''}{'; '.join(said)}"
+    findings = [("Suspected, not then", list(new)), ("Suspected then, not now", list(gone))]
+    return _line([(head, []), *(one for one in findings if one[1])])
+
+
 def decided_in_words(finding: Finding) -> str:
     """Side, name and certainty: "left pleural effusion suspected, low certainty"."""
     words = {

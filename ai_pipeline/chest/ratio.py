@@ -12,7 +12,15 @@ from typing import Final
 
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
 from ai_pipeline.chest.intended_use import projection_of
-from ai_pipeline.contract import BURNED_IN, Code, ImageHeader, Measurement, ModelRef, QualityNote, SourceImage
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    ImageHeader,
+    Measurement,
+    QualityNote,
+    SourceImage,
+    repeatability,
+)
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
 from ai_pipeline.images.orientation import Pose
 
@@ -86,7 +94,7 @@ def measure(
     if anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
     statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)
-    measurements = _measurements(image, anatomy.measured, pose, model.ref, statement)
+    measurements = _measurements(image, anatomy.measured, pose, model, statement)
     notes = [_note(image, _caution(image.header, projection, model.agreement))]
     if effusion:
         notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid))
@@ -109,9 +117,9 @@ def _statement(
 
 
 def _measurements(
-    image: SourceImage, found: Cardiothoracic, pose: Pose, model: ModelRef, statement: str
+    image: SourceImage, found: Cardiothoracic, pose: Pose, by: AnatomyModel, statement: str
 ) -> tuple[Measurement, ...]:
-    spacing = radiograph_spacing(image.header)
+    spacing, model = radiograph_spacing(image.header), by.ref
     # Down and across change places in an image that was turned by a quarter.
     across = spacing[0 if pose.turned in {90, 270} else 1] if spacing else None
 
@@ -131,6 +139,7 @@ def _measurements(
             model,
             THORAX,
             statement=statement,
+            error=repeatability(by.agreement, 0.01) if by.agreement else None,
         ),
         width_of("Heart width", HEART, found.heart),
         width_of("Thoracic width", THORAX, found.thorax),

@@ -24,6 +24,7 @@ from ai_pipeline.contract.findings import (
     Origin,
     QualityNote,
     Region,
+    repeatability,
 )
 from ai_pipeline.contract.images import (
     DerivedImage,
@@ -82,4 +83,5 @@ __all__ = [
     "SourceImage",
     "UltrasoundRegion",
     "option",
+    "repeatability",
 ]

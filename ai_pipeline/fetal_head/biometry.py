@@ -13,7 +13,15 @@ from typing import Final
 import cv2
 import numpy as np
 
-from ai_pipeline.contract import Code, ImageHeader, MeasuredQuantity, Measurement, ModelRef, Point
+from ai_pipeline.contract import (
+    Code,
+    ImageHeader,
+    MeasuredQuantity,
+    Measurement,
+    ModelRef,
+    Point,
+    repeatability,
+)
 from ai_pipeline.fetal_head.ellipse import Ellipse
 from ai_pipeline.images.header import calibrated_regions
 
@@ -70,10 +78,13 @@ def measurements(
     spacing: tuple[float, float] | None,
     model: ModelRef,
     fetus: str,
+    agreement: tuple[float, float] | None = None,
 ) -> tuple[Measurement, ...]:
     """Circumference, short and long axis of the ``head`` of ``fetus`` (as Measurement has it) in the image
-    ``uid``: in mm, or in pixels without ``spacing``. Lines are cut off at the picture's edge."""
+    ``uid``: in mm, or in pixels without ``spacing``. Lines are cut off at the picture's edge.
+    ``agreement``: of the circumference with a sonographer, as the model's card has it."""
     unit = MILLIMETRES if spacing else PIXELS
+    error = repeatability(agreement, 1.0) if agreement and spacing else None
     sizes = in_millimetres(head, spacing) if spacing else head
     rows = (
         (sizes.circumference, head.polygon(), True),
@@ -93,6 +104,7 @@ def measurements(
             closed=closed,
             fetus=fetus,
             statement=_statement(value, unit) if quantity is MEASURES[0] else "",
+            error=error if quantity is MEASURES[0] else None,
         )
         for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
     )

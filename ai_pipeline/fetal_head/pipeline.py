@@ -137,7 +137,7 @@ class FetalHead:
                 continue
             header, model = image.header, self._model().ref
             measured += biometry.measurements(
-                image.uid, header, analysed.head, analysed.spacing, model, fetus
+                image.uid, header, analysed.head, analysed.spacing, model, fetus, self._model().agreement
             )
             pictures += [_mask(image, analysed.head, model), *cleaned[image.uid].images]
             notes += [QualityNote(NOTE, self._caution(analysed), image.uid), *cleaned[image.uid].notes]

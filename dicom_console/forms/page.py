@@ -53,7 +53,9 @@ def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None)
             _limit("max_study_age_days", "Hold studies older than (days)", given),
             _limit("daily_cap", "Most jobs a day and sender", given),
         ],
-        "flags": {key for key in ("assess_first", "tell_pacs_refusals") if "true" in given.get(key, ())},
+        "flags": {
+            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
+        },
         "receivers": _ticks(_receivers(settings), given.get("send_to", ())),
         "grabbers": _ticks(_senders(settings), given.get("secondary_captures_from", ())),
         "callers": sorted(settings.sender_names),

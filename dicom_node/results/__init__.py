@@ -5,18 +5,22 @@ from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.previous import EarlierObject, PreviousImage
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, written
 from dicom_node.results.rejection import build_rejection
+from dicom_node.results.sr.reading import stated
 
 __all__ = [
     "NOT_HERE",
     "BuiltObject",
     "Cause",
     "Deidentified",
+    "EarlierObject",
     "FindingAssessment",
     "Installation",
+    "PreviousImage",
     "Pseudonyms",
     "ResultContext",
     "ResultFile",
@@ -30,5 +34,6 @@ __all__ = [
     "put_in_place",
     "repairs_of",
     "row_values",
+    "stated",
     "written",
 ]

@@ -32,6 +32,7 @@ from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
+from dicom_node.results.common.previous import comparison_parts, with_comparisons
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.presentation import build_presentation
@@ -65,12 +66,17 @@ def build(
     """
     read = read_sources(sources)
     _check_names(read, result)
+    result = with_comparisons(result, context.previous, context.study_day)
+    compared = comparison_parts(result, context.previous)
     builder = _ResultBuilder(context)
-    parts = (*_boxed(context, result.findings), *not_here(result))
+    parts = (*_boxed(context, result.findings), *not_here(result), *compared)
     builder.add(_REPORT, read, lambda uid: build_report(context, read, result, uid), parts)
-    builder.add(_PAGE, read, lambda uid: build_page(context, read, result, uid), not_here(result))
+    builder.add(
+        _PAGE, read, lambda uid: build_page(context, read, result, uid), (*not_here(result), *compared)
+    )
     for source in read:
-        builder.add_image(_of_image(source, result))
+        parts = comparison_parts(result, context.previous, source.uid)
+        builder.add_image(_of_image(source, result, parts))
     return builder.built
 
 
@@ -101,6 +107,7 @@ class _ImageResults:
     notes: Sequence[QualityNote]
     derived: Sequence[DerivedImage]
     drawn_on: Literal["source", "cleaned"]
+    compared: tuple[str, ...]
 
     def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
         return [image for image in self.derived if image.kind is kind]
@@ -114,7 +121,7 @@ def _check_names(read: Sequence[Source], result: PipelineResult) -> None:
         raise ResultRefused("the pipeline names an image that is not a source of this job")
 
 
-def _of_image(source: Source, result: PipelineResult) -> _ImageResults:
+def _of_image(source: Source, result: PipelineResult, compared: tuple[str, ...]) -> _ImageResults:
     return _ImageResults(
         source,
         of_source(source, result.findings),
@@ -122,6 +129,7 @@ def _of_image(source: Source, result: PipelineResult) -> _ImageResults:
         [note for note in result.quality if note.source_uid in {None, source.uid}],
         [image for image in result.images if image.source_uid == source.uid],
         result.drawn_on,
+        compared,
     )
 
 
@@ -197,7 +205,7 @@ class _ResultBuilder:
             lambda uid: build_presentation(
                 self._context, image.source, image.findings, image.measurements, image.notes, uid
             ),
-            _boxed(self._context, image.findings),
+            (*_boxed(self._context, image.findings), *image.compared),
         )
 
     def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:
@@ -210,7 +218,7 @@ class _ResultBuilder:
                 lambda uid: build_annotated(
                     self._context, image.source, image.findings, image.measurements, image.notes, below, uid
                 ),
-                _boxed(self._context, image.findings),
+                (*_boxed(self._context, image.findings), *image.compared),
             )
         for rank, finding in enumerate(with_evidence(image.findings), start=1):
             self._add_heatmap(image.source, finding, rank, below)

@@ -25,6 +25,7 @@ from dicom_node.results.common.context import BuiltObject, ResultContext, Source
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.equipment import acquisition_equipment, deidentifying_equipment
 from dicom_node.results.common.identity import described
+from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
@@ -58,6 +59,8 @@ def build_deidentified(
     the other destinations of the job do not wait for it. Raises ResultRefused and DecodedDifferently for
     faulty sources, as ``build`` does.
     """
+    if any(note.name == COMPARED for note in result.quality):
+        raise ResultRefused("a comparison names an earlier study: it is for no de-identified destination")
     read = read_sources(sources)
     return _Builder(context, read, result, pseudonyms, options).built()
 
@@ -71,7 +74,14 @@ class _Builder:
         pseudonyms: Pseudonyms,
         options: Set[Retained],
     ) -> None:
-        self._context = replace(context, station_name="", installation=NO_INSTALLATION, charset="utf8")
+        self._context = replace(
+            context,
+            station_name="",
+            installation=NO_INSTALLATION,
+            charset="utf8",
+            previous={},
+            study_day=None,
+        )
         self._sources = sources
         self._result = result
         self._pseudonyms = pseudonyms

@@ -240,9 +240,12 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     known = {source.uid: source for source in sources}
+    earlier = {one.uid: one for image in context.previous.values() for one in (image.image, image.report)}
     for item in items(read):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if not uid or uid == context.supersedes:
+            continue
+        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].sop_class_uid:
             continue
         source = known.get(uid)
         if source is None:

@@ -159,6 +159,8 @@ TEMPLATES: Final = {
     "130400": "TID 1410", "111030": "TID 1410", "121112": "TID 1501", "C0034375": _REPORT,
     "RESULT": "TID 1500, 1501: qualitative evaluation",
     "NOTRUNBECAUSE": "TID 1501: qualitative evaluation",
+    "121068": "extension of TID 1500: CID 7001", "121001": "TID 1000", "121002": "TID 1000",
+    "C2348792": "TID 1502",
     "ASSESSEDREPORT": "extension of TID 1500", "ASSESSMENT": "TID 1501: qualitative evaluation",
     "the finding": "TID 1500: qualitative evaluation", "the measured quantity": "TID 300 in 1501",
     "AI estimated probability, or score, of the finding (private)": "TID 300 in 1410, 1501",
@@ -364,7 +366,9 @@ written by a builder; "below" names the concept of the item above it. UNVERIFIED
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score. Presence:
 Suspected (415684004, SCT), Absent, Undetermined or Present (CID 240). Of what several findings share, TID 1501 groups on the image
-say what was looked for and not found. Procedure reported: the source's codes of public schemes. What a model measured:
+say what was looked for and not found. Only where a rule compares (`compare`): a container (121068, DCM, "Previous Findings") for each earlier
+image, with the quoted report (TID 1000), its day as Time Point (TID 1502), and findings and measurements with their tracking UIDs
+there, inferred from the earlier image; both objects are in Pertinent Other Evidence Sequence. Procedure reported: the source's codes of public schemes. What a model measured:
 {_measures()}. What a pipeline outlines in segmentations: {_outlines()}.
 
 Rejection note: Key Object Selection, TID 2010, (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for

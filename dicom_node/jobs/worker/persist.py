@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from typing import Literal
 
@@ -21,6 +21,7 @@ from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULT
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
+from dicom_node.jobs.worker.previous import previous_images
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.monitoring.tally import Tallies, Tally
@@ -28,6 +29,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.results import (
     BuiltObject,
     Cause,
+    PreviousImage,
     Pseudonyms,
     ResultContext,
     ResultFile,
@@ -102,9 +104,11 @@ class ResultWriter:
         present = _present(result)
         job, stat = self._routed(job, present)
         by = JobPipeline.from_pipeline(pipeline, result.models)
+        previous, day = self._previous(job, images)
         built: list[BuiltObject] = []
         for peers in _by_boxes(self._peers(job, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
+            context = replace(context, previous=previous, study_day=day)
             build = partial(results.build, sources=images.readable, result=result)
             built += _with_purged(self._database, context, build(context), build)
         contexts = {
@@ -118,6 +122,17 @@ class ResultWriter:
         cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
         end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), present, by.models, stat)
         self._end(job, end, built, analysed_at, tally, cleaning)
+
+    def _previous(
+        self, job: ClaimedJob, images: JobImages
+    ) -> tuple[Mapping[str, PreviousImage], date | None]:
+        """What the job's images are compared with; nothing unless its rule asks for it."""
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.compare:
+            return {}, None
+        with self._database.read() as session:
+            uids = [source.image.uid for source in images.readable]
+            return previous_images(session, self._files, job, uids)
 
     def write_failure(
         self,

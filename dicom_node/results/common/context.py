@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +12,7 @@ from typing import Final, Literal
 from ai_pipeline.contract import Code, CodingScheme, ModelRef, PipelineResult, SourceImage
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.previous import PreviousImage
 
 
 def _nothing_exists(_uid: str) -> bool:
@@ -58,6 +59,7 @@ class ResultContext:
     UID (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether
     that object was built before; then it is named, not built again. ``series_began``: of a Series Instance
     UID, when the first job with results in that series analysed its images; None: it is a new one.
+    ``previous``: earlier images to compare with, by SOP Instance UID; ``study_day``: the day of this study.
     """
 
     pipeline: str
@@ -77,6 +79,8 @@ class ResultContext:
     supersedes_series: str = ""
     exists: Callable[[str], bool] = _nothing_exists
     series_began: Callable[[str], datetime | None] = _begins_now
+    previous: Mapping[str, PreviousImage] = field(default_factory=dict)
+    study_day: date | None = None
 
     def __post_init__(self) -> None:
         if self.analysed_at.tzinfo is None:

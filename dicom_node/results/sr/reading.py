@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import Decision
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BURNED_IN_HEAD
+from dicom_node.results.common.previous import StatedFinding, StatedNumber
 
 # PS3.16 TID 1500: the containers and the concepts that are read here.
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
@@ -50,6 +51,54 @@ def measurements(report: Path) -> list[dict[str, Any]]:
                     {"name": name, "site": ", ".join(sites), "number": number, "model": _model(items)}
                 )
     return found
+
+
+def stated(report: Path) -> tuple[list[StatedFinding], list[StatedNumber]]:
+    """The findings and the measured numbers of a TID 1500 report with the image that each is of."""
+    document = dcmread(report)
+    found: list[StatedFinding] = []
+    numbers: list[StatedNumber] = []
+    for group in _containers(document, _MEASUREMENT_GROUP):
+        found += [_stated_finding(row, group) for row in _of_group(group)]
+        items = list(group.get("ContentSequence", ()))
+        if not any(_decides(item) for item in items):
+            numbers += [_stated_number(item, items, group) for item in items if item.ValueType == "NUM"]
+    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+        decided = (item for item in container.get("ContentSequence", ()) if _decides(item))
+        found += [_stated_finding(_of_evaluation(item), item) for item in decided]
+    return found, numbers
+
+
+def _stated_finding(row: Mapping[str, Any], item: Dataset) -> StatedFinding:
+    value, scheme = row["code"]
+    decision = Decision(row["decision"])
+    model, tracking = row["model"], row["tracking_uid"]
+    return StatedFinding(_image(item), (value, scheme), row["finding"], decision, model, tracking)
+
+
+def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
+    value, scheme = _code(_name(item))
+    [measured] = item.MeasuredValueSequence
+    unit, of_scheme = _code(measured.MeasurementUnitsCodeSequence[0])
+    return StatedNumber(
+        _image(group),
+        (value, scheme),
+        str(_name(item).CodeMeaning),
+        float(measured.NumericValue),
+        (unit, of_scheme),
+        _model(beside),
+        _tracking_uid(beside),
+    )
+
+
+def _image(item: Dataset) -> str:
+    """SOP Instance UID of the image that is named first in a content item, "" where there is none."""
+    for child in item.get("ContentSequence", ()):
+        if child.ValueType == "IMAGE":
+            return str(child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        if uid := _image(child):
+            return uid
+    return ""
 
 
 def places(report: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from dicom_node.results.common.envelope import complete, disclaimer, header_argu
 from dicom_node.results.common.equipment import observation_context
 from dicom_node.results.common.fetus import fetus_of_all
 from dicom_node.results.common.identity import series_uid
+from dicom_node.results.common.previous import PreviousImage, quoted
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.tracked import located_findings, of_source, ranked, reported
 from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
@@ -40,6 +41,7 @@ from dicom_node.results.sr.content import (
     summary_group,
 )
 from dicom_node.results.sr.examination import image_library, procedures_performed, procedures_reported
+from dicom_node.results.sr.previous import evidence, previous_container
 
 
 def build_report(
@@ -66,13 +68,14 @@ def build_report(
     regions += [
         group for source in sources for group in measurement_groups(context, source, result.measurements)
     ]
+    earlier = quoted(result, context.previous)
     text, fetus = conclusion(sources, result), fetus_of_all(result.measurements)
     if regions:
         evaluations = evaluations_container(context, elsewhere, summaries)
-        return _document(context, sources, uid, text, regions, evaluations, fetus)
+        return _document(context, sources, uid, text, regions, evaluations, fetus, earlier)
     groups = [image_finding_group(context, one, source) for one, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
-    return _document(context, sources, uid, text, groups)
+    return _document(context, sources, uid, text, groups, previous=earlier)
 
 
 def build_failure_report(
@@ -92,6 +95,7 @@ def _document(
     groups: Sequence[Group],
     evaluations: ContainerContentItem | None = None,
     fetus: str = "",
+    previous: Sequence[PreviousImage] = (),
 ) -> Dataset:
     report = MeasurementReport(
         observation_context=observation_context(context, fetus),
@@ -105,11 +109,12 @@ def _document(
         image_library(context, sources),
         measurements,
         *([evaluations] if evaluations is not None else []),
+        *map(previous_container, previous),
         *(_text(concepts.COMMENT, text) for model in context.models for text in _hashes(model)),
     ]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
-        evidence=[source.stand_in for source in sources],
+        evidence=[*(source.stand_in for source in sources), *evidence(previous, sources[0])],
         content=report,
         is_complete=True,
         is_final=False,
