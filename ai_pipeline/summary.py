@@ -68,7 +68,7 @@ def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: S
     and were not then, and the reverse.
     """
     said = [*numbers, *([] if new or gone or numbers else ["nothing else suspected"])]
-    head = f"Compared with {on}{': ' if said else ''}{'; '.join(said)}"
+    head = f"Before, {on}{': ' if said else ''}{'; '.join(said)}"
     findings = [("Suspected, not then", list(new)), ("Suspected then, not now", list(gone))]
     return _line([(head, []), *(one for one in findings if one[1])])
 

@@ -55,6 +55,8 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "pipeline"): "ultrasound",
     ("RuleSettings", "send_to"): ["pacs"],
     ("RuleSettings", "secondary_captures_from"): ["grabber"],
+    ("RuleSettings", "complete_from"): "pacs",
+    ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
     ("RuleSettings", "options"): {"policy": "research"},
     ("ObjectStoreSettings", "url"): "s3://dicom-node",
     ("ObjectStoreSettings", "endpoint"): "https://s3.example.org",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dicom_node.fetch.arriving import Questions
 from dicom_node.fetch.asking import AskedStudies, ask, ask_again, cancel, questions
 from dicom_node.fetch.fetcher import Fetcher
 from dicom_node.fetch.missing import MissingStudy, fetch_missing, missing, report_missing
-from dicom_node.fetch.questions import Questions
 
 __all__ = [
     "AskedStudies",

@@ -1,4 +1,4 @@
-"""Queries of what peers are asked about studies that are being received; ``fetch.questions`` decides."""
+"""Queries of what peers are asked about studies that are being received; ``fetch.arriving`` decides."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _numbers(measured: Sequence[Measurement], previous: PreviousImage, days: int
         if one.error is None or one.model is None or not then or several:
             continue
         [was] = then
-        name = one.name[:1].lower() + one.name[1:]
+        name = one.name.lower()
         if was.model != _model(one):
             yield f"{name} by another model version, not compared"
         elif not one.fetus:

@@ -185,6 +185,7 @@ def test_a_rule_that_another_admin_changed_is_not_overwritten(console: ConsoleLa
         {"when": {"modality": "DX"}, "pipeline": "chest_xray", "options": {"prevalence": {"Effusion": 0.05}}},
         {"when": {"modality": "US"}, "daily_cap": 7, "tell_pacs_refusals": True, "priority": "low"},
         {"when": {"modality": "US"}, "max_study_age_days": 0, "secondary_captures_from": ["grabber"]},
+        {"when": {"modality": "DX"}, "complete_from": "pacs", "priors": {"peer": "pacs", "most": 1}},
     ],
 )
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
@@ -197,7 +198,8 @@ def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[st
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     admin.get("/rules/new")
     names = set(re.findall(r'name="([^"]+)"', admin.text))
-    assert set(RuleSettings.model_fields) - {"when", "options", "then"} <= names
+    as_text = {"then", "complete_from", "priors"}
+    assert set(RuleSettings.model_fields) - {"when", "options"} - as_text <= names
     assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(page.CONDITIONS) == set(Conditions.model_fields)

@@ -35,6 +35,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import Pseudonyms, build_deidentified
 from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.sr import reading
+from dicom_node.sitekey import SiteKey
 from dicom_node.store.tables import Instance, Result, Study
 from tests.inbox_lab import Inbox
 from tests.result_images import CR, EFFUSION, context, grey_image, source, write_image
@@ -140,14 +141,14 @@ def reports(node: Inbox, study: str) -> list[Result]:
 
 
 def compared(report: Path) -> list[str]:
-    return [line for line in reading.short_result(report) if line.startswith("Compared")]
+    return [line for line in reading.short_result(report) if line.startswith("Before, ")]
 
 
 def test_a_larger_ratio_and_a_new_finding_stand_in_one_line(node: Inbox) -> None:
     take(node, "20240302", "0.51")
     [line] = compared(take(node, "20250102", "0.57 effusion"))
     assert line == (
-        "Compared with 2024-03-02: cardiothoracic ratio was 0.51 (+0.06, method ±0.05). "
+        "Before, 2024-03-02: cardiothoracic ratio was 0.51 (+0.06, method ±0.05). "
         "Suspected, not then: pleural effusion."
     )
 
@@ -155,7 +156,7 @@ def test_a_larger_ratio_and_a_new_finding_stand_in_one_line(node: Inbox) -> None
 def test_a_difference_within_the_error_is_no_change(node: Inbox) -> None:
     take(node, "20240302", "0.51")
     [line] = compared(take(node, "20250102", "0.56"))
-    assert line == "Compared with 2024-03-02: cardiothoracic ratio was 0.51, no change (±0.05)."
+    assert line == "Before, 2024-03-02: cardiothoracic ratio was 0.51, no change (±0.05)."
 
 
 def test_what_is_no_longer_suspected_is_said(node: Inbox) -> None:
@@ -169,7 +170,7 @@ def test_the_newest_earlier_study_counts_and_later_ones_never(node: Inbox) -> No
     take(node, "20230302", "0.40")
     take(node, "20240302", "0.51")
     [line] = compared(take(node, "20250102", "0.51"))
-    assert line.startswith("Compared with 2024-03-02")
+    assert line.startswith("Before, 2024-03-02")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_a_fetus_grows_and_is_not_compared_with_its_sister(node: Inbox) -> None:
     take(node, "20240302", "300 fetus")
     take(node, "20241001", "180 fetus")
     [line] = compared(take(node, "20241201", "260 fetus"))
-    assert line == "Compared with 2024-10-01: head Circumference was 180 mm."
+    assert line == "Before, 2024-10-01: head circumference was 180 mm."
     assert "head" not in " ".join(compared(take(node, "20241220", "100 fetus")))
 
 
@@ -281,8 +282,8 @@ def test_a_hostile_header_gives_no_comparison(node: Inbox) -> None:
 
 def test_no_comparison_can_enter_a_deidentified_result(tmp_path: Path) -> None:
     one = source(write_image(tmp_path / "one.dcm", CR, grey_image()))
-    note = QualityNote(COMPARED, "Compared with 2024-03-02", one.image.uid, on_faces=True)
+    note = QualityNote(COMPARED, "Before, 2024-03-02", one.image.uid, on_faces=True)
     with pytest.raises(ResultRefused, match="earlier study"):
         build_deidentified(
-            context(), [one], PipelineResult(quality=(note,)), Pseudonyms.of(b"1" * 32, "domain")
+            context(), [one], PipelineResult(quality=(note,)), Pseudonyms.of(SiteKey(b"1" * 32), "domain")
         )

@@ -120,7 +120,7 @@ def test_a_count_that_cannot_be_is_not_believed(tmp_path: Path, count: int) -> N
 
 
 def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.fetch.questions._INDEXED", timedelta())
+    monkeypatch.setattr("dicom_node.fetch.arriving._INDEXED", timedelta())
     one, two, answer = study_of_two()
     answer.NumberOfStudyRelatedInstances = 5
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
