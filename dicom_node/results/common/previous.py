@@ -95,7 +95,7 @@ def comparison_parts(
 
 def quoted(result: PipelineResult, previous: Mapping[str, PreviousImage]) -> list[PreviousImage]:
     """The earlier images of these comparisons, each once."""
-    noted = [note.source_uid for note in result.quality if note.name == COMPARED]
+    noted = [note.source_uid or "" for note in result.quality if note.name == COMPARED]
     return list({previous[uid].image.uid: previous[uid] for uid in noted if uid in previous}.values())
 
 

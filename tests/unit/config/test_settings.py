@@ -201,6 +201,9 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     texts = [re.sub(r"/run/secrets/\w+", str(secret), make()) for make in sample.FILES.values()]
     texts = [text.replace("# to = ", "# instead of url: ") for text in texts]
     texts = [uncomment(text).replace('"grabber"', '"us1"') for text in texts]
+    texts = [
+        text.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]') for text in texts
+    ]
     assert all("# models_dir" not in text and "# quiet_seconds" not in text for text in texts)
     settings = load([write(tmp_path / f"{number}.toml", text) for number, text in enumerate(texts)])
     assert settings.listener.tls is not None
