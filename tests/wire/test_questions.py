@@ -60,7 +60,9 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Node,
 def test_missing_images_and_the_prior_come_from_the_archive(site: tuple[Node, Orthanc]) -> None:
     node, orthanc = site
     older, old, new = film("older", 900), film("old", 300), [film("new", 0, number) for number in (1, 2, 3)]
-    put(orthanc, older, old, film("other", 300), *new)
+    stranger = chest("stranger", PIXELS)
+    stranger.StudyDate = old.StudyDate
+    put(orthanc, older, old, stranger, *new)
     assert store(node.port, new[:1], orthanc.ae_title) == [0]
     node.kill()  # what is to be asked was written down with the image
     node.start()
