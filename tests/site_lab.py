@@ -45,16 +45,27 @@ def running_site(
     *,
     apart: bool = False,
     processes: int = 1,
+    archive: bool = False,
 ) -> Iterator[Site]:
     """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
 
     ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
-    ``processes``: workers of each worker's machine.
+    ``processes``: workers of each worker's machine. ``archive``: the PACS may be asked for studies.
     """
-    with start_orthanc(folder / "orthanc") as pacs:
+    open_to_all = {"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True}
+    with start_orthanc(folder / "orthanc", config=open_to_all if archive else {}) as pacs:
         config = site_config(
-            pacs.dicom_port, rules, results, quiet, processes=processes, lease=5, ae_title=pacs.ae_title
+            pacs.dicom_port,
+            rules,
+            results,
+            quiet,
+            processes=processes,
+            lease=5,
+            ae_title=pacs.ae_title,
+            of_pacs='retrieve = "get"\nfetch_per_minute = 600' if archive else "",
         )
+        if archive:
+            config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
         config += more
 
         def node(role: str, number: int) -> Node:

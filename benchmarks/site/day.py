@@ -2,7 +2,7 @@
 """A hospital's day, compressed: many modalities, faults at set hours, a ledger at the end.
 
     benchmarks/site/day.py [--studies 4000] [--modalities 120] [--minutes 60] [--processes 2] [--seed 1]
-                           [--json FILE]
+                           [--priors 0.2] [--json FILE]
 
 Needs Debian's orthanc and postgresql. The site is real: two listeners, two workers, PostgreSQL, Orthanc.
 Made up are the studies (small synthetic images, one or two an X-ray study, three to eight an ultrasound),
@@ -14,6 +14,9 @@ Only the arrivals are compressed, not the work: the load is as many times that o
 Faults, by the hour of the day: 2 a listener's node killed, 5 a worker's, 9 PostgreSQL away for half an hour,
 11 the other worker killed, 14 the PACS away for an hour, 17 the other listener killed. What was killed is
 started again at once. Exit status 1 where the ledger does not balance.
+
+``--priors``: the PACS has an earlier film of the patient for this share of the X-ray studies, and the rule
+asks for it: each is to be fetched and analysed once, and its results are to stay here.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 
@@ -97,8 +102,23 @@ def busiest_hour() -> float:
     return max(hours)
 
 
-def configuration(modalities: int) -> str:
+def priors_of(exams: Sequence[Exam], share: float) -> list[Dataset]:
+    """Earlier films of this share of the X-ray studies' patients."""
+    films = [(number, exam) for number, exam in enumerate(exams) if exam.kind != "US"]
+    found = []
+    for number, exam in films[: round(share * len(films))]:
+        today = exam.objects(number)[0]
+        prior = chest(f"prior-{number}", today.pixel_array)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+            setattr(prior, keyword, today.get(keyword))
+        prior.StudyDate = f"{int(today.StudyDate[:4]) - 1}{today.StudyDate[4:]}"
+        found.append(prior)
+    return found
+
+
+def configuration(modalities: int, *, priors: bool = False) -> str:
     """Peers and rules of the day."""
+    asks = 'priors = { peer = "pacs", most = 1, years = 5 }\n' if priors else ""
     peers = "".join(f'[[peers]]\nname = "m{n}"\nae_title = "M{n}"\n' for n in range(modalities))
     write = "echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
     rules = ""
@@ -106,7 +126,7 @@ def configuration(modalities: int) -> str:
         work = f"sleep $(ls $MERCURE_IN_DIR/*.dcm | awk 'END {{print NR * {seconds}}}'); {write}"
         rules += (
             f'[[rules]]\nname = "{modality}"\nwhen = {{ modality = "{modality}" }}\nmax_study_age_days = 0\n'
-            f'pipeline = "command"\nsend_to = ["pacs"]\n'
+            f'pipeline = "command"\nsend_to = ["pacs"]\n{asks if modality == "DX" else ""}'
             f'options = {{ command = ["/bin/sh", "-c", "{work}"], model = "none", '
             'version = "1", network = true }\n'
         )
@@ -255,21 +275,28 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="how long the day takes")
     parser.add_argument("--processes", type=int, default=2, help="jobs at a time on each of two machines")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--priors", type=float, default=0, help="share of X-ray studies with an earlier one")
     parser.add_argument("--json", type=Path, help="write the ledger to this file")
     given = parser.parse_args()
     exams = plan(given.studies, given.modalities, random.Random(given.seed))
+    priors = priors_of(exams, given.priors)
     with (
         tempfile.TemporaryDirectory(prefix="day-") as folder,
         start_postgres(KEEPS_COMMITS) as postgres,
         running_site(
             Path(folder),
             postgres.new_database(),
-            configuration(given.modalities),
+            configuration(given.modalities, priors=bool(priors)),
             ("sr",),
             quiet=0.5,
             processes=given.processes,
+            archive=bool(priors),
         ) as site,
     ):
+        for prior in priors:
+            buffer = BytesIO()
+            dcmwrite(buffer, prior, enforce_file_format=True)
+            site.pacs.upload(buffer.getvalue())
         watch, day = Watch(site), Day(site, exams, 60 * given.minutes)
         for hour, happens in faults(site, postgres, 60 * given.minutes / 24):
             day.wait_for(hour / 24)
@@ -279,7 +306,7 @@ def main() -> int:
         ledger: dict[str, Any] = {"studies planned": len(exams), "minutes": given.minutes}
         ledger |= {"jobs at a time": 2 * given.processes}
         ledger |= {"turnaround, seconds": turnaround(site)}
-        ledger |= {"second and last quarter": watch.end()} | count(site, day.sent, Path(folder))
+        ledger |= {"second and last quarter": watch.end()} | count(site, day.sent, Path(folder), priors)
         ledger["the latest last acknowledgement, seconds after its study came"] = round(max(day.late), 1)
     wrong = mistakes(ledger)
     if len(day.sent.studies) != len(exams):
