@@ -36,7 +36,7 @@ NO_PAGES = {
     *("/studies/{which}/{number}/{frame}", "/models/{identifier}/{version}/feedback.csv"),
 }
 """What pages fetch, a browser keeps as a file, or only machines ask for."""
-FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel"}
+FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel", "/fetches/{name}/missing"}
 """Forms that need an archive to fetch from: ``tests/unit/console/test_fetches.py`` sends them."""
 EACH = {"/studies/{number}", "/peers/ward"}
 """Of these pages all are looked at, since they differ with what they show; of others one."""
