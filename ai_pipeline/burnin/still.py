@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, dilated
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
@@ -227,7 +227,7 @@ class Window(ABC):
     def _letters(self, residue: Sequence[TextBox]) -> Mask:
         """The strokes in the places where text is still found, in any of the frames."""
         found = [strokes_in(self.tables.show(result), box) for result in self.results for box in residue]
-        return dilated(np.logical_or.reduce(found), 3)
+        return np.asarray(np.logical_or.reduce(found), np.bool_)
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""

@@ -44,15 +44,14 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 
 
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
-    """The strokes of these texts with two pixels around them; ``margin`` as :func:`paint` takes it.
+    """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 
-    With one pixel soft edges and the ringing of compression stay: two of 500 pictures could still be read
-    with a stretched contrast. The strokes that the mark network has ``drawn`` may lack a letter: the
-    strongest thin structures in the text's box are added.
+    The strokes that the mark network has ``drawn`` may lack a letter: the strongest thin structures in the
+    text's box are added.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
-        found |= dilated(drawn | strokes_in(picture, text.box), 3) & paint([text.box], drawn.shape, margin)
+        found |= (drawn | strokes_in(picture, text.box)) & paint([text.box], drawn.shape, margin)
     return found
 
 
