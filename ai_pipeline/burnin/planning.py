@@ -133,9 +133,8 @@ def plan_removal(
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
     mask &= ~waves.traces
-    check_share(
-        mask & ~banner
-    )  # of all that is suspected: what is taken for letters everywhere is not understood
+    # Of all that is suspected: a picture that looks like letters everywhere is not understood.
+    check_share(mask & ~banner)
     mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
     doubts = _suspected(doubtful, left)
     if doubts and in_doubt is InDoubt.WITHHOLD:

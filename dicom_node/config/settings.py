@@ -464,7 +464,7 @@ class RuleSettings(_Section):
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
     compare: bool = False
-    """Compare results with those that the same pipeline had for earlier studies of the same patient here."""
+    """Compare with the same pipeline's results for earlier studies of the patient on this node."""
     then: tuple[ResultSettings, ...] = Field((), max_length=50)
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
 

@@ -1,7 +1,8 @@
 """Asks one peer about studies that are being received: how many instances it has, and for earlier studies.
 
-What is missing is fetched before what was asked for in batches. A question is written down with the object
-that began it, and its answer with what is to be fetched: no kill loses one, or has anything fetched twice.
+Missing instances and earlier studies are fetched before batches of old studies. A question is written down in
+the transaction of the object that began it, an answer in that of the rows to fetch: no kill loses one, and
+nothing is fetched twice.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, PriorsSettings, Settings
+from dicom_node.dicom.dates import date_of
 from dicom_node.dicom.identity import Patient, are_one_patient
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import (
@@ -125,17 +127,10 @@ def _about(session: Session, row: ArchiveQuestion) -> _About:
         patient_id=study.patient_id.strip(),
         issuer_of_patient_id=study.issuer_of_patient_id.strip(),
         patient=replace(patients[0], id="") if patients and are_one_patient(patients) else Patient(),
-        day=_day(study.study_date) or utc_now().date(),
+        day=date_of(study.study_date) or utc_now().date(),
         modalities=frozenset(image.modality for image in images),
         body_parts=frozenset(parts - {""}),
     )
-
-
-def _day(text: str) -> date | None:
-    try:
-        return datetime.strptime(text, "%Y%m%d").date()
-    except ValueError:
-        return None
 
 
 def _instances(archive: Archive, about: _About) -> Enter:

@@ -128,10 +128,10 @@ class Gatherer:
         """The event as the templates get it, None where the rule does not ask for it."""
         found: list[str] = []
         result: list[str] = []
-        is_prior = row.study_id is not None and fetches.is_prior(session, row.study_id)
-        conditions = [] if is_prior else self._conditions(session, rule, row)
-        findings = [] if is_prior else rule.findings  # an old study is no news
-        wanted = [*findings, *(one.finding for one in conditions if one.finding)]
+        conditions = self._conditions(session, rule, row)
+        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        if (conditions or wanted) and row.study_id is not None and fetches.is_prior(session, row.study_id):
+            conditions, wanted = [], []  # an old study is no news
         if wanted and row.number in WITH_FINDINGS:
             found, result = self._findings(session, wanted, row)
         words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
@@ -152,7 +152,7 @@ class Gatherer:
     def _conditions(
         self, session: Session, rule: NotificationSettings, row: EventRow
     ) -> list[ResultSettings]:
-        """Those of the rules whose jobs or results the event is about."""
+        """The conditions of the rules whose jobs or results the event is about."""
         if not (known := self._all_conditions(rule)):
             return []
         chosen = select(Job.rule).distinct()

@@ -33,7 +33,7 @@ def number(session: Session, fetch_id: int) -> Fetch | None:
 
 
 def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
-    """Of those of this peer that are due, the one asked for longest ago; first what a study waits for."""
+    """The due study of this peer that was asked for first; a study that another one waits for goes before."""
     due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
     return session.scalar(
         select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)

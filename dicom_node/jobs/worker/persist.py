@@ -75,7 +75,7 @@ class _Ending:
     assess_first: bool
     present: frozenset[str] = frozenset()  # findings by the meanings of their codes
     models: tuple[ModelRef, ...] = ()
-    stat: bool = False  # a condition of the rule makes the study one
+    stat: bool = False  # a condition of the rule makes the study STAT
 
 
 class ResultWriter:

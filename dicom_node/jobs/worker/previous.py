@@ -9,12 +9,13 @@ Nothing is written again when an earlier study comes later.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import Final
 
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from dicom_node.dicom.dates import date_of
 from dicom_node.dicom.identity import Patient, are_one_patient
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.model.kinds import ResultKind
@@ -35,7 +36,7 @@ def previous_images(
 ) -> tuple[dict[str, PreviousImage], date | None]:
     """The earlier image for each of these images (SOP Instance UIDs) that has one; the day of the study."""
     study = session.get_one(Study, job.study_id)
-    on = day_of(study.study_date)
+    on = date_of(study.study_date)
     found: dict[str, PreviousImage] = {}
     if on is None or not study.patient_id.strip():
         return found, on
@@ -44,22 +45,13 @@ def previous_images(
     for report, earlier, by in _earlier(session, study, job.pipeline):
         if not wanted:
             break
-        then = day_of(earlier.study_date)
+        then = date_of(earlier.study_date)
         if then is None or then >= on or not _same_patient(session, study.id, earlier.id):
             continue
         for uid, one in _of_report(session, files, report, earlier, by, wanted, then, job).items():
             found[uid] = one
             del wanted[uid]
     return found, on
-
-
-def day_of(text: str) -> date | None:
-    """A value of VR DA; None for anything else."""
-    try:
-        digits = len(text) == 8 and text.isascii() and text.isdigit()
-        return datetime.strptime(text, "%Y%m%d").date() if digits else None
-    except ValueError:
-        return None
 
 
 def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result, Study, Job]]:

@@ -28,9 +28,9 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from dicom_node.config.settings import Settings
+from dicom_node.dicom.dates import date_of
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
-from dicom_node.jobs.worker.previous import day_of
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import Pseudonyms, build_deidentified
 from dicom_node.results.common.previous import COMPARED
@@ -277,7 +277,7 @@ def test_a_hostile_header_gives_no_comparison(node: Inbox) -> None:
             one.attributes = {**one.attributes, "ViewPosition": "PA\\AP" * 1000}
     assert compared(take(node, "20250102", "0.60")) == []
     for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
-        assert day_of(text) is None
+        assert date_of(text) is None
 
 
 def test_no_comparison_can_enter_a_deidentified_result(tmp_path: Path) -> None:
