@@ -120,7 +120,9 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             time.sleep(2)
             assert reports(orthanc) == Counter(dict.fromkeys(uids, 1))
             jobs = node.cli("jobs", "list", "--limit", "0")
-            assert Counter(row["state"] for row in jobs) == {"succeeded": 12}
+            states = Counter(row["state"] for row in jobs)
+            assert states.pop("succeeded") == 12
+            assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
             asked = starts(node)
             gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
             assert min(gaps) >= 0.4, gaps  # a start is written down a moment after it was timed
