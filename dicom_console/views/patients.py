@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from dicom_console.views.search import remarked
+from dicom_console.views.trends import Measured, trends
 from dicom_node.config.settings import Settings
+from dicom_node.dicom.dates import date_of
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report
 from dicom_node.services import images
@@ -60,14 +62,21 @@ def show(session: Session, settings: Settings, number: int) -> View:
         {"id": number, "accession": accessions.get(number, ""), **view}
         for number, view in views.numbered_studies(session, newest).items()
     ]
+    measured: list[Measured] = []
     for row in rows[:_LOOKED_INTO]:
-        row["findings"] = _findings(images.report_files(session, settings, row["id"]))
+        files = images.report_files(session, settings, row["id"])
+        row["findings"] = _findings(files)
+        if on := date_of(row["study_date"]):
+            measured += [
+                Measured(row["id"], on, number) for path in files for number in report.stated(path)[1]
+            ]
     people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
         "person": next((one for one in people if any(one.values())), None),
         "studies": remarked(session, rows),
+        "trends": trends(measured),
         "more": len(rows) == HISTORY,
         "has_images": session.scalar(_images_of(study)) is not None,
         "others": _others(session, study),

@@ -5,7 +5,7 @@ from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
-from dicom_node.results.common.previous import EarlierObject, PreviousImage
+from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, written
@@ -25,6 +25,7 @@ __all__ = [
     "ResultContext",
     "ResultFile",
     "SourceObject",
+    "StatedNumber",
     "build",
     "build_assessment",
     "build_deidentified",

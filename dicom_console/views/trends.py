@@ -1,0 +1,76 @@
+"""A patient's measurements from day to day: one small plot for each quantity, by one model version."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import groupby
+
+from dicom_node.results import StatedNumber
+from dicom_node.store.views import View
+
+WIDTH, HEIGHT, MARGIN = 480, 140, 30
+"""Size of a plot and what stays free around its points (pixels)."""
+LABELS_APART = 80
+"""Distance of two labels in a row, at least (pixels); the points between them have theirs on pointing."""
+_NO_UNIT = "1"  # UCUM
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number of a report on a study of this day."""
+
+    study: int
+    on: date
+    number: StatedNumber
+
+
+def trends(measured: Sequence[Measured]) -> list[View]:
+    """Quantities that were measured on two days or more, with their points in pixels.
+
+    Of several numbers of one quantity in a study none is shown: which belongs to which is not known.
+    """
+    ordered = sorted(measured, key=lambda one: (*_quantity(one), one.on))
+    return [plot for _, group in groupby(ordered, _quantity) if (plot := _plot(list(group)))]
+
+
+def _quantity(one: Measured) -> tuple[str, str, str]:
+    return one.number.meaning, one.number.unit[0], one.number.model
+
+
+def _plot(group: Sequence[Measured]) -> View:
+    times = Counter(one.study for one in group)
+    single = [one for one in group if times[one.study] == 1]
+    if len({one.on for one in single}) < 2:
+        return {}
+    name, unit, model = _quantity(single[0])
+    return {
+        "name": name,
+        "unit": "" if unit == _NO_UNIT else unit,
+        "model": model,
+        "points": list(_points(single)),
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
+
+
+def _points(single: Sequence[Measured]) -> Iterator[View]:
+    values = [one.number.value for one in single]
+    first, last = single[0].on.toordinal(), single[-1].on.toordinal()
+    lowest, span = min(values), max(values) - min(values)
+    labelled = -LABELS_APART
+    for one, value in zip(single, values, strict=True):
+        above = (value - lowest) / span if span else 0.5
+        x = round(MARGIN + (WIDTH - 2 * MARGIN) * (one.on.toordinal() - first) / (last - first))
+        has_label = x - labelled >= LABELS_APART
+        labelled = x if has_label else labelled
+        yield {
+            "x": x,
+            "y": round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * above),
+            "day": one.on.isoformat(),
+            "value": f"{value:g}",
+            "study": one.study,
+            "label": has_label,
+        }
