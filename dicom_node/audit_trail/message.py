@@ -103,6 +103,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.RESULTS_SENT: _AuditedAs(
         _DCM.DICOMInstancesTransferred, "R", ours=_DCM.SourceRoleID, theirs=_DCM.DestinationRoleID
     ),
+    _A.PEER_ASKED: _AuditedAs(_DCM.Query, "E", ours=_DCM.SourceRoleID, theirs=_DCM.DestinationRoleID),
     _A.CALLER_REFUSED: _AuditedAs(
         _DCM.SecurityAlert, "E", _DCM.NodeAuthentication, _MINOR_FAILURE, ours=_DCM.Application
     ),

@@ -1,4 +1,4 @@
-"""What the node itself did, from its events, as records of the audit: starts, transfers, refused callers.
+"""What the node did, from its events, as records of the audit: starts, transfers, queries, refused callers.
 
 Written where audit messages are sent (PS3.15 A.5.3): the events themselves are in the database anyway. The
 newest such record says up to which event they were read.
@@ -29,6 +29,8 @@ AUDITED = {
     events.DELIVERY_WARNED.number: _A.RESULTS_SENT,
     events.ASSOCIATION_REJECTED.number: _A.CALLER_REFUSED,
     events.TLS_FAILED.number: _A.CALLER_REFUSED,
+    events.ARCHIVE_ANSWERED.number: _A.PEER_ASKED,
+    events.STUDIES_MISSING.number: _A.PEER_ASKED,
 }
 _AT_ONCE = 100
 _LATE = timedelta(seconds=2)  # a transaction with a smaller number may still be under way
@@ -85,7 +87,11 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
             instances = [*known.fields.get("instances", ()), instance]
             known.fields = {"event": event.id, "peer": peer, "instances": instances}
             continue
-        if row.action is _A.IMAGES_RECEIVED and event.study_id is not None:
+        if row.action is _A.PEER_ASKED:
+            peer = str(event.fields.get("peer"))
+            row.actor, row.address = _called(settings, peer)
+            row.fields |= {"peer": peer, "asked": str(event.fields.get("asked", "studies without result"))}
+        elif row.action is _A.IMAGES_RECEIVED and event.study_id is not None:
             row.actor, row.address = _sender(session, event.study_id)
         elif row.action is _A.CALLER_REFUSED:
             row.actor = str(event.fields.get("calling") or "")[:64]

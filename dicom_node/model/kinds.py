@@ -186,8 +186,9 @@ class AuditAction(StrEnum):
     RESTORED = "restored"  # from a backup
     SPOOL_REINDEXED = "spool_reindexed"  # objects put back that the database did not know
     MACHINE_REMOVED = "machine_removed"  # of the site, after it was lost
-    NODE_STARTED = "node_started"  # these five are the node's own, where audit messages are sent
+    NODE_STARTED = "node_started"  # these six are the node's own, where audit messages are sent
     NODE_STOPPING = "node_stopping"
     IMAGES_RECEIVED = "images_received"  # a study is complete
     RESULTS_SENT = "results_sent"
     CALLER_REFUSED = "caller_refused"  # an association, or TLS
+    PEER_ASKED = "peer_asked"  # what it has of a study, of its patient, or without result

@@ -42,9 +42,9 @@ Where `[audit]` names a repository: audit messages of PS3.15 A.5 by syslog over 
 5426), MSGID DICOM+RFC3881, checked against the schema of A.5.1 before they are sent. Active participants are the person, or
 the other application entity as source (110153, DCM) or destination (110152, DCM), and the node ((110150, DCM, "Application")
 where it has neither role; AlternativeUserID has its AE title), objects the study (Study Instance UID) and the patient (Patient
-ID). The last five rows are what no person did: the node's start and stop, a complete study, results sent to a peer (one message
-for those that were sent together), and an association or a TLS handshake that was refused. Of the queries that the node
-makes only those of a person who has studies fetched are audited ("studies fetched"), not those that confirm results.
+ID). The last six rows are what no person did: the node's start and stop, a complete study, results sent to a peer (one message
+for those that were sent together), an association or a TLS handshake that was refused, and questions to a peer about a study,
+its patient, or studies without result. Questions that confirm results are not audited.
 
 {audited}
 ### 8.4 De-identification

@@ -26,6 +26,7 @@ from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.sections import AuditSettings
 from dicom_node.errors import FaultyMessage
 from dicom_node.events import (
+    ARCHIVE_ANSWERED,
     ASSOCIATION_REJECTED,
     AUDIT_NOT_MADE,
     AUDIT_NOT_SENT,
@@ -155,8 +156,10 @@ def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path,
     assert not any("P-1" in str(row.fields) for row in inbox.events())
 
 
-def test_starts_transfers_and_refused_callers_are_audited_too(tmp_path: Path, certificate: Path) -> None:
-    """PS3.15 A.5.3.1, A.5.3.7, A.5.3.11: what no person did."""
+def test_starts_transfers_queries_and_refused_callers_are_audited_too(
+    tmp_path: Path, certificate: Path
+) -> None:
+    """PS3.15 A.5.3.1, A.5.3.7, A.5.3.10, A.5.3.11: what no person did."""
     with Repository(certificate).running() as repository:
         inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
         with inbox.database.write() as session:
@@ -171,13 +174,14 @@ def test_starts_transfers_and_refused_callers_are_audited_too(tmp_path: Path, ce
                 record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
             record(session, STUDY_RERUN, 1)
             record(session, STUDY_COMPLETE, 1)  # the rules again: nothing was received
+            record(session, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)
             record(session, NODE_STOPPING)
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         sent: list[int] = []
-        wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 5, 60, "sent")
+        wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 6, 60, "sent")
         assert sender.run_once() == 0
     messages = {text["what"]: text for text in map(_read, repository.messages())}
-    assert len(messages) == 5
+    assert len(messages) == 6
     assert messages["node_started"]["codes"] == ["110100", "110120"]
     assert messages["node_stopping"]["codes"] == ["110100", "110121"]
     received, results = messages["images_received"], messages["results_sent"]
@@ -186,6 +190,9 @@ def test_starts_transfers_and_refused_callers_are_audited_too(tmp_path: Path, ce
     assert received["objects"][1:] == ["P-1"]
     assert results["participants"] == {"PACS": "110152", "dicom-node": "110153"}
     assert results["details"] == ["pacs", '["1.2.1", "1.2.2"]']
+    asked = messages["peer_asked"]
+    assert asked["codes"] == ["110112"] and asked["details"] == ["pacs", "prior"]
+    assert asked["participants"] == {"PACS": "110152", "dicom-node": "110153"}
     assert messages["caller_refused"]["codes"] == ["110113", "110126"]
     assert "STRANGER" in messages["caller_refused"]["participants"]
 
