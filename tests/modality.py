@@ -76,6 +76,29 @@ def set_pixels(ds: Dataset, array: np.ndarray, photometric: str, stored: int) ->
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
 
 
+def name_in_japanese(ds: Dataset) -> None:
+    """A name in three ways of writing (PS3.5 H.3.1)."""
+    ds.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    ds.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+
+def add_overlay(ds: Dataset) -> None:
+    """A line in an overlay plane beside the pixels (PS3.3 C.9.2)."""
+    plane = np.zeros((ds.Rows, ds.Columns), np.uint8)
+    plane[ds.Rows // 2, ds.Columns // 4 : ds.Columns // 2] = 1
+    bits = np.packbits(plane.ravel(), bitorder="little").tobytes()
+    for tag, vr, value in (
+        (0x60000010, "US", ds.Rows),
+        (0x60000011, "US", ds.Columns),
+        (0x60000040, "CS", "G"),
+        (0x60000050, "SS", [1, 1]),
+        (0x60000100, "US", 1),
+        (0x60000102, "US", 0),
+        (0x60003000, "OW", bits + b"\0" * (len(bits) % 2)),
+    ):
+        ds.add_new(tag, vr, value)
+
+
 def _image(name: str, modality: str, sop_class: str, series: str, number: int) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()

@@ -16,9 +16,17 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, convert_color_space, pixel_array
-from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 
-from tests.modality import set_pixels, ultrasound_from
+from tests.modality import add_overlay, name_in_japanese, set_pixels, ultrasound_from
 from tests.unit.ai_pipeline.phantoms import burn, echo, flow
 
 NAME, BORN, NUMBER = "KOWALSKA MARIA", "1957-08-23", "48271935"
@@ -211,6 +219,27 @@ def _inverted(ds: Dataset, samples: np.ndarray) -> None:
     _native(ds, 255 - samples, "MONOCHROME1")
 
 
+def _planar(ds: Dataset, samples: np.ndarray) -> None:
+    """All red samples, then all green and all blue ones (PS3.3 C.7.6.3.1.3)."""
+    _native(ds, samples)
+    ds.PlanarConfiguration, ds.PixelData = 1, samples.transpose(0, 3, 1, 2).tobytes()
+
+
+def _japanese(ds: Dataset, samples: np.ndarray) -> None:
+    _native(ds, samples)
+    name_in_japanese(ds)
+
+
+def _with_overlay(ds: Dataset, samples: np.ndarray) -> None:
+    _native(ds, samples)
+    add_overlay(ds)
+
+
+def _in_syntax(ds: Dataset, samples: np.ndarray, syntax: str) -> None:
+    _native(ds, samples)
+    ds.file_meta.TransferSyntaxUID = syntax
+
+
 def _encodings() -> Iterator[Encoding]:
     """Every transfer syntax, every photometric interpretation and every depth, in stills or in cines."""
     jpeg_2000 = partial(_compressed, syntax=JPEG2000Lossless, photometric="YBR_RCT")
@@ -227,6 +256,13 @@ def _encodings() -> Iterator[Encoding]:
     yield Encoding("still-palette-16", 1, False, partial(_palette, bits=16), _looked_up)
     yield Encoding("still-inverted", 1, False, _inverted, lambda samples: 255 - samples)
     yield Encoding("still-16-bit", 1, False, partial(_native, dtype="<u2", bits=16), _deep)
+    yield Encoding("still-planar", 1, True, _planar, _same)
+    yield Encoding("still-implicit", 1, True, partial(_in_syntax, syntax=ImplicitVRLittleEndian), _same)
+    yield Encoding(
+        "still-deflated", 1, True, partial(_in_syntax, syntax=DeflatedExplicitVRLittleEndian), _same
+    )
+    yield Encoding("still-japanese", 1, False, _japanese, _same)
+    yield Encoding("still-overlay", 1, False, _with_overlay, _same)
     yield Encoding("cine-jpeg-ybr-full-422", FRAMES, True, jpeg_422)
     yield Encoding("cine-rle-palette", FRAMES, False, partial(_palette, syntax=RLELossless), _looked_up)
     yield Encoding("cine-ybr-full-422", FRAMES, True, _ybr_full_422)

@@ -1,0 +1,146 @@
+"""One chest X-ray in every form that CR and DX come in: syntaxes, depths, tables, overlays, names."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from tests.modality import add_overlay, chest, name_in_japanese
+
+Change = Callable[[Dataset], None]
+
+
+def write(kind: str, film: np.ndarray, folder: Path) -> Path:
+    """The film, uint8 of even sides, in this form as a file."""
+    ds = chest(f"chest-{kind}", film.astype(np.uint16) << 4)
+    path = folder / f"{kind}.dcm"
+    CHESTS[kind](ds)
+    ds.save_as(path, enforce_file_format=True)
+    if kind == "jpeg-lossless":  # pydicom has no encoder
+        subprocess.run(["dcmcjpeg", "+e1", str(path), str(path)], check=True, timeout=60)
+    return path
+
+
+def _nothing(_ds: Dataset) -> None:
+    pass
+
+
+def _in_syntax(ds: Dataset, syntax: str) -> None:
+    ds.file_meta.TransferSyntaxUID = syntax
+
+
+def _compressed(ds: Dataset, syntax: str) -> None:
+    ds.compress(syntax, generate_instance_uid=False)
+
+
+def _stored(ds: Dataset, pixels: np.ndarray, bits: int) -> None:
+    ds.PixelData = pixels.tobytes()
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = pixels.itemsize * 8, bits, bits - 1
+    ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
+
+
+def _inverted(ds: Dataset) -> None:
+    _stored(ds, (4095 - ds.pixel_array).astype(np.uint16), 12)
+    ds.PhotometricInterpretation, ds.PresentationLUTShape = "MONOCHROME1", "INVERSE"
+
+
+def _signed(ds: Dataset) -> None:
+    _stored(ds, ds.pixel_array.astype(np.int16) - 2048, 12)
+    ds.PixelRepresentation, ds.RescaleIntercept = 1, 2048
+
+
+def _depth(ds: Dataset, bits: int) -> None:
+    pixels = ds.pixel_array.astype(np.int64) * (2**bits - 1) // 4095
+    _stored(ds, pixels.astype(np.uint8 if bits == 8 else np.uint16), bits)
+    ds.WindowCenter, ds.WindowWidth = 2 ** (bits - 1), 2**bits
+
+
+def _voi_lut(ds: Dataset) -> None:
+    """A table in place of the window (PS3.3 C.11.2)."""
+    del ds.WindowCenter, ds.WindowWidth
+    table = (np.sqrt(np.linspace(0, 1, 4096)) * 65535).astype("<u2")
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4096, 0, 16], table.tobytes()
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
+    ds.VOILUTSequence = [item]
+
+
+def _modality_lut(ds: Dataset) -> None:
+    """A table in place of slope and intercept, as CR has it (PS3.3 C.11.1)."""
+    _computed(ds)
+    ds.WindowCenter, ds.WindowWidth = 32768, 65536
+    del ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [4096, 0, 16], "US"
+    item.LUTData = (np.arange(4096, dtype="<u2") * 16 + 15).tobytes()
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
+    ds.ModalityLUTSequence = [item]
+
+
+def _shutter(ds: Dataset) -> None:
+    ds.ShutterShape = "RECTANGULAR"
+    ds.ShutterLeftVerticalEdge, ds.ShutterRightVerticalEdge = 10, ds.Columns - 10
+    ds.ShutterUpperHorizontalEdge, ds.ShutterLowerHorizontalEdge = 10, ds.Rows - 10
+    ds.ShutterPresentationValue = 0
+
+
+def _computed(ds: Dataset) -> None:
+    """Computed radiography: another class, Laterality of the series, no detector."""
+    ds.Modality = "CR"
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    for keyword in (
+        "PresentationIntentType",
+        "ImageLaterality",
+        "DetectorType",
+        "PositionerType",
+        "AcquisitionContextSequence",
+        "AnatomicRegionSequence",
+        "PixelIntensityRelationship",
+        "PixelIntensityRelationshipSign",
+        "PresentationLUTShape",
+    ):
+        if keyword in ds:
+            delattr(ds, keyword)
+    ds.Laterality = ""
+
+
+def _oblong(ds: Dataset) -> None:
+    """Pixels a quarter higher than wide, by their ratio alone."""
+    _computed(ds)
+    del ds.ImagerPixelSpacing
+    _stored(ds, np.delete(ds.pixel_array, np.s_[::5], axis=0), 12)
+    ds.Rows, ds.PixelAspectRatio = ds.Rows - len(range(0, ds.Rows, 5)), [5, 4]
+
+
+CHESTS: Mapping[str, Change] = {
+    "explicit": _nothing,
+    "implicit": partial(_in_syntax, syntax=ImplicitVRLittleEndian),
+    "deflated": partial(_in_syntax, syntax=DeflatedExplicitVRLittleEndian),
+    "jpeg-lossless": _nothing,
+    "jpeg-ls": partial(_compressed, syntax=JPEGLSLossless),
+    "jpeg-2000": partial(_compressed, syntax=JPEG2000Lossless),
+    "rle": partial(_compressed, syntax=RLELossless),
+    "inverted": _inverted,
+    "signed": _signed,
+    "8-bit": partial(_depth, bits=8),
+    "16-bit": partial(_depth, bits=16),
+    "voi-lut": _voi_lut,
+    "cr-modality-lut": _modality_lut,
+    "shutter": _shutter,
+    "overlay": add_overlay,
+    "japanese": name_in_japanese,
+    "cr-oblong": _oblong,
+}
