@@ -67,9 +67,9 @@ def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: S
     ``numbers``: what to say of measurements; ``new`` and ``gone``: names of findings that are suspected now
     and were not then, and the reverse.
     """
-    said = [*numbers, *([] if new or gone or numbers else ["nothing else suspected"])]
+    said = [*numbers, *([] if new or gone or numbers else ["no change in what is suspected"])]
     head = f"Before, {on}{': ' if said else ''}{'; '.join(said)}"
-    findings = [("Suspected, not then", list(new)), ("Suspected then, not now", list(gone))]
+    findings = [("Newly suspected", list(new)), ("No longer suspected", list(gone))]
     return _line([(head, []), *(one for one in findings if one[1])])
 
 

@@ -32,9 +32,7 @@ class UltrasoundOptions(PipelineOptions):
     line of text stays only when all of it was read and is proven harmless; what cannot be read counts as a
     name. `research`: every text and every mark goes, and everything outside the ultrasound regions."""
     in_doubt: InDoubt = option(
-        InDoubt.KEEP,
-        "What may be letters in the image",
-        "and cannot be read: keep, box, withhold",
+        InDoubt.KEEP, "What may be letters in the image", "and cannot be read: keep, box, withhold"
     )
     """`keep`, under `clinical`: in the image area only strokes of proven letters are filled, no box. What
     may be letters and cannot be read stays; the picture is listed for review with the place. `box`: such

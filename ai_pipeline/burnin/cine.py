@@ -31,6 +31,7 @@ from ai_pipeline.burnin.planning import (
     check_share,
     faint_marks,
     find_faint_writing,
+    plan_views,
     with_faint_writing,
 )
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
@@ -217,7 +218,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
         views = [picture, *tables.views(image.stored(index))[1:]]
-        plans.append(verifier.plan(views, image.header, graphics=graphics))
+        plans.append(plan_views(views, image.header, verifier, graphics=graphics))
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
     marks: list[Annotation] = []

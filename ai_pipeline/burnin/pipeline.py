@@ -116,12 +116,7 @@ class Ultrasound:
                     _share(report, number, len(images)),
                 )
                 result = clean(
-                    image,
-                    share,
-                    policy=wanted.policy,
-                    allowed=allowed,
-                    in_doubt=wanted.in_doubt,
-                    tools=tools,
+                    image, share, policy=wanted.policy, allowed=allowed, in_doubt=wanted.in_doubt, tools=tools
                 )
             except CleaningFailed as failure:
                 failures.append(failure)

@@ -37,6 +37,7 @@ from ai_pipeline.burnin.decide.writing import (
     share_of,
     text_meaning,
 )
+from ai_pipeline.burnin.fill.background import is_plain
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
@@ -57,6 +58,8 @@ RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
+BESIDE = 0.5
+"""Share of a line's box in the image area, up to which it lies beside it."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
@@ -91,23 +94,24 @@ class RemovalPlan:
     in_doubt: tuple[Box, ...] = ()
 
 
-def plan_removal(
-    picture: Picture,
-    header: ImageHeader,
-    tools: Tools,
-    policy: CleaningPolicy,
-    *,
-    graphics: bool,
-    allowed: Allowed = NOTHING_MORE,
-    in_doubt: InDoubt = InDoubt.KEEP,
-) -> RemovalPlan:
+@dataclass(frozen=True, slots=True, eq=False)
+class Cleaning:
+    """What goes, and the tools that find it; ``allowed`` text stays besides what ``policy`` leaves."""
+
+    tools: Tools
+    policy: CleaningPolicy
+    allowed: Allowed = NOTHING_MORE
+    in_doubt: InDoubt = InDoubt.KEEP
+
+
+def plan_removal(picture: Picture, header: ImageHeader, cleaning: Cleaning, *, graphics: bool) -> RemovalPlan:
     """Find the annotation to remove from a picture, uint8 grey or RGB.
 
-    ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` text stays besides
-    annotation that ``policy`` leaves. Raises :class:`CleaningFailed` when too much of the picture would be
-    removed, and with ``in_doubt`` "withhold" when a place in the image area may hold letters.
+    ``graphics``: look for ultrasound drawings and banners as well as for text. Raises :class:`CleaningFailed`
+    when too much of the picture would be removed, and with ``in_doubt`` "withhold" when a place in the image
+    area may hold letters.
     """
-    shape = picture.shape[:2]
+    tools, policy, allowed, shape = cleaning.tools, cleaning.policy, cleaning.allowed, picture.shape[:2]
     removed = {meaning for meaning in Meaning if policy.removes(meaning)}
     devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
     by_hand, hand_marks = find_by_hand(header, picture)
@@ -119,8 +123,10 @@ def plan_removal(
     texts = [text for text in found if text not in symbols]
     waves = waves.without(paint([text.box for text in texts if text.line.legible], shape, MARGIN))
     written = banner | paint([text.box for text in found], shape, MARGIN)
-    area = _area(picture, header, drawn, written, waves) if graphics else np.ones(shape, np.bool_)
-    spares = graphics and policy is CleaningPolicy.CLINICAL and in_doubt is not InDoubt.BOX
+    area, plain = np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
+    if graphics:
+        area, plain = _area(picture, header, drawn, written, waves)
+    spares = graphics and policy is CleaningPolicy.CLINICAL and cleaning.in_doubt is not InDoubt.BOX
     ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
     doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
     texts = [text for text in texts if text not in doubtful]
@@ -135,11 +141,13 @@ def plan_removal(
     mask &= ~waves.traces
     # Of all that is suspected: a picture that looks like letters everywhere is not understood.
     check_share(mask & ~banner)
-    mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground)
+    mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground, plain)
     doubts = _suspected(doubtful, left)
-    if doubts and in_doubt is InDoubt.WITHHOLD:
+    if doubts and cleaning.in_doubt is InDoubt.WITHHOLD:
         raise CleaningFailed("places in the image area may hold letters", doubts)
-    not_tissue = kept | _graphics_left(drawn, policy) | waves.traces
+    not_tissue = kept | waves.traces
+    if policy is CleaningPolicy.CLINICAL:
+        not_tissue |= _graphics(drawn)
     banner = (banner & ~not_tissue) | devices
     marks = _marks_of(
         (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts)), texts, mask, banner, policy
@@ -149,29 +157,20 @@ def plan_removal(
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
     lines = tuple(inner(text.box).box for text in texts if not policy.removes(text.meaning))
     return RemovalPlan(
-        banner, mask, kept, not_tissue, area, waves, tuple(marks), readings, lines, ground, doubts
+        banner, mask, kept, not_tissue, area & ~plain, waves, tuple(marks), readings, lines, ground, doubts
     )
 
 
 def plan_views(
-    views: Sequence[Picture],
-    header: ImageHeader,
-    tools: Tools,
-    policy: CleaningPolicy,
-    *,
-    graphics: bool,
-    allowed: Allowed = NOTHING_MORE,
-    in_doubt: InDoubt = InDoubt.KEEP,
+    views: Sequence[Picture], header: ImageHeader, cleaning: Cleaning, *, graphics: bool
 ) -> RemovalPlan:
     """The plan of a picture and of further views of it, which show what its display window hides.
 
     Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    plan = plan_removal(
-        views[0], header, tools, policy, graphics=graphics, allowed=allowed, in_doubt=in_doubt
-    )
+    plan = plan_removal(views[0], header, cleaning, graphics=graphics)
     for view in views[1:]:
-        more = plan_removal(view, header, tools, policy, graphics=False, allowed=allowed)
+        more = plan_removal(view, header, replace(cleaning, in_doubt=InDoubt.KEEP), graphics=False)
         banner = plan.banner | more.banner
         mask = (plan.mask | (more.mask & (~plan.ground | strokes(view)))) & ~banner
         check_share(mask)
@@ -259,11 +258,20 @@ def _waves(picture: Picture, header: ImageHeader) -> Waves:
     return Waves(find_strips(regions, picture.shape), find_traces(picture, area))
 
 
-def _area(picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask, waves: Waves) -> Mask:
-    """The image area with its rim; of what is ``written`` only the strokes count as drawn."""
+def _area(
+    picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask, waves: Waves
+) -> tuple[Mask, Mask]:
+    """The image area with its rim, and the background in the rim; of ``written`` text the strokes count."""
     annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
     area = find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
-    return dilated(area, 2 * round(RIM * min(area.shape)) + 1) & ~waves.strips
+    whole = with_rim(area)
+    plain = whole & ~area & is_plain(picture, ~(whole | annotation | written))
+    return whole & ~waves.strips, plain
+
+
+def with_rim(area: Mask) -> Mask:
+    """The image area and what is beside it, as far as tissue may reach."""
+    return dilated(area, 2 * round(RIM * min(area.shape)) + 1)
 
 
 def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) -> tuple[Mask, Mask, Mask]:
@@ -312,15 +320,19 @@ def _is_doubtful(text: Text, strokes: Mask, ground: Mask) -> bool:
 
 
 def _with_proven_letters(
-    mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask
+    mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask, plain: Mask
 ) -> tuple[Mask, Mask]:
-    """The mask, with only strokes of proven letters in the image area; what is left there of drawn text."""
+    """The mask, with only strokes of proven letters in the image area; what is left there of drawn text.
+
+    Of a line that lies beside the area the ``plain`` background around its letters goes as well.
+    """
     inside = mask & area
     going = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0]
     proven = [text for text in going if are_letters(text, share_of(strokes, text.box))]
-    letters = letter_strokes(proven, strokes, picture, MARGIN) & inside
+    beside = [text.box for text in proven if share_of(area & ~plain, text.box) <= BESIDE]
+    letters = letter_strokes(proven, strokes, picture, MARGIN) | (paint(beside, mask.shape, MARGIN) & plain)
     left = inside & ~paint([text.box for text in proven], mask.shape, MARGIN)
-    return (mask & ~area) | letters, left
+    return (mask & ~area) | (letters & inside), left
 
 
 def _suspected(doubtful: Sequence[Text], left: Mask) -> tuple[Box, ...]:
@@ -346,12 +358,6 @@ def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPol
     if policy is CleaningPolicy.RESEARCH:
         mask |= _graphics(drawn)
     return mask & ~kept
-
-
-def _graphics_left(drawn: Drawings, policy: CleaningPolicy) -> Mask:
-    """The drawings but text that the policy leaves in place."""
-    graphics = _graphics(drawn)
-    return graphics if policy is CleaningPolicy.CLINICAL else np.zeros_like(graphics)
 
 
 def _graphics(drawn: Drawings) -> Mask:

@@ -11,9 +11,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy, InDoubt
+from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
@@ -22,10 +21,17 @@ from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox
-from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views, with_faint_writing
-from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.planning import (
+    Cleaning,
+    RemovalPlan,
+    box_marks,
+    check_share,
+    plan_views,
+    with_faint_writing,
+    with_rim,
+)
 from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
-from ai_pipeline.contract import ImageHeader, PixelArray, Progress, Reading, SourceImage
+from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
 WIDER = 0.6
@@ -64,13 +70,8 @@ class CleanedFrames:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Verifier:
+class Verifier(Cleaning):
     """Searches cleaned pictures for residual text that ``policy`` removes and nobody has ``allowed``."""
-
-    tools: Tools
-    policy: CleaningPolicy
-    allowed: Allowed = NOTHING_MORE
-    in_doubt: InDoubt = InDoubt.KEEP
 
     def residue(
         self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
@@ -100,21 +101,6 @@ class Verifier:
             return False
         on_tissue = share_of(plan.ground, box) > 0.5
         return are_letters(text) if on_tissue else text.line.legible or certain
-
-    def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
-        """Plan the removal of annotation from a picture that is seen in all these ``views``.
-
-        Raises the errors of :func:`plan_views`.
-        """
-        return plan_views(
-            views,
-            header,
-            self.tools,
-            self.policy,
-            graphics=graphics,
-            allowed=self.allowed,
-            in_doubt=self.in_doubt,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,7 +247,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     decoded = time.perf_counter()
     tables = DisplayTables.from_frame(source, picture)
     views = tables.views(source)
-    plan = with_faint_writing(verifier.plan(views, image.header, graphics=graphics), source)
+    plan = with_faint_writing(plan_views(views, image.header, verifier, graphics=graphics), source)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = _Still([source], plan, tables, verifier, verifier.tools.filler)
@@ -308,7 +294,8 @@ def fill_plan(
     known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)
     flat = with_background(source, mask & outside, known, black)
     inside = mask & plan.area
-    return inpaint(flat, inside, filler, plan.not_tissue | outside) if inside.any() else flat
+    far = ~with_rim(plan.area)  # a hole across the edge is filled from both sides
+    return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
 
 
 def _is_of(candidate: Candidate, known: Mask) -> bool:

@@ -52,11 +52,8 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
     """The models of this process's tools, whatever was installed since they were loaded; before that, those
     of the cards, and nothing is loaded. Raises CardError."""
     loaded = _LOADED.get((models_dir, device_rules))
-    return (
-        loaded.models
-        if loaded
-        else tuple(registry.find(n, models_dir).ref for n in (TEXT, LINES, MARKS, FILL))
-    )
+    names = TEXT, LINES, MARKS, FILL
+    return loaded.models if loaded else tuple(registry.find(name, models_dir).ref for name in names)
 
 
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:

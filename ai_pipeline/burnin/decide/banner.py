@@ -60,10 +60,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
 
 
 def find_device_banner(
-    header: ImageHeader,
-    picture: Picture,
-    folder: Path | None = None,
-    meanings: Collection[Meaning] = EVERY,
+    header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
 ) -> tuple[Mask, tuple[Annotation, ...]]:
     """The mask of the device rules' rectangles for ``meanings`` that hold something; an annotation for each.
 

@@ -28,6 +28,13 @@ LEAST_CONTRAST = 12
 THICKEST = 0.35
 """Thickness of a stroke, at most (heights of the line)."""
 
+LEAST_COLOUR = 8
+"""Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels)."""
+MOSTLY = 0.8
+"""Share of the pixels of coloured letters that are coloured, at least."""
+COLOUR_SPREADS = 4
+"""How far JPEG spreads the colour of a stroke, half of a block (pixels)."""
+
 WIDEST_MEDIAN = 255
 """Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels)."""
 
@@ -47,11 +54,13 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
     """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
 
     The strokes that the mark network has ``drawn`` may lack a letter: the strongest thin structures in the
-    text's box are added.
+    text's box are added, and the colour that compression has spread around coloured strokes.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
-        found |= (drawn | strokes_in(picture, text.box)) & paint([text.box], drawn.shape, margin)
+        place = paint([text.box], drawn.shape, margin)
+        letters = (drawn | strokes_in(picture, text.box)) & place
+        found |= letters | (_spread_colour(picture, letters) & place)
     return found
 
 
@@ -74,6 +83,16 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
         level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
         found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
     return dilated(found, 3)
+
+
+def _spread_colour(picture: Picture, letters: Mask) -> Mask:
+    """Coloured pixels beside coloured ``letters``."""
+    if picture.ndim == 2 or not letters.any():
+        return np.zeros_like(letters)
+    coloured = np.ptp(picture, axis=2) >= LEAST_COLOUR
+    if coloured[letters].mean() < MOSTLY:
+        return np.zeros_like(letters)
+    return np.asarray(dilated(letters, 2 * COLOUR_SPREADS + 1) & coloured, np.bool_)
 
 
 def _reads(line: Line, fewest: int) -> bool:

@@ -123,7 +123,8 @@ SETTINGS = (
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
-    r"sri ?(?:i{1,3}|3 ?d)? ?\d(?: ?/ ?cri ?\d)?",
+    r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
     r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Mask, component_boxes, components, dilated, index_of
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated, index_of
 from ai_pipeline.contract import PixelArray
 
 JOINED, AROUND = 9, 12
 """Distances up to which holes take one colour, and from which it is taken (pixels)."""
 NEAR = 10 / 255
 """Difference up to which two colours are one: the noise of compression (share of the picture's range)."""
+RINGING = 16
+"""How far JPEG takes the background beside letters from its colour (grey levels)."""
 PLAIN = 0.5
 """Share of what is around a hole in one colour, from which that is the background there; else it is black."""
 
@@ -41,6 +43,15 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
         hole = mask[own] & (labels[own] == label)
         result[own][hole] = black if colour is None else colour
     return result
+
+
+def is_plain(picture: Picture, known: Mask) -> Mask:
+    """Where a picture, uint8, has the colour of its ``known`` background, up to the ringing of JPEG there."""
+    colour = _plain_colour(picture[known], RINGING)
+    if colour is None:
+        return np.zeros_like(known)
+    differs = np.abs(picture.astype(np.int16) - colour.astype(np.int16))
+    return np.asarray(differs.reshape(*known.shape, -1).max(axis=2) <= RINGING, np.bool_)
 
 
 def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:

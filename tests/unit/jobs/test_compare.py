@@ -149,7 +149,7 @@ def test_a_larger_ratio_and_a_new_finding_stand_in_one_line(node: Inbox) -> None
     [line] = compared(take(node, "20250102", "0.57 effusion"))
     assert line == (
         "Before, 2024-03-02: cardiothoracic ratio was 0.51 (+0.06, method ±0.05). "
-        "Suspected, not then: pleural effusion."
+        "Newly suspected: pleural effusion."
     )
 
 
@@ -162,7 +162,7 @@ def test_a_difference_within_the_error_is_no_change(node: Inbox) -> None:
 def test_what_is_no_longer_suspected_is_said(node: Inbox) -> None:
     take(node, "20240302", "0.51 effusion")
     [line] = compared(take(node, "20250102", "0.51"))
-    assert line.endswith("Suspected then, not now: pleural effusion.")
+    assert line.endswith("No longer suspected: pleural effusion.")
 
 
 def test_the_newest_earlier_study_counts_and_later_ones_never(node: Inbox) -> None:
@@ -206,7 +206,7 @@ def test_another_model_version_is_said_and_not_compared(node: Inbox, monkeypatch
     [line] = compared(take(node, "20250102", "0.60 effusion"))
     assert "cardiothoracic ratio by another model version, not compared" in line
     assert "+" not in line
-    assert "Suspected, not then" not in line
+    assert "Newly suspected" not in line
 
 
 def test_a_fetus_grows_and_is_not_compared_with_its_sister(node: Inbox) -> None:

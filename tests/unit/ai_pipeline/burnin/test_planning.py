@@ -18,7 +18,7 @@ from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import RemovalPlan
+from ai_pipeline.burnin.planning import Cleaning, RemovalPlan
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
@@ -67,6 +67,8 @@ class Found:
     banner: Mask = field(default_factory=nothing)
     device: Mask = field(default_factory=nothing)
     area: Mask = field(default_factory=nothing)
+    dim_tissue: Mask = field(default_factory=nothing)
+    """Where the picture is not black."""
     small: Line = NOTHING_READ
     """What the reader of small letters reads wherever it is asked."""
     known: Mask = field(default_factory=nothing)
@@ -98,11 +100,12 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             monkeypatch.setattr(planning, name, witness)
         reader = SimpleNamespace(read_small=lambda *_: found.small)
         tools = cast(Tools, SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None))
-        picture: Picture = np.zeros((ROWS, COLUMNS), np.uint8)
+        picture: Picture = np.where(found.dim_tissue, 60, 0).astype(np.uint8)
         header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)
+        cleaning = Cleaning(tools, policy, **how)
         if views:
-            return planning.plan_views([picture] * views, header, tools, policy, graphics=graphics)
-        return planning.plan_removal(picture, header, tools, policy, graphics=graphics, **how)
+            return planning.plan_views([picture] * views, header, cleaning, graphics=graphics)
+        return planning.plan_removal(picture, header, cleaning, graphics=graphics)
 
     return made
 
@@ -294,7 +297,16 @@ def test_in_the_image_area_only_strokes_of_proven_letters_are_filled(plan: Plan)
 def test_a_name_over_the_areas_edge_goes_by_its_strokes_within_and_whole_without(plan: Plan) -> None:
     found = on_tissue()
     found.area = filled((0, 0, 70, 100))
+    mask = plan(found, CLINICAL).mask
+    assert mask[20:60, 70:120].all()
+    assert np.array_equal(mask[:, :70], found.drawn[TEXT][:, :70])
+
+
+def test_in_the_rim_only_what_differs_from_the_background_may_be_tissue(plan: Plan) -> None:
+    found = on_tissue()
+    found.area = filled((0, 0, 70, 100))
     rim = round(planning.RIM * ROWS)
+    found.dim_tissue = filled((0, 0, 70 + rim, ROWS))
     mask = plan(found, CLINICAL).mask
     assert mask[20:60, 70 + rim : 120].all()
     assert np.array_equal(mask[:, : 70 + rim], found.drawn[TEXT][:, : 70 + rim])
