@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
@@ -11,11 +11,10 @@ from itertools import groupby
 from dicom_node.results import StatedNumber
 from dicom_node.store.views import View
 
-WIDTH, HEIGHT, MARGIN = 480, 140, 30
+WIDTH, HEIGHT, MARGIN = 480, 140, 40
 """Size of a plot and what stays free around its points (pixels)."""
 LABELS_APART = 80
-"""Distance of two labels in a row, at least (pixels); the points between them have theirs on pointing."""
-_NO_UNIT = "1"  # UCUM
+"""Distance of two labels, at least (pixels). The newest point has one; the others, on pointing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +47,34 @@ def _plot(group: Sequence[Measured]) -> View:
     name, unit, model = _quantity(single[0])
     return {
         "name": name,
-        "unit": "" if unit == _NO_UNIT else unit,
+        "unit": "" if unit == "1" or unit.startswith("{") else unit,  # UCUM: no unit, as of a {ratio}
         "model": model,
-        "points": list(_points(single)),
+        "points": _points(single),
         "width": WIDTH,
         "height": HEIGHT,
     }
 
 
-def _points(single: Sequence[Measured]) -> Iterator[View]:
+def _points(single: Sequence[Measured]) -> list[View]:
+    points: list[View] = []
     values = [one.number.value for one in single]
     first, last = single[0].on.toordinal(), single[-1].on.toordinal()
     lowest, span = min(values), max(values) - min(values)
-    labelled = -LABELS_APART
-    for one, value in zip(single, values, strict=True):
+    labelled = WIDTH + LABELS_APART
+    for one in reversed(single):
+        value = one.number.value
         above = (value - lowest) / span if span else 0.5
         x = round(MARGIN + (WIDTH - 2 * MARGIN) * (one.on.toordinal() - first) / (last - first))
-        has_label = x - labelled >= LABELS_APART
+        has_label = labelled - x >= LABELS_APART
         labelled = x if has_label else labelled
-        yield {
-            "x": x,
-            "y": round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * above),
-            "day": one.on.isoformat(),
-            "value": f"{value:g}",
-            "study": one.study,
-            "label": has_label,
-        }
+        points.append(
+            {
+                "x": x,
+                "y": round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * above),
+                "day": one.on.isoformat(),
+                "value": f"{value:.3g}",
+                "study": one.study,
+                "label": has_label,
+            }
+        )
+    return points[::-1]
