@@ -95,7 +95,7 @@ class RemovalPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cleaning:
+class RemovalTask:
     """What goes, and the tools that find it; ``allowed`` text stays besides what ``policy`` leaves."""
 
     tools: Tools
@@ -104,14 +104,14 @@ class Cleaning:
     in_doubt: InDoubt = InDoubt.KEEP
 
 
-def plan_removal(picture: Picture, header: ImageHeader, cleaning: Cleaning, *, graphics: bool) -> RemovalPlan:
+def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> RemovalPlan:
     """Find the annotation to remove from a picture, uint8 grey or RGB.
 
     ``graphics``: look for ultrasound drawings and banners as well as for text. Raises :class:`CleaningFailed`
     when too much of the picture would be removed, and with ``in_doubt`` "withhold" when a place in the image
     area may hold letters.
     """
-    tools, policy, allowed, shape = cleaning.tools, cleaning.policy, cleaning.allowed, picture.shape[:2]
+    tools, policy, allowed, shape = task.tools, task.policy, task.allowed, picture.shape[:2]
     removed = {meaning for meaning in Meaning if policy.removes(meaning)}
     devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
     by_hand, hand_marks = find_by_hand(header, picture)
@@ -126,7 +126,7 @@ def plan_removal(picture: Picture, header: ImageHeader, cleaning: Cleaning, *, g
     area, plain = np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
     if graphics:
         area, plain = _area(picture, header, drawn, written, waves)
-    spares = graphics and policy is CleaningPolicy.CLINICAL and cleaning.in_doubt is not InDoubt.BOX
+    spares = graphics and policy is CleaningPolicy.CLINICAL and task.in_doubt is not InDoubt.BOX
     ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
     doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
     texts = [text for text in texts if text not in doubtful]
@@ -143,7 +143,7 @@ def plan_removal(picture: Picture, header: ImageHeader, cleaning: Cleaning, *, g
     check_share(mask & ~banner)
     mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground, plain)
     doubts = _suspected(doubtful, left)
-    if doubts and cleaning.in_doubt is InDoubt.WITHHOLD:
+    if doubts and task.in_doubt is InDoubt.WITHHOLD:
         raise CleaningFailed("places in the image area may hold letters", doubts)
     not_tissue = kept | waves.traces
     if policy is CleaningPolicy.CLINICAL:
@@ -162,15 +162,15 @@ def plan_removal(picture: Picture, header: ImageHeader, cleaning: Cleaning, *, g
 
 
 def plan_views(
-    views: Sequence[Picture], header: ImageHeader, cleaning: Cleaning, *, graphics: bool
+    views: Sequence[Picture], header: ImageHeader, task: RemovalTask, *, graphics: bool
 ) -> RemovalPlan:
     """The plan of a picture and of further views of it, which show what its display window hides.
 
     Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    plan = plan_removal(views[0], header, cleaning, graphics=graphics)
+    plan = plan_removal(views[0], header, task, graphics=graphics)
     for view in views[1:]:
-        more = plan_removal(view, header, replace(cleaning, in_doubt=InDoubt.KEEP), graphics=False)
+        more = plan_removal(view, header, replace(task, in_doubt=InDoubt.KEEP), graphics=False)
         banner = plan.banner | more.banner
         mask = (plan.mask | (more.mask & (~plan.ground | strokes(view)))) & ~banner
         check_share(mask)

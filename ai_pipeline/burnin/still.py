@@ -22,8 +22,8 @@ from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
-    Cleaning,
     RemovalPlan,
+    RemovalTask,
     box_marks,
     check_share,
     plan_views,
@@ -70,7 +70,7 @@ class CleanedFrames:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Verifier(Cleaning):
+class Verifier(RemovalTask):
     """Searches cleaned pictures for residual text that ``policy`` removes and nobody has ``allowed``."""
 
     def residue(

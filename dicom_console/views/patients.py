@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from dicom_console.views.search import remarked
-from dicom_console.views.trends import Measured, trends
+from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.dates import date_of
 from dicom_node.errors import NotFound
@@ -62,13 +62,13 @@ def show(session: Session, settings: Settings, number: int) -> View:
         {"id": number, "accession": accessions.get(number, ""), **view}
         for number, view in views.numbered_studies(session, newest).items()
     ]
-    measured: list[Measured] = []
+    measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
         files = images.report_files(session, settings, row["id"])
         row["findings"] = _findings(files)
         if on := date_of(row["study_date"]):
             measured += [
-                Measured(row["id"], on, number) for path in files for number in report.stated(path)[1]
+                DatedNumber(row["id"], on, number) for path in files for number in report.stated(path)[1]
             ]
     people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {

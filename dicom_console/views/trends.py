@@ -18,7 +18,7 @@ LABELS_APART = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class DatedNumber:
     """A number of a report on a study of this day."""
 
     study: int
@@ -26,7 +26,7 @@ class Measured:
     number: StatedNumber
 
 
-def trends(measured: Sequence[Measured]) -> list[View]:
+def trends(measured: Sequence[DatedNumber]) -> list[View]:
     """Quantities that were measured on two days or more, with their points in pixels.
 
     Of several numbers of one quantity in a study none is shown: which belongs to which is not known.
@@ -35,11 +35,11 @@ def trends(measured: Sequence[Measured]) -> list[View]:
     return [plot for _, group in groupby(ordered, _quantity) if (plot := _plot(list(group)))]
 
 
-def _quantity(one: Measured) -> tuple[str, str, str]:
+def _quantity(one: DatedNumber) -> tuple[str, str, str]:
     return one.number.meaning, one.number.unit[0], one.number.model
 
 
-def _plot(group: Sequence[Measured]) -> View:
+def _plot(group: Sequence[DatedNumber]) -> View:
     times = Counter(one.study for one in group)
     single = [one for one in group if times[one.study] == 1]
     if len({one.on for one in single}) < 2:
@@ -55,7 +55,7 @@ def _plot(group: Sequence[Measured]) -> View:
     }
 
 
-def _points(single: Sequence[Measured]) -> list[View]:
+def _points(single: Sequence[DatedNumber]) -> list[View]:
     points: list[View] = []
     values = [one.number.value for one in single]
     first, last = single[0].on.toordinal(), single[-1].on.toordinal()

@@ -16,7 +16,7 @@ from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.text import TextReader, paint
 from ai_pipeline.burnin.find.traces import no_waves
-from ai_pipeline.burnin.planning import MARGIN, Cleaning, plan_removal
+from ai_pipeline.burnin.planning import MARGIN, RemovalTask, plan_removal
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.header import picture_header
@@ -58,7 +58,7 @@ def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | 
     """All pixels that the node's plan removes before it verifies; None where it refuses the picture."""
     header = picture_header(picture, MODALITY, lossy=True)
     try:
-        plan = plan_removal(picture, header, Cleaning(tools, policy), graphics=True)
+        plan = plan_removal(picture, header, RemovalTask(tools, policy), graphics=True)
     except CleaningFailed:
         return None
     return np.asarray(plan.mask | plan.banner, np.bool_)

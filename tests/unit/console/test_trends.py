@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import date
 from itertools import pairwise
 
-from dicom_console.views.trends import LABELS_APART, Measured, trends
+from dicom_console.views.trends import LABELS_APART, DatedNumber, trends
 from dicom_node.results import StatedNumber
 
 
-def measured(study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2") -> Measured:
+def measured(study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2") -> DatedNumber:
     number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
-    return Measured(study, date.fromisoformat(day), number)
+    return DatedNumber(study, date.fromisoformat(day), number)
 
 
 def test_a_quantity_of_two_days_is_a_plot_and_a_higher_value_is_higher() -> None:

@@ -18,7 +18,7 @@ from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import Cleaning, RemovalPlan
+from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
@@ -102,10 +102,10 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
         tools = cast(Tools, SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None))
         picture: Picture = np.where(found.dim_tissue, 60, 0).astype(np.uint8)
         header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)
-        cleaning = Cleaning(tools, policy, **how)
+        task = RemovalTask(tools, policy, **how)
         if views:
-            return planning.plan_views([picture] * views, header, cleaning, graphics=graphics)
-        return planning.plan_removal(picture, header, cleaning, graphics=graphics)
+            return planning.plan_views([picture] * views, header, task, graphics=graphics)
+        return planning.plan_removal(picture, header, task, graphics=graphics)
 
     return made
 
