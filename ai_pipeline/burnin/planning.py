@@ -59,7 +59,7 @@ RIM = 0.02
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 BESIDE = 0.5
-"""Share of a line's box in the image area, up to which it lies beside it."""
+"""A line lies beside the image area if at most this share of its box lies in it."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
@@ -324,7 +324,7 @@ def _with_proven_letters(
 ) -> tuple[Mask, Mask]:
     """The mask, with only strokes of proven letters in the image area; what is left there of drawn text.
 
-    Of a line that lies beside the area the ``plain`` background around its letters goes as well.
+    The ``plain`` background around the letters of a line beside the area goes as well.
     """
     inside = mask & area
     going = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0]

@@ -16,7 +16,7 @@ from dicom_node.dicom.dates import date_of
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report
 from dicom_node.services import images
-from dicom_node.store import views
+from dicom_node.store import intake, views
 from dicom_node.store.tables import ReceivedObject, Study
 from dicom_node.store.views import View, as_json
 
@@ -64,19 +64,19 @@ def show(session: Session, settings: Settings, number: int) -> View:
     ]
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
-        files = images.report_files(session, settings, row["id"])
-        row["findings"] = _findings(files)
+        stated = [report.stated(path) for path in images.report_files(session, settings, row["id"])]
+        present = [one.meaning for found, _ in stated for one in found if one.decision is Decision.PRESENT]
+        row["findings"] = list(dict.fromkeys(present))
         if on := date_of(row["study_date"]):
-            measured += [
-                DatedNumber(row["id"], on, number) for path in files for number in report.stated(path)[1]
-            ]
+            measured += [DatedNumber(row["id"], on, one) for _, numbers in stated for one in numbers]
+    one_patient = intake.of_one_patient(session, {one.study for one in measured})
     people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
         "person": next((one for one in people if any(one.values())), None),
         "studies": remarked(session, rows),
-        "trends": trends(measured),
+        "trends": trends(measured) if one_patient else [],
         "more": len(rows) == HISTORY,
         "has_images": session.scalar(_images_of(study)) is not None,
         "others": _others(session, study),
@@ -117,12 +117,6 @@ def _rows(session: Session, ids: Sequence[str]) -> list[View]:
         {"patient_id": patient, "issuer": issuer, "study": study, "studies": studies, "last": as_json(last)}
         for patient, issuer, study, studies, last in found
     ]
-
-
-def _findings(files: Sequence[Any]) -> list[str]:
-    """What the reports call present, each once."""
-    rows = [row for path in files for row in report.findings(path)]
-    return list(dict.fromkeys(row["finding"] for row in rows if row["decision"] == Decision.PRESENT.value))
 
 
 def _others(session: Session, study: Study) -> list[View]:

@@ -14,7 +14,7 @@ from dicom_node.store.views import View
 WIDTH, HEIGHT, MARGIN = 480, 140, 40
 """Size of a plot and what stays free around its points (pixels)."""
 LABELS_APART = 80
-"""Distance of two labels, at least (pixels). The newest point has one; the others, on pointing."""
+"""Distance of two labels, at least (pixels); the newest point has one."""
 
 
 @dataclass(frozen=True, slots=True)

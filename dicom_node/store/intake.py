@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.dicom.identity import Patient
+from dicom_node.dicom.identity import Patient, are_one_patient
 from dicom_node.model.kinds import AssociationOutcome, ObjectRole, ResultKind
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import (
@@ -113,6 +113,12 @@ def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> 
     """The distinct patients named by the study's objects of these roles."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
+
+
+def of_one_patient(session: Session, studies: Collection[int]) -> bool:
+    """Whether no object of these studies contradicts another about the patient."""
+    texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
+    return are_one_patient([Patient.parse(text) for text in texts])
 
 
 def settled_studies(session: Session, since: datetime) -> Sequence[Study]:

@@ -10,8 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -161,3 +166,31 @@ def start_orthanc(
         yield orthanc
     finally:
         orthanc.kill()
+
+
+@dataclass(frozen=True)
+class Returned:
+    """An image as it was sent, and what the PACS holds of its study afterwards."""
+
+    file: bytes
+    row: dict[str, Any]
+    held: dict[str, bytes] = field(repr=False)
+
+    @property
+    def source(self) -> Dataset:
+        return dcmread(BytesIO(self.file))
+
+    def results(self) -> list[Dataset]:
+        """All but the source."""
+        own = self.source.SOPInstanceUID
+        return [dcmread(BytesIO(data)) for uid, data in self.held.items() if uid != own]
+
+
+def objects_by_study(pacs: Orthanc) -> dict[str, dict[str, bytes]]:
+    """All files of the PACS by Study and SOP Instance UID."""
+    found: dict[str, dict[str, bytes]] = {}
+    for uid in pacs.instances():
+        data = pacs.fetch(uid)
+        study = dcmread(BytesIO(data), stop_before_pixels=True).StudyInstanceUID
+        found.setdefault(study, {})[uid] = data
+    return found

@@ -5,21 +5,18 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import highdicom as hd
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from tests.chest_lab import CHESTS, write
 from tests.node_lab import Node, rule, running, site_config
 from tests.ports import free_port
 from tests.validators import dciodvfy_errors
-from tests.wire.orthanc_lab import start_orthanc
+from tests.wire.orthanc_lab import Returned, objects_by_study, start_orthanc
 
 pytestmark = [
     pytest.mark.debian("orthanc", "dcmtk", "dicom3tools"),
@@ -31,25 +28,8 @@ KINDS = ("sr", "gsps", "sc", "seg")
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A film as it was sent, and what the PACS holds of its study afterwards."""
-
-    file: bytes
-    row: dict[str, Any]
-    held: dict[str, bytes] = field(repr=False)
-
-    @property
-    def source(self) -> Dataset:
-        return dcmread(io.BytesIO(self.file))
-
-    def results(self) -> list[Dataset]:
-        own = self.source.SOPInstanceUID
-        return [dcmread(io.BytesIO(data)) for uid, data in self.held.items() if uid != own]
-
-
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Case]:
+def cases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Returned]:
     """One run of the node for all forms."""
     folder = tmp_path_factory.mktemp("chests")
     film = cv2.imread(str(data / "cxr_nih" / "images" / "00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)
@@ -64,28 +44,24 @@ def cases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Cas
             pacs.call("POST", "/modalities/node/store", json.dumps(ids).encode())
             ends = ("delivered", "not_applicable", "quarantined", "failed")
             rows = node.wait_for(ends, count=len(ids))
-        held: dict[str, dict[str, bytes]] = {}
-        for uid in pacs.instances():
-            data = pacs.fetch(uid)
-            study = dcmread(io.BytesIO(data), stop_before_pixels=True).StudyInstanceUID
-            held.setdefault(study, {})[uid] = data
+        held = objects_by_study(pacs)
     studies = {
         kind: dcmread(path, stop_before_pixels=True).StudyInstanceUID for kind, path in written.items()
     }
     return {
-        kind: Case(written[kind].read_bytes(), rows[study], held.get(study, {}))
+        kind: Returned(written[kind].read_bytes(), rows[study], held.get(study, {}))
         for kind, study in studies.items()
     }
 
 
 @pytest.fixture(params=CHESTS)
-def case(request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
+def case(request: pytest.FixtureRequest, cases: dict[str, Returned]) -> Returned:
     found = cases[request.param]
     assert found.row["state"] == "delivered", found.row
     return found
 
 
-def test_it_comes_back_with_a_report_that_highdicom_reads(case: Case) -> None:
+def test_it_comes_back_with_a_report_that_highdicom_reads(case: Returned) -> None:
     source = case.source
     assert case.held[source.SOPInstanceUID] == case.file
     [report] = [ds for ds in case.results() if ds.Modality == "SR"]
@@ -95,7 +71,7 @@ def test_it_comes_back_with_a_report_that_highdicom_reads(case: Case) -> None:
         assert (ds.PatientName, ds.PatientID) == (source.PatientName, source.PatientID)
 
 
-def test_validators_find_no_error(case: Case, tmp_path: Path) -> None:
+def test_validators_find_no_error(case: Returned, tmp_path: Path) -> None:
     path = tmp_path / "object.dcm"
     for ds in case.results():
         path.write_bytes(case.held[ds.SOPInstanceUID])

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tests.node_lab import ULTRASOUND, Node, running, site_config
 from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, Reader, decoded, write
 from tests.validators import dciodvfy_errors
-from tests.wire.orthanc_lab import Orthanc, start_orthanc
+from tests.wire.orthanc_lab import Returned, objects_by_study, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
 
@@ -29,22 +28,10 @@ LOSSY = 1.5  # mean grey levels by which a lossy encoding may differ from what w
 
 
 @dataclass(frozen=True)
-class Case:
-    """A source as it was sent, and what the PACS holds of its study afterwards."""
+class Case(Returned):
+    """A source with the samples that went into it."""
 
-    file: bytes
     samples: np.ndarray
-    row: dict[str, Any]
-    held: dict[str, bytes] = field(repr=False)
-
-    @property
-    def source(self) -> Dataset:
-        return dcmread(io.BytesIO(self.file))
-
-    def results(self) -> list[Dataset]:
-        """All but the source."""
-        own = self.source.SOPInstanceUID
-        return [dcmread(io.BytesIO(data)) for uid, data in self.held.items() if uid != own]
 
     def cleaned(self) -> Dataset:
         """The one cleaned picture."""
@@ -80,24 +67,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             pacs.call("POST", "/modalities/node/store", json.dumps(ids).encode())
             rows = node.wait_for(ENDS, count=len(ids))
             shown = everything_shown(node)
-        held = objects(pacs, folder / "results")
+        held = objects_by_study(pacs)
     cases = {}
     for name, (path, samples) in written.items():
         study = dcmread(path, stop_before_pixels=True).StudyInstanceUID
-        cases[name] = Case(path.read_bytes(), samples, rows[study], held.get(study, {}))
+        cases[name] = Case(path.read_bytes(), rows[study], held.get(study, {}), samples)
     yield Site(cases, shown)
-
-
-def objects(pacs: Orthanc, folder: Path) -> dict[str, dict[str, bytes]]:
-    """All files of the PACS by study and SOP Instance UID; also written into ``folder``, for a person."""
-    folder.mkdir()
-    found: dict[str, dict[str, bytes]] = {}
-    for uid in pacs.instances():
-        data = pacs.fetch(uid)
-        (folder / f"{uid}.dcm").write_bytes(data)
-        study = dcmread(io.BytesIO(data), stop_before_pixels=True).StudyInstanceUID
-        found.setdefault(study, {})[uid] = data
-    return found
 
 
 def everything_shown(node: Node) -> str:

@@ -16,12 +16,12 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.dates import date_of
-from dicom_node.dicom.identity import Patient, are_one_patient
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.results import EarlierObject, PreviousImage, stated
+from dicom_node.store import intake
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 
@@ -46,7 +46,7 @@ def previous_images(
         if not wanted:
             break
         then = date_of(earlier.study_date)
-        if then is None or then >= on or not _same_patient(session, study.id, earlier.id):
+        if then is None or then >= on or not intake.of_one_patient(session, [study.id, earlier.id]):
             continue
         for uid, one in _of_report(session, files, report, earlier, by, wanted, then, job).items():
             found[uid] = one
@@ -82,11 +82,6 @@ def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result
         .limit(MOST_REPORTS)
     )
     return [(report, earlier, by) for report, earlier, by in session.execute(chosen)]
-
-
-def _same_patient(session: Session, *studies: int) -> bool:
-    texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
-    return are_one_patient([Patient.parse(text) for text in texts])
 
 
 def _of_report(

@@ -27,6 +27,7 @@ from ai_pipeline.contract import (
     QualityNote,
     SourceImage,
 )
+from dicom_console.views import patients
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.dates import date_of
 from dicom_node.dicom.uids import derived_uid
@@ -287,3 +288,14 @@ def test_no_comparison_can_enter_a_deidentified_result(tmp_path: Path) -> None:
         build_deidentified(
             context(), [one], PipelineResult(quality=(note,)), Pseudonyms.of(SiteKey(b"1" * 32), "domain")
         )
+
+
+def test_the_page_of_a_patient_plots_a_number_and_not_that_of_two_persons(node: Inbox) -> None:
+    take(node, "20240302", "0.51")
+    take(node, "20250102", "0.57")
+    with node.database.read() as session:
+        [plot] = patients.show(session, node.settings, 1)["trends"]
+    assert [point["value"] for point in plot["points"]] == ["0.51", "0.57"]
+    take(node, "20250302", "0.58", PatientName="Somebody^Else", PatientBirthDate="19500101")
+    with node.database.read() as session:
+        assert patients.show(session, node.settings, 1)["trends"] == []
