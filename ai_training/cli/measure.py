@@ -148,6 +148,9 @@ def evaluate_legible(
     report: Report,
     data: options.PublicData,
     pictures: Annotated[int, typer.Option(help="Pictures with a name, date or number burned in.")] = 500,
+    first: Annotated[
+        int, typer.Option(help="Number of the first: from another one on others are drawn.")
+    ] = 0,
     split: options.Split = "test",
     policy: PolicyName = "research",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -165,7 +168,9 @@ def evaluate_legible(
     from ai_training.ultrasound.legible.counts import counted, missed_targets
 
     job = legible.LegibleTask(data, split, CleaningPolicy(policy), models_dir, report_to)
-    result = counted(list(legible.outcomes(job, pictures, workers, report)), split, policy)
+    result = counted(
+        list(legible.outcomes(job, range(first, first + pictures), workers, report)), split, policy
+    )
     missed = missed_targets(result)
     if write_card:
         from ai_training.ultrasound.card_figures import legible_figures

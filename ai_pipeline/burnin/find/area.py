@@ -33,7 +33,7 @@ DENSE, SURE = 0.5, 0.8
 larger ones. Where annotation covers the border itself, what may be either is background."""
 THIN = 9
 """Side of the square that fits into tissue; ticks, letters and frames are thinner (pixels)."""
-SMALLEST = 0.02
+SMALLEST = 0.01
 """Share of the picture that an image area takes, at least: a body mark or a logo is smaller."""
 INSIDE = 0.95
 """Share of the tissue that lies in the header's regions, from which they are right."""

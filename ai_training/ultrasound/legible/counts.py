@@ -25,13 +25,14 @@ def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[st
     """
     released = [outcome for outcome in found if outcome.released]
     names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
+    first, frames = min(outcome.number for outcome in found), len({outcome.frame for outcome in found})
     return {
         "set": (
-            f"{len(found)} pictures on {len({outcome.frame for outcome in found})} {split} frames, "
+            f"{len(found)} pictures from number {first} on, {frames} {split} frames, "
             f"style {HELD_OUT.name}, policy {policy}"
         ),
         "pictures": len(found),
-        "distinct_frames": len({outcome.frame for outcome in found}),
+        "distinct_frames": frames,
         "policy": policy,
         "tesseract": tesseract_version() or "not installed: nothing was read by it",
         "engines": {name: _engine(released, name) for name in names},

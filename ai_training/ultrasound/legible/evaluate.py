@@ -97,19 +97,19 @@ class LegibleOutcome:
     filled: float = 0.0
 
 
-def outcomes(job: LegibleTask, pictures: int, workers: int, report: Report) -> Iterator[LegibleOutcome]:
-    """Evaluate ``pictures`` pictures in ``workers`` processes, in any order. Raises DataMissing."""
+def outcomes(job: LegibleTask, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
+    """Evaluate the pictures of these numbers in ``workers`` processes. Raises DataMissing."""
     begin = time.monotonic()
     if workers <= 1:
         test = LegibilityTest(job)
-        for number in range(pictures):
+        for count, number in enumerate(pictures, start=1):
             yield test.picture(number)
-            report((number + 1) / pictures, _progress(number + 1, pictures, begin))
+            report(count / len(pictures), _progress(count, len(pictures), begin))
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (job,)) as pool:
-        for count, outcome in enumerate(pool.map(_outcome_of, range(pictures)), start=1):
+        for count, outcome in enumerate(pool.map(_outcome_of, pictures), start=1):
             yield outcome
-            report(count / pictures, _progress(count, pictures, begin))
+            report(count / len(pictures), _progress(count, len(pictures), begin))
 
 
 class LegibilityTest:
