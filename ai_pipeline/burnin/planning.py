@@ -121,7 +121,9 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
-    waves = waves.without(paint([text.box for text in texts if text.line.legible], shape, MARGIN))
+    legible = [one.box for one in texts if one.line.legible]
+    no_curves = [one.box for one in texts if are_letters(one) and share_of(waves.traces, one.box) > 0.5]
+    waves = waves.without(paint(legible, shape, MARGIN), paint(no_curves, shape, MARGIN))
     written = banner | paint([text.box for text in found], shape, MARGIN)
     area, plain = np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
     if graphics:

@@ -27,7 +27,6 @@ LEAST_CONTRAST = 12
 """How far a stroke stands out from what is beside it, at least (grey levels)."""
 THICKEST = 0.35
 """Thickness of a stroke, at most (heights of the line)."""
-
 LEAST_COLOUR = 8
 """Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels)."""
 MOSTLY = 0.8

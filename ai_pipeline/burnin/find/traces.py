@@ -81,13 +81,13 @@ class Waves:
         """A copy with further places that show measurements, such as a colour bar."""
         return Waves(self.strips | more, self.traces)
 
-    def without(self, letters: Mask) -> Waves:
-        """A copy without the traces that lie mostly in ``letters``: thin letters look like a curve."""
+    def without(self, letters: Mask, proven: Mask) -> Waves:
+        """A copy without traces that lie mostly in ``letters``, and without what lies in ``proven`` ones."""
         labels, stats = components(self.traces)
         within = np.bincount(labels[letters], minlength=len(stats))
         curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]
         curves[0] = False
-        return Waves(self.strips, np.asarray(curves[labels], np.bool_))
+        return Waves(self.strips, np.asarray(curves[labels] & ~proven, np.bool_))
 
     def __or__(self, other: Waves) -> Waves:
         return Waves(self.strips | other.strips, self.traces | other.traces)

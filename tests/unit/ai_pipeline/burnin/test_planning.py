@@ -67,6 +67,8 @@ class Found:
     banner: Mask = field(default_factory=nothing)
     device: Mask = field(default_factory=nothing)
     area: Mask = field(default_factory=nothing)
+    traces: Mask = field(default_factory=nothing)
+    """Curves over time, or what looks like one."""
     dim_tissue: Mask = field(default_factory=nothing)
     """Where the picture is not black."""
     small: Line = NOTHING_READ
@@ -95,6 +97,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
             "find_device_banner": lambda *_: (found.device, ()),
             "find_area": lambda *_: found.area,
+            "find_traces": lambda *_: found.traces,
         }
         for name, witness in says.items():
             monkeypatch.setattr(planning, name, witness)
@@ -300,6 +303,19 @@ def test_a_name_over_the_areas_edge_goes_by_its_strokes_within_and_whole_without
     mask = plan(found, CLINICAL).mask
     assert mask[20:60, 70:120].all()
     assert np.array_equal(mask[:, :70], found.drawn[TEXT][:, :70])
+
+
+@pytest.mark.parametrize(("share", "goes"), [(0.9, True), (0.2, False)])
+def test_letters_that_were_taken_for_a_curve_go_and_a_curve_behind_letters_stays(
+    plan: Plan, share: float, goes: bool
+) -> None:
+    read = Line("70910529", 0.99, legible=True)
+    found = Found(texts=[Text(box_of(NAME), read, Meaning.IDENTITY)])
+    left, top, right, bottom = NAME
+    below = (left, round(bottom - share * (bottom - top)), right, bottom)
+    found.traces = filled(below, (left, bottom, left + 4, ROWS), (0, ROWS - 60, COLUMNS, ROWS))
+    mask = plan(found, CLINICAL).mask
+    assert mask[place(below)].any() == goes
 
 
 def test_in_the_rim_only_what_differs_from_the_background_may_be_tissue(plan: Plan) -> None:
