@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -51,7 +52,10 @@ OVERLAYS: Final = "OVERLAYS"
 
 # In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
 _LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
-_FOOTER_BOX: Final = (0.01, 0.95, 0.99, 0.99)
+_FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
+"""Height of a line of the footer (share of the display), and its letters, at most."""
+_LABEL: Final = (0.3, 0.04)
+"""Width and height of a finding's label (shares of the image)."""
 
 _SHUTTER: Final = {
     "RECTANGULAR": (
@@ -236,12 +240,21 @@ def _box(located: LocatedFinding, source: Source) -> GraphicObject:
 
 
 def _label(located: LocatedFinding, source: Source) -> TextObject:
+    """The label above a finding's box, or in it at the upper edge of the image.
+
+    It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
+    """
     assert located.region is not None
-    corner = outline(located.region, source).min(axis=0)
+    left, top = map(float, outline(located.region, source).min(axis=0))
+    width, height = _LABEL[0] * source.columns, _LABEL[1] * source.rows
+    first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
+    above = top - height if top >= height else top
     return TextObject(
         located.text,
         units="PIXEL",
-        anchor_point=(float(corner[0]), float(corner[1])),
+        bounding_box=(first, above, first + width, above + height),
+        text_justification="LEFT",
+        anchor_point=(left, top),
         anchor_point_visible=False,
         tracking_id=located.identifier,
         tracking_uid=located.tracking_uid,
@@ -253,7 +266,9 @@ def _texts(context: ResultContext, listed: Sequence[str]) -> list[TextObject]:
     if listed:
         # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
         texts.append(_text("\r\n".join(listed)[:1024], _LIST_BOX))
-    texts.append(_text(disclaimer(context)[:1024], _FOOTER_BOX))
+    footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
+    above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
+    texts.append(_text("\r\n".join(footer)[:1024], (0.01, above, 0.99, 0.99)))
     return texts
 
 
