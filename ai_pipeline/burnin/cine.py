@@ -192,17 +192,18 @@ class _CineWindow(Window):
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         measured = MeasuredPixels.from_picture(light, self._waves_in(light))
         added = None if self.tables.stretched else self.added
-        views: list[tuple[Picture, float, Sequence[Box | None]]] = [
-            (view, scale, [None] if added is None else surroundings(added, scale))
-            for view, scale in ((light, FINEST), (dark, FINEST), (faint, FAINT))
+        parts = ((light, FINEST, False), (dark, FINEST, False), (faint, FAINT, False), (light, FAINT, True))
+        views: list[tuple[Picture, float, Sequence[Box | None], bool]] = [
+            (view, scale, [None] if added is None else surroundings(added, scale), upright)
+            for view, scale, upright in parts
         ]
         # Which frames are outlying depends on what is filled: they are read whole.
-        views += [(pictures[index], FINEST, [None]) for index in _outlying_frames(pictures, self.mask)]
+        views += [(pictures[index], FINEST, [None], False) for index in _outlying_frames(pictures, self.mask)]
         return [
             one.box
-            for view, scale, boxes in views
+            for view, scale, boxes, upright in views
             for box in boxes
-            for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box)
+            for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box, upright=upright)
             if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
         ]
 

@@ -14,7 +14,6 @@ from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, Clea
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
-from ai_pipeline.burnin.decide.overlay_planes import overlay_note
 from ai_pipeline.burnin.devices.known import device_note
 from ai_pipeline.burnin.find.mark_network import WHOLE
 from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
@@ -32,6 +31,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import samples_photometric
+from ai_pipeline.images.overlay_planes import overlay_note
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""

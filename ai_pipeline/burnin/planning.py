@@ -1,8 +1,7 @@
 """What is removed from a picture: all annotation that is found, as far as the policy does not leave it.
 
-It is found by a text detector with a recogniser, a network trained on ultrasound marks, the regions that the
-header names, and device rules. Each of them alone can have text removed: text counts as identity until it is
-read and proven harmless.
+It is found by a text detector with a recogniser, a network trained on ultrasound marks, the header's regions,
+and device rules, each alone: text counts as identity until it is read and proven harmless.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, lette
 from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
 from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
 from ai_pipeline.burnin.decide.writing import (
+    SAME,
     Text,
     covered,
     find_texts,
@@ -130,8 +130,8 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
         area, plain = _area(picture, header, drawn, written, waves)
     spares = graphics and policy is CleaningPolicy.CLINICAL and task.in_doubt is not InDoubt.BOX
     ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
-    doubtful = [text for text in texts if _is_doubtful(text, drawn.masks[AnnotationKind.TEXT], ground)]
-    texts = [text for text in texts if text not in doubtful]
+    unproven = _unproven(texts, drawn.masks[AnnotationKind.TEXT], ground)
+    texts = [text for text in texts if text not in unproven]
     if policy is CleaningPolicy.CLINICAL:
         texts = by_their_block(by_best_reading(texts))
         texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
@@ -144,7 +144,7 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     # Of all that is suspected: a picture that looks like letters everywhere is not understood.
     check_share(mask & ~banner)
     mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground, plain)
-    doubts = _suspected(doubtful, left)
+    doubts = _suspected(unproven, left)
     if doubts and task.in_doubt is InDoubt.WITHHOLD:
         raise CleaningFailed("places in the image area may hold letters", doubts)
     not_tissue = kept | waves.traces
@@ -315,10 +315,11 @@ def _drawn_lines(
     return found
 
 
-def _is_doubtful(text: Text, strokes: Mask, ground: Mask) -> bool:
-    """Whether a text in the image area is neither proven harmless nor proven to be letters."""
-    inside = text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5
-    return inside and not are_letters(text, share_of(strokes, text.box))
+def _unproven(texts: Sequence[Text], strokes: Mask, ground: Mask) -> list[Text]:
+    """The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line."""
+    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
+    proven = [text.box.box for text in inside if are_letters(text, share_of(strokes, text.box))]
+    return [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
 
 
 def _with_proven_letters(
@@ -337,14 +338,18 @@ def _with_proven_letters(
     return (mask & ~area) | (letters & inside), left
 
 
-def _suspected(doubtful: Sequence[Text], left: Mask) -> tuple[Box, ...]:
-    """Places in the image area that a person should look at: they look like a line of text."""
+def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
+    """Places in the image area that a person should look at: they look like a line of text.
+
+    A single letter that is surely read names nobody.
+    """
+    unclear = [text for text in unproven if not text.line.legible or text.line.letters >= FEWEST]
     drawn = [
         box
         for box in component_boxes(components(left)[1])
         if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
     ]
-    return (*(text.box.box for text in doubtful), *drawn)
+    return (*(text.box.box for text in unclear), *drawn)
 
 
 def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:

@@ -36,8 +36,7 @@ class Allowed:
     def from_options(cls, keep_words: Sequence[str], dates: str, header: ImageHeader) -> Allowed:
         """These words; with ``dates`` "keep" also the dates of the header.
 
-        No date stays of a patient who is less than two days old, or of whom no age is known: it may be the
-        birth date.
+        None of a patient of unknown age or less than two days old: it may be the birth date.
         """
         known = frozenset(word.casefold() for word in keep_words)
         if dates != "keep":

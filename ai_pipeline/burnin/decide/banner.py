@@ -43,8 +43,7 @@ EVERY = frozenset(Meaning)
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
     """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
 
-    On black the mask covers lines that are not black, on colour all of the surroundings. Without plausible
-    regions it is empty.
+    On black the mask covers what is not black, on colour all of the surroundings; none without regions.
     """
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:

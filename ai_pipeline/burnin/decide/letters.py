@@ -21,12 +21,16 @@ FEWEST, SURELY_FEWEST = 2, 3
 """Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
 SURE = 0.85
 """Confidence of such a reading."""
+LONG, OF_LONG = 6, 0.6
+"""Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
 LEAST_CONTRAST = 12
 """How far a stroke stands out from what is beside it, at least (grey levels)."""
 THICKEST = 0.35
 """Thickness of a stroke, at most (heights of the line)."""
+SOFT = 0.05
+"""Width of a stroke's soft edge (heights of the line), but a pixel at least."""
 LEAST_COLOUR = 8
 """Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels)."""
 MOSTLY = 0.8
@@ -43,14 +47,14 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 
     ``drawn``: the share of it that the mark network takes for text, 0 to 1.
     """
-    if any(_reads(line, SURELY_FEWEST) and line.confidence >= SURE for line in (text.line, text.small)):
+    if _is_sure(text.line) or _is_sure(text.small):
         return True
     witnesses = _reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED
     return sum(witnesses) >= 2
 
 
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
-    """The strokes of these texts with a pixel around them; ``margin`` as :func:`paint` takes it.
+    """The strokes of these texts with their edges; ``margin`` as :func:`paint` takes it.
 
     The strokes that the mark network has ``drawn`` may lack a letter: the strongest thin structures in the
     text's box are added, and the colour that compression has spread around coloured strokes.
@@ -64,7 +68,7 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
 
 
 def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
-    """The thin structures in a box, light or dark, with a pixel around them.
+    """The thin structures in a box, light or dark, with their soft edges.
 
     ``contrast``: how far a structure stands out from its surroundings, at least (grey levels); without it the
     level follows from the box (N. Otsu, 1979).
@@ -81,7 +85,7 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
         stands_out = cv2.morphologyEx(grey, way, square)
         level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
         found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
-    return dilated(found, 3)
+    return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
 
 
 def _spread_colour(picture: Picture, letters: Mask) -> Mask:
@@ -92,6 +96,11 @@ def _spread_colour(picture: Picture, letters: Mask) -> Mask:
     if coloured[letters].mean() < MOSTLY:
         return np.zeros_like(letters)
     return np.asarray(dilated(letters, 2 * COLOUR_SPREADS + 1) & coloured, np.bool_)
+
+
+def _is_sure(line: Line) -> bool:
+    fewest, least = (LONG, OF_LONG) if line.confidence < SURE else (SURELY_FEWEST, SURE)
+    return _reads(line, fewest) and line.confidence >= least
 
 
 def _reads(line: Line, fewest: int) -> bool:

@@ -29,8 +29,8 @@ LEGIBLE_IN_OUTLINE = 3
 
 def blocks(strokes: Mask) -> Mask:
     """The mask ``strokes`` of drawn text as the blocks that its lines make, without the shapes of letters."""
-    kernel = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
-    closed = cv2.morphologyEx(np.pad(strokes, LETTER_GAP).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    wide, square = np.pad(strokes, LETTER_GAP).astype(np.uint8), np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, square)
     closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
     contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros(strokes.shape, np.uint8)
@@ -68,9 +68,7 @@ def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
     picture: Picture = np.where(shaped, 255, 0).astype(np.uint8)
     within = box_around(shaped, LETTER_GAP)
     lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
-    legible = [
-        box for box, line in lines if line.legible and sum(map(str.isalnum, line.text)) >= LEGIBLE_IN_OUTLINE
-    ]
+    legible = [box for box, line in lines if line.legible and line.letters >= LEGIBLE_IN_OUTLINE]
     return paint(legible, mask.shape, 0.1)
 
 

@@ -17,8 +17,7 @@ Ambiguous cases:
   labels.
 * A maker's name is a logo only as the whole string.
 
-The proof is of one string: the caller joins what stands in one line, since of "12", "03", "67" each could be
-a mark of a ruler.
+The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.
 """
 
 from __future__ import annotations
@@ -113,12 +112,11 @@ SETTINGS = (
     r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
     r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
-    rf"(?:frq|freq|fh) {_DECIMAL}",
+    rf"(?:frq|freq|fh|prf) {_DECIMAL}",
     r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
     r"fr ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)",  # without unit a Mrs of 45
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
-    rf"prf {_DECIMAL}",
-    r"(?:wf|prf|persist|persistence|filter) (?:low|med|high|max|off|on)",
+    r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
@@ -131,7 +129,6 @@ SETTINGS = (
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
     r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?- ?(?:low|mid|high|max|intermedia|intermediate|alta|media|baja)",
-    r"(?:pwr|power) (?:low|med|high|max)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
     r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? \d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
     r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time

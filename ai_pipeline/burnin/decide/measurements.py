@@ -1,8 +1,7 @@
 """Lengths that are written in a picture, where value, unit and calipers agree.
 
 A length "D 2.31 cm" is taken when exactly one pair of calipers in one ultrasound region is that far apart by
-the region's calibration, and no other text fits that pair. Areas, volumes, circumferences, velocities and
-times are passed over: they are not the distance of two points.
+the region's calibration, and no other text fits that pair. Other quantities are passed over.
 """
 
 from __future__ import annotations

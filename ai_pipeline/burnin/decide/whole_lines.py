@@ -37,8 +37,7 @@ COUNTER = re.compile(r"\d+ ?/ ?\d+")
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that another reading of the same place proves.
 
-    A proof needs more than a few characters, and a second reading with a letter more is no second reading of
-    the same: "45" does not prove "45Y" harmless.
+    A proof needs more than a few characters, and no letter less: "45" does not prove "45Y" harmless.
     """
     proven = [
         text

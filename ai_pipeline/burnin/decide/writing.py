@@ -26,7 +26,7 @@ from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.line_network import Line, is_wide
-from ai_pipeline.burnin.find.text import TILES, TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.text import TILES, UPRIGHT, TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.contract import Meaning
 
@@ -46,8 +46,6 @@ ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
 READ_AS_LETTERS = "/%-"
 """Signs that are read as a letter or a digit on small pictures."""
-UPRIGHT = 1.5
-"""Height of a box in widths, from which its text runs along a vertical line."""
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
@@ -66,8 +64,7 @@ NOTHING_READ = Line("", 0.0, legible=False)
 class Candidate:
     """A place that may hold text, and the view of the picture that shows it.
 
-    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode, where vessels or waves look
-    like letters.
+    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode, which look like letters.
     """
 
     view: Picture
@@ -80,18 +77,19 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text read there. In measured pixels (spectra, M-mode, curves) only text of three letters that
-        is read whole and surely.
+        """The text read there. In measured pixels (spectra, M-mode, curves) and along a vertical only text of
+        three letters that is read whole and surely.
         """
         line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
         wide = is_wide(self.box.length, self.box.height, line)
         unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
-        return replace(line, legible=False) if self.flow > FILLS and unsure else line
+        suspicious = self.flow > FILLS or self.box.is_upright
+        return replace(line, legible=False) if suspicious and unsure else line
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
         """The text there, with its meaning.
 
-        The reader of small letters reads first; what it does not prove harmless is read by rapidocr too.
+        The reader of small letters reads first, and rapidocr what it does not prove harmless.
         """
         small = reader.read_small(self.view, self.box)
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
@@ -103,9 +101,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, and its meaning; ``small``: what the reader of small letters
-    reads.
-    """
+    """A place with text, the text read there, its meaning, and what the reader of small letters reads."""
 
     box: TextBox
     line: Line
@@ -129,8 +125,7 @@ def find_texts(
 ) -> list[Text]:
     """All text of a picture, uint8 grey or RGB; among ``waves`` only what can be read.
 
-    Pixels of ``known`` are masked in any case: doubtful places there are not read, since reading takes ten
-    times as long as finding.
+    Pixels of ``known`` are masked in any case: doubtful places there are not read.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
@@ -161,16 +156,17 @@ def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> M
 def candidates(
     picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
 ) -> list[Candidate]:
-    """Possible text in a picture: as it is, with enhanced contrast and, if it is large, reduced.
+    """Possible text in a picture: upright, as it is, with enhanced contrast and, if it is large, reduced.
 
     ``changed``: pixels that changed since the picture was read last. Then only their surroundings are read,
     where letters may be left or new; the copy reduced for the largest letters is read whole.
     """
     measured = MeasuredPixels.from_picture(picture, waves)
-    found = []
-    for view, scale in ((picture, FINEST), (high_contrast(picture), FAINT)):
+    faint, found = high_contrast(picture), []
+    for view, scale, upright in ((picture, FAINT, True), (picture, FINEST, False), (faint, FAINT, False)):
         boxes = [None] if changed is None else surroundings(changed, scale)
-        found += [one for box in boxes for one in candidates_of(view, reader, scale, measured, box)]
+        for box in boxes:
+            found += candidates_of(view, reader, scale, measured, box, upright=upright)
     if min(picture.shape[:2]) >= LARGE_PICTURE:
         found += candidates_of(picture, reader, LARGEST, measured)
     return found
@@ -188,12 +184,20 @@ def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
 
 
 def candidates_of(
-    view: Picture, reader: TextReader, scale: float, measured: MeasuredPixels, within: Box | None = None
+    view: Picture,
+    reader: TextReader,
+    scale: float,
+    measured: MeasuredPixels,
+    within: Box | None = None,
+    *,
+    upright: bool = False,
 ) -> list[Candidate]:
-    """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left
-    out.
+    """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left out.
+
+    ``upright``: of lines along a vertical.
     """
-    found = [(box, measured.traced(box)) for box in reader.find(view, scale, within)]
+    boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
+    found = [(box, measured.traced(box)) for box in boxes]
     return [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
         for box, traced in found

@@ -1,9 +1,8 @@
 """Device rules: where a scanner writes the patient's name, by maker and model, in TOML; a site may add some.
 
-The shipped rules lie in ``burnin/device_rules/``. A site's own folder is named by the node's
-``device_rules_dir``, ``--device-rules`` or the environment variable ``AI_PIPELINE_DEVICE_RULES``; a rule
-there replaces the shipped one of the same name. A file with a mistake is refused, and with it all rules: half
-of a set of rules would let a name through.
+A site's own folder is named by the node's ``device_rules_dir``, ``--device-rules`` or the environment's
+``AI_PIPELINE_DEVICE_RULES``; a rule there replaces the shipped one of the same name. A file with a mistake is
+refused, and with it all rules: half of a set of rules would let a name through.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ Colour = npt.NDArray[Any]
 def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
     """``source`` with the pixels of ``mask`` in the colour of the background around them, a panel's or black.
 
-    ``known``: the background pixels, outside the image area and without annotation. A hole is filled with
-    ``black``, a stored value, where neither its surroundings nor the whole background have one colour.
+    ``known``: background without annotation. ``black``: the stored value of a hole where neither its
+    surroundings nor the whole background have one colour.
     """
     result = np.array(source, copy=True)
     if not mask.any():

@@ -1,8 +1,7 @@
 """The image area: where a picture shows the patient. Outside it there is background of one colour.
 
-Only inside it may pixels be made up from those around them. Sector, linear and trapezoid areas need no model
-of their shape: tissue is dense in what is not background, and what lies between tissue, in its row and in its
-column, is of the image too, such as a full bladder.
+Only inside it may pixels be made up from those around them. Tissue is dense in what is not background; what
+lies between tissue, in its row and in its column, is of the image too, such as a full bladder.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ SMALLEST = 0.01
 INSIDE = 0.95
 """Share of the tissue that lies in the header's regions, from which they are right."""
 STROKE, CONTRAST = 9, 40
-"""Thickness up to which a light or dark structure may be a stroke of a letter (pixels), and its contrast, at
-least (grey levels)."""
+"""Thickness of a stroke of a letter, at most (pixels), and its contrast, at least (grey levels)."""
 
 
 def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion] = ()) -> Mask:
@@ -65,9 +63,7 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
 
 
 def strokes(picture: Picture) -> Mask:
-    """Pixels that stand out, light or dark, in lines as thin as the strokes of letters, with their soft
-    edges.
-    """
+    """Light or dark pixels in lines as thin as the strokes of letters, with their soft edges."""
     return dilated(thin(brightest(picture)), 5)
 
 

@@ -28,8 +28,7 @@ its box that it fills and the ratio of its sides, at least."""
 def find_bars(picture: Picture) -> Mask:
     """Upright and level bars by their form alone: slender, smooth, of a colour that runs from end to end.
 
-    Letters have strokes: a bar without any, in each channel, is no text, whatever a detector or its place
-    says.
+    Letters have strokes: a bar without any, in each channel, is no text.
     """
     strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
     smooth = (brightest(picture) > BLACK) & ~strokes

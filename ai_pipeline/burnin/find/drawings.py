@@ -38,8 +38,7 @@ SMALLEST = 2
 class Drawings:
     """The drawn pixels by kind, with their soft edges, and one annotation for each connected drawing.
 
-    ``source``: the picture, the detector's maps of it, and the pixels that count as drawn; ``classes``: the
-    class of each of these, if masks and marks follow from it alone.
+    ``source``: the picture, the detector's maps, and the drawn pixels; ``classes``: the class of each.
     """
 
     masks: dict[AnnotationKind, Mask]

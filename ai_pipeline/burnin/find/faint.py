@@ -1,8 +1,7 @@
 """Writing nearly as dark as its background: no reader sees it, a viewer with a narrow window shows it.
 
-Outside the image area there is nothing but background and annotation, so that what stands out there by a
-single level is writing, whatever it says. In the image area and near to it dim tissue looks alike: there only
-what can be read counts as writing.
+Outside the image area what stands out by a single level is writing. In it and near to it dim tissue looks
+alike: there only what can be read counts as writing.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     """Mask of faint text on the background, outside the image ``area`` and not touching it.
 
     The second mask: strong drawings, such as an ECG, with their surroundings; they are no faint text.
-
     ``samples``: as they are stored, of any depth, grey or colour: a window may show each level. ``known`` is
     judged already: annotation that stays or goes. What compression has left around that is no writing, unless
     it continues a line.

@@ -21,8 +21,8 @@ BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
 NEAR = 1 / 12
 """Distance from flow up to which small areas in its colours are flow (share of the shorter side)."""
 FILLS, TOUCHES = 0.35, 0.15
-"""Share of a place that is flow: from the first on it is no text, since letters leave background between
-their strokes; from the second on a single character that is read there is a vessel."""
+"""Share of a place that is flow: from the first on it is no text, from the second on a single character is a
+vessel."""
 
 
 def coloured(picture: Picture) -> Mask:

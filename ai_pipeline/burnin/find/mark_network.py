@@ -18,8 +18,8 @@ STEP = 16
 WHOLE = 2_400_000
 """Pixels up to which a picture is run whole: full HD and all that is usual. It takes 240 bytes for each."""
 TILE, MARGIN = 1280, 128
-"""Pixels: the side of the tiles in which larger pictures are run, and the border of a tile whose output is
-not used. The network looks 116 pixels around each pixel, so tiles give what the whole would give."""
+"""Side of the tiles in which larger pictures are run, and the border of a tile whose output is not used
+(pixels). The network looks 116 pixels around each pixel, so tiles give what the whole would give."""
 
 Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
 

@@ -114,6 +114,24 @@ def test_a_name_over_tissue_goes_by_its_strokes_and_cannot_be_read(size: int) ->
     assert "in_doubt" not in {note.name for note in result.notes}
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("words", ["27 Apr 1984", "82460173"])
+def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
+    level = burn(np.rot90(linear_echo(), turns).copy(), words, (100, 150), 230, 20)
+    upright = np.rot90(level, -turns).copy()
+    cleaned = parts(clean(ArrayImage(upright[None]), silent))[0]
+    place = level_box((90, 145, 260, 178), 1.0)
+    reader = shared_reader()
+    assert reader.read(level, place).letters >= 8
+    assert reader.read(np.rot90(cleaned, turns).copy(), place).letters < 3
+
+
+def test_a_single_letter_names_nobody(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.reader, "read", lambda *_: Line("M", 0.97, legible=True))
+    result = clean(ArrayImage(linear_echo()[None]), silent, tools=tools, in_doubt=InDoubt.WITHHOLD)
+    assert "in_doubt" not in {note.name for note in result.notes}
+
+
 @pytest.mark.parametrize("place", [(150, 150), (60, 150), (10, 8)])
 def test_the_mask_that_is_handed_back_does_not_spell_the_name(place: tuple[int, int]) -> None:
     burned = burn(linear_echo(), NAME, place, 255, 22)

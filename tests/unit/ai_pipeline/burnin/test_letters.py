@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated
-from ai_pipeline.burnin.decide.letters import SURE, TRACED, are_letters, letter_strokes, strokes_in
+from ai_pipeline.burnin.decide.letters import OF_LONG, SURE, TRACED, are_letters, letter_strokes, strokes_in
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.contract import Meaning
@@ -37,6 +37,9 @@ def text(large: Line = NOTHING_READ, small: Line = NOTHING_READ) -> Text:
         (line("K-"), NOTHING_READ, TRACED, False),
         (line("Kim", SURE), NOTHING_READ, 0.0, True),  # one that is sure
         (line("Ki", SURE), NOTHING_READ, 0.0, False),
+        (line("Kim 198", OF_LONG), NOTHING_READ, 0.0, True),  # one that reads many letters
+        (line("Kim 198", OF_LONG - 0.01), NOTHING_READ, 0.0, False),
+        (line("Kim 19"), NOTHING_READ, 0.0, False),
         (line("\ufffd\ufffd\ufffd", SURE), NOTHING_READ, 0.0, True),  # in a script that it does not know
         (Line("Kim", SURE, legible=False), NOTHING_READ, TRACED, False),
     ],

@@ -89,6 +89,9 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
         def find(self, _view: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
             return [box(20, 20, 80, 40), box(20, 31, 80, 40)] if scale == 1.0 and within is None else []
 
+        def find_upright(self, *_: object) -> list[TextBox]:
+            return []
+
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 

@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pack_bits, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from ai_pipeline.burnin.decide.overlay_planes import overlay_note
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.overlay_planes import overlay_note
 from tests.unit.ai_pipeline.phantoms import write_dicom
 
 ROWS, COLUMNS = 64, 80
