@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import (
     assessments,
     audit,
+    events,
     fetches,
     images,
     jobs,
@@ -57,6 +58,7 @@ _BOTH = (
     patients.faces,
     jobs.faces,
     outbox.faces,
+    events.faces,
     fetches.faces,
     notifications.faces,
     peers.faces,

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
 from dicom_console.web.access import Asked, Number, Since, Visit, back_to_form
-from dicom_console.web.faces import Faces, page_and_next
+from dicom_console.web.faces import Faces, back_to, page_and_next
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.jobs import Change, JobRow, Jobs, change_jobs, processes_at_work
+from dicom_node.services.jobs import (
+    Change,
+    JobRow,
+    Jobs,
+    StuckJobs,
+    change_jobs,
+    processes_at_work,
+    run_all,
+    stuck,
+)
+from dicom_node.services.typed import Done
 from dicom_node.store import views
 
 faces = Faces()
@@ -34,7 +44,7 @@ def jobs(asked: Asked, state: Annotated[list[JobState] | None, Query()] = None, 
 def _jobs_page(asked: Visit, found: Jobs) -> Response:
     audit.note_list(asked.site.database, asked.person, "jobs")
     with asked.site.database.read() as session:
-        named = listing.named(session, found.jobs)
+        named, waiting = listing.named(session, found.jobs), stuck(session)
     return asked.page(
         "jobs.html",
         rows=found.jobs,
@@ -42,12 +52,20 @@ def _jobs_page(asked: Visit, found: Jobs) -> Response:
         first=not asked.query("before"),
         state=asked.query("state"),
         named=named,
+        stuck=waiting,
         states=list(JobState),
     )
 
 
 def _back(asked: Visit, _done: None) -> Response:
     return back_to_form(asked, "/jobs")
+
+
+@faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
+def run_all_jobs(asked: Asked, wanted: Annotated[StuckJobs, Body()]) -> Done:
+    """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
+    number = run_all(asked.site.settings, [JobState(wanted.state)], rule=wanted.rule, by=asked.person)
+    return Done(objects=number)
 
 
 @faces.handler("POST", "/jobs/{number}/{change}", UserRole.OPERATOR, _back)

@@ -46,13 +46,23 @@ def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
 @needs(UserRole.VIEWER)
 def why(asked: Asked, caller: Caller = "") -> Response:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
-    found, problem = None, ""
-    if caller.strip():
+    found, problem, refused = None, "", []
+    if not caller.strip():
+        with asked.site.database.read() as session:
+            refused = directory.refused(session)
+    else:
         try:
             found = services.why(asked.site.settings, caller.strip(), _since())
         except NotFound as error:
             problem = str(error)
-    return asked.page("why.html", caller=caller.strip(), found=found, problem=problem, days=directory.DAYS)
+    return asked.page(
+        "why.html",
+        caller=caller.strip(),
+        found=found,
+        problem=problem,
+        refused=refused,
+        days=directory.DAYS,
+    )
 
 
 @faces.people.get("/peers/new")

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.events import ASSOCIATION_REJECTED
+from dicom_node.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.tables import Association, Delivery
 from dicom_node.store.transitions import utc_now
@@ -19,6 +19,7 @@ DAYS = 30
 """How far back it is looked who called."""
 _SECRET = frozenset({"username", "password"})
 _STRANGERS = 20
+_REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED)]
 _LISTED = ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
 
 
@@ -51,6 +52,20 @@ def strangers(session: Session, settings: Settings) -> list[View]:
         if title and title not in known and title not in found:
             found[title] = {"ae_title": title, "address": fields.get("address", ""), "at": event["at"]}
     return list(found.values())[:_STRANGERS]
+
+
+def refused(session: Session) -> list[View]:
+    """Who was refused something in the last days, the last first: how often, and what the last time."""
+    since = utc_now() - timedelta(days=DAYS)
+    found: dict[str, View] = {}
+    for event in reversed(list_events(session, since=since, numbers=_REFUSALS, limit=5000)):
+        fields = event["fields"]
+        caller = str(fields.get("calling") or fields.get("address") or "")
+        row = found.setdefault(
+            caller, {"caller": caller, "address": fields.get("address", ""), "times": 0, **event}
+        )
+        row["times"] += 1
+    return [row for caller, row in found.items() if caller][:_STRANGERS]
 
 
 def _shown(peer: PeerSettings) -> View:

@@ -56,6 +56,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "moment": moment,
         "stamp": stamp,
+        "local_input": local_input,
         "ago": ago,
         "duration": duration,
         "keyword": keyword,
@@ -85,6 +86,14 @@ def moment(text: str | None) -> str:
 def stamp(text: str) -> str:
     """A time in this machine's zone, always with its date: lists of events reach over midnight."""
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def local_input(text: str) -> str:
+    """A time as a field for date and time takes it, in this machine's zone; "" where it is none."""
+    try:
+        return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%dT%H:%M}"
+    except (ValueError, OverflowError):
+        return ""
 
 
 def ago(text: str | None) -> str:

@@ -212,12 +212,18 @@ def list_events(
 
 
 def list_associations(
-    session: Session, *, since: datetime | None = None, limit: int | None = None
+    session: Session,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
 ) -> list[View]:
     """Associations, from the listener's journal, newest first; an open one has no ``closed_at``."""
     chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
     if since is not None:
         chosen = chosen.where(Association.opened_at >= since)
+    if until is not None:
+        chosen = chosen.where(Association.opened_at < until)
     names = ("calling_ae", "called_ae", "address", "opened_at", "closed_at", "outcome", "objects")
     return [
         {"association": row.id, **columns(row, *names, "refused", "refused_count", "reason")}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import typer
+
 from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
     Config,
     JsonObject,
     Limit,
+    Since,
     StudyUid,
     group,
     limit_or_none,
     load,
+    moment,
     number_argument,
     reading,
     states_option,
@@ -25,12 +29,10 @@ app = group("Jobs: one rule's pipeline on one study.")
 Number = Annotated[
     int, number_argument("job", "jobs list", "JOB", "Number of the job, as `jobs list` shows it.")
 ]
-Several = Annotated[
-    list[int],
-    number_argument(
-        "job", "jobs list", "JOB...", "Numbers of jobs, as `jobs list` shows them: all of them or none."
-    ),
-]
+_SEVERAL = number_argument(
+    "job", "jobs list", "JOB...", "Numbers of jobs, as `jobs list` shows them: all of them or none."
+)
+Several = Annotated[list[int], _SEVERAL]
 
 
 @list_verb(app, "jobs", "--state held --config node.toml", none="No jobs, or none that all filters let pass.")
@@ -69,13 +71,26 @@ def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
     print_details(row | {"results": results})
 
 
-@app.command(epilog="Example: dicom-node jobs retry 17 18 --config node.toml")
-def retry(numbers: Several, config: Config) -> None:
-    """Run jobs that failed, were held or were cancelled."""
+@app.command(epilog="Example: dicom-node jobs retry --state held --rule chest --since 2h --config node.toml")
+def retry(
+    config: Config,
+    numbers: Annotated[list[int] | None, _SEVERAL] = None,
+    state: Annotated[list[JobState] | None, states_option(JobState)] = None,
+    rule: Annotated[str, typer.Option(metavar="RULE", help="With --state: only jobs of this rule.")] = "",
+    since: Since = "",
+) -> None:
+    """Run jobs that failed, were held or were cancelled: these, or all in a --state."""
     from dicom_node.services import jobs
 
-    jobs.change_jobs(load(config), numbers, "retry")
-    _say_of(numbers, "is queued", "are queued")
+    if bool(numbers) == bool(state) or (numbers and (rule or since)):
+        raise typer.BadParameter("give the numbers of jobs, or --state with or without --rule and --since")
+    if not {*(state or ())} <= {*jobs.STUCK}:
+        raise typer.BadParameter("jobs that can be run again are held, failed or cancelled")
+    if numbers:
+        jobs.change_jobs(load(config), numbers, "retry")
+        return _say_of(numbers, "is queued", "are queued")
+    queued = jobs.run_all(load(config), state or (), rule=rule, since=moment(since))
+    return say("1 job is queued." if queued == 1 else f"{queued} jobs are queued.")
 
 
 @app.command(epilog="Example: dicom-node jobs first 17 --config node.toml")

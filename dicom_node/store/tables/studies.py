@@ -116,7 +116,7 @@ class Association(Base):
     calling_ae: Mapped[str] = mapped_column(String(16))
     called_ae: Mapped[str] = mapped_column(String(16))
     address: Mapped[str]
-    opened_at: Mapped[datetime]
+    opened_at: Mapped[datetime] = mapped_column(index=True)
     closed_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[AssociationOutcome] = mapped_column(default=AssociationOutcome.OPEN)
     objects: Mapped[int] = mapped_column(default=0)

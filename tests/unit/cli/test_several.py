@@ -42,6 +42,27 @@ def states(config: Path, numbers: list[int]) -> set[JobState]:
         return set(session.scalars(select(Job.state).where(Job.id.in_(numbers))))
 
 
+def test_all_jobs_in_a_state_are_retried_by_one_command(run: Run, filled: Path) -> None:
+    numbers = held_jobs(filled, 3)
+    done = run("jobs", "retry", "--state", "held", "--rule", "rule 1", "--config", filled)
+    assert (done.status, done.out.strip()) == (0, "1 job is queued.")
+    assert states(filled, [numbers[1]]) == {JobState.QUEUED}
+    assert states(filled, [numbers[0], numbers[2]]) == {JobState.HELD}
+    done = run("jobs", "retry", "--state", "held", "--since", "2999-01-01", "--config", filled)
+    assert done.out.strip() == "0 jobs are queued."
+    done = run("jobs", "retry", "--state", "held", "--since", "2000-01-01", "--config", filled)
+    assert done.out.strip() == "2 jobs are queued."
+    assert states(filled, numbers) == {JobState.QUEUED}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [(), (17, "--state", "held"), (17, "--rule", "chest"), ("--rule", "chest"), ("--state", "running")],
+)
+def test_which_jobs_to_retry_is_said_one_way(run: Run, filled: Path, asked: tuple[object, ...]) -> None:
+    assert run("jobs", "retry", *asked, "--config", filled).status == 64
+
+
 def test_several_jobs_are_retried_put_first_and_cancelled_by_one_command(run: Run, filled: Path) -> None:
     numbers = held_jobs(filled, 3)
     done = run("jobs", "retry", *numbers, "--config", filled)

@@ -170,3 +170,42 @@ def test_the_page_of_a_peer_that_takes_nothing_says_so(console: ConsoleLab, stud
     browser.get("/peers/pacs")
     section = browser.text.partition("Results sent to it")[2].partition("</section>")[0]
     assert "it takes none of the 2 results that wait for it (no connection)" in section
+
+
+@pytest.fixture
+def held(console: ConsoleLab, inbox: Inbox) -> list[int]:
+    """Jobs of two rules that a limit holds, and one of a study that still receives images."""
+    for name in ("one", "two", "three"):
+        inbox.receive(ultrasound(name))
+    inbox.settle()
+    with console.database.write() as session:
+        jobs = list(session.scalars(select(Job).order_by(Job.id)))
+        for job, rule in zip(jobs, ("chest", "chest", "us"), strict=True):
+            job.state, job.rule = JobState.HELD, rule
+        session.get_one(Study, jobs[1].study_id).state = StudyState.RECEIVING
+        return [job.id for job in jobs]
+
+
+def state_of_jobs(console: ConsoleLab) -> list[JobState]:
+    with console.database.read() as session:
+        return list(session.scalars(select(Job.state).order_by(Job.id)))
+
+
+def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, held: list[int]) -> None:
+    assert len(held) == 3
+    browser = console.browser(UserRole.OPERATOR)
+    browser.get("/jobs?state=held")
+    assert browser.text.count("Run all 1") == 2  # of each rule; the study that receives is not counted
+    assert browser.post("/jobs/run-all", state="held", rule="chest") == 303
+    assert state_of_jobs(console) == [JobState.QUEUED, JobState.HELD, JobState.HELD]
+    assert len(console.audited("job_changed")) == 1
+    assert browser.post("/jobs/run-all", state="held", rule="") == 303
+    assert state_of_jobs(console) == [JobState.QUEUED, JobState.HELD, JobState.QUEUED]
+    assert browser.post("/jobs/run-all", state="running", rule="") in (400, 409, 422)
+
+
+def test_a_viewer_runs_none(console: ConsoleLab, held: list[int]) -> None:
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/jobs?state=held")
+    assert "Run all" not in browser.text and held
+    assert browser.post("/jobs/run-all", state="held", rule="") == 403

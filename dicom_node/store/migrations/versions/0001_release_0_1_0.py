@@ -36,6 +36,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     )
     op.create_index("ix_association_closed_at", "association", ["closed_at"])
     op.create_index("ix_association_listener", "association", ["listener"])
+    op.create_index("ix_association_opened_at", "association", ["opened_at"])
 
     op.create_table(
         "commitment",
