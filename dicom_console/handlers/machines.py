@@ -21,14 +21,14 @@ router = APIRouter()
 _THREADS = CapacityLimiter(2)  # of /readyz
 
 
-@router.get("/healthz")
+@router.api_route("/healthz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def healthz(asked: Asked) -> Response:
     """Answer that the console's process runs; the header X-Console identifies the process."""
     return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
 
 
-@router.get("/readyz")
+@router.api_route("/readyz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def readyz(asked: Asked) -> Response:
     """200 where the node takes objects, else 503 and why; in a thread that no page can take."""

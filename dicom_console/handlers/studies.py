@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from fastapi import Body, HTTPException, Query, Response
 
@@ -109,6 +112,19 @@ def show(asked: Asked, number: Number) -> StudyRow:
     return StudyRow(**study)
 
 
+def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
+    """The address of the study in each viewer; none where the viewer goes by a number that it has not."""
+    uid, accession = str(study["study"]), str(study["accession"] or "")
+    if not re.fullmatch(r"[\d.]+", uid):
+        return {}
+    values = {"{study}": uid, "{accession}": quote(accession, safe="")}
+    return {
+        name: re.sub(r"{\w+}", lambda found: values[found[0]], address)
+        for name, address in viewers.items()
+        if accession or "{accession}" not in address
+    }
+
+
 @faces.page_of(show)
 def _study_page(asked: Visit, study: StudyRow) -> Response:
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
@@ -118,6 +134,7 @@ def _study_page(asked: Visit, study: StudyRow) -> Response:
         "study.html",
         study=study,
         further=further,
+        open_in=_links(asked.site.settings.console.open_in, study),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
     )

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+_VIEWER_SCHEMES = ("https", "http", "weasis", "radiant", "osirix", "horos")  # none that runs script
 _FIGURES = re.compile(r"[0-9.]+")
 # Besides loopback, link-local, unspecified, multicast and broadcast: "this network" (RFC 1122), and where
 # clouds give out the machine's identity (Amazon and Google by IPv6, Alibaba, Azure, Oracle).
@@ -93,6 +94,17 @@ def checked_url(url: str) -> str:
     if not parts.hostname or port == 0:
         raise ValueError("write it as http://host:8042 or https://host/dicom-web")
     return url
+
+
+def checked_viewer(address: str) -> str:
+    """The same address of a viewer, with ``{study}``. Raises ValueError that says what is wrong with it."""
+    if address.partition("://")[0] not in _VIEWER_SCHEMES:
+        raise ValueError(f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}")
+    if not {*re.findall(r"{([^{}]*)}", address)} <= {"study", "accession"}:
+        raise ValueError("only {study} and {accession} can stand in it")
+    if "{study}" not in address and "{accession}" not in address:
+        raise ValueError("must have {study}, the Study Instance UID, or {accession} where it belongs")
+    return address
 
 
 def with_login_apart(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
+from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
@@ -42,6 +42,7 @@ from dicom_node.model.viewers import VIEWERS, drawn_by
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
+Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
@@ -137,6 +138,10 @@ class ConsoleSettings(_Section):
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
+    open_in: dict[Label, Annotated[str, AfterValidator(checked_viewer)]] = Field({}, max_length=5)
+    """Viewers that the page of a study links to, by name, as open_in = {OHIF =
+    "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
+    {accession}: the Accession Number."""
     local_peers: bool = False
     """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)
