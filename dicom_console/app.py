@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import (
+    accounts,
     assessments,
     audit,
     events,
@@ -67,7 +68,7 @@ _BOTH = (
     uploads.faces,
 )
 """What people and programs share."""
-_PAGES = (session, overview, images, models, audit, live, machines)
+_PAGES = (session, overview, images, models, accounts, audit, live, machines)
 _AWAY = "The database of the node does not answer. The node still stores received images."
 _COMES = " This page comes by itself when it answers again."
 _REPEAT = (

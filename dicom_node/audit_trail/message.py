@@ -57,6 +57,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
     _A.USER_ADDED: _alert(_USERS),
     _A.USER_REMOVED: _alert(_USERS),
+    _A.USER_CHANGED: _alert(_USERS),
     _A.PASSWORD_SET: _alert(_USERS),
     _A.TOKEN_ADDED: _alert(_USERS),
     _A.TOKEN_REMOVED: _alert(_USERS),

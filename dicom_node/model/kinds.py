@@ -148,6 +148,7 @@ class AuditAction(StrEnum):
     SIGNED_OUT = "signed_out"
     USER_ADDED = "user_added"
     USER_REMOVED = "user_removed"
+    USER_CHANGED = "user_changed"
     PASSWORD_SET = "password_set"
     TOKEN_ADDED = "token_added"
     TOKEN_REMOVED = "token_removed"

@@ -21,17 +21,18 @@ from dicom_node.errors import (
     ConfigProblem,
     ConfigurationError,
     FaultyInput,
+    NotAllowedNow,
     NotFound,
     SignInRefused,
 )
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import Person
+from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store.accounts import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, columns
+from dicom_node.store.views import View, as_json, columns
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -65,7 +66,7 @@ _PREFIX = "dn_"  # so that a leaked one is recognised for what it is
 _USED_MINUTES = 5  # how exactly it is known when a token was used
 
 
-def add_user(settings: Settings, name: str, role: UserRole, password: str) -> None:
+def add_user(settings: Settings, name: str, role: UserRole, password: str, by: Person = COMMAND_LINE) -> None:
     """Add a user. Raises FaultyInput for an invalid name or password, CannotCreate if the name exists."""
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
@@ -74,27 +75,65 @@ def add_user(settings: Settings, name: str, role: UserRole, password: str) -> No
         if find(session, name) is not None:
             raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
         session.add(UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now()))
-        audit.note(session, audit.COMMAND_LINE, AuditAction.USER_ADDED, user=name, role=role.value)
+        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value)
 
 
 def list_users(settings: Settings) -> list[View]:
-    """All users, by name."""
+    """All users, by name; ``sessions``: how often each is signed in, ``seen_at``: when one was used last."""
+    signed_in = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at))
     with reading(settings) as session:
-        found = session.scalars(select(UserAccount).order_by(UserAccount.name))
-        return [columns(user, "name", "role", "created_at") for user in found]
+        rows = session.execute(signed_in.group_by(UserSession.user_id))
+        used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
+        nowhere = {"sessions": 0, "seen_at": None}
+        found = session.scalars(select(UserAccount).order_by(UserAccount.name)).all()
+        shown = ("name", "role", "created_at", "disabled")
+        return [columns(user, *shown) | used.get(user.id, nowhere) for user in found]
 
 
-def remove_user(settings: Settings, name: str) -> None:
-    """Take the account and its tokens away, sign the user out; audit rows stay. Raises NotFound."""
+def change_user(
+    settings: Settings,
+    name: str,
+    by: Person = COMMAND_LINE,
+    *,
+    role: UserRole | None = None,
+    disabled: bool | None = None,
+) -> None:
+    """Give a user another role, or shut the account or open it again; what is None stays.
+
+    Who is signed in is signed out. Raises NotFound, and NotAllowedNow for the account of who asks.
+    """
+    with writing(settings) as session:
+        user = _known(session, name)
+        _refuse_own(user, by)
+        user.role = role or user.role
+        user.disabled = user.disabled if disabled is None else disabled
+        _sign_out(session, user)
+        role_now = user.role.value
+        audit.note(
+            session, by, AuditAction.USER_CHANGED, user=user.name, role=role_now, disabled=user.disabled
+        )
+
+
+def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+    """Sign a user out everywhere. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
         _sign_out(session, user)
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
+
+
+def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+    """Take the account and its tokens away, sign the user out; audit rows stay. Raises NotFound."""
+    with writing(settings) as session:
+        user = _known(session, name)
+        _refuse_own(user, by)
+        _sign_out(session, user)
         session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
         session.delete(user)
-        audit.note(session, audit.COMMAND_LINE, AuditAction.USER_REMOVED, user=name)
+        audit.note(session, by, AuditAction.USER_REMOVED, user=name)
 
 
-def set_password(settings: Settings, name: str, password: str) -> None:
+def set_password(settings: Settings, name: str, password: str, by: Person = COMMAND_LINE) -> None:
     """Another password; who is signed in under the old one is signed out. Raises NotFound, FaultyInput."""
     with reading(settings) as session:  # before a new password is asked for its length
         _known(session, name)
@@ -103,7 +142,7 @@ def set_password(settings: Settings, name: str, password: str) -> None:
         user = _known(session, name)
         user.password_hash = hashed
         _sign_out(session, user)
-        audit.note(session, audit.COMMAND_LINE, AuditAction.PASSWORD_SET, user=name)
+        audit.note(session, by, AuditAction.PASSWORD_SET, user=name)
 
 
 def find(session: Session, name: str) -> UserAccount | None:
@@ -136,10 +175,10 @@ def sign_in(database: Database, name: str, password: str, address: str, former: 
         with database.read() as session:
             user = find(session, name)
             number, known = (user.id, user.name) if user else (None, "")
-            hashed = user.password_hash if user else _hash_of_nobody()
+            open_, hashed = not (user and user.disabled), user.password_hash if user else _hash_of_nobody()
             typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
             _refuse_too_many(session, _of_name(known, typed), address)
-        if not _fits(hashed, password) or number is None:
+        if not _fits(hashed, password) or number is None or not open_:
             with database.write() as session:
                 audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
             raise SignInRefused("Name or password is wrong.")
@@ -268,7 +307,7 @@ def user_of_token(database: Database, token: str) -> User | None:
         if row is None:
             return None
         known, user = row
-        if known.expires_at <= now:
+        if known.expires_at <= now or user.disabled:
             return None
         found, number = User(user.name, user.role), known.id
         is_noted = known.used_at is not None and now - known.used_at < timedelta(minutes=_USED_MINUTES)
@@ -277,6 +316,12 @@ def user_of_token(database: Database, token: str) -> User | None:
             if used := session.get(ApiToken, number):
                 used.used_at = now
     return found
+
+
+def _refuse_own(user: UserAccount, by: Person) -> None:
+    """Nobody locks the last admin out by a slip: of an own account another admin decides."""
+    if user.name == by.name:
+        raise NotAllowedNow("this is your own account: another admin changes or removes it")
 
 
 def _known(session: Session, name: str) -> UserAccount:

@@ -23,6 +23,7 @@ class UserAccount(Base):
     role: Mapped[UserRole]
     password_hash: Mapped[str]  # argon2id, with its salt and parameters
     created_at: Mapped[datetime]
+    disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
 
 
 class UserSession(Base):

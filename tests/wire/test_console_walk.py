@@ -23,7 +23,7 @@ from tests.browser_lab import debian_chromium, served_app, signed_in
 from tests.console_lab import ConsoleLab, routes
 from tests.modality import ultrasound
 from tests.walked_lab import Walked, walked
-from tests.wire.walk_steps import because, draw, models, peers, press, rules
+from tests.wire.walk_steps import accounts, because, draw, models, peers, press, rules
 
 pytestmark = [
     *(pytest.mark.debian("chromium"), pytest.mark.timeout(600)),
@@ -307,6 +307,7 @@ def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
     peers(page, walk.site.settings.peer("pacs").port)
     rules(page)
     models(page)
+    accounts(page)
     page.goto("/reviews")
     page.click("text=Look at it >> nth=0")
     draw(page)

@@ -84,3 +84,20 @@ def models(page: Page) -> None:
     press(page, "Let chest_xray use it")
     page.goto("/models")
     press(page, "Roll back to the model before")
+
+
+def accounts(page: Page) -> None:
+    """A user is added, shut out, opened again, and removed."""
+    page.click("nav >> text=Users")
+    page.fill("form[action='/users'] input[name=name]", "anna")
+    for field in ("password", "again"):
+        page.fill(f"form[action='/users'] input[name={field}]", "four words are easy")
+    press(page, "Add")
+    row = page.locator("tr:has(td:text-is('anna'))")
+    for words, after in (("Disable", "disabled"), ("Enable", "enabled")):
+        with page.expect_navigation():
+            row.locator(f"button:text-is('{words}')").click()
+        assert after in row.inner_text()
+    row.locator("summary:text-is('Remove')").click()
+    press(page, "Remove anna")
+    assert row.count() == 0

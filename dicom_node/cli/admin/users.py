@@ -54,6 +54,25 @@ def remove(name: Name, config: Config) -> None:
     say(f"User {name} is removed.")
 
 
+@app.command(epilog="Example: dicom-node users change anna --role reader --config node.toml")
+def change(
+    name: Name,
+    config: Config,
+    role: Annotated[UserRole | None, typer.Option("--role", help="What the user may do from now on.")] = None,
+    disabled: Annotated[
+        bool | None,
+        typer.Option("--disable/--enable", help="Shut the account, with its tokens, or open it again."),
+    ] = None,
+) -> None:
+    """Give a user another role, or shut or open the account; whoever is signed in under it is signed out."""
+    from dicom_node.services import users
+
+    if role is None and disabled is None:
+        raise typer.BadParameter("give --role, --disable or --enable")
+    users.change_user(load(config), name, role=role, disabled=disabled)
+    say(f"User {name} is changed.")
+
+
 @app.command(epilog="Example: dicom-node users password anna --config node.toml")
 def password(name: Name, config: Config) -> None:
     """Set another password; it is asked for, or is the first line of standard input."""

@@ -224,7 +224,11 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("confirm", _received_by("confirm")),
     ),
     "models": fields("model: id", "version", "task", "architecture", "licence"),
-    "users": (*fields("name", "role"), *times("since: created_at")),
+    "users": (
+        *fields("name", "role"),
+        ("account", lambda row: "disabled" if row["disabled"] else "enabled"),
+        *times("since: created_at", "seen_at"),
+    ),
     "tokens": (
         *fields("token", "user", "role", "purpose"),
         *times("since: created_at", "until: expires_at"),

@@ -38,6 +38,18 @@ def test_users_are_added_listed_and_removed(run: Run, filled: Path, typed: None)
     ]
 
 
+def test_a_user_gets_another_role_and_is_shut_out(run: Run, filled: Path, typed: None) -> None:
+    run("users", "add", "anna", "--role", "viewer", "--config", filled)
+    assert run("users", "change", "anna", "--role", "reader", "--disable", "--config", filled).status == 0
+    [row] = run("users", "list", "--json", "--config", filled).json
+    assert (row["role"], row["disabled"], row["sessions"]) == ("reader", True, 0)
+    assert "disabled" in run("users", "list", "--config", filled).out
+    assert run("users", "change", "anna", "--enable", "--config", filled).status == 0
+    [row] = run("users", "list", "--json", "--config", filled).json
+    assert (row["role"], row["disabled"]) == ("reader", False)
+    assert run("users", "change", "anna", "--config", filled).status == ExitCode.USAGE
+
+
 def test_a_name_is_given_once(run: Run, filled: Path, typed: None) -> None:
     run("users", "add", "anna", "--role", "admin", "--config", filled)
     assert (
