@@ -1,7 +1,11 @@
-"""The alert rules for Prometheus ask for numbers that there are, and are raised by what they are for."""
+"""The alert rules for Prometheus ask for numbers that there are, and are raised by what they are for.
+
+So does the dashboard for Grafana.
+"""
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import re
@@ -142,3 +146,20 @@ def test_each_alert_is_raised_by_what_it_is_for(
         "DiskFillsUp",
         "DiskIsFull",
     }
+
+
+def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
+    with filled.database.read() as session:
+        found = list(metrics.gauges(session, filled.settings))
+    numbers, labels = {one.name for one in found}, {key for one in found for key, _ in one.labels}
+    labels |= {"machine", "place", "process"}  # of processes, of which none runs here
+    numbers |= {"process_silent_seconds"}
+    content = json.loads(FILE.with_name("grafana.json").read_text(encoding="utf-8"))
+    asked = [target for panel in content["panels"] for target in panel["targets"]]
+    for target in asked:
+        named = re.findall(r"dicom_node_(\w+)", target["expr"])
+        assert named and set(named) <= numbers, target
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, target
+    assert len({panel["id"] for panel in content["panels"]}) == len(content["panels"])
+    states = {value for one in found for key, value in one.labels if key == "state"}
+    assert {state for one in asked for state in re.findall(r'state="(\w+)"', one["expr"])} <= states
