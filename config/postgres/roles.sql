@@ -32,7 +32,7 @@ GRANT SELECT ON
     alembic_version, annotation_reading, archive_question, association, audit, cleaning_review, commitment, counted_image, cursor, decision,
     delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, installation, instance, job, lease,
     notification, notified_event, received_object, reported_finding, result, score_count, shadow_score, site_process, study,
-    study_fetch, study_trace, waiting_report, withdrawal
+    study_fetch, study_name, study_trace, waiting_report, withdrawal
 TO dicom_node_any;
 GRANT INSERT ON audit, event TO dicom_node_any;
 GRANT UPDATE (reported) ON audit TO dicom_node_any;
@@ -47,6 +47,7 @@ TO dicom_node_any;
 -- What is received, and what is forgotten of it.
 GRANT dicom_node_any TO dicom_node_receives;
 GRANT INSERT ON study TO dicom_node_receives;
+GRANT INSERT, DELETE ON study_name TO dicom_node_receives;
 GRANT INSERT, UPDATE ON archive_question, instance, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, disk_sample TO dicom_node_receives;
 GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;

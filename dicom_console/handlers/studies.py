@@ -52,6 +52,7 @@ def list_studies(
     about = _searched_for(asked)
     wanted = Search(
         patient=about.get("patient", ""),
+        words=search.name_words(asked.site.settings, about.get("name", "")),
         accession=about.get("accession", ""),
         modality=modality,
         sender=sender.strip(),
@@ -68,9 +69,12 @@ def list_studies(
 @faces.page_of(list_studies)
 def _studies_page(asked: Visit, found: Studies) -> Response:
     filters = {key: value for key in _FILTERS if (value := asked.query(key))}
+    with asked.site.database.read() as session:
+        names = search.names(session, asked.site.settings, [row["id"] for row in found.studies])
     return asked.page(
         "studies.html",
         rows=found.studies,
+        names=names,
         more=found.next,
         first=not asked.query("after"),
         filters={"order": Order.RECEIVED.value} | filters,
@@ -87,14 +91,15 @@ def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since
     with asked.site.database.write() as session:
         by = [key for key, value in wanted if value]
         audit.note(session, asked.person, AuditAction.STUDY_SEARCHED, searched_by=by)
-    return _found(asked, Search(patient=wanted.patient, accession=wanted.accession), after)
+    words = search.name_words(asked.site.settings, wanted.name)
+    return _found(asked, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
 
 
 @faces.people.post("/studies/search")
 @needs(UserRole.VIEWER)
 def keep_search(asked: Asked) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
-    about = {key: value for key in ("patient", "accession") if (value := asked.text(key)[:64])}
+    about = {key: value for key in ("name", "patient", "accession") if (value := asked.text(key)[:64])}
     users.keep_search(asked.site.database, asked.token, about, asked.person)
     rest = {key: asked.text(key)[:16] for key in ("state", "modality", "sender", "since", "until", "order")}
     rest["finding"] = asked.text("finding")[:64]

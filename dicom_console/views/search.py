@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,12 +12,14 @@ from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ai_pipeline.contract import BURNED_IN
+from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.outbox import outages
 from dicom_node.store import views
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Instance, ReportedFinding, Result, Study
+from dicom_node.store.patient_names import PatientNames
+from dicom_node.store.tables import Instance, ReportedFinding, Result, Study, StudyName
 from dicom_node.store.views import View
 
 PAGE = 50
@@ -40,11 +42,13 @@ class Order(StrEnum):
 class Search:
     """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
 
+    ``words``: of the patient's name, as :func:`name_words` makes them.
     ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
     ``finding``: one that the newest reports call present, by the meaning of its code. ``states``: HELD too.
     """
 
     patient: str = ""
+    words: Sequence[str] = ()
     accession: str = ""
     modality: str = ""
     sender: str = ""
@@ -53,6 +57,16 @@ class Search:
     until: str = ""
     states: Sequence[StudyState | str] = ()
     order: Order = Order.RECEIVED
+
+
+def name_words(settings: Settings, name: str) -> list[str]:
+    """What the database knows of the words of a name; a name without words is no patient's."""
+    return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
+
+
+def names(session: Session, settings: Settings, studies: Collection[int]) -> Mapping[int, str]:
+    """Patient's Name of each study, "" where none is known."""
+    return PatientNames(settings.node.data_dir).of(session, studies)
 
 
 def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
@@ -120,6 +134,7 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
             found.append(_begins(session, column, text.rstrip("*")))
         elif text:
             found.append(column == text)
+    found += [_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words]
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)

@@ -41,9 +41,10 @@ class Studies(ServiceResult):
 
 
 class Wanted(ServiceRequest):
-    """Whole values, or their beginning and an asterisk. They never stand in an address."""
+    """Whole values, or their beginning and an asterisk; of ``name`` whole words. No address holds them."""
 
     patient: str = Field("", max_length=64, pattern=PRINTABLE)
+    name: str = Field("", max_length=64, pattern=PRINTABLE)
     accession: str = Field("", max_length=16, pattern=PRINTABLE)
 
 

@@ -205,6 +205,7 @@ class Choice:
             found = version.item.found
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
             study.study_date = found.study_date
+            self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
 
     def _read(self, study_id: int) -> _StudyVersions:
         with self._database.read() as session:

@@ -27,6 +27,7 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
+from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record, steady_now
@@ -77,6 +78,7 @@ class Indexing:
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self._further = frozenset(settings.listener.further_storage_classes)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
+        self.names = PatientNames(settings.node.data_dir)
         self._same: dict[tuple[str, Path], bool | None] = {}
         self._copies: dict[tuple[str, Path], bool] = {}
 
@@ -245,6 +247,7 @@ class Indexing:
         )
         session.add(study)
         session.flush()
+        self.names.enter(session, study, found.identity.get("PatientName", ""))
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -320,6 +323,7 @@ class Indexing:
         if former is not None and role is ObjectRole.SOURCE:
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
             study.accession_number, study.study_date = _accession(found), found.study_date
+            self.names.enter(session, study, found.identity.get("PatientName", ""))
         session.flush()
         return row
 

@@ -33,6 +33,7 @@ from dicom_node.store.tables.studies import (
     ReportedFinding,
     Result,
     Study,
+    StudyName,
 )
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "ShadowScore",
     "SiteProcess",
     "Study",
+    "StudyName",
     "StudyTrace",
     "UtcDateTime",
     "WaitingReport",

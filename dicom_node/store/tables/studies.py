@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -41,10 +41,21 @@ class Study(Base):
     last_received_at: Mapped[datetime]
     due_at: Mapped[datetime | None] = mapped_column(index=True)  # when quiet; NULL when not receiving
     priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
+    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
 
     instances: Mapped[list[Instance]] = relationship(back_populates="study", order_by="Instance.id")
     jobs: Mapped[list[Job]] = relationship(back_populates="study", order_by="Job.id")
     results: Mapped[list[Result]] = relationship(back_populates="study", order_by="Result.id")
+
+
+class StudyName(Base):
+    """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
+
+    __tablename__ = "study_name"
+    __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
 class Instance(Base):

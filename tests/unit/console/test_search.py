@@ -11,12 +11,15 @@ from dicom_console.views import search
 from dicom_console.views.search import Search
 from dicom_node.model.kinds import ObjectRole, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.roles import UserRole
 from dicom_node.services.results import withdraw_by_uid
 from dicom_node.store import results
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Result, Study
+from dicom_node.store.tables import Instance, Result, Study, StudyName
+from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
@@ -36,6 +39,8 @@ def fill(database: Database, times: int = 1) -> None:
     with database.write() as session:
         session.execute(insert(Study), [a_study(n) for n in numbers])
         session.execute(insert(Instance), [an_image(n) for n in numbers])
+        named = [(n + 1, word) for n in numbers for word in ("all", f"word{n % 6}")]
+        session.execute(insert(StudyName), [{"study_id": study, "word": word} for study, word in named])
 
 
 def a_study(n: int) -> dict[str, object]:
@@ -86,6 +91,9 @@ SEARCHES: list[tuple[Search, set[int]]] = [
     (Search(sender="ROOM1"), {1}),
     (Search(sender="ROOM2", modality="US"), {2}),
     (Search(patient="AB*", sender="ROOM2"), {2, 3}),
+    (Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
+    (Search(words=("all", "word1")), {2}),
+    (Search(words=("word1", "word2")), set()),
 ]
 
 
@@ -106,6 +114,7 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
         (Search(patient="AB-1*"), "ix_study_patient"),
         (Search(accession="A11*"), "ix_study_accession"),
         (Search(modality="MG"), "ix_instance_modality"),
+        (Search(words=("none",)), "ix_study_name_word"),
         (Search(sender="ROOM9"), "ix_instance_sender"),
         (Search(finding="Mark"), "ix_reported_finding_name"),
     ],
@@ -190,3 +199,20 @@ def plan(database: Database, wanted: Search) -> list[str]:
         ]
     assert len(choosing) == 2
     return [row.detail for row in rows]
+
+
+def test_a_study_is_found_by_its_patients_name_which_no_address_holds(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    for name in ("Nowak^Anna", "Kim^Min-jun"):
+        inbox.receive(changed(ultrasound(name), PatientName=name))
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.post("/studies/search", name="anna NOWAK") == 303
+    assert "nowak" not in browser.headers["location"].casefold()
+    browser.follow()
+    assert "Nowak Anna" in browser.text and "Kim" not in browser.text
+    assert browser.post("/studies/search", name="Now") == 303
+    browser.follow()
+    assert "No studies" in browser.text
+    assert {"searched_by": ["name"]} in console.audited("study_searched")

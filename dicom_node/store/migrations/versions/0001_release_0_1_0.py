@@ -207,6 +207,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("last_received_at", sa.DateTime(), nullable=False),
         sa.Column("due_at", sa.DateTime(), nullable=True),
         sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("sealed_name", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
     )
@@ -488,6 +489,15 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
     )
     op.create_index("ix_archive_question_open", "archive_question", ["ended_at", "peer"])
+
+    op.create_table(
+        "study_name",
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("word", sa.String(length=32), nullable=False),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_study_name_study_id")),
+        sa.PrimaryKeyConstraint("study_id", "word", name=op.f("pk_study_name")),
+    )
+    op.create_index("ix_study_name_word", "study_name", ["word", "study_id"])
 
     op.create_table(
         "study_trace",
