@@ -11,13 +11,14 @@ import hmac
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import ConfigurationError
-from dicom_node.sitekey import Seal, load_or_create
+from dicom_node.sitekey import Seal, load_or_create, path_of
 from dicom_node.store.tables import Study, StudyName
 
 _LONGEST, _MOST_WORDS = 255, 16  # characters of a name, and its words
@@ -25,15 +26,17 @@ _HASH = 32  # figures
 
 
 class PatientNames:
-    """Names of patients under this site's key; without a usable key none is stored, and none is found."""
+    """Names of patients under this site's key; without a usable key none is stored, and none is found.
 
-    def __init__(self, data_dir: Path) -> None:
+    ``make_key``: make the key where there is none. Who only reads makes none.
+    """
+
+    def __init__(self, data_dir: Path, *, make_key: bool = False) -> None:
         self._seal: Seal | None = None
-        try:
-            self._seal = Seal(data_dir, "study names")
-            self._key = load_or_create(data_dir).derive("words of study names")
-        except ConfigurationError:  # `check` and `serve` say why
-            self._seal = None
+        with suppress(ConfigurationError, PermissionError):  # `check` and `serve` say why
+            if make_key or path_of(data_dir).exists():
+                self._key = load_or_create(data_dir).derive("words of study names")
+                self._seal = Seal(data_dir, "study names")
 
     def enter(self, session: Session, study: Study, name: str) -> None:
         """Let the study, which has its number, bear this Patient's Name (0010,0010)."""

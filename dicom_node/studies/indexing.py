@@ -78,7 +78,7 @@ class Indexing:
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self._further = frozenset(settings.listener.further_storage_classes)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
-        self.names = PatientNames(settings.node.data_dir)
+        self.names = PatientNames(settings.node.data_dir, make_key=True)
         self._same: dict[tuple[str, Path], bool | None] = {}
         self._copies: dict[tuple[str, Path], bool] = {}
 

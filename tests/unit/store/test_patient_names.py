@@ -83,11 +83,13 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_pat
     inbox.close()
 
 
-def test_another_key_opens_no_name(inbox: Inbox) -> None:
+@pytest.mark.parametrize("other", [True, False])
+def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None:
     inbox.receive(changed(ultrasound("one"), PatientName="Nowak^Anna"))
     inbox.settle()
     path = path_of(inbox.settings.node.data_dir)
     path.unlink()
-    names = PatientNames(inbox.settings.node.data_dir)
+    names = PatientNames(inbox.settings.node.data_dir, make_key=other)
     with inbox.database.read() as session:
         assert set(names.of(session, [1]).values()) == {""}
+    assert path.exists() == other  # who only reads makes no key
