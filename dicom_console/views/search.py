@@ -60,12 +60,12 @@ class Search:
 
 
 def name_words(settings: Settings, name: str) -> list[str]:
-    """What the database knows of the words of a name; a name without words is no patient's."""
+    """The hashes of the words of a name; a name without words gets one that no study has."""
     return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
 
 
 def names(session: Session, settings: Settings, studies: Collection[int]) -> Mapping[int, str]:
-    """Patient's Name of each study, "" where none is known."""
+    """The Patient's Name of each study, "" without one."""
     return PatientNames(settings.node.data_dir).of(session, studies)
 
 

@@ -89,7 +89,7 @@ def stamp(text: str) -> str:
 
 
 def local_input(text: str) -> str:
-    """A time as a field for date and time takes it, in this machine's zone; "" where it is none."""
+    """A time as the value of an input of type datetime-local, in this machine's zone; "" if it is no time."""
     try:
         return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%dT%H:%M}"
     except (ValueError, OverflowError):

@@ -49,7 +49,7 @@ class Happened(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class HappenedQuery:
-    """Which events and associations: of the time from ``since`` until ``until``; "" and 0 let all pass.
+    """A question for events and associations from ``since`` until ``until``; "" and 0 let all pass.
 
     ``peer``: the name of a peer, an AE title or an address. ``words``: in the text or a field of an event.
     """

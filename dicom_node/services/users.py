@@ -98,9 +98,9 @@ def change_user(
     role: UserRole | None = None,
     disabled: bool | None = None,
 ) -> None:
-    """Give a user another role, or shut the account or open it again; what is None stays.
+    """Set a user's role, and whether the account is disabled; None leaves either as it is.
 
-    Who is signed in is signed out. Raises NotFound, and NotAllowedNow for the account of who asks.
+    The user is signed out everywhere. Raises NotFound, and NotAllowedNow for the own account of ``by``.
     """
     with writing(settings) as session:
         user = _known(session, name)
@@ -169,16 +169,16 @@ def new_token() -> str:
 def sign_in(database: Database, name: str, password: str, address: str, former: str = "") -> str:
     """The token of a new session; that of the ``former`` one ends.
 
-    Raises SignInRefused, in the same words for a name that is not known.
+    Raises SignInRefused, in the same words for an unknown name and a disabled account.
     """
     with _one_at_a_time:
         with database.read() as session:
             user = find(session, name)
-            number, known = (user.id, user.name) if user else (None, "")
-            open_, hashed = not (user and user.disabled), user.password_hash if user else _hash_of_nobody()
+            number = user.id if user and not user.disabled else None
+            known, hashed = (user.name, user.password_hash) if user else ("", _hash_of_nobody())
             typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
             _refuse_too_many(session, _of_name(known, typed), address)
-        if not _fits(hashed, password) or number is None or not open_:
+        if not _fits(hashed, password) or number is None:
             with database.write() as session:
                 audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
             raise SignInRefused("Name or password is wrong.")
@@ -319,7 +319,7 @@ def user_of_token(database: Database, token: str) -> User | None:
 
 
 def _refuse_own(user: UserAccount, by: Person) -> None:
-    """Nobody locks the last admin out by a slip: of an own account another admin decides."""
+    """Raise NotAllowedNow for one's own account: so the last admin cannot be locked out by mistake."""
     if user.name == by.name:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
 

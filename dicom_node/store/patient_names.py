@@ -1,7 +1,7 @@
-"""Patients' names in the database: sealed, and found by whole words, so that no list of names lies there.
+"""Patients' names in the database: encrypted under the site key, and searched by whole words.
 
-A word is stored as a hash under the site key: who has the database alone can neither read a name nor try
-likely ones.
+The words are stored as keyed hashes (HMAC-SHA256). Without the site key nobody can read a name in the
+database, or test whether a likely name is in it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _HASH = 32  # figures
 
 
 class PatientNames:
-    """Names of patients under this site's key; without a usable key none is stored, and none is found.
+    """Stores and finds patients' names. Without a usable site key it stores and finds none.
 
-    ``make_key``: make the key where there is none. Who only reads makes none.
+    ``make_key``: create the site key if it is missing; a process that only reads names does not.
     """
 
     def __init__(self, data_dir: Path, *, make_key: bool = False) -> None:
@@ -39,7 +39,7 @@ class PatientNames:
                 self._seal = Seal(data_dir, "study names")
 
     def enter(self, session: Session, study: Study, name: str) -> None:
-        """Let the study, which has its number, bear this Patient's Name (0010,0010)."""
+        """Store the Patient's Name (0010,0010) of a study that has its number, in place of a former one."""
         if self._seal is None:
             return
         session.execute(delete(StudyName).where(StudyName.study_id == study.id))
@@ -48,7 +48,7 @@ class PatientNames:
         session.add_all([StudyName(study_id=study.id, word=word) for word in self.hashes(known)])
 
     def hashes(self, name: str) -> list[str]:
-        """A hash of each word of a name, in whatever order, spelling of capitals and accents it has."""
+        """A hash of each word of a name; capitals and accents make no difference."""
         if self._seal is None:
             return []
         found = dict.fromkeys(words(name))
@@ -58,7 +58,7 @@ class PatientNames:
         ]
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
-        """The names of these studies; "" where there is none, or another site's key sealed it."""
+        """The name of each of these studies; "" without a name, or if another key encrypted it."""
         chosen = select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
         return {
             number: (self._seal.open(sealed, str(number)) or "") if self._seal and sealed else ""
@@ -67,7 +67,7 @@ class PatientNames:
 
 
 def words(name: str) -> list[str]:
-    """The words of a Patient's Name, of all its groups (PS3.5 6.2.1.1), small and without accents."""
+    """The words of all component groups of a Patient's Name (PS3.5 6.2), in small letters without accents."""
     plain = unicodedata.normalize("NFKD", name.casefold())
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.findall(r"\w+", unicodedata.normalize("NFC", bare).replace("_", " "))

@@ -20,7 +20,7 @@ found as calipers too, 5 to 9 pixels long on nine fetal planes, and whole rulers
 def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mask:
     """The area that calipers span in a picture of ``shape``: a circle on two, the hull of more.
 
-    Calipers of several lesions also span what lies between them: filled pixels there may mislead, too.
+    Calipers of several lesions also span the tissue between them; filled pixels there may mislead, too.
     """
     area = np.zeros(shape[:2], np.uint8)
     crosses = [mark for mark in calipers if _is_cross(mark)]

@@ -1,7 +1,7 @@
 """Writing nearly as dark as its background: no reader sees it, a viewer with a narrow window shows it.
 
-Outside the image area what stands out by a single level is writing. In it and near to it dim tissue looks
-alike: there only what can be read counts as writing.
+Outside the image area a stroke that differs by one grey level counts as writing. In the area and near it dim
+tissue looks the same: there only legible text counts.
 """
 
 from __future__ import annotations
