@@ -50,9 +50,11 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        extensions=["jinja2.ext.i18n"],
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.install_null_translations(newstyle=True)  # type: ignore[attr-defined]  # the extension's
     environment.filters |= {
         "moment": moment,
         "stamp": stamp,
