@@ -15,7 +15,7 @@ router = APIRouter()
 _FILES = {
     "style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript",
     "viewer.js": "text/javascript", "live.js": "text/javascript", "in_force.js": "text/javascript",
-    "review.js": "text/javascript",
+    "review.js": "text/javascript", "several.js": "text/javascript",
 }  # fmt: skip
 
 

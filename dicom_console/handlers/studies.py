@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, time, timedelta
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from fastapi import Body, HTTPException, Query, Response
 
 from dicom_console.forms import choices
-from dicom_console.views import listing, models, search
+from dicom_console.views import listing, models, pictures, search, thumbnails
+from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
 from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_console.web.faces import Faces, back_to
+from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, deliveries, results, studies, users
+from dicom_node.services import audit, deliveries, results, several, studies, users
 from dicom_node.services.deliveries import To
+from dicom_node.services.several import ChangedStudies, SeveralStudies
 from dicom_node.services.studies import Studies, StudyRow, Wanted
 from dicom_node.services.typed import Done, Row
 from dicom_node.store import views
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
-_FILTERS = ("state", "modality", "sender", "finding", "since", "until", "order", "person")
+_FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", "order", "person")
+_SAVED = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
 Finding = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+Days = Annotated[int | None, Query(ge=1, le=366)]
 Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
 
 
@@ -42,12 +48,14 @@ def list_studies(
     finding: Finding = "",
     since: Date = "",
     until: Date = "",
+    days: Days = None,
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
     """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title.
 
-    ``finding``: only studies in whose newest reports this finding is present.
+    ``finding``: only studies in whose newest reports this finding is present. ``days``: only studies that
+    received something on so many days, today included.
     """
     about = _searched_for(asked)
     wanted = Search(
@@ -59,6 +67,7 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
+        received=_first_of_days(days) if days else None,
         states=state or (),
         order=order,
     )
@@ -69,7 +78,8 @@ def list_studies(
 @faces.page_of(list_studies)
 def _studies_page(asked: Visit, found: Studies) -> Response:
     filters = {key: value for key in _FILTERS if (value := asked.query(key))}
-    with asked.site.database.read() as session:
+    database = asked.site.database
+    with database.read() as session:
         names = search.names(session, asked.site.settings, [row["id"] for row in found.studies])
     return asked.page(
         "studies.html",
@@ -80,8 +90,12 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         filters={"order": Order.RECEIVED.value} | filters,
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
-        orders=list(Order),
         findings=models.findings(asked.site.settings),
+        saved=users.filters_of(database, asked.user),
+        takers=_takers(asked.site.settings),
+        rejections=list(RejectionReason),
+        shortest=audit.SHORTEST_REASON,
+        longest=audit.LONGEST_REASON,
     )
 
 
@@ -101,10 +115,64 @@ def keep_search(asked: Asked) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
     about = {key: value for key in ("name", "patient", "accession") if (value := asked.text(key)[:64])}
     users.keep_search(asked.site.database, asked.token, about, asked.person)
-    rest = {key: asked.text(key)[:16] for key in ("state", "modality", "sender", "since", "until", "order")}
+    rest = {key: asked.text(key)[:16] for key in _SAVED}
     rest["finding"] = asked.text("finding")[:64]
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
+
+
+@faces.people.post("/studies/filters")
+@needs(UserRole.VIEWER)
+def save_filters(asked: Asked) -> Response:
+    """Save the filters of the list under a name for this user, or forget the filters of that name."""
+    filters = _filters_of_form(asked)
+    forget = bool(asked.text("forget"))
+    users.save_filters(asked.site.database, asked.user, asked.text("name"), {} if forget else filters)
+    return see_other("/studies", **filters)
+
+
+def _several(asked: Visit) -> SeveralStudies:
+    """The request of the list's form, in which each ticked study is a field."""
+    names = ("change", "peer", "because")
+    sent = {name: asked.text(name) for name in names} | {"studies": asked.fields().get("study", [])}
+    return SeveralStudies.model_validate(sent | {"reason": asked.text("reason") or RejectionReason.QUALITY})
+
+
+@faces.handler("POST", "/studies/change", UserRole.OPERATOR)
+def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> ChangedStudies:
+    """Do one thing to several studies; each is changed alone, and a row says why one was not."""
+    numbers = list(dict.fromkeys(wanted.studies))
+    with asked.site.database.read() as session:
+        uids = [listing.uid(session, number) for number in numbers]
+    rows = several.change_studies(asked.site.settings, uids, wanted, asked.person)
+    return ChangedStudies(
+        studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
+    )
+
+
+@faces.page_of(change_several, reads=_several)
+def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
+    refused = [row for row in changed.studies if not row["done"]]
+    if not refused:
+        return see_other("/studies", **_filters_of_form(asked))
+    with asked.site.database.read() as session:
+        names = search.names(session, asked.site.settings, [row["id"] for row in refused])
+    return asked.page(
+        "several.html",
+        done=len(changed.studies) - len(refused),
+        refused=refused,
+        names=names,
+        filters=_filters_of_form(asked),
+    )
+
+
+@faces.people.get("/studies/{number}/thumbnail")
+@needs(UserRole.VIEWER)
+def thumbnail(asked: Asked, number: Number) -> Response:
+    """The small picture of an image in the list of studies; the list is in the audit."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, number)
+    return Response(thumbnails.jpeg(shown, asked.site.settings), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
@@ -133,8 +201,8 @@ def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
 @faces.page_of(show)
 def _study_page(asked: Visit, study: StudyRow) -> Response:
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = (one for one in asked.site.settings.peers if "receive" in one.may and one.results)
-    further = [one.name for one in takers if one.name not in had and study["withdrawn"] != "all"]
+    takers = _takers(asked.site.settings)
+    further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
     return asked.page(
         "study.html",
         study=study,
@@ -214,6 +282,21 @@ def release(asked: Asked, number: Number) -> Response:
     as_of = asked.text("as_of") if take else None  # a choice says among what it was made
     studies.release(asked.site.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
     return see_other(f"/studies/{number}")
+
+
+def _takers(settings: Settings) -> list[str]:
+    return [one.name for one in settings.peers if "receive" in one.may and one.results]
+
+
+def _first_of_days(days: int) -> datetime:
+    """The midnight with which the first of so many days began in this machine's zone; today is the last."""
+    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
+    return midnight - timedelta(days=days - 1)
+
+
+def _filters_of_form(asked: Visit) -> dict[str, str]:
+    """The filters of the list from which a form was sent."""
+    return {key: value[:64] for key, value in parse_qsl(asked.text("filters")[:512]) if key in _SAVED}
 
 
 def _is_number(value: object) -> bool:

@@ -14,7 +14,7 @@ const say = (text, isOld = false) => {
 };
 
 const busy = (part) =>
-  part.querySelector("details[open]") || part.querySelector("input:focus, select:focus, textarea:focus");
+  part.querySelector("details[open]") || part.querySelector("input:focus, select:focus, textarea:focus, input[name=study]:checked");
 
 const place = (element) => element.getAttribute("href") || element.closest("form")?.getAttribute("action");
 

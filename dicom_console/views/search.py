@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -19,7 +20,7 @@ from dicom_node.outbox import outages
 from dicom_node.store import views
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.tables import Instance, ReportedFinding, Result, Study, StudyName
+from dicom_node.store.tables import Delivery, Instance, Job, ReportedFinding, Result, Study, StudyName
 from dicom_node.store.views import View
 
 PAGE = 50
@@ -36,14 +37,15 @@ class Order(StrEnum):
     RECEIVED = "received"  # the newest object first
     WAITING = "waiting"  # the oldest first
     DATE = "date"  # Study Date (0008,0020), the newest first
+    OLDEST_DATE = "oldest_date"
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
 
-    ``words``: of the patient's name, as :func:`name_words` makes them.
-    ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
+    ``words``: of the patient's name, as :func:`name_words` makes them. ``since`` and ``until`` are Study
+    Dates, YYYYMMDD. ``received``: an object came since then. ``sender``: the calling AE title of an image.
     ``finding``: one that the newest reports call present, by the meaning of its code. ``states``: HELD too.
     """
 
@@ -55,6 +57,7 @@ class Search:
     finding: str = ""
     since: str = ""
     until: str = ""
+    received: datetime | None = None
     states: Sequence[StudyState | str] = ()
     order: Order = Order.RECEIVED
 
@@ -72,7 +75,9 @@ def names(session: Session, settings: Settings, studies: Collection[int]) -> Map
 def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
     """One page, and the number of its last study where more follow: ``after`` of the next page.
 
-    ``findings`` of a row: what its newest reports call present.
+    ``findings`` of a row: what its newest reports call present. ``short_result``: their lines. ``cover``: the
+    number of the image that stands for the study, None where none is here. ``seconds``: from the last object
+    to the last delivery of a study that is delivered, else None.
     """
     chosen = select(Study.id)
     for condition in _conditions(session, wanted):
@@ -81,12 +86,16 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     more = ids[PAGE - 1] if len(ids) > PAGE else None
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
-    found = _findings(session, shown)
+    found, short = _findings(session, shown), _short_results(session, shown)
+    covers, ends = _covers(session, shown), _last_deliveries(session, shown)
     rows = [
         {
             "id": number,
             "accession": by_number[number].accession_number,
             "findings": found[number],
+            "short_result": short[number],
+            **covers.get(number, {"cover": None, "description": ""}),
+            "seconds": _seconds(by_number[number], ends.get(number)),
             **shown[number],
         }
         for number in ids[:PAGE]
@@ -104,6 +113,47 @@ def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, li
     for study, finding in session.execute(chosen):
         found[study].append(finding)
     return found
+
+
+def _short_results(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
+    """The lines of the newest report of each rule, without withdrawn reports."""
+    chosen = select(Result.study_id, Job.rule, Result.short_result).join(Job, Job.id == Result.job_id)
+    chosen = chosen.outerjoin(Withdrawal, Withdrawal.result_id == Result.id)
+    chosen = chosen.where(Withdrawal.result_id.is_(None), Result.deidentified.is_(False))
+    chosen = chosen.where(Result.study_id.in_(studies), Result.kind == ResultKind.SR).order_by(Result.id)
+    newest = {(study, rule): text for study, rule, text in session.execute(chosen)}
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for (study, _), text in newest.items():
+        found[study] += text.splitlines()
+    return found
+
+
+def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
+    """The first image of each study that is here, and the Study Description that it has."""
+    first = select(func.min(Instance.id)).group_by(Instance.study_id)
+    first = first.where(Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE)
+    chosen = select(Instance.study_id, Instance.id, Instance.purged, Instance.attributes)
+    return {
+        study: {
+            "cover": None if purged else number,
+            "description": str(attributes.get("StudyDescription") or ""),
+        }
+        for study, number, purged, attributes in session.execute(chosen.where(Instance.id.in_(first)))
+    }
+
+
+def _last_deliveries(session: Session, studies: Collection[int]) -> dict[int, datetime]:
+    """When the last result of each study was delivered."""
+    at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
+    chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
+    chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
+    return {study: moment for study, moment in session.execute(chosen) if moment}
+
+
+def _seconds(study: Study, delivered_at: datetime | None) -> float | None:
+    if delivered_at is None or study.state is not StudyState.DELIVERED:
+        return None
+    return max((delivered_at - study.last_received_at).total_seconds(), 0.0)
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
@@ -145,6 +195,8 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
         found.append(views.in_states(wanted.states))
     if wanted.since:
         found.append(Study.study_date >= wanted.since)
+    if wanted.received:
+        found.append(Study.last_received_at >= wanted.received)
     if wanted.until:
         found.append(Study.study_date <= wanted.until)
     return found
@@ -176,8 +228,8 @@ def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> 
 
 def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
     """By keyset: a page far down costs no more than the first one."""
-    column: Any = Study.study_date if order is Order.DATE else Study.last_received_at
-    ascending = order is Order.WAITING
+    column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
+    ascending = order in (Order.WAITING, Order.OLDEST_DATE)
     if after is not None:
         last = session.scalar(select(column).where(Study.id == after))
         if last is not None:

@@ -7,12 +7,15 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
+from dicom_node.model.kinds import ResultKind
 from dicom_node.object_store.files import Files
 from dicom_node.results.common.context import BuiltObject
+from dicom_node.results.sr.reading import short_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
     """The columns of a new result's row that the object and its file say."""
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
     values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
-    return {**values, "path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
+    is_report = built.kind is ResultKind.SR and built.data is not None
+    short = "\n".join(short_result(BytesIO(built.data or b""))) if is_report else ""
+    where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
+    return {**values, **where, "short_result": short}
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:

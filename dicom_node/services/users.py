@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SHORTEST, LONGEST = 12, 256
 """Characters of a password: no other rule makes one harder to guess as surely as its length."""
+_LONGEST_FILTER, _MOST_FILTERS = 40, 20  # characters of a name; saved filters of one user
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -246,6 +247,31 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: Pe
             row.search = dict(about)
         if about:
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
+
+
+def filters_of(database: Database, user: User) -> dict[str, dict[str, str]]:
+    """The filters of the list of studies that this user saved, by their names."""
+    with database.read() as session:
+        row = find(session, user.name)
+        return dict(row.filters) if row else {}
+
+
+def save_filters(database: Database, user: User, name: str, filters: Mapping[str, str]) -> None:
+    """Save filters of the list of studies under a name, in place of earlier ones; without filters forget it.
+
+    Raises FaultyInput (the name is too long, or there are too many) and NotFound.
+    """
+    words = " ".join(name.split())
+    if not 1 <= len(words) <= _LONGEST_FILTER or not words.isprintable():
+        raise FaultyInput(f"name the filters in 1 to {_LONGEST_FILTER} characters")
+    with database.write() as session:
+        row = find(session, user.name)
+        if row is None:
+            raise NotFound(f"there is no user {user.name}")
+        others = {key: value for key, value in row.filters.items() if key != words}
+        if filters and len(others) >= _MOST_FILTERS:
+            raise FaultyInput(f"only {_MOST_FILTERS} filters are saved: remove one first")
+        row.filters = dict(sorted((others | ({words: dict(filters)} if filters else {})).items()))
 
 
 def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:

@@ -24,6 +24,7 @@ class UserAccount(Base):
     password_hash: Mapped[str]  # argon2id, with its salt and parameters
     created_at: Mapped[datetime]
     disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
+    filters: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of the list of studies, by their names
 
 
 class UserSession(Base):

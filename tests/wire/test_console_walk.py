@@ -33,7 +33,8 @@ pytestmark = [
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 NO_PAGES = {
     *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
-    *("/studies/{which}/{number}/{frame}", "/models/{identifier}/{version}/feedback.csv"),
+    *("/studies/{which}/{number}/{frame}", "/studies/{number}/thumbnail"),
+    *("/models/{identifier}/{version}/feedback.csv",),
 }
 """What pages fetch, a browser keeps as a file, or only machines ask for."""
 FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel", "/fetches/{name}/missing"}
@@ -165,6 +166,14 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page.fill("input[name=patient]", "ID-o*")
     press(page, "Find")
     assert page.locator("tbody tr").count() == 1 and "ID-o" not in page.url
+    page.select_option("select[name=days]", "7")
+    press(page, "Find")
+    page.fill("form[action='/studies/filters'] input[name=name]", "This week")
+    press(page, "Save")
+    page.click("text=This week")
+    page.click("th >> text=Received ↓")
+    assert page.locator("th[aria-sort=ascending]").count() == 1
+    press(page, "×")
     page.goto("/patients")
     page.fill("input[name=patient]", "ID-t*")
     press(page, "Find")
@@ -247,6 +256,12 @@ def studies(walk: Walk, page: Page) -> None:
     press(page, "Cancel")
     page.goto("/jobs?state=cancelled")
     press(page, "Run all 1")
+    page.goto("/studies?state=quarantined")
+    page.check("#all")
+    assert page.inner_text("#number") == str(page.locator("input[name=study]").count())
+    press(page, "Release")
+    assert page.locator("h1").inner_text().startswith("0 done")
+    page.click("text=Back to the list")
     page.goto(f"/studies/{walk.site.studies['quarantined']}")
     page.click("text=Choose and release")
     page.click("label.option >> nth=1")

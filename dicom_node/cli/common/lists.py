@@ -259,6 +259,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         _yes_no("queued", "queued"),
         *fields("reason"),
     ),
+    "studies changed": (*fields("study"), _yes_no("done", "done"), *fields("reason")),
     "studies versions": (
         *fields("take: number"),
         (

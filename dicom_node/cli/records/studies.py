@@ -31,6 +31,10 @@ from dicom_node.model.lifecycle import StudyState
 
 app = group("Received studies and their results.")
 
+StudyArguments = Annotated[
+    list[str], typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each.")
+]
+
 
 @list_verb(
     app,
@@ -120,10 +124,7 @@ def release(
 
 @app.command(epilog="Example: dicom-node studies rerun 1.2.840.113619.2.1 --config node.toml")
 def rerun(
-    uids: Annotated[
-        list[str],
-        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
-    ],
+    uids: StudyArguments,
     config: Config,
     as_json: Json = False,
 ) -> None:
@@ -137,17 +138,33 @@ def rerun(
     print_rows(rows, COLUMNS["rules replay"], as_json=as_json, none="")
 
 
+@app.command(epilog="Example: dicom-node studies retry 1.2.840.113619.2.1 113619.2.7 --config node.toml")
+def retry(uids: StudyArguments, config: Config, as_json: Json = False) -> None:
+    """Run the stopped jobs of studies again, and send their given-up deliveries again."""
+    _change(config, uids, as_json=as_json, change="retry")
+
+
 @app.command(epilog="Example: dicom-node studies send 1.2.840.113619.2.1 --to teaching --config node.toml")
 def send(
-    uid: StudyArgument,
+    uids: StudyArguments,
     config: Config,
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="A configured peer that may receive.")],
+    as_json: Json = False,
 ) -> None:
-    """Send a study's newest results to a further peer, as far as it takes their kinds."""
-    from dicom_node.services import deliveries
+    """Send the newest results of studies to a further peer, as far as it takes their kinds."""
+    _change(config, uids, as_json=as_json, change="send", peer=to)
 
-    number = deliveries.send_study(load(config), uid, to)
-    say(f"{number} object{'s' if number != 1 else ''} will be sent to {to}.")
+
+def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) -> None:
+    """One change of each study; a row for each. Exits with FAILED where one refused."""
+    from dicom_node.services import several
+
+    rows = several.change_studies(
+        load(config), [whole_or_end(uid) for uid in uids], several.StudyChangeRequest(**wanted)
+    )
+    print_rows(rows, COLUMNS["studies changed"], as_json=as_json, none="")
+    if not all(row["done"] for row in rows):
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command(epilog='Example: dicom-node studies withdraw 1.2.3 --reason safety --because "other patient"')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -128,7 +128,7 @@ def places(report: Path) -> list[dict[str, Any]]:
     return found
 
 
-def conclusion(report: Path) -> str:
+def conclusion(report: Path | BinaryIO) -> str:
     """The report's conclusion, "" where it has none."""
     items = dcmread(report).get("ContentSequence", ())
     return " ".join(
@@ -138,7 +138,7 @@ def conclusion(report: Path) -> str:
     )
 
 
-def short_result(report: Path) -> tuple[str, ...]:
+def short_result(report: Path | BinaryIO) -> tuple[str, ...]:
     """The lines of the report's short result: its conclusion without the sentences on burned-in text."""
     return tuple(line for line in conclusion(report).splitlines() if not line.startswith(BURNED_IN_HEAD))
 

@@ -199,6 +199,7 @@ class Result(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     purged: Mapped[bool] = mapped_column(default=False)  # its file was deleted after spool.result_days
     supersedes: Mapped[str] = mapped_column(String(64), default="")
+    short_result: Mapped[str] = mapped_column(Text, default="")  # the lines of a report, for lists
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
     pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
     created_at: Mapped[datetime]

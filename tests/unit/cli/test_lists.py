@@ -301,6 +301,15 @@ def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
     assert run("outbox", "retry", 999, "--config", filled).status == 66
 
 
+def test_what_stopped_of_several_studies_runs_again(run: Run, filled: Path) -> None:
+    dead = run("outbox", "list", "--state", "dead", "--config", filled, "--json").json
+    [study] = {row["study_instance_uid"] for row in dead}
+    done = run("studies", "retry", study, "9.9.9", "--config", filled, "--json")
+    assert (done.status, [row["done"] for row in done.json]) == (1, [True, False])
+    assert run("outbox", "list", "--state", "dead", "--config", filled, "--json").json == []
+    assert run("studies", "retry", study, "--config", filled).status == 1
+
+
 def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: Run, filled: Path) -> None:
     [dead, *_] = run("outbox", "list", "--state", "dead", "--json", "--config", filled).json
     number, study = dead["delivery"], dead["study_instance_uid"]

@@ -237,6 +237,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("password_hash", sa.String(length=255), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("filters", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_account")),
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
@@ -635,6 +636,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("purged", sa.Boolean(), nullable=False),
         sa.Column("supersedes", sa.String(length=64), nullable=False),
+        sa.Column("short_result", sa.Text(), nullable=False),
         sa.Column("deidentified", sa.Boolean(), nullable=False),
         sa.Column("pseudonym_domain", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
