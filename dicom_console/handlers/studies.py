@@ -77,7 +77,8 @@ def list_studies(
 
 @faces.page_of(list_studies)
 def _studies_page(asked: Visit, found: Studies) -> Response:
-    filters = {key: value for key in _FILTERS if (value := asked.query(key))}
+    filters = {"order": Order.RECEIVED.value}
+    filters |= {key: value for key in _FILTERS if (value := asked.query(key))}
     database = asked.site.database
     with database.read() as session:
         names = search.names(session, asked.site.settings, [row["id"] for row in found.studies])
@@ -87,7 +88,8 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         names=names,
         more=found.next,
         first=not asked.query("after"),
-        filters={"order": Order.RECEIVED.value} | filters,
+        filters=filters,
+        savable={key: value for key, value in filters.items() if key in _SAVED},
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
         findings=models.findings(asked.site.settings),

@@ -144,9 +144,9 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
             seen += rows
     assert after is None
     assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
-    key = "study_date" if order is Order.DATE else "last_received_at"
+    key = "study_date" if order in (Order.DATE, Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
-    assert values == sorted(values, reverse=order is not Order.WAITING)
+    assert values == sorted(values, reverse=order in (Order.RECEIVED, Order.DATE))
 
 
 def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
