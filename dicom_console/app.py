@@ -15,6 +15,7 @@ from dicom_console.handlers import (
     accounts,
     assessments,
     audit,
+    dicomweb,
     events,
     fetches,
     images,
@@ -91,6 +92,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.live = live.Live()
     for pages in _PAGES:
         app.include_router(pages.router)
+    if settings.console.dicomweb:
+        app.include_router(dicomweb.router)
     for faces in _BOTH:
         app.include_router(faces.people)
         app.include_router(faces.programs)

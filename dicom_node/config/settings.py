@@ -142,6 +142,8 @@ class ConsoleSettings(_Section):
     """Viewers that the page of a study links to, by name, as open_in = {OHIF =
     "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
     {accession}: the Accession Number."""
+    dicomweb: bool = False
+    """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
     local_peers: bool = False
     """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)

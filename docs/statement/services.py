@@ -100,8 +100,8 @@ Notification, Print Management, Query/Retrieve as provider, Storage Commitment a
 | service | user agent | origin server |
 | --- | --- | --- |
 | Studies: Store (STOW-RS) | Yes | No |
-| Studies: Search (QIDO-RS) | Yes | No |
-| Studies: Retrieve (WADO-RS) | Yes | No |
+| Studies: Search (QIDO-RS) | Yes | Yes, with `console.dicomweb` |
+| Studies: Retrieve (WADO-RS) | Yes | Yes, with `console.dicomweb` |
 | all others | No | No |
 
 ### 1.4 Media services
@@ -142,6 +142,7 @@ def services() -> str:
             'peers with `may = ["query"]` and `transport = "dimse"`',
         ),
         ("STOW-RS, QIDO-RS", "delivery", 'peers with `transport = "dicomweb"`'),
+        ("QIDO-RS, WADO-RS as origin server", "console", "viewers with a token, with `console.dicomweb`"),
         ("QIDO-RS, WADO-RS", "fetching", 'peers with `may = ["query"]` and `transport = "dicomweb"`'),
         (
             "REST API of Orthanc (no DICOM service)",
@@ -174,6 +175,13 @@ answer that does not name the object counts as stored.
 With `may = ["query"]` studies are found by Search (`GET …/studies`, `application/dicom+json`, `limit` and `offset`, the keys of
 5.2.4.2) and fetched by Retrieve (`GET …/studies/{{study}}`, `multipart/related; type="application/dicom"; transfer-syntax=*`):
 whole studies as they are stored, of at most {MOST_OBJECTS} objects, within `retrieve_minutes`.
+
+As origin server, where `console.dicomweb` is set, below `/api/dicomweb`, with a bearer token. Search: studies (by PatientName: whole
+words; PatientID and AccessionNumber: whole, or their beginning and `*`; StudyDate: one or a range; ModalitiesInStudy;
+StudyInstanceUID: one or a list; `limit` to 200, `offset` to 10,000; another key is left out, with a Warning header), series of a study,
+instances of a study or series. Retrieve: studies, series, instances (`multipart/related; type="application/dicom"`), their metadata
+(`application/dicom+json`, without Pixel Data and binary values of more than 256 KiB), frames; all as they are stored: another transfer syntax
+is answered with 406. Neither rendered images nor thumbnails nor bulk data.
 
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.

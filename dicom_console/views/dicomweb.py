@@ -1,0 +1,183 @@
+"""Objects as DICOMweb shows them (PS3.18): which there are, their attributes as JSON, frames as stored."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.utils import get_expected_length, pack_bits, unpack_bits
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from dicom_console.views.search import NOT_SHOWN
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.object_store.files import Files
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Delivery, Instance, Result, Study
+
+OF_STUDY = (
+    *("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID"),
+    *("PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDescription"),
+)
+OF_SERIES = (
+    *("Modality", "SeriesDescription", "SeriesInstanceUID", "SeriesNumber"),
+    *("PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime"),
+)
+OF_INSTANCE = (
+    *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Rows", "Columns", "BitsAllocated"),
+    "NumberOfFrames",
+)
+"""Attributes of answers (PS3.18 Tables 10.6.3-3 to 10.6.3-5), as far as a file has them."""
+_PIXEL_GROUP = 0x7FE0
+_INLINE = 262_144  # bytes of a value in JSON; palettes are shorter
+_DEFERRED = 65_536  # bytes of a value that is not read before it is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class HeldObject:
+    """An object of a study that viewers may have."""
+
+    path: str
+    study: int
+    study_uid: str
+    series_uid: str
+    uid: str
+
+
+def objects(session: Session, study: str, series: str = "", instance: str = "") -> list[HeldObject]:
+    """What was received and what was made here of a study, a series or an instance, by their UIDs.
+
+    Without the results that a person withdrew or has not accepted yet, and without de-identified results.
+    Nothing of a study in quarantine. Raises NotFound where nothing is left.
+    """
+    unaccepted = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
+    withdrawn = select(Withdrawal.result_id)
+    received = _of(session, Instance, study, Instance.role.not_in(NOT_SHOWN))
+    built = _of(session, Result, study, ~Result.deidentified, Result.id.not_in(unaccepted.union(withdrawn)))
+    found = [one for one in received + built if series in ("", one.series_uid) and instance in ("", one.uid)]
+    if not found:
+        raise NotFound("there is no such study, series or instance, or no longer")
+    return found
+
+
+def _of(
+    session: Session, table: type[Instance] | type[Result], study: str, *which: ColumnElement[bool]
+) -> list[HeldObject]:
+    chosen = select(table.path, table.study_id, table.series_instance_uid, table.sop_instance_uid)
+    chosen = chosen.join(Study, Study.id == table.study_id).where(Study.study_instance_uid == study)
+    chosen = chosen.where(Study.state != StudyState.QUARANTINED, table.purged.is_(False), *which)
+    rows = session.execute(chosen.order_by(table.id))
+    return [HeldObject(path, number, study, series, uid) for path, number, series, uid in rows]
+
+
+def file_of(session: Session, settings: Settings, held: HeldObject) -> Path:
+    """The file of an object, on this machine. Raises NotFound."""
+    path = Files(settings).if_here(session, held.path)
+    if path is None:
+        raise NotFound("the file of this object is gone")
+    return path
+
+
+def by_series(found: Iterable[HeldObject]) -> dict[str, list[HeldObject]]:
+    """The objects by series, in the order in which they came."""
+    series: dict[str, list[HeldObject]] = {}
+    for one in found:
+        series.setdefault(one.series_uid, []).append(one)
+    return series
+
+
+def attributes(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
+    """These attributes of a file in the DICOM JSON Model (PS3.18 F.2)."""
+    return _as_json(_read(path, stop_before_pixels=True, specific_tags=list(keywords)))
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """All attributes of a file but Pixel Data and values of more than 256 KiB."""
+    dataset = _read(path, stop_before_pixels=True)
+    for tag in [tag for tag in dataset.keys() if tag.group == _PIXEL_GROUP]:  # noqa: SIM118
+        del dataset[tag]
+    return _as_json(dataset)
+
+
+def _read(path: Path, **how: Any) -> Dataset:
+    """Raises NotFound: it is no DICOM file."""
+    try:
+        with quiet_pydicom():
+            return dcmread(path, **how)
+    except (InvalidDicomError, OSError, ValueError, EOFError):
+        raise NotFound("the file of this object cannot be read") from None
+
+
+def _as_json(dataset: Dataset) -> dict[str, Any]:
+    """In the DICOM JSON Model; numbers that JSON lacks are null, a long value has no bytes."""
+    with quiet_pydicom():
+        found = dataset.to_json_dict(_INLINE, lambda _element: "", suppress_invalid_tags=True)
+    return {tag: _without_nan(element) for tag, element in found.items()}
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items() if key != "BulkDataURI"}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def transfer_syntax(path: Path) -> UID:
+    """The transfer syntax of a file."""
+    return UID(
+        _read(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta.TransferSyntaxUID
+    )
+
+
+def frames(path: Path, numbers: Sequence[int]) -> Iterator[bytes]:
+    """Frames (from 1) as stored: codestreams, or samples in Little Endian.
+
+    Raises NotFound (there is no such frame) and NotAllowedNow (samples in Big Endian), before the first one.
+    """
+    dataset = _read(path, defer_size=_DEFERRED)
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    number = int(dataset.get("NumberOfFrames") or 1)
+    if "PixelData" not in dataset or any(not 1 <= one <= number for one in numbers):
+        raise NotFound("there is no such frame")
+    if syntax == ExplicitVRBigEndian:
+        raise NotAllowedNow("frames in Big Endian are not sent: ask for the instance")
+    if syntax == DeflatedExplicitVRLittleEndian:  # inflated in memory, within the limit of the listener
+        return _frames(partial(io.BytesIO, dataset.PixelData), 0, dataset, numbers)
+    start = dataset.get_item("PixelData", keep_deferred=True).value_tell
+    return _frames(partial(io.FileIO, path), start, dataset, numbers)
+
+
+def _frames(
+    opened: Callable[[], io.RawIOBase | io.BytesIO], start: int, dataset: Dataset, numbers: Sequence[int]
+) -> Iterator[bytes]:
+    number = int(dataset.get("NumberOfFrames") or 1)
+    pixels = int(dataset.Rows) * int(dataset.Columns)
+    with opened() as source:
+        source.seek(start)
+        if UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
+            for one in numbers:
+                source.seek(start)
+                yield get_frame(source, one - 1, number_of_frames=number)
+        elif dataset.BitsAllocated == 1:  # frames follow each other within a byte (PS3.5 8.1.1)
+            bits = unpack_bits(source.read((pixels * number + 7) // 8))
+            for one in numbers:
+                yield pack_bits(bits[(one - 1) * pixels : one * pixels])
+        else:
+            size = get_expected_length(dataset) // number
+            for one in numbers:
+                source.seek(start + (one - 1) * size)
+                yield source.read(size)
