@@ -52,12 +52,25 @@ class GreyDisplay:
     def show(self, stored: PixelArray) -> GreyPicture:
         """Return uint8 of the same shape; values of Pixel Padding do not shape the percentiles."""
         if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > LARGEST_TABLE_BITS:
-            return self._to_grey(self._modality(stored), stored)
+            return self._to_grey(self.modality(stored), stored)
         low, high = int(stored.min()), int(stored.max())
         ramp = np.arange(low, high + 1, dtype=np.int32)
-        return _looked_up(stored, ramp, self._to_grey(self._modality(ramp), stored))
+        return _looked_up(stored, ramp, self._to_grey(self.modality(ramp), stored))
 
-    def _modality(self, values: PixelArray) -> PixelArray:
+    def window(self, stored: PixelArray) -> tuple[float, float, str]:
+        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) of what ``show`` does; of a VOI LUT, its ends."""
+        if self.choice == "window":
+            centre, width = (_first(self.dataset, keyword) or 0.0 for keyword in _WINDOW)
+            return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").upper()
+        if self.choice == "VOI LUT":
+            shown = self.modality(np.array([stored.min(), stored.max()]))
+            low, high = float(min(shown)), float(max(shown))
+        else:
+            low, high = self._full_range() if self.choice == "full range" else self._robust_range(stored)
+        return (low + high) / 2, max(high - low, 1.0), "LINEAR_EXACT"
+
+    def modality(self, values: PixelArray) -> PixelArray:
+        """Stored samples after the Modality LUT (PS3.3 C.11.1): windows are said in these."""
         return cast(PixelArray, apply_modality_lut(values, self.dataset))
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
@@ -91,7 +104,7 @@ class GreyDisplay:
         bits = whole_of(self.dataset, "BitsStored", 8, least=1, most=16)
         signed = whole_of(self.dataset, "PixelRepresentation", 0) == 1
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        low, high = self._modality(np.array(ends, dtype=np.int32))
+        low, high = self.modality(np.array(ends, dtype=np.int32))
         return float(low), float(high)
 
     def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
@@ -103,7 +116,7 @@ class GreyDisplay:
         ends = np.percentile(samples, [LOW_PERCENT, HIGH_PERCENT])
         if ends[0] == ends[1]:
             ends = np.array([samples.min(), samples.max()])
-        shown = self._modality(ends if stored.dtype.kind == "f" else np.rint(ends).astype(np.int32))
+        shown = self.modality(ends if stored.dtype.kind == "f" else np.rint(ends).astype(np.int32))
         return float(min(shown)), float(max(shown))
 
 

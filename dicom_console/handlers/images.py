@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from dicom_console.views import contents, listing, pictures
+from dicom_console.views import contents, listing, pictures, samples
 from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.access import Asked, Number, Visit, needs
 from dicom_node.errors import NotFound
@@ -28,7 +29,8 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Respo
         shown = pictures.find(session, site.settings, PictureKind.IMAGES, number)
         found = received.view(session, site.settings, number)
     chosen = next((one for one in found["layers"] if one["id"] == layer), None)
-    return _frame(asked, "image.html", shown, frame, image=found, layer=chosen)
+    about = samples.described(shown, site.settings) | {"frame": frame}
+    return _frame(asked, "image.html", shown, frame, image=found, layer=chosen, about=about)
 
 
 @router.get("/results/{number}/content")
@@ -50,6 +52,18 @@ def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)
+
+
+@router.get("/{which}/{number}/{frame}/samples")
+@needs(UserRole.VIEWER)
+def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) -> Response:
+    """The real samples of a frame, described in the header X-Samples (``views.samples``)."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, which, number)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    found = samples.samples(shown, asked.site.settings, frame)
+    headers = {"X-Samples": json.dumps(found.about)}
+    return Response(found.data, media_type="application/octet-stream", headers=headers)
 
 
 @router.get("/{which}/{number}/{frame}")

@@ -15,7 +15,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading as report
 from dicom_node.services import assessments
-from dicom_node.services.images import images_of, number_in, person, report_files, subject
+from dicom_node.services.images import images_of, number_in, person, report_files, subject, view
 from dicom_node.services.typed import Row
 from dicom_node.store import views
 from dicom_node.store.accounts import Withdrawal
@@ -23,6 +23,7 @@ from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
 _FIGURES = 12  # of a UID, at least
+_LOOKED_INTO = 6  # images of a study, for one with marks
 _MOST = 200  # images, received objects and events that a study's page shows
 _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
@@ -43,24 +44,25 @@ def brief(session: Session, number: int) -> View:
 
 def show(session: Session, settings: Settings, number: int) -> View:
     """The content of a study's page. Raises NotFound."""
-    view = brief(session, number)
+    shown = brief(session, number)
     images = _images(session, number)
     results = _results(session, settings, number)
     reported = _report(session, settings, number)
     reported["missing"] = assessments.missing_findings(session, settings, number, reported["findings"])
     reported["findings"] = assessments.with_verdicts(session, number, reported["findings"])
     return {
-        **view,
+        **shown,
         "accession": session.get_one(Study, number).accession_number,
         "person": person(session, settings, number),
         "images": images,
+        "lead": _lead(session, settings, images),
         "received": _received(session, number),
-        "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
+        "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
         "results": results,
         "held": assessments.held_results(session, settings, number),
         **reported,
         "timeline": timeline(session, number),
-        "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
+        "events": views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
 
@@ -117,6 +119,18 @@ def _images(session: Session, number: int) -> list[View]:
         }
         for row in images_of(session, number)
     ]
+
+
+def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
+    """The first image that a report draws on, as its page shows it; else the first that is here."""
+    here = [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]
+    seen = (view(session, settings, number) for number in here)
+    first: View | None = None
+    for one in seen:
+        first = first or one
+        if one["marks"]:
+            return one
+    return first
 
 
 def _received(session: Session, number: int) -> list[View]:

@@ -23,7 +23,7 @@ from dicom_node.store.tables import Instance, ReceivedObject, Result
 
 LARGEST = 1600
 """Pixels of the longer side: a preview is no image to read from."""
-_two_at_a_time = threading.Semaphore(2)
+_decoders = threading.Semaphore(2)
 
 
 class PictureKind(StrEnum):
@@ -81,13 +81,13 @@ def _received(session: Session, number: int) -> Shown | None:
 
 def frames(shown: Shown, settings: Settings) -> int:
     """The number of frames of an image. Raises NotFound where none can be shown."""
-    with _as_not_found():
+    with two_at_a_time():
         return open_dicom(shown.path, settings.images.limits).header.frames
 
 
 def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) -> bytes:
     """A frame (from 1) as a viewer shows it first, at most ``longest`` pixels. Raises NotFound."""
-    with _two_at_a_time, _as_not_found():
+    with two_at_a_time():
         picture = Image.fromarray(open_dicom(shown.path, settings.images.limits).display(frame - 1))
         side = min(max(longest, 16), LARGEST)
         picture.thumbnail((side, side))
@@ -97,8 +97,10 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
 
 
 @contextmanager
-def _as_not_found() -> Iterator[None]:
+def two_at_a_time() -> Iterator[None]:
+    """Decode two images at a time, so that memory has a bound. Raises NotFound where one cannot be shown."""
     try:
-        yield
+        with _decoders:
+            yield
     except (OSError, PixelError, MemoryError):
         raise NotFound("this image cannot be shown") from None

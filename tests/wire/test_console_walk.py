@@ -33,8 +33,9 @@ pytestmark = [
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 NO_PAGES = {
     *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
-    *("/studies/{which}/{number}/{frame}", "/studies/{number}/thumbnail"),
-    *("/models/{identifier}/{version}/feedback.csv",),
+    *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
+    "/studies/{number}/thumbnail",
+    "/models/{identifier}/{version}/feedback.csv",
 }
 """What pages fetch, a browser keeps as a file, or only machines ask for."""
 FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel", "/fetches/{name}/missing"}
