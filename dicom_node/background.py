@@ -52,6 +52,7 @@ from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.held import report_overdue
 from dicom_node.outbox.outages import report_outages
+from dicom_node.outbox.removals import Removals
 from dicom_node.processes import running
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
@@ -125,6 +126,7 @@ class Background:
             self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
+            self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
         if self._role.indexes:  # what is fetched comes into this machine's spool
             self._fetch()
         if self._settings.notifications:

@@ -157,6 +157,10 @@ RESULTS_ROUTED = EventType(
     4050, _INFO, "a condition of the rule holds: results go to further peers, or first"
 )
 RESULT_WITHDRAWN = EventType(4030, _WARNING, "a person withdrew a result")
+RESULT_REMOVED = EventType(4031, _INFO, "a withdrawn result is gone from a peer that was asked to delete it")
+RESULT_NOT_REMOVED = EventType(
+    4032, _ERROR, "a peer does not delete a withdrawn result: a person deletes it there"
+)
 
 RESULTS_HELD = EventType(4040, _INFO, "results wait until a person has accepted them")
 ASSESSMENT_OVERDUE = EventType(4041, _ERROR, "results wait for a person for longer than outbox.assess_hours")

@@ -224,6 +224,9 @@ class PeerSettings(_Section):
     """Another port for storage commitment."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
+    withdraw: Literal["", "delete"] = ""
+    """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
+    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have."""
     assessments: bool = False
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
@@ -303,6 +306,18 @@ class PeerSettings(_Section):
             raise ValueError("a peer that may be queried needs host and port")
         if self.retrieve == "move" and "send" not in self.may:
             raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked_to_delete(self) -> Self:
+        if self.withdraw == "delete":
+            if "receive" not in self.may or self.transport == "dimse":
+                raise ValueError(
+                    'withdraw = "delete" is for peers that receive by transport = "orthanc" or "dicomweb": '
+                    "DICOM's own network has no request to delete"
+                )
+            if self.iocm:
+                raise ValueError('give iocm = true or withdraw = "delete", not both')
         return self
 
     @model_validator(mode="after")

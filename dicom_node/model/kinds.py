@@ -31,6 +31,14 @@ DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.S
 """What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
 
 
+class RemovalState(StrEnum):
+    """How far the deletion of a withdrawn result at a peer is."""
+
+    ASKED = "asked"  # the peer is asked until it is gone there
+    GONE = "gone"
+    BY_HAND = "by_hand"  # the peer refuses: a person deletes it there
+
+
 class RejectionReason(StrEnum):
     """Why a result is withdrawn, as far as IHE IOCM can say it."""
 

@@ -20,6 +20,8 @@ from dicom_node.scu.destination import (
     Destination,
     Outgoing,
     Presence,
+    RemovalAnswer,
+    Remover,
     SendReport,
     SendStatus,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "ObjectSink",
     "Outgoing",
     "Presence",
+    "RemovalAnswer",
+    "Remover",
     "RetrieveStatus",
     "Retrieved",
     "SendReport",
@@ -44,6 +48,7 @@ __all__ = [
     "open_archive",
     "open_commitment",
     "open_destination",
+    "open_remover",
 ]
 
 
@@ -63,6 +68,17 @@ def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
     from dicom_node.scu.commitment import CommitmentRequestor
 
     return CommitmentRequestor(peer, settings)
+
+
+def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
+    """The way to delete objects at this peer, which has ``withdraw = "delete"``. For one thread."""
+    if peer.transport == "orthanc":
+        from dicom_node.scu.orthanc import OrthancDestination
+
+        return OrthancDestination(peer, settings)
+    from dicom_node.scu.dicomweb import DicomwebDestination
+
+    return DicomwebDestination(peer, settings)
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:

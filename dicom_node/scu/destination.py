@@ -104,6 +104,27 @@ class Destination(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalAnswer:
+    """Whether an object is gone from a destination; ``for_good``: asking again changes nothing."""
+
+    gone: bool
+    text: str = ""
+    for_good: bool = False
+
+
+class Remover(Protocol):
+    """A destination that deletes objects. Not shared between threads."""
+
+    def remove(self, item: Outgoing) -> RemovalAnswer:
+        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...
+
+
 KeepReport = Callable[[CommitmentReport], None]
 """Makes a report durable, or raises: only then it is answered with Success."""
 

@@ -67,6 +67,12 @@ class DicomwebDestination(HttpDestination):
         report = _stored(answer, item.sop_instance_uid)
         return UNREADABLE if report is _UNNAMED and not self._is_queried else report
 
+    def _delete(self, item: Outgoing) -> None:
+        with self._connections.within(self._outbox.answer_seconds):
+            self._client.delete_instance(
+                item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid
+            )
+
     def _look(self, item: Outgoing) -> Confirmation:
         try:
             with self._connections.within(self._outbox.answer_seconds):
@@ -80,7 +86,9 @@ class DicomwebDestination(HttpDestination):
                 return Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
             return unanswered(problem(error, self._connections))
         for answer in answers:
-            if _value(answer, _SOP_INSTANCE) == item.sop_instance_uid:
+            if not (uid := _value(answer, _SOP_INSTANCE)):
+                raise ValueError("an answer names no object")
+            if uid == item.sop_instance_uid:
                 return shown(item, _value(answer, _SOP_CLASS))
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 

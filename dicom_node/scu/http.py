@@ -23,6 +23,7 @@ from dicom_node.scu.destination import (
     Confirmation,
     Outgoing,
     Presence,
+    RemovalAnswer,
     SendReport,
     SendStatus,
     hangs,
@@ -33,6 +34,7 @@ CONNECT_SECONDS = 10.0
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
+_REFUSED = frozenset({400, 401, 403, 405, 410, 501})  # answers to DELETE that stay
 # What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
 FAULTY_ANSWER = (
     ArithmeticError,
@@ -117,6 +119,24 @@ class HttpDestination(ABC):
             answers.append(answers[-1] if hung else self._try_to_look(item))
         return answers
 
+    def remove(self, item: Outgoing) -> RemovalAnswer:
+        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        try:
+            seen = self._look(item)
+            if seen.presence is Presence.FOUND:
+                self._delete(item)
+                seen = self._look(item)
+        except requests.RequestException as error:
+            report = problem(error, self._connections)
+            for_good = status_of(error) in _REFUSED
+            return RemovalAnswer(False, f"{report.code} {report.text}".strip(), for_good)
+        except FAULTY_ANSWER:
+            return RemovalAnswer(False, UNREADABLE.text)
+        if seen.presence is Presence.DIFFERENT:
+            return RemovalAnswer(False, seen.text, for_good=True)
+        gone = seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE)
+        return RemovalAnswer(gone, "" if gone else seen.text or "it is still there")
+
     def close(self) -> None:
         """End all calls under way for good, from any thread."""
         self._connections.close()
@@ -139,6 +159,10 @@ class HttpDestination(ABC):
 
     @abstractmethod
     def _store(self, item: Outgoing) -> SendReport: ...
+
+    @abstractmethod
+    def _delete(self, item: Outgoing) -> None:
+        """Raises requests.RequestException."""
 
     @abstractmethod
     def _look(self, item: Outgoing) -> Confirmation: ...

@@ -74,12 +74,22 @@ class OrthancDestination(HttpDestination):
             return problem(error, self._connections)
         return _UPLOADED.get(answer.get("Status"), UNREADABLE)
 
-    def _look(self, item: Outgoing) -> Confirmation:
+    def _delete(self, item: Outgoing) -> None:
+        with self._within(item):
+            for identifier in self._found(item):
+                if self._is_same(identifier, item):
+                    self._client.delete_instance(identifier, **self._call)
+
+    def _found(self, item: Outgoing) -> list[str]:
+        """Orthanc's identifiers of the objects of this UID."""
         uid = {"SOPInstanceUID": item.sop_instance_uid}
         query = {"Level": "Instance", "CaseSensitive": True, "Query": uid}
+        return list(self._client.find(query, **self._call))
+
+    def _look(self, item: Outgoing) -> Confirmation:
         try:
             with self._within(item):
-                found = self._client.find(query, **self._call)
+                found = self._found(item)
                 if not found:
                     return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
                 if any(self._is_same(identifier, item) for identifier in found):

@@ -1,4 +1,4 @@
-"""Withdraw results: stop delivery, send rejection notes to peers with ``iocm``, list UIDs for the others."""
+"""Withdraw results: stop delivery; peers delete them, get a rejection note, or are listed for a person."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dicom_node import outbox
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import RESULT_WITHDRAWN
-from dicom_node.model.kinds import AuditAction, RejectionReason, ResultKind
+from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.accounts import Removal, Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
@@ -47,6 +47,8 @@ def show(session: Session, settings: Settings, study: int) -> View:
             for row in kept
         ],
         "told": sorted(peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may),
+        "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
+        "removals": _removals(session, study),
         "gone": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid"),
@@ -109,6 +111,7 @@ def withdraw(
                         note_id=note.id if note and row in to_inform else None,
                     ),
                 )
+                outbox.ask_to_remove(session, row, settings.peers)
             stored.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,
@@ -206,8 +209,28 @@ def _iocm(settings: Settings) -> set[str]:
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
 
+def _removals(session: Session, study: int) -> list[View]:
+    """How far peers are that delete withdrawn results of the study."""
+    chosen = select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+    chosen = chosen.join(Delivery, Delivery.id == Removal.delivery_id).join(
+        Result, Result.id == Delivery.result_id
+    )
+    rows = session.execute(
+        chosen.where(Result.study_id == study).order_by(Delivery.destination, Removal.delivery_id)
+    )
+    return [
+        {
+            "destination": name,
+            "kind": kind.value,
+            "sop_instance_uid": uid,
+            **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
+        }
+        for row, name, kind, uid in rows
+    ]
+
+
 def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
-    """The withdrawn results at each peer that gets no note of the withdrawal, by peer.
+    """The withdrawn results at each peer that gets no note of the withdrawal and does not delete them.
 
     A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
     when the delivery was discarded.
@@ -218,6 +241,9 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
         informed = select(Delivery.destination).where(
             Delivery.result_id == note, Delivery.state.in_(_INFORMED)
         )
-        for name in sorted(_arrived(row) - set(session.scalars(informed))):
+        deleted = select(Delivery.destination).join(Removal, Removal.delivery_id == Delivery.id)
+        deleted = deleted.where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
+        cared_for = {*session.scalars(informed), *session.scalars(deleted)}
+        for name in sorted(_arrived(row) - cared_for):
             found.setdefault(name, []).append(row.sop_instance_uid)
     return found

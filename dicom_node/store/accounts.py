@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, RemovalState
 from dicom_node.model.roles import UserRole
 from dicom_node.store.tables import Base, Id
 
@@ -50,6 +50,19 @@ class Withdrawal(Base):
     reason: Mapped[RejectionReason]
     because: Mapped[str]  # a person's words: in no log and no event
     note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
+
+
+class Removal(Base):
+    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it."""
+
+    __tablename__ = "removal"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
+    state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
+    reason: Mapped[str] = mapped_column(default="")
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class RegisteredPatient(Base):

@@ -183,6 +183,9 @@ instances of a study or series. Retrieve: studies, series, instances (`multipart
 (`application/dicom+json`, without Pixel Data and binary values of more than 256 KiB), frames; all as they are stored: another transfer syntax
 is answered with 406. Neither rendered images nor thumbnails nor bulk data.
 
+Peers with `withdraw = "delete"` get `DELETE …/studies/{{study}}/series/{{series}}/instances/{{instance}}` for results that a person
+withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /instances/{{id}}`. Both are followed by a search.
+
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
 

@@ -747,6 +747,19 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     )
     op.create_index("ix_withdrawal_note_id", "withdrawal", ["note_id"])
 
+    op.create_table(
+        "removal",
+        sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_removal_delivery_id")),
+        sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_removal")),
+    )
+    op.create_index("ix_removal_state", "removal", ["state"])
+
     op.bulk_insert(sa.table("installation", sa.column("drawn")), [{"drawn": secrets.token_hex(16)}])
     connection = op.get_bind()
     if connection.dialect.name == "postgresql" and not sa.inspect(connection).has_table("procrastinate_jobs"):
