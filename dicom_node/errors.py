@@ -139,7 +139,13 @@ class NotRunning(RequestRefused):
 
 
 class SignInRefused(RequestRefused):
-    """Name or password is wrong, or there were too many attempts."""
+    """Name or password is wrong, the account may not be used, or there were too many attempts."""
+
+
+class ProviderUnusable(RequestRefused):
+    """The provider of the hospital's accounts does not answer, or not as OpenID Connect has it."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class FaultyInput(RequestRefused):

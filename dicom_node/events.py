@@ -216,6 +216,9 @@ CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")
 CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the one before stays in force")
 CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
+ACCOUNTS_UNUSABLE = EventType(
+    6022, _WARNING, "the provider of accounts does not answer, or not as OpenID Connect has it"
+)
 TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")
 STORE_AWAY = EventType(6050, _ERROR, "the object store takes no objects: they wait on this machine")

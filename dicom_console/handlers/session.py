@@ -6,9 +6,9 @@ from fastapi import APIRouter, Response
 
 from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
 from dicom_console.web.pages import static
-from dicom_node.errors import SignInRefused
+from dicom_node.errors import RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import oidc, users
 
 router = APIRouter()
 
@@ -36,7 +36,8 @@ def begin(asked: Asked) -> Response:
     name, password = asked.text("name"), asked.form.get("password", "")
     try:
         given = password if isinstance(password, str) else ""
-        token = users.sign_in(asked.site.database, name[:64], given, asked.address, asked.token)
+        database, address = asked.site.database, asked.address
+        token = users.sign_in(database, name[:64], given, address, asked.token, asked.agent)
     except SignInRefused as error:
         return _form(asked, asked.token, str(error), 403, name[:64])
     response = see_other("/")
@@ -44,12 +45,58 @@ def begin(asked: Asked) -> Response:
     return response
 
 
+@router.get("/sign-in/oidc")
+@needs(ANYONE)
+def begin_elsewhere(asked: Asked) -> Response:
+    """Send the browser to the provider of the hospital's accounts."""
+    secret = users.new_token()
+    try:
+        response = see_other(oidc.begin(asked.site.settings, secret))
+    except RequestRefused as error:
+        return _elsewhere(asked, str(error), 503)
+    # It comes back from another site: lax. No page can be asked for by this cookie.
+    response.set_cookie(
+        _oidc_cookie(asked), secret, 60 * oidc.MINUTES, path="/", secure=asked.site.secure, httponly=True
+    )
+    return response
+
+
+@router.get(oidc.BACK)
+@needs(ANYONE)
+def come_back(asked: Asked) -> Response:
+    """A new session for whom the provider sends back.
+
+    A page that goes on by itself, since a browser that comes from another site sends no strict cookie.
+    """
+    secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
+    site = asked.site
+    try:
+        token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+    except RequestRefused as error:
+        response = _elsewhere(asked, str(error), 403 if isinstance(error, SignInRefused) else 503)
+    else:
+        response = _elsewhere(asked)
+        remember(response, site, token)
+    response.delete_cookie(_oidc_cookie(asked), path="/", secure=site.secure)
+    return response
+
+
+@router.get("/sign-in/oidc/leave")
+@needs(ANYONE)
+def leave(asked: Asked) -> Response:
+    """Send the browser to where its person signs out of the provider, too."""
+    try:
+        return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
+    except RequestRefused as error:
+        return _elsewhere(asked, str(error), 503)
+
+
 @router.post("/sign-out")
 @needs(UserRole.VIEWER)
 def end(asked: Asked) -> Response:
     """End the session."""
     users.sign_out(asked.site.database, asked.token, asked.person)
-    response = see_other("/sign-in")
+    response = see_other("/sign-in", left="1")
     response.delete_cookie(asked.site.cookie, path="/", secure=asked.site.secure)
     return response
 
@@ -64,4 +111,17 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    return asked.page("sign_in.html", status, token=token, problem=problem, name=name)
+    console = asked.site.settings.console
+    elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
+    left = bool(asked.query("left"))
+    return asked.page(
+        "sign_in.html", status, token=token, problem=problem, name=name, elsewhere=elsewhere, left=left
+    )
+
+
+def _elsewhere(asked: Asked, problem: str = "", status: int = 200) -> Response:
+    return asked.page("sign_in_elsewhere.html", status, problem=problem)
+
+
+def _oidc_cookie(asked: Asked) -> str:
+    return f"{asked.site.cookie}-oidc"

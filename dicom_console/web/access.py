@@ -99,6 +99,11 @@ class Visit:
         """Where the request comes from."""
         return self.request.client.host if self.request.client else ""
 
+    @property
+    def agent(self) -> str:
+        """What the browser calls itself."""
+        return self.request.headers.get("user-agent", "")
+
     def text(self, name: str) -> str:
         """A field of the form, "" where it is missing or a file."""
         value = self.form.get(name, "")

@@ -18,6 +18,7 @@ from dicom_node.config.addresses import checked_host, checked_url, checked_viewe
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
+from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.sections import (
     REVEALED,
     AssemblySettings,
@@ -122,7 +123,8 @@ class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
     url: Annotated[str, AfterValidator(checked_url)] = ""
-    """Its address for links in notifications, such as "https://ai-node.example.org"; empty: no links."""
+    """Its address for people, such as "https://ai-node.example.org": in links of notifications, and where the
+    provider of [console.oidc] sends browsers back to; empty: no links."""
     enabled: bool = False
     """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
     host: Host = "127.0.0.1"
@@ -151,6 +153,14 @@ class ConsoleSettings(_Section):
     metrics_port: Port | None = None
     """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
     else: for a network of its own. Whoever reaches it reads the numbers."""
+    oidc: OidcSettings | None = None
+    """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
+
+    @model_validator(mode="after")
+    def _is_found_again(self) -> Self:
+        if self.oidc and not is_safe(self.url):
+            raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
+        return self
 
 
 class PeerSettings(_Section):

@@ -65,6 +65,12 @@ _one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of 
 LONGEST_DAYS = 3650
 _PREFIX = "dn_"  # so that a leaked one is recognised for what it is
 _USED_MINUTES = 5  # how exactly it is known when a token was used
+_BROWSERS = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Version": "Safari"}
+"""Sign in a User-Agent → name, in this order: most call themselves Chrome, too."""
+_SYSTEMS = {
+    "Windows": "Windows", "Android": "Android", "iPhone": "iOS", "iPad": "iPadOS", "Mac OS X": "macOS",
+    "Linux": "Linux",
+}  # fmt: skip
 
 
 def add_user(settings: Settings, name: str, role: UserRole, password: str, by: Person = COMMAND_LINE) -> None:
@@ -87,7 +93,7 @@ def list_users(settings: Settings) -> list[View]:
         used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
         nowhere = {"sessions": 0, "seen_at": None}
         found = session.scalars(select(UserAccount).order_by(UserAccount.name)).all()
-        shown = ("name", "role", "created_at", "disabled")
+        shown = ("name", "role", "created_at", "disabled", "issuer")
         return [columns(user, *shown) | used.get(user.id, nowhere) for user in found]
 
 
@@ -101,14 +107,17 @@ def change_user(
 ) -> None:
     """Set a user's role, and whether the account is disabled; None leaves either as it is.
 
-    The user is signed out everywhere. Raises NotFound, and NotAllowedNow for the own account of ``by``.
+    The user is signed out everywhere. Raises NotFound, and NotAllowedNow for the own account of ``by`` and
+    for the role of an account that is the provider's.
     """
     with writing(settings) as session:
         user = _known(session, name)
         _refuse_own(user, by)
+        if role:
+            _refuse_of_provider(user, "role")
         user.role = role or user.role
         user.disabled = user.disabled if disabled is None else disabled
-        _sign_out(session, user)
+        sign_out_everywhere(session, user)
         role_now = user.role.value
         audit.note(
             session, by, AuditAction.USER_CHANGED, user=user.name, role=role_now, disabled=user.disabled
@@ -119,7 +128,7 @@ def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> No
     """Sign a user out everywhere. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
-        _sign_out(session, user)
+        sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
 
@@ -128,21 +137,24 @@ def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> Non
     with writing(settings) as session:
         user = _known(session, name)
         _refuse_own(user, by)
-        _sign_out(session, user)
+        sign_out_everywhere(session, user)
         session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
         session.delete(user)
         audit.note(session, by, AuditAction.USER_REMOVED, user=name)
 
 
 def set_password(settings: Settings, name: str, password: str, by: Person = COMMAND_LINE) -> None:
-    """Another password; who is signed in under the old one is signed out. Raises NotFound, FaultyInput."""
+    """Another password; who is signed in under the old one is signed out.
+
+    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    """
     with reading(settings) as session:  # before a new password is asked for its length
-        _known(session, name)
+        _refuse_of_provider(_known(session, name), "password")
     hashed = _hashed(name, password)
     with writing(settings) as session:
         user = _known(session, name)
         user.password_hash = hashed
-        _sign_out(session, user)
+        sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.PASSWORD_SET, user=name)
 
 
@@ -167,8 +179,10 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def sign_in(database: Database, name: str, password: str, address: str, former: str = "") -> str:
-    """The token of a new session; that of the ``former`` one ends.
+def sign_in(
+    database: Database, name: str, password: str, address: str, former: str = "", agent: str = ""
+) -> str:
+    """The token of a new session; that of the ``former`` one ends. ``agent``: the browser's User-Agent.
 
     Raises SignInRefused, in the same words for an unknown name and a disabled account.
     """
@@ -176,22 +190,75 @@ def sign_in(database: Database, name: str, password: str, address: str, former: 
         with database.read() as session:
             user = find(session, name)
             number = user.id if user and not user.disabled else None
-            known, hashed = (user.name, user.password_hash) if user else ("", _hash_of_nobody())
+            known = user.name if user else ""
+            hashed = (user.password_hash if user else "") or _hash_of_nobody()
             typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
-            _refuse_too_many(session, _of_name(known, typed), address)
+            refuse_too_many(session, address, _of_name(known, typed))
         if not _fits(hashed, password) or number is None:
             with database.write() as session:
                 audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
             raise SignInRefused("Name or password is wrong.")
-    token, now = new_token(), utc_now()
     with database.write() as session:
-        ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
-        session.execute(delete(UserSession).where(ended))
-        session.add(
-            UserSession(token_sha256=_hash(token), user_id=number, created_at=now, seen_at=now, search={})
-        )
-        audit.note(session, Person(known, address), AuditAction.SIGNED_IN)
+        return open_session(session, number, Person(known, address), agent, former)
+
+
+def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:
+    """The token of a new session; that of the ``former`` one ends. ``how``: fields for the audit."""
+    token, now = new_token(), utc_now()
+    ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+    session.execute(delete(UserSession).where(ended))
+    row = UserSession(
+        token_sha256=_hash(token),
+        user_id=user_id,
+        created_at=now,
+        seen_at=now,
+        address=by.address[:64],
+        browser=browser_name(agent),
+        search={},
+    )
+    session.add(row)
+    audit.note(session, by, AuditAction.SIGNED_IN, **how)
     return token
+
+
+def browser_name(agent: str) -> str:
+    """ "Firefox 144, Windows" of a User-Agent (RFC 9110 10.1.5), "" where it names neither."""
+    agent = agent[:400]
+    versions = ((name, re.search(rf"{sign}/(\d{{1,4}})", agent)) for sign, name in _BROWSERS.items())
+    browser = next((f"{name} {found[1]}" for name, found in versions if found), "")
+    system = next((name for sign, name in _SYSTEMS.items() if sign in agent), "")
+    return ", ".join(filter(None, (browser, system)))
+
+
+def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> list[View]:
+    """Who is signed in, by name, of one ``user`` where asked for; ``own``: the session of this ``token``."""
+    with reading(settings) as session:
+        chosen = select(UserSession, UserAccount.name).join(
+            UserAccount, UserSession.user_id == UserAccount.id
+        )
+        alive = UserSession.created_at > utc_now() - LONGEST_SESSION
+        idle = utc_now() - timedelta(minutes=settings.console.idle_minutes)
+        chosen = chosen.where(alive, UserSession.seen_at > idle)
+        if user:
+            chosen = chosen.where(UserAccount.name == _known(session, user).name)
+        rows = session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
+        shown = ("created_at", "seen_at", "address", "browser")
+        return [
+            {"session": row.id, "user": name, **columns(row, *shown), "own": row.token_sha256 == _hash(token)}
+            for row, name in rows
+        ]
+
+
+def end_session(settings: Settings, number: int, by: Person = COMMAND_LINE, of: User | None = None) -> None:
+    """End one session; ``of``: who ends it, where only an admin may end those of others. Raises NotFound."""
+    with writing(settings) as session:
+        row = session.get(UserSession, number)
+        user = session.get_one(UserAccount, row.user_id) if row else None
+        may = of is None or of.role is UserRole.ADMIN or (user is not None and user.name == of.name)
+        if row is None or user is None or not may:
+            raise NotFound(f"no session has the number {number}: dicom-node users sessions shows them")
+        session.delete(row)
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True, ended=number)
 
 
 def user_of_session(
@@ -219,7 +286,7 @@ def user_of_session(
         return None
     if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
         with database.write() as session:
-            if seen := session.get(UserSession, _hash(token)):
+            if seen := _session(session, token):
                 seen.seen_at = now
     return found
 
@@ -234,7 +301,7 @@ def sign_out(database: Database, token: str, by: Person) -> None:
 def search_of(database: Database, token: str) -> dict[str, str]:
     """This session's last search by patient or accession number, which no address may hold."""
     with database.read() as session:
-        row = session.get(UserSession, _hash(token))
+        row = _session(session, token)
         return dict(row.search) if row else {}
 
 
@@ -243,7 +310,7 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: Pe
     which.
     """
     with database.write() as session:
-        if row := session.get(UserSession, _hash(token)):
+        if row := _session(session, token):
             row.search = dict(about)
         if about:
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
@@ -275,7 +342,10 @@ def save_filters(database: Database, user: User, name: str, filters: Mapping[str
 
 
 def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
-    """A new token of a user, for this many days; it is shown once. Raises NotFound, FaultyInput."""
+    """A new token of a user, for this many days; it is shown once.
+
+    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    """
     words = " ".join(purpose.split())
     if not 1 <= len(words) <= 64 or not words.isprintable():
         raise FaultyInput("describe the use of the token in 1 to 64 characters")
@@ -286,6 +356,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
         owner = find(session, user)
         if owner is None:
             raise NotFound(f"there is no user {user}: dicom-node users list shows them")
+        _refuse_of_provider(owner, "token")
         row = ApiToken(
             token_sha256=_hash(token),
             user_id=owner.id,
@@ -350,6 +421,19 @@ def _refuse_own(user: UserAccount, by: Person) -> None:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
 
 
+def _refuse_of_provider(user: UserAccount, what: str) -> None:
+    """Raise NotAllowedNow where the provider decides: a token would outlive the account there."""
+    if user.issuer:
+        raise NotAllowedNow(
+            f"{user.name} is an account of {user.issuer}: it gets no {what} here"
+            + (", add a user for the program" if what == "token" else ", change it there")
+        )
+
+
+def _session(session: Session, token: str) -> UserSession | None:
+    return session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
+
+
 def _known(session: Session, name: str) -> UserAccount:
     user = find(session, name)
     if user is None:
@@ -357,7 +441,8 @@ def _known(session: Session, name: str) -> UserAccount:
     return user
 
 
-def _sign_out(session: Session, user: UserAccount) -> None:
+def sign_out_everywhere(session: Session, user: UserAccount) -> None:
+    """End all sessions of a user."""
     session.execute(delete(UserSession).where(UserSession.user_id == user.id))
 
 
@@ -386,14 +471,14 @@ def _of_name(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:
     return named & (AuditRow.fields["typed"].as_string() == typed["typed"]) if typed else named
 
 
-def _refuse_too_many(session: Session, named: ColumnElement[bool], address: str) -> None:
+def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
+    """Raise SignInRefused after too many refusals of an address, or of the account that is ``named``."""
     here = AuditRow.address == address
     since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
-    for which, limit in (
-        (here & named, REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
-        (here, REFUSALS_OF_AN_ADDRESS),
-        (named, REFUSALS_OF_A_NAME),
-    ):
+    limits = [(here, REFUSALS_OF_AN_ADDRESS)]
+    if named is not None:
+        limits += [(here & named, REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS), (named, REFUSALS_OF_A_NAME)]
+    for which, limit in limits:
         if _refusals(session, which, since) >= limit:
             raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
 

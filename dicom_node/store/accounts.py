@@ -14,17 +14,20 @@ from dicom_node.store.tables import Base, Id
 
 
 class UserAccount(Base):
-    """Who may use the console."""
+    """Who may use the console: known by name and password here, or by the hospital's provider of accounts."""
 
     __tablename__ = "user_account"
+    __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[UserRole]
-    password_hash: Mapped[str]  # argon2id, with its salt and parameters
+    password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
     created_at: Mapped[datetime]
     disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
     filters: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of the list of studies, by their names
+    issuer: Mapped[str | None] = mapped_column(String(255))  # the provider, which has the password
+    subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not
 
 
 class UserSession(Base):
@@ -32,10 +35,13 @@ class UserSession(Base):
 
     __tablename__ = "user_session"
 
-    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    address: Mapped[str] = mapped_column(String(64))
+    browser: Mapped[str] = mapped_column(String(64))  # in words
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
 
 

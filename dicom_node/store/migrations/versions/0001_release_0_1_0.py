@@ -238,7 +238,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
         sa.Column("filters", sa.JSON(), nullable=False),
+        sa.Column("issuer", sa.String(length=255), nullable=True),
+        sa.Column("subject", sa.String(length=255), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_account")),
+        sa.UniqueConstraint("issuer", "subject", name=op.f("uq_user_account_issuer")),
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
     op.create_table(
@@ -513,13 +516,17 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
 
     op.create_table(
         "user_session",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("token_sha256", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("seen_at", sa.DateTime(), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("browser", sa.String(length=64), nullable=False),
         sa.Column("search", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_user_session_user_id")),
-        sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_user_session")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_user_session")),
+        sa.UniqueConstraint("token_sha256", name=op.f("uq_user_session_token_sha256")),
     )
     op.create_index("ix_user_session_user_id", "user_session", ["user_id"])
 
