@@ -6,7 +6,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from dicom_console.web.access import Asked, Visit, needs, see_other
+from dicom_console.web.access import Asked, Number, Visit, needs, see_other
 from dicom_node.errors import FaultyInput, RequestRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
@@ -57,6 +57,22 @@ def change(asked: Asked, name: str, change: Change) -> Response:
     return see_other("/users")
 
 
+@router.get("/sessions")
+@needs(UserRole.VIEWER)
+def own_sessions(asked: Asked) -> Response:
+    """List where the person is signed in."""
+    found = users.list_sessions(asked.site.settings, asked.user.name, token=asked.token)
+    return asked.page("sessions.html", sessions=found)
+
+
+@router.post("/sessions/{number}/end")
+@needs(UserRole.VIEWER)
+def end_session(asked: Asked, number: Number) -> Response:
+    """End one session: of the person, or of anybody by an admin."""
+    users.end_session(asked.site.settings, number, asked.person, asked.user)
+    return see_other("/users" if asked.text("back") == "users" else "/sessions")
+
+
 def _page(
     asked: Visit, problem: str = "", status: int = 200, given: dict[str, str] | None = None
 ) -> Response:
@@ -64,6 +80,7 @@ def _page(
         "users.html",
         status,
         rows=users.list_users(asked.site.settings),
+        sessions=users.list_sessions(asked.site.settings, token=asked.token),
         roles=list(UserRole),
         shortest=users.SHORTEST,
         longest=users.LONGEST,

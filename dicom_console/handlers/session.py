@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 from fastapi import APIRouter, Response
 
 from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
 from dicom_console.web.pages import static
-from dicom_node.errors import RequestRefused, SignInRefused
+from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import oidc, users
 
@@ -53,7 +55,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     try:
         response = see_other(oidc.begin(asked.site.settings, secret))
     except RequestRefused as error:
-        return _elsewhere(asked, str(error), 503)
+        return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
         _oidc_cookie(asked), secret, 60 * oidc.MINUTES, path="/", secure=asked.site.secure, httponly=True
@@ -73,7 +75,7 @@ def come_back(asked: Asked) -> Response:
     try:
         token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
     except RequestRefused as error:
-        response = _elsewhere(asked, str(error), 403 if isinstance(error, SignInRefused) else 503)
+        response = _elsewhere(asked, error)
     else:
         response = _elsewhere(asked)
         remember(response, site, token)
@@ -88,7 +90,7 @@ def leave(asked: Asked) -> Response:
     try:
         return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
     except RequestRefused as error:
-        return _elsewhere(asked, str(error), 503)
+        return _elsewhere(asked, error)
 
 
 @router.post("/sign-out")
@@ -119,8 +121,9 @@ def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: 
     )
 
 
-def _elsewhere(asked: Asked, problem: str = "", status: int = 200) -> Response:
-    return asked.page("sign_in_elsewhere.html", status, problem=problem)
+def _elsewhere(asked: Asked, error: RequestRefused | None = None) -> Response:
+    refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
+    return asked.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
 
 
 def _oidc_cookie(asked: Asked) -> str:

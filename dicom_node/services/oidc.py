@@ -50,7 +50,7 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class _Provider:
+class _IdentityProvider:
     """The provider as it describes itself, and a session that asks it."""
 
     settings: OidcSettings
@@ -92,10 +92,11 @@ def finish(
 
     Raises SignInRefused, ProviderUnusable, TooManyAtOnce, NotFound where no provider is configured.
     """
+    oidc = _configured(settings)
     with database.read() as session:
         users.refuse_too_many(session, address)
     try:
-        _check(settings, secret, answer)
+        _check(oidc, secret, answer)
         with _asked(settings) as provider:
             claims = _claims(provider, secret, answer["code"])
             groups = _groups(provider, claims)
@@ -106,7 +107,7 @@ def finish(
                 session, Person("", address), AuditAction.SIGN_IN_REFUSED, origin=_ORIGIN, because=note
             )
         raise
-    return _enter(database, provider.settings, claims, groups, address, agent)
+    return _enter(database, oidc, claims, groups, address, agent)
 
 
 def sign_out_address(settings: Settings) -> str:
@@ -127,27 +128,30 @@ def _derived(secret: str, purpose: str) -> str:
     return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
 
 
-def _check(settings: Settings, secret: str, answer: Mapping[str, str]) -> None:
+def _configured(settings: Settings) -> OidcSettings:
+    if settings.console.oidc is None:
+        raise NotFound("There is no such page.")
+    return settings.console.oidc
+
+
+def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
     """Raise SignInRefused for an answer that is not of this browser's sign-in, or no consent."""
     state = answer.get("state", "").encode(errors="replace")
     if not secret or not hmac.compare_digest(state, _derived(secret, "state").encode()):
         raise SignInRefused("This sign-in was not begun in this browser, or too long ago: begin again.")
-    oidc = settings.console.oidc
-    if oidc and answer.get("iss", oidc.issuer) != oidc.issuer:  # RFC 9207
+    if answer.get("iss", oidc.issuer) != oidc.issuer:  # RFC 9207
         raise SignInRefused("The answer is of another provider.")
     if not answer.get("code"):
         raise SignInRefused("The provider did not sign you in.")
 
 
 @contextmanager
-def _asked(settings: Settings) -> Iterator[_Provider]:
+def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
     """The provider, within its time. Raises ProviderUnusable, TooManyAtOnce and NotFound."""
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 
-    oidc = settings.console.oidc
-    if oidc is None:
-        raise NotFound("There is no such page.")
+    oidc = _configured(settings)
     if not _places.acquire(blocking=False):
         raise TooManyAtOnce("Too many sign in at once: try again.")
     connections = Connections(oidc.seconds)
@@ -174,12 +178,12 @@ def _unusable(reason: str) -> ProviderUnusable:
     )
 
 
-def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _Provider:
+def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
     """OpenID Connect Discovery 1.0, section 4."""
     from authlib.integrations.requests_client import OAuth2Session
     from authlib.oauth2.client import OAuth2Client
 
-    class Client(OAuth2Client):  # type: ignore[misc]  # without types
+    class BoundedClient(OAuth2Client):  # type: ignore[misc]  # without types
         """Asks by our session, which has limits."""
 
         client_auth_class = OAuth2Session.client_auth_class
@@ -189,7 +193,7 @@ def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _
         raise ValueError("another issuer")
     methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
     basic = "client_secret_basic" in methods
-    client = Client(
+    client = BoundedClient(
         session,
         client_id=oidc.client_id,
         client_secret=oidc.client_secret.get_secret_value(),
@@ -198,7 +202,7 @@ def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _
         redirect_uri=settings.console.url.rstrip("/") + BACK,
         code_challenge_method="S256",
     )
-    return _Provider(oidc, session, client, metadata)
+    return _IdentityProvider(oidc, session, client, metadata)
 
 
 def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str = "") -> dict[str, Any]:
@@ -224,7 +228,7 @@ def _small(answer: requests.Response) -> dict[str, Any]:
     return found
 
 
-def _claims(provider: _Provider, secret: str, code: str) -> dict[str, Any]:
+def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, Any]:
     """What the ID token says, checked (OpenID Connect Core 1.0, 3.1.3.7); ``access_token`` beside it.
 
     Raises SignInRefused for a code or a token that is not for this sign-in.
@@ -258,11 +262,7 @@ def _claims(provider: _Provider, secret: str, code: str) -> dict[str, Any]:
         claims = CodeIDToken(
             token.claims,
             token.header,
-            {
-                "iss": {"essential": True, "value": oidc.issuer},
-                "aud": {"essential": True, "value": oidc.client_id},
-                "acr": {"essential": True, "values": list(oidc.acr_values)} if oidc.acr_values else {},
-            },
+            {"aud": {"essential": True, "value": oidc.client_id}},
             {
                 "nonce": _derived(secret, "nonce"),
                 "client_id": oidc.client_id,
@@ -270,6 +270,8 @@ def _claims(provider: _Provider, secret: str, code: str) -> dict[str, Any]:
             },
         )
         claims.validate(leeway=_LEEWAY_SECONDS)
+        if claims["iss"] != oidc.issuer or (oidc.acr_values and claims.get("acr") not in oidc.acr_values):
+            raise ValueError("another issuer, or a weaker sign-in")
         if not isinstance(claims["sub"], str) or not re.fullmatch(r"[ -~]{1,255}", claims["sub"]):
             raise ValueError("no sub")
     except (JoseError, *FAULTY_ANSWER) as error:
@@ -278,7 +280,7 @@ def _claims(provider: _Provider, secret: str, code: str) -> dict[str, Any]:
     return {**claims, "access_token": str(given.get("access_token", ""))}
 
 
-def _groups(provider: _Provider, claims: Mapping[str, Any]) -> frozenset[str]:
+def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset[str]:
     """The groups of a person, of the ID token or of the UserInfo endpoint; what is no text is none."""
     name = provider.settings.groups_claim
     found = claims.get(name)

@@ -31,7 +31,10 @@ class Site:
     def page(self, complaints: list[str]) -> Page:
         """A page of a new browser."""
         page = self.chromium.new_context(base_url=self.address).new_page()
-        page.on("console", lambda said: complaints.append(said.text))
+        ours = f"{self.address}/"
+        page.on(
+            "console", lambda said: complaints.append(said.text) if ours in said.location["url"] else None
+        )
         return page
 
     def sign_in(self, page: Page, name: str) -> None:

@@ -45,6 +45,33 @@ def list_users(settings: Any) -> Rows:
     return users.list_users(settings)
 
 
+@list_verb(app, "users sessions", "--user anna --config node.toml", none="Nobody is signed in.")
+def list_sessions(
+    settings: Any,
+    *,
+    user: Annotated[str, typer.Option("--user", metavar="NAME", help="Only those of this user.")] = "",
+) -> Rows:
+    """List who is signed in, and from where."""
+    from dicom_node.services import users
+
+    return users.list_sessions(settings, user)
+
+
+@app.command("end-session", epilog="Example: dicom-node users end-session 3 --config node.toml")
+def end_session(
+    session: Annotated[
+        int,
+        number_argument("session", "users sessions", "SESSION", "Its number, as `users sessions` shows it."),
+    ],
+    config: Config,
+) -> None:
+    """End one session: its browser must sign in again."""
+    from dicom_node.services import users
+
+    users.end_session(load(config), session)
+    say(f"Session {session} is ended.")
+
+
 @app.command(epilog="Example: dicom-node users remove anna --config node.toml")
 def remove(name: Name, config: Config) -> None:
     """Take a user's account away; whoever is signed in under it is signed out."""

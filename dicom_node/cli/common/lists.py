@@ -227,7 +227,13 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "users": (
         *fields("name", "role"),
         ("account", lambda row: "disabled" if row["disabled"] else "enabled"),
+        ("of", lambda row: row["issuer"] or "this node"),
         *times("since: created_at", "seen_at"),
+    ),
+    "users sessions": (
+        *fields("session", "user"),
+        *times("since: created_at", "last used: seen_at"),
+        *fields("address", "browser"),
     ),
     "tokens": (
         *fields("token", "user", "role", "purpose"),
