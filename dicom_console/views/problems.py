@@ -1,10 +1,11 @@
-"""What went wrong lately: each thing once, and whether it is over."""
+"""What went wrong lately: each thing once; what was solved within a day comes after what lasts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import func, select
@@ -13,13 +14,18 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.events import EventType
-from dicom_node.model.lifecycle import StudyState
-from dicom_node.store.tables import Association, ReceivedObject, Study
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.lifecycle import END_STATES, JobState, StudyState
+from dicom_node.store.accounts import AuditRow
+from dicom_node.store.tables import Association, EventRow, Job, ReceivedObject, Study
+from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events
 
-SHOWN: Final = 12
-"""Problems of the list."""
+SHOWN, SOLVED_SHOWN = 12, 8
+"""Problems of the list: that last, and that were solved."""
+_SOLVED_FOR: Final = timedelta(days=1)  # that a solved problem is shown
 _LOOKED_AT: Final = 100  # events: many may tell of one thing
+_ENDS_LOOKED_AT: Final = 1000  # events that may end one of them, and acts of persons
 
 # Left out is what a person did, and what follows from it: the audit has it, and one act is many events. A
 # peer that is away would fill the list with its retries: it has a number of its own.
@@ -54,22 +60,52 @@ _WHILE: Final[Mapping[EventType, StudyState]] = {
     events.DELIVERY_DEAD: StudyState.FAILED,
 }
 """Problems of a study that last as long as it has this state."""
+_SOLVED_BY: Final[Mapping[EventType, tuple[EventType, ...]]] = {
+    events.OBJECT_CONFLICT: (events.STUDY_RELEASED,),
+    events.OBJECT_QUARANTINED: (events.STUDY_RELEASED,),
+    events.STUDY_QUARANTINED: (events.STUDY_RELEASED,),
+    events.JOB_FAILED: (events.JOB_SUCCEEDED, events.JOB_NOT_APPLICABLE, events.JOB_CANCELLED),
+    events.JOB_HELD: (events.DELIVERY_CONFIRMED, events.JOB_NOT_APPLICABLE, events.JOB_CANCELLED),
+    events.DELIVERY_DEAD: (events.DELIVERY_CONFIRMED, events.DELIVERY_DISCARDED),
+}
+"""The events of its study, of which the newest says when and how such a problem was solved."""
+_HELPED: Final = (
+    AuditAction.STUDY_RELEASED, AuditAction.STUDY_RERUN, AuditAction.JOB_CHANGED,
+    AuditAction.DELIVERY_RETRIED, AuditAction.DISCARDED,
+)  # fmt: skip
+"""What a person does about problems of studies."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Studies:
+    """What is known of the studies with problems, by UID."""
+
+    states: Mapping[str, StudyState]
+    numbers: Mapping[str, int]
+    held: frozenset[str]
+    events: list[tuple[str, EventRow]]
+    acts: list[AuditRow]
 
 
 def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list[View]:
-    """The newest problems, each once.
+    """The newest problems, each once: those that last, then those that were solved within a day.
 
-    ``times``: how often it happened. ``over``: since when it is over ("": not known, None: it lasts).
-    ``caller``: the AE title that was rejected, else "".
+    ``times``: how often it happened. ``over``: since when it is over ("": not known, None: it lasts);
+    ``how``: by what event, ``by``: and which person, "" where none is known. ``caller``: the AE title that
+    was rejected, else "".
     """
     found: dict[object, View] = {}
     for row in map(_in_words, reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT))):
         same = found.setdefault(_same(row), row | {"times": 0})
         same["times"] += 1
-    rows = list(found.values())[:SHOWN]
+    rows = list(found.values())
     ends = list(_ends(session, rows))
-    states = _states(session, rows)
-    return [row | {"over": _over(session, settings, row, ends, states, disk_is_low)} for row in rows]
+    studies = _studies(session, rows)
+    rows = [row | _end(session, settings, row, ends, studies, disk_is_low) for row in rows]
+    since = as_json(utc_now() - _SOLVED_FOR)
+    solved = [row for row in rows if row["over"] is not None and (row["over"] or row["at"]) >= since]
+    solved.sort(key=lambda row: str(row["over"] or row["at"]), reverse=True)
+    return [row for row in rows if row["over"] is None][:SHOWN] + solved[:SOLVED_SHOWN]
 
 
 def _in_words(row: View) -> View:
@@ -93,34 +129,77 @@ def _ends(session: Session, rows: list[View]) -> Iterator[View]:
         yield from list_events(session, numbers=ending, limit=_LOOKED_AT)
 
 
-def _states(session: Session, rows: list[View]) -> dict[str, StudyState]:
+def _studies(session: Session, rows: list[View]) -> _Studies:
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
-    chosen = select(Study.study_instance_uid, Study.state).where(Study.study_instance_uid.in_(uids))
-    return {str(uid): state for uid, state in session.execute(chosen)}
+    chosen = select(Study.study_instance_uid, Study.id, Study.state).where(Study.study_instance_uid.in_(uids))
+    known = [(str(uid), number, state) for uid, number, state in session.execute(chosen)]
+    uid_of = {number: uid for uid, number, _ in known}
+    held = select(Job.study_id).where(Job.study_id.in_(uid_of), Job.state == JobState.HELD)
+    numbers = {kind.number for kinds in _SOLVED_BY.values() for kind in kinds}
+    since = min((datetime.fromisoformat(row["at"]) for row in rows), default=utc_now())
+    ended = select(EventRow).where(EventRow.study_id.in_(uid_of), EventRow.number.in_(numbers))
+    newest = ended.where(EventRow.at >= since).order_by(EventRow.id.desc()).limit(_ENDS_LOOKED_AT)
+    acts = select(AuditRow).where(AuditRow.action.in_(_HELPED), AuditRow.at >= since)
+    return _Studies(
+        states={uid: state for uid, _, state in known},
+        numbers={uid: number for uid, number, _ in known},
+        held=frozenset(uid_of[number] for number in session.scalars(held)),
+        events=[(uid_of[row.study_id or 0], row) for row in session.scalars(newest)],
+        acts=list(session.scalars(acts.order_by(AuditRow.id.desc()).limit(_ENDS_LOOKED_AT))),
+    )
 
 
-def _over(
+def _end(
     session: Session,
     settings: Settings,
     row: View,
     ends: list[View],
-    states: Mapping[str, StudyState],
+    studies: _Studies,
     disk_is_low: bool,
-) -> str | None:
-    if row["number"] == events.DISK_LOW.number:
-        return None if disk_is_low else ""
-    if row["number"] == events.ASSOCIATION_REJECTED.number:
-        return _got_through(session, row)
-    if row["number"] == events.PEER_SILENT.number:
-        return _heard_of(session, settings, row)
-    for kind, state in _WHILE.items():
-        if row["number"] == kind.number:
-            now = states.get(row["study_instance_uid"])
-            return "" if now is not None and now is not state else None
-    for kind, (end, keys) in _ENDED_BY.items():
-        if row["number"] == kind.number:
-            return next((one["at"] for one in ends if _ends_it(one, end, row, keys)), None)
-    return None
+) -> View:
+    """``over``, ``how`` and ``by`` of a problem."""
+    at: str | None = None
+    how = by = ""
+    kind = events.by_number(row["number"])
+    if kind is events.DISK_LOW:
+        at = None if disk_is_low else ""
+    elif kind is events.ASSOCIATION_REJECTED:
+        at = _got_through(session, row)
+    elif kind is events.PEER_SILENT:
+        at = _heard_of(session, settings, row)
+    elif kind in _SOLVED_BY:
+        at, how, by = _solved(row, kind, studies)
+    elif kind in _ENDED_BY:
+        end, keys = _ENDED_BY[kind]
+        at = next((one["at"] for one in ends if _ends_it(one, end, row, keys)), None)
+        how = end.text
+    return {"over": at, "how": how, "by": by}
+
+
+def _solved(row: View, kind: EventType, studies: _Studies) -> tuple[str | None, str, str]:
+    """Since when a problem of a study is over, by what event and by whom."""
+    uid = row["study_instance_uid"]
+    state = studies.states.get(uid)
+    if state is None or state is _WHILE.get(kind):
+        return None, "", ""
+    if kind is events.JOB_HELD and (uid in studies.held or state not in END_STATES):
+        return None, "", ""
+    numbers = [end.number for end in _SOLVED_BY[kind]]
+    found = ((as_json(one.at), one) for of, one in studies.events if of == uid and one.number in numbers)
+    at, ended = next(((at, one) for at, one in found if at >= row["at"]), ("", None))
+    how = events.by_number(ended.number).text if ended is not None else ""
+    acts = (act for act in studies.acts if row["at"] <= as_json(act.at) <= (at or as_json(utc_now())))
+    by = next((act.actor for act in acts if _helped(act, row, studies.numbers[uid])), "")
+    return at, how, by
+
+
+def _helped(act: AuditRow, row: View, study: int) -> bool:
+    """Whether a person's act was about this problem; deliveries are retried by number, or all to a peer."""
+    if act.action is not AuditAction.DELIVERY_RETRIED:
+        return act.study_id == study
+    about = row["fields"]
+    all_of_it = "all_dead" in act.fields and act.fields.get("destination") in ("", about.get("destination"))
+    return all_of_it or about.get("delivery") in act.fields.get("deliveries", ())
 
 
 def _ends_it(one: View, end: EventType, row: View, keys: tuple[str, ...]) -> bool:

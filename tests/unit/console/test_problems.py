@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_console.views.problems import problems
+from dicom_console.views.problems import SOLVED_SHOWN, problems
 from dicom_node import events
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.services import deliveries, jobs
+from dicom_node.services.audit import Person
 from dicom_node.store.tables import Association, EventRow, Study
 from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import View
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.unit.console.illustrated import illustrated
+from tests.unit.jobs.worker_lab import work
 
 WORKER = {"machine": "m", "place": "p", "process": "worker-1"}
 PACS = {"destination": "pacs"}
@@ -119,13 +127,68 @@ def test_the_overview_marks_it(console: ConsoleLab, inbox: Inbox) -> None:
     happened(inbox, events.PROCESS_LOST, 5, **WORKER)
     browser = console.browser(UserRole.VIEWER)
     browser.get("/")
-    assert "over since" not in browser.text and 'class="over"' not in browser.text
+    assert ">solved" not in browser.text and 'class="over"' not in browser.text
     happened(inbox, events.PROCESS_BACK, 1, **WORKER)
     browser.get("/")
     assert '<li class="over">' in browser.text
-    assert "over since" in browser.text
+    assert ">solved " in browser.text
+    assert events.PROCESS_BACK.text in browser.text
     browser.get("/static/style.css")
     [grey] = [
         line for line in browser.text.splitlines() if line.startswith(".events .over > span:last-child")
     ]
     assert "color: var(--quiet)" in grey, "grey: whoever looks for what is wrong now passes it over"
+
+
+def test_a_delivery_that_was_given_up_is_solved_once_it_was_delivered(node: Inbox) -> None:
+    with run_pacs(Pacs(free_port(), answer=lambda _uid, _times: 0xA900)) as pacs:
+        deliver_to(node, pacs)
+        [row] = found(node)
+        assert (row["number"], row["over"]) == (events.DELIVERY_DEAD.number, None)
+        pacs.answer = lambda _uid, _times: 0
+        deliveries.retry(node.settings, destination="pacs", by=Person("eva"))
+        deliver_to(node, pacs)
+    [row] = found(node)
+    assert (row["by"], row["how"]) == ("eva", events.DELIVERY_CONFIRMED.text)
+    assert row["over"] > row["at"]
+
+
+def test_a_held_job_is_a_problem_until_its_results_are_delivered(tmp_path: Path) -> None:
+    settings = illustrated()
+    settings["rules"][0]["max_study_age_days"] = 1
+    inbox = Inbox(tmp_path / "var", settings)
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    assert [(row["number"], row["over"]) for row in found(inbox)] == [(events.JOB_HELD.number, None)]
+    jobs.change_jobs(inbox.settings, [1], "retry", Person("eva"))
+    work(inbox)
+    assert [row["over"] for row in found(inbox)] == [None], "not delivered yet"
+    with run_pacs(Pacs(free_port())) as pacs:
+        deliver_to(inbox, pacs)
+    [row] = found(inbox)
+    assert (row["by"], row["how"], bool(row["over"])) == ("eva", events.DELIVERY_CONFIRMED.text, True)
+    inbox.close()
+
+
+def deliver_to(node: Inbox, pacs: Pacs) -> None:
+    """Deliver until nothing is due; one refusal is enough."""
+    peers = [one.model_copy(update={"port": pacs.port}) for one in node.settings.peers]
+    outbox = node.settings.outbox.model_copy(update={"refusals": 1})
+    node.settings = node.settings.model_copy(update={"peers": tuple(peers), "outbox": outbox})
+    worker = DeliveryWorker(node.database, node.settings)
+    while worker.run_once():
+        pass
+
+
+def test_what_was_solved_is_below_what_lasts_for_a_day_and_in_bounds(inbox: Inbox) -> None:
+    for number in range(SOLVED_SHOWN + 3):
+        happened(inbox, events.PROCESS_LOST, 50 + number, machine=f"m{number}", place="p", process="w")
+        happened(inbox, events.PROCESS_BACK, 40 + number, machine=f"m{number}", place="p", process="w")
+    happened(inbox, events.DESTINATION_AWAY, 2000, **PACS)
+    happened(inbox, events.DESTINATION_BACK, 1999, **PACS)
+    happened(inbox, events.DESTINATION_AWAY, 3000, destination="old")
+    rows = found(inbox)
+    assert [row["over"] is None for row in rows] == [True] + [False] * SOLVED_SHOWN
+    assert rows[0]["fields"]["destination"] == "old"
+    assert [row["fields"]["machine"] for row in rows[1:4]] == ["m0", "m1", "m2"], "the newest end first"
+    assert rows[1]["how"] == events.PROCESS_BACK.text
