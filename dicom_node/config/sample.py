@@ -30,6 +30,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("TlsSettings", "trusted"): "tls/modalities-ca.pem",
     ("WorkerSettings", "models_dir"): "models",
     ("WorkerSettings", "device_rules_dir"): "device-rules",
+    ("ConsoleSettings", "url"): "https://ai-node.example.org",
     ("ConsoleSettings", "metrics_token"): "${METRICS_TOKEN}",
     ("ConsoleSettings", "metrics_port"): 9112,
     ("OidcSettings", "issuer"): "https://login.example.org/realms/hospital",
