@@ -77,7 +77,7 @@ _HELPED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Studies:
+class _Concerned:
     """What is known of the studies with problems, by UID."""
 
     states: Mapping[str, StudyState]
@@ -129,7 +129,7 @@ def _ends(session: Session, rows: list[View]) -> Iterator[View]:
         yield from list_events(session, numbers=ending, limit=_LOOKED_AT)
 
 
-def _studies(session: Session, rows: list[View]) -> _Studies:
+def _studies(session: Session, rows: list[View]) -> _Concerned:
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
     chosen = select(Study.study_instance_uid, Study.id, Study.state).where(Study.study_instance_uid.in_(uids))
     known = [(str(uid), number, state) for uid, number, state in session.execute(chosen)]
@@ -140,7 +140,7 @@ def _studies(session: Session, rows: list[View]) -> _Studies:
     ended = select(EventRow).where(EventRow.study_id.in_(uid_of), EventRow.number.in_(numbers))
     newest = ended.where(EventRow.at >= since).order_by(EventRow.id.desc()).limit(_ENDS_LOOKED_AT)
     acts = select(AuditRow).where(AuditRow.action.in_(_HELPED), AuditRow.at >= since)
-    return _Studies(
+    return _Concerned(
         states={uid: state for uid, _, state in known},
         numbers={uid: number for uid, number, _ in known},
         held=frozenset(uid_of[number] for number in session.scalars(held)),
@@ -154,7 +154,7 @@ def _end(
     settings: Settings,
     row: View,
     ends: list[View],
-    studies: _Studies,
+    studies: _Concerned,
     disk_is_low: bool,
 ) -> View:
     """``over``, ``how`` and ``by`` of a problem."""
@@ -176,7 +176,7 @@ def _end(
     return {"over": at, "how": how, "by": by}
 
 
-def _solved(row: View, kind: EventType, studies: _Studies) -> tuple[str | None, str, str]:
+def _solved(row: View, kind: EventType, studies: _Concerned) -> tuple[str | None, str, str]:
     """Since when a problem of a study is over, by what event and by whom."""
     uid = row["study_instance_uid"]
     state = studies.states.get(uid)

@@ -16,6 +16,7 @@ from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, 
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
     FAULTY_ANSWER,
+    NO_STUDY,
     UNREADABLE,
     HttpDestination,
     problem,
@@ -83,7 +84,7 @@ class DicomwebDestination(HttpDestination):
                 )
         except requests.RequestException as error:
             if status_of(error) == 404:
-                return Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
+                return NO_STUDY
             return unanswered(problem(error, self._connections))
         for answer in answers:
             if not (uid := _value(answer, _SOP_INSTANCE)):

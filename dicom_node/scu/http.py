@@ -34,6 +34,7 @@ CONNECT_SECONDS = 10.0
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
+NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
 _REFUSED = frozenset({400, 401, 403, 405, 410, 501})  # answers to DELETE that stay
 # What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
 FAULTY_ANSWER = (
@@ -123,6 +124,8 @@ class HttpDestination(ABC):
         """Delete this object, no other one of its UID, and ask whether it is gone."""
         try:
             seen = self._look(item)
+            if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
+                return RemovalAnswer(False, f"{seen.text}: look there", for_good=True)
             if seen.presence is Presence.FOUND:
                 self._delete(item)
                 seen = self._look(item)

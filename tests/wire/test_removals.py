@@ -255,6 +255,12 @@ def test_a_server_that_says_deleted_and_still_has_it_is_asked_again(
     assert (row["state"], row["reason"]) == ("asked", "it is still there")
 
 
+def test_an_address_that_leads_elsewhere_does_not_make_it_gone(at_server: Outbox, server: Server) -> None:
+    server.find = 404
+    removals(at_server).run_once()
+    assert states(at_server) == {"by_hand"} and server.deleted == []
+
+
 def test_a_server_that_is_away_is_asked_again(at_server: Outbox, server: Server) -> None:
     server.http.server_close()
     removals(at_server).run_once()
