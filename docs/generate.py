@@ -24,6 +24,7 @@ from ai_pipeline.pipelines import PIPELINES
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import (
     Conditions,
@@ -111,6 +112,8 @@ def settings_part() -> str:
             sections.append((f"[{name}]", field.annotation))
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
+            if name == "console":
+                sections.append(("[console.oidc]", OidcSettings))
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
     sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))
