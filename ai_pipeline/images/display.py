@@ -58,7 +58,7 @@ class GreyDisplay:
         return _looked_up(stored, ramp, self._to_grey(self.modality(ramp), stored))
 
     def window(self, stored: PixelArray) -> tuple[float, float, str]:
-        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) of what ``show`` does; of a VOI LUT, its ends."""
+        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) that ``show`` uses; of a VOI LUT, its ends."""
         if self.choice == "window":
             centre, width = (_first(self.dataset, keyword) or 0.0 for keyword in _WINDOW)
             return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").upper()
