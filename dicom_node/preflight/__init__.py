@@ -172,6 +172,8 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
         places["object store"] = ("object_store", "secret_access_key")
     if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
         places["telemetry"] = ("telemetry", "headers")
+    if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
+        places["console.oidc"] = ("console", "oidc", "client_secret")
     for rule in settings.notifications:
         for key in ("url", "token"):
             if getattr(rule, key).get_secret_value():

@@ -18,7 +18,8 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 
 MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
-OPEN = {("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/static/{name}"), *MACHINES}
+ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
+OPEN = {("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/static/{name}"), *ELSEWHERE, *MACHINES}
 
 
 def endpoints(app: FastAPI) -> Iterator[tuple[str, str, object]]:
