@@ -86,7 +86,7 @@ def test_keys_alone_reach_everything(chromium: Chromium, address: str) -> None:
     page, _ = signed_in(chromium, address, UserRole.VIEWER)
     page.goto(address)
     reached = []
-    for _ in range(20):
+    for _ in range(25):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.innerText"))
         shown = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
