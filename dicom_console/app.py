@@ -34,8 +34,9 @@ from dicom_console.handlers import (
     studies,
     uploads,
 )
-from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, needs, see_other, visit
+from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
 from dicom_console.web.faces import VERSION, described
+from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
 from dicom_node.config.settings import Settings
@@ -70,10 +71,10 @@ _BOTH = (
 )
 """What people and programs share."""
 _PAGES = (session, overview, images, models, accounts, audit, live, machines)
-_AWAY = "The database of the node does not answer. The node still stores received images."
-_COMES = " This page comes by itself when it answers again."
-_REPEAT = (
-    " Your request was not carried out, or only in part: when pages are shown again, check and repeat it."
+_AWAY = N_("The database of the node does not answer. The node still stores received images.")
+_COMES = N_("This page comes by itself when it answers again.")
+_REPEAT = N_(
+    "Your request was not carried out, or only in part: when pages are shown again, check and repeat it."
 )
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
@@ -121,22 +122,22 @@ def schema() -> dict[str, Any]:
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
     if request.url.path.startswith(API):
-        response = _error_page(request, 401, "This needs a token: Authorization: Bearer …")
+        response = _error_page(request, 401, N_("This needs a token: Authorization: Bearer …"))
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
     if request.method == "GET":
         return see_other("/sign-in")
-    return _error_page(request, 401, "You are signed out: sign in, then repeat what you did.")
+    return _error_page(request, 401, N_("You are signed out: sign in, then repeat what you did."))
 
 
 async def _of_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    texts = {404: "There is no such page.", 405: "There is no such page."}
+    texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
     return _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
 
 
 async def _misread(request: Request, _error: Exception) -> Response:
-    return _error_page(request, 400, "This address or form cannot be read.")
+    return _error_page(request, 400, N_("This address or form cannot be read."))
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
@@ -162,19 +163,21 @@ def _away(request: Request, error: DatabaseUnusable) -> Response:
     if request.url.path.startswith(API) or request.url.path in WATCHED:
         return _error_page(request, 503, _AWAY)
     reads = request.method == "GET"
-    return _error_page(request, 503, _AWAY + (_COMES if reads else _REPEAT), again=reads)
+    return _error_page(request, 503, _AWAY, _COMES if reads else _REPEAT, again=reads)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
     """Without the error's text, which may quote a data set; made outside of what adds the headers."""
     site: Site = request.app.state.site
     _LOGGER.error("a page failed", exc_info=error)
-    response = _error_page(request, 500, "This page failed. The log of the node says where.")
+    response = _error_page(request, 500, N_("This page failed. The log of the node says where."))
     response.headers.update(headers(tls=site.secure))
     return response
 
 
-def _error_page(request: Request, status: int, text: str, *, again: bool = False) -> Response:
+def _error_page(
+    request: Request, status: int, text: str, besides: str = "", *, again: bool = False
+) -> Response:
     """``again``: the page asks for itself again until it is answered."""
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
@@ -186,9 +189,11 @@ def _error_page(request: Request, status: int, text: str, *, again: bool = False
         "error.html",
         status,
         user=None,
+        language=language_of(request),
         csrf=csrf_of(token),
         path=request.url.path,
         text=text,
+        besides=besides,
         code=status,
         again=again,
     )

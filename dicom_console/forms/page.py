@@ -8,6 +8,7 @@ from typing import Any, Final
 from ai_pipeline.pipelines import PIPELINES
 from dicom_console.forms import rule as form
 from dicom_console.forms.rule import Form
+from dicom_console.web.languages import N_
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
@@ -16,20 +17,20 @@ from dicom_node.store.views import View
 
 SAMPLE: Final = 'name = ""\nwhen = { modality = "US" }\npipeline = ""\nsend_to = []\n'
 CONDITIONS: Final[Mapping[str, tuple[str, str]]] = {
-    "modality": ("Modality", "US; IVUS"),
-    "body_part": ("Body part examined", "CHEST; THORAX*"),
-    "view": ("View position", "PA; AP"),
-    "calling_ae": ("AE title that sent it", "US1"),
-    "called_ae": ("AE title of ours that it called", "AINODE"),
-    "station": ("Station name", "ROOM1"),
-    "study_description": ("Study description", "*chest*"),
-    "series_description": ("Series description", "*pa*"),
+    "modality": (N_("Modality"), "US; IVUS"),
+    "body_part": (N_("Body part examined"), "CHEST; THORAX*"),
+    "view": (N_("View position"), "PA; AP"),
+    "calling_ae": (N_("AE title that sent it"), "US1"),
+    "called_ae": (N_("AE title of ours that it called"), "AINODE"),
+    "station": (N_("Station name"), "ROOM1"),
+    "study_description": (N_("Study description"), "*chest*"),
+    "series_description": (N_("Series description"), "*pa*"),
 }
 """Label and example of each condition."""
 _PRIORITIES: Final = (
-    ("stat", "stat: before all others"), ("routine", "routine"), ("low", "low: after all others"),
+    ("stat", N_("stat: before all others")), ("routine", N_("routine")), ("low", N_("low: after all others")),
 )  # fmt: skip
-_YES_NO: Final = (("true", "yes"), ("false", "no"))
+_YES_NO: Final = (("true", N_("yes")), ("false", N_("no")))
 
 
 def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None) -> View:
@@ -42,16 +43,15 @@ def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None)
         "faults": faults,
         "above": above if error is None or error.problems else str(error).splitlines(),
         "conditions": [
-            _field(f"when.{key}", label, f"such as {example}", given)
-            for key, (label, example) in CONDITIONS.items()
+            _field(f"when.{key}", label, example, given) for key, (label, example) in CONDITIONS.items()
         ],
         "pipelines": [_pipeline(pipeline, chosen, given) for pipeline in _pipelines(chosen)],
         "given": {key: "".join(given.get(key, ())) for key in ("name", "rest")},
         "priorities": _PRIORITIES,
         "priority": "".join(given.get("priority", ())) or "routine",
         "numbers": [
-            _limit("max_study_age_days", "Hold studies older than (days)", given),
-            _limit("daily_cap", "Most jobs a day and sender", given),
+            _limit("max_study_age_days", N_("Hold studies older than (days)"), given),
+            _limit("daily_cap", N_("Most jobs a day and sender"), given),
         ],
         "flags": {
             key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
@@ -75,7 +75,7 @@ def _field(key: str, label: str, example: str, given: Form, **more: Any) -> View
 
 def _limit(key: str, label: str, given: Form) -> View:
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
-    note = "left empty: no limit" if usual == "0" else f"left empty: {usual}; 0: no limit"
+    note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
     return _field(key, label, usual, given, note=note)
 
 
@@ -119,7 +119,8 @@ def _ticks(known: Mapping[str, str], ticked: Sequence[str]) -> list[View]:
     """Each name with its description; also ticked names that no longer exist."""
     names = [*known, *(name for name in ticked if name not in known)]
     return [
-        {"name": name, "about": known.get(name, "no such peer"), "ticked": name in ticked} for name in names
+        {"name": name, "about": known.get(name, N_("no such peer")), "ticked": name in ticked}
+        for name in names
     ]
 
 

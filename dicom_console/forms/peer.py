@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ai_pipeline.images.numbers import whole
+from dicom_console.web.languages import N_
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
@@ -15,10 +16,10 @@ from dicom_node.store.views import View
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
 SWITCHES: Final[Mapping[str, str]] = {
-    "check_address": "its objects must come from this host",
-    "tls": "call it by DICOM TLS",
-    "iocm": "tell it of withdrawn results by a rejection note (IHE IOCM)",
-    "assessments": "send it readers' verdicts on findings, as an SR",
+    "check_address": N_("its objects must come from this host"),
+    "tls": N_("call it by DICOM TLS"),
+    "iocm": N_("tell it of withdrawn results by a rejection note (IHE IOCM)"),
+    "assessments": N_("send it readers' verdicts on findings, as an SR"),
 }
 """Keys that are on or off, in words."""
 _FIELDS = (*_TEXTS, "port", "may", "results", *SWITCHES)

@@ -27,23 +27,25 @@ def show(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Add the user of the form."""
-    name, role = asked.text("name"), asked.text("role")
+    name, role, sees = asked.text("name"), asked.text("role"), asked.text("sees")
     try:
-        users.add_user(asked.site.settings, name, _role(role), _password(asked), asked.person)
+        password, senders = _password(asked), sees.split(";")
+        users.add_user(asked.site.settings, name, _role(role), password, asked.person, senders=senders)
     except RequestRefused as error:
-        return _page(asked, str(error), 400, {"name": name, "role": role})
+        return _page(asked, str(error), 400, {"name": name, "role": role, "sees": sees})
     return see_other("/users")
 
 
 @router.post("/users/{name}/{change}")
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str, change: Change) -> Response:
-    """Change a user's role or password, shut the account or open it, sign the user out, or remove it."""
+    """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
     settings, by = asked.site.settings, asked.person
     try:
         match change:
             case "role":
-                users.change_user(settings, name, by, role=_role(asked.text("role")))
+                role, senders = _role(asked.text("role")), asked.text("sees").split(";")
+                users.change_user(settings, name, by, role=role, senders=senders)
             case "password":
                 users.set_password(settings, name, _password(asked), by)
             case "sign-out":

@@ -9,6 +9,7 @@ from fastapi import Response
 
 from dicom_console.web.access import Asked, DespiteHold, Edition, Keys, Name, Visit
 from dicom_console.web.faces import Faces
+from dicom_console.web.languages import N_
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered
 from dicom_node.services.entered import Kind, Saved
@@ -28,7 +29,7 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         asked.take_over()
 
     def removed(asked: Visit, _done: None) -> Response:
-        return asked.in_force(f"{asked.request.path_params['name']} is removed.", f"/{kind}")
+        return asked.in_force(N_("%(name)s is removed."), f"/{kind}", name=asked.request.path_params["name"])
 
     # FastAPI describes the REST API by these.
     put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."

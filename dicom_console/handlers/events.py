@@ -10,13 +10,14 @@ from fastapi import Query, Response
 from dicom_console.views import listing
 from dicom_console.web.access import Asked, Visit
 from dicom_console.web.faces import Faces
+from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services.happened import MOST, Happened, HappenedQuery, around
 
 faces = Faces()
 
-SPANS = {5: "5 minutes", 30: "half an hour", 120: "2 hours", 1440: "a day"}
+SPANS = {5: N_("5 minutes"), 30: N_("half an hour"), 120: N_("2 hours"), 1440: N_("a day")}
 """How far before and after the time to look (minutes), in words."""
 _LONGEST = 60 * 24 * 31
 _LAST_HOUR = 60

@@ -12,6 +12,7 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
 from dicom_console.web.access import Asked, Name, Visit, needs
 from dicom_console.web.faces import Faces
+from dicom_console.web.languages import SAVED
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import conformance, entered, trial_study
@@ -166,7 +167,7 @@ def _shows_page(asked: Visit, found: PeerLine) -> Response:
     name = asked.request.path_params["name"]
     if found.line:
         return asked.page("trial_line.html", name=name, line=found.line)
-    return asked.in_force(f"{name} is saved.", f"/peers/{name}")
+    return asked.in_force(SAVED, f"/peers/{name}", name=name)
 
 
 def _save(asked: Visit, name: str) -> Response:
@@ -191,7 +192,7 @@ def _save(asked: Visit, name: str) -> Response:
         return _mend(asked, name, 409, above=[str(error)], is_old=True)
     if faults := faults | form.faults(unread, named):
         return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
-    return asked.in_force(f"{named} is saved.", f"/peers/{named}", *warnings)
+    return asked.in_force(SAVED, f"/peers/{named}", *warnings, name=named)
 
 
 def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:

@@ -10,6 +10,7 @@ from dicom_console.views import listing, pictures
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.access import Asked, Name, Number, Since, Visit, needs, see_other
 from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, cleaning_reviews, device_rules
@@ -64,7 +65,7 @@ def remove_named_rule(asked: Asked) -> Response:
     """Remove the device rule that the form names."""
     name = asked.text("name")[:64]
     remove_rule(asked, name)
-    return asked.in_force(f"The device rule {name} is removed.", "/reviews")
+    return asked.in_force(N_("The device rule %(name)s is removed."), "/reviews", name=name)
 
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
@@ -139,11 +140,12 @@ def use_boxes(asked: Asked, number: Number) -> Response:
 def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
     """The rule is saved, whether the image was cleaned again or not."""
     if not saved.not_cleaned:
-        return asked.in_force(
-            f"The device rule {saved.name} is saved; the image is cleaned again.", "/reviews"
-        )
+        cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
+        return asked.in_force(cleaned, "/reviews", name=saved.name)
     besides = f"This image was not cleaned again with it, and waits as before: {saved.not_cleaned}."
-    return asked.in_force(f"The device rule {saved.name} is saved.", f"/reviews/{number}", besides)
+    return asked.in_force(
+        N_("The device rule %(name)s is saved."), f"/reviews/{number}", besides, name=saved.name
+    )
 
 
 def _form(

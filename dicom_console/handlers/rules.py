@@ -16,6 +16,7 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
 from dicom_console.web.access import Asked, Keys, Name, Visit, needs
 from dicom_console.web.faces import Faces
+from dicom_console.web.languages import SAVED
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.model.roles import UserRole
@@ -163,7 +164,7 @@ def _answer(asked: Visit, name: str) -> Response:
         confirmed = bool(asked.text("despite_hold"))
         if act.startswith("save") and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, draft.version, despite_hold=confirmed)
-            return asked.in_force(f"{saved.name} is saved.", "/rules", *saved.warnings)
+            return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
         with asked.site.database.read() as session:
             tried = rules.tried(session, settings, rules.with_rule(settings, content))
     except FaultyInput as error:

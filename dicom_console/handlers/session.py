@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from types import NoneType
 
 from fastapi import APIRouter, Response
 
+from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
+from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import oidc, users
 
 router = APIRouter()
+
+_PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
+_YEAR = 365 * 24 * 3600
 
 _FILES = {
     "style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript",
@@ -103,12 +109,31 @@ def end(asked: Asked) -> Response:
     return response
 
 
+@router.post("/language")
+@needs(ANYONE)
+def choose_language(asked: Asked) -> Response:
+    """Show pages in this browser in another language from now on."""
+    back = asked.text("back")
+    response = see_other(back if _PLACE.fullmatch(back) else "/")
+    response.set_cookie(
+        languages.COOKIE,
+        asked.text("language")[:2],
+        max_age=_YEAR,
+        httponly=True,
+        samesite="lax",
+        secure=asked.site.secure,
+    )
+    return response
+
+
 @router.get("/static/{name}")
 @needs(ANYONE)
 def file(name: str, asked: Asked) -> Response:
     """A file that every page needs."""
     if name not in _FILES:
-        return asked.page("error.html", 404, text="There is no such page.", code=404, again=False)
+        return asked.page(
+            "error.html", 404, text=N_("There is no such page."), besides="", code=404, again=False
+        )
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 

@@ -11,7 +11,7 @@ async function look() {
   } catch { /* not yet */ }
   left -= 1;
   if (left > 0) setTimeout(look, 500);
-  else place.textContent = "It is not taken over yet: the overview and the log of the node say why.";
+  else place.textContent = place.dataset.late;
 }
 
 setTimeout(look, 1000);

@@ -28,7 +28,7 @@ const swap = (old, part) => {
 
 // No further change may come for long: what was not answered is asked again.
 const again = () => {
-  say("Not up to date: the node does not answer.", true);
+  say(note.dataset.silent, true);
   setTimeout(refresh, 5000);
 };
 
@@ -44,7 +44,7 @@ const refresh = async () => {
       const part = page.getElementById(old.id);
       if (part && !busy(old) && part.innerHTML !== old.innerHTML) swap(old, document.adoptNode(part));
     }
-    say(`Updates by itself; last at ${new Date().toLocaleTimeString([], { hour12: false })}.`);
+    say(note.dataset.last.replace("{time}", new Date().toLocaleTimeString([], { hour12: false })));
   } catch {
     again();
   } finally {
@@ -55,10 +55,10 @@ const refresh = async () => {
 const listen = () => {
   source = new EventSource("/live");
   source.onmessage = refresh;
-  source.addEventListener("away", () => say("Not up to date: the database of the node does not answer.", true));
+  source.addEventListener("away", () => say(note.dataset.away, true));
   source.addEventListener("ended", () => location.assign("/sign-in"));
   source.onerror = () => {
-    say("Not up to date: waiting for the node.", true);
+    say(note.dataset.waits, true);
     if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), 30000);
   };
 };

@@ -30,7 +30,7 @@ form.addEventListener("submit", (event) => {
       document.head.append(Object.assign(document.createElement("script"), { src: "/static/live.js" }));
     }
   });
-  request.addEventListener("error", () => refuse("The upload was cut off. See in Studies whether any of it came, then send the rest again."));
+  request.addEventListener("error", () => refuse(form.dataset.cut));
   request.send(new FormData(form));
   form.querySelector("button").disabled = true;
 });

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 from dicom_console.views import listing
+from dicom_console.web import languages
 from dicom_console.web.limits import HEALTH
 from dicom_console.web.pages import render
 from dicom_node.config.settings import Settings
@@ -24,6 +25,7 @@ from dicom_node.services import entered, users
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import PRINTABLE
 from dicom_node.services.users import User
+from dicom_node.store import sight
 from dicom_node.store.database import Database
 
 API: Final = "/api/"
@@ -104,6 +106,11 @@ class Visit:
         """What the browser calls itself."""
         return self.request.headers.get("user-agent", "")
 
+    @property
+    def language(self) -> str:
+        """The language of the pages for this reader."""
+        return language_of(self.request)
+
     def text(self, name: str) -> str:
         """A field of the form, "" where it is missing or a file."""
         value = self.form.get(name, "")
@@ -133,17 +140,22 @@ class Visit:
         """Have the node take a changed configuration over once the answer is sent."""
         self.tasks.add_task(entered.apply, self.site.settings)
 
-    def in_force(self, what: str, address: str, *besides: str) -> Response:
+    def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
         """The page after a change of the configuration.
 
-        ``besides``: warnings, and what was not done; with any the page stays until the user goes on.
+        ``what``: a text of the catalogues, with the place ``%(name)s``. ``besides``: warnings, and what was
+        not done; with any the page stays until the user goes on.
         """
-        return self.page("in_force.html", what=what, address=address, besides=besides, mark=self.site.mark)
+        mark = self.site.mark
+        return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
     def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
         """A page in the frame that all pages have. ``token``: what its forms are bound to, if not ours."""
         csrf = csrf_of(token or self.token)
-        return render(template, status, user=self.signed_in, csrf=csrf, path=self.request.url.path, **values)
+        path = self.request.url.path
+        return render(
+            template, status, user=self.signed_in, language=self.language, csrf=csrf, path=path, **values
+        )
 
 
 def needs(
@@ -160,6 +172,12 @@ def needs(
         return endpoint
 
     return declare
+
+
+def language_of(request: Request) -> str:
+    """The language that was chosen in this browser, else one that it accepts."""
+    chosen = request.cookies.get(languages.COOKIE, "")
+    return languages.wanted(chosen, request.headers.get("accept-language", ""))
 
 
 def csrf_of(token: str) -> str:
@@ -193,11 +211,13 @@ async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
     token = site.token_of(request)
     needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
+    sight.SENDERS.set(())
     if request.url.path.startswith(API):
         return await _of_a_program(request, site, needed, tasks)
     if needed != ANYONE:  # those pages are there when the database is not
         user = await run_in_threadpool(_user, request, site, token) if token else None
         _check_role(needed, user)
+    sight.SENDERS.set(user.senders if user else ())
     if request.method in ("GET", "HEAD"):
         return Visit(request, site, token, user, FormData(), tasks)
     reads_form = getattr(request.scope["endpoint"], "reads_form", False)
@@ -233,6 +253,7 @@ async def _of_a_program(
     is_bearer = scheme.lower() == "bearer" and bool(token)
     user = await run_in_threadpool(users.user_of_token, site.database, token.strip()) if is_bearer else None
     _check_role(needed, user)
+    sight.SENDERS.set(user.senders if user else ())
     return Visit(request, site, "", user, FormData(), tasks)
 
 

@@ -1,11 +1,11 @@
-"""Templates → pages: times in this machine's zone, everything from outside escaped."""
+"""Templates → pages: the reader's language, times in this machine's zone, everything from outside escaped."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from fastapi import Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dicom_console.web import languages
 from dicom_node import __version__
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
 from dicom_node.services.users import User
 
-_KINDS: Mapping[str, str] = {
+KINDS: Mapping[str, str] = {
     ResultKind.SR: "report (SR)",
     ResultKind.GSPS: "presentation state",
     ResultKind.SC: "annotated picture",
@@ -29,13 +30,17 @@ _KINDS: Mapping[str, str] = {
     ResultKind.REJECTION: "rejection note",
     ResultKind.ASSESSMENT: "assessment (SR)",
 }
+DECISIONS = {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}
 _HERE = Path(__file__).parents[1]
 
 
-def render(template: str, status: int = 200, *, user: User | None, **values: Any) -> Response:
+def render(
+    template: str, status: int = 200, *, user: User | None, language: str = "en", **values: Any
+) -> Response:
     """A page; ``user`` decides what it offers."""
     may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
-    text = _environment().get_template(template).render(user=user, may=may, version=__version__, **values)
+    page = _environment(language).get_template(template)
+    text = page.render(user=user, may=may, version=__version__, **values)
     return HTMLResponse(text, status)
 
 
@@ -45,7 +50,7 @@ def static(name: str) -> bytes:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(language: str) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -54,40 +59,49 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.install_null_translations(newstyle=True)  # type: ignore[attr-defined]  # the extension's
-    environment.filters |= {
+    texts = languages.catalogue(language)
+    environment.install_gettext_translations(texts, newstyle=True)  # type: ignore[attr-defined]
+    environment.globals |= {"language": language, "languages": languages.LANGUAGES}
+    by_language: dict[str, Callable[..., str]] = {
         "moment": moment,
         "stamp": stamp,
-        "local_input": local_input,
         "ago": ago,
         "duration": duration,
-        "keyword": keyword,
-        "kind": kind,
         "size": size,
-        "words": words,
-        "counted": counted,
-        "fault": fault,
         "date": date,
-        "person": person,
+        "decimal": decimal,
         "unit": unit,
-        "number_name": number_name,
+    }
+    environment.filters |= {name: partial(one, language=language) for name, one in by_language.items()}
+    by_texts: dict[str, Callable[..., str]] = {
+        "kind": kind,
+        "words": words,
         "decision": decision,
+        "translated": translated,
+    }
+    environment.filters |= {name: partial(one, texts.gettext) for name, one in by_texts.items()}
+    environment.filters |= {
+        "local_input": local_input,
+        "keyword": keyword,
+        "fault": fault,
+        "person": person,
+        "number_name": number_name,
     }
     return environment
 
 
-def moment(text: str | None) -> str:
+def moment(text: str | None, language: str = "en") -> str:
     """A time of a view in this machine's zone; without the date where it is today's."""
     if not text:
         return ""
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
-    return f"{at:%H:%M:%S}" if today else f"{at:%Y-%m-%d %H:%M}"
+    return f"{at:%H:%M:%S}" if today else languages.moment(at, language, seconds=False)
 
 
-def stamp(text: str) -> str:
+def stamp(text: str, language: str = "en") -> str:
     """A time in this machine's zone, always with its date: lists of events reach over midnight."""
-    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+    return languages.moment(datetime.fromisoformat(text).astimezone(), language, seconds=True)
 
 
 def local_input(text: str) -> str:
@@ -98,33 +112,42 @@ def local_input(text: str) -> str:
         return ""
 
 
-def ago(text: str | None) -> str:
+def ago(text: str | None, language: str = "en") -> str:
     """How long ago that was, in its largest unit."""
     if not text:
         return ""
-    return duration(max((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds(), 0.0))
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+    return duration(max(seconds, 0.0), language)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float, language: str = "en") -> str:
     """A time in its largest unit; tenths of seconds where they are few."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{decimal(seconds, 0 if seconds >= 10 else 1, language)} s"
 
 
-def size(number: float) -> str:
+def size(number: float, language: str = "en") -> str:
     """Bytes in the unit that a person reads."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+            return f"{decimal(number, 0 if unit == 'B' else 1, language)} {unit}"
         number /= 1024
-    return f"{number:.1f} TiB"
+    return f"{decimal(number, 1, language)} TiB"
 
 
-def date(text: str) -> str:
-    """A DICOM date (DA, PS3.5 6.2) as ISO 8601 writes it; other text unchanged."""
-    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdecimal() else text
+def decimal(number: float, places: int = 0, language: str = "en") -> str:
+    """A number with this many decimal places."""
+    return languages.decimal(number, places, language)
+
+
+def date(text: str, language: str = "en") -> str:
+    """A DICOM date (DA, PS3.5 6.2) as the language writes it; other text unchanged."""
+    try:
+        return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
+    except ValueError:
+        return text
 
 
 def person(text: str) -> str:
@@ -132,12 +155,13 @@ def person(text: str) -> str:
     return " ".join(text.replace("^", " ").replace("=", " = ").split())
 
 
-def unit(number: str) -> str:
+def unit(number: str, language: str = "en") -> str:
     """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1".
 
     Both numbers of "0.75 {ratio} (cut-off 0.41 {ratio})".
     """
-    return re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
+    text = re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
+    return text if language == "en" else re.sub(r"(?<=\d)\.(?=\d)", ",", text)
 
 
 def number_name(name: str) -> str:
@@ -145,9 +169,9 @@ def number_name(name: str) -> str:
     return re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name)
 
 
-def decision(word: str) -> str:
+def decision(text_of: Callable[[str], str], word: str) -> str:
     """A decision as the short result words it: "suspected" for ``present``."""
-    return {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}.get(word, word)
+    return translated(text_of, DECISIONS.get(word, word))
 
 
 def keyword(name: str) -> str:
@@ -155,14 +179,9 @@ def keyword(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
 
 
-def kind(word: str) -> str:
+def kind(text_of: Callable[[str], str], word: str) -> str:
     """The name of a kind of result for a person; tables say "sr"."""
-    return _KINDS.get(word, word)
-
-
-def counted(number: int, what: str) -> str:
-    """So many of something."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return translated(text_of, KINDS.get(word, word))
 
 
 def fault(status: str) -> str:
@@ -170,6 +189,11 @@ def fault(status: str) -> str:
     return "" if status == "0000" else status
 
 
-def words(text: str) -> str:
+def translated(text_of: Callable[[str], str], text: str) -> str:
+    """A text of the catalogues that a variable holds; another one unchanged. Escaped, as ``_()`` is not."""
+    return text_of(text) if text else ""
+
+
+def words(text_of: Callable[[str], str], text: str) -> str:
     """A state as words."""
-    return text.replace("_", " ")
+    return translated(text_of, text.replace("_", " "))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from dicom_node.config.addresses import checked_url
-from dicom_node.config.sections import Secret, Section
+from dicom_node.config.sections import AeTitle, Secret, Section
 from dicom_node.model.roles import UserRole
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -42,6 +42,11 @@ class OidcSettings(Section):
     roles: dict[Annotated[str, Field(min_length=1, max_length=256)], UserRole] = Field(min_length=1)
     """Role of each group, as roles = {"Radiology" = "reader", "PACS-Admins" = "admin"}. Of several the
     highest counts; who is in none of them is refused."""
+    senders: dict[Annotated[str, Field(min_length=1, max_length=256)], tuple[AeTitle, ...]] = Field(
+        default_factory=dict
+    )
+    """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"]}. Of several groups all of
+    theirs; who is in no group of this table, and an admin, sees all studies."""
     groups_claim: Word = "groups"
     """The claim with a person's groups, in the ID token or else in what the provider says of the person."""
     scopes: tuple[Word, ...] = ("profile",)

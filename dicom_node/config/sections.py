@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from ai_pipeline.images.limits import LIMITS, ImageLimits
+from dicom_node.config.mistakes import AE_TITLE
 
 ENTERED_FILE: Final = "entered.toml"
 """Peers and rules that were entered by a person, in ``node.data_dir``: read besides the given files."""
@@ -31,6 +32,7 @@ def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
     return secret.get_secret_value() if info.context == REVEALED else str(secret)
 
 
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Secret = Annotated[SecretStr, PlainSerializer(_dumped, return_type=str)]
 """A password, or what may hold one: neither repr, str, a log, a mistake nor JSON shows it."""
 

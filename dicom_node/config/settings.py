@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
+from dicom_node.config.mistakes import HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
 from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.sections import (
     REVEALED,
+    AeTitle,
     AssemblySettings,
     AuditSettings,
     DriftSettings,
@@ -41,7 +42,6 @@ from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.model.viewers import VIEWERS, drawn_by
 
-AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]

@@ -16,6 +16,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.FETCH_FAILED,
         events.RESULT_REFUSED,
         events.RESULT_LOST,
+        events.RESULT_NOT_REMOVED,
         events.DELIVERY_OVERDUE,
         events.SPOOL_DIFFERS,
         events.DATABASE_REPLACED,

@@ -310,7 +310,9 @@ def _enter(
         problem = _refusal(session, user, name, roles)
         if not problem:
             by = Person(name, address)
-            user = _with_role(session, oidc, user, claims["sub"], by, max(roles, key=list(UserRole).index))
+            role = max(roles, key=list(UserRole).index)
+            user = _account(session, oidc, user, claims["sub"], by, role)
+            user.senders = _senders(oidc, groups, role)
             return users.open_session(session, user.id, by, agent, origin=_ORIGIN)
         if user:
             users.sign_out_everywhere(session, user)
@@ -336,7 +338,13 @@ def _refusal(session: Session, user: UserAccount | None, name: str, roles: list[
     return ""
 
 
-def _with_role(
+def _senders(oidc: OidcSettings, groups: frozenset[str], role: UserRole) -> list[str]:
+    """The senders of all groups that are limited to some; an admin is not limited."""
+    limited = {title for group, titles in oidc.senders.items() if group in groups for title in titles}
+    return [] if role is UserRole.ADMIN else sorted(limited)
+
+
+def _account(
     session: Session, oidc: OidcSettings, user: UserAccount | None, subject: str, by: Person, role: UserRole
 ) -> UserAccount:
     """The account, with the role that the person's groups have today; a new one at the first sign-in."""

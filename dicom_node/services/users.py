@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.config.mistakes import AE_TITLE
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
     CannotCreate,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 12, 256
 """Characters of a password: no other rule makes one harder to guess as surely as its length."""
 _LONGEST_FILTER, _MOST_FILTERS = 40, 20  # characters of a name; saved filters of one user
+_MOST_SENDERS = 50  # of one user
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -50,6 +52,8 @@ class User:
 
     name: str
     role: UserRole
+    senders: tuple[str, ...] = ()
+    """Calling AE titles whose studies the user sees; () for all."""
 
 
 LONGEST_SESSION = timedelta(hours=12)
@@ -73,16 +77,29 @@ _SYSTEMS = {
 }  # fmt: skip
 
 
-def add_user(settings: Settings, name: str, role: UserRole, password: str, by: Person = COMMAND_LINE) -> None:
-    """Add a user. Raises FaultyInput for an invalid name or password, CannotCreate if the name exists."""
+def add_user(
+    settings: Settings,
+    name: str,
+    role: UserRole,
+    password: str,
+    by: Person = COMMAND_LINE,
+    *,
+    senders: Sequence[str] = (),
+) -> None:
+    """Add a user. ``senders``: calling AE titles whose studies the user sees; without any, all studies.
+
+    Raises FaultyInput for an invalid name, password or sender, CannotCreate if the name exists.
+    """
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
+    sees = _checked(senders, role)
     hashed = _hashed(name, password)
     with writing(settings) as session:
         if find(session, name) is not None:
             raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
-        session.add(UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now()))
-        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value)
+        account = UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
+        session.add(account)
+        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
 
 
 def list_users(settings: Settings) -> list[View]:
@@ -93,7 +110,7 @@ def list_users(settings: Settings) -> list[View]:
         used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
         nowhere = {"sessions": 0, "seen_at": None}
         found = session.scalars(select(UserAccount).order_by(UserAccount.name)).all()
-        shown = ("name", "role", "created_at", "disabled", "issuer")
+        shown = ("name", "role", "senders", "created_at", "disabled", "issuer")
         return [columns(user, *shown) | used.get(user.id, nowhere) for user in found]
 
 
@@ -104,24 +121,25 @@ def change_user(
     *,
     role: UserRole | None = None,
     disabled: bool | None = None,
+    senders: Sequence[str] | None = None,
 ) -> None:
-    """Set a user's role, and whether the account is disabled; None leaves either as it is.
+    """Set a user's role, the senders whose studies the user sees, and whether the account is disabled.
 
-    The user is signed out everywhere. Raises NotFound, and NotAllowedNow for the own account of ``by`` and
-    for the role of an account that is the provider's.
+    None leaves each as it is. The user is signed out everywhere. Raises NotFound, FaultyInput for invalid
+    senders, and NotAllowedNow for the own account of ``by`` and for role and senders of an account that is
+    the provider's.
     """
     with writing(settings) as session:
         user = _known(session, name)
         _refuse_own(user, by)
-        if role:
+        if role or senders is not None:
             _refuse_of_provider(user, "role")
         user.role = role or user.role
+        user.senders = _checked(user.senders if senders is None else senders, user.role)
         user.disabled = user.disabled if disabled is None else disabled
         sign_out_everywhere(session, user)
-        role_now = user.role.value
-        audit.note(
-            session, by, AuditAction.USER_CHANGED, user=user.name, role=role_now, disabled=user.disabled
-        )
+        now: dict[str, Any] = {"role": user.role.value, "senders": user.senders, "disabled": user.disabled}
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, **now)
 
 
 def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
@@ -280,7 +298,7 @@ def user_of_session(
         if row is None:
             return None
         signed_in, user = row
-        found = User(user.name, user.role)
+        found = User(user.name, user.role, tuple(user.senders))
         idle, age = now - signed_in.seen_at, now - signed_in.created_at
     if idle > timedelta(minutes=idle_minutes) or age > LONGEST_SESSION:
         return None
@@ -406,7 +424,7 @@ def user_of_token(database: Database, token: str) -> User | None:
         known, user = row
         if known.expires_at <= now or user.disabled:
             return None
-        found, number = User(user.name, user.role), known.id
+        found, number = User(user.name, user.role, tuple(user.senders)), known.id
         is_noted = known.used_at is not None and now - known.used_at < timedelta(minutes=_USED_MINUTES)
     if not is_noted:
         with database.write() as session:
@@ -444,6 +462,17 @@ def _known(session: Session, name: str) -> UserAccount:
 def sign_out_everywhere(session: Session, user: UserAccount) -> None:
     """End all sessions of a user."""
     session.execute(delete(UserSession).where(UserSession.user_id == user.id))
+
+
+def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
+    """The AE titles (PS3.5 6.2), each once. Raises FaultyInput."""
+    titles = sorted({title.strip() for title in senders if title.strip()})
+    valid = [title for title in titles if len(title) <= 16 and re.fullmatch(AE_TITLE, title)]
+    if len(titles) > _MOST_SENDERS or valid != titles:
+        raise FaultyInput(f"senders are AE titles of 1 to 16 characters, {_MOST_SENDERS} at most")
+    if titles and role is UserRole.ADMIN:
+        raise FaultyInput("an admin sees the studies of all senders: choose another role, or no senders")
+    return titles
 
 
 def _hashed(name: str, password: str) -> str:

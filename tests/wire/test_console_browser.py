@@ -72,7 +72,7 @@ def test_an_upload_shows_what_became_of_each_file(
     page.fill("input[name=PatientName]", "Doe^Jane")
     page.click("main button:has-text('Send')")
     page.wait_for_selector("text=2 objects taken, 1 refused")
-    page.wait_for_selector("text=2 of 2 objects are still being read")
+    page.wait_for_selector("text=Objects still being read: 2 of 2")
     inbox.settle()
     page.wait_for_selector("#upload-now a:text-is('P-9')")
     assert page.locator("#upload-now tbody tr").count() == 2

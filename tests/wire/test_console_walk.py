@@ -317,7 +317,7 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     ultrasound("five").save_as(tmp_path / "five.dcm", enforce_file_format=True)
     page.set_input_files("input[name=files]", [tmp_path / "five.dcm"])
     page.click("main button:text-is('Send')")
-    page.wait_for_selector("text=1 of 1 object is still being read")
+    page.wait_for_selector("text=Objects still being read: 1 of 1")
     page.wait_for_selector("text=Updates by itself")
     page.goto("/patients")
     press(page, "Remove")

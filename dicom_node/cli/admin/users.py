@@ -15,6 +15,12 @@ from dicom_node.model.roles import UserRole
 app = group("Users of the console.")
 tokens = group("Tokens of the REST API.")
 
+Sees = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sees", metavar="AE_TITLE", help="Only studies of this sender; repeat it for more. Without: all."
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]
 
 
@@ -29,11 +35,12 @@ def add(
             help="viewer sees, reader judges findings, operator runs again and uploads, admin decides.",
         ),
     ],
+    sees: Sees = None,
 ) -> None:
     """Add a user; the password is asked for, or is the first line of standard input."""
     from dicom_node.services import users
 
-    users.add_user(load(config), name, role, _password())
+    users.add_user(load(config), name, role, _password(), senders=sees or ())
     say(f"User {name} may sign in as {role}.")
 
 
@@ -90,13 +97,18 @@ def change(
         bool | None,
         typer.Option("--disable/--enable", help="Shut the account, with its tokens, or open it again."),
     ] = None,
+    sees: Sees = None,
+    sees_all: Annotated[bool, typer.Option("--sees-all", help="Studies of all senders.")] = False,
 ) -> None:
-    """Give a user another role, or shut or open the account; whoever is signed in under it is signed out."""
+    """Change a user's role or senders, or shut or open the account; the user is signed out everywhere."""
     from dicom_node.services import users
 
-    if role is None and disabled is None:
-        raise typer.BadParameter("give --role, --disable or --enable")
-    users.change_user(load(config), name, role=role, disabled=disabled)
+    if sees and sees_all:
+        raise typer.BadParameter("give --sees or --sees-all, not both")
+    senders = [] if sees_all else sees
+    if role is None and disabled is None and senders is None:
+        raise typer.BadParameter("give --role, --sees, --sees-all, --disable or --enable")
+    users.change_user(load(config), name, role=role, disabled=disabled, senders=senders)
     say(f"User {name} is changed.")
 
 

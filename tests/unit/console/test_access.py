@@ -20,7 +20,10 @@ from tests.modality import ultrasound
 MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
 ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
 ENDS_THE_SESSION = {"/sign-out", "/sessions/{number}/end"}
-OPEN = {("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/static/{name}"), *ELSEWHERE, *MACHINES}
+OPEN = {
+    ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language"), ("GET", "/static/{name}"),
+    *ELSEWHERE, *MACHINES,
+}  # fmt: skip
 
 
 def endpoints(app: FastAPI) -> Iterator[tuple[str, str, object]]:

@@ -301,7 +301,7 @@ def test_a_study_is_followed_from_the_spool_to_its_end(browser: Browser, inbox: 
     sent = ultrasound("one")
     browser.upload(("Mueller.dcm", part_10(sent)))
     address = page_of(browser)
-    assert "1 of 1 object is still being read" in browser.text
+    assert "Objects still being read: 1 of 1" in browser.text
     inbox.settle()
     assert browser.get(address) == 200
     assert "still being read" not in browser.text

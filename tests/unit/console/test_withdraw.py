@@ -321,7 +321,10 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLa
     browser.get("/studies/1")
     assert "75" in browser.text
     browser.get("/studies/1/withdraw")
-    assert "pacs gets a rejection note" in browser.text
+    assert (
+        "A rejection note (IHE IOCM), after which the results are hidden or deleted, goes to pacs"
+        in browser.text
+    )
     numbers = re.findall(r'name="result" value="(\d+)"', browser.text)
     assert len(numbers) == len(results(console))
     for fields, status in (

@@ -238,6 +238,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
         sa.Column("filters", sa.JSON(), nullable=False),
+        sa.Column("senders", sa.JSON(), nullable=False),
         sa.Column("issuer", sa.String(length=255), nullable=True),
         sa.Column("subject", sa.String(length=255), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_account")),

@@ -1,0 +1,110 @@
+"""Bring the catalogues in step with the texts of the pages: ``python -m dicom_console.catalogues``.
+
+New texts get an empty translation, texts that no page has any more go. It prints how many lack a translation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from babel.messages import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.pofile import read_po, write_po
+
+from dicom_console.web import pages
+from dicom_console.web.languages import CATALOGUES, LANGUAGES
+from dicom_node import __version__, events
+from dicom_node.model import kinds, lifecycle, roles, viewers
+
+_HERE: Final = Path(__file__).parent
+_METHODS: Final = [("templates/**.html", "jinja2.ext.babel_extract"), ("**.py", "python")]
+_KEYWORDS: Final = {"_": None, "N_": None, "ngettext": (1, 2)}
+_VALUES: Final = (kinds, lifecycle, roles, viewers)
+"""Modules whose enumerations hold states and kinds; a page shows their values as words."""
+_BESIDES: Final = (
+    "withdrawn",
+    "partly withdrawn",
+    "enabled",
+    "disabled",
+    "open",
+    "left",
+    "top",
+    "right",
+    "bottom",
+)
+
+
+def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
+    """Each text of the pages, with the files and lines where it is; with its plural where it has one."""
+    found: dict[str | tuple[str, ...], list[tuple[str, int]]] = {}
+    options = {"templates/**.html": {"trimmed": "true", "newstyle_gettext": "true"}}
+    extracted = extract_from_dir(_HERE, method_map=_METHODS, options_map=options, keywords=_KEYWORDS)
+    for file, _, text, _, _ in extracted:
+        found.setdefault(text, []).append((file, 0))
+    for text in chain(_words(), _constants()):
+        found.setdefault(text, [])
+    return found
+
+
+def catalogue(language: str) -> Catalog:
+    """The catalogue of a language, in step with the texts."""
+    path = CATALOGUES / f"{language}.po"
+    # One date for all: a catalogue differs only where its texts do.
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    ours = Catalog(
+        locale=language,
+        project="dicom-ai-node",
+        version=__version__,
+        header_comment="# The texts of the console: python -m dicom_console.catalogues brings them in step.",
+        msgid_bugs_address="none",
+        last_translator="dicom-ai-node",
+        language_team=language,
+        charset="utf-8",
+        creation_date=made,
+        revision_date=made,
+        fuzzy=False,
+    )
+    former = Catalog(locale=language)
+    if path.exists():
+        with path.open("rb") as file:
+            former = read_po(file, locale=language)
+    for text, places in texts().items():
+        known = former.get(text if isinstance(text, str) else text[0])
+        ours.add(text, known.string if known else None, locations=sorted(set(places)))
+    return ours
+
+
+def _words() -> Iterator[str]:
+    """The values of enumerations, as the filter ``words`` shows them."""
+    for module in _VALUES:
+        for one in vars(module).values():
+            if isinstance(one, type) and issubclass(one, StrEnum) and one is not StrEnum:
+                yield from (value.value.replace("_", " ") for value in one)
+    yield from _BESIDES
+
+
+def _constants() -> Iterator[str]:
+    yield from (kind.text for kind in events.all_types())
+    yield from (text for text in pages.KINDS.values())
+    yield from pages.DECISIONS.values()
+
+
+def main() -> None:
+    """Write the catalogues again."""
+    for language in LANGUAGES:
+        if language == "en":
+            continue
+        ours = catalogue(language)
+        with (CATALOGUES / f"{language}.po").open("wb") as file:
+            write_po(file, ours, width=110, omit_header=False, sort_output=True, no_location=True)
+        open_ones = sum(not one.string for one in ours if one.id)
+        print(f"{language}: {len(ours)} texts, {open_ones} without translation")
+
+
+if __name__ == "__main__":
+    main()

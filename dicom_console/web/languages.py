@@ -1,0 +1,76 @@
+"""The languages of the pages: one catalogue of texts for each (gettext), and which one a reader wants."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import date, datetime
+from functools import cache
+from gettext import GNUTranslations, NullTranslations
+from pathlib import Path
+from typing import Final
+
+from babel import Locale, negotiate_locale
+from babel.dates import format_date, format_skeleton
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.numbers import format_decimal
+
+LANGUAGES: Final = {"en": "English", "de": "Deutsch", "fr": "Français", "es": "Español"}
+"""By their codes (ISO 639-1); the texts in the source are English."""
+COOKIE: Final = "dicom-node-language"
+CATALOGUES: Final = Path(__file__).parents[1] / "locale"
+_LONGEST = 200  # of an Accept-Language that is read
+
+
+def N_(text: str) -> str:
+    """Mark a text for the catalogues that a template translates later."""
+    return text
+
+
+SAVED: Final = N_("%(name)s is saved.")
+"""What a page says after a peer or a rule was changed."""
+
+
+def wanted(chosen: str, accepted: str) -> str:
+    """The language that a person chose, else the first that the browser accepts (RFC 9110 12.5.4)."""
+    if chosen in LANGUAGES:
+        return chosen
+    weighed = []
+    for place, part in enumerate(accepted[:_LONGEST].split(",")):
+        name, _, weight = part.strip().partition(";q=")
+        known = re.fullmatch(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*", name)
+        if known and re.fullmatch(r"(1|0(\.\d{1,3})?)?", weight):
+            weighed.append((-float(weight or 1), place, name.replace("-", "_")))
+    names = [name for weight, _, name in sorted(weighed) if weight]
+    return negotiate_locale(names, list(LANGUAGES)) or "en"
+
+
+@cache
+def catalogue(language: str) -> NullTranslations:
+    """The texts of a language; without a catalogue, as of English, each text stands for itself."""
+    path = CATALOGUES / f"{language}.po"
+    if language == "en":
+        return NullTranslations()
+    compiled = io.BytesIO()
+    with path.open("rb") as file:
+        write_mo(compiled, read_po(file, locale=language))
+    compiled.seek(0)
+    return GNUTranslations(compiled)
+
+
+def day(at: date, language: str) -> str:
+    """A day as the language writes it; in English ISO 8601, which the US and the UK read alike."""
+    return at.isoformat() if language == "en" else format_date(at, "medium", locale=Locale(language))
+
+
+def moment(at: datetime, language: str, *, seconds: bool) -> str:
+    """A day and a time of day."""
+    if language == "en":
+        return f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
+    return format_skeleton("yMdHms" if seconds else "yMdHm", at, locale=Locale(language))
+
+
+def decimal(number: float, places: int, language: str) -> str:
+    """A number with this many decimal places."""
+    return format_decimal(number, format="0." + "0" * places if places else "0", locale=Locale(language))
