@@ -32,8 +32,10 @@ from dicom_console.handlers import (
     rules,
     session,
     studies,
+    trends,
     uploads,
 )
+from dicom_console.views.durations import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
 from dicom_console.web.faces import VERSION, described
 from dicom_console.web.languages import N_
@@ -62,6 +64,7 @@ _BOTH = (
     jobs.faces,
     outbox.faces,
     events.faces,
+    trends.faces,
     fetches.faces,
     notifications.faces,
     peers.faces,
@@ -91,6 +94,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
+    app.state.durations = Durations()
     for pages in _PAGES:
         app.include_router(pages.router)
     if settings.console.dicomweb:

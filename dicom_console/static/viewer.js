@@ -241,7 +241,7 @@ function mount(viewer) {
   const use = (name) => {
     tool = name;
     stage.dataset.tool = name;
-    for (const one of viewer.querySelectorAll("[data-tool]")) one.setAttribute("aria-pressed", one.dataset.tool === name);
+    for (const one of viewer.querySelectorAll("button[data-tool]")) one.setAttribute("aria-pressed", one.dataset.tool === name);
   };
   const acts = {
     in: () => zoom(1.4),

@@ -71,6 +71,11 @@ def moment(at: datetime, language: str, *, seconds: bool) -> str:
     return format_skeleton("yMdHms" if seconds else "yMdHm", at, locale=Locale(language))
 
 
+def axis(at: datetime, language: str) -> str:
+    """A time on the axis of a chart: without year and seconds."""
+    return f"{at:%m-%d %H:%M}" if language == "en" else format_skeleton("MdHm", at, locale=Locale(language))
+
+
 def decimal(number: float, places: int, language: str) -> str:
     """A number with this many decimal places."""
     return format_decimal(number, format="0." + "0" * places if places else "0", locale=Locale(language))

@@ -99,9 +99,13 @@ def moment(text: str | None, language: str = "en") -> str:
     return f"{at:%H:%M:%S}" if today else languages.moment(at, language, seconds=False)
 
 
-def stamp(text: str, language: str = "en") -> str:
-    """A time in this machine's zone, always with its date: lists of events reach over midnight."""
-    return languages.moment(datetime.fromisoformat(text).astimezone(), language, seconds=True)
+def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
+    """A time in this machine's zone, always with its date: lists of events reach over midnight.
+
+    ``short``: for the axis of a chart, without the year and the seconds.
+    """
+    at = datetime.fromisoformat(text).astimezone()
+    return languages.axis(at, language) if short else languages.moment(at, language, seconds=True)
 
 
 def local_input(text: str) -> str:
@@ -125,19 +129,19 @@ def duration(seconds: float, language: str = "en") -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{decimal(seconds, 0 if seconds >= 10 else 1, language)} s"
+    return f"{decimal(seconds, 0 if seconds >= 10 else 1, language=language)} s"
 
 
 def size(number: float, language: str = "en") -> str:
     """Bytes in the unit that a person reads."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
-            return f"{decimal(number, 0 if unit == 'B' else 1, language)} {unit}"
+            return f"{decimal(number, 0 if unit == 'B' else 1, language=language)} {unit}"
         number /= 1024
-    return f"{decimal(number, 1, language)} TiB"
+    return f"{decimal(number, 1, language=language)} TiB"
 
 
-def decimal(number: float, places: int = 0, language: str = "en") -> str:
+def decimal(number: float, places: int = 0, *, language: str = "en") -> str:
     """A number with this many decimal places."""
     return languages.decimal(number, places, language)
 
