@@ -45,7 +45,7 @@ def node(node: Inbox) -> Inbox:
                     verdict=verdict,
                     model="m",
                     version="1",
-                )  
+                )
             )
         for number in (events.DELIVERY_RETRIED, events.DELIVERY_RETRIED, events.DELIVERY_DEAD):
             session.add(EventRow(at=utc_now(), number=number.number, fields={"destination": "pacs"}))

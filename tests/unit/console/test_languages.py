@@ -109,8 +109,8 @@ def test_a_text_from_outside_is_escaped_in_every_language(console: ConsoleLab) -
     browser = console.browser(UserRole.VIEWER)
     for language in languages.LANGUAGES:
         page = pages.render(
-            "error.html", 409, user=None, language=language, csrf="", path="/", code=409, again=False, besides="",
-            text="<script>alert(1)</script> 100 %(x)s %",
+            "error.html", 409, user=None, language=language, csrf="", path="/", code=409, again=False,
+            besides="", text="<script>alert(1)</script> 100 %(x)s %",
         )  # fmt: skip
         assert b"<script>alert" not in page.body
         assert b"&lt;script&gt;" in page.body
