@@ -11,7 +11,7 @@ from typing import Final, Literal
 from dicom_console.views.activity import Series
 from dicom_node.store.views import View
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 200, 52, 24, 10
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 400, 170, 50, 22, 10
 """Of a chart, and what stays free for its numbers (pixels)."""
 _ROUND: Final = (1, 2, 2.5, 5, 10)
 Kind = Literal["bars", "lines"]
@@ -68,8 +68,8 @@ def _round_up(value: float) -> float:
 
 
 def _marks(times: Sequence[datetime], width: float) -> list[View]:
-    """Four times along the axis at most."""
-    step = max(math.ceil(len(times) / 4), 1)
+    """Three times along the axis at most."""
+    step = max(math.ceil(len(times) / 3), 1)
     return [
         {"x": round(LEFT + (place + 0.5) * width, 1), "at": times[place]}
         for place in range(step // 2, len(times), step)

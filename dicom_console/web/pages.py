@@ -30,6 +30,8 @@ KINDS: Mapping[str, str] = {
     ResultKind.REJECTION: "rejection note",
     ResultKind.ASSESSMENT: "assessment (SR)",
 }
+LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
+"""What services.images calls the pictures of an image."""
 DECISIONS = {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}
 _HERE = Path(__file__).parents[1]
 
@@ -78,6 +80,7 @@ def _environment(language: str) -> Environment:
         "words": words,
         "decision": decision,
         "translated": translated,
+        "layer": layer,
     }
     environment.filters |= {name: partial(one, texts.gettext) for name, one in by_texts.items()}
     environment.filters |= {
@@ -196,6 +199,12 @@ def fault(status: str) -> str:
 def translated(text_of: Callable[[str], str], text: str) -> str:
     """A text of the catalogues that a variable holds; another one unchanged. Escaped, as ``_()`` is not."""
     return text_of(text) if text else ""
+
+
+def layer(text_of: Callable[[str], str], name: str) -> str:
+    """The name of a picture made of an image: "Heat map: Mass" has the finding's name behind the colon."""
+    kind_of, colon, finding = name.partition(": ")
+    return translated(text_of, kind_of) + colon + finding
 
 
 def words(text_of: Callable[[str], str], text: str) -> str:
