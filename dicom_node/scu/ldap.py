@@ -17,7 +17,7 @@ from dicom_node.scu.connections import Connections, tls_context
 from dicom_node.scu.http import FAULTY_ANSWER
 
 if TYPE_CHECKING:
-    from ldap3 import Connection
+    from ldap3 import Connection, Tls
 
 _LARGEST = 2**20  # bytes that a directory may send in one sign-in: some 10,000 groups
 _LONGEST_GROUP = 1024  # characters of a DN that is looked at
@@ -54,9 +54,9 @@ class Directory:
         """Connect, with TLS, and bind as the account that searches."""
         with self._asking():
             self._connection.open(read_server_info=False)
-            if not isinstance(self._connection.socket, _Counted):
+            if not isinstance(self._connection.socket, _LimitedSocket):
                 self._connections.opened(self._connection.socket)
-                self._connection.socket = _Counted(self._connection.socket)
+                self._connection.socket = _LimitedSocket(self._connection.socket)
             if self._settings.start_tls:
                 self._connection.start_tls(read_server_info=False)
             self._connection.socket.settimeout(self._settings.seconds)
@@ -209,10 +209,12 @@ def _entry(found: Mapping[str, Any], groups_attribute: str) -> DirectoryEntry:
 
 def _connection(settings: LdapSettings, connections: Connections) -> Connection:
     """Not open yet. Raises OSError for a file of authorities that cannot be read."""
-    from ldap3 import NONE, Connection, Server, Tls
+    from ldap3 import NONE, Connection, Server
 
-    context = tls_context(settings.authorities, connections)
     parts = urlsplit(settings.url)
+    is_ldaps = parts.scheme == "ldaps"
+    is_encrypted = is_ldaps or settings.start_tls
+    host = parts.hostname or ""
 
     class CutServer(Server):  # type: ignore[misc]  # without types
         """No further address is tried once the time is over."""
@@ -220,27 +222,33 @@ def _connection(settings: LdapSettings, connections: Connections) -> Connection:
         def candidate_addresses(self) -> Iterator[Any]:
             return (one for one in super().candidate_addresses() if not connections.timed_out)
 
-    class CheckedTls(Tls):  # type: ignore[misc]  # without types
-        """Name and certificate are checked by Python's own context."""
-
-        def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:  # noqa: ARG002
-            plain = connection.socket
-            if isinstance(plain, _Counted):
-                plain = plain.inner
-            connection.socket = _Counted(context.wrap_socket(plain, server_hostname=parts.hostname))
-
     server = CutServer(
-        parts.hostname,
-        parts.port or (636 if parts.scheme == "ldaps" else 389),
-        use_ssl=parts.scheme == "ldaps",
+        host,
+        parts.port or (636 if is_ldaps else 389),
+        use_ssl=is_ldaps,
         get_info=NONE,
-        tls=CheckedTls(validate=ssl.CERT_REQUIRED),
+        tls=_tls(tls_context(settings.authorities, connections), host) if is_encrypted else None,
         connect_timeout=settings.seconds / 2,  # of two addresses the second is tried, too
     )
     return Connection(server, auto_referrals=False, read_only=True)
 
 
-class _Counted:
+def _tls(context: ssl.SSLContext, host: str) -> Tls:
+    from ldap3 import Tls
+
+    class CheckedTls(Tls):  # type: ignore[misc]  # without types
+        """Name and certificate are checked by Python's own context."""
+
+        def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:  # noqa: ARG002
+            plain = connection.socket
+            if isinstance(plain, _LimitedSocket):
+                plain = plain.inner
+            connection.socket = _LimitedSocket(context.wrap_socket(plain, server_hostname=host))
+
+    return CheckedTls(validate=ssl.CERT_REQUIRED)
+
+
+class _LimitedSocket:
     """A socket that reads so many bytes: ldap3 gathers what a server sends, however long an answer is."""
 
     def __init__(self, inner: socket.socket) -> None:

@@ -65,7 +65,7 @@ def _person(
 
 def _attempt(
     database: Database, settings: LdapSettings, found: DirectoryEntry | None, name: str, address: str
-) -> users.Attempt:
+) -> users.SignInAttempt:
     """Counted by the person: a directory takes a name in several spellings."""
     with database.read() as session:
         if found is None:

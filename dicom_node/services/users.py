@@ -217,21 +217,23 @@ def sign_in(
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SignInAttempt:
     """A name with a password, as it is counted: by its account, or by a bucket of the name without one."""
 
     by: Person
     typed: Mapping[str, Any]
 
 
-def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> Attempt:
+def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
     """An attempt, before its password is looked at. Raises SignInRefused after too many of them."""
-    attempt = Attempt(Person(user.name if user else "", address), {} if user else {"typed": _bucket(name)})
+    attempt = SignInAttempt(
+        Person(user.name if user else "", address), {} if user else {"typed": _bucket(name)}
+    )
     refuse_too_many(session, address, _of_name(attempt.by.name, attempt.typed))
     return attempt
 
 
-def refuse(database: Database, attempt: Attempt, **how: Any) -> NoReturn:
+def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
     """Note that it failed, ``how`` being fields for the audit, and raise SignInRefused."""
     with database.write() as session:
         audit.note(session, attempt.by, AuditAction.SIGN_IN_REFUSED, **attempt.typed, **how)

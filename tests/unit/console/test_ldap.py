@@ -11,10 +11,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from dicom_node import preflight
 from dicom_node.config.ldap import LdapSettings
 from dicom_node.scu import ldap
 from dicom_node.scu.ldap import DirectoryFault, group_name
@@ -398,3 +400,35 @@ def test_settings_that_cannot_be_are_mistakes(changed: dict[str, object], proble
 )
 def test_settings_that_are_encrypted_or_of_this_machine_are_good(changed: dict[str, object]) -> None:
     assert "secret" not in repr(LdapSettings.model_validate(GIVEN | changed))
+
+
+def ldap_config(folder: Path, further: str = "") -> Path:
+    config = folder / "node.toml"
+    config.write_text(
+        f'[node]\ndata_dir = "{folder}/var"\n[workers]\nprocesses = 0\n[console]\nenabled = true\n'
+        '[console.ldap]\nurl = "ldaps://example.org"\nbind_dn = "CN=node"\nbind_password = "hunter2"\n'
+        f'user_base = "DC=example"\nroles = {{ readers = "reader" }}\n{further}',
+        encoding="utf-8",
+    )
+    return config
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
+def test_check_names_a_password_of_the_directory_that_all_may_read(
+    tmp_path: Path, mode: int, warned: bool
+) -> None:
+    config = ldap_config(tmp_path)
+    config.chmod(mode)
+    tried = [one for one in preflight.check([config]).tried if one.subject == "console.ldap"]
+    assert [f"its password is in {config}" in one.text for one in tried] == [True] * warned
+    assert "hunter2" not in str(tried)
+
+
+def test_check_names_a_missing_library_and_a_missing_file_of_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.preflight.console.find_spec", lambda name: None)
+    found = preflight.check([ldap_config(tmp_path, 'authorities = "nowhere.pem"')])
+    problems = {problem.key: problem.remedy for problem in found.problems}
+    assert problems["console.ldap"] == "needs ldap3: pip install 'dicom-ai-node[ldap]'"
+    assert problems["console.ldap.authorities"] == "is no file"
