@@ -217,7 +217,7 @@ CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the
 CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
 ACCOUNTS_UNUSABLE = EventType(
-    6022, _WARNING, "the provider of accounts does not answer, or not as OpenID Connect has it"
+    6022, _WARNING, "the provider of accounts (OpenID Connect, LDAP) does not answer, or not as it should"
 )
 TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")

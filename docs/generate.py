@@ -23,6 +23,7 @@ from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import toml_value
@@ -113,7 +114,7 @@ def settings_part() -> str:
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
             if name == "console":
-                sections.append(("[console.oidc]", OidcSettings))
+                sections += [("[console.oidc]", OidcSettings), ("[console.ldap]", LdapSettings)]
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
     sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))

@@ -37,6 +37,8 @@ PACKAGES = {
     "tesseract-ocr": "tesseract",
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
     "pixelmed-apps": "/usr/share/java/pixelmed.jar",
+    "slapd": "slapd",
+    "ldap-utils": "ldapadd",
 }
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from dicom_node import cli, events
 from dicom_node.config import sample
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
@@ -29,7 +30,8 @@ CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 def sections() -> list[type[BaseModel]]:
     inner = [field.annotation for field in Settings.model_fields.values()]
     named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return [*named, TlsSettings, OidcSettings, PeerSettings, RuleSettings, Conditions, NotificationSettings]
+    accounts = OidcSettings, LdapSettings
+    return [*named, TlsSettings, *accounts, PeerSettings, RuleSettings, Conditions, NotificationSettings]
 
 
 SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
@@ -54,7 +56,7 @@ def test_every_setting_is_in_a_sample_file() -> None:
     files = "".join(make() for make in sample.FILES.values())
 
     def is_shown(section: type[BaseModel], key: str) -> bool:
-        is_table = key in ("tls", "oidc") and section is not PeerSettings
+        is_table = key in ("tls", "oidc", "ldap") and section is not PeerSettings
         pattern = rf"^#?\s*\[(listener|console)\.{key}\]" if is_table else rf"^#?\s*{key} = "
         return re.search(pattern, files, re.MULTILINE) is not None
 

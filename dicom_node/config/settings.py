@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.mistakes import HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
@@ -155,6 +156,8 @@ class ConsoleSettings(_Section):
     else: for a network of its own. Whoever reaches it reads the numbers."""
     oidc: OidcSettings | None = None
     """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
+    ldap: LdapSettings | None = None
+    """Names and passwords of the hospital's directory; absent: none. Needs the extra ldap."""
 
     @model_validator(mode="after")
     def _is_found_again(self) -> Self:

@@ -28,7 +28,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
-from dicom_node.preflight.console import check_console, probe_console
+from dicom_node.preflight.console import check_console, probe_console, probe_directory
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
@@ -86,6 +86,7 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     further = (
         probe_machine(settings, role),
         probe_console(settings, role),
+        probe_directory(settings, role),
         probe_object_store(settings),
         _ask_peers(settings),
     )
@@ -174,6 +175,8 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
         places["telemetry"] = ("telemetry", "headers")
     if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
         places["console.oidc"] = ("console", "oidc", "client_secret")
+    if settings.console.ldap:
+        places["console.ldap"] = ("console", "ldap", "bind_password")
     for rule in settings.notifications:
         for key in ("url", "token"):
             if getattr(rule, key).get_secret_value():
