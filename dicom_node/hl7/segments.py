@@ -54,6 +54,7 @@ def er7(
     from hl7apy.core import Message
 
     message = Message("ORU_R01", version=VERSION)
+    del message.msh.msh_7  # the present time: it would differ at each try
     _fill(message.msh, header)
     result = message.add_group("ORU_R01_PATIENT_RESULT")
     person = result.add_group("ORU_R01_PATIENT")
@@ -95,8 +96,4 @@ def _fill(target: Any, segment: SegmentFields) -> None:
     for number, repetitions in sorted(segment.fields.items()):
         for components in repetitions:
             if text := "^".join(components).rstrip("^"):
-                name = f"{segment.name}_{number}".lower()
-                if name == "msh_7":  # the library has put the present time there
-                    target.msh_7 = text
-                else:
-                    target.add_field(name).value = text
+                target.add_field(f"{segment.name}_{number}".lower()).value = text

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from sqlalchemy import select
 
 pytest.importorskip("hl7apy", reason="needs the extra hl7")
@@ -22,11 +23,12 @@ from dicom_node.config.settings import ConsoleSettings, ListenerSettings, PeerSe
 from dicom_node.hl7 import control_id
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.scu import open_destination
+from dicom_node.scu import Outgoing, SendStatus, open_destination
 from dicom_node.services import peers, results
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Study
 from tests.certificates_lab import Authority
+from tests.golden_lab import objects
 from tests.mllp_lab import LOSE, SILENT, WRONG_MESSAGE, Receiver, run_receiver
 from tests.outbox_lab import Outbox
 from tests.ports import free_port
@@ -56,6 +58,21 @@ def test_a_report_is_one_message_and_confirmed_by_its_acknowledgement(tmp_path: 
     assert str(message["PID"][0][5]) == "Probe^Ä^^^^^L^A"
     assert str(message["MSH"][0][6]) == "HOSPITAL"
     assert "https://ai.example.org/studies/1^^TEXT^HTML" in [str(obx[5]) for obx in message["OBX"]]
+
+
+def test_a_whole_report_is_read_there_as_it_was_written(tmp_path: Path, ris: Receiver) -> None:
+    [built] = [one for name, one in objects(tmp_path) if name == "chest_xray-sr"]
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(built.data or b"")
+    report = dcmread(path)
+    item = Outgoing(report.SOPClassUID, built.sop_instance_uid, report.StudyInstanceUID, "", path, "")
+    [sent] = open_destination(ris.peer(), Settings()).send([item])
+    assert (sent.status, sent.code) == (SendStatus.STORED, "AA")
+    [message] = ris.received
+    kinds = [str(row[2]) for row in message["OBX"]]
+    assert kinds == ["TX", "TX", "TX", "CWE", "CWE", "NM"]
+    assert [str(row[5]) for row in message["OBX"]][-2:] == ["272519000^Absent^SCT", "0.75"]
+    assert str(message["OBR"][0][18]) == "ACCCR"
 
 
 @pytest.mark.parametrize("code", ["AE", "AR", "CE", "CR"])
