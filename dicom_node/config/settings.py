@@ -234,8 +234,8 @@ class PeerSettings(_Section):
     commitment_port: Port | None = None
     """Another port for storage commitment."""
     iocm: bool = False
-    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them; with
-    transport = "hl7" a message that takes them back."""
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
+    With transport = "hl7": a message that takes them back."""
     withdraw: Literal["", "delete"] = ""
     """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
     Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have."""

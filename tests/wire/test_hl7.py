@@ -98,9 +98,9 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_without_its_words(
     assert "Canary" not in f"{row}{caplog.text}"
 
 
-@pytest.mark.parametrize("fault", [LOSE, WRONG_MESSAGE])
+@pytest.mark.parametrize("fault", [LOSE, WRONG_MESSAGE, b"\x0bMSH|^~\\&|RIS"])
 def test_a_lost_or_wrong_acknowledgement_is_sent_again_under_the_same_number(
-    tmp_path: Path, ris: Receiver, fault: str
+    tmp_path: Path, ris: Receiver, fault: str | bytes
 ) -> None:
     ris.answer = lambda message, times: fault if times < 3 else "AA"
     outbox = Outbox(tmp_path, [ris.peer()])
