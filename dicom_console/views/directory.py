@@ -76,7 +76,7 @@ def _shown(peer: PeerSettings) -> View:
             key: row[key]
             for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
         },
-        "address": (place if peer.transport == "dimse" else row["url"]) or "",
+        "address": (row["url"] if peer.by_http else place) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }
 

@@ -7,6 +7,7 @@ that has no default, or whose default is "not set", stands in a comment.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -21,6 +22,7 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _WIDTH = 100
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 # What stands in the sample where there is no default.
 _EXAMPLES: Mapping[tuple[str, str], object] = {
@@ -214,7 +216,7 @@ FILES = {
 def toml_value(value: object) -> str:
     """A value as TOML writes it."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
@@ -225,6 +227,10 @@ def toml_value(value: object) -> str:
     elif isinstance(value, Enum):
         value = value.value
     return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
+from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.mistakes import HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
@@ -189,8 +190,8 @@ class PeerSettings(_Section):
     """Event 1010 when no object came from it for so long; 0: it may be silent."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
-    transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
-    """How results are sent: C-STORE, Orthanc's REST API or STOW-RS."""
+    transport: Literal["dimse", "orthanc", "dicomweb", "hl7"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS, or reports as HL7 v2 ORU^R01 by MLLP."""
     url: Annotated[str, AfterValidator(checked_url)] = ""
     """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
     username: str = ""
@@ -198,7 +199,7 @@ class PeerSettings(_Section):
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
     tls: bool = False
-    """Call this peer with DICOM TLS, with the listener's certificate as ours."""
+    """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
     viewer: Literal["", "ohif"] = ""
@@ -236,7 +237,8 @@ class PeerSettings(_Section):
     commitment_port: Port | None = None
     """Another port for storage commitment."""
     iocm: bool = False
-    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
+    With transport = "hl7": a message that takes them back."""
     withdraw: Literal["", "delete"] = ""
     """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
     Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have."""
@@ -244,6 +246,9 @@ class PeerSettings(_Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
+    hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
+    """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
+    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/admin.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
@@ -268,6 +273,14 @@ class PeerSettings(_Section):
             return given
         return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_hl7(cls, given: Any) -> Any:
+        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
+        if not isinstance(given, dict) or given.get("transport") != "hl7":
+            return given
+        return {"results": (ResultKind.SR,), "confirm": "none", **given}
+
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
@@ -281,6 +294,8 @@ class PeerSettings(_Section):
     @classmethod
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        if deidentify and info.data.get("transport") == "hl7":
+            raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         results = info.data.get("results", ())
         wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
         if deidentify and (wrong or ResultKind.CLEANED not in results):
@@ -298,10 +313,30 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if self.transport == "dimse" and (missing := self.missing_of_address()):
+        if not self.by_http and (missing := self.missing_of_address()):
             raise ValueError(f"{missing}: a peer that may receive needs host and port")
-        if self.transport != "dimse" and not self.url:
+        if self.by_http and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
+        return self
+
+    @model_validator(mode="after")
+    def _can_take_messages(self) -> Self:
+        if self.transport != "hl7":
+            if self.hl7_fields:
+                raise ValueError('hl7_fields is for peers with transport = "hl7"')
+            return self
+        if self.may != ("receive",):
+            raise ValueError('transport = "hl7" is for peers with may = ["receive"] alone')
+        if self.results != (ResultKind.SR,):
+            raise ValueError('an HL7 message is made of a report: leave out results, or set results = ["sr"]')
+        if self.confirm != "none":
+            raise ValueError(
+                "HL7 has no question for a result: its acknowledgement counts; leave out confirm"
+            )
+        if self.assessments:
+            raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
+        if self.charset != "utf8":
+            raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
         return self
 
     @model_validator(mode="after")
@@ -324,10 +359,10 @@ class PeerSettings(_Section):
     @model_validator(mode="after")
     def _can_be_asked_to_delete(self) -> Self:
         if self.withdraw == "delete":
-            if "receive" not in self.may or self.transport == "dimse":
+            if "receive" not in self.may or not self.by_http:
                 raise ValueError(
                     'withdraw = "delete" is for peers that receive by transport = "orthanc" or "dicomweb": '
-                    "DICOM's own network has no request to delete"
+                    "neither DICOM's own network nor HL7 has a request to delete"
                 )
             if self.iocm:
                 raise ValueError('give iocm = true or withdraw = "delete", not both')
@@ -347,6 +382,11 @@ class PeerSettings(_Section):
             "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
         }[service]
         return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def by_http(self) -> bool:
+        """Whether it has a base URL; others have host and port."""
+        return self.transport in ("orthanc", "dicomweb")
 
     @property
     def retrieve_seconds(self) -> float:

@@ -157,6 +157,7 @@ class Ledger:
             series_instance_uid=result.series_instance_uid,
             path=self._folder / result.path,
             sha256=result.sha256,
+            study=result.study_id,
         )
         return Leased(
             delivery.id, delivery.attempts, result.study_id, result.bytes, result.pseudonym_domain, outgoing

@@ -1,4 +1,4 @@
-"""Destinations and archives: DIMSE, Orthanc's REST API and DICOMweb, each behind one small protocol."""
+"""Destinations and archives: DIMSE, Orthanc's REST API, DICOMweb and HL7, each behind one small protocol."""
 
 from __future__ import annotations
 
@@ -92,6 +92,10 @@ def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
         from dicom_node.scu.dicomweb import DicomwebDestination
 
         return DicomwebDestination(peer, settings)
+    if peer.transport == "hl7":
+        from dicom_node.scu.mllp import Hl7Destination
+
+        return Hl7Destination(peer, settings)
     from dicom_node.scu.dimse import DimseDestination
 
     return DimseDestination(peer, settings)

@@ -143,6 +143,14 @@ def short_result(report: Path | BinaryIO) -> tuple[str, ...]:
     return tuple(line for line in conclusion(report).splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 
+def statement(report: Path | BinaryIO) -> str:
+    """The sentence that every report carries: by which model, and that it is not for diagnostic use."""
+    for item in dcmread(report).get("ContentSequence", ()):
+        if item.ValueType == "TEXT" and _name(item).CodeValue == concepts.COMMENT.value:
+            return str(item.TextValue)
+    return ""
+
+
 def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
     inferred_from = [below for item in items if _decides(item) for below in item.get("ContentSequence", ())]
