@@ -34,7 +34,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 NO_PAGES = {
     *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
     *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
-    "/studies/{number}/thumbnail",
+    *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}"),
     "/models/{identifier}/{version}/feedback.csv",
 }
 """What pages fetch, a browser keeps as a file, or only machines ask for."""
