@@ -5,15 +5,18 @@ DCMTK has no free one: its ``mppsscu`` is sold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
+
+from dicom_node.scu.transport import CallingAE
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 
@@ -65,7 +68,7 @@ def series(objects: Sequence[tuple[str, str]]) -> Dataset:
 
 def associate(port: int, calling: str = "US1") -> Association:
     """An association for performed procedure steps, established or not."""
-    ae = AE(ae_title=calling)
+    ae = CallingAE(ae_title=calling)
     ae.dimse_timeout = 20
     context = build_context(ModalityPerformedProcedureStep)
     return ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
@@ -73,27 +76,17 @@ def associate(port: int, calling: str = "US1") -> Association:
 
 def create(port: int, uid: str, step: Dataset, calling: str = "US1") -> Dataset | None:
     """N-CREATE on an association of its own; the whole status, empty without answer, None without context."""
-    association = associate(port, calling)
-    if not association.is_established:
-        return None
-    status, _ = association.send_n_create(step, ModalityPerformedProcedureStep, uid)
-    association.release()
-    return status
+    return _ask(port, calling, lambda one: one.send_n_create(step, ModalityPerformedProcedureStep, uid))
 
 
 def change(port: int, uid: str, step: Dataset, calling: str = "US1") -> Dataset | None:
     """N-SET, as ``create``."""
-    association = associate(port, calling)
-    if not association.is_established:
-        return None
-    status, _ = association.send_n_set(step, ModalityPerformedProcedureStep, uid)
-    association.release()
-    return status
+    return _ask(port, calling, lambda one: one.send_n_set(step, ModalityPerformedProcedureStep, uid))
 
 
 def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1") -> int | None:
     """N-CREATE of these bytes in Implicit VR Little Endian; None: the association was cut."""
-    ae = AE(ae_title=calling)
+    ae = CallingAE(ae_title=calling)
     ae.dimse_timeout = 30
     context = build_context(ModalityPerformedProcedureStep, ImplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
@@ -109,6 +102,19 @@ def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1
     association._reactor_checkpoint.set()
     association.abort()
     return None if answer is None else answer.Status
+
+
+def _ask(port: int, calling: str, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | None:
+    association = associate(port, calling)
+    if not association.is_established:
+        return None
+    try:
+        return send(association)[0]
+    except (RuntimeError, ValueError):  # the association was cut under us
+        return Dataset()
+    finally:
+        if association.is_established:
+            association.release()
 
 
 def _reference(sop_class: str, uid: str) -> Dataset:
