@@ -17,8 +17,15 @@ from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from dicom_node.scu.transport import CallingAE
+from tests.inbox_lab import CONFIG
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
+WITH_STEPS: dict[str, Any] = {
+    **CONFIG,
+    "assembly": {**CONFIG["assembly"], "mpps_minutes": 20},
+    "peers": [{**peer, "mpps": peer["name"] == "modality"} for peer in CONFIG["peers"]],
+}
+"""The configuration of an inbox whose peer ``modality`` reports steps."""
 
 
 def scheduled(study: str) -> Dataset:

@@ -24,16 +24,10 @@ from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.store import steps
 from dicom_node.store.tables import PerformedStep, StepObject, StepStudy
 from dicom_node.store.transitions import steady_now, utc_now
-from tests.inbox_lab import CONFIG, Inbox
+from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, begun, ended
+from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
 from tests.unit.inbox.objects import changed
-
-WITH_STEPS: dict[str, Any] = {
-    **CONFIG,
-    "assembly": {**CONFIG["assembly"], "mpps_minutes": 20},
-    "peers": [{**peer, "mpps": peer["name"] == "modality"} for peer in CONFIG["peers"]],
-}
 
 
 @pytest.fixture
@@ -284,6 +278,23 @@ def test_events_before_the_first_image_are_the_study_s_too(inbox: Inbox, modalit
     (row,) = [row for row in inbox.events() if row.number == events.STEP_BEGUN.number]
     assert row.study_id == inbox.study(image.StudyInstanceUID).id
     assert "Mustermann" not in str(row.fields)
+
+
+@pytest.mark.debian("postgresql")
+def test_the_same_in_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    inbox = Inbox(tmp_path / "var", WITH_STEPS, url=postgres_url)
+    modality, sent = Modality(inbox), images("postgres")
+    step = modality.begin(sent[0].StudyInstanceUID)
+    inbox.index()
+    inbox.receive(*sent)
+    assert not is_complete(inbox, sent[0], 300)
+    modality.set(step, sent)
+    assert is_complete(inbox, sent[0])
+    assert all(row.study_id for row in inbox.events() if row.number in (1080, 1081))
+    forget_past(inbox.database, inbox.settings, utc_now() + timedelta(days=401))
+    with inbox.database.read() as session:
+        assert not session.scalars(select(StepObject)).first()
+    inbox.close()
 
 
 def test_steps_of_long_ago_are_forgotten(inbox: Inbox, modality: Modality) -> None:
