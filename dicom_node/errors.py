@@ -244,6 +244,18 @@ class FaultyReport(ObjectError):
     """A storage commitment report that cannot be read, or is beyond its limits."""
 
 
+class FaultyStep(ObjectError):
+    """A request about a performed procedure step that is refused; the text holds no value of it.
+
+    ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
+    """
+
+    def __init__(self, text: str, code: int, tags: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.tags = tuple(tags)
+
+
 class DecodedDifferently(ObjectError):
     """Text in the object cannot be decoded with the character set that it names."""
 

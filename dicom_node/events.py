@@ -56,6 +56,15 @@ COMMITMENT_REPORT_REFUSED = EventType(1012, _WARNING, "storage commitment report
 INSTANCE_UID_DIFFERS = EventType(
     1013, _WARNING, "a data set has another SOP Instance UID than its C-STORE request"
 )
+STEP_BEGUN = EventType(1080, _INFO, "a modality began a performed procedure step")
+STEP_CHANGED = EventType(1081, _INFO, "a modality reported on a performed procedure step")
+STEP_REFUSED = EventType(1082, _WARNING, "report on a performed procedure step refused")
+STEPS_NOT_AWAITED = EventType(
+    1083, _WARNING, "a study goes on without all that its performed procedure steps name, or their end"
+)
+STEPS_FULFILLED = EventType(
+    1084, _INFO, "the performed procedure steps of a study ended, all they name is here"
+)
 PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")

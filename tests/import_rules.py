@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.inbox.header",
         "dicom_node.inbox.journal",
         "dicom_node.inbox.spool",
+        "dicom_node.inbox.steps",
     ),
     "dicom_node.inbox": (
         *CELLAR,

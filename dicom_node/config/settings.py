@@ -188,6 +188,9 @@ class PeerSettings(_Section):
     """Overrides assembly.quiet_seconds for studies of this peer."""
     silent_hours: float = Field(0, ge=0)
     """Event 1010 when no object came from it for so long; 0: it may be silent."""
+    mpps: bool = False
+    """With "send": it may report on its performed procedure steps (MPPS): a study is complete when its steps
+    have ended and all images that they name are here."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
     transport: Literal["dimse", "orthanc", "dicomweb", "hl7"] = "dimse"
@@ -337,6 +340,12 @@ class PeerSettings(_Section):
             raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
         if self.charset != "utf8":
             raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
+        return self
+
+    @model_validator(mode="after")
+    def _can_report_steps(self) -> Self:
+        if self.mpps and "send" not in self.may:
+            raise ValueError('mpps is for peers with may = ["send"]')
         return self
 
     @model_validator(mode="after")

@@ -75,7 +75,7 @@ class Spool:
 
         ``sender``: with whose objects it takes turns to be indexed, by default the calling AE title.
         """
-        self._free_space.check()
+        self.check_space()
         mark = mark_of(sender or arrival.calling_ae)
         temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}{mark}"
         return IncomingObject(
@@ -84,6 +84,10 @@ class Spool:
             self._free_space,
             self._commits,
         )
+
+    def check_space(self) -> None:
+        """Raises SpoolFull while there is too little free space, SpoolError where the folder is gone."""
+        self._free_space.check()
 
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""

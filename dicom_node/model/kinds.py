@@ -76,6 +76,14 @@ class AssociationOutcome(StrEnum):
     LOST = "lost"  # with its listener
 
 
+class StepStatus(StrEnum):
+    """Performed Procedure Step Status (0040,0252), PS3.3 C.4.14."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
 class Counted(StrEnum):
     """The outcome of a model on an image, as it is counted. ``REORIENTED`` ones are ``ANALYSED`` too."""
 

@@ -14,16 +14,23 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ABORT, UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.scp import command
 from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
-from dicom_node.scp.contexts import commitment_context, refusals
+from dicom_node.scp.contexts import commitment_context, refusals, step_context
 from dicom_node.scp.dimse import Request, SpoolingProvider
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
-from dicom_node.scp.storage_service import AcceptedAssociation, ReportRequest, StorageService, StoreRequest
+from dicom_node.scp.storage_service import (
+    AcceptedAssociation,
+    ReportRequest,
+    StepRequest,
+    StorageService,
+    StoreRequest,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -90,6 +97,12 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if abstract_syntax != commitment.SOP_CLASS:
             raise command.MalformedCommand(f"not served: {command.name_of(command.N_EVENT_REPORT_RQ)}")
 
+    def open_step(self, request: StepRequest) -> None:
+        """An N-CREATE or N-SET came. Raises MalformedCommand where its context is not for steps."""
+        _, (abstract_syntax, _) = self._negotiated(request.context_id)
+        if abstract_syntax != performed_step.SOP_CLASS:
+            raise command.MalformedCommand(f"not served: {command.name_of(request.command.field)}")
+
     def kill(self) -> None:
         """End both threads."""
         self._kill = True
@@ -125,6 +138,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
         elif isinstance(request, ReportRequest):
             status = self.service.take_report(accepted, request, transfer_syntax)
             response = command.encode_report_response(request.command, status)
+        elif isinstance(request, StepRequest):
+            answer = self.service.take_step(accepted, request, transfer_syntax)
+            response = command.encode_step_response(
+                request.command, answer.status, answer.comment, answer.error_id, answer.missing
+            )
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
         self._answer(context_id, response)
@@ -183,8 +201,9 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
 
     def _negotiate_as_acceptor(self) -> None:
         if self._proposes_to_report():
-            contexts = [*self.acceptor.supported_contexts, commitment_context()]
-            self.acceptor.supported_contexts = contexts
+            self._support(commitment_context())
+        if self.assoc.service.policy.current().takes_steps_of(self.assoc.request_head.calling):
+            self._support(step_context())
         verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
@@ -194,6 +213,10 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
             return
         self.assoc.accepted = verdict
         super()._negotiate_as_acceptor()
+
+    def _support(self, context: PresentationContext) -> None:
+        """Offer one more context to this caller: the list itself is that of all associations."""
+        self.acceptor.supported_contexts = [*self.acceptor.supported_contexts, context]
 
     def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
         """The answer to a user identity that the policy let pass: none, or that it was taken.

@@ -47,6 +47,8 @@ class PeerPolicy:
     """AE titles under which it reports on storage commitment."""
     reports_from: str = ""
     """The host that does, "" where it is ``host``."""
+    mpps: bool = False
+    """Whether it may report on performed procedure steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Permission:
     may_send: bool
     may_report: bool = False
     """On storage commitment."""
+    mpps: bool = False
+    """May report on performed procedure steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,7 @@ class AEPolicy:
             return statuses.CALLED_AE_NOT_RECOGNISED
         peer, reporter = self._peer_of(proposal), self._reporter_of(proposal)
         if peer is not None:
-            return Permission(peer.name, peer.may_send, may_report=reporter is not None)
+            return Permission(peer.name, peer.may_send, may_report=reporter is not None, mpps=peer.mpps)
         if reporter is not None:
             return Permission(reporter.name, may_send=False, may_report=True)
         return self._decide_unknown(proposal)
@@ -190,6 +194,10 @@ class AEPolicy:
     def may_report(self, calling_ae: str) -> bool:
         """Whether some peer reports on storage commitment under this title."""
         return any(calling_ae.strip() in peer.reports_as for peer in self.peers)
+
+    def takes_steps_of(self, calling_ae: str) -> bool:
+        """Whether some peer of this title may report on performed procedure steps."""
+        return any(peer.mpps and peer.ae_title.strip() == calling_ae.strip() for peer in self.peers)
 
     def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
         """Whether one more association is within the limits.
@@ -298,6 +306,7 @@ def _peer(peer: PeerSettings) -> PeerPolicy:
         maximum_associations=peer.maximum_associations,
         reports_as=tuple(title.strip() for title in peer.reporting_titles),
         reports_from=peer.commitment_host or "",
+        mpps=peer.mpps,
     )
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pydicom.uid import UID
 
 from dicom_node import events
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.dataset_head import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
@@ -26,11 +26,12 @@ from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.scp import statuses
-from dicom_node.scp.command import MalformedCommand, ReportCommand, StoreCommand
+from dicom_node.scp.command import MalformedCommand, ReportCommand, StepCommand, StoreCommand
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures, network
+from dicom_node.scp.performed_steps import PerformedSteps, StepAnswer
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.statuses import Rejection, Status
 
@@ -55,6 +56,8 @@ class AcceptedAssociation:
     """Objects not acknowledged with Success."""
     reports: int = 0
     """Storage commitment reports taken."""
+    steps: int = 0
+    """Reports on performed procedure steps taken."""
 
     @property
     def sender(self) -> str:
@@ -127,6 +130,25 @@ class ReportRequest:
         self.data.clear()
 
 
+@dataclass(slots=True)
+class StepRequest:
+    """One N-CREATE or N-SET of a performed procedure step being received."""
+
+    context_id: int
+    command: StepCommand
+    data: bytearray = field(default_factory=bytearray)
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. MalformedCommand: it does not seem to end."""
+        self.data += data
+        if len(self.data) > 2 * performed_step.MAXIMUM_BYTES:
+            raise MalformedCommand("performed procedure step far beyond its largest length")
+
+    def abandon(self) -> None:
+        """The association ended before the request was whole."""
+        self.data.clear()
+
+
 class StorageService:
     """Shared by the threads of all associations of one listener."""
 
@@ -136,11 +158,13 @@ class StorageService:
         spool: Spool,
         waiting: WaitingObjects,
         journal: JournalWriter,
+        steps: PerformedSteps,
         listener_id: str,
     ) -> None:
         self.policy = policy
         self._spool, self._waiting = spool, waiting
         self._journal = journal
+        self._steps = steps
         self._listener_id = listener_id
         self.entrance = Entrance()
         self._failures = Failures()
@@ -320,6 +344,42 @@ class StorageService:
         fields = {"status": f"{status.code:04X}", "reason": status.meaning}
         self._journal_if_few(accepted, self._event(events.COMMITMENT_REPORT_REFUSED, accepted, **fields))
         return status
+
+    def take_step(
+        self, accepted: AcceptedAssociation, request: StepRequest, transfer_syntax: str
+    ) -> StepAnswer:
+        """An N-CREATE or N-SET was received: make it durable, and only then answer Success."""
+        answer = self._answer_step(accepted, request, transfer_syntax)
+        if answer.status is statuses.SUCCESS:
+            accepted.steps += 1
+            return answer
+        fields: dict[str, FieldValue] = {
+            "status": f"{answer.status.code:04X}",
+            "reason": answer.comment or answer.status.meaning,
+            "step": shown_uid(request.command.sop_instance_uid),
+        }
+        self._journal_if_few(accepted, self._event(events.STEP_REFUSED, accepted, **fields))
+        return answer
+
+    def _answer_step(
+        self, accepted: AcceptedAssociation, request: StepRequest, transfer_syntax: str
+    ) -> StepAnswer:
+        if not accepted.permission.mpps:
+            return StepAnswer(statuses.NOT_AUTHORISED)
+        if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
+            return StepAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
+        try:
+            self._spool.check_space()
+        except SpoolError as error:
+            return StepAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+        }
+        encoded, syntax = bytes(request.data), UID(transfer_syntax)
+        return self._steps.take(request.command, encoded, syntax, accepted.permission.peer, fields)
 
     def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""

@@ -26,10 +26,13 @@ from dicom_node.store.tables import (
     Instance,
     Notification,
     NotifiedEvent,
+    PerformedStep,
     ReceivedObject,
     Result,
     ScoreCount,
     ShadowScore,
+    StepObject,
+    StepStudy,
     Study,
 )
 
@@ -38,7 +41,9 @@ SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 
 _Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
-_instance, _result, _delivery, _study = (one.__table__ for one in (Instance, Result, Delivery, Study))
+_instance, _result, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, Result, Delivery, Study, StepStudy)
+)
 
 
 def _studies(senders: Sequence[str]) -> Select[Any]:
@@ -61,6 +66,10 @@ def _uids(senders: Sequence[str]) -> Select[Any]:
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
 
+def _steps(senders: Sequence[str]) -> Select[Any]:
+    return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
+
+
 _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Study: lambda senders: Study.id.in_(_studies(senders)),
     ReceivedObject: lambda senders: or_(
@@ -73,6 +82,9 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
     Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
+    StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
+    StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     ShadowScore: lambda senders: ShadowScore.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),

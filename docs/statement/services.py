@@ -16,15 +16,16 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from dicom_node.config.sections import AuditSettings, OutboxSettings
+from dicom_node.config.sections import AssemblySettings, AuditSettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
+from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
@@ -89,7 +90,7 @@ fetch them. It is no archive: it answers no query, and takes over no storage com
 ### 1.1 DIMSE services
 
 {table(("service", "user (SCU)", "provider (SCP)", "section"), rows)}
-Not supported: Modality Worklist, Modality Performed Procedure Step, Unified Worklist and Procedure Step, Instance Availability
+Not supported: Modality Worklist, Modality Performed Procedure Step as user, Unified Worklist and Procedure Step, Instance Availability
 Notification, Print Management, Query/Retrieve as provider, Storage Commitment as provider.
 
 ### 1.2 SOP classes
@@ -126,6 +127,7 @@ def services() -> str:
     """Section 5."""
     mapping = [
         ("C-ECHO, C-STORE as SCP", "listener", "any configured peer that may send"),
+        ("N-CREATE, N-SET as SCP of MPPS", "listener", "peers with `mpps = true`"),
         (
             "N-EVENT-REPORT as SCU of storage commitment",
             "listener, and the association of the request",
@@ -191,7 +193,8 @@ is stored; studies are found by `POST /tools/find` and fetched by `GET /instance
 
 ### 5.4 Cross-service considerations
 
-A job begins when no association holds its study and a quiet time has passed. Its results are built once: a repetition, on
+A job begins when no association holds its study and a quiet time has passed, or when the performed procedure steps of the study
+say that it is whole (5.2.5). Its results are built once: a repetition, on
 whatever service, sends the same bytes under the same SOP Instance UID. "Delivered" is said only of what the destination shows
 or keeps (`confirm`). A later report names the one that it replaces in Predecessor Documents Sequence.
 
@@ -371,6 +374,31 @@ put in quarantine. Statuses: 7.3.6.
 """
 
 
+def _performed_steps() -> str:
+    minutes = AssemblySettings().mpps_minutes
+    return f"""\
+As SCP (PS3.4 F.7), to peers with `mpps = true`; the presentation context is rejected to all others. N-CREATE and N-SET are answered
+with Success when what they say is on stable storage. N-GET (Retrieve) and N-EVENT-REPORT (Notification) are not supported. The AI results
+of the node are of no performed procedure step.
+
+| operation | what is required of it (PS3.4 Table F.7.2-1) |
+| --- | --- |
+| N-CREATE | attributes of type 1: Scheduled Step Attributes Sequence with Study Instance UID, Performed Procedure Step ID, Performed Station AE Title, Performed Procedure Step Start Date and Time, Modality, and Performed Procedure Step Status IN PROGRESS |
+| N-SET | the step is known, was created by the same peer, and is IN PROGRESS; with COMPLETED or DISCONTINUED, or before, Performed Procedure Step End Date and Time, and Performed Series Sequence with an item |
+| both, of each series | Series Instance UID, Protocol Name, and Referenced SOP Class and Instance UID of each image and other object |
+
+Attributes of type 2 may be missing, which is taken as empty; what an N-SET may not change is not read. The SOP Instance UID is chosen
+by the SCU. No Attribute List is returned, and values are neither coerced nor kept, but for status, SOP Instance UID of the step, Study
+Instance UIDs, and SOP Instance UIDs of its objects. Limits: {performed_step.MAXIMUM_BYTES // 2**20} MiB, {performed_step.MAXIMUM_OBJECTS:,} objects and
+{performed_step.MAXIMUM_STUDIES} studies of a step, {limits.STEP_REPORTS_OF_ONE_ASSOCIATION} requests on one association. A step is known for
+{KEPT_DAYS} days after its last request; machines that have no folder in common do not know each other's steps.
+
+A study with steps is complete when all of them are COMPLETED or DISCONTINUED and all objects that they name are here: at once where they
+name all of its images, else after the quiet time. After {minutes:g} minutes of quiet (`assembly.mpps_minutes`) it is complete all the same, with
+event 1083. Statuses: 7.3.7.
+"""
+
+
 SERVICES: Final[tuple[Service, ...]] = (
     Service("Verification", (VERIFICATION,), (VERIFICATION,), _verification),
     Service(
@@ -381,5 +409,6 @@ SERVICES: Final[tuple[Service, ...]] = (
     ),
     Service("Storage Commitment", (str(commitment.SOP_CLASS),), (), _commitment),
     Service("Query/Retrieve", (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET), (), _query),
+    Service("Modality Performed Procedure Step", (), (str(performed_step.SOP_CLASS),), _performed_steps),
 )
 """In the order of the statement."""

@@ -57,7 +57,7 @@ def list_studies(
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
 def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
-    """Show one study: objects received, jobs, results, what happened."""
+    """Show one study: objects received, jobs, results, procedure steps, what happened."""
     from dicom_node.store import views
 
     with reading(config) as (session, _):
@@ -65,11 +65,11 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
     if as_json:
         print_json(row)
         return
-    parts = ("results", "jobs", "received", "events")
+    parts = ("results", "jobs", "received", "steps", "events")
     hidden = (*parts, "study_instance_uid", "job_held")
     shown = {key: value for key, value in row.items() if key not in hidden}
     print_details(shown | {"state": state_in_words(row)})
-    for part in parts:
+    for part in parts if row["steps"] else (part for part in parts if part != "steps"):
         _print_part(part, _folded(row[part]) if part == "events" else row[part])
 
 

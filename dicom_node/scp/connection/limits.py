@@ -58,6 +58,8 @@ EVENTS_WAITING = 1000
 """Events that wait for the journal while the disk is full; older ones are lost."""
 REPORTS_OF_ONE_ASSOCIATION = 100
 """Storage commitment reports; further ones may come on another association."""
+STEP_REPORTS_OF_ONE_ASSOCIATION = 100
+"""N-CREATE and N-SET of performed procedure steps; further ones may come on another association."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000

@@ -24,6 +24,7 @@ from dicom_node.store.tables.node import (
     StudyTrace,
 )
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
+from dicom_node.store.tables.steps import PerformedStep, StepObject, StepStudy
 from dicom_node.store.tables.studies import (
     Association,
     Delivery,
@@ -61,12 +62,15 @@ __all__ = [
     "Lease",
     "Notification",
     "NotifiedEvent",
+    "PerformedStep",
     "ReceivedObject",
     "ReportedFinding",
     "Result",
     "ScoreCount",
     "ShadowScore",
     "SiteProcess",
+    "StepObject",
+    "StepStudy",
     "Study",
     "StudyName",
     "StudyTrace",
