@@ -102,7 +102,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.images.decode",
     ),
     "dicom_node.outbox": (*CELLAR, *STORE, *FILES, "dicom_node.scu", "dicom_node.scu.destination"),
-    "dicom_node.scu": CELLAR,
+    "dicom_node.fhir": (
+        *CELLAR,
+        "dicom_node.results.common.concepts",
+        "dicom_node.results.common.previous",
+        "dicom_node.results.sr",
+        "dicom_node.results.sr.reading",
+    ),
+    "dicom_node.scu": (*CELLAR, "dicom_node.fhir"),
     "dicom_node.fetch": (
         *CELLAR,
         *STORE,
@@ -270,6 +277,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "procrastinate": ("dicom_node.store.tickets", "dicom_node.store.migrations"),
     "obstore": ("dicom_node.object_store.bucket",),
     "opentelemetry": ("dicom_node.telemetry.otlp",),
+    "fhir": ("dicom_node.fhir.entries",),
     "argon2": ("dicom_node.services.users",),
     "fastapi": ("dicom_console",),
     "starlette": ("dicom_console",),
@@ -279,7 +287,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("dicom_console",),
     "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
-LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
+LAZY = ("torch", "onnxruntime", "rapidocr", "fhir")  # imported by the function that needs them
 EAGER = (
     "ai_training",
     "ai_pipeline.networks",

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     if settings.console.metrics_token.get_secret_value():
         places["console"] = ("console", "metrics_token")
     for peer in settings.peers:
+        if peer.token.get_secret_value():
+            places[f"peer {peer.name}"] = (*read.place_of("peers", peer.name), "token")
         if peer.password.get_secret_value():
             table = read.place_of("peers", peer.name)
             word = "password" if read.at((*table, "password")) else "url"
@@ -199,9 +202,14 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.transport != "dimse" and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    if peer.username and peer.url.startswith("http://"):
-        text = "user name and password go over the network unencrypted (http): use https"
+    has_login = peer.username or peer.token.get_secret_value()
+    if has_login and peer.url.startswith("http://"):
+        what = "user name and password go" if peer.username else "its token goes"
+        text = f"{what} over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
+    if peer.transport == "fhir" and find_spec("fhir") is None:
+        remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
+        yield f"peers.{peer.name}.transport", peer.transport, remedy
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
