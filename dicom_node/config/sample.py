@@ -7,6 +7,7 @@ that has no default, or whose default is "not set", stands in a comment.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -54,6 +55,8 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "url"): "http://pacs.example.org:8042",
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
+    ("PeerSettings", "token"): "${file:/run/secrets/ehr}",
+    ("PeerSettings", "patient_systems"): {"HOSPITAL": "urn:oid:1.2.276.0.76.3.1"},
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
     ("PeerSettings", "pseudonym_domain"): "registry",
     ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
@@ -101,6 +104,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("Conditions", "series_description"): "*ap*",
 }
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 _MODALITY = """\
 [[peers]]
 name = "us1"
@@ -208,7 +212,7 @@ FILES = {
 def toml_value(value: object) -> str:
     """A value as TOML writes it."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
@@ -219,6 +223,10 @@ def toml_value(value: object) -> str:
     elif isinstance(value, Enum):
         value = value.value
     return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:

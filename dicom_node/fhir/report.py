@@ -69,18 +69,21 @@ class ReportTransaction:
         """The transaction as JSON. ``patient``: ``Patient/ID``, where the server knows exactly one;
         ``earlier``: the report whose place this one takes. Raises FaultyInput.
         """
-        subject = patient_reference(self.patient, patient)
-        study = created(self._study(subject))
-        devices = {name: created(device) for name, device in self._devices()}
-        observations = [created(one) for one in self._observations(subject, study, devices)]
-        report = self._report(subject, study, [reference(one) for one in observations])
-        entries = [study, *devices.values(), *observations]
+        entries, report = self._entries(patient_reference(self.patient, patient))
         if earlier is None:
             return transaction([*entries, created(report)])
         now = earlier.report
         identifiers = [*report["identifier"], *earlier.identifiers_but(self.uid)]
         report = {**report, "id": now["id"], "identifier": identifiers}
         return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
+
+    def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
+        """Those of study, models, findings and numbers; and the report."""
+        study = created(self._study(subject))
+        devices = {name: created(device) for name, device in self._devices()}
+        observations = [created(one) for one in self._observations(subject, study, devices)]
+        report = self._report(subject, study, [reference(one) for one in observations])
+        return [study, *devices.values(), *observations], report
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
         codes = [*self._procedures(), _IMAGING_STUDY]
