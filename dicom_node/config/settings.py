@@ -200,8 +200,8 @@ class PeerSettings(_Section):
     patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
         {}, max_length=20
     )
-    """For fhir: identifier systems of Patient IDs by Issuer of Patient ID (0010,0021), "" for none, as
-    { "" = "urn:oid:1.2.276.0.76.3.1", OLD = "https://hospital.example.org/old" }."""
+    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key "" is for
+    images that name none."""
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
@@ -334,8 +334,6 @@ class PeerSettings(_Section):
     @model_validator(mode="after")
     def _gets_reports_by_fhir(self) -> Self:
         if self.transport != "fhir":
-            if self.token.get_secret_value() or self.patient_systems:
-                raise ValueError('token and patient_systems are for peers with transport = "fhir"')
             return self
         if self.deidentify:
             raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")

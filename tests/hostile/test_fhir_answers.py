@@ -402,7 +402,6 @@ def test_a_test_says_what_the_server_lacks(
         ({"assessments": True}, "assessments"),
         ({"confirm": "commitment"}, "dimse"),
         ({"token": "x", "username": "y"}, "not both"),
-        ({"transport": "dicomweb", "token": "x"}, "transport"),
         ({"url": ""}, "needs url"),
         ({"patient_systems": {"A": "HOSPITAL"}}, "pattern"),
     ],
