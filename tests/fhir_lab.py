@@ -75,6 +75,10 @@ class FhirServer:
         assert answer.status_code == 201, answer.text
         return f"{kind}/{answer.json()['id']}"
 
+    def delete(self, place: str) -> None:
+        """Have a resource no more."""
+        assert requests.delete(f"{self.url}/{place}", timeout=20).ok
+
     def put(self, resource: Mapping[str, Any]) -> None:
         """Another content for a resource."""
         place = f"{resource['resourceType']}/{resource['id']}"

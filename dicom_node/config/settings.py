@@ -200,8 +200,8 @@ class PeerSettings(_Section):
     patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
         {}, max_length=20
     )
-    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key "" is for
-    images that name none."""
+    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
+    is for images that name none."""
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)

@@ -138,8 +138,16 @@ class FhirDestination(HttpDestination):
         return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
 
     def _with_observations(self, filed: FiledReport) -> FiledReport:
-        observations = [self._asked(place) for place in filed.results]
+        observations = [one for place in filed.results for one in self._read(place)]
         return replace(filed, observations=[one for one in observations if filed.owns(one)])
+
+    def _read(self, place: str) -> list[Resource]:
+        """The resource of this address, none where somebody has deleted it."""
+        answer = self._session.get(f"{self._base}/{place}", timeout=self._timeout)
+        if answer.status_code in (404, 410):
+            return []
+        answer.raise_for_status()
+        return [answer.json()]
 
     def _patient(self, report: ReportTransaction) -> str:
         """``Patient/ID`` where the server knows exactly one of this identifier, else "".

@@ -37,6 +37,8 @@ from tests.fhir_lab import (
 )
 from tests.hostile.valve import valve_before
 from tests.outbox_lab import Outbox
+from tests.waiting import wait_until
+from tests.wire.test_delivery_kill import LEASE_SECONDS, worker_process
 
 KINDS = ("Device", "DiagnosticReport", "ImagingStudy", "Observation")
 ONE_REPORT = {"Device": 1, "DiagnosticReport": 1, "ImagingStudy": 1, "Observation": 3}
@@ -242,6 +244,32 @@ def test_a_worker_that_is_killed_after_it_sent_asks_first(tmp_path: Path, server
     outbox.run_until("confirmed")
     assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 1
     assert there(server) == ONE_REPORT and server.all_of("DiagnosticReport")[0]["meta"]
+
+
+def test_a_process_that_is_killed_before_the_answer_makes_nothing_twice(
+    tmp_path: Path, server: FhirServer
+) -> None:
+    with valve_before(server.port) as valve:
+        valve.from_peer = 0
+        url = f"http://127.0.0.1:{valve.port}"
+        outbox = Outbox(tmp_path, [fhir_peer(url, patient_systems={})], answer_seconds=60)
+        add_report(outbox)
+        with worker_process(outbox):
+            wait_until(lambda: server.all_of("DiagnosticReport"), 60, "the report is there")
+            assert outbox.states() == {"sending": 1}
+        valve.open()
+        outbox.run_until("confirmed", worker=outbox.worker(lease_seconds=LEASE_SECONDS))
+    assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 1
+    assert there(server) == ONE_REPORT
+
+
+def test_an_observation_that_was_deleted_there_is_not_missed(tmp_path: Path, server: FhirServer) -> None:
+    file = report_file(tmp_path)
+    send(server, file)
+    [gone, *_] = server.all_of("Observation")
+    server.delete(f"Observation/{gone['id']}")
+    assert remove(server, file) == RemovalAnswer(True)
+    assert statuses(server, "Observation") == {"entered-in-error": 2}
 
 
 def test_other_results_do_not_go_there(tmp_path: Path, server: FhirServer) -> None:
