@@ -87,10 +87,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[ai]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt tests/fhir_server/package-lock.json | $(VENV)/bin/python
 	$(PIP) --upgrade pip setuptools
 	$(PIP) --editable '.[test]' --editable ./dicom_console --editable ./ai_training polars
 	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/fhir_server --silent --no-audit --no-fund || echo "no npm: the tests of the FHIR server are skipped"
 	@touch $@ $(VENV)/.demo
 
 clean:

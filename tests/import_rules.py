@@ -112,7 +112,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.results.sr.reading",
         "ai_pipeline.contract",
     ),
-    "dicom_node.scu": (*CELLAR, "dicom_node.hl7"),
+    "dicom_node.fhir": (
+        *CELLAR,
+        "dicom_node.results.common.concepts",
+        "dicom_node.results.common.previous",
+        "dicom_node.results.sr",
+        "dicom_node.results.sr.reading",
+    ),
+    "dicom_node.scu": (*CELLAR, "dicom_node.fhir", "dicom_node.hl7"),
     "dicom_node.fetch": (
         *CELLAR,
         *STORE,
@@ -282,6 +289,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "procrastinate": ("dicom_node.store.tickets", "dicom_node.store.migrations"),
     "obstore": ("dicom_node.object_store.bucket",),
     "opentelemetry": ("dicom_node.telemetry.otlp",),
+    "fhir": ("dicom_node.fhir.entries",),
     "argon2": ("dicom_node.services.users",),
     "fastapi": ("dicom_console",),
     "starlette": ("dicom_console",),
@@ -291,7 +299,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("dicom_console",),
     "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
-LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
+LAZY = ("torch", "onnxruntime", "rapidocr", "fhir")  # imported by the function that needs them
 EAGER = (
     "ai_training",
     "ai_pipeline.networks",

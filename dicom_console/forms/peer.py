@@ -24,7 +24,7 @@ SWITCHES: Final[Mapping[str, str]] = {
 }
 """Keys that are on or off, in words."""
 _FIELDS = (*_TEXTS, "port", "may", "results", *SWITCHES)
-_NO_FIELD = ("username", "password", "entered")
+_NO_FIELD = ("username", "password", "token", "entered")
 _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 

@@ -50,6 +50,7 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+_URI = r"^(urn:|https?://)[!-~]{1,240}$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -193,14 +194,22 @@ class PeerSettings(_Section):
     have ended and all images that they name are here."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
-    transport: Literal["dimse", "orthanc", "dicomweb", "hl7"] = "dimse"
-    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS, or reports as HL7 v2 ORU^R01 by MLLP."""
+    transport: Literal["dimse", "orthanc", "dicomweb", "hl7", "fhir"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
+    resources of FHIR R4."""
     url: Annotated[str, AfterValidator(checked_url)] = ""
-    """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
+    """Base URL for orthanc (http://host:8042), dicomweb (…/dicom-web) and fhir (…/fhir)."""
     username: str = ""
     """For HTTP; better by ${VAR}."""
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
+    token: Secret = Field("", validate_default=True)
+    """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
+    patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
+        {}, max_length=20
+    )
+    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
+    is for images that name none."""
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
@@ -244,7 +253,8 @@ class PeerSettings(_Section):
     With transport = "hl7": a message that takes them back."""
     withdraw: Literal["", "delete"] = ""
     """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
-    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have."""
+    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are marked as
+    entered in error."""
     assessments: bool = False
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
@@ -270,8 +280,12 @@ class PeerSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _follows_the_viewer(cls, given: Any) -> Any:
-        viewer = given.get("viewer") if isinstance(given, dict) and "results" not in given else None
+    def _gets_what_is_shown(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "results" in given:
+            return given
+        if given.get("transport") == "fhir":
+            return {**given, "results": (ResultKind.SR,)}
+        viewer = given.get("viewer")
         if not isinstance(viewer, str) or viewer not in VIEWERS:
             return given
         return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
@@ -366,12 +380,26 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _gets_reports_by_fhir(self) -> Self:
+        if self.transport != "fhir":
+            return self
+        if self.deidentify:
+            raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")
+        if self.may != ("receive",):
+            raise ValueError('transport fhir is for results: set may = ["receive"]')
+        if self.results != (ResultKind.SR,) or self.assessments or self.iocm:
+            raise ValueError('reports alone go by FHIR: results = ["sr"], no iocm, no assessments')
+        if self.token.get_secret_value() and self.username:
+            raise ValueError("give token, or username and password, not both")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_asked_to_delete(self) -> Self:
         if self.withdraw == "delete":
             if "receive" not in self.may or not self.by_http:
                 raise ValueError(
-                    'withdraw = "delete" is for peers that receive by transport = "orthanc" or "dicomweb": '
-                    "neither DICOM's own network nor HL7 has a request to delete"
+                    'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                    '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete'
                 )
             if self.iocm:
                 raise ValueError('give iocm = true or withdraw = "delete", not both')

@@ -149,6 +149,8 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     if settings.console.metrics_token.get_secret_value():
         places["console"] = ("console", "metrics_token")
     for peer in settings.peers:
+        if peer.token.get_secret_value():
+            places[f"peer {peer.name}"] = (*read.place_of("peers", peer.name), "token")
         if peer.password.get_secret_value():
             table = read.place_of("peers", peer.name)
             word = "password" if read.at((*table, "password")) else "url"
@@ -206,9 +208,12 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    if peer.username and peer.url.startswith("http://"):
-        text = "user name and password go over the network unencrypted (http): use https"
+    has_login = peer.username or peer.token.get_secret_value()
+    if has_login and peer.url.startswith("http://"):
+        what = "user name and password go" if peer.username else "its token goes"
+        text = f"{what} over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
+    yield from _check_fhir(peer)
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
@@ -221,6 +226,15 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.assume_charset and peer.assume_charset not in python_encoding:
         remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
+
+
+def _check_fhir(peer: PeerSettings) -> Found:
+    if peer.transport == "fhir" and find_spec("fhir") is None:
+        remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
+        yield f"peers.{peer.name}.transport", peer.transport, remedy
+    given = {"token": peer.token.get_secret_value(), "patient_systems": peer.patient_systems}
+    for key in (key for key, value in given.items() if value and peer.transport != "fhir"):
+        yield f"peers.{peer.name}.{key}", "", 'without transport = "fhir" it says nothing: leave it out'
 
 
 def _goes_by_proxy(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Destinations and archives: DIMSE, Orthanc's REST API, DICOMweb and HL7, each behind one small protocol."""
+"""Destinations and archives, each behind one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7, FHIR."""
 
 from __future__ import annotations
 
@@ -76,6 +76,10 @@ def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
         from dicom_node.scu.orthanc import OrthancDestination
 
         return OrthancDestination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
     from dicom_node.scu.dicomweb import DicomwebDestination
 
     return DicomwebDestination(peer, settings)
@@ -96,6 +100,10 @@ def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
         from dicom_node.scu.mllp import Hl7Destination
 
         return Hl7Destination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
     from dicom_node.scu.dimse import DimseDestination
 
     return DimseDestination(peer, settings)

@@ -151,6 +151,7 @@ def services() -> str:
             "delivery, fetching",
             'peers with `transport = "orthanc"`',
         ),
+        ("HL7 FHIR R4 (no DICOM service)", "delivery of reports", 'peers with `transport = "fhir"`'),
     ]
     parts = "\n".join(
         f"#### 5.2.{number} {service.name} service\n\n{service.text()}"
@@ -190,6 +191,9 @@ withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /inst
 
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
+
+With `transport = "fhir"`, which is no DICOM service: a transaction of HL7 FHIR R4 for each report, confirmed by a search for its SOP
+Instance UID.
 
 ### 5.4 Cross-service considerations
 
