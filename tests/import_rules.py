@@ -275,6 +275,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "starlette": ("dicom_console",),
     "jinja2": ("dicom_console", "dicom_node.notifications.message"),
     "babel": ("dicom_console.web.languages", "dicom_console.catalogues"),
+    "python_multipart": ("dicom_console",),
     "uvicorn": ("dicom_console",),
     "prometheus_client": ("dicom_console",),
     "cryptography": ("dicom_node.sitekey",),

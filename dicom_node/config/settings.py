@@ -136,7 +136,7 @@ class ConsoleSettings(_Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload (MiB), and largest unpacked size of a ZIP in it."""
+    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -146,6 +146,8 @@ class ConsoleSettings(_Section):
     {accession}: the Accession Number."""
     dicomweb: bool = False
     """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
+    dicomweb_store: bool = False
+    """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
     local_peers: bool = False
     """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)
