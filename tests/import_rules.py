@@ -255,6 +255,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "joserfc": ("dicom_node.services.oidc",),
     "highdicom": ("dicom_node.results",),
     "highdicom._standard_utils": ("dicom_node.results.common.iods",),
+    "reportlab": ("dicom_node.results.pdf",),
     "dicomanonymizer": ("dicom_node.results.deidentify.profile",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo"),
     "apscheduler": ("dicom_node.background",),
@@ -280,7 +281,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("dicom_console",),
     "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
-LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
+LAZY = ("torch", "onnxruntime", "rapidocr", "reportlab")  # imported by the function that needs them
 EAGER = (
     "ai_training",
     "ai_pipeline.networks",

@@ -199,7 +199,8 @@ class PeerSettings(_Section):
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
-    """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
+    seg."""
     viewer: Literal["", "ohif"] = ""
     """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
     that draws, and "peers test" says what it does not draw."""

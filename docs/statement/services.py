@@ -44,6 +44,7 @@ _KINDS: Final = {
     ResultKind.GSPS: "overlay of findings on the source image",
     ResultKind.SC: "picture with findings drawn on it",
     ResultKind.SUMMARY: "one page on all images of a job: patient, results in words, one picture",
+    ResultKind.PDF: "the same page as a PDF, with text",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
@@ -85,7 +86,7 @@ def overview() -> str:
 ## 1 Conformance statement overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
-presentation state, secondary captures, segmentation) to configured destinations. It may find studies that a peer has, and
+presentation state, secondary captures, segmentation, PDF) to configured destinations. It may find studies that a peer has, and
 fetch them. It is no archive: it answers no query, and takes over no storage commitment (it may ask its destinations for it).
 
 ### 1.1 DIMSE services
