@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
@@ -90,7 +91,8 @@ class Served:
 
 @pytest.fixture
 def served(node: Inbox) -> Iterator[Served]:
-    console = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
+    known = {"dicomweb": True, "dicomweb_store": True, "upload_mib": 300}
+    console = node.settings.console.model_copy(update=known)
     lab = ConsoleLab(node.settings.model_copy(update={"console": console}), node.database)
     lab.change("spool", minimum_free_mib=0)
     with served_app(lab) as address:
@@ -298,7 +300,7 @@ def test_parts_have_a_number_and_bodies_a_size(served: Served, monkeypatch: pyte
     served.console.change("listener", maximum_object_mib=0)
     answer = served.post(body(data))
     assert (answer.status_code, failures(answer)[0][1]) == (409, 0xC001)
-    big = iter([b"--B0\r\n\r\n", *[bytes(2**20)] * 2049])
+    big = iter([b"--B0\r\n\r\n", *[bytes(2**20)] * 301])
     try:
         status = served.post(big).status_code
     except requests.ConnectionError:  # the rest of the body met a closed connection
@@ -368,22 +370,20 @@ def test_a_sender_that_goes_away_leaves_nothing_of_what_was_not_whole(served: Se
 
 
 def test_so_many_requests_at_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
-    monkeypatch.setattr(handlers, "_places", asyncio.Semaphore(1))
-    going, waits = threading.Event(), threading.Event()
+    places = asyncio.Semaphore(1)
+    monkeypatch.setattr(handlers, "_places", places)
+    waits = threading.Event()
 
     def slow() -> Iterator[bytes]:
         yield b"--B0\r\n\r\n"
-        going.set()
         waits.wait(30)
         yield b"x\r\n--B0--\r\n"
 
     statuses: list[int] = []
     thread = threading.Thread(target=lambda: statuses.append(served.post(slow()).status_code))
     thread.start()
-    assert going.wait(20)
-    wait_until(lambda: served.post(body(b"x")).status_code == 503, 20, "the other one has the place")
+    wait_until(places.locked, 20, "the slow one has the place")
+    assert served.post(body(b"x")).status_code == 503
     waits.set()
     thread.join(30)
     assert statuses == [409]
