@@ -31,6 +31,7 @@ from dicom_console.handlers import (
     reviews,
     rules,
     session,
+    stow,
     studies,
     trends,
     uploads,
@@ -99,6 +100,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         app.include_router(pages.router)
     if settings.console.dicomweb:
         app.include_router(dicomweb.router)
+    if settings.console.dicomweb_store:
+        app.include_router(stow.router)
     for faces in _BOTH:
         app.include_router(faces.people)
         app.include_router(faces.programs)
@@ -107,7 +110,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         Guarded,
         tls=settings.console.tls is not None,
         metrics_port=settings.console.metrics_port,
-        bodies=dict.fromkeys(uploads.PATHS, settings.console.upload_mib * 2**20),
+        bodies=dict.fromkeys(_large(settings), settings.console.upload_mib * 2**20),
     )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
     app.add_exception_handler(HTTPException, _of_status)
@@ -116,6 +119,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_exception_handler(faults.ANY, _of_the_database)
     app.add_exception_handler(Exception, _defect)
     return app
+
+
+def _large(settings: Settings) -> tuple[str, ...]:
+    """Addresses that take more than a form."""
+    return (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
 
 
 @needs(UserRole.VIEWER)

@@ -36,6 +36,8 @@ PACKAGES = {
     "postgresql": "pg_ctlcluster",
     "tesseract-ocr": "tesseract",
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
+    "poppler-utils": "pdftotext",
+    "qpdf": "qpdf",
     "pixelmed-apps": "/usr/share/java/pixelmed.jar",
     "slapd": "slapd",
     "ldap-utils": "ldapadd",

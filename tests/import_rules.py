@@ -274,6 +274,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ldap3": ("dicom_node.scu.ldap",),
     "highdicom": ("dicom_node.results",),
     "highdicom._standard_utils": ("dicom_node.results.common.iods",),
+    "reportlab": ("dicom_node.results.pdf",),
     "dicomanonymizer": ("dicom_node.results.deidentify.profile",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo"),
     "apscheduler": ("dicom_node.background",),
@@ -295,11 +296,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "starlette": ("dicom_console",),
     "jinja2": ("dicom_console", "dicom_node.notifications.message"),
     "babel": ("dicom_console.web.languages", "dicom_console.catalogues"),
+    "python_multipart": ("dicom_console",),
     "uvicorn": ("dicom_console",),
     "prometheus_client": ("dicom_console",),
     "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
-LAZY = ("torch", "onnxruntime", "rapidocr", "fhir")  # imported by the function that needs them
+LAZY = ("torch", "onnxruntime", "rapidocr", "fhir", "reportlab")  # imported by the function that needs them
 EAGER = (
     "ai_training",
     "ai_pipeline.networks",

@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     ResultKind.GSPS: "presentation state",
     ResultKind.SC: "annotated picture",
     ResultKind.SUMMARY: "summary page",
+    ResultKind.PDF: "summary page (PDF)",
     ResultKind.HEATMAP: "heat map",
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",

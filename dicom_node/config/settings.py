@@ -139,7 +139,7 @@ class ConsoleSettings(_Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload (MiB), and largest unpacked size of a ZIP in it."""
+    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -149,6 +149,8 @@ class ConsoleSettings(_Section):
     {accession}: the Accession Number."""
     dicomweb: bool = False
     """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
+    dicomweb_store: bool = False
+    """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
     local_peers: bool = False
     """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)
@@ -213,7 +215,8 @@ class PeerSettings(_Section):
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
-    """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
+    seg."""
     viewer: Literal["", "ohif"] = ""
     """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
     that draws, and "peers test" says what it does not draw."""

@@ -106,6 +106,14 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
     return None
 
 
+def is_hidden(session: Session, study_uid: str) -> bool:
+    """Whether this study is here, and the person does not see it."""
+    known = session.execute(select(_study.c.id).where(_study.c.study_instance_uid == study_uid)).first()
+    if known is None:
+        return False
+    return session.scalar(select(Study.id).where(Study.study_instance_uid == study_uid)) is None
+
+
 @event.listens_for(Session, "do_orm_execute")
 def _limit(state: ORMExecuteState) -> None:
     senders = SENDERS.get()

@@ -16,6 +16,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
+from dicom_console.web.parts import PARTS
 from dicom_node.config.sections import AssemblySettings, AuditSettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment, performed_step
@@ -29,6 +30,7 @@ from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.services.stow import REASONS
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -43,6 +45,7 @@ _KINDS: Final = {
     ResultKind.GSPS: "overlay of findings on the source image",
     ResultKind.SC: "picture with findings drawn on it",
     ResultKind.SUMMARY: "one page on all images of a job: patient, results in words, one picture",
+    ResultKind.PDF: "the same page as a PDF, with text",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
@@ -84,7 +87,7 @@ def overview() -> str:
 ## 1 Conformance statement overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
-presentation state, secondary captures, segmentation) to configured destinations. It may find studies that a peer has, and
+presentation state, secondary captures, segmentation, PDF) to configured destinations. It may find studies that a peer has, and
 fetch them. It is no archive: it answers no query, and takes over no storage commitment (it may ask its destinations for it).
 
 ### 1.1 DIMSE services
@@ -100,7 +103,7 @@ Notification, Print Management, Query/Retrieve as provider, Storage Commitment a
 
 | service | user agent | origin server |
 | --- | --- | --- |
-| Studies: Store (STOW-RS) | Yes | No |
+| Studies: Store (STOW-RS) | Yes | Yes, with `console.dicomweb_store` |
 | Studies: Search (QIDO-RS) | Yes | Yes, with `console.dicomweb` |
 | Studies: Retrieve (WADO-RS) | Yes | Yes, with `console.dicomweb` |
 | all others | No | No |
@@ -121,6 +124,26 @@ Basic Application Level Confidentiality Profile with options, for destinations t
 
 All of PS3.3 C.12.1.1.2 are read; ISO_IR 192, or the set of the source, is written: 5.5.
 """
+
+
+STOW_ANSWERS = (
+    ("200", "all objects are stored: whole and on stable storage"),
+    ("202", "some are, and some failed"),
+    ("409", "none is stored"),
+    (
+        "503",
+        "none is stored, all for lack of room (A700), or many other requests are under way: send again later",
+    ),
+    ("507", "less free disk than `spool.minimum_free_mib` and twice the request; nothing of it was read"),
+    ("400", "the parts cannot be read, or the last boundary lacks; what came whole before is stored"),
+    (
+        "401, 403",
+        "no valid token; the user is no operator, or sees some senders only and `CONSOLE` is none of them",
+    ),
+    ("406, 415", "another answer or another media type is asked for"),
+    ("408, 413", "the request does not come, or is beyond a limit; what came whole before is stored"),
+)
+"""Of Store as origin server (PS3.18 Table 10.5.3-1)."""
 
 
 def services() -> str:
@@ -145,6 +168,11 @@ def services() -> str:
         ),
         ("STOW-RS, QIDO-RS", "delivery", 'peers with `transport = "dicomweb"`'),
         ("QIDO-RS, WADO-RS as origin server", "console", "viewers with a token, with `console.dicomweb`"),
+        (
+            "STOW-RS as origin server",
+            "console",
+            "programs with a token of an operator or admin, with `console.dicomweb_store`",
+        ),
         ("QIDO-RS, WADO-RS", "fetching", 'peers with `may = ["query"]` and `transport = "dicomweb"`'),
         (
             "REST API of Orthanc (no DICOM service)",
@@ -186,6 +214,16 @@ instances of a study or series. Retrieve: studies, series, instances (`multipart
 (`application/dicom+json`, without Pixel Data and binary values of more than 256 KiB), frames; all as they are stored: another transfer syntax
 is answered with 406. Neither rendered images nor thumbnails nor bulk data.
 
+As origin server, where `console.dicomweb_store` is set, below `/api/dicomweb`, with a bearer token: Store
+(`POST …/studies` and `POST …/studies/{{study}}`), media type `multipart/related; type="application/dicom"`; metadata with bulk data
+(`application/dicom+json`, `application/dicom+xml`) is answered with 415. The SOP classes of 1.2 in the transfer syntaxes of 7.2, of at most
+`listener.maximum_object_mib` each; {PARTS:,} parts and `console.upload_mib` in a request. Nothing is coerced. An object that was stored before is
+stored again with success; whether it differs is found when it is indexed. The answer is the Store Instances Response
+Module as `application/dicom+json` with Referenced SOP Sequence, Failed SOP Sequence, and Other Failures Sequence for parts
+without valid file meta information. Retrieve URL has a value with `console.dicomweb`; the object is found there once it is indexed.
+
+{table(("status", "when"), STOW_ANSWERS)}
+{table(("Failure Reason", "meaning", "when", "reference"), [(f"{one.code:04X}", one.meaning, one.when, one.reference) for one in REASONS])}
 Peers with `withdraw = "delete"` get `DELETE …/studies/{{study}}/series/{{series}}/instances/{{instance}}` for results that a person
 withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /instances/{{id}}`. Both are followed by a search.
 
