@@ -426,7 +426,7 @@ class PeerSettings(_Section):
     @property
     def by_http(self) -> bool:
         """Whether it has a base URL; others have host and port."""
-        return self.transport in ("orthanc", "dicomweb")
+        return self.transport in ("orthanc", "dicomweb", "fhir")
 
     @property
     def retrieve_seconds(self) -> float:

@@ -40,7 +40,7 @@ def test_an_hl7_peer_gets_reports_and_is_not_asked() -> None:
         ({"port": None}, "port is missing"),
         ({"charset": "source"}, "UTF-8 always"),
         ({"assessments": True}, "sent as SR only"),
-        ({"withdraw": "delete"}, "nor HL7 has a request to delete"),
+        ({"withdraw": "delete"}, "nor HL7 v2 has a request to delete"),
         ({"transport": "dimse", "hl7_fields": {"MSH-6": "RIS"}}, 'for peers with transport = "hl7"'),
     ],
 )
