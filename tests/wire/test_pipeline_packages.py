@@ -52,7 +52,7 @@ def told(report: Dataset) -> str:
 def test_findings_of_a_package_and_of_a_program_reach_the_pacs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = wheels.build(wheels.example(tmp_path / "project"), tmp_path / "wheel")
+    wheel = wheels.build(wheels.EXAMPLE, tmp_path / "wheel")
     wheels.install(wheel, tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     program = tmp_path / "program.py"
