@@ -22,7 +22,7 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests lint studies-smoke site hostile bench lock sbom audit clean
+.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -46,6 +46,10 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test  ## write anew what the program writes: samples in config/, the marked parts of docs/
+	for part in node peers rules notifications; do $(BIN)/dicom-node config sample $$part >config/$$part.toml; done
+	$(BIN)/python docs/generate.py
 
 studies-smoke: $(VENV)/.test  ## every study of chest X-rays at toy length, on drawn chests
 	$(BIN)/python -m pytest -n0 tests/unit/ai_training/studies/test_smoke.py $(PYTEST_ARGS)
