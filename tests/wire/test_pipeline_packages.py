@@ -54,7 +54,7 @@ def test_findings_of_a_package_and_of_a_program_reach_the_pacs(
 ) -> None:
     wheel = wheels.build(wheels.EXAMPLE, tmp_path / "wheel")
     wheels.install(wheel, tmp_path / "site")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     pacs = Pacs(free_port())
