@@ -22,27 +22,34 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo site check affected test tests studies-smoke lint hostile bench lock sbom audit clean
+.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
 
+help:  ## what can be made, each in a line
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
 check: $(VENV)/.test  ## lint, types, and tests of what changed since BASE (main) and of what imports it
 	@$(MAKE) --no-print-directory --jobs=2 lint affected
 
-affected: $(VENV)/.test
+affected: $(VENV)/.test  ## the tests of check alone
 	$(ONE_CORE) --numprocesses 2 --dist loadfile -q $$($(BIN)/python -m tests.affected $(BASE)) $(PYTEST_ARGS)
 
 test: $(VENV)/.test  ## everything: lint and types beside all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
-tests: $(VENV)/.test
+tests: $(VENV)/.test  ## the tests of test alone; PYTEST_ARGS=… goes to pytest, WORKERS=3 run side by side
 	$(PYTEST) $(PYTEST_ARGS)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test  ## write anew what the program writes: samples in config/, the marked parts of docs/
+	for part in node peers rules notifications; do $(BIN)/dicom-node config sample $$part >config/$$part.toml; done
+	$(BIN)/python docs/generate.py
 
 studies-smoke: $(VENV)/.test  ## every study of chest X-rays at toy length, on drawn chests
 	$(BIN)/python -m pytest -n0 tests/unit/ai_training/studies/test_smoke.py $(PYTEST_ARGS)
@@ -94,5 +101,5 @@ $(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/fhir_server --silent --no-audit --no-fund || echo "no npm: the tests of the FHIR server are skipped"
 	@touch $@ $(VENV)/.demo
 
-clean:
+clean:  ## remove the environments and all that is made here
 	rm -rf $(VENV) $(TOOLS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache
