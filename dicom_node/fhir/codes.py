@@ -13,6 +13,8 @@ Resource = dict[str, Any]
 StatedSystems = Mapping[str, str]
 """URIs by Coding Scheme Designator (0008,0102)."""
 
+PRELIMINARY: Final = "preliminary"
+"""The status of a report, and of what it observes: nobody has verified what an AI reports."""
 UNITS: Final = "http://unitsofmeasure.org"
 LOINC: Final = "http://loinc.org"
 SNOMED: Final = "http://snomed.info/sct"

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicom_node.dicom.uids import derived_uid
-from dicom_node.fhir.codes import Resource
+from dicom_node.fhir.codes import PRELIMINARY, Resource
 from dicom_node.fhir.entries import WITHDRAWN, marked, transaction, uids_of
 
 MOST_OBSERVATIONS: Final = 500
 """Of one report."""
 _OBSERVATION: Final = re.compile(r"Observation/[A-Za-z0-9.-]{1,64}")
 _OLD: Final = "old"  # Identifier.use
-_OUR_STATUSES: Final = ("final", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class FiledReport:
     @property
     def is_as_sent(self) -> bool:
         """False where somebody has amended it."""
-        return self.report.get("status") in _OUR_STATUSES
+        return self.report.get("status") == PRELIMINARY
 
     @property
     def shows(self) -> str:

@@ -15,7 +15,17 @@ from pydicom import dcmread
 
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.errors import FaultyInput
-from dicom_node.fhir.codes import LOINC, SNOMED, UNITS, Resource, coding, concept, systems, uid_identifier
+from dicom_node.fhir.codes import (
+    LOINC,
+    PRELIMINARY,
+    SNOMED,
+    UNITS,
+    Resource,
+    coding,
+    concept,
+    systems,
+    uid_identifier,
+)
 from dicom_node.fhir.entries import created, marked, reference, transaction, updated
 from dicom_node.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
 from dicom_node.fhir.moments import date_time, written
@@ -92,7 +102,7 @@ class ReportTransaction:
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
             basedOn=self._orders(),
-            status="corrected" if self.replaces else "final",
+            status=PRELIMINARY,
             category=[{"coding": list(_RADIOLOGY)}],
             code={"coding": codes, "text": codes[0]["display"]},
             subject=subject,
@@ -183,7 +193,7 @@ class ReportTransaction:
             yield _filled(
                 resourceType="Observation",
                 identifier=[uid_identifier(uid) for uid in uids],
-                status="final",
+                status=PRELIMINARY,
                 category=[{"coding": [_IMAGING]}],
                 subject=subject,
                 effectiveDateTime=self._when,

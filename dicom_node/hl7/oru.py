@@ -39,7 +39,7 @@ _DESCRIPTION: Final = "113012"  # Key Object Description (DCM), PS3.16 TID 2010
 _GROUPS: Final = ("A", "I", "P")  # HL7 table 4000: alphabetic, ideographic, phonetic
 _DATE_TIME = re.compile(r"\d{8}(\d{2}(\d{2}(\d{2}(\.\d{1,4})?)?)?)?")
 _OFFSET = re.compile(r"[+-]\d{4}")
-_FINAL, _CORRECTED, _WITHDRAWN = "F", "C", "W"  # HL7 table 0085
+_PRELIMINARY, _WITHDRAWN = "P", "W"  # HL7 table 0085; nobody has verified what an AI reports
 _NO_RESULT = "X"  # HL7 table 0123: no results available
 
 
@@ -78,7 +78,7 @@ def _message(document: Dataset, context: MessageContext, orders: Sequence[Sequen
 
 def _reported(path: Path, report: Dataset, context: MessageContext) -> list[SegmentFields]:
     """ORC, OBR and the OBX of a report."""
-    status = _CORRECTED if report.get("PredecessorDocumentsSequence") else _FINAL
+    status = _PRELIMINARY
     rows = [_text(concepts.CONCLUSION, line) for line in reading.short_result(path)]
     if statement := reading.statement(path):
         rows.append(_text(concepts.COMMENT, statement))

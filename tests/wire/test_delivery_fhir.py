@@ -137,8 +137,8 @@ def test_a_newer_report_takes_the_place_of_the_earlier_one(tmp_path: Path, serve
     third = report_file(tmp_path, "third", outgoing_report(second).sop_instance_uid, measured=False)
     assert send(server, first, second) == [SendStatus.STORED] * 2
     [report] = server.all_of("DiagnosticReport")
-    assert (report["status"], len(report["result"])) == ("corrected", 2)
-    assert statuses(server, "Observation") == {"entered-in-error": 2, "final": 2}
+    assert (report["status"], len(report["result"])) == ("preliminary", 2)
+    assert statuses(server, "Observation") == {"entered-in-error": 2, "preliminary": 2}
     assert send(server, third) == [SendStatus.STORED]
     uses = [
         (one["use"], one["value"].split(":")[-1])
@@ -178,8 +178,8 @@ def test_a_withdrawn_report_is_entered_in_error(tmp_path: Path, server: FhirServ
     )
     server.put({**mine, "result": [*mine["result"], {"reference": added}]})
     assert remove(server, file) == RemovalAnswer(True)
-    assert statuses(server, "DiagnosticReport") == {"entered-in-error": 1, "final": 1}
-    assert statuses(server, "Observation") == {"entered-in-error": 3, "final": 4}
+    assert statuses(server, "DiagnosticReport") == {"entered-in-error": 1, "preliminary": 1}
+    assert statuses(server, "Observation") == {"entered-in-error": 3, "final": 1, "preliminary": 3}
     assert remove(server, file) == RemovalAnswer(True)
 
 

@@ -67,7 +67,7 @@ def test_the_report_says_what_it_is(tmp_path: Path) -> None:
     path = report_file(tmp_path)
     [report] = of_kind(resources(path), "DiagnosticReport")
     assert report["identifier"][0]["value"] == f"urn:oid:{dcmread(path).SOPInstanceUID}"
-    assert (report["status"], report["effectiveDateTime"]) == ("final", "2025-01-02T10:15:00+01:00")
+    assert (report["status"], report["effectiveDateTime"]) == ("preliminary", "2025-01-02T10:15:00+01:00")
     assert report["issued"] == "2025-01-02T11:16:30+01:00"
     assert [one["code"] for one in report["category"][0]["coding"]] == ["RAD", "LP29684-5"]
     assert [one["code"] for one in report["code"]["coding"]] == ["43468-8", "18748-4"]

@@ -83,20 +83,20 @@ def test_a_report_becomes_patient_order_and_observations(golden: dict[str, Path]
         *("PID-CR^^^HOSPITAL^PI", "Test^CR^^^^^L^A", "19700101", "F")
     ]
     assert [text(order, number) for number in (3, 4, 7, 18, 25)] == [
-        *(str(report.StudyInstanceUID), "^CR study", "20250102101500+0100", "ACCCR", "F")
+        *(str(report.StudyInstanceUID), "^CR study", "20250102101500+0100", "ACCCR", "P")
     ]
     assert [text(common, number) for number in (1, 3)] == ["RE", str(report.StudyInstanceUID)]
     assert rows(message) == [
-        ("TX", "121077^Conclusion^DCM", "AI: Cardiothoracic ratio 0.75.", "", "F"),
-        ("TX", "121077^Conclusion^DCM", "Suspected: cardiomegaly. Not found: nodule of lung.", "", "F"),
+        ("TX", "121077^Conclusion^DCM", "AI: Cardiothoracic ratio 0.75.", "", "P"),
+        ("TX", "121077^Conclusion^DCM", "Suspected: cardiomegaly. Not found: nodule of lung.", "", "P"),
         (
             *("TX", "121106^Comment^DCM"),
-            *("AI result - not for diagnostic use, model chest-lite0 version 1", "", "F"),
+            *("AI result - not for diagnostic use, model chest-lite0 version 1", "", "P"),
         ),
-        ("CWE", "8186001^Cardiomegaly^SCT", "415684004^Suspected^SCT", "", "F"),
-        ("CWE", "786838002^Nodule of lung^SCT", "272519000^Absent^SCT", "", "F"),
+        ("CWE", "8186001^Cardiomegaly^SCT", "415684004^Suspected^SCT", "", "P"),
+        ("CWE", "786838002^Nodule of lung^SCT", "272519000^Absent^SCT", "", "P"),
         ("NM", "CARDIOTHORACIC^Cardiothoracic ratio^99AINODE", "0.75", "{ratio}^{ratio}^UCUM", "F"),
-        ("RP", "113014^DICOM Study^DCM", "https://ai/studies/3^^TEXT^HTML", "", "F"),
+        ("RP", "113014^DICOM Study^DCM", "https://ai/studies/3^^TEXT^HTML", "", "P"),
     ]
     assert [text(row, 4) for row in message["OBX"]] == [str(number) for number in range(1, 8)]
 
@@ -131,7 +131,7 @@ def test_a_report_that_replaces_another_is_a_correction(golden: dict[str, Path],
     report.PredecessorDocumentsSequence = [Dataset()]
     report.save_as(tmp_path / "sr.dcm")
     message = read(tmp_path / "sr.dcm")
-    assert text(message["OBR"][0], 25) == "C" and {row[4] for row in rows(message)} == {"C"}
+    assert text(message["OBR"][0], 25) == "P" and {row[4] for row in rows(message)} == {"P"}
 
 
 def test_a_note_takes_each_of_its_reports_back(golden: dict[str, Path], tmp_path: Path) -> None:
