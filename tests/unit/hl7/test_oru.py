@@ -95,7 +95,7 @@ def test_a_report_becomes_patient_order_and_observations(golden: dict[str, Path]
         ),
         ("CWE", "8186001^Cardiomegaly^SCT", "415684004^Suspected^SCT", "", "P"),
         ("CWE", "786838002^Nodule of lung^SCT", "272519000^Absent^SCT", "", "P"),
-        ("NM", "CARDIOTHORACIC^Cardiothoracic ratio^99AINODE", "0.75", "{ratio}^{ratio}^UCUM", "F"),
+        ("NM", "CARDIOTHORACIC^Cardiothoracic ratio^99AINODE", "0.75", "{ratio}^{ratio}^UCUM", "P"),
         ("RP", "113014^DICOM Study^DCM", "https://ai/studies/3^^TEXT^HTML", "", "P"),
     ]
     assert [text(row, 4) for row in message["OBX"]] == [str(number) for number in range(1, 8)]
