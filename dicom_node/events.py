@@ -197,6 +197,7 @@ DESTINATION_AWAY = EventType(
     5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
 )
 DESTINATION_BACK = EventType(5023, _INFO, "a peer accepts results again, or none wait for it any more")
+ORIGINALS_FORWARDED = EventType(5070, _INFO, "a rule forwards received objects to a peer")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
 NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: it was not delivered")
 

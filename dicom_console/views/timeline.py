@@ -14,7 +14,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import reasons
-from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result
+from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
 from dicom_node.store.views import View, as_json
 
 _MOST = 60  # steps that are shown: those that come first
@@ -108,7 +108,7 @@ def _deliveries(session: Session, study: int) -> Iterator[_Step]:
 
 def _tries(session: Session, study: int) -> Iterator[_Step]:
     """The last try to deliver, where results wait for a peer that takes none."""
-    for reason in reasons(session, Result.study_id == study).values():
+    for reason in reasons(session, Study.id == study).values():
         retried = EventRow.study_id == study, EventRow.number == DELIVERY_RETRIED.number
         at = session.scalar(select(EventRow.at).where(*retried).order_by(EventRow.id.desc()).limit(1))
         if at is not None:

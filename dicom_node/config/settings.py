@@ -362,6 +362,12 @@ class PeerSettings(_Section):
         titles = (self.ae_title, self.commitment_ae_title)
         return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """All AE titles under which it may call."""
+        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
+        return tuple(dict.fromkeys(title.strip() for title in titles if title))
+
     def missing_of_address(self) -> str:
         """``port is missing``: the setting that a DICOM association to this peer lacks, "" if complete."""
         missing = [key for key in ("host", "port") if not getattr(self, key)]
@@ -478,6 +484,9 @@ class RuleSettings(_Section):
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]
     """Peers that get the results; each must be allowed to receive."""
+    forward: tuple[Name, ...] = ()
+    """Peers that get the received images that the rule takes, unchanged, once the study is complete; never
+    the one that sent them."""
     priority: Literal["stat", "routine", "low"] = "routine"
     """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
     max_study_age_days: float = Field(7, ge=0)

@@ -185,12 +185,12 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
     rows = _rows(session, commitment.deliveries)
     for row in rows:
-        uid, sop_class = row.result.sop_instance_uid, row.result.sop_class_uid
+        uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
         if uid in failed:
             moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
         elif committed.get(uid) == sop_class:
             moves.committed(row)
-    settle_studies(session, [row.result.study_id for row in rows])
+    settle_studies(session, [row.item.study_id for row in rows])
 
 
 def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
@@ -236,4 +236,4 @@ def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
 
 def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
     """Studies of these deliveries, which are locked."""
-    return [row.result.study_id for row in _rows(session, numbers)]
+    return [row.item.study_id for row in _rows(session, numbers)]

@@ -21,14 +21,26 @@ from dicom_node.model.lifecycle import (
     FETCH,
     HELD,
     JOB,
+    OPEN_DELIVERIES,
     READ_FROM_WORK,
     STUDY,
+    DeliveryState,
     JobState,
     StudyState,
     study_state,
 )
 from dicom_node.store.database import EVENTS
-from dicom_node.store.tables import Commitment, Delivery, EventRow, Fetch, HeldResult, Job, Result, Study
+from dicom_node.store.tables import (
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    Original,
+    Result,
+    Study,
+)
 
 _State = TypeVar("_State", bound=StrEnum)
 
@@ -95,14 +107,14 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
     here = attempt & (Delivery.state == delivery.state)
     if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
         return False
-    result = delivery.result
+    item = delivery.item
     record(
         session,
         event,
-        result.study_id,
+        item.study_id,
         delivery=delivery.id,
         destination=delivery.destination,
-        instance=result.sop_instance_uid,
+        instance=item.sop_instance_uid,
         status=delivery.status,
         reason=delivery.reason,
     )
@@ -170,9 +182,14 @@ def settle_study(session: Session, study_id: int) -> None:
     jobs = session.execute(
         select(Job.state, Job.reason).where(Job.study_id == study_id, Job.study_revision == study.revision)
     ).all()
-    deliveries = session.execute(
-        select(Delivery.state, Delivery.reason).join(Delivery.result).where(Result.study_id == study_id)
+    said = select(Delivery.state, Delivery.reason)
+    results = session.execute(said.join(Delivery.result).where(Result.study_id == study_id)).all()
+    # Results say where a study stands; originals only while they are on their way, or given up.
+    unfinished = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD})
+    originals = session.execute(
+        said.join(Delivery.original).where(Original.study_id == study_id, unfinished)
     ).all()
+    deliveries = [*results, *originals]
     state = study_state([job.state for job in jobs], [delivery.state for delivery in deliveries])
     if state == study.state:
         return
