@@ -56,6 +56,11 @@ COMMITMENT_REPORT_REFUSED = EventType(1012, _WARNING, "storage commitment report
 INSTANCE_UID_DIFFERS = EventType(
     1013, _WARNING, "a data set has another SOP Instance UID than its C-STORE request"
 )
+COMMITMENT_ASKED = EventType(1070, _INFO, "a peer asked for storage commitment")
+COMMITMENT_ASK_REFUSED = EventType(1071, _WARNING, "request of a peer for storage commitment refused")
+COMMITMENT_DECIDED = EventType(1072, _INFO, "storage commitment that a peer asked for is decided")
+COMMITMENT_ANSWERED = EventType(1073, _INFO, "storage commitment reported to a peer")
+COMMITMENT_ANSWER_GIVEN_UP = EventType(1074, _ERROR, "a peer takes no storage commitment report: given up")
 PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")

@@ -31,14 +31,14 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
     alembic_version, annotation_reading, archive_question, association, audit, cleaning_review, commitment, counted_image, cursor, decision,
     delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, installation, instance, job, lease,
-    notification, notified_event, original, received_object, removal, reported_finding, result, score_count, shadow_score, site_process, study,
+    notification, notified_event, original, received_object, removal, reported_finding, requested_commitment, result, score_count, shadow_score, site_process, study,
     study_fetch, study_name, study_trace, waiting_report, withdrawal
 TO dicom_node_any;
 GRANT INSERT ON audit, event TO dicom_node_any;
 GRANT UPDATE (reported) ON audit TO dicom_node_any;
 GRANT UPDATE ON study TO dicom_node_any;
 GRANT INSERT, UPDATE ON decision, delivery, job, removal, result, study_trace TO dicom_node_any;
-GRANT INSERT, UPDATE, DELETE ON commitment, cursor, lease, notification, notified_event, site_process, waiting_report
+GRANT INSERT, UPDATE, DELETE ON commitment, cursor, lease, notification, notified_event, requested_commitment, site_process, waiting_report
 TO dicom_node_any;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     procrastinate_events, procrastinate_jobs, procrastinate_periodic_defers, procrastinate_workers

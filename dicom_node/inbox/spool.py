@@ -85,6 +85,14 @@ class Spool:
             self._commits,
         )
 
+    def has_space(self) -> bool:
+        """Whether there is as much free space as an object asks for."""
+        try:
+            self._free_space.check()
+        except SpoolError:
+            return False
+        return True
+
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""
         with os.scandir(self._incoming) as entries:

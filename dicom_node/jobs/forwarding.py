@@ -1,4 +1,4 @@
-"""Received images that rules forward: into the outbox as they came, each version once for each peer.
+"""Received objects that rules forward: into the outbox as they came, each version once for each peer.
 
 Decided when the study is complete: by then it has one patient and no conflict, and the rules know all of it.
 """
@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import ORIGINALS_FORWARDED
 from dicom_node.jobs.rules import RuleDecision
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.store import deliveries, fetches, intake
 from dicom_node.store.tables import Instance, Original, Study
-from dicom_node.store.transitions import record
+from dicom_node.store.transitions import record, settle_study
 
 
 def forward_originals(
@@ -27,24 +28,45 @@ def forward_originals(
 ) -> bool:
     """Queue the images that these rules take for the peers of their ``forward``; whether any is new.
 
-    Also where a limit of the rule holds its job. Nothing of a study that was fetched as a prior.
+    With them what the same senders sent that is no image: reports, presentation states, captures. Also where
+    a limit of the rule holds its job. Nothing of a study that was fetched as a prior.
     """
     wanted = [decision for decision in decisions if decision.rule.forward]
     if not wanted or fetches.is_prior(session, study.id):
         return False
-    peers = {peer.name: peer for peer in settings.peers if "receive" in peer.may and not peer.deidentify}
     by_uid = {source.sop_instance_uid: source for source in sources}
+    others = intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
     added: Counter[tuple[str, str]] = Counter()
     for decision in wanted:
-        for instance in (by_uid[uid] for uid in decision.source_uids):
-            for name in decision.rule.forward:
-                if name in peers and not _sent_it(peers[name], instance):
-                    original = _original(session, instance)
-                    added[decision.rule.name, name] += deliveries.forward(session, original, name)
+        images = [by_uid[uid] for uid in decision.source_uids]
+        senders = {image.calling_ae for image in images}
+        beside = [one for one in others if one.calling_ae in senders and not one.purged]
+        for name in decision.rule.forward:
+            for instance in (*images, *beside):
+                added[decision.rule.name, name] += _forward(session, instance, name, settings)
     for (rule, name), number in added.items():
         if number:
             record(session, ORIGINALS_FORWARDED, study.id, rule=rule, destination=name, objects=number)
     return added.total() > 0
+
+
+def forward_late(session: Session, study: Study, instance: Instance, settings: Settings) -> None:
+    """Queue an object that is no image and came when the study was complete, for where its images went.
+
+    It reopens no study, so no rule will ask for it.
+    """
+    for name in intake.forwarded_to(session, study.id, instance.calling_ae):
+        if _forward(session, instance, name, settings):
+            record(session, ORIGINALS_FORWARDED, study.id, destination=name, objects=1)
+            settle_study(session, study.id)
+
+
+def _forward(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
+    """Whether it is queued anew; not for a peer that may not have it, or that sent it."""
+    peer = next((one for one in settings.peers if one.name == name), None)
+    if peer is None or "receive" not in peer.may or peer.deidentify or _sent_it(peer, instance):
+        return False
+    return deliveries.forward(session, _original(session, instance), name)
 
 
 def _sent_it(peer: PeerSettings, instance: Instance) -> bool:

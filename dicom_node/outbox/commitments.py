@@ -28,7 +28,7 @@ from dicom_node.model.lifecycle import CommitmentState, DeliveryState
 from dicom_node.outbox.moves import Moves
 from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
 from dicom_node.scu.destination import RequestAnswer, RequestStatus
-from dicom_node.store import deliveries, intake
+from dicom_node.store import deliveries, intake, requested
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery, WaitingReport
 from dicom_node.store.transitions import move_commitment, record, settle_studies, utc_now
@@ -138,9 +138,10 @@ def enter_reports(database: Database, settings: Settings) -> int:
 
 
 def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests of all peers for which no report is expected any more."""
+    """Delete requests to peers, and of peers, for which no report is expected any more."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+        requested.forget(session, utc_now() - _KEEP)
 
 
 def _enter_one(database: Database, settings: Settings, number: int) -> bool:

@@ -134,8 +134,11 @@ class Route:
         checked = {one: self._fault(one) for one in batch}
         faults = {one: fault for one, fault in checked.items() if fault}
         whole = [one for one in batch if one not in faults]
-        if faults:
-            self._ledger.give_up(faults)
+        if final := {one: fault for one, fault in faults.items() if not one.is_original}:
+            self._ledger.give_up(final)
+        if again := [one for one in faults if one.is_original]:  # its file may be on its way to its place
+            reports = [SendReport(SendStatus.REFUSED, "", faults[one]) for one in again]
+            self._ledger.enter_reports(dict(zip(again, reports, strict=True)))
         if not whole:
             return []
         reports = _sent(destination, [one.object for one in whole])

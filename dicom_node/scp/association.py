@@ -23,7 +23,13 @@ from dicom_node.scp.contexts import commitment_context, refusals
 from dicom_node.scp.dimse import Request, SpoolingProvider
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
-from dicom_node.scp.storage_service import AcceptedAssociation, ReportRequest, StorageService, StoreRequest
+from dicom_node.scp.storage_service import (
+    AcceptedAssociation,
+    ActionRequest,
+    ReportRequest,
+    StorageService,
+    StoreRequest,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,11 +90,13 @@ class NodeAssociation(Association):  # type: ignore[misc]
         accepted, syntaxes = self._negotiated(request.context_id)
         self.service.open(accepted, request, syntaxes)
 
-    def open_report(self, request: ReportRequest) -> None:
-        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
+    def open_commitment(self, request: ReportRequest | ActionRequest) -> None:
+        """An N-EVENT-REPORT or N-ACTION came. Raises MalformedCommand where its context is not for it."""
         _, (abstract_syntax, _) = self._negotiated(request.context_id)
         if abstract_syntax != commitment.SOP_CLASS:
-            raise command.MalformedCommand(f"not served: {command.name_of(command.N_EVENT_REPORT_RQ)}")
+            is_report = isinstance(request, ReportRequest)
+            field = command.N_EVENT_REPORT_RQ if is_report else command.N_ACTION_RQ
+            raise command.MalformedCommand(f"not served: {command.name_of(field)}")
 
     def kill(self) -> None:
         """End both threads."""
@@ -125,6 +133,9 @@ class NodeAssociation(Association):  # type: ignore[misc]
         elif isinstance(request, ReportRequest):
             status = self.service.take_report(accepted, request, transfer_syntax)
             response = command.encode_report_response(request.command, status)
+        elif isinstance(request, ActionRequest):
+            status = self.service.take_request(accepted, request, transfer_syntax)
+            response = command.encode_action_response(request.command, status)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
         self._answer(context_id, response)
@@ -182,9 +193,10 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     """Association negotiation (PS3.8 7.1) that asks the AE policy first."""
 
     def _negotiate_as_acceptor(self) -> None:
-        if self._proposes_to_report():
-            contexts = [*self.acceptor.supported_contexts, commitment_context()]
-            self.acceptor.supported_contexts = contexts
+        reports = self._proposes_to_report()
+        if reports or self.assoc.service.policy.current().may_ask(self.assoc.request_head.calling):
+            context = commitment_context(for_requests=not reports)
+            self.acceptor.supported_contexts = [*self.acceptor.supported_contexts, context]
         verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
@@ -212,7 +224,7 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     def _proposes_to_report(self) -> bool:
         """Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection alone.
 
-        Without it the peer would be the SCU, and ask us to keep objects, which we never take over.
+        Without it the peer would be the SCU, and ask us: only peers with ``commit_after`` may.
         """
         role = self.requestor.role_selection.get(commitment.SOP_CLASS)
         may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)

@@ -15,13 +15,14 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand, MalformedCommand
 from dicom_node.scp.connection import limits
-from dicom_node.scp.storage_service import ReportRequest, StoreRequest
+from dicom_node.scp.storage_service import ActionRequest, ReportRequest, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
-Request = StoreRequest | ReportRequest | EchoCommand
+_WithData = StoreRequest | ReportRequest | ActionRequest
+Request = _WithData | EchoCommand
 
 
 class StoreAssociation(Protocol):
@@ -33,8 +34,8 @@ class StoreAssociation(Protocol):
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
 
-    def open_report(self, request: ReportRequest) -> None:
-        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
+    def open_commitment(self, request: ReportRequest | ActionRequest) -> None:
+        """An N-EVENT-REPORT or N-ACTION came. Raises MalformedCommand where its context is not for it."""
 
     def serve(self, request: Request, context_id: int) -> None:
         """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
@@ -48,7 +49,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self._association = association
         self._command = bytearray()
         self._command_context: int | None = None
-        self._request: StoreRequest | ReportRequest | None = None
+        self._request: _WithData | None = None
         self._tiny_fragments = 0
 
     @property
@@ -110,14 +111,18 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self._await_data(store)
         elif field == command.N_EVENT_REPORT_RQ:
             report = ReportRequest(context_id, command.read_report_command(elements))
-            self._association.open_report(report)
+            self._association.open_commitment(report)
             self._await_data(report)
+        elif field == command.N_ACTION_RQ:
+            action = ActionRequest(context_id, command.read_action_command(elements))
+            self._association.open_commitment(action)
+            self._await_data(action)
         elif field == command.C_ECHO_RQ:
             self._serve(context_id, command.read_echo_command(elements))
         elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel
             raise MalformedCommand(f"not served: {command.name_of(field)}")
 
-    def _await_data(self, request: StoreRequest | ReportRequest) -> None:
+    def _await_data(self, request: _WithData) -> None:
         if request.command.has_data_set:
             self._request = request
         else:

@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from dicom_node import events
 from dicom_node.dicom import commitment
+from dicom_node.dicom.commitment import RequestedObjects
 from dicom_node.dicom.dataset_head import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
@@ -26,7 +27,7 @@ from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.scp import statuses
-from dicom_node.scp.command import MalformedCommand, ReportCommand, StoreCommand
+from dicom_node.scp.command import ActionCommand, MalformedCommand, ReportCommand, StoreCommand
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
@@ -127,6 +128,25 @@ class ReportRequest:
         self.data.clear()
 
 
+@dataclass(slots=True)
+class ActionRequest:
+    """One N-ACTION being received."""
+
+    context_id: int
+    command: ActionCommand
+    data: bytearray = field(default_factory=bytearray)
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the Action Information. MalformedCommand: it does not seem to end."""
+        self.data += data
+        if len(self.data) > commitment.REQUEST_BYTES:
+            raise MalformedCommand("storage commitment request beyond its largest length")
+
+    def abandon(self) -> None:
+        """The association ended before the request was whole."""
+        self.data.clear()
+
+
 class StorageService:
     """Shared by the threads of all associations of one listener."""
 
@@ -150,6 +170,9 @@ class StorageService:
         self._numbers = itertools.count(1)
         self._unwritten: list[Event] = []
         self._complained_at = float("-inf")
+        self._asked: Counter[str] = Counter()
+        self._objects_asked: Counter[str] = Counter()
+        self._asked_since = time.monotonic()
 
     def arrive(self, address: str) -> bool:
         """A connection was made; False: it is to be closed, too many of this address wait already."""
@@ -315,6 +338,69 @@ class StorageService:
             return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
         accepted.reports += 1
         return statuses.SUCCESS
+
+    def take_request(
+        self, accepted: AcceptedAssociation, request: ActionRequest, transfer_syntax: str
+    ) -> Status:
+        """Storage commitment is asked for: make the request durable, and only then answer Success."""
+        asked = self._read_request(accepted, request, transfer_syntax)
+        if isinstance(asked, Status):
+            return self._refuse_request(accepted, asked)
+        fields = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+            "objects": asked.lines(),
+        }
+        try:
+            # Not logged here, as reports are not.
+            self._journal.append_durably(Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
+        except OSError:
+            return self._refuse_request(accepted, statuses.REQUEST_NOT_KEPT)
+        return statuses.SUCCESS
+
+    def _read_request(
+        self, accepted: AcceptedAssociation, request: ActionRequest, transfer_syntax: str
+    ) -> RequestedObjects | Status:
+        """What is asked for, or why it is refused (PS3.7 10.1.4.1.10)."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.REQUEST_NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.REQUEST_NO_SUCH_INSTANCE),
+            (command.action_type != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return status
+        if not self._may_ask_now(peer, 0) or not self._spool.has_space():
+            return statuses.REQUEST_NOT_KEPT
+        try:
+            asked = commitment.read_request(bytes(request.data), UID(transfer_syntax))
+        except FaultyReport:
+            return statuses.REQUEST_UNREADABLE
+        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.REQUEST_NOT_KEPT
+
+    def _may_ask_now(self, peer: str, objects: int) -> bool:
+        """Whether the peer may ask for as many objects in this minute; they count from now on.
+
+        0: whether it may ask at all, before its request is read.
+        """
+        with self._lock:
+            if time.monotonic() - self._asked_since > _MINUTE:
+                self._asked.clear()
+                self._objects_asked.clear()
+                self._asked_since = time.monotonic()
+            if not objects:
+                self._asked[peer] += 1
+            within = self._objects_asked[peer] + objects <= limits.OBJECTS_ASKED_A_MINUTE
+            if within:
+                self._objects_asked[peer] += objects
+            return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
+
+    def _refuse_request(self, accepted: AcceptedAssociation, status: Status) -> Status:
+        fields = {"status": f"{status.code:04X}", "reason": status.meaning}
+        self._journal_if_few(accepted, self._event(events.COMMITMENT_ASK_REFUSED, accepted, **fields))
+        return status
 
     def _refuse_report(self, accepted: AcceptedAssociation, status: Status) -> Status:
         fields = {"status": f"{status.code:04X}", "reason": status.meaning}

@@ -160,6 +160,13 @@ def file_of(session: Session, instance: Instance) -> ReceivedObject:
     return session.scalars(select(ReceivedObject).where(*mine).order_by(ReceivedObject.id).limit(1)).one()
 
 
+def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
+    """The peers that get, or got, objects of this sender in this study by rules that forward."""
+    chosen = select(Delivery.destination).join(Delivery.original).join(Original.received)
+    mine = (Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
+    return session.scalars(chosen.where(*mine).distinct().order_by(Delivery.destination)).all()
+
+
 def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
     """The newest version of this SOP instance that rules forward."""
     mine = Original.sop_instance_uid == sop_instance_uid

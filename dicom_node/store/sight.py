@@ -28,6 +28,7 @@ from dicom_node.store.tables import (
     NotifiedEvent,
     Original,
     ReceivedObject,
+    RequestedCommitment,
     Result,
     ScoreCount,
     ShadowScore,
@@ -76,6 +77,7 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     ),
     EventRow: lambda senders: or_(EventRow.study_id.is_(None), EventRow.study_id.in_(_studies(senders))),
     Association: Association.calling_ae.in_,
+    RequestedCommitment: RequestedCommitment.calling_ae.in_,
     Delivery: lambda senders: or_(
         Delivery.result_id.in_(_results(senders)), Delivery.original_id.in_(_originals(senders))
     ),

@@ -23,6 +23,7 @@ from dicom_node.model.lifecycle import (
     JOB,
     OPEN_DELIVERIES,
     READ_FROM_WORK,
+    REQUESTED,
     STUDY,
     DeliveryState,
     JobState,
@@ -38,6 +39,7 @@ from dicom_node.store.tables import (
     HeldResult,
     Job,
     Original,
+    RequestedCommitment,
     Result,
     Study,
 )
@@ -122,7 +124,7 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
 
 
 def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
-    """Move a request for storage commitment on by an event, fenced by its state."""
+    """Move a request for storage commitment by an event, fenced by its state."""
     here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
     if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
         return False
@@ -132,6 +134,24 @@ def move_commitment(session: Session, commitment: Commitment, event: EventType) 
         destination=commitment.destination,
         transaction=commitment.transaction_uid,
         objects=len(commitment.deliveries),
+    )
+    return True
+
+
+def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
+    """Move a peer's request for storage commitment by an event, fenced by its state; ``values``: columns."""
+    here = (RequestedCommitment.id == row.id) & (RequestedCommitment.state == row.state)
+    if not _set(session, row, _next(REQUESTED, row, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        peer=row.peer,
+        transaction=row.transaction_uid,
+        objects=len(row.objects),
+        failed=len(row.failed),
+        attempt=row.attempts,
+        reason=row.reason,
     )
     return True
 
@@ -236,7 +256,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
 
 def _set(
     session: Session,
-    row: Study | Job | Delivery | Commitment | HeldResult | Fetch,
+    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch,
     to: StrEnum,
     here: ColumnElement[bool],
     values: Mapping[str, Any],

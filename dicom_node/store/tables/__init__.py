@@ -10,7 +10,7 @@ from dicom_node.store.tables.analyses import (
     ShadowScore,
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
-from dicom_node.store.tables.commitments import Commitment, WaitingReport
+from dicom_node.store.tables.commitments import Commitment, RequestedCommitment, WaitingReport
 from dicom_node.store.tables.decisions import DecisionRow, HeldResult
 from dicom_node.store.tables.fetches import ArchiveQuestion, Fetch
 from dicom_node.store.tables.node import (
@@ -65,6 +65,7 @@ __all__ = [
     "Original",
     "ReceivedObject",
     "ReportedFinding",
+    "RequestedCommitment",
     "Result",
     "ScoreCount",
     "ShadowScore",

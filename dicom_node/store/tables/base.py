@@ -47,6 +47,7 @@ from dicom_node.model.lifecycle import (
     FetchState,
     HeldState,
     JobState,
+    RequestedState,
     StudyState,
 )
 from dicom_node.model.roles import UserRole
@@ -93,6 +94,7 @@ class Base(DeclarativeBase):
         JobState: _words(JobState),
         DeliveryState: _words(DeliveryState),
         CommitmentState: _words(CommitmentState),
+        RequestedState: _words(RequestedState),
         HeldState: _words(HeldState),
         FetchState: _words(FetchState),
         FetchPurpose: _words(FetchPurpose),

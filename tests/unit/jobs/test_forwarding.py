@@ -12,8 +12,10 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select, update
 
 from dicom_node import events, outbox
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.outbox import last_check
 from dicom_node.store import deliveries, views
 from dicom_node.store.tables import Delivery, Job, Original, Study
 from dicom_node.store.transitions import settle_study, utc_now
@@ -22,7 +24,8 @@ from dicom_node.studies.quarantine import release_study
 from dicom_node.studies.rerun import rerun
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
-from tests.unit.inbox.objects import changed
+from tests.outbox_lab import outgoing
+from tests.unit.inbox.objects import changed, report
 
 S = DeliveryState
 ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
@@ -215,3 +218,56 @@ def test_a_deleted_file_cannot_be_sent_again(inbox: Inbox) -> None:
     assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=15)) == 1
     with pytest.raises(NotAllowedNow, match="keep_days"), inbox.database.write() as session:
         outbox.retry(session, 1)
+
+
+def test_what_the_device_sent_beside_its_images_is_forwarded_with_them(inbox: Inbox) -> None:
+    image = ultrasound("beside")
+    own, other = report_of(image, 1), report_of(image, 2)
+    inbox.receive(image, own)
+    inbox.receive(other, calling="QUICK")
+    inbox.settle()
+    assert {row[0] for row in rows(inbox)} == {image.SOPInstanceUID, own.SOPInstanceUID}
+
+
+def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox) -> None:
+    image = ultrasound("beside")
+    inbox.receive(image)
+    inbox.settle()
+    with inbox.database.write() as session:
+        session.execute(update(Job).values(state=JobState.SUCCEEDED, finished_at=utc_now()))
+    all_become(inbox, S.CONFIRMED)
+    late, other = report_of(image, 1), report_of(image, 2)
+    inbox.receive(late)
+    inbox.receive(other, calling="QUICK")
+    inbox.index()
+    assert [row[2] for row in rows(inbox)] == ["confirmed", "pending"]
+    assert rows(inbox)[1][0] == late.SOPInstanceUID
+    assert (len(inbox.jobs()), inbox.study(image.StudyInstanceUID).state) == (1, StudyState.DELIVERING)
+
+
+def test_a_study_that_no_rule_forwards_leaves_its_reports_here(inbox: Inbox) -> None:
+    image = ultrasound("beside")
+    image.Modality = "OT"
+    inbox.receive(image, report_of(image, 1))
+    inbox.settle()
+    inbox.receive(report_of(image, 2))
+    inbox.index()
+    assert rows(inbox) == []
+
+
+def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now(inbox: Inbox) -> None:
+    image = ultrasound("named")
+    inbox.receive(image)
+    inbox.settle()
+    item = outgoing(image, inbox.folder)
+    size = item.path.stat().st_size
+    peer = inbox.settings.peer("archive")
+    assert last_check.fault_of_original(item, peer, size) == ""
+    blind = peer.model_copy(update={"deidentify": True})
+    assert "names the patient" in last_check.fault_of_original(item, blind, size)
+    assert "missing or damaged" in last_check.fault_of_original(item, peer, size + 1)
+
+
+def report_of(image: Dataset, number: int) -> Dataset:
+    """A report of the device in the study of the image."""
+    return changed(report(image), SOPInstanceUID=derived_uid("test", "report", str(number)))

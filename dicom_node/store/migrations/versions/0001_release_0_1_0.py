@@ -246,6 +246,26 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
     op.create_table(
+        "requested_commitment",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae", sa.String(length=16), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("objects", sa.JSON(), nullable=False),
+        sa.Column("failed", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(), nullable=False),
+        sa.Column("decided_at", sa.DateTime(), nullable=True),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_requested_commitment")),
+        sa.UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
+    )
+    op.create_index("ix_requested_commitment_asked_at", "requested_commitment", ["asked_at"])
+    op.create_index("ix_requested_commitment_due", "requested_commitment", ["peer", "state", "next_at"])
+
+    op.create_table(
         "waiting_report",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),
