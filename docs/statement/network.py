@@ -227,7 +227,12 @@ def _contexts() -> str:
             commitment.SOP_CLASS,
             both,
         ),
-        ("storage of forwarded objects", "the class of each object", "", "the transfer syntax in which it came"),
+        (
+            "storage of forwarded objects",
+            "the class of each object",
+            "",
+            "the transfer syntax in which it came",
+        ),
         *(("retrieval", class_name(uid), uid, both) for uid in (STUDY_ROOT_MOVE, STUDY_ROOT_GET)),
         (
             "retrieval by C-GET, with SCP role",
