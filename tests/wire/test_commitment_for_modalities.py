@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.filebase import DicomBytesIO
 
 from dicom_node import preflight, scu
 from dicom_node.config import loading
+from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom import commitment
 from dicom_node.services import peers
@@ -142,6 +144,25 @@ def test_the_test_of_a_peer_says_whether_it_takes_reports() -> None:
             assert scu.open_reporter(peer, settings).report(information, 1) == ""
     (row,) = peers.try_peers(settings, [])
     assert not row.ok
+
+
+def test_a_modality_that_hangs_is_cut_off_and_was_not_told() -> None:
+    def late(_: int) -> int:
+        time.sleep(4)
+        return 0
+
+    modality = AskingModality(answer=late)
+    peer = PeerSettings(
+        name="us1", ae_title="US1", host="127.0.0.1", port=modality.port, commit_after="delivered"
+    )
+    settings = Settings(peers=(peer,), outbox=OutboxSettings(answer_seconds=1))
+    with modality.listening():
+        began = time.monotonic()
+        information = commitment.report("2.25.1", {"1.2": "1.3"}, {})
+        assert (
+            scu.open_reporter(peer, settings).report(information, 1) == "association lost before the answer"
+        )
+        assert time.monotonic() - began < 3.5
 
 
 def test_check_wants_an_archive_that_confirms(tmp_path: Path) -> None:

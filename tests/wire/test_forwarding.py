@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,21 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from dicom_node import events
+from dicom_node import events, outbox
+from dicom_node.model.kinds import Outcome
+from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.store.tables import Delivery
+from dicom_node.store import requested
+from dicom_node.store.tables import Delivery, Job
+from dicom_node.store.transitions import utc_now
+from dicom_node.studies.purge import purge
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.postgres_lab import Postgres
 from tests.unit.inbox.objects import changed, in_syntax
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import DICOMWEB, start_orthanc
@@ -43,14 +50,14 @@ SYNTAXES = (
 
 
 @contextmanager
-def forwarding(folder: Path, port: int, **of_archive: Any) -> Iterator[Inbox]:
+def forwarding(folder: Path, port: int, url: str = "", **of_archive: Any) -> Iterator[Inbox]:
     """A node whose rule forwards to the archive at this port, without jobs' workers."""
     archive = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": port}
     archive |= {"may": ["receive"], **of_archive}
     rule = CONFIG["rules"][0] | {"forward": ["archive"]}
-    outbox = {"retry_seconds": 0.2, "retry_limit_seconds": 0.5}
+    pace = {"retry_seconds": 0.2, "retry_limit_seconds": 0.5}
     peers = [*CONFIG["peers"], archive]
-    inbox = Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule], "outbox": outbox})
+    inbox = Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule], "outbox": pace}, url)
     try:
         yield inbox
     finally:
@@ -176,3 +183,26 @@ def test_both_versions_of_a_corrected_image_reach_the_archive_in_their_order(tmp
         deliver_until(inbox, "confirmed")
         assert archive.received == [image.SOPInstanceUID] * 2
         assert b"Correct^Name" in archive.stored[image.SOPInstanceUID]
+
+
+@pytest.mark.debian("postgresql")
+def test_the_same_with_postgresql_where_rows_are_locked(tmp_path: Path, postgres: Postgres) -> None:
+    with (
+        run_pacs(Pacs(free_port(), "ARCHIVE")) as archive,
+        forwarding(tmp_path, archive.port, postgres.new_database()) as inbox,
+    ):
+        sent = images(3)
+        inbox.receive(*sent)
+        inbox.settle()
+        deliver_until(inbox, "confirmed")
+        assert sorted(archive.received) == sorted(image.SOPInstanceUID for image in sent)
+        with inbox.database.write() as session:
+            session.execute(update(Delivery).values(state=DeliveryState.DEAD))
+            assert outbox.retry_all(session) == [1, 2, 3]
+            session.execute(update(Job).values(state=JobState.SUCCEEDED, finished_at=utc_now()))
+        deliver_until(inbox, "confirmed")
+        with inbox.database.read() as session:
+            uids = [image.SOPInstanceUID for image in sent]
+            assert requested.archived(session, uids, ["archive"]) == set(uids)
+            assert requested.outcomes(session, "MODALITY", uids) == dict.fromkeys(uids, Outcome.NEW)
+        assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=15)) == 3
