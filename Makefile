@@ -8,7 +8,7 @@ DATA ?= $(wildcard ../shared/data)
 TOOLS := .venv-release
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
-	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra s3 --constraint constraints.txt \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra pdf --constraint constraints.txt \
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.
@@ -22,27 +22,34 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo site check affected test tests studies-smoke lint hostile bench lock sbom audit clean
+.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
 
+help:  ## what can be made, each in a line
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
 check: $(VENV)/.test  ## lint, types, and tests of what changed since BASE (main) and of what imports it
 	@$(MAKE) --no-print-directory --jobs=2 lint affected
 
-affected: $(VENV)/.test
+affected: $(VENV)/.test  ## the tests of check alone
 	$(ONE_CORE) --numprocesses 2 --dist loadfile -q $$($(BIN)/python -m tests.affected $(BASE)) $(PYTEST_ARGS)
 
 test: $(VENV)/.test  ## everything: lint and types beside all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
-tests: $(VENV)/.test
+tests: $(VENV)/.test  ## the tests of test alone; PYTEST_ARGS=… goes to pytest, WORKERS=3 run side by side
 	$(PYTEST) $(PYTEST_ARGS)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test  ## write anew what the program writes: samples in config/, the marked parts of docs/
+	for part in node peers rules notifications; do $(BIN)/dicom-node config sample $$part >config/$$part.toml; done
+	$(BIN)/python docs/generate.py
 
 studies-smoke: $(VENV)/.test  ## every study of chest X-rays at toy length, on drawn chests
 	$(BIN)/python -m pytest -n0 tests/unit/ai_training/studies/test_smoke.py $(PYTEST_ARGS)
@@ -87,11 +94,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[ai]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject.toml constraints.txt tests/fhir_server/package-lock.json | $(VENV)/bin/python
 	$(PIP) --upgrade pip setuptools
 	$(PIP) --editable '.[test]' --editable ./dicom_console --editable ./ai_training polars
 	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/fhir_server --silent --no-audit --no-fund || echo "no npm: the tests of the FHIR server are skipped"
 	@touch $@ $(VENV)/.demo
 
-clean:
+clean:  ## remove the environments and all that is made here
 	rm -rf $(VENV) $(TOOLS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -31,9 +31,12 @@ from dicom_console.handlers import (
     reviews,
     rules,
     session,
+    stow,
     studies,
+    trends,
     uploads,
 )
+from dicom_console.views.durations import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
 from dicom_console.web.faces import VERSION, described
 from dicom_console.web.languages import N_
@@ -62,6 +65,7 @@ _BOTH = (
     jobs.faces,
     outbox.faces,
     events.faces,
+    trends.faces,
     fetches.faces,
     notifications.faces,
     peers.faces,
@@ -91,10 +95,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
+    app.state.durations = Durations()
     for pages in _PAGES:
         app.include_router(pages.router)
     if settings.console.dicomweb:
         app.include_router(dicomweb.router)
+    if settings.console.dicomweb_store:
+        app.include_router(stow.router)
     for faces in _BOTH:
         app.include_router(faces.people)
         app.include_router(faces.programs)
@@ -103,7 +110,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         Guarded,
         tls=settings.console.tls is not None,
         metrics_port=settings.console.metrics_port,
-        bodies=dict.fromkeys(uploads.PATHS, settings.console.upload_mib * 2**20),
+        bodies=dict.fromkeys(_large(settings), settings.console.upload_mib * 2**20),
     )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
     app.add_exception_handler(HTTPException, _of_status)
@@ -112,6 +119,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_exception_handler(faults.ANY, _of_the_database)
     app.add_exception_handler(Exception, _defect)
     return app
+
+
+def _large(settings: Settings) -> tuple[str, ...]:
+    """Addresses that take more than a form."""
+    return (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
 
 
 @needs(UserRole.VIEWER)

@@ -91,7 +91,7 @@ def _words() -> Iterator[str]:
 def _constants() -> Iterator[str]:
     yield from (kind.text for kind in events.all_types())
     yield from (text for text in pages.KINDS.values())
-    yield from pages.DECISIONS.values()
+    yield from (*pages.DECISIONS.values(), *pages.LAYERS)
 
 
 def main() -> None:

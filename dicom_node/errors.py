@@ -143,7 +143,7 @@ class SignInRefused(RequestRefused):
 
 
 class ProviderUnusable(RequestRefused):
-    """The provider of the hospital's accounts does not answer, or not as OpenID Connect has it."""
+    """The provider of the hospital's accounts (OpenID Connect, LDAP) does not answer, or not as it should."""
 
     exit_code = ExitCode.UNAVAILABLE
 
@@ -242,6 +242,18 @@ class FaultyObject(ObjectError):
 
 class FaultyReport(ObjectError):
     """A storage commitment report or request that cannot be read, or is beyond its limits."""
+
+
+class FaultyStep(ObjectError):
+    """A request about a performed procedure step that is refused; the text holds no value of it.
+
+    ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
+    """
+
+    def __init__(self, text: str, code: int, tags: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.tags = tuple(tags)
 
 
 class DecodedDifferently(ObjectError):

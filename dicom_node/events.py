@@ -61,6 +61,15 @@ COMMITMENT_ASK_REFUSED = EventType(1071, _WARNING, "request of a peer for storag
 COMMITMENT_DECIDED = EventType(1072, _INFO, "storage commitment that a peer asked for is decided")
 COMMITMENT_ANSWERED = EventType(1073, _INFO, "storage commitment reported to a peer")
 COMMITMENT_ANSWER_GIVEN_UP = EventType(1074, _ERROR, "a peer takes no storage commitment report: given up")
+STEP_BEGUN = EventType(1080, _INFO, "a modality began a performed procedure step")
+STEP_CHANGED = EventType(1081, _INFO, "a modality reported on a performed procedure step")
+STEP_REFUSED = EventType(1082, _WARNING, "report on a performed procedure step refused")
+STEPS_NOT_AWAITED = EventType(
+    1083, _WARNING, "a study goes on without all that its performed procedure steps name, or their end"
+)
+STEPS_FULFILLED = EventType(
+    1084, _INFO, "the performed procedure steps of a study ended, all they name is here"
+)
 PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
@@ -223,7 +232,7 @@ CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the
 CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
 ACCOUNTS_UNUSABLE = EventType(
-    6022, _WARNING, "the provider of accounts does not answer, or not as OpenID Connect has it"
+    6022, _WARNING, "the provider of accounts (OpenID Connect, LDAP) does not answer, or not as it should"
 )
 TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")

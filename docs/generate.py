@@ -1,7 +1,8 @@
 """Writes what documentation can be written by the program itself.
 
-``python docs/generate.py`` renews ``docs/conformance.md`` and the marked parts of ``docs/admin.md``;
-``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
+``python docs/generate.py`` renews ``docs/conformance.md``, ``docs/licences.md`` and the marked parts of
+``docs/admin.md``, ``docs/design.md`` and ``docs/pipelines.md``; ``--check`` only says what is out of date
+(``tests/test_docs.py`` runs it).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import toml_value
@@ -71,15 +73,20 @@ def documents() -> dict[Path, str]:
     from licences import licences
     from packages import packages_part
 
-    admin, design = DOCS / "admin.md", DOCS / "design.md"
+    marked: Mapping[str, Mapping[str, Callable[[], str]]] = {
+        "admin.md": PARTS,
+        "design.md": {"packages": packages_part, "life cycles": life_cycles_part},
+        "pipelines.md": EXAMPLES,
+    }
     return {
-        admin: with_parts(admin.read_text(encoding="utf-8"), PARTS),
-        design: with_parts(
-            design.read_text(encoding="utf-8"), {"packages": packages_part, "life cycles": life_cycles_part}
-        ),
+        **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in marked.items()},
         DOCS / "conformance.md": conformance_statement(__version__),
         DOCS / "licences.md": licences(),
     }
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def with_parts(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
@@ -113,7 +120,7 @@ def settings_part() -> str:
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
             if name == "console":
-                sections.append(("[console.oidc]", OidcSettings))
+                sections += [("[console.oidc]", OidcSettings), ("[console.ldap]", LdapSettings)]
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
     sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))
@@ -240,6 +247,15 @@ def _pipeline(card: PipelineCard) -> str:
     return f"#### Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
 
 
+def example_part(name: str, language: str) -> Callable[[], str]:
+    """A file of ``examples/pipeline`` as a block of code."""
+    return lambda: f"```{language}\n{_text(DOCS.parent / 'examples' / 'pipeline' / name)}```\n"
+
+
+EXAMPLES: Mapping[str, Callable[[], str]] = {
+    "pyproject.toml": example_part("pyproject.toml", "toml"),
+    "our_pipeline.py": example_part("our_pipeline.py", "python"),
+}
 PARTS: Mapping[str, Callable[[], str]] = {
     "settings": settings_part,
     "pipelines": pipelines_part,

@@ -49,6 +49,8 @@ release.
 
 {training}
 The extra `telemetry`, no part of a release either: opentelemetry-proto (Apache-2.0), protobuf (BSD-3-Clause).
+The extra `hl7` likewise: hl7apy (MIT).
+The extra `fhir`, no part of a release either: fhir.resources and fhir-core (BSD).
 
 ## Programs of the container image
 

@@ -44,10 +44,12 @@ def affected_tests(changed: list[str]) -> list[str]:
 
 
 def _folder(changed: str) -> str:
-    """The folder of the unit tests of the room in which this file lies; "" for a file in no room."""
+    """The unit tests of the room in which this file lies; "" for a file in no room."""
     match Path(changed).parts:
         case ("dicom_console", *_):
             return "tests/unit/console/"
+        case ("examples", *_):
+            return "tests/unit/test_examples.py"
         case ("dicom_node", room, _, *_):
             return f"tests/unit/{room}/"
         case (("ai_pipeline" | "ai_training") as package, room, _, *_):

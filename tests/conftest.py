@@ -36,7 +36,11 @@ PACKAGES = {
     "postgresql": "pg_ctlcluster",
     "tesseract-ocr": "tesseract",
     "orthanc-dicomweb": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
+    "poppler-utils": "pdftotext",
+    "qpdf": "qpdf",
     "pixelmed-apps": "/usr/share/java/pixelmed.jar",
+    "slapd": "slapd",
+    "ldap-utils": "ldapadd",
 }
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(

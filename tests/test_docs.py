@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
 from dicom_node import cli, events
 from dicom_node.config import sample
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
@@ -29,7 +31,8 @@ CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 def sections() -> list[type[BaseModel]]:
     inner = [field.annotation for field in Settings.model_fields.values()]
     named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return [*named, TlsSettings, OidcSettings, PeerSettings, RuleSettings, Conditions, NotificationSettings]
+    accounts = OidcSettings, LdapSettings
+    return [*named, TlsSettings, *accounts, PeerSettings, RuleSettings, Conditions, NotificationSettings]
 
 
 SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
@@ -54,7 +57,7 @@ def test_every_setting_is_in_a_sample_file() -> None:
     files = "".join(make() for make in sample.FILES.values())
 
     def is_shown(section: type[BaseModel], key: str) -> bool:
-        is_table = key in ("tls", "oidc") and section is not PeerSettings
+        is_table = key in ("tls", "oidc", "ldap") and section is not PeerSettings
         pattern = rf"^#?\s*\[(listener|console)\.{key}\]" if is_table else rf"^#?\s*{key} = "
         return re.search(pattern, files, re.MULTILINE) is not None
 
@@ -142,3 +145,80 @@ def test_every_defence_of_the_threat_model_has_a_test_that_is_there() -> None:
     tables = re.findall(r"^\| (?:tries to|does) .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert [line for table in tables for line in table.splitlines() if line not in rows] == []
     assert len(tables) == 10
+
+
+def pages() -> list[Path]:
+    """Every page of Markdown that git has, or would take."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [path for name in done.stdout.split() if (path := ROOT / name).is_file()]
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as the part of an address after ``#``."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there() -> None:
+    def is_dead(page: Path, link: str) -> bool:
+        name, _, heading = link.partition("#")
+        there = page.parent / name if name else page
+        return not there.exists() or bool(heading and heading not in headings(there))
+
+    links = [
+        (page, link)
+        for page in pages()
+        for link in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        )
+        if not re.match(r"[a-z]+:", link)
+    ]
+    assert len(links) > 100
+    assert [f"{page.relative_to(ROOT)}: {link}" for page, link in links if is_dead(page, link)] == []
+
+
+def test_every_choice_has_a_short_page() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    choices = design.partition("## Choices that differ")[2].partition("\n## ")[0]
+    rows = [line for line in choices.splitlines() if line.startswith(("*", "  "))]
+    named = [re.fullmatch(r"\* \[(.+)\]\(decisions/(.+)\)", line) for line in rows]
+    assert all(named), "what is not a link goes into a page of docs/decisions"
+    titles = {match[2]: match[1] for match in named if match}
+    assert titles.keys() == {path.name for path in (ROOT / "docs" / "decisions").iterdir()}
+    for name, title in titles.items():
+        text = (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8")
+        assert re.findall(r"^#+ .*$", text, re.MULTILINE) == [
+            f"# {title}", "## What", "## Why", "## What would change our mind",
+        ], name  # fmt: skip
+        assert len(text.split()) <= 250, name
+
+
+def test_the_guide_for_contributors_is_short_and_names_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    for name in re.findall(r"[`\s]((?:\.ci|ai_pipeline|dicom_console|dicom_node|docs|tests)/[\w./-]*)", text):
+        assert (ROOT / name).exists(), name
+    for target in re.findall(r"`make ([a-z-]+)`", text):
+        assert target in targets(), target
+
+
+def targets() -> dict[str, str]:
+    """What ``make help`` shows."""
+    done = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    return dict(re.findall(r"^make (\S+) +(\S.*)$", done.stdout, re.MULTILINE))
+
+
+def test_make_help_shows_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)
+    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
+    assert sorted(targets()) == sorted(named) == sorted(phony)
+
+
+def test_checks_before_a_commit_fetch_nothing() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [hook["entry"].split() for hook in hooks[0]["hooks"]]
+    assert [words[0] for words in entries] == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy"]
+    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}

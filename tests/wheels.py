@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "pipeline"
+"""The package that docs/pipelines.md shows."""
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
 
 
@@ -40,17 +41,6 @@ def build(project: Path, folder: Path, *parts: str) -> Path:
 def install(wheel: Path, folder: Path) -> None:
     """Put what a wheel brings into ``folder``, which a ``PYTHONPATH`` may name."""
     _pip("install", "--target", str(folder), str(wheel))
-
-
-def example(folder: Path) -> Path:
-    """The package that docs/pipelines.md shows."""
-    page = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
-    folder.mkdir()
-    for name, language in (("pyproject.toml", "toml"), ("our_pipeline.py", "python")):
-        found = re.search(rf"`{re.escape(name)}`\n\n```{language}\n(.*?)```", page, re.DOTALL)
-        assert found, name
-        (folder / name).write_text(found[1], encoding="utf-8")
-    return folder
 
 
 def _pip(verb: str, *words: str) -> None:

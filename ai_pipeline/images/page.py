@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -36,11 +36,12 @@ LEAST_PICTURE: Final = 0.5
 MOST_OF_A_HEAD_LINE, MOST_CAPTIONS, MOST_OF_THE_FOOT = 2, 6, 4
 """Lines on the page."""
 
-_FONT: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
+FONT: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
+"""The font of the page."""
 _DRAWN: Final = (range(0x20, 0x7F), range(0xA1, 0x250), range(0x370, 0x526), range(0x1E00, 0x1EFA))
 _DRAWN_BESIDES: Final = frozenset("–—‘’“”„†•…€≤≥−→")
 _Colour = tuple[int, int, int]
-_Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the page, the last two exclusive."""
 
 
@@ -84,6 +85,32 @@ class PagePicture:
         return marked(display, findings, measured, LETTERS)
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedText:
+    """A line of text on a page. ``left``: where it begins, ``baseline``: on which its letters are, ``size``:
+    of its letters, in pixels of the page."""
+
+    text: str
+    left: int
+    baseline: int
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class PageLayout:
+    """What is where on a page, for who writes it in another form than pixels."""
+
+    width: int
+    height: int
+    texts: list[PlacedText] = field(default_factory=list)
+    frames: list[Box] = field(default_factory=list)
+    """Thin lines around something."""
+    rules: list[int] = field(default_factory=list)
+    """Rows with a thin line from margin to margin."""
+    pictures: list[tuple[Picture, int, int]] = field(default_factory=list)
+    """With the drawings in them; left and top."""
+
+
 def draw_page(
     title: str,
     head: Sequence[str],
@@ -99,6 +126,29 @@ def draw_page(
     more lines each (``\\n``). ``foot``: the last lines of the page. If something has no room, the page says
     how much is left out.
     """
+    return np.array(_filled(title, head, shown, captions, results, foot).image, np.uint8)
+
+
+def lay_out_page(
+    title: str,
+    head: Sequence[str],
+    shown: PagePicture | str,
+    captions: Sequence[str],
+    results: Sequence[str],
+    foot: Sequence[str],
+) -> PageLayout:
+    """What is where on the page that :func:`draw_page` draws of the same."""
+    return _filled(title, head, shown, captions, results, foot).layout
+
+
+def _filled(
+    title: str,
+    head: Sequence[str],
+    shown: PagePicture | str,
+    captions: Sequence[str],
+    results: Sequence[str],
+    foot: Sequence[str],
+) -> _Page:
     wide = isinstance(shown, PagePicture) and shown.size[0] > WIDE * shown.size[1]
     page = _Page(SHORT_SIDE, LONG_SIDE) if wide else _Page(LONG_SIDE, SHORT_SIDE)
     top, bottom = page.head(title, head), page.foot(foot)
@@ -110,7 +160,7 @@ def draw_page(
     else:
         left, _ = page.picture(shown, captions, COLUMN, top, bottom)
     page.results(results, left, top, bottom)
-    return np.array(page.image, np.uint8)
+    return page
 
 
 def drawable(text: str) -> bool:
@@ -127,6 +177,7 @@ class _Page:
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), BLACK)
+        self.layout = PageLayout(width, height)
         self.width = width
         self._draw = ImageDraw.Draw(self.image)
 
@@ -166,10 +217,12 @@ class _Page:
         if isinstance(shown, str):
             width, end = column, self._panel(shown, (MARGIN, top, MARGIN + column, top + min(column, height)))
         else:
-            drawn = Image.fromarray(shown.fitted(column, height))
+            fitted = shown.fitted(column, height)
+            self.layout.pictures.append((fitted, MARGIN, top))
+            drawn = Image.fromarray(fitted)
             self.image.paste(drawn, (MARGIN, top))
             width, end = drawn.width, top + drawn.height
-            self._draw.rectangle((MARGIN - 1, top - 1, MARGIN + width, end), outline=EDGE)
+            self._frame((MARGIN - 1, top - 1, MARGIN + width + 1, end + 1))
         end = self._write(of_boxes, YELLOW, MARGIN, end + MARGIN // 2)
         end = self._write(others, WHITE, MARGIN, end)
         widest = max([width, *(round(_font(LETTERS).getlength(line)) for line in (*of_boxes, *others))])
@@ -200,23 +253,31 @@ class _Page:
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
 
-    def _panel(self, why: str, box: _Box) -> int:
+    def _panel(self, why: str, box: Box) -> int:
         """An empty frame with the reason."""
         left, top, right, bottom = box
-        self._draw.rectangle((left, top, right - 1, bottom - 1), outline=EDGE)
+        self._frame(box)
         lines = self._lines(why, right - left - 2 * MARGIN)
         most = (bottom - top - MARGIN) // _line_height(LETTERS)
         self._write(_cut([lines], most), WHITE, left + MARGIN, top + MARGIN // 2)
         return bottom
 
     def _write(self, lines: Sequence[str], colour: _Colour, left: int, top: int, size: int = LETTERS) -> int:
+        ascent, _ = _font(size).getmetrics()
         for line in lines:
             self._draw.text((left, top), line, fill=colour, font=_font(size))
+            self.layout.texts.append(PlacedText(line, left, top + ascent, size))
             top += _line_height(size)
         return top
 
+    def _frame(self, box: Box) -> None:
+        left, top, right, bottom = box
+        self._draw.rectangle((left, top, right - 1, bottom - 1), outline=EDGE)
+        self.layout.frames.append(box)
+
     def _rule(self, row: int) -> int:
         self._draw.line([(MARGIN, row), (self.width - MARGIN, row)], fill=EDGE)
+        self.layout.rules.append(row)
         return row
 
 
@@ -240,4 +301,4 @@ def _line_height(size: int) -> int:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_FONT, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)

@@ -17,13 +17,14 @@ KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
 SWITCHES: Final[Mapping[str, str]] = {
     "check_address": N_("its objects must come from this host"),
+    "mpps": N_("it reports on its procedure steps (MPPS): a study is complete when they say so"),
     "tls": N_("call it by DICOM TLS"),
     "iocm": N_("tell it of withdrawn results by a rejection note (IHE IOCM)"),
     "assessments": N_("send it readers' verdicts on findings, as an SR"),
 }
 """Keys that are on or off, in words."""
 _FIELDS = (*_TEXTS, "port", "may", "results", *SWITCHES)
-_NO_FIELD = ("username", "password", "entered")
+_NO_FIELD = ("username", "password", "token", "entered")
 _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 

@@ -79,8 +79,8 @@ def find_series(asked: Asked) -> Response:
     found = []
     for series, held in dicomweb.by_series(_held(asked)).items():
         said = _attributes(asked, held[0], ("StudyInstanceUID", *dicomweb.OF_SERIES))
-        url = _url(asked, f"/studies/{held[0].study_uid}/series/{series}")
-        found.append(said | url | _value("00201209", "IS", len(held)))
+        place = url(asked, f"/studies/{held[0].study_uid}/series/{series}")
+        found.append(said | place | value("00201209", "IS", len(held)))
     return JSONResponse(found, media_type=_JSON)
 
 
@@ -92,7 +92,7 @@ def find_instances(asked: Asked) -> Response:
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", *dicomweb.OF_INSTANCE)
     found = [
         _attributes(asked, one, keywords)
-        | _url(asked, f"/studies/{one.study_uid}/series/{one.series_uid}/instances/{one.uid}")
+        | url(asked, f"/studies/{one.study_uid}/series/{one.series_uid}/instances/{one.uid}")
         for one in _held(asked)
     ]
     return JSONResponse(found, media_type=_JSON)
@@ -176,8 +176,8 @@ def _study(asked: Visit, uid: str) -> dict[str, Any]:
     series = dicomweb.by_series(held)
     firsts = [_attributes(asked, some[0], ("Modality",)) for some in series.values()]
     modalities = sorted({str(one) for first in firsts for one in first.get("00080060", {}).get("Value", ())})
-    counts = _value("00201206", "IS", len(series)) | _value("00201208", "IS", len(held))
-    return said | counts | _value("00080061", "CS", *modalities) | _url(asked, f"/studies/{uid}")
+    counts = value("00201206", "IS", len(series)) | value("00201208", "IS", len(held))
+    return said | counts | value("00080061", "CS", *modalities) | url(asked, f"/studies/{uid}")
 
 
 def _held(asked: Visit) -> list[HeldObject]:
@@ -200,12 +200,14 @@ def _attributes(asked: Visit, held: HeldObject, keywords: Iterable[str]) -> dict
     return dicomweb.attributes(path, tuple(keywords))
 
 
-def _value(tag: str, vr: str, *values: object) -> dict[str, Any]:
+def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
+    """An attribute in the DICOM JSON Model (PS3.18 F.2)."""
     return {tag: {"vr": vr, "Value": list(values)}}
 
 
-def _url(asked: Visit, path: str) -> dict[str, Any]:
-    return _value("00081190", "UR", f"{str(asked.request.base_url).rstrip('/')}{router.prefix}{path}")
+def url(asked: Visit, path: str) -> dict[str, Any]:
+    """Retrieve URL of what is at a path below this one."""
+    return value("00081190", "UR", f"{str(asked.request.base_url).rstrip('/')}{router.prefix}{path}")
 
 
 def _wanted(asked: Visit) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from dicom_console.views import contents, listing, pictures, samples
+from dicom_console.views import contents, listing, masks, pictures, samples
 from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.access import Asked, Number, Visit, needs
 from dicom_node.errors import NotFound
@@ -20,17 +20,37 @@ router = APIRouter(prefix="/studies")
 
 @router.get("/images/{number}")
 @needs(UserRole.VIEWER)
-def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
+def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: int = 0) -> Response:
     """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
-    received.
+    received. ``beside``: number of an image of an earlier study of the patient.
     """
     site = asked.site
     with site.database.read() as session:
         shown = pictures.find(session, site.settings, PictureKind.IMAGES, number)
         found = received.view(session, site.settings, number)
+        found["masks"] = masks.masks(session, site.settings, found["study"], found["uid"])
+        earlier = received.earlier(session, number)
+        prior = next((one for one in earlier if one["id"] == beside), None)
+        past = received.view(session, site.settings, beside) | {"masks": []} if prior else None
+        past_file = pictures.find(session, site.settings, PictureKind.IMAGES, beside) if prior else None
     chosen = next((one for one in found["layers"] if one["id"] == layer), None)
     about = samples.described(shown, site.settings) | {"frame": frame}
-    return _frame(asked, "image.html", shown, frame, image=found, layer=chosen, about=about)
+    past_about = samples.described(past_file, site.settings) | {"frame": 1} if past_file else None
+    if past_file:
+        audit.note_sight(site.database, asked.person, past_file.study)
+    return _frame(
+        asked,
+        "image.html",
+        shown,
+        frame,
+        image=found,
+        layer=chosen,
+        about=about,
+        earlier=earlier,
+        prior=prior,
+        past=past,
+        past_about=past_about,
+    )
 
 
 @router.get("/results/{number}/content")
@@ -52,6 +72,16 @@ def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)
+
+
+@router.get("/results/{number}/masks/{segment}")
+@needs(UserRole.VIEWER)
+def mask(asked: Asked, number: Number, segment: int) -> Response:
+    """A segment of a segmentation, to lie on its image."""
+    with asked.site.database.read() as session:
+        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    return Response(masks.mask_png(shown, segment), media_type="image/png")
 
 
 @router.get("/{which}/{number}/{frame}/samples")

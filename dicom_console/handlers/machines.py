@@ -13,6 +13,7 @@ from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from dicom_console.views import metrics
+from dicom_console.views.durations import Durations
 from dicom_console.web.access import ANYONE, Asked, Site, Visit, needs
 from dicom_console.web.limits import port_of
 
@@ -53,7 +54,10 @@ def numbers(asked: Asked) -> Response:
                 )
             gauge = known[one.name].labels(**dict(one.labels)) if labels else known[one.name]
             gauge.set(one.value)
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        durations: Durations = asked.request.app.state.durations
+        durations.add_new(session)
+    shown = generate_latest(registry) + generate_latest(durations.registry)
+    return Response(shown, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _not_ready(site: Site) -> str:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import Body, HTTPException, Response
 
-from dicom_console.views import listing, pictures
+from dicom_console.views import listing, pictures, samples
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.access import Asked, Name, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Faces
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
@@ -77,7 +77,7 @@ def show(asked: Asked, number: Number) -> ReviewRow:
     return ReviewRow(**found)
 
 
-@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, back_to("/reviews"))
+@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR)
 def accept(asked: Asked, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
     cleaning_reviews.accept(asked.site.settings, number, asked.person)
@@ -107,6 +107,11 @@ def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) ->
     return RuleSaved(name=rule.name, not_cleaned=why_not)
 
 
+@faces.page_of(accept)
+def _accepted(asked: Visit, _result: None) -> Response:
+    return _to_the_next(asked, int(asked.request.path_params["number"]))
+
+
 @faces.page_of(show)
 def _review_page(asked: Visit, review: ReviewRow) -> Response:
     return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
@@ -134,7 +139,14 @@ def use_boxes(asked: Asked, number: Number) -> Response:
         edges = (asked.fields().get(edge, []) for edge in _EDGES)
         given = [list(box) for box in zip(*edges, strict=False)]
         return _form(asked, show(asked, number), given, name=name, problem=str(error), status=status)
-    return see_other("/reviews")
+    return _to_the_next(asked, number)
+
+
+def _to_the_next(asked: Visit, number: int) -> Response:
+    """The next image that waits, the list where none does."""
+    with asked.site.database.read() as session:
+        following = cleaning_reviews.after(session, number)
+    return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
@@ -160,6 +172,7 @@ def _form(
     """``given``: the edges of each box, as they were typed."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, review["instance_id"])
+        following = cleaning_reviews.after(session, review.id)
         study = listing.study_heading(session, asked.site.settings, review.study_id)
     empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
     return asked.page(
@@ -171,5 +184,6 @@ def _form(
         edges=_EDGES,
         name=name,
         problem=problem,
-        frames=pictures.frames(shown, asked.site.settings),
+        about=samples.described(shown, asked.site.settings) | {"frame": 1},
+        following=following,
     )

@@ -13,7 +13,7 @@ from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import oidc, users
+from dicom_node.services import oidc, sign_in, users
 
 router = APIRouter()
 
@@ -44,10 +44,13 @@ def begin(asked: Asked) -> Response:
     name, password = asked.text("name"), asked.form.get("password", "")
     try:
         given = password if isinstance(password, str) else ""
-        database, address = asked.site.database, asked.address
-        token = users.sign_in(database, name[:64], given, address, asked.token, asked.agent)
-    except SignInRefused as error:
-        return _form(asked, asked.token, str(error), 403, name[:64])
+        site = asked.site
+        who = asked.address, asked.token, asked.agent
+        token = sign_in.sign_in(site.database, site.settings, name[:64], given, *who)
+    except RequestRefused as error:
+        return _form(
+            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
+        )
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -142,7 +145,14 @@ def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: 
     elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
     left = bool(asked.query("left"))
     return asked.page(
-        "sign_in.html", status, token=token, problem=problem, name=name, elsewhere=elsewhere, left=left
+        "sign_in.html",
+        status,
+        token=token,
+        problem=problem,
+        name=name,
+        directory=console.ldap is not None,
+        elsewhere=elsewhere,
+        left=left,
     )
 
 

@@ -93,7 +93,8 @@ async def take(asked: Asked) -> list[UploadedRow]:
 @asynccontextmanager
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
     """The form with its files, when all of it came. Raises HTTPException."""
-    _refuse_without_room(asked.request, asked.site.settings)
+    settings = asked.site.settings
+    refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
     if _places.locked():
         raise HTTPException(503, "Other uploads are under way: try again when they are done.")
     async with _places:
@@ -137,11 +138,14 @@ def _now(asked: Visit, number: int) -> View:
         return uploaded.show(session, number)
 
 
-def _refuse_without_room(request: Request, settings: Settings) -> None:
-    """What comes lies beside the spool until it is taken: both need room above the watermark."""
+def refuse_without_room(request: Request, settings: Settings, *, without_length: int) -> None:
+    """What comes may lie beside the spool until it is taken: both need room above the watermark.
+
+    ``without_length``: bytes of a request that does not say its length.
+    """
     largest = settings.console.upload_mib * 2**20
     declared = request.headers.get("content-length", "")
-    size = min(int(declared), largest) if declared.isdecimal() and len(declared) < 20 else largest
+    size = min(int(declared), largest) if declared.isdecimal() and len(declared) < 20 else without_length
     free = shutil.disk_usage(settings.node.data_dir).free
     if free < settings.spool.minimum_free_mib * 2**20 + 2 * size:
         raise HTTPException(507, "There is not enough free disk for this (spool.minimum_free_mib).")

@@ -1,11 +1,12 @@
-// Boxes drawn on the image and their edges as numbers: each shows the other. Without it the numbers do.
-const stage = document.getElementById("stage");
-const drawn = document.getElementById("drawn");
+// The desk: boxes drawn on the image and their edges as numbers, each shows the other; keys for what follows.
+// Without it the numbers do.
+const stage = document.querySelector(".stage");
+const drawn = document.querySelector(".stage .drawn");
 const rows = [...document.querySelectorAll(".edges tbody tr")];
-const width = Number(stage.dataset.columns);
-const height = Number(stage.dataset.rows);
+const { columns, rows: height } = JSON.parse(document.querySelector(".viewer").dataset.about);
 const inputs = (row) => [...row.querySelectorAll("input")];
 const edges = (row) => inputs(row).map((one) => (one.value === "" ? NaN : Number(one.value)));
+const isEmpty = (row) => inputs(row).every((one) => one.value === "");
 
 const show = () => {
   drawn.replaceChildren(
@@ -25,42 +26,35 @@ const fill = (row, values) => {
   show();
 };
 
-// Where the pointer is, in pixels of the image, within it.
-const place = (event) => {
-  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(stage.getScreenCTM().inverse());
-  return [Math.min(Math.max(at.x, 0), width), Math.min(Math.max(at.y, 0), height)];
-};
-
-let begun = null;
-stage.addEventListener("pointerdown", (event) => {
-  const free = rows.find((row) => inputs(row).every((one) => one.value === ""));
-  if (!free || event.button !== 0) return;
-  begun = { at: place(event), row: free };
-  stage.setPointerCapture(event.pointerId);
-  event.preventDefault();
+// A box by the pointer; a click on a box takes it away.
+let row = null;
+stage.addEventListener("box", (event) => {
+  const { from, to, ends } = event.detail;
+  row ??= rows.find(isEmpty) ?? null;
+  const [left, right] = [from.x, to.x].map((x) => Math.min(Math.max(x, 0), columns)).sort((a, b) => a - b);
+  const [top, bottom] = [from.y, to.y].map((y) => Math.min(Math.max(y, 0), height)).sort((a, b) => a - b);
+  const isClick = !(right - left > 2 && bottom - top > 2);
+  if (row) fill(row, isClick ? ["", "", "", ""] : [left, top, right, bottom].map((edge, place) => (place < 2 ? Math.floor(edge) : Math.ceil(edge))));
+  if (!ends) return;
+  row = null;
+  const hit = (one) => {
+    const [l, t, r, b] = edges(one);
+    return l <= to.x && to.x <= r && t <= to.y && to.y <= b;
+  };
+  const under = isClick && rows.findLast(hit);
+  if (under) fill(under, ["", "", "", ""]);
 });
-stage.addEventListener("pointermove", (event) => {
-  if (!begun) return;
-  const [x, y] = place(event);
-  const [left, right] = [begun.at[0], x].sort((a, b) => a - b);
-  const [top, bottom] = [begun.at[1], y].sort((a, b) => a - b);
-  fill(begun.row, [Math.floor(left), Math.floor(top), Math.ceil(right), Math.ceil(bottom)]);
-});
-const end = () => {
-  if (!begun) return;
-  const [left, top, right, bottom] = edges(begun.row);
-  if (!(right - left > 2 && bottom - top > 2)) fill(begun.row, ["", "", "", ""]);
-  begun = null;
-};
-stage.addEventListener("pointerup", end);
-stage.addEventListener("pointercancel", end);
 
-for (const row of rows) {
-  row.addEventListener("input", show);
-  const clear = row.querySelector(".clear");
+for (const one of rows) {
+  one.addEventListener("input", show);
+  const clear = one.querySelector(".clear");
   clear.hidden = false;
-  clear.addEventListener("click", () => fill(row, ["", "", "", ""]));
+  clear.addEventListener("click", () => fill(one, ["", "", "", ""]));
 }
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`)?.click();
+});
 document.querySelectorAll(".scripted").forEach((one) => (one.hidden = false));
-stage.classList.add("drawing");
 show();

@@ -4,7 +4,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 function mount(viewer) {
   const part = (name) => viewer.querySelector(name);
-  const stage = part(".stage"), canvas = part("canvas"), received = part("#received"), lines = part(".lengths");
+  const stage = part(".stage"), canvas = part("canvas"), received = part(".received"), lines = part(".lengths");
   const about = JSON.parse(viewer.dataset.about);
   const columns = about.columns, rows = about.rows, frames = about.frames;
   const view = { x: 0, y: 0, scale: 1 }; // of the picture in the stage; 1: all of it is seen
@@ -138,6 +138,9 @@ function mount(viewer) {
     return group;
   };
 
+  // A box that a person draws: the page that wants boxes listens.
+  const box_ = (event, ends = false) => stage.dispatchEvent(new CustomEvent("box", { detail: { from: begun.from, to: at(event), ends } }));
+
   // Mouse, pen and fingers: one moves, sets the window or measures; two zoom.
   const fingers = new Map();
   let begun = null;
@@ -147,6 +150,7 @@ function mount(viewer) {
     const from = at(event);
     begun = { from, event, window: { ...(window_ ?? {}) }, line: tool === "measure" && fingers.size === 1 ? newLine() : null };
     if (tool === "window") load();
+    if (tool === "box") box_(event);
   });
   stage.addEventListener("pointermove", (event) => {
     if (!fingers.has(event.pointerId) || !begun) return;
@@ -157,7 +161,8 @@ function mount(viewer) {
       const other = a.pointerId === event.pointerId ? b : a;
       const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
       zoom(apart(event) / Math.max(apart(before), 1), at({ clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2 }));
-    } else if (tool === "measure" && begun.line) measure(begun.line, begun.from, at(event));
+    } else if (tool === "box") box_(event);
+    else if (tool === "measure" && begun.line) measure(begun.line, begun.from, at(event));
     else if (tool === "move") {
       const [was, is] = [at(before), at(event)];
       view.x += was.x - is.x;
@@ -173,7 +178,11 @@ function mount(viewer) {
       }));
     }
   });
-  for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => fingers.delete(event.pointerId));
+  for (const end of ["pointerup", "pointercancel"])
+    stage.addEventListener(end, (event) => {
+      if (tool === "box" && begun && fingers.size === 1) box_(event, true);
+      fingers.delete(event.pointerId);
+    });
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, at(event));
@@ -191,7 +200,7 @@ function mount(viewer) {
 
   const slider = part(".compare input");
   const split = () => {
-    const after = part("#after rect");
+    const after = part("clipPath rect");
     after.setAttribute("x", (columns * slider.value) / 100);
     after.setAttribute("width", columns - (columns * slider.value) / 100);
   };
@@ -241,7 +250,7 @@ function mount(viewer) {
   const use = (name) => {
     tool = name;
     stage.dataset.tool = name;
-    for (const one of viewer.querySelectorAll("[data-tool]")) one.setAttribute("aria-pressed", one.dataset.tool === name);
+    for (const one of viewer.querySelectorAll("button[data-tool]")) one.setAttribute("aria-pressed", one.dataset.tool === name);
   };
   const acts = {
     in: () => zoom(1.4),
@@ -262,6 +271,7 @@ function mount(viewer) {
     move: () => use("move"),
     window: () => use("window"),
     measure: () => use("measure"),
+    box: () => use("box"),
     play: () => cine && toggle(),
     before: () => step(-1),
     after: () => step(1),
@@ -271,7 +281,7 @@ function mount(viewer) {
       overlays();
     },
   };
-  const keys = { "+": "in", "=": "in", "-": "out", 0: "fit", i: "invert", f: "full", p: "move", w: "window", m: "measure", " ": "play", ",": "before", ".": "after", b: "marks" };
+  const keys = { "+": "in", "=": "in", "-": "out", 0: "fit", i: "invert", f: "full", p: "move", w: "window", m: "measure", d: "box", " ": "play", ",": "before", ".": "after", b: "marks" };
   viewer.addEventListener("click", (event) => {
     const name = event.target.closest("[data-act]")?.dataset.act;
     if (name) acts[name]();
@@ -283,14 +293,14 @@ function mount(viewer) {
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
     if (event.key === " " && event.target.matches("button, input, a, summary")) return;
-    if (!keys[event.key]) return;
+    if (!keys[event.key] || (keys[event.key] === "box" && !part("[data-tool=box]"))) return;
     event.preventDefault();
     acts[keys[event.key]]();
   });
   addEventListener("resize", draw);
   document.addEventListener("fullscreenchange", draw);
 
-  use("move");
+  use(part("[data-tool=box]") ? "box" : "move");
   overlays();
   part(".tools").hidden = false;
   part(".plain").hidden = true;

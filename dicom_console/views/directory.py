@@ -17,7 +17,7 @@ from dicom_node.store.views import View, as_json, columns, list_events
 
 DAYS = 30
 """How far back it is looked who called."""
-_SECRET = frozenset({"username", "password"})
+_SECRET = frozenset({"username", "password", "token"})
 _STRANGERS = 20
 _REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED)]
 _LISTED = ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
@@ -76,7 +76,7 @@ def _shown(peer: PeerSettings) -> View:
             key: row[key]
             for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
         },
-        "address": (place if peer.transport == "dimse" else row["url"]) or "",
+        "address": (row["url"] if peer.by_http else place) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }
 

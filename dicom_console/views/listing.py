@@ -61,6 +61,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "results": results,
         "held": assessments.held_results(session, settings, number),
         **reported,
+        "steps": views.list_steps(session, session.get_one(Study, number).study_instance_uid),
         "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST),
         "most": _MOST,

@@ -9,15 +9,20 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.events import DELIVERY_RETRIED, STUDY_COMPLETE
+from dicom_node.events import DELIVERY_RETRIED, STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import reasons
+from dicom_node.store import steps
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
 from dicom_node.store.views import View, as_json
 
 _MOST = 60  # steps that are shown: those that come first
+
+_QUIET = "complete: nothing more came in the quiet time"
+_FULFILLED = "complete: its procedure steps ended, and all that they name is here"
+_NOT_AWAITED = "complete: all that its procedure steps name, or their end, was not awaited any longer"
 
 _Step = tuple[datetime, str, str]
 """When, what, and more of it."""
@@ -25,7 +30,7 @@ _Step = tuple[datetime, str, str]
 
 def timeline(session: Session, study: int) -> list[View]:
     """The steps in the order of time, each with the seconds since the one before it."""
-    sources = (_received, _completed, _jobs, _assessed, _deliveries, _tries)
+    sources = (_received, _performed, _completed, _jobs, _assessed, _deliveries, _tries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None
     found: list[View] = []
@@ -60,9 +65,29 @@ def _associations(session: Session, names: Sequence[str]) -> dict[str, Associati
 
 
 def _completed(session: Session, study: int) -> Iterator[_Step]:
-    chosen = select(EventRow.at).where(EventRow.study_id == study, EventRow.number == STUDY_COMPLETE.number)
-    for at in session.scalars(chosen.order_by(EventRow.id)):
-        yield at, "complete: nothing more came in the quiet time", ""
+    numbers = [kind.number for kind in (STUDY_COMPLETE, STEPS_FULFILLED, STEPS_NOT_AWAITED)]
+    chosen = select(EventRow).where(EventRow.study_id == study, EventRow.number.in_(numbers))
+    why, more = _QUIET, ""
+    for row in session.scalars(chosen.order_by(EventRow.id)):  # in one transaction: why, then that it is
+        if row.number == STUDY_COMPLETE.number:
+            yield row.at, why, more
+            why, more = _QUIET, ""
+        elif row.number == STEPS_FULFILLED.number:
+            why = _FULFILLED
+        else:
+            missing = row.fields.get("missing", 0)
+            why, more = _NOT_AWAITED, f"{missing} missing" if missing else ""
+
+
+def _performed(session: Session, study: int) -> Iterator[_Step]:
+    """Begin and end of the procedure steps that a modality reported."""
+    uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study))
+    for row in steps.of_study(session, uid)[:_MOST]:
+        yield row.begun_at, f"{row.calling_ae} began a procedure step", ""
+        if row.ended_at is not None:
+            named = steps.named(session, row.id)
+            more = f"of {named} object{'' if named == 1 else 's'}"
+            yield row.ended_at, f"{row.calling_ae} reported its procedure step {row.status.value}", more
 
 
 def _jobs(session: Session, study: int) -> Iterator[_Step]:

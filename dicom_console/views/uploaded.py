@@ -25,8 +25,9 @@ _AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
 
 
 def last(session: Session) -> list[View]:
-    """The newest uploads: who, when, how many objects were taken and refused."""
-    chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED)
+    """The newest uploads of people: who, when, how many objects were taken and refused."""
+    by_people = AuditRow.fields["way"].as_string().is_(None)
+    chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED, by_people)
     rows = session.scalars(chosen.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(LISTED))
     return [_brief(row) for row in rows]
 

@@ -68,7 +68,19 @@ def moment(at: datetime, language: str, *, seconds: bool) -> str:
     """A day and a time of day."""
     if language == "en":
         return f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
-    return format_skeleton("yMdHms" if seconds else "yMdHm", at, locale=Locale(language))
+    return f"{_by(at, language, 'yMd')} {_by(at, language, 'Hms' if seconds else 'Hm')}"
+
+
+def _by(at: datetime, language: str, skeleton: str) -> str:
+    """Fields of a time, in the order and with the signs of the language (Unicode TR 35)."""
+    return format_skeleton(skeleton, at, locale=Locale(language))
+
+
+def axis(at: datetime, language: str) -> str:
+    """A time on the axis of a chart: without year and seconds."""
+    if language == "en":
+        return f"{at:%m-%d %H:%M}"
+    return f"{_by(at, language, 'Md')} {_by(at, language, 'Hm')}"
 
 
 def decimal(number: float, places: int, language: str) -> str:

@@ -85,7 +85,8 @@ class Guarded:
     def __init__(
         self, app: ASGIApp, *, tls: bool, bodies: Mapping[str, int], metrics_port: int | None
     ) -> None:
-        """``bodies``: bytes of a request's body by path, where a page takes more than FORM_BYTES.
+        """``bodies``: bytes of a request's body by path, where a page takes more than FORM_BYTES; a path with
+        a / at its end is that of all pages in it.
         ``metrics_port``: the port that answers what is WATCHED and nothing else.
         """
         self._app = app
@@ -106,7 +107,7 @@ class Guarded:
         if self._is_busy(address) and scope["path"] not in HEALTH:
             await PlainTextResponse("Too much is asked at once: try again.\n", 503)(scope, receive, answer)
             return
-        body = _LimitedBody(receive, self._bodies.get(scope["path"], FORM_BYTES))
+        body = _LimitedBody(receive, self._largest(scope["path"]))
         self._requests[address] += 1
         try:
             await self._app(scope, body.receive, answer)
@@ -114,6 +115,10 @@ class Guarded:
             self._requests[address] -= 1
             if not self._requests[address]:
                 del self._requests[address]
+
+    def _largest(self, path: str) -> int:
+        folder = path[: path.rfind("/") + 1]
+        return self._bodies.get(path) or self._bodies.get(folder, FORM_BYTES)
 
     def _is_busy(self, address: str) -> bool:
         return self._requests[address] >= REQUESTS_FROM_ONE_ADDRESS or self._requests.total() >= REQUESTS

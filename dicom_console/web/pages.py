@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {
     ResultKind.GSPS: "presentation state",
     ResultKind.SC: "annotated picture",
     ResultKind.SUMMARY: "summary page",
+    ResultKind.PDF: "summary page (PDF)",
     ResultKind.HEATMAP: "heat map",
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",
@@ -32,6 +33,8 @@ KINDS: Mapping[str, str] = {
     ResultKind.ASSESSMENT: "assessment (SR)",
     ORIGINAL: "received object",
 }
+LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
+"""What services.images calls the pictures of an image."""
 DECISIONS = {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}
 _HERE = Path(__file__).parents[1]
 
@@ -80,6 +83,7 @@ def _environment(language: str) -> Environment:
         "words": words,
         "decision": decision,
         "translated": translated,
+        "layer": layer,
     }
     environment.filters |= {name: partial(one, texts.gettext) for name, one in by_texts.items()}
     environment.filters |= {
@@ -101,9 +105,13 @@ def moment(text: str | None, language: str = "en") -> str:
     return f"{at:%H:%M:%S}" if today else languages.moment(at, language, seconds=False)
 
 
-def stamp(text: str, language: str = "en") -> str:
-    """A time in this machine's zone, always with its date: lists of events reach over midnight."""
-    return languages.moment(datetime.fromisoformat(text).astimezone(), language, seconds=True)
+def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
+    """A time in this machine's zone, always with its date: lists of events reach over midnight.
+
+    ``short``: for the axis of a chart, without the year and the seconds.
+    """
+    at = datetime.fromisoformat(text).astimezone()
+    return languages.axis(at, language) if short else languages.moment(at, language, seconds=True)
 
 
 def local_input(text: str) -> str:
@@ -127,19 +135,19 @@ def duration(seconds: float, language: str = "en") -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{decimal(seconds, 0 if seconds >= 10 else 1, language)} s"
+    return f"{decimal(seconds, 0 if seconds >= 10 else 1, language=language)} s"
 
 
 def size(number: float, language: str = "en") -> str:
     """Bytes in the unit that a person reads."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
-            return f"{decimal(number, 0 if unit == 'B' else 1, language)} {unit}"
+            return f"{decimal(number, 0 if unit == 'B' else 1, language=language)} {unit}"
         number /= 1024
-    return f"{decimal(number, 1, language)} TiB"
+    return f"{decimal(number, 1, language=language)} TiB"
 
 
-def decimal(number: float, places: int = 0, language: str = "en") -> str:
+def decimal(number: float, places: int = 0, *, language: str = "en") -> str:
     """A number with this many decimal places."""
     return languages.decimal(number, places, language)
 
@@ -194,6 +202,12 @@ def fault(status: str) -> str:
 def translated(text_of: Callable[[str], str], text: str) -> str:
     """A text of the catalogues that a variable holds; another one unchanged. Escaped, as ``_()`` is not."""
     return text_of(text) if text else ""
+
+
+def layer(text_of: Callable[[str], str], name: str) -> str:
+    """The name of a picture made of an image: "Heat map: Mass" has the finding's name behind the colon."""
+    kind_of, colon, finding = name.partition(": ")
+    return translated(text_of, kind_of) + colon + finding
 
 
 def words(text_of: Callable[[str], str], text: str) -> str:

@@ -35,7 +35,7 @@ def undercuts(settings: Settings) -> Iterator[Undercut]:
 
 def _place(peer: PeerSettings) -> object:
     """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
-    where = peer.address_of("storage") if peer.transport == "dimse" else peer.url
+    where = peer.url if peer.by_http else peer.address_of("storage")
     return peer.transport, where, peer.deidentify
 
 

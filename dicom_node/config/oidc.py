@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from dicom_node.config.accounts import LOOPBACK, GroupRoles, GroupSenders
 from dicom_node.config.addresses import checked_url
-from dicom_node.config.sections import AeTitle, Secret, Section
-from dicom_node.model.roles import UserRole
+from dicom_node.config.sections import Secret, Section
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Word = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 
 
@@ -20,7 +19,7 @@ def is_safe(url: str) -> bool:
     """Whether what goes to this address is encrypted, or stays on this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
     )
 
 
@@ -39,12 +38,10 @@ class OidcSettings(Section):
     """The name under which the provider knows this console."""
     client_secret: Secret
     """The provider's secret for it; by ${VAR} or ${file:PATH}, never in the file."""
-    roles: dict[Annotated[str, Field(min_length=1, max_length=256)], UserRole] = Field(min_length=1)
+    roles: GroupRoles
     """Role of each group, as roles = {"Radiology" = "reader", "PACS-Admins" = "admin"}. Of several the
     highest counts; who is in none of them is refused."""
-    senders: dict[Annotated[str, Field(min_length=1, max_length=256)], tuple[AeTitle, ...]] = Field(
-        default_factory=dict
-    )
+    senders: GroupSenders
     """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"]}. Of several groups all of
     theirs; who is in no group of this table, and an admin, sees all studies."""
     groups_claim: Word = "groups"

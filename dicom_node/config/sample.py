@@ -7,6 +7,7 @@ that has no default, or whose default is "not set", stands in a comment.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -21,6 +22,7 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _WIDTH = 100
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 # What stands in the sample where there is no default.
 _EXAMPLES: Mapping[tuple[str, str], object] = {
@@ -38,6 +40,12 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("OidcSettings", "client_secret"): "${file:/run/secrets/oidc}",
     ("OidcSettings", "roles"): {"Radiology": "reader", "PACS-Admins": "admin"},
     ("OidcSettings", "authorities"): "tls/house-ca.pem",
+    ("LdapSettings", "url"): "ldaps://example.org",
+    ("LdapSettings", "bind_dn"): "CN=dicom-ai-node,OU=Services,DC=example,DC=org",
+    ("LdapSettings", "bind_password"): "${file:/run/secrets/ldap}",
+    ("LdapSettings", "user_base"): "OU=People,DC=example,DC=org",
+    ("LdapSettings", "roles"): {"Radiology": "reader", "PACS-Admins": "admin"},
+    ("LdapSettings", "authorities"): "tls/house-ca.pem",
     ("PeerSettings", "quiet_seconds"): 30,
     ("PeerSettings", "query_ae_title"): "PACS_QR",
     ("PeerSettings", "query_host"): "pacs-qr.example.org",
@@ -54,6 +62,8 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "url"): "http://pacs.example.org:8042",
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
+    ("PeerSettings", "token"): "${file:/run/secrets/ehr}",
+    ("PeerSettings", "patient_systems"): {"HOSPITAL": "urn:oid:1.2.276.0.76.3.1"},
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
     ("PeerSettings", "pseudonym_domain"): "registry",
     ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
@@ -102,6 +112,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("Conditions", "series_description"): "*ap*",
 }
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 _MODALITY = """\
 [[peers]]
 name = "us1"
@@ -209,7 +220,7 @@ FILES = {
 def toml_value(value: object) -> str:
     """A value as TOML writes it."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
@@ -220,6 +231,10 @@ def toml_value(value: object) -> str:
     elif isinstance(value, Enum):
         value = value.value
     return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:

@@ -93,6 +93,9 @@ class AssemblySettings(Section):
     """No object and no open association for this long, for CR and DX."""
     quiet_seconds_us: float = Field(30, ge=0)
     """The same for ultrasound, where the examination goes on between images."""
+    mpps_minutes: float = Field(30, gt=0, le=1440)
+    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
+    that these name (peers with mpps)."""
     archive_seconds: float = Field(60, ge=0, le=600)
     """How long a study that is quiet waits for what a peer has: for its missing images (complete_from of a
     rule), and its job for earlier studies (priors)."""

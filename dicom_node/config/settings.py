@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
+from dicom_node.config.hl7_fields import checked_hl7_fields
+from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.mistakes import HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
@@ -48,6 +50,7 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+_URI = r"^(urn:|https?://)[!-~]{1,240}$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -136,7 +139,7 @@ class ConsoleSettings(_Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload (MiB), and largest unpacked size of a ZIP in it."""
+    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -146,6 +149,8 @@ class ConsoleSettings(_Section):
     {accession}: the Accession Number."""
     dicomweb: bool = False
     """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
+    dicomweb_store: bool = False
+    """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
     local_peers: bool = False
     """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
     metrics_token: Secret = Field("", validate_default=True)
@@ -155,6 +160,8 @@ class ConsoleSettings(_Section):
     else: for a network of its own. Whoever reaches it reads the numbers."""
     oidc: OidcSettings | None = None
     """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
+    ldap: LdapSettings | None = None
+    """Names and passwords of the hospital's directory; absent: none. Needs the extra ldap."""
 
     @model_validator(mode="after")
     def _is_found_again(self) -> Self:
@@ -184,20 +191,32 @@ class PeerSettings(_Section):
     """Overrides assembly.quiet_seconds for studies of this peer."""
     silent_hours: float = Field(0, ge=0)
     """Event 1010 when no object came from it for so long; 0: it may be silent."""
+    mpps: bool = False
+    """With "send": it may report on its performed procedure steps (MPPS): a study is complete when its steps
+    have ended and all images that they name are here."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
-    transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
-    """How results are sent: C-STORE, Orthanc's REST API or STOW-RS."""
+    transport: Literal["dimse", "orthanc", "dicomweb", "hl7", "fhir"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
+    resources of FHIR R4."""
     url: Annotated[str, AfterValidator(checked_url)] = ""
-    """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
+    """Base URL for orthanc (http://host:8042), dicomweb (…/dicom-web) and fhir (…/fhir)."""
     username: str = ""
     """For HTTP; better by ${VAR}."""
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
+    token: Secret = Field("", validate_default=True)
+    """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
+    patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
+        {}, max_length=20
+    )
+    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
+    is for images that name none."""
     tls: bool = False
-    """Call this peer with DICOM TLS, with the listener's certificate as ours."""
+    """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
-    """Kinds of result that it can show: sr, gsps, sc, summary, heatmap, cleaned, seg."""
+    """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
+    seg."""
     viewer: Literal["", "ohif"] = ""
     """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
     that draws, and "peers test" says what it does not draw."""
@@ -239,14 +258,19 @@ class PeerSettings(_Section):
     """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
     that the peer does not take is given up after as long."""
     iocm: bool = False
-    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
+    With transport = "hl7": a message that takes them back."""
     withdraw: Literal["", "delete"] = ""
     """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
-    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have."""
+    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are marked as
+    entered in error."""
     assessments: bool = False
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
+    hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
+    """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
+    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/admin.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
@@ -265,11 +289,23 @@ class PeerSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _follows_the_viewer(cls, given: Any) -> Any:
-        viewer = given.get("viewer") if isinstance(given, dict) and "results" not in given else None
+    def _gets_what_is_shown(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "results" in given:
+            return given
+        if given.get("transport") == "fhir":
+            return {**given, "results": (ResultKind.SR,)}
+        viewer = given.get("viewer")
         if not isinstance(viewer, str) or viewer not in VIEWERS:
             return given
         return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_hl7(cls, given: Any) -> Any:
+        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
+        if not isinstance(given, dict) or given.get("transport") != "hl7":
+            return given
+        return {"results": (ResultKind.SR,), "confirm": "none", **given}
 
     @field_validator("results")
     @classmethod
@@ -284,6 +320,8 @@ class PeerSettings(_Section):
     @classmethod
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        if deidentify and info.data.get("transport") == "hl7":
+            raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         results = info.data.get("results", ())
         wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
         if deidentify and (wrong or ResultKind.CLEANED not in results):
@@ -301,10 +339,36 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if self.transport == "dimse" and (missing := self.missing_of_address()):
+        if not self.by_http and (missing := self.missing_of_address()):
             raise ValueError(f"{missing}: a peer that may receive needs host and port")
-        if self.transport != "dimse" and not self.url:
+        if self.by_http and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
+        return self
+
+    @model_validator(mode="after")
+    def _can_take_messages(self) -> Self:
+        if self.transport != "hl7":
+            if self.hl7_fields:
+                raise ValueError('hl7_fields is for peers with transport = "hl7"')
+            return self
+        if self.may != ("receive",):
+            raise ValueError('transport = "hl7" is for peers with may = ["receive"] alone')
+        if self.results != (ResultKind.SR,):
+            raise ValueError('an HL7 message is made of a report: leave out results, or set results = ["sr"]')
+        if self.confirm != "none":
+            raise ValueError(
+                "HL7 has no question for a result: its acknowledgement counts; leave out confirm"
+            )
+        if self.assessments:
+            raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
+        if self.charset != "utf8":
+            raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
+        return self
+
+    @model_validator(mode="after")
+    def _can_report_steps(self) -> Self:
+        if self.mpps and "send" not in self.may:
+            raise ValueError('mpps is for peers with may = ["send"]')
         return self
 
     @model_validator(mode="after")
@@ -325,12 +389,26 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
+    def _gets_reports_by_fhir(self) -> Self:
+        if self.transport != "fhir":
+            return self
+        if self.deidentify:
+            raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")
+        if self.may != ("receive",):
+            raise ValueError('transport fhir is for results: set may = ["receive"]')
+        if self.results != (ResultKind.SR,) or self.assessments or self.iocm:
+            raise ValueError('reports alone go by FHIR: results = ["sr"], no iocm, no assessments')
+        if self.token.get_secret_value() and self.username:
+            raise ValueError("give token, or username and password, not both")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_asked_to_delete(self) -> Self:
         if self.withdraw == "delete":
-            if "receive" not in self.may or self.transport == "dimse":
+            if "receive" not in self.may or not self.by_http:
                 raise ValueError(
-                    'withdraw = "delete" is for peers that receive by transport = "orthanc" or "dicomweb": '
-                    "DICOM's own network has no request to delete"
+                    'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                    '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete'
                 )
             if self.iocm:
                 raise ValueError('give iocm = true or withdraw = "delete", not both')
@@ -360,6 +438,11 @@ class PeerSettings(_Section):
             "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
         }[service]
         return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def by_http(self) -> bool:
+        """Whether it has a base URL; others have host and port."""
+        return self.transport in ("orthanc", "dicomweb", "fhir")
 
     @property
     def retrieve_seconds(self) -> float:

@@ -1,8 +1,8 @@
 """The journal: events by which the listener, which has no database, reports to the node.
 
 Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
-sort by time. Only lines with storage commitment reports are synced: what a power failure takes of others, the
-listener's restart makes void anyway.
+sort by time. Only lines with storage commitment reports and performed procedure steps are synced: what a
+power failure takes of others, the listener's restart makes void anyway.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Spool:
 
         ``sender``: with whose objects it takes turns to be indexed, by default the calling AE title.
         """
-        self._free_space.check()
+        self.check_space()
         mark = mark_of(sender or arrival.calling_ae)
         temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}{mark}"
         return IncomingObject(
@@ -85,13 +85,9 @@ class Spool:
             self._commits,
         )
 
-    def has_space(self) -> bool:
-        """Whether there is as much free space as an object asks for."""
-        try:
-            self._free_space.check()
-        except SpoolError:
-            return False
-        return True
+    def check_space(self) -> None:
+        """Raises SpoolFull while there is too little free space, SpoolError where the folder is gone."""
+        self._free_space.check()
 
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""

@@ -18,6 +18,7 @@ class ResultKind(StrEnum):
     GSPS = "gsps"  # grayscale, or colour softcopy presentation state for colour images
     SC = "sc"  # annotated picture
     SUMMARY = "summary"  # one page on all images of a job, with one picture
+    PDF = "pdf"  # that page as a document with text
     HEATMAP = "heatmap"  # heat map picture with colour bar
     CLEANED = "cleaned"
     SEG = "seg"  # mask of what was inpainted; outlined organs
@@ -74,6 +75,14 @@ class AssociationOutcome(StrEnum):
     RELEASED = "released"
     ABORTED = "aborted"
     LOST = "lost"  # with its listener
+
+
+class StepStatus(StrEnum):
+    """Performed Procedure Step Status (0040,0252), PS3.3 C.4.14."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
 
 
 class Counted(StrEnum):

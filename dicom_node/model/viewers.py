@@ -14,6 +14,7 @@ class ViewerOutcome(StrEnum):
     DRAWN = "drawn"
     IGNORED = "listed, and not drawn"
     BREAKS = "opening it breaks the viewer: leave it out of results"
+    UNTRIED = "not tried: peers test-study shows what becomes of it"
 
 
 _K = ResultKind
@@ -21,6 +22,7 @@ VIEWERS: Mapping[str, Mapping[ResultKind, ViewerOutcome]] = {
     "ohif": {
         **dict.fromkeys((_K.SR, _K.SC, _K.SUMMARY, _K.HEATMAP, _K.CLEANED), ViewerOutcome.DRAWN),
         _K.GSPS: ViewerOutcome.IGNORED,
+        _K.PDF: ViewerOutcome.UNTRIED,
         _K.SEG: ViewerOutcome.BREAKS,
     },
 }

@@ -1,4 +1,7 @@
-"""Events and ended associations of long ago are deleted; rows of studies, results and deliveries stay."""
+"""Events, ended associations and procedure steps of long ago are deleted.
+
+Rows of studies, results and deliveries stay.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from dicom_node.config.settings import Settings
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, EventRow, NotifiedEvent
+from dicom_node.store.tables import Association, EventRow, NotifiedEvent, PerformedStep
 from dicom_node.store.transitions import utc_now
 
 _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
 
 
 def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete events older than ``node.event_days``; returns how many rows.
+    """Delete what is older than ``node.event_days``; returns how many rows.
 
     Events that a notification names stay, and so does the newest: SQLite gives the next one the number after.
     """
@@ -26,8 +29,11 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
     is_newest = EventRow.id == select(func.max(aliased(EventRow).id)).scalar_subquery()
     events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
     associations = select(Association.id).where(Association.closed_at < before)
-    return _forget(database, events, delete(EventRow).where(~named), EventRow.id) + _forget(
-        database, associations, delete(Association), Association.id
+    steps = select(PerformedStep.id).where(PerformedStep.changed_at < before)
+    return (
+        _forget(database, events, delete(EventRow).where(~named), EventRow.id)
+        + _forget(database, associations, delete(Association), Association.id)
+        + _forget(database, steps, delete(PerformedStep), PerformedStep.id)
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dicom_node.config.notifications import MailSettings
 from dicom_node.notifications.message import MAXIMUM_ANSWER_BYTES, Answer, Message
-from dicom_node.scu.connections import Connections
+from dicom_node.scu.connections import Connections, tls_context
 from dicom_node.store.transitions import utc_now
 
 
@@ -60,7 +60,7 @@ def _email(sender: str, to: Sequence[str], message: Message, key: str) -> EmailM
 def _send(settings: MailSettings, email: EmailMessage, to: Sequence[str], connections: Connections) -> Answer:
     with _client(settings, connections) as client:
         if settings.security == "starttls":
-            client.starttls(context=_context(settings, connections))
+            client.starttls(context=tls_context(settings.authorities, connections))
         if settings.username:
             client.login(settings.username, settings.password.get_secret_value())
         refused = client.send_message(email, settings.sender, list(to))
@@ -70,19 +70,8 @@ def _send(settings: MailSettings, email: EmailMessage, to: Sequence[str], connec
 
 
 def _client(settings: MailSettings, connections: Connections) -> smtplib.SMTP:
-    context = _context(settings, connections) if settings.security == "tls" else None
+    context = tls_context(settings.authorities, connections) if settings.security == "tls" else None
     return _Client(settings.host, settings.port, settings.seconds, connections, context)
-
-
-def _context(settings: MailSettings, connections: Connections) -> ssl.SSLContext:
-    class WatchedSocket(ssl.SSLSocket):
-        def do_handshake(self, block: bool = False) -> None:
-            connections.opened(self)  # it took the descriptor of the plain one
-            super().do_handshake(block)
-
-    context = ssl.create_default_context(cafile=settings.authorities)
-    context.sslsocket_class = WatchedSocket
-    return context
 
 
 class _Client(smtplib.SMTP):

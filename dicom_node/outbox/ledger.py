@@ -160,6 +160,7 @@ class Ledger:
             series_instance_uid=item.series_instance_uid,
             path=self._folder / item.path,
             sha256=result.sha256 if result else "",
+            study=item.study_id,
         )
         domain = result.pseudonym_domain if result else ""
         return Leased(

@@ -172,7 +172,8 @@ class Moves:
             transaction_uid="",
         )
         if self._peer.confirm == "none":
-            self._confirmed(delivery, reason=NOT_ASKED, queries=0)
+            reason = "" if self._peer.transport == "hl7" else NOT_ASKED  # MSA-1 AA: it has taken it over
+            self._confirmed(delivery, reason=reason, queries=0)
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
         self._move(

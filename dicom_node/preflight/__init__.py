@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
-from dicom_node.preflight.console import check_console, probe_console
+from dicom_node.preflight.console import check_console, probe_console, probe_directory
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
@@ -86,6 +88,7 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     further = (
         probe_machine(settings, role),
         probe_console(settings, role),
+        probe_directory(settings, role),
         probe_object_store(settings),
         _ask_peers(settings),
     )
@@ -148,6 +151,8 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     if settings.console.metrics_token.get_secret_value():
         places["console"] = ("console", "metrics_token")
     for peer in settings.peers:
+        if peer.token.get_secret_value():
+            places[f"peer {peer.name}"] = (*read.place_of("peers", peer.name), "token")
         if peer.password.get_secret_value():
             table = read.place_of("peers", peer.name)
             word = "password" if read.at((*table, "password")) else "url"
@@ -175,6 +180,8 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
         places["telemetry"] = ("telemetry", "headers")
     if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
         places["console.oidc"] = ("console", "oidc", "client_secret")
+    if settings.console.ldap:
+        places["console.ldap"] = ("console", "ldap", "bind_password")
     for rule in settings.notifications:
         for key in ("url", "token"):
             if getattr(rule, key).get_secret_value():
@@ -197,15 +204,24 @@ def _check_senders(settings: Settings) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.transport != "dimse" and _goes_by_proxy(peer.url):
+    if peer.transport == "hl7" and find_spec("hl7apy") is None:
+        remedy = "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
+        yield f"peers.{peer.name}.transport", "'hl7'", remedy
+    if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    if peer.username and peer.url.startswith("http://"):
-        text = "user name and password go over the network unencrypted (http): use https"
+    has_login = peer.username or peer.token.get_secret_value()
+    if has_login and peer.url.startswith("http://"):
+        what = "user name and password go" if peer.username else "its token goes"
+        text = f"{what} over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
+    yield from _check_fhir(peer)
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
+    if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
+        remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
+        yield f"peers.{peer.name}.results", ", ".join(peer.results), remedy
     if not peer.deidentify:
         for key in ("pseudonym_domain", "retain"):
             if value := getattr(peer, key):
@@ -226,6 +242,15 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
     if not [name for name in confirming if name != peer.name]:
         remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
+
+
+def _check_fhir(peer: PeerSettings) -> Found:
+    if peer.transport == "fhir" and find_spec("fhir") is None:
+        remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
+        yield f"peers.{peer.name}.transport", peer.transport, remedy
+    given = {"token": peer.token.get_secret_value(), "patient_systems": peer.patient_systems}
+    for key in (key for key, value in given.items() if value and peer.transport != "fhir"):
+        yield f"peers.{peer.name}.{key}", "", 'without transport = "fhir" it says nothing: leave it out'
 
 
 def _goes_by_proxy(url: str) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, Literal
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -35,6 +37,7 @@ from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import comparison_parts, with_comparisons
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.common.tracked import of_source, reported
+from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
 from dicom_node.results.sc.captures import (
     build_annotated,
@@ -43,13 +46,14 @@ from dicom_node.results.sc.captures import (
     with_evidence,
 )
 from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
-from dicom_node.results.sc.page import build_failure_page, build_page
+from dicom_node.results.sc.page import SummaryPage, build_page, failure_summary, summary_of
 from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
 _PAGE: Final = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
+_DOCUMENT: Final = (ResultKind.PDF, EncapsulatedPDFStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
 _GREY_STATE: Final = GrayscaleSoftcopyPresentationStateStorage
 _COLOUR_STATE: Final = ColorSoftcopyPresentationStateStorage
@@ -71,9 +75,8 @@ def build(
     builder = _ResultBuilder(context)
     parts = (*_boxed(context, result.findings), *not_here(result), *compared)
     builder.add(_REPORT, read, lambda uid: build_report(context, read, result, uid), parts)
-    builder.add(
-        _PAGE, read, lambda uid: build_page(context, read, result, uid), (*not_here(result), *compared)
-    )
+    summary = cache(lambda: summary_of(context, read, result))
+    builder.add_summary(read, summary, (*not_here(result), *compared))
     for source in read:
         parts = comparison_parts(result, context.previous, source.uid)
         builder.add_image(_of_image(source, result, parts))
@@ -91,7 +94,7 @@ def build_failure(
     builder = _ResultBuilder(context)
     parts = ("failure", cause, reason)
     builder.add(_REPORT, read, lambda uid: build_failure_report(context, read, reason, cause, uid), parts)
-    builder.add(_PAGE, read, lambda uid: build_failure_page(context, read, reason, uid), ("failure", reason))
+    builder.add_summary(read, lambda: failure_summary(context, read, reason), ("failure", reason))
     for source in read:
         builder.add_failure_picture(source, reason)
     return [replace(item, burned_in_boxes=None) for item in builder.built]
@@ -172,6 +175,14 @@ class _ResultBuilder:
             gate.check(data, dataset, self._context, one.kind, sources)
             one = replace(one, data=data)
         self.built.append(one)
+
+    def add_summary(
+        self, sources: Sequence[Source], summary: Callable[[], SummaryPage], parts: tuple[str, ...]
+    ) -> None:
+        """The page of the job, as a picture and as a document."""
+        context = self._context
+        self.add(_PAGE, sources, lambda uid: build_page(context, sources, summary(), uid), parts)
+        self.add(_DOCUMENT, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
 
     def add_image(self, image: _ImageResults) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.

@@ -53,6 +53,10 @@ _TYPE_1_OF_KIND: Final = {
         "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
     ),
     ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence"),
+    ResultKind.PDF: (
+        "MIMETypeOfEncapsulatedDocument", "EncapsulatedDocument", "EncapsulatedDocumentLength",
+        "BurnedInAnnotation", "ConversionType", "ConceptNameCodeSequence", "DocumentTitle",
+    ),
 }  # fmt: skip
 _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
@@ -162,6 +166,8 @@ def _problems(
         yield from _picture(read)
     if kind in _PICTURES | {ResultKind.SEG}:
         yield from _pixels(read, pixel_bytes)
+    if kind is ResultKind.PDF:
+        yield from _document(read)
 
 
 def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
@@ -169,6 +175,8 @@ def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
         yield "PatientIdentityRemoved must not be YES: the patient stands in it"
     if kind in _PICTURES and not read.get("SourceImageSequence"):
         yield "SourceImageSequence is missing"
+    if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
+        yield "SourceInstanceSequence is missing"
 
 
 def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
@@ -309,6 +317,22 @@ def _picture(read: Dataset) -> Iterator[str]:
         yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
     if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
         yield "ImageType is not DERIVED\\SECONDARY"
+
+
+def _document(read: Dataset) -> Iterator[str]:
+    """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
+    data = bytes(read.get("EncapsulatedDocument") or b"")
+    length = int(read.get("EncapsulatedDocumentLength") or 0)
+    if len(data) != length + length % 2:
+        yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
+    if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
+        yield "EncapsulatedDocument is no whole PDF"
+    if read.get("MIMETypeOfEncapsulatedDocument") != "application/pdf":
+        yield "MIMETypeOfEncapsulatedDocument is not application/pdf"
+    if read.get("BurnedInAnnotation") != "YES":
+        yield "BurnedInAnnotation is YES on documents, which name the patient"
+    if read.get("VerificationFlag") != "UNVERIFIED":
+        yield "an AI document must be UNVERIFIED"
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:

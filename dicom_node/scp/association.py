@@ -14,19 +14,19 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ABORT, UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 
 from dicom_node.dicom import commitment
 from dicom_node.scp import command
 from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
-from dicom_node.scp.contexts import commitment_context, refusals
+from dicom_node.scp.contexts import commitment_context, refusals, step_context
 from dicom_node.scp.dimse import Request, SpoolingProvider
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import (
     AcceptedAssociation,
-    ActionRequest,
-    ReportRequest,
+    NormalizedRequest,
     StorageService,
     StoreRequest,
 )
@@ -90,13 +90,10 @@ class NodeAssociation(Association):  # type: ignore[misc]
         accepted, syntaxes = self._negotiated(request.context_id)
         self.service.open(accepted, request, syntaxes)
 
-    def open_commitment(self, request: ReportRequest | ActionRequest) -> None:
-        """An N-EVENT-REPORT or N-ACTION came. Raises MalformedCommand where its context is not for it."""
+    def open_normalized(self, request: NormalizedRequest) -> None:
+        """A DIMSE-N command came. Raises MalformedCommand where its context is not for it."""
         _, (abstract_syntax, _) = self._negotiated(request.context_id)
-        if abstract_syntax != commitment.SOP_CLASS:
-            is_report = isinstance(request, ReportRequest)
-            field = command.N_EVENT_REPORT_RQ if is_report else command.N_ACTION_RQ
-            raise command.MalformedCommand(f"not served: {command.name_of(field)}")
+        self.service.open_normalized(request, abstract_syntax)
 
     def kill(self) -> None:
         """End both threads."""
@@ -130,12 +127,9 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if isinstance(request, StoreRequest):
             status = self.service.finish(accepted, request)
             response = command.encode_store_response(request.command, status, request.comment)
-        elif isinstance(request, ReportRequest):
-            status = self.service.take_report(accepted, request, transfer_syntax)
-            response = command.encode_report_response(request.command, status)
-        elif isinstance(request, ActionRequest):
-            status = self.service.take_request(accepted, request, transfer_syntax)
-            response = command.encode_action_response(request.command, status)
+        elif isinstance(request, NormalizedRequest):
+            answer = self.service.take_normalized(accepted, request, abstract_syntax, transfer_syntax)
+            response = command.encode_normalized_response(request.command, answer)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
         self._answer(context_id, response)
@@ -193,10 +187,12 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     """Association negotiation (PS3.8 7.1) that asks the AE policy first."""
 
     def _negotiate_as_acceptor(self) -> None:
+        policy, calling = self.assoc.service.policy.current(), self.assoc.request_head.calling
         reports = self._proposes_to_report()
-        if reports or self.assoc.service.policy.current().may_ask(self.assoc.request_head.calling):
-            context = commitment_context(for_requests=not reports)
-            self.acceptor.supported_contexts = [*self.acceptor.supported_contexts, context]
+        if reports or policy.may_ask(calling):
+            self._support(commitment_context(for_requests=not reports))
+        if policy.takes_steps_of(calling):
+            self._support(step_context())
         verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
@@ -206,6 +202,10 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
             return
         self.assoc.accepted = verdict
         super()._negotiate_as_acceptor()
+
+    def _support(self, context: PresentationContext) -> None:
+        """Offer one more context to this caller: the list itself is that of all associations."""
+        self.acceptor.supported_contexts = [*self.acceptor.supported_contexts, context]
 
     def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
         """The answer to a user identity that the policy let pass: none, or that it was taken.

@@ -15,7 +15,7 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import build_context
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 
 
@@ -125,6 +125,12 @@ def commitment_context(*, for_requests: bool = False) -> PresentationContext:
     context = build_context(commitment.SOP_CLASS, plain)
     context.scu_role, context.scp_role = for_requests, not for_requests
     return context
+
+
+def step_context() -> PresentationContext:
+    """For a peer that reports on performed procedure steps (PS3.4 F.7)."""
+    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
+    return build_context(performed_step.SOP_CLASS, plain)
 
 
 def refusals(

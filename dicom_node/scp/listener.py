@@ -26,6 +26,7 @@ from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.connection.deadline import DeadlineSocket
 from dicom_node.scp.contexts import presentation_contexts
+from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of, policy_path
 from dicom_node.scp.storage_service import StorageService
 
@@ -54,7 +55,10 @@ class Listener:
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         waiting = WaitingObjects(spool.incoming)
-        self._service = StorageService(self._policy_file, spool, waiting, journal, self._listener_id)
+        self._steps = PerformedSteps(data_dir, journal)
+        self._service = StorageService(
+            self._policy_file, spool, waiting, journal, self._steps, self._listener_id
+        )
         self._server = _make_server(policy, self._service)
         self._learn_addresses(policy)
         self._applied = policy
@@ -90,6 +94,7 @@ class Listener:
             self._learn_addresses(policy)
             self._applied = policy
         self._service.write_out()
+        self._steps.forget_old()
 
     def stop(self, grace_seconds: float) -> None:
         """Accept nothing more, give associations ``grace_seconds`` to finish, abort the rest."""

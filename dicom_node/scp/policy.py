@@ -49,6 +49,8 @@ class PeerPolicy:
     """The host that does, "" where it is ``host``."""
     asks_as: tuple[str, ...] = ()
     """AE titles under which it asks us for storage commitment, from the same host."""
+    mpps: bool = False
+    """Whether it may report on performed procedure steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Permission:
     """On storage commitment."""
     may_ask: bool = False
     """For storage commitment."""
+    mpps: bool = False
+    """May report on performed procedure steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ class AEPolicy:
                 may_send=peer is not None and peer.may_send,
                 may_report=reporter is not None,
                 may_ask=asking is not None and asking.name == known_peer.name,
+                mpps=peer is not None and peer.mpps,
             )
         return self._decide_unknown(proposal)
 
@@ -204,6 +209,10 @@ class AEPolicy:
     def may_ask(self, calling_ae: str) -> bool:
         """Whether some peer may ask us for storage commitment under this title."""
         return any(calling_ae.strip() in peer.asks_as for peer in self.peers)
+
+    def takes_steps_of(self, calling_ae: str) -> bool:
+        """Whether some peer of this title may report on performed procedure steps."""
+        return any(peer.mpps and peer.ae_title.strip() == calling_ae.strip() for peer in self.peers)
 
     def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
         """Whether one more association is within the limits.
@@ -315,6 +324,7 @@ def _peer(peer: PeerSettings) -> PeerPolicy:
         reports_as=tuple(title.strip() for title in peer.reporting_titles),
         reports_from=peer.commitment_host or "",
         asks_as=tuple(title.strip() for title in peer.requesting_titles),
+        mpps=peer.mpps,
     )
 
 

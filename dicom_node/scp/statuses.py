@@ -67,6 +67,50 @@ REPORT_NOT_KEPT = Status(
     "PS3.7 10.1.1.1.8",
 )
 
+NO_SUCH_CLASS = Status(
+    0x0118, "No such SOP Class", "the request names another class than the context", "PS3.7 Annex C"
+)
+STEP_INVALID = Status(
+    0x0106,
+    "Invalid attribute value",
+    "the Performed Procedure Step Status of an N-CREATE is not IN PROGRESS, or a value that is read is none",
+    "PS3.4 F.7.2.1.3",
+)
+STEP_MISSING = Status(
+    0x0120, "Missing Attribute", "an N-CREATE lacks an attribute of type 1", "PS3.4 F.7.2.1.1"
+)
+STEP_EMPTY = Status(
+    0x0121,
+    "Missing Attribute Value",
+    "an attribute of type 1 has no value; at its end also one that is of type 1 in the final state",
+    "PS3.4 F.7.2.1.1",
+)
+STEP_FAILURE = Status(
+    0x0110,
+    "Processing Failure",
+    "the data set cannot be read; with Error ID A710 (Performed Procedure Step Object may no longer be "
+    "updated): N-SET of a step that has ended",
+    "PS3.4 F.7.2.2.4",
+)
+STEP_KNOWN = Status(0x0111, "Duplicate SOP Instance", "N-CREATE of a step that is known", "PS3.7 Annex C")
+STEP_UNKNOWN = Status(
+    0x0112, "No such SOP Instance", "N-SET of a step that is not known, or no longer", "PS3.7 Annex C"
+)
+STEP_INSTANCE = Status(
+    0x0117, "Invalid SOP Instance", "the SOP Instance UID of the request is none", "PS3.7 Annex C"
+)
+STEP_NOT_TAKEN = Status(
+    0x0213,
+    "Resource limitation",
+    "it cannot be written to disk, or is beyond its limits",
+    "PS3.7 Annex C",
+)
+
+STEP_STATUSES = (
+    SUCCESS, STEP_INVALID, STEP_FAILURE, STEP_KNOWN, STEP_UNKNOWN, STEP_INSTANCE, NO_SUCH_CLASS, STEP_MISSING,
+    STEP_EMPTY, NOT_AUTHORISED, STEP_NOT_TAKEN,
+)  # fmt: skip
+"""All that an N-CREATE or N-SET of a performed procedure step can get."""
 REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, REPORT_UNREADABLE, REPORT_NOT_KEPT)
 """All that an N-EVENT-REPORT can get."""
 

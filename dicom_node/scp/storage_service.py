@@ -11,14 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pydicom.uid import UID
 
 from dicom_node import events
-from dicom_node.dicom import commitment
-from dicom_node.dicom.commitment import RequestedObjects
+from dicom_node.dicom import commitment, performed_step
+from dicom_node.dicom.commitment import CommitmentReport, RequestedObjects
 from dicom_node.dicom.dataset_head import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
@@ -27,11 +28,22 @@ from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.scp import statuses
-from dicom_node.scp.command import ActionCommand, MalformedCommand, ReportCommand, StoreCommand
+from dicom_node.scp.command import (
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
+    MalformedCommand,
+    NormalizedAnswer,
+    NormalizedCommand,
+    StoreCommand,
+    name_of,
+)
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures, network
+from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.statuses import Rejection, Status
 
@@ -56,6 +68,8 @@ class AcceptedAssociation:
     """Objects not acknowledged with Success."""
     reports: int = 0
     """Storage commitment reports taken."""
+    steps: int = 0
+    """Reports on performed procedure steps taken."""
 
     @property
     def sender(self) -> str:
@@ -110,41 +124,27 @@ class StoreRequest:
 
 
 @dataclass(slots=True)
-class ReportRequest:
-    """One N-EVENT-REPORT being received."""
+class NormalizedRequest:
+    """One DIMSE-N request being received."""
 
     context_id: int
-    command: ReportCommand
+    command: NormalizedCommand
+    largest: int = 0
+    """Bytes of its data set that are read."""
     data: bytearray = field(default_factory=bytearray)
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the Event Information. MalformedCommand: it does not seem to end."""
+        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
         self.data += data
-        if len(self.data) > commitment.MAXIMUM_BYTES:
-            raise MalformedCommand("storage commitment report beyond its largest length")
-
-    def abandon(self) -> None:
-        """The association ended before the report was whole."""
-        self.data.clear()
-
-
-@dataclass(slots=True)
-class ActionRequest:
-    """One N-ACTION being received."""
-
-    context_id: int
-    command: ActionCommand
-    data: bytearray = field(default_factory=bytearray)
-
-    def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the Action Information. MalformedCommand: it does not seem to end."""
-        self.data += data
-        if len(self.data) > commitment.REQUEST_BYTES:
-            raise MalformedCommand("storage commitment request beyond its largest length")
+        if len(self.data) > self.largest:
+            raise MalformedCommand(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
         """The association ended before the request was whole."""
         self.data.clear()
+
+
+_Taker = Callable[[AcceptedAssociation, NormalizedRequest, UID], NormalizedAnswer]
 
 
 class StorageService:
@@ -156,11 +156,13 @@ class StorageService:
         spool: Spool,
         waiting: WaitingObjects,
         journal: JournalWriter,
+        steps: PerformedSteps,
         listener_id: str,
     ) -> None:
         self.policy = policy
         self._spool, self._waiting = spool, waiting
         self._journal = journal
+        self._steps = steps
         self._listener_id = listener_id
         self.entrance = Entrance()
         self._failures = Failures()
@@ -173,6 +175,14 @@ class StorageService:
         self._asked: Counter[str] = Counter()
         self._objects_asked: Counter[str] = Counter()
         self._asked_since = time.monotonic()
+        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step)
+        self._normalized: dict[tuple[str, int], tuple[int, _Taker]] = {
+            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, self._take_report),
+            (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, self._take_request),
+            (performed_step.SOP_CLASS, N_CREATE_RQ): step,
+            (performed_step.SOP_CLASS, N_SET_RQ): step,
+        }
+        """By abstract syntax and command field: the bytes that are read, and who takes them."""
 
     def arrive(self, address: str) -> bool:
         """A connection was made; False: it is to be closed, too many of this address wait already."""
@@ -313,54 +323,70 @@ class StorageService:
         )
         self._journal_if_few(accepted, event)
 
-    def take_report(
-        self, accepted: AcceptedAssociation, request: ReportRequest, transfer_syntax: str
-    ) -> Status:
-        """A storage commitment report was received: make it durable, and only then answer Success."""
-        if not accepted.permission.may_report:
-            return self._refuse_report(accepted, statuses.NOT_AUTHORISED)
-        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
-            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
-        try:
-            report = commitment.read_report(bytes(request.data), UID(transfer_syntax))
-        except FaultyReport:
-            return self._refuse_report(accepted, statuses.REPORT_UNREADABLE)
-        fields = {
+    def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
+        """Begin a DIMSE-N request. Raises MalformedCommand where its presentation context is not for it."""
+        field = request.command.field
+        if (abstract_syntax, field) not in self._normalized:
+            raise MalformedCommand(f"not served: {name_of(field)}")
+        request.largest, _ = self._normalized[abstract_syntax, field]
+
+    def take_normalized(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
+    ) -> NormalizedAnswer:
+        """A DIMSE-N request was received: make it durable, and only then answer Success."""
+        _, take = self._normalized[abstract_syntax, request.command.field]
+        return take(accepted, request, UID(syntax))
+
+    def _take_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """A storage commitment report."""
+        report = self._read_report(accepted, request, syntax)
+        if isinstance(report, Status):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, report)
+        fields: dict[str, FieldValue] = {
             "transaction": report.transaction_uid,
             "calling": accepted.proposal.calling_ae,
             "committed": report.committed_lines(),
             "failed": report.failed_lines(),
         }
-        try:
-            # Not logged here: it names up to a thousand objects. The index tells their number.
-            self._journal.append_durably(Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
-        except OSError:
-            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
+        if not self._journal_unlogged(events.COMMITMENT_REPORTED, fields):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.REPORT_NOT_KEPT)
         accepted.reports += 1
-        return statuses.SUCCESS
+        return NormalizedAnswer(statuses.SUCCESS)
 
-    def take_request(
-        self, accepted: AcceptedAssociation, request: ActionRequest, transfer_syntax: str
-    ) -> Status:
-        """Storage commitment is asked for: make the request durable, and only then answer Success."""
-        asked = self._read_request(accepted, request, transfer_syntax)
+    def _read_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> CommitmentReport | Status:
+        """What is reported, or why it is refused."""
+        if not accepted.permission.may_report:
+            return statuses.NOT_AUTHORISED
+        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
+            return statuses.REPORT_NOT_KEPT
+        try:
+            return commitment.read_report(bytes(request.data), syntax)
+        except FaultyReport:
+            return statuses.REPORT_UNREADABLE
+
+    def _take_request(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """Storage commitment is asked for."""
+        asked = self._read_request(accepted, request, syntax)
         if isinstance(asked, Status):
-            return self._refuse_request(accepted, asked)
-        fields = {
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, asked)
+        fields: dict[str, FieldValue] = {
             "transaction": asked.transaction_uid,
             "calling": accepted.proposal.calling_ae,
             "peer": accepted.permission.peer,
             "objects": asked.lines(),
         }
-        try:
-            # Not logged here, as reports are not.
-            self._journal.append_durably(Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
-        except OSError:
-            return self._refuse_request(accepted, statuses.REQUEST_NOT_KEPT)
-        return statuses.SUCCESS
+        if not self._journal_unlogged(events.COMMITMENT_ASKED, fields):
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.REQUEST_NOT_KEPT)
+        return NormalizedAnswer(statuses.SUCCESS)
 
     def _read_request(
-        self, accepted: AcceptedAssociation, request: ActionRequest, transfer_syntax: str
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
     ) -> RequestedObjects | Status:
         """What is asked for, or why it is refused (PS3.7 10.1.4.1.10)."""
         command, peer = request.command, accepted.permission.peer
@@ -368,14 +394,17 @@ class StorageService:
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
             (command.sop_class_uid != commitment.SOP_CLASS, statuses.REQUEST_NO_SUCH_CLASS),
             (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.REQUEST_NO_SUCH_INSTANCE),
-            (command.action_type != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
+            (command.type_id != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
         ):
             if wrong:
                 return status
-        if not self._may_ask_now(peer, 0) or not self._spool.has_space():
+        if not self._may_ask_now(peer, 0):
             return statuses.REQUEST_NOT_KEPT
         try:
-            asked = commitment.read_request(bytes(request.data), UID(transfer_syntax))
+            self._spool.check_space()
+            asked = commitment.read_request(bytes(request.data), syntax)
+        except SpoolError:
+            return statuses.REQUEST_NOT_KEPT
         except FaultyReport:
             return statuses.REQUEST_UNREADABLE
         return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.REQUEST_NOT_KEPT
@@ -397,15 +426,56 @@ class StorageService:
                 self._objects_asked[peer] += objects
             return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
 
-    def _refuse_request(self, accepted: AcceptedAssociation, status: Status) -> Status:
-        fields = {"status": f"{status.code:04X}", "reason": status.meaning}
-        self._journal_if_few(accepted, self._event(events.COMMITMENT_ASK_REFUSED, accepted, **fields))
-        return status
+    def _journal_unlogged(self, event_type: EventType, fields: dict[str, FieldValue]) -> bool:
+        """Whether it is durable. Not logged here: it names many objects. The index tells their number."""
+        try:
+            self._journal.append_durably(Event(event_type, datetime.now(UTC), fields))
+        except OSError:
+            return False
+        return True
 
-    def _refuse_report(self, accepted: AcceptedAssociation, status: Status) -> Status:
+    def _refuse(
+        self, event_type: EventType, accepted: AcceptedAssociation, status: Status
+    ) -> NormalizedAnswer:
         fields = {"status": f"{status.code:04X}", "reason": status.meaning}
-        self._journal_if_few(accepted, self._event(events.COMMITMENT_REPORT_REFUSED, accepted, **fields))
-        return status
+        self._journal_if_few(accepted, self._event(event_type, accepted, **fields))
+        return NormalizedAnswer(status)
+
+    def _take_step(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """An N-CREATE or N-SET of a performed procedure step."""
+        answer = self._answer_step(accepted, request, syntax)
+        if answer.status is statuses.SUCCESS:
+            accepted.steps += 1
+            return answer
+        fields: dict[str, FieldValue] = {
+            "status": f"{answer.status.code:04X}",
+            "reason": answer.comment or answer.status.meaning,
+            "step": shown_uid(request.command.sop_instance_uid),
+        }
+        self._journal_if_few(accepted, self._event(events.STEP_REFUSED, accepted, **fields))
+        return answer
+
+    def _answer_step(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        if not accepted.permission.mpps:
+            return NormalizedAnswer(statuses.NOT_AUTHORISED)
+        if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
+        try:
+            self._spool.check_space()
+        except SpoolError as error:
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+        }
+        peer = accepted.permission.peer
+        return self._steps.take(request.command, bytes(request.data), syntax, peer, fields)
 
     def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""

@@ -1,4 +1,4 @@
-"""Destinations and archives: DIMSE, Orthanc's REST API and DICOMweb, each behind one small protocol."""
+"""Destinations and archives, each behind one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7, FHIR."""
 
 from __future__ import annotations
 
@@ -86,6 +86,10 @@ def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
         from dicom_node.scu.orthanc import OrthancDestination
 
         return OrthancDestination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
     from dicom_node.scu.dicomweb import DicomwebDestination
 
     return DicomwebDestination(peer, settings)
@@ -102,6 +106,14 @@ def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
         from dicom_node.scu.dicomweb import DicomwebDestination
 
         return DicomwebDestination(peer, settings)
+    if peer.transport == "hl7":
+        from dicom_node.scu.mllp import Hl7Destination
+
+        return Hl7Destination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
     from dicom_node.scu.dimse import DimseDestination
 
     return DimseDestination(peer, settings)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 from dicom_node.config.addresses import LocalAddress, remote_address
 
@@ -102,3 +104,19 @@ class Connections:
             # moment would send plain text. Closing the file is left to its owner: its number could be reused.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
+    """TLS of a client whose connections can be cut, in the handshake too; None: the system's authorities.
+
+    Raises OSError for a file of authorities that cannot be read.
+    """
+
+    class WatchedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            connections.opened(self)  # it took the descriptor of the plain one
+            super().do_handshake(block)
+
+    context = ssl.create_default_context(cafile=authorities)
+    context.sslsocket_class = WatchedSocket
+    return context

@@ -18,7 +18,8 @@ from dicom_node.dicom.commitment import CommitmentReport
 class Outgoing:
     """One result object to be sent: a whole Part 10 file on disk.
 
-    ``path`` is absolute. ``sha256`` is that of the whole file.
+    ``path`` is absolute. ``sha256`` is that of the whole file. ``study``: the number of its study on this
+    node, 0 where it is of no interest.
     """
 
     sop_class_uid: str
@@ -27,6 +28,7 @@ class Outgoing:
     series_instance_uid: str
     path: Path
     sha256: str
+    study: int = 0
 
 
 class SendStatus(StrEnum):

@@ -35,7 +35,7 @@ UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
 NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
-_REFUSED = frozenset({400, 401, 403, 405, 410, 501})  # answers to DELETE that stay
+_REFUSED = frozenset({400, 401, 403, 405, 410, 422, 501})  # answers to a request to delete that stay
 # What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
 FAULTY_ANSWER = (
     ArithmeticError,
@@ -123,12 +123,12 @@ class HttpDestination(ABC):
     def remove(self, item: Outgoing) -> RemovalAnswer:
         """Delete this object, no other one of its UID, and ask whether it is gone."""
         try:
-            seen = self._look(item)
+            seen = self._remaining(item)
             if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
                 return RemovalAnswer(False, f"{seen.text}: look there", for_good=True)
             if seen.presence is Presence.FOUND:
                 self._delete(item)
-                seen = self._look(item)
+                seen = self._remaining(item)
         except requests.RequestException as error:
             report = problem(error, self._connections)
             for_good = status_of(error) in _REFUSED
@@ -169,6 +169,10 @@ class HttpDestination(ABC):
 
     @abstractmethod
     def _look(self, item: Outgoing) -> Confirmation: ...
+
+    def _remaining(self, item: Outgoing) -> Confirmation:
+        """Whether it is still to be deleted."""
+        return self._look(item)
 
 
 class _Adapter(HTTPAdapter):

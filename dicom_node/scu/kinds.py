@@ -8,6 +8,7 @@ from pydicom.uid import (
     UID,
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
@@ -24,6 +25,7 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
     ResultKind.SC: (SecondaryCaptureImageStorage,),
     ResultKind.SUMMARY: (SecondaryCaptureImageStorage,),
+    ResultKind.PDF: (EncapsulatedPDFStorage,),
     ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
     ResultKind.CLEANED: (
         SecondaryCaptureImageStorage,

@@ -66,6 +66,13 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
     return found[:PAGE], found[PAGE - 1]["id"] if len(found) > PAGE else None
 
 
+def after(session: Session, number: int) -> int | None:
+    """The image that waits after this one, the first one after the last; None where no other waits."""
+    chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
+    in_turn = chosen.order_by(CleaningReview.id < number, CleaningReview.id)
+    return session.scalar(in_turn.limit(1))
+
+
 def decided(session: Session) -> list[View]:
     """The latest decisions of persons."""
     by_hand = CleaningReview.verdict.in_((ReviewVerdict.ACCEPTED, ReviewVerdict.DRAWN))
@@ -89,6 +96,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         raise NotFound("there is no such review")
     review, instance, _ = row
     image = images.view(session, settings, review.instance_id)
+    image |= {"masks": [], "marks": [_mark(*box) for box in review.places]}
     drawn = reviews.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
@@ -98,6 +106,12 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
         "left": _left(session, settings, review.study_id, instance.sop_instance_uid),
     }
+
+
+def _mark(left: int, top: int, right: int, bottom: int) -> View:
+    """A place as the viewer draws it."""
+    points = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return {"finding": "Detected annotation", "text": "", "decision": "", "frames": [], "points": points}
 
 
 def accept(settings: Settings, number: int, by: Person) -> None:

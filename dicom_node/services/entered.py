@@ -45,7 +45,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {"peers": PeerSettings, "rules": RuleSe
 _ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
 _SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
 _REMOVED = {"peers": AuditAction.PEER_REMOVED, "rules": AuditAction.RULE_REMOVED}
-_SECRET = ("username", "password")
+_SECRET = ("username", "password", "token")
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
 

@@ -21,13 +21,14 @@ from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.object_store.files import Files
 from dicom_node.results.sr import reading as report
 from dicom_node.store import results
-from dicom_node.store.tables import Instance, Job, Result
+from dicom_node.store.tables import Instance, Job, Result, Study
 from dicom_node.store.views import View
 
 _PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
 _NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
 _PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
 _MOST = 200  # results that are looked into
+_MOST_EARLIER = 50  # images that may be shown beside one
 
 
 def view(session: Session, settings: Settings, number: int) -> View:
@@ -45,6 +46,7 @@ def view(session: Session, settings: Settings, number: int) -> View:
     marks = list(_marks(report_files(session, settings, row.study_id), uid))
     return {
         "id": number,
+        "uid": uid,
         "study": row.study_id,
         "columns": number_in(row, "Columns"),
         "rows": number_in(row, "Rows"),
@@ -54,6 +56,32 @@ def view(session: Session, settings: Settings, number: int) -> View:
         "before": in_order[place - 1] if place else None,
         "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
     }
+
+
+def earlier(session: Session, number: int) -> list[View]:
+    """Images of earlier studies of the same patient and modality, the newest first; none without Patient ID.
+
+    Patients are the same by Patient ID and its issuer.
+    """
+    row = session.get_one(Instance, number)
+    here = session.get_one(Study, row.study_id)
+    if not here.patient_id:
+        return []
+    chosen = select(Instance, Study.study_date).join(Study, Study.id == Instance.study_id)
+    chosen = chosen.where(
+        Study.patient_id == here.patient_id,
+        Study.issuer_of_patient_id == here.issuer_of_patient_id,
+        Study.study_date < here.study_date,
+        Instance.modality == row.modality,
+        Instance.role.not_in(_NOT_SHOWN),
+        Instance.purged.is_(False),
+    )
+    rows = session.execute(chosen.order_by(Study.study_date.desc(), Instance.id).limit(_MOST_EARLIER))
+    return [
+        {"id": image.id, "date": date, "view": str(image.attributes.get("ViewPosition") or "")}
+        for image, date in rows
+        if image.attributes.get("Rows")
+    ]
 
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:

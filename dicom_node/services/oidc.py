@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,22 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import requests
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound, ProviderUnusable, SignInRefused, TooManyAtOnce
+from dicom_node.errors import NotFound, SignInRefused
 from dicom_node.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import UserRole
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.http import FAULTY_ANSWER, BoundedSession
-from dicom_node.services import audit, users
+from dicom_node.services import audit, hospital_accounts, users
 from dicom_node.services.audit import Person
-from dicom_node.store.accounts import UserAccount
+from dicom_node.services.hospital_accounts import HospitalPerson, unusable
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import utc_now
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client
@@ -45,8 +40,6 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 """Of signatures by the provider's private key: never "none", never one by a secret that others know."""
 _LEEWAY_SECONDS = 60  # between the clocks of provider and node
 _LARGEST = 2**18  # bytes of one answer
-_places = threading.BoundedSemaphore(8)
-_FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,8 @@ def finish(
                 session, Person("", address), AuditAction.SIGN_IN_REFUSED, origin=_ORIGIN, because=note
             )
         raise
-    return _enter(database, oidc, claims, groups, address, agent)
+    person = HospitalPerson(_ORIGIN, oidc.issuer, claims["sub"], _name(oidc, claims), groups)
+    return hospital_accounts.enter(database, oidc, person, address, agent)
 
 
 def sign_out_address(settings: Settings) -> str:
@@ -152,30 +146,18 @@ def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
     from joserfc.errors import JoseError
 
     oidc = _configured(settings)
-    if not _places.acquire(blocking=False):
-        raise TooManyAtOnce("Too many sign in at once: try again.")
     connections = Connections(oidc.seconds)
-    try:
-        with connections.within(oidc.seconds), BoundedSession(connections) as session:
-            if oidc.authorities:
-                session.verify = str(oidc.authorities)
-            yield _found(settings, oidc, session)
-    except requests.RequestException as error:
-        late = connections.timed_out or isinstance(error, requests.Timeout)
-        raise _unusable("no answer in time" if late else type(error).__name__) from None
-    except (AuthlibBaseError, JoseError, *FAULTY_ANSWER) as error:
-        raise _unusable(f"an answer that cannot be read: {type(error).__name__}") from None
-    finally:
-        _places.release()
-
-
-def _unusable(reason: str) -> ProviderUnusable:
-    """Without the error's text, which may quote a token."""
-    happened(ACCOUNTS_UNUSABLE, reason=reason)
-    return ProviderUnusable(
-        "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
-        "with a user of this node. The log of the node says more."
-    )
+    with hospital_accounts.place():
+        try:
+            with connections.within(oidc.seconds), BoundedSession(connections) as session:
+                if oidc.authorities:
+                    session.verify = str(oidc.authorities)
+                yield _found(settings, oidc, session)
+        except requests.RequestException as error:
+            late = connections.timed_out or isinstance(error, requests.Timeout)
+            raise unusable("no answer in time" if late else type(error).__name__) from None
+        except (AuthlibBaseError, JoseError, *FAULTY_ANSWER) as error:
+            raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
 
 
 def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
@@ -292,84 +274,9 @@ def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset
     return frozenset(one for one in listed if isinstance(one, str))
 
 
-def _enter(
-    database: Database,
-    oidc: OidcSettings,
-    claims: Mapping[str, Any],
-    groups: frozenset[str],
-    address: str,
-    agent: str,
-) -> str:
-    """The token of a new session. Raises SignInRefused, which the audit has with the person's name."""
-    roles = [role for group, role in oidc.roles.items() if group in groups]
-    with database.write() as session:
-        user = session.scalar(
-            select(UserAccount).where(UserAccount.issuer == oidc.issuer, UserAccount.subject == claims["sub"])
-        )
-        name = user.name if user else _name(oidc, claims)
-        problem = _refusal(session, user, name, roles)
-        if not problem:
-            by = Person(name, address)
-            role = max(roles, key=list(UserRole).index)
-            user = _account(session, oidc, user, claims["sub"], by, role)
-            user.senders = _senders(oidc, groups, role)
-            return users.open_session(session, user.id, by, agent, origin=_ORIGIN)
-        if user:
-            users.sign_out_everywhere(session, user)
-        audit.note(
-            session,
-            Person(user.name if user else "", address),
-            AuditAction.SIGN_IN_REFUSED,
-            origin=_ORIGIN,
-            because=problem,
-            user=name,
-        )
-    raise SignInRefused(problem)
-
-
-def _refusal(session: Session, user: UserAccount | None, name: str, roles: list[UserRole]) -> str:
-    """Why a person whom the provider knows is not let in, "" where nothing is in the way."""
-    if user and user.disabled:
-        return "This account is disabled here: an admin of the node enables it."
-    if not roles:
-        return "None of your groups may use this console: ask an admin of the node for it."
-    if user is None and users.find(session, name):
-        return "Another person's account has your name here: an admin of the node removes it."
-    return ""
-
-
-def _senders(oidc: OidcSettings, groups: frozenset[str], role: UserRole) -> list[str]:
-    """The senders of all groups that are limited to some; an admin is not limited."""
-    limited = {title for group, titles in oidc.senders.items() if group in groups for title in titles}
-    return [] if role is UserRole.ADMIN else sorted(limited)
-
-
-def _account(
-    session: Session, oidc: OidcSettings, user: UserAccount | None, subject: str, by: Person, role: UserRole
-) -> UserAccount:
-    """The account, with the role that the person's groups have today; a new one at the first sign-in."""
-    if user is None:
-        user = UserAccount(
-            name=by.name,
-            role=role,
-            password_hash="",
-            created_at=utc_now(),
-            issuer=oidc.issuer,
-            subject=subject,
-        )
-        session.add(user)
-        session.flush()
-        audit.note(session, by, AuditAction.USER_ADDED, user=user.name, role=role.value, origin=_ORIGIN)
-    elif user.role is not role:
-        user.role = role
-        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, role=role.value, origin=_ORIGIN)
-    return user
-
-
 def _name(oidc: OidcSettings, claims: Mapping[str, Any]) -> str:
-    """The name of a new account, with an @, which no name of a user of this node has: "anna@example.org"."""
+    """The name of a new account: the provider's, or else the subject."""
     given = claims.get("preferred_username")
     whole = given if isinstance(given, str) and given.strip() else claims["sub"]
     local, _, domain = whole[:255].partition("@")
-    domain = domain or urlsplit(oidc.issuer).hostname or ""
-    return f"{_FOREIGN.sub('-', local)[:32]}@{_FOREIGN.sub('-', domain)[:31]}"
+    return hospital_accounts.name_at(local, domain or urlsplit(oidc.issuer).hostname or "")

@@ -30,7 +30,7 @@ _WORDS = frozenset(
     {"after", "before", "database_version", "doing", "kind", "model", "outcome", "pipeline", "process"}
     | {"rule", "state", "status", "transport", "verdict", "version"}
 )
-_SECRET = frozenset({"password", "username", "url", "database_url"})
+_SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 _REDACTED = "***"
 
 

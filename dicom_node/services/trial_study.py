@@ -54,6 +54,7 @@ SHOWS: Final[Mapping[str, str]] = {
     "image": "a grey picture with a bright disc right of its middle and a bright bar at its upper edge",
     ResultKind.SR: "a report: Clinical finding present, score 0.75",
     ResultKind.SUMMARY: "a page of black: the test patient, the picture with the box, the result in words",
+    ResultKind.PDF: "a document of white paper: the same page, with words that can be searched",
     ResultKind.GSPS: "a presentation state: a box around the bright disc of the picture",
     ResultKind.SC: "the picture once more, with the box and the words drawn into it",
     ResultKind.HEATMAP: "the picture in colours, brightest at the disc, with a colour bar",
@@ -84,8 +85,8 @@ class TrialRow(ServiceResult):
 class ViewerShowed(ServiceRequest):
     """What a viewer showed."""
 
-    shows: list[Literal["sr", "gsps", "sc", "summary", "heatmap", "cleaned", "seg"]] = Field(
-        min_length=1, max_length=7
+    shows: list[Literal["sr", "gsps", "sc", "summary", "pdf", "heatmap", "cleaned", "seg"]] = Field(
+        min_length=1, max_length=8
     )
 
 
@@ -171,7 +172,9 @@ def _objects(settings: Settings, folder: Path) -> list[tuple[str, Outgoing]]:
         rule="test",
         models=(_model(),),
         analysed_at=utc_now(),
-        kinds=frozenset(ResultKind(kind) for kind in KINDS),
+        kinds=frozenset(
+            ResultKind(kind) for kind in KINDS if kind != ResultKind.PDF or results.pdf_is_installed()
+        ),
         installation=NO_INSTALLATION,
         station_name=settings.node.station_name,
         options={"heatmaps": True},

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
@@ -208,16 +208,36 @@ def sign_in(
         with database.read() as session:
             user = find(session, name)
             number = user.id if user and not user.disabled else None
-            known = user.name if user else ""
             hashed = (user.password_hash if user else "") or _hash_of_nobody()
-            typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
-            refuse_too_many(session, address, _of_name(known, typed))
+            attempt = attempt_of(session, user, name, address)
         if not _fits(hashed, password) or number is None:
-            with database.write() as session:
-                audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
-            raise SignInRefused("Name or password is wrong.")
+            refuse(database, attempt)
     with database.write() as session:
-        return open_session(session, number, Person(known, address), agent, former)
+        return open_session(session, number, attempt.by, agent, former)
+
+
+@dataclass(frozen=True, slots=True)
+class SignInAttempt:
+    """A name with a password, as it is counted: by its account, or by a bucket of the name without one."""
+
+    by: Person
+    typed: Mapping[str, Any]
+
+
+def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
+    """An attempt, before its password is looked at. Raises SignInRefused after too many of them."""
+    attempt = SignInAttempt(
+        Person(user.name if user else "", address), {} if user else {"typed": _bucket(name)}
+    )
+    refuse_too_many(session, address, _of_name(attempt.by.name, attempt.typed))
+    return attempt
+
+
+def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
+    """Note that it failed, ``how`` being fields for the audit, and raise SignInRefused."""
+    with database.write() as session:
+        audit.note(session, attempt.by, AuditAction.SIGN_IN_REFUSED, **attempt.typed, **how)
+    raise SignInRefused("Name or password is wrong.")
 
 
 def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:

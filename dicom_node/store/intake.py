@@ -182,24 +182,35 @@ def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
 
 
 def next_due(
-    session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
 ) -> Study | None:
     """A study that is quiet: its time has come and no association that brings it objects is open.
 
-    STAT first. An open association no longer holds a study that got nothing since ``silent_since``.
+    STAT first. An open association no longer holds a study that got nothing since ``silent_since``. Or one to
+    which ``at_once`` applies, quiet or not.
     """
     return session.scalar(
         select(Study)
-        .where(_is_due(now), ~_is_held(silent_since), *also)
+        .where(_is_quiet(now, silent_since, at_once), *also)
         .order_by(Study.priority.desc(), Study.due_at, Study.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
 
 
-def any_due(session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]) -> bool:
+def any_due(
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
+) -> bool:
     """Whether ``next_due`` would find a study, so that a writing transaction is worth it."""
-    return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since), *also))))
+    return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
 def any_due_after(session: Session, latest: datetime) -> bool:
@@ -330,6 +341,13 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 
 def _is_late(latest: datetime) -> ColumnElement[bool]:
     return (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+
+
+def _is_quiet(
+    now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
+) -> ColumnElement[bool]:
+    quiet = _is_due(now) & ~_is_held(silent_since)
+    return quiet if at_once is None else quiet | at_once
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:

@@ -27,11 +27,14 @@ from dicom_node.store.tables import (
     Notification,
     NotifiedEvent,
     Original,
+    PerformedStep,
     ReceivedObject,
     RequestedCommitment,
     Result,
     ScoreCount,
     ShadowScore,
+    StepObject,
+    StepStudy,
     Study,
 )
 
@@ -40,8 +43,8 @@ SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 
 _Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
-_instance, _result, _original, _delivery, _study = (
-    one.__table__ for one in (Instance, Result, Original, Delivery, Study)
+_instance, _result, _original, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, Result, Original, Delivery, Study, StepStudy)
 )
 
 
@@ -69,6 +72,10 @@ def _uids(senders: Sequence[str]) -> Select[Any]:
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
 
+def _steps(senders: Sequence[str]) -> Select[Any]:
+    return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
+
+
 _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Study: lambda senders: Study.id.in_(_studies(senders)),
     ReceivedObject: lambda senders: or_(
@@ -84,6 +91,9 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
     Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
+    StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
+    StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     ShadowScore: lambda senders: ShadowScore.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
@@ -103,6 +113,14 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
     if "study_id" in table.__table__.columns:
         return table.study_id.in_(_studies(senders))  # type: ignore[attr-defined, no-any-return]
     return None
+
+
+def is_hidden(session: Session, study_uid: str) -> bool:
+    """Whether this study is here, and the person does not see it."""
+    known = session.execute(select(_study.c.id).where(_study.c.study_instance_uid == study_uid)).first()
+    if known is None:
+        return False
+    return session.scalar(select(Study.id).where(Study.study_instance_uid == study_uid)) is None
 
 
 @event.listens_for(Session, "do_orm_execute")

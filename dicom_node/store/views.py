@@ -20,7 +20,7 @@ from dicom_node import events
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.store import deliveries, queue
+from dicom_node.store import deliveries, queue, steps
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Association,
@@ -106,7 +106,7 @@ def find_study(session: Session, uid: str) -> Study:
 
 
 def show_study(session: Session, uid: str) -> View:
-    """One study (by UID or its ending) with its jobs, received objects and events. Raises NotFound."""
+    """One study (by UID or its ending) with its jobs, received objects, steps and events. Raises NotFound."""
     found = find_study(session, uid)
     [view] = study_views(session, select(Study).where(Study.id == found.id))
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
@@ -114,8 +114,22 @@ def show_study(session: Session, uid: str) -> View:
         "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [_received(row) for row in session.scalars(received)],
+        "steps": list_steps(session, found.study_instance_uid),
         "events": list_events(session, study_instance_uid=view["study"]),
     }
+
+
+def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
+    """The performed procedure steps of a study, in the order in which they began."""
+    return [
+        {
+            **columns(row, "sop_instance_uid", "peer", "calling_ae", "status"),
+            "objects": steps.named(session, row.id),
+            "missing": steps.missing(session, [row.id]),
+            **columns(row, "begun_at", "changed_at", "ended_at"),
+        }
+        for row in steps.of_study(session, study_instance_uid)
+    ]
 
 
 def list_jobs(

@@ -1,4 +1,7 @@
-"""Complete when quiet: no open association brings a study objects, and its quiet time has passed."""
+"""Complete when quiet: no open association brings a study objects, and its quiet time has passed.
+
+Or when its performed procedure steps have ended and all that they name is here, where its peer reports them.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import are_one_patient
-from dicom_node.events import STUDY_COMPLETE
+from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.object_store.rows import is_whole
-from dicom_node.store import fetches, intake, questions
+from dicom_node.store import fetches, intake, questions, steps
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import move_study, steady_now
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import move_study, record, steady_now
 from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
@@ -36,6 +41,8 @@ class Assembler:
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._asks = any(rule.complete_from for rule in settings.rules)
         self._archive = timedelta(seconds=settings.assembly.archive_seconds)
+        self._mpps = [peer.name for peer in settings.peers if peer.mpps]
+        self._at_once = steps.complete(self._mpps) if self._mpps else None
         assembly = settings.assembly
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
@@ -53,6 +60,9 @@ class Assembler:
             also.append(fetches.is_not_under_way(now - _SILENCE))
         if self._asks:
             also.append(questions.waits_for_no_instances(now, self._archive))
+        if self._mpps:
+            silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
+            also.append(~steps.hold(self._mpps, silent_since))
         self._bring_forward(now + 2 * self._longest)
         done = 0
         while self._complete_next(now, also):
@@ -69,10 +79,10 @@ class Assembler:
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:
-            if not intake.any_due(session, now, now - _SILENCE, *also):
+            if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
                 return False
         with self._database.write() as session:
-            study = intake.next_due(session, now, now - _SILENCE, *also)
+            study = intake.next_due(session, now, now - _SILENCE, *also, at_once=self._at_once)
             if study is None:
                 return False
             if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
@@ -83,8 +93,22 @@ class Assembler:
                 return True
             if self._asks and questions.ask_for_instances(session, study, now + self._archive):
                 return True
+            if self._mpps:
+                self._record_steps(session, study)
             study.due_at = None
             session.flush()
             move_study(session, study, STUDY_COMPLETE)
             enqueue_study(session, study, self._settings)
             return True
+
+    def _record_steps(self, session: Session, study: Study) -> None:
+        """Say how far the steps of a study were fulfilled when it was taken as complete."""
+        rows = steps.of_study(session, study.study_instance_uid, self._mpps)
+        if not rows:
+            return
+        missing = steps.missing(session, [row.id for row in rows])
+        going_on = sum(row.status is StepStatus.IN_PROGRESS for row in rows)
+        if missing or going_on:
+            record(session, STEPS_NOT_AWAITED, study.id, steps=len(rows), going_on=going_on, missing=missing)
+        else:
+            record(session, STEPS_FULFILLED, study.id, steps=len(rows))

@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.events import Event
 from dicom_node.inbox.journal import JournalReader, has_no_writer
-from dicom_node.model.kinds import AssociationOutcome
-from dicom_node.store import intake, requested
+from dicom_node.model.kinds import AssociationOutcome, StepStatus
+from dicom_node.store import intake, requested, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association
 from dicom_node.store.transitions import append, record, utc_now
 
 _LOOK_SECONDS = 2.0
+_STEPS = (events.STEP_BEGUN, events.STEP_CHANGED)
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
     events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
@@ -107,6 +108,9 @@ def _ingest(session: Session, event: Event) -> None:
     if event.type is events.COMMITMENT_ASKED:
         _keep_request(session, event)
         return
+    if event.type in _STEPS:
+        _keep_step(session, event)
+        return
     append(session, event)
     association = str(event.fields.get("association", ""))
     if event.type is events.ASSOCIATION_ACCEPTED:
@@ -155,6 +159,27 @@ def _keep_request(session: Session, event: Event) -> None:
         objects=len(objects),
         reason=refusal,
     )
+
+
+def _keep_step(session: Session, event: Event) -> None:
+    """A report on a performed procedure step goes to its table; the events have numbers instead of UIDs."""
+    fields = event.fields
+    report = steps.StepReport(
+        uid=str(fields["step"]),
+        peer=str(fields["peer"]),
+        calling_ae=str(fields["calling"]),
+        status=StepStatus(fields["status"]),
+        number=int(fields["number"]),
+        studies=fields["studies"],
+        objects=fields["objects"],
+        at=event.at,
+    )
+    steps.keep(session, report)
+    known = steps.studies(session, report.studies)
+    names = ("step", "status", "calling", "peer", "association")
+    shown = {name: fields[name] for name in names} | {"objects": len(report.objects)}
+    for uid in report.studies:
+        record(session, event.type, known.get(uid), study=uid, **shown)
 
 
 def _listener(path: Path) -> str:

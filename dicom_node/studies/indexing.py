@@ -26,7 +26,7 @@ from dicom_node.jobs import forward_late
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake
+from dicom_node.store import intake, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
@@ -78,6 +78,7 @@ class Indexing:
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self._further = frozenset(settings.listener.further_storage_classes)
+        self._mpps = any(peer.mpps for peer in settings.peers)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
         self._same: dict[tuple[str, Path], bool | None] = {}
@@ -253,6 +254,8 @@ class Indexing:
         session.add(study)
         session.flush()
         self.names.enter(session, study, found.identity.get("PatientName", ""))
+        if self._mpps:
+            steps.adopt_events(session, study)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 

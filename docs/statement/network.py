@@ -12,11 +12,17 @@ from statement.services import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE,
 
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.scp.connection import limits
-from dicom_node.scp.contexts import VERIFICATION, accepted_classes, commitment_context, presentation_contexts
+from dicom_node.scp.contexts import (
+    VERIFICATION,
+    accepted_classes,
+    commitment_context,
+    presentation_contexts,
+    step_context,
+)
 from dicom_node.scp.policy import APPLICATION_CONTEXT
 from dicom_node.scp.statuses import (
     REJECTIONS,
@@ -24,6 +30,7 @@ from dicom_node.scp.statuses import (
     REQUEST_STATUSES,
     SOP_CLASS_NOT_SUPPORTED,
     STATUSES,
+    STEP_STATUSES,
     SUCCESS,
     Status,
 )
@@ -58,6 +65,15 @@ SEQUENCES: Final[dict[str, tuple[Step, ...]]] = {
         Step(_N, _M, "C-STORE-RSP, when it is on stable storage", answer=True),
         Step(_M, _N, "A-RELEASE"),
         Step(_N, _N, "quiet time, then the rules of the study"),
+    ),
+    "A modality reports on its performed procedure step": (
+        Step(_M, _N, "A-ASSOCIATE"),
+        Step(_M, _N, "N-CREATE-RQ: IN PROGRESS, study"),
+        Step(_N, _M, "N-CREATE-RSP, when it is on stable storage", answer=True),
+        Step(_M, _N, "C-STORE-RQ, for each image, before, between or after"),
+        Step(_M, _N, "N-SET-RQ: COMPLETED or DISCONTINUED, objects"),
+        Step(_N, _M, "N-SET-RSP, when it is on stable storage", answer=True),
+        Step(_N, _N, "when all objects are here, the rules of the study"),
     ),
     "Results are delivered and confirmed by query": (
         Step(_N, _P, "A-ASSOCIATE"),
@@ -190,7 +206,7 @@ def _general() -> str:
 Aborted: an association request without presentation contexts. Aborted without being read to the end: one of more than
 {limits.LARGEST_REQUEST} bytes, {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more
 than {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than {limits.LARGEST_COMMAND} bytes,
-and every command but C-STORE, C-ECHO, C-CANCEL and (5.2.3) N-EVENT-REPORT and N-ACTION.
+and every command but C-STORE, C-ECHO, C-CANCEL, (5.2.3) N-EVENT-REPORT and N-ACTION and (5.2.5) N-CREATE and N-SET.
 """
 
 
@@ -205,6 +221,10 @@ def _contexts() -> str:
             class_name(commitment.SOP_CLASS), commitment.SOP_CLASS,
             ", ".join(uid.name for uid in commitment_context().transfer_syntax),
             "SCU, of peers that were asked; SCP, of peers that may ask",
+        ),
+        (
+            class_name(performed_step.SOP_CLASS), performed_step.SOP_CLASS,
+            ", ".join(uid.name for uid in step_context().transfer_syntax), "SCP, to peers with `mpps = true`",
         ),
     ]  # fmt: skip
     both = "Explicit VR Little Endian, Implicit VR Little Endian"
@@ -305,7 +325,12 @@ C-MOVE and C-GET: the first row that holds the last status counts. Success with 
 any object as "the peer has no such study": given up, as where the presentation context is rejected. Where there is no association the
 peer is asked again, for ever; an association that is lost, or no answer in time, is a failure.
 
-{table(("status", "meaning", "behaviour"), [(_range(first, last), text or "success", _RETRIEVED[status]) for first, last, status, text in RETRIEVE_STATUSES])}"""
+{table(("status", "meaning", "behaviour"), [(_range(first, last), text or "success", _RETRIEVED[status]) for first, last, status, text in RETRIEVE_STATUSES])}
+#### 7.3.7 Modality Performed Procedure Step service as SCP
+
+Failures have an Error Comment (0000,0902) without any value of the request; 0120 has an Attribute Identifier List (0000,1005).
+
+{status_table(STEP_STATUSES)}"""
 
 
 def status_table(statuses: Sequence[Status]) -> str:

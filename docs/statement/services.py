@@ -16,9 +16,10 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from dicom_node.config.sections import AuditSettings, OutboxSettings
+from dicom_console.web.parts import PARTS
+from dicom_node.config.sections import AssemblySettings, AuditSettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
-from dicom_node.dicom import commitment
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.model.kinds import ResultKind
@@ -26,9 +27,11 @@ from dicom_node.outbox.commitment_answers import INDEXED_AFTER
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
+from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.services.stow import REASONS
 from dicom_node.store.requested import MOST_OPEN
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -44,6 +47,7 @@ _KINDS: Final = {
     ResultKind.GSPS: "overlay of findings on the source image",
     ResultKind.SC: "picture with findings drawn on it",
     ResultKind.SUMMARY: "one page on all images of a job: patient, results in words, one picture",
+    ResultKind.PDF: "the same page as a PDF, with text",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
@@ -85,14 +89,14 @@ def overview() -> str:
 ## 1 Conformance statement overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
-presentation state, secondary captures, segmentation) to configured destinations. It may find studies that a peer has, and
+presentation state, secondary captures, segmentation, PDF) to configured destinations. It may find studies that a peer has, and
 fetch them, and hand received images on to an archive unchanged. It is no archive: it answers no query, and gives storage commitment
 only for what an archive behind it has confirmed (`commit_after`).
 
 ### 1.1 DIMSE services
 
 {table(("service", "user (SCU)", "provider (SCP)", "section"), rows)}
-Not supported: Modality Worklist, Modality Performed Procedure Step, Unified Worklist and Procedure Step, Instance Availability
+Not supported: Modality Worklist, Modality Performed Procedure Step as user, Unified Worklist and Procedure Step, Instance Availability
 Notification, Print Management, Query/Retrieve as provider.
 
 ### 1.2 SOP classes
@@ -102,7 +106,7 @@ Notification, Print Management, Query/Retrieve as provider.
 
 | service | user agent | origin server |
 | --- | --- | --- |
-| Studies: Store (STOW-RS) | Yes | No |
+| Studies: Store (STOW-RS) | Yes | Yes, with `console.dicomweb_store` |
 | Studies: Search (QIDO-RS) | Yes | Yes, with `console.dicomweb` |
 | Studies: Retrieve (WADO-RS) | Yes | Yes, with `console.dicomweb` |
 | all others | No | No |
@@ -125,10 +129,31 @@ All of PS3.3 C.12.1.1.2 are read; ISO_IR 192, or the set of the source, is writt
 """
 
 
+STOW_ANSWERS = (
+    ("200", "all objects are stored: whole and on stable storage"),
+    ("202", "some are, and some failed"),
+    ("409", "none is stored"),
+    (
+        "503",
+        "none is stored, all for lack of room (A700), or many other requests are under way: send again later",
+    ),
+    ("507", "less free disk than `spool.minimum_free_mib` and twice the request; nothing of it was read"),
+    ("400", "the parts cannot be read, or the last boundary lacks; what came whole before is stored"),
+    (
+        "401, 403",
+        "no valid token; the user is no operator, or sees some senders only and `CONSOLE` is none of them",
+    ),
+    ("406, 415", "another answer or another media type is asked for"),
+    ("408, 413", "the request does not come, or is beyond a limit; what came whole before is stored"),
+)
+"""Of Store as origin server (PS3.18 Table 10.5.3-1)."""
+
+
 def services() -> str:
     """Section 5."""
     mapping = [
         ("C-ECHO, C-STORE as SCP", "listener", "any configured peer that may send"),
+        ("N-CREATE, N-SET as SCP of MPPS", "listener", "peers with `mpps = true`"),
         (
             "N-EVENT-REPORT as SCU of storage commitment",
             "listener, and the association of the request",
@@ -148,12 +173,18 @@ def services() -> str:
         ),
         ("STOW-RS, QIDO-RS", "delivery", 'peers with `transport = "dicomweb"`'),
         ("QIDO-RS, WADO-RS as origin server", "console", "viewers with a token, with `console.dicomweb`"),
+        (
+            "STOW-RS as origin server",
+            "console",
+            "programs with a token of an operator or admin, with `console.dicomweb_store`",
+        ),
         ("QIDO-RS, WADO-RS", "fetching", 'peers with `may = ["query"]` and `transport = "dicomweb"`'),
         (
             "REST API of Orthanc (no DICOM service)",
             "delivery, fetching",
             'peers with `transport = "orthanc"`',
         ),
+        ("HL7 FHIR R4 (no DICOM service)", "delivery of reports", 'peers with `transport = "fhir"`'),
     ]
     parts = "\n".join(
         f"#### 5.2.{number} {service.name} service\n\n{service.text()}"
@@ -188,15 +219,29 @@ instances of a study or series. Retrieve: studies, series, instances (`multipart
 (`application/dicom+json`, without Pixel Data and binary values of more than 256 KiB), frames; all as they are stored: another transfer syntax
 is answered with 406. Neither rendered images nor thumbnails nor bulk data.
 
+As origin server, where `console.dicomweb_store` is set, below `/api/dicomweb`, with a bearer token: Store
+(`POST …/studies` and `POST …/studies/{{study}}`), media type `multipart/related; type="application/dicom"`; metadata with bulk data
+(`application/dicom+json`, `application/dicom+xml`) is answered with 415. The SOP classes of 1.2 in the transfer syntaxes of 7.2, of at most
+`listener.maximum_object_mib` each; {PARTS:,} parts and `console.upload_mib` in a request. Nothing is coerced. An object that was stored before is
+stored again with success; whether it differs is found when it is indexed. The answer is the Store Instances Response
+Module as `application/dicom+json` with Referenced SOP Sequence, Failed SOP Sequence, and Other Failures Sequence for parts
+without valid file meta information. Retrieve URL has a value with `console.dicomweb`; the object is found there once it is indexed.
+
+{table(("status", "when"), STOW_ANSWERS)}
+{table(("Failure Reason", "meaning", "when", "reference"), [(f"{one.code:04X}", one.meaning, one.when, one.reference) for one in REASONS])}
 Peers with `withdraw = "delete"` get `DELETE …/studies/{{study}}/series/{{series}}/instances/{{instance}}` for results that a person
 withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /instances/{{id}}`. Both are followed by a search.
 
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
 
+With `transport = "fhir"`, which is no DICOM service: a transaction of HL7 FHIR R4 for each report, confirmed by a search for its SOP
+Instance UID.
+
 ### 5.4 Cross-service considerations
 
-A job begins when no association holds its study and a quiet time has passed. Its results are built once: a repetition, on
+A job begins when no association holds its study and a quiet time has passed, or when the performed procedure steps of the study
+say that it is whole (5.2.5). Its results are built once: a repetition, on
 whatever service, sends the same bytes under the same SOP Instance UID. "Delivered" is said only of what the destination shows
 or keeps (`confirm`). A later report names the one that it replaces in Predecessor Documents Sequence.
 
@@ -406,6 +451,31 @@ put in quarantine. Statuses: 7.3.7.
 """
 
 
+def _performed_steps() -> str:
+    minutes = AssemblySettings().mpps_minutes
+    return f"""\
+As SCP (PS3.4 F.7), to peers with `mpps = true`; the presentation context is rejected to all others. N-CREATE and N-SET are answered
+with Success when what they say is on stable storage. N-GET (Retrieve) and N-EVENT-REPORT (Notification) are not supported. The AI results
+of the node are of no performed procedure step.
+
+| operation | what is required of it (PS3.4 Table F.7.2-1) |
+| --- | --- |
+| N-CREATE | attributes of type 1: Scheduled Step Attributes Sequence with Study Instance UID, Performed Procedure Step ID, Performed Station AE Title, Performed Procedure Step Start Date and Time, Modality, and Performed Procedure Step Status IN PROGRESS |
+| N-SET | the step is known, was created by the same peer, and is IN PROGRESS; with COMPLETED or DISCONTINUED, or before, Performed Procedure Step End Date and Time, and Performed Series Sequence with an item |
+| both, of each series | Series Instance UID, Protocol Name, and Referenced SOP Class and Instance UID of each image and other object |
+
+Attributes of type 2 may be missing, which is taken as empty; what an N-SET may not change is not read. The SOP Instance UID is chosen
+by the SCU. No Attribute List is returned, and values are neither coerced nor kept, but for status, SOP Instance UID of the step, Study
+Instance UIDs, and SOP Instance UIDs of its objects. Limits: {performed_step.MAXIMUM_BYTES // 2**20} MiB, {performed_step.MAXIMUM_OBJECTS:,} objects and
+{performed_step.MAXIMUM_STUDIES} studies of a step, {limits.STEP_REPORTS_OF_ONE_ASSOCIATION} requests on one association. A step is known for
+{KEPT_DAYS} days after its last request; machines that have no folder in common do not know each other's steps.
+
+A study with steps is complete when all of them are COMPLETED or DISCONTINUED and all objects that they name are here: at once where they
+name all of its images, else after the quiet time. After {minutes:g} minutes of quiet (`assembly.mpps_minutes`) it is complete all the same, with
+event 1083. Statuses: 7.3.7.
+"""
+
+
 SERVICES: Final[tuple[Service, ...]] = (
     Service("Verification", (VERIFICATION,), (VERIFICATION,), _verification),
     Service(
@@ -416,5 +486,6 @@ SERVICES: Final[tuple[Service, ...]] = (
     ),
     Service("Storage Commitment", (str(commitment.SOP_CLASS),), (str(commitment.SOP_CLASS),), _commitment),
     Service("Query/Retrieve", (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET), (), _query),
+    Service("Modality Performed Procedure Step", (), (str(performed_step.SOP_CLASS),), _performed_steps),
 )
 """In the order of the statement."""

@@ -53,7 +53,9 @@ from tests.result_images import (
 )
 from tests.validators import dciodvfy_errors
 
-pytestmark = pytest.mark.debian("dicom3tools", "dcmtk", "pixelmed-apps", "default-jre-headless")
+pytestmark = pytest.mark.debian(
+    "dicom3tools", "dcmtk", "pixelmed-apps", "default-jre-headless", "poppler-utils", "qpdf"
+)
 
 # PixelMed needs these limits lifted under JDK 17; its exit code is not the verdict.
 PIXELMED = [
@@ -115,6 +117,16 @@ def test_dcmtk_reads_the_report_and_passes_the_presentation_state(cases: dict[st
         assert _run(["dcmftest", str(path)]).startswith("yes")
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_dcmtk_takes_a_whole_pdf_out_of_the_document(
+    cases: dict[str, Case], name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.pdf"
+    _run(["dcm2pdf", str(cases[name].objects[ResultKind.PDF]), str(path)])
+    assert "No syntax or stream encoding errors" in _run(["qpdf", "--check", str(path)])
+    assert "not for diagnostic use" in _run(["pdftotext", str(path), "-"])
+
+
 @pytest.mark.parametrize("name", ["us_cine", "cr"])
 def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], name: str) -> None:
     _judge_by_pixelmed(cases[name].objects[ResultKind.SR])
@@ -128,7 +140,8 @@ def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
         *results.build_failure(context(), [one], "the model file is missing"),
         *results.build(context(kinds=[ResultKind.SR, ResultKind.GSPS]), [one], PipelineResult()),
     ]
-    failed, nothing = [ResultKind.SR, ResultKind.SUMMARY, ResultKind.SC], [ResultKind.SR, ResultKind.GSPS]
+    failed = [ResultKind.SR, ResultKind.SUMMARY, ResultKind.PDF, ResultKind.SC]
+    nothing = [ResultKind.SR, ResultKind.GSPS]
     assert [o.kind for o in objects] == [*failed, *nothing]
     for number, one_object in enumerate(objects):
         ((_, path),) = _written(tmp_path, str(number), [one_object])

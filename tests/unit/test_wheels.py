@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import wheels
+from tests.import_graph import modules
 from tests.wheels import ROOT
 
 CARDS = ROOT / "ai_pipeline" / "cards"
@@ -29,6 +30,16 @@ metadata.Distribution.discover = classmethod(
 def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What lies in the wheel of the run time."""
     return zipfile.ZipFile(wheels.build(ROOT, tmp_path_factory.mktemp("run-time"), *RUN_TIME)).namelist()
+
+
+def programs(*packages: str) -> set[str]:
+    """Every module of these packages, migrations among them, as a wheel names it."""
+    return {str(path.relative_to(ROOT)) for path in modules(*packages).values()}
+
+
+def test_the_wheel_of_the_run_time_carries_every_module(run_time: list[str]) -> None:
+    found = {name for name in run_time if name.endswith(".py")}
+    assert found == programs("ai_pipeline", "dicom_node")
 
 
 def test_the_wheel_of_the_run_time_carries_no_training(run_time: list[str]) -> None:
@@ -63,12 +74,14 @@ def test_every_network_that_the_run_time_carries_is_run_by_a_pipeline_or_by_a_ve
 def test_the_wheel_of_the_console_carries_its_pages(tmp_path: Path) -> None:
     inside = zipfile.ZipFile(wheels.build(ROOT / "dicom_console", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"dicom_console"}
+    assert {name for name in inside if name.endswith(".py")} == programs("dicom_console")
     assert {"dicom_console/templates/base.html", "dicom_console/static/live.js"} < set(inside)
 
 
 def test_the_wheel_of_training_carries_its_experiments_and_what_the_studies_compare(tmp_path: Path) -> None:
     inside = zipfile.ZipFile(wheels.build(ROOT / "ai_training", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"ai_training"}
+    assert {name for name in inside if name.endswith(".py")} == programs("ai_training")
     for name in (
         "ultrasound/inpaint/compared/ultrasound-inpaint-unet",
         "ultrasound/inpaint/compared/ultrasound-inpaint-vae",

@@ -48,7 +48,7 @@ def test_pictures_are_shown_and_names_are_text(chromium: Chromium, address: str)
     assert page.inner_text("h1") == "<b>Bold</b>"
     wait_until(lambda: page.evaluate("document.querySelector('figure img').naturalWidth") == 240, 60)
     page.click("figure a")
-    page.evaluate("document.querySelector('#received').decode()")
+    page.evaluate("document.querySelector('.received').decode()")
     assert page.locator("svg.stage").get_attribute("viewBox") == "0 0 240 180"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page
+from sqlalchemy import select
 
 from dicom_node.model.roles import UserRole
 from dicom_node.store.tables import CleaningReview, DrawnByHand
@@ -56,7 +57,7 @@ def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk) -> None:
     page, complaints = desk.page(UserRole.OPERATOR)
     page.goto("/reviews")
     page.click("text=Look at it >> nth=0")
-    stage = page.locator("#stage")
+    stage = page.locator(".stage")
     stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
     assert box is not None
@@ -74,9 +75,16 @@ def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk) -> None:
     page.focus('input[name="right"] >> nth=0')
     page.keyboard.press("ArrowUp")
     assert rows_of(page)[0][2] == str(int(drawn[2]) + 1)
-    assert page.locator("#drawn rect").get_attribute("width") == str(int(drawn[2]) + 1)
-    page.click("text=Black these out")
-    page.wait_for_url("**/reviews")
+    assert page.locator(".drawn rect").get_attribute("width") == str(int(drawn[2]) + 1)
+    page.mouse.click(left + 60 * scale, top + 20 * scale)
+    assert rows_of(page) == [], "a click on a box removes it"
+    page.mouse.move(left + 130 * scale, top + 30 * scale)
+    page.mouse.down()
+    page.mouse.move(left - 40, top - 40)
+    page.mouse.up()
+    page.keyboard.press("c")
+    page.wait_for_url("**/reviews/2")
+    page.goto("/reviews")
     assert page.locator("text=boxes drawn, cleaned again").count() == 1
     assert desk.boxes(1)[0][:2] == [0, 0]
     assert complaints == []
@@ -100,3 +108,46 @@ def test_by_keys_alone_and_without_script(desk: Desk) -> None:
     page.wait_for_url("**/reviews")
     assert desk.boxes(2) == [[0, 0, 130, 30]]
     plain.close()
+
+
+def test_the_desk_shows_before_and_after_and_what_was_found(desk: Desk) -> None:
+    page, complaints = desk.page(UserRole.OPERATOR)
+    page.goto("/reviews/1")
+    assert page.locator(".tools").is_visible()
+    mark = page.locator("g.mark").first
+    if page.locator("g.mark").count():
+        page.uncheck("[data-shows='Detected annotation']")
+        assert "off" in (mark.get_attribute("class") or "")
+    assert page.get_attribute("button[data-tool=box]", "aria-pressed") == "true"
+    page.keyboard.press("p")
+    assert page.get_attribute(".stage", "data-tool") == "move"
+    page.keyboard.press("d")
+    assert page.get_attribute(".stage", "data-tool") == "box"
+    assert complaints == []
+
+
+def test_keys_decide_and_lead_to_the_next_image(desk: Desk) -> None:
+    """As a person does who looks at many: N shows the next one, A accepts and goes on."""
+    node = desk.node
+    node.receive(*(image("NAME", number) for number in range(11, 15)))
+    node.settle()
+    work(node)
+    with node.database.read() as session:
+        waits = list(
+            session.scalars(
+                select(CleaningReview.id).where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
+            )
+        )
+    assert len(waits) >= 3
+    page, complaints = desk.page(UserRole.OPERATOR)
+    page.goto(f"/reviews/{waits[0]}")
+    page.keyboard.press("n")
+    page.wait_for_url(f"**/reviews/{waits[1]}")
+    for place in range(1, len(waits)):
+        page.keyboard.press("a")
+        following = waits[place + 1] if place + 1 < len(waits) else waits[0]
+        page.wait_for_url(f"**/reviews/{following}")
+    page.keyboard.press("a")
+    page.wait_for_url("**/reviews")
+    assert page.locator("text=No image waits.").count() == 1
+    assert complaints == []

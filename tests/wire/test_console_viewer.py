@@ -65,7 +65,7 @@ def opened(page: Page, number: int) -> None:
 
 def sampled(page: Page) -> None:
     """Wait until the real samples are drawn."""
-    page.wait_for_selector("#received[visibility=hidden]", state="attached")
+    page.wait_for_selector(".received[visibility=hidden]", state="attached")
 
 
 def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -168,7 +168,7 @@ def test_the_slider_goes_from_before_to_after(page: Page) -> None:
     share = {}
     for key in ("Home", "End"):
         page.keyboard.press(key)
-        share[key] = page.locator("#after rect").get_attribute("width")
+        share[key] = page.locator("clipPath rect").get_attribute("width")
     assert share == {"Home": "240", "End": "0"}
 
 
@@ -178,7 +178,7 @@ def test_frames_of_a_cine_come_by_keys_and_play(page: Page) -> None:
     assert page.locator("g.mark").is_visible()
     page.keyboard.press(".")
     page.wait_for_selector(f"text=3 / {FRAMES}")
-    assert page.locator("#received").get_attribute("href") == "/studies/images/2/3"
+    assert page.locator(".received").get_attribute("href") == "/studies/images/2/3"
     assert not page.locator("g.mark").is_visible()
     page.click("text=Play")
     page.wait_for_selector(f"text=1 / {FRAMES}")
@@ -207,6 +207,6 @@ def test_without_script_links_do_the_same(page: Page) -> None:
     quiet.click("text=Cleaned")
     quiet.click("text=Next frame")
     assert quiet.locator("h1").inner_text() == "Cleaned"
-    assert quiet.locator("#over").get_attribute("href").endswith("/2")  # type: ignore[union-attr]
+    assert quiet.locator(".over").get_attribute("href").endswith("/2")  # type: ignore[union-attr]
     assert not quiet.locator(".tools").is_visible()
     plain.close()

@@ -29,6 +29,12 @@ processes = 0
 [[peers]]
 name = "a"
 ae_title = "A"
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 9
+may = ["receive"]
 [console]
 enabled = true
 port = {port}
@@ -58,7 +64,9 @@ def asked_again_and_again(port: int) -> Iterator[list[int]]:
         asking.join()
 
 
-def test_a_modality_entered_in_a_browser_may_send_at_once_and_after_a_restart(tmp_path: Path) -> None:
+def test_a_modality_and_a_rule_entered_in_a_browser_are_in_force_at_once_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     with running(Node(tmp_path, CONFIG.format(port=port), role="listener")) as node:
         users.add_user(loading.load([node.config]), UserRole.ADMIN.value, UserRole.ADMIN, PASSWORD)
@@ -75,10 +83,18 @@ def test_a_modality_entered_in_a_browser_may_send_at_once_and_after_a_restart(tm
                 wait_until(lambda: "Finished server process" in node.log.read_text(), 60, "the one before")
                 page.click("text=Go on")  # it waits for that where `check` warns of something
                 page.wait_for_selector("text=changed by admin")
+            page.goto(f"http://127.0.0.1:{port}/rules/new")
+            page.fill("input[name=name]", "breast")
+            page.fill("input[name='when.calling_ae']", "US2")
+            page.check("input[name=pipeline][value=ultrasound]")
+            page.check("input[name=send_to][value=pacs]")
+            page.click("text=Try it against the newest studies")
+            page.click("text=Save the rule")
+            page.wait_for_selector("text=breast is saved")
+            wait_until(lambda: node.log.read_text().count("[6010]") == 2, 60, "the rule in force")
         assert complaints == []
         assert set(answers) == {200}, "nobody is refused while another process takes over"
-        assert node.log.read_text().count("[6020]") == 2
-        assert "[6010]" in node.log.read_text()
+        wait_until(lambda: node.log.read_text().count("[6020]") == 3, 60, "the console again")
         assert store(node.port, [ultrasound("one")], "US2") == [0]
         (tmp_path / "var" / "entered.toml").unlink()
         node.stop()

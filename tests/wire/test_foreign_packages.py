@@ -106,7 +106,7 @@ def configuration(folder: Path, *pipelines: str) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's package, built and installed."""
     folder = tmp_path_factory.mktemp("example")
-    wheels.install(wheels.build(wheels.example(folder / "project"), folder / "wheel"), folder / "site")
+    wheels.install(wheels.build(wheels.EXAMPLE, folder / "wheel"), folder / "site")
     return folder / "site"
 
 

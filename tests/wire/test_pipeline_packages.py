@@ -52,9 +52,9 @@ def told(report: Dataset) -> str:
 def test_findings_of_a_package_and_of_a_program_reach_the_pacs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = wheels.build(wheels.example(tmp_path / "project"), tmp_path / "wheel")
+    wheel = wheels.build(wheels.EXAMPLE, tmp_path / "wheel")
     wheels.install(wheel, tmp_path / "site")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     pacs = Pacs(free_port())

@@ -331,6 +331,10 @@ PARTS_OF_STUDY: Final[Mapping[str, Sequence[Column]]] = {
         *times("received: received_at"),
         *fields("from: calling_ae", "sop_instance_uid", "outcome", "reason"),
     ),
+    "steps": (
+        *times("began: begun_at", "ended: ended_at"),
+        *fields("from: calling_ae", "status", "objects", "missing"),
+    ),
     "events": (*_CHANGED, ("details", details)),
 }
 

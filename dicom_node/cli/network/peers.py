@@ -19,7 +19,7 @@ app = group("Peers: modalities and PACS.")
 @list_verb(app, "peers", none="No peers are configured.")
 def list_peers(settings: Any) -> Rows:
     """List the configured peers; passwords are not shown."""
-    secret = {"username", "password"}
+    secret = {"username", "password", "token"}
     return [peer.model_dump(mode="json", exclude=secret) for peer in settings.peers]
 
 

@@ -57,7 +57,7 @@ def list_studies(
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
 def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
-    """Show one study: objects received, jobs, results, what happened."""
+    """Show one study: objects received, jobs, results, procedure steps, what happened."""
     from dicom_node.store import views
 
     with reading(config) as (session, _):
@@ -65,11 +65,11 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
     if as_json:
         print_json(row)
         return
-    parts = ("results", "jobs", "received", "events")
+    parts = ("results", "jobs", "received", "steps", "events")
     hidden = (*parts, "study_instance_uid", "job_held")
     shown = {key: value for key, value in row.items() if key not in hidden}
     print_details(shown | {"state": state_in_words(row)})
-    for part in parts:
+    for part in parts if row["steps"] else (part for part in parts if part != "steps"):
         _print_part(part, _folded(row[part]) if part == "events" else row[part])
 
 
@@ -101,7 +101,7 @@ def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --as-of 2-17 --take 1")
 def release(
-    uid: StudyArgument,
+    uids: StudyArguments,
     config: Config,
     take: Annotated[
         list[int] | None,
@@ -115,10 +115,18 @@ def release(
         ),
     ] = None,
 ) -> None:
-    """Release a study from quarantine: it is assembled again from your choices; other objects stay aside."""
+    """Release studies from quarantine: each is assembled again; of one study you may choose what counts.
+
+    Objects that you do not choose stay aside.
+    """
     from dicom_node.services import studies
 
-    studies.release(load(config), uid, take or (), as_of=as_of)
+    if len(uids) > 1:
+        if take or as_of:
+            raise typer.BadParameter("--take and --as-of are for one study")
+        _change(config, uids, as_json=False, change="release")
+        return
+    studies.release(load(config), whole_or_end(uids[0]), take or (), as_of=as_of)
     say("Released: the study is assembled again and its rules are applied.")
 
 
@@ -169,7 +177,7 @@ def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) ->
 
 @app.command(epilog='Example: dicom-node studies withdraw 1.2.3 --reason safety --because "other patient"')
 def withdraw(
-    uid: StudyArgument,
+    uids: StudyArguments,
     config: Config,
     reason: Annotated[RejectionReason, typer.Option(help="Reason that the PACS gets.")],
     because: Annotated[
@@ -179,15 +187,23 @@ def withdraw(
         list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
     ] = None,
 ) -> None:
-    """Withdraw a study's results: peers with iocm get a rejection note; UIDs are printed for the others."""
+    """Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the others.
+
+    Where one study refuses, those before it are withdrawn.
+    """
     from dicom_node.services import results
 
-    left = results.withdraw_by_uid(load(config), uid, result or None, reason=reason, because=because)
-    say("Withdrawn: nothing of it is sent any more.")
-    for peer, uids in left.items():
-        say(f"To be removed by hand from {peer}:", bold=True)
-        for one in uids:
-            say(f"  {one}")
+    if result and len(uids) > 1:
+        raise typer.BadParameter("--result is for one study")
+    settings = load(config)
+    for uid in uids:
+        study = whole_or_end(uid)
+        left = results.withdraw_by_uid(settings, study, result or None, reason=reason, because=because)
+        say(f"Withdrawn: nothing of {uid if len(uids) > 1 else 'it'} is sent any more.")
+        for peer, removed in left.items():
+            say(f"To be removed by hand from {peer}:", bold=True)
+            for one in removed:
+                say(f"  {one}")
 
 
 @list_verb(

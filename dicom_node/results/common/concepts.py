@@ -48,6 +48,7 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
 
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
 CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")  # PS3.16 CID 7002
+IMAGING_REPORT: Final = DicomCode("18748-4", "LN", "Diagnostic Imaging Report")  # PS3.16 CID 7000
 COMMENT: Final = DicomCode("121106", "DCM", "Comment")  # PS3.16 CID 12101
 # PS3.16 CID 7202
 SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")

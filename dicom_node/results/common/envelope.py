@@ -36,11 +36,15 @@ _SERIES_NAMES: Final = {
     ResultKind.REJECTION: "AI results withdrawn",
     ResultKind.ASSESSMENT: "Assessment of AI findings",
     ResultKind.SUMMARY: "AI summary",
+    ResultKind.PDF: "AI summary (PDF)",
 }
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
-SERIES_NUMBERS: Final = {kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)}
 OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER = 9010, 9011
 """Of outlined organs, and of cleaned images that were processed further: in series of their own."""
+SERIES_NUMBERS: Final = {
+    **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
+    ResultKind.PDF: 9012,
+}
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
@@ -119,8 +123,9 @@ def complete(
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
         dataset.StationName = context.station_name[:16]
-    if kind is not ResultKind.SR:
+    if kind not in (ResultKind.SR, ResultKind.PDF):
         _copy_body_part(dataset, source, kind)
+    if kind is not ResultKind.SR:
         _copy_requests(dataset, source)
     _name_implementation(dataset)
     return dataset

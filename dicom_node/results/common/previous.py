@@ -16,6 +16,10 @@ SAME_PREGNANCY: Final = 210
 """Days: no two examinations of one pregnancy with a measurable head (from week ten) lie further apart."""
 
 
+StatedCode = tuple[str, str, str]
+"""Value, scheme and meaning."""
+
+
 @dataclass(frozen=True, slots=True)
 class StatedFinding:
     """A finding of an earlier report. ``code``: value and scheme; ``model``: name and version."""
@@ -30,7 +34,10 @@ class StatedFinding:
 
 @dataclass(frozen=True, slots=True)
 class StatedNumber:
-    """A measurement of an earlier report; ``code`` and ``unit``: value and scheme, others as above."""
+    """A measurement of an earlier report; ``code`` and ``unit``: value and scheme, others as above.
+
+    ``sites``: where it was measured, and on which side. ``fetus``: "" of the patient's own.
+    """
 
     image: str
     code: tuple[str, str]
@@ -39,6 +46,8 @@ class StatedNumber:
     unit: tuple[str, str]
     model: str
     tracking_uid: str
+    sites: tuple[StatedCode, ...] = ()
+    fetus: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -18,12 +19,13 @@ from dicom_node.results.common.envelope import complete, offset_of
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.times import dicom_datetime
 from dicom_node.results.common.tracked import located_findings, of_source, tracked
-from dicom_node.results.sc.captures import Capture, Picture, capture, display_of, first_frame
+from dicom_node.results.sc.captures import Capture, capture, display_of, first_frame
 from dicom_node.results.sr.conclusion import purged_images, results_in_words
 from dicom_node.results.sr.examination import view_of
 
 _BODY_PART: Final = ("BodyPartExamined", "Laterality")
-_TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
+TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
+"""What the page begins with."""
 _NOT_GIVEN: Final = "not given"
 _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
 _NO_PICTURE: Final = (
@@ -34,9 +36,26 @@ _MOST_OF_MODELS: Final = 200
 _FAILED: Final = "No picture: the AI did not run."
 
 
-def build_page(
-    context: ResultContext, sources: Sequence[Source], result: PipelineResult, uid: str
-) -> Dataset:
+@dataclass(frozen=True, slots=True, eq=False)
+class SummaryPage:
+    """What is on the page of a job.
+
+    ``words``: texts of the results; ``source``: the image in the picture, ``frame`` (from 1) of it;
+    ``filled``: it shows the cleaned image.
+    """
+
+    head: Sequence[str]
+    shown: PagePicture | str
+    captions: Sequence[str]
+    words: Sequence[str]
+    foot: Sequence[str]
+    source: Source
+    what: str
+    frame: int = 1
+    filled: bool = False
+
+
+def summary_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> SummaryPage:
     """The page on all images of a job, with the picture of the most important one.
 
     If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
@@ -56,18 +75,43 @@ def build_page(
     words = [text.replace("\r\n", "\n") for text in results_in_words(ordered, result)]
     if len(sources) == 1:
         words = [line for text in words for line in text.split("\n")]
-    pixels = _drawn(context, sources, shown, [caption], [*words, *purged_images(result)])
-    what = f"AI summary of {_counted(len(sources))} on one page."
-    drawn = Capture(ResultKind.SUMMARY, pixels, frame, len(sources), what, filled=cleaned is not None)
-    return _page(context, source, sources, drawn, uid)
+    return SummaryPage(
+        _head(sources[0].header),
+        shown,
+        [caption],
+        [*words, *purged_images(result)],
+        _foot(context, sources),
+        source,
+        f"AI summary of {_counted(len(sources))} on one page.",
+        frame,
+        filled=cleaned is not None,
+    )
 
 
-def build_failure_page(context: ResultContext, sources: Sequence[Source], reason: str, uid: str) -> Dataset:
+def failure_summary(context: ResultContext, sources: Sequence[Source], reason: str) -> SummaryPage:
     """The page that says that the AI did not run, and the reason; without a picture, since the images may
     not decode."""
-    pixels = _drawn(context, sources, _FAILED, [], [f"AI did not run: {reason}"])
-    drawn = Capture(ResultKind.SUMMARY, pixels, 1, len(sources), "AI did not run.")
-    return _page(context, sources[0], sources, drawn, uid)
+    head, foot = _head(sources[0].header), _foot(context, sources)
+    return SummaryPage(head, _FAILED, [], [f"AI did not run: {reason}"], foot, sources[0], "AI did not run.")
+
+
+def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a picture, of no body part where the ``sources`` differ in it."""
+    pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
+    drawn = Capture(
+        ResultKind.SUMMARY, pixels, summary.frame, len(sources), summary.what, filled=summary.filled
+    )
+    picture = capture(context, sources[0], drawn, uid, summary.source)
+    picture.SourceImageSequence = [reference(one) for one in sources]
+    for one in sources:
+        if not drawn.filled:
+            copy_present(picture, one, "SyntheticData")
+    complete(picture, context, drawn.kind, sources)
+    parts = {tuple(str(one.header.get(word) or "") for word in _BODY_PART) for one in sources}
+    if len(parts) > 1:
+        picture.pop("BodyPartExamined", None)
+        picture.Laterality = ""
+    return picture
 
 
 def _importance(source: Source, result: PipelineResult) -> tuple[int, bool]:
@@ -98,17 +142,10 @@ def _cleaned(source: Source, result: PipelineResult) -> DerivedImage | None:
     return next((one for one in made if one.verified), None)
 
 
-def _drawn(
-    context: ResultContext,
-    sources: Sequence[Source],
-    shown: PagePicture | str,
-    captions: Sequence[str],
-    words: Sequence[str],
-) -> Picture:
+def _foot(context: ResultContext, sources: Sequence[Source]) -> list[str]:
     analysed = dicom_datetime(context.analysed_at, offset_of(sources[0]))
     when = f"{_date(analysed[:8])} {analysed[8:10]}:{analysed[10:12]}"
-    foot = [f"{NOT_FOR_DIAGNOSIS}. Analysed {when}, {_counted(len(sources))}.", _models(context)]
-    return draw_page(_TITLE, _head(sources[0].header), shown, captions, words, foot)
+    return [f"{NOT_FOR_DIAGNOSIS}. Analysed {when}, {_counted(len(sources))}.", _models(context)]
 
 
 def _models(context: ResultContext) -> str:
@@ -173,20 +210,3 @@ def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: boo
 
 def _counted(images: int) -> str:
     return f"{images} image{'s' if images > 1 else ''}"
-
-
-def _page(
-    context: ResultContext, source: Source, sources: Sequence[Source], drawn: Capture, uid: str
-) -> Dataset:
-    """The object on ``sources``, of no body part where they differ; ``source``: the one in the picture."""
-    picture = capture(context, sources[0], drawn, uid, source)
-    picture.SourceImageSequence = [reference(one) for one in sources]
-    for one in sources:
-        if not drawn.filled:
-            copy_present(picture, one, "SyntheticData")
-    complete(picture, context, drawn.kind, sources)
-    parts = {tuple(str(one.header.get(word) or "") for word in _BODY_PART) for one in sources}
-    if len(parts) > 1:
-        picture.pop("BodyPartExamined", None)
-        picture.Laterality = ""
-    return picture

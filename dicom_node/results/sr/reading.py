@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import Decision
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BURNED_IN_HEAD
-from dicom_node.results.common.previous import StatedFinding, StatedNumber
+from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
 
 # PS3.16 TID 1500: the containers and the concepts that are read here.
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
-_SITE = "363698007"
+_SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
 _TRACKING_UID = "112040"
 _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()} | {
@@ -29,7 +29,9 @@ _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISION
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a TID 1500 report, in its order: name, code, decision, numbers, region, model, UID."""
+    """The findings of a TID 1500 report, in its order: name, code, decision, the concept of its presence,
+    sites, numbers, region, model, UID.
+    """
     document = dcmread(report)
     found: list[dict[str, Any]] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
@@ -88,6 +90,8 @@ def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> Stat
         (unit, of_scheme),
         _model(beside),
         _tracking_uid(beside),
+        _sites(beside),
+        _fetus(beside),
     )
 
 
@@ -143,6 +147,14 @@ def short_result(report: Path | BinaryIO) -> tuple[str, ...]:
     return tuple(line for line in conclusion(report).splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 
+def statement(report: Path | BinaryIO) -> str:
+    """The sentence that every report carries: by which model, and that it is not for diagnostic use."""
+    for item in dcmread(report).get("ContentSequence", ()):
+        if item.ValueType == "TEXT" and _name(item).CodeValue == concepts.COMMENT.value:
+            return str(item.TextValue)
+    return ""
+
+
 def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
     inferred_from = [below for item in items if _decides(item) for below in item.get("ContentSequence", ())]
@@ -153,7 +165,7 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
     decided = [
         (
             subject if subject is not None and _is_presence(item) else _name(item),
-            _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
+            item.ConceptCodeSequence[0],
         )
         for item in coded
         if _decides(item)
@@ -162,13 +174,15 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
         {
             "finding": str(name.CodeMeaning),
             "code": _code(name),
-            "decision": decision,
+            "decision": _DECISIONS[presence.CodeValue],
+            "presence": _stated_code(presence),
+            "sites": _sites(items),
             "numbers": _numbers_of(place, len(decided), numbers),
             "region": _points(region) if region is not None else [],
             "model": _model(items),
             "tracking_uid": _tracking_uid(items),
         }
-        for place, (name, decision) in enumerate(decided)
+        for place, (name, presence) in enumerate(decided)
     ]
 
 
@@ -179,6 +193,8 @@ def _of_evaluation(item: Dataset) -> dict[str, Any]:
         "finding": str(_name(item).CodeMeaning),
         "code": _code(_name(item)),
         "decision": _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
+        "presence": _stated_code(item.ConceptCodeSequence[0]),
+        "sites": _sites(items),
         "numbers": _numbers(items),
         "region": [],
         "model": _model(items),
@@ -201,6 +217,28 @@ def _code(concept: Dataset) -> list[str]:
     """Value and scheme."""
     value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
     return [str(value or ""), str(concept.get("CodingSchemeDesignator") or "")]
+
+
+def _stated_code(concept: Dataset) -> StatedCode:
+    value, scheme = _code(concept)
+    return value, scheme, str(concept.get("CodeMeaning") or "")
+
+
+def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
+    """The finding site (TID 1410, TID 1501), then its laterality where one is stated."""
+    return tuple(
+        _stated_code(item.ConceptCodeSequence[0])
+        for site in items
+        if _is_coded(site) and _name(site).CodeValue == _SITE
+        for item in (site, *site.get("ContentSequence", ()))
+        if item is site or (_is_coded(item) and _name(item).CodeValue == _LATERALITY)
+    )
+
+
+def _fetus(items: list[Dataset]) -> str:
+    """The Subject ID of the group (TID 1008), "" where it is about the patient."""
+    named = {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
+    return named.get(concepts.SUBJECT_ID.value, "")
 
 
 def _numbers(items: list[Dataset]) -> dict[str, str]:

@@ -62,6 +62,8 @@ REQUESTS_A_MINUTE = 300
 """Requests of one peer for storage commitment; some modalities make one for each image."""
 OBJECTS_ASKED_A_MINUTE = 20_000
 """Objects in these requests."""
+STEP_REPORTS_OF_ONE_ASSOCIATION = 100
+"""N-CREATE and N-SET of performed procedure steps; further ones may come on another association."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000

@@ -24,6 +24,7 @@ from dicom_node.store.tables.node import (
     StudyTrace,
 )
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
+from dicom_node.store.tables.steps import PerformedStep, StepObject, StepStudy
 from dicom_node.store.tables.studies import (
     Association,
     Delivery,
@@ -63,6 +64,7 @@ __all__ = [
     "Notification",
     "NotifiedEvent",
     "Original",
+    "PerformedStep",
     "ReceivedObject",
     "ReportedFinding",
     "RequestedCommitment",
@@ -70,6 +72,8 @@ __all__ = [
     "ScoreCount",
     "ShadowScore",
     "SiteProcess",
+    "StepObject",
+    "StepStudy",
     "Study",
     "StudyName",
     "StudyTrace",

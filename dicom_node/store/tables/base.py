@@ -40,6 +40,7 @@ from dicom_node.model.kinds import (
     ResultKind,
     ReviewCause,
     ReviewVerdict,
+    StepStatus,
 )
 from dicom_node.model.lifecycle import (
     CommitmentState,
@@ -103,6 +104,7 @@ class Base(DeclarativeBase):
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),
         AssociationOutcome: _words(AssociationOutcome),
+        StepStatus: _words(StepStatus),
         Counted: _words(Counted),
         UserRole: _words(UserRole),
         AuditAction: _words(AuditAction),

@@ -330,6 +330,16 @@ def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: 
     assert run(*withdraw, "no use").status == 1
 
 
+def test_results_of_several_studies_are_withdrawn_until_one_refuses(run: Run, filled: Path) -> None:
+    rows = run("outbox", "list", "--json", "--config", filled).json
+    [study, *_] = dict.fromkeys(row["study_instance_uid"] for row in rows)
+    why = ("--config", filled, "--reason", "quality", "--because", "no use")
+    assert run("studies", "withdraw", study, "9.9.9", "--result", "1.2", *why).status == 64
+    done = run("studies", "withdraw", study, "9.9.9", *why)
+    assert (done.status, f"nothing of {study}" in done.out) == (66, True)
+    assert run("studies", "withdraw", study, *why).status == 1
+
+
 def test_received_images_are_deleted_where_nothing_needs_them(run: Run, filled: Path) -> None:
     done = run("studies", "delete", CONFLICT, "--json", "--config", filled)
     assert (done.status, [row["deleted"] for row in done.json]) == (1, [False])
@@ -342,6 +352,13 @@ def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:
     row = run("studies", "show", CONFLICT, "--config", filled, "--json").json
     assert row["state"] == "receiving"
     assert run("studies", "release", CONFLICT, "--config", filled).status == 1
+
+
+def test_several_studies_are_released_each_alone_and_choices_are_for_one(run: Run, filled: Path) -> None:
+    assert run("studies", "release", CONFLICT, "9.9.9", "--take", "1", "--config", filled).status == 64
+    done = run("studies", "release", CONFLICT, "9.9.9", "--config", filled)
+    assert done.status == 1
+    assert run("studies", "show", CONFLICT, "--config", filled, "--json").json["state"] == "receiving"
 
 
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)

@@ -90,6 +90,47 @@ def test_a_password_over_plain_http_is_told(tmp_path: Path) -> None:
     assert "unencrypted" in told
 
 
+FHIR = 'transport = "fhir"\nurl = "{url}"\ntoken = "hunter2"\n'
+
+
+def fhir(folder: Path, keys: str, mode: int = 0o600) -> list[str]:
+    """What ``check`` says of a peer with these keys."""
+    config = folder / "node.toml"
+    text = PEER.partition("transport")[0].format(folder=folder) + keys
+    config.write_text(text, encoding="utf-8")
+    config.chmod(mode)
+    checked = preflight.check([config])
+    return [*map(str, checked.problems), *(one.text for one in checked.tried if one.subject == "peer web")]
+
+
+def test_a_token_that_lies_or_travels_open_is_told(tmp_path: Path) -> None:
+    safe, open_way = (FHIR.format(url=f"{scheme}://ehr.example.org/fhir") for scheme in ("https", "http"))
+    assert fhir(tmp_path, safe) == []
+    assert fhir(tmp_path, open_way) == ["its token goes over the network unencrypted (http): use https"]
+    [told] = fhir(tmp_path, safe, 0o644)
+    assert "its token is in" in told and "hunter2" not in told
+
+
+def test_what_is_for_fhir_alone_says_nothing_elsewhere(tmp_path: Path) -> None:
+    keys = 'transport = "dicomweb"\nurl = "https://x.example"\ntoken = "hunter2"\n'
+    told = fhir(tmp_path, f'{keys}patient_systems = {{ A = "urn:x:y" }}\n')
+    assert len(told) == 2 and "hunter2" not in str(told)
+    assert all('without transport = "fhir" it says nothing' in line for line in told)
+
+
+def test_fhir_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    [told] = fhir(tmp_path, FHIR.format(url="https://ehr.example.org/fhir"))
+    assert "dicom-ai-node[fhir]" in told
+
+
+def test_a_deidentified_destination_is_no_fhir_server(tmp_path: Path) -> None:
+    keys = (
+        FHIR.format(url="https://ehr.example.org/fhir") + 'deidentify = true\nresults = ["cleaned", "sr"]\n'
+    )
+    assert any("no deidentify with transport fhir" in line for line in fhir(tmp_path, keys))
+
+
 @pytest.mark.parametrize(("login", "told"), [("me:hunter2", True), ("me", False)])
 def test_a_password_of_the_database_in_an_open_file_is_told(tmp_path: Path, login: str, told: bool) -> None:
     config = tmp_path / "node.toml"

@@ -105,6 +105,7 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
     }
     assert set(found) == {
         ("PeerSettings", "password"),
+        ("PeerSettings", "token"),
         ("NodeSettings", "database_url"),
         ("ConsoleSettings", "metrics_token"),
         ("MailSettings", "password"),

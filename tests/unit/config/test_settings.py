@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,11 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     settings = load([write(tmp_path / f"{number}.toml", text) for number, text in enumerate(texts)])
     assert settings.listener.tls is not None
     assert settings.peer("pacs").query_ae_title == "PACS_QR"
+
+
+def test_a_table_is_written_as_toml_reads_it() -> None:
+    given = {"": "urn:oid:1.2", "A B": "urn:x:y", 'say "x"': "urn:x:z", "plain-1_": "urn:x:w"}
+    assert tomllib.loads(f"x = {sample.toml_value(given)}")["x"] == given
 
 
 def uncomment(text: str) -> str:

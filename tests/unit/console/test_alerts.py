@@ -153,7 +153,8 @@ def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
         found = list(metrics.gauges(session, filled.settings))
     numbers, labels = {one.name for one in found}, {key for one in found for key, _ in one.labels}
     labels |= {"machine", "place", "process"}  # of processes, of which none runs here
-    numbers |= {"process_silent_seconds"}
+    labels |= {"peer", "rule"}  # of histograms (test_activity.py)
+    numbers |= {"process_silent_seconds", "turnaround_seconds_bucket", "job_seconds_bucket"}
     content = json.loads(FILE.with_name("grafana.json").read_text(encoding="utf-8"))
     asked = [target for panel in content["panels"] for target in panel["targets"]]
     for target in asked:

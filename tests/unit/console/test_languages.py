@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from string import Formatter
 
 import pytest
@@ -76,7 +77,7 @@ def test_every_page_is_shown_in_each_language(language: str, node: Inbox) -> Non
         path = re.sub(r"\{(\w+)\}", "1", route.path.replace("{name}", "pacs"))
         if "GET" not in route.methods or path.startswith(("/api/", "/live", "/sign-in/oidc", "/dicomweb")):
             continue
-        assert browser.get(path) in (200, 303, 400, 403, 404, 503), path
+        assert browser.get(path) != 500, path
         if browser.status == 200 and browser.headers["content-type"].startswith("text/html"):
             assert f'<html lang="{language}">' in browser.text, path
             assert "%(" not in browser.text, path
@@ -98,7 +99,7 @@ def test_the_choice_leads_to_no_other_site_and_needs_the_form(console: ConsoleLa
         "//evil.example",
         "https://evil.example",
         "/\\evil.example",
-        "/studies?x=1\r\nSet-Cookie: a=b",
+        "/a\r\nSet-Cookie: a=b",
     ):
         assert browser.post("/language", language="de", back=back) == 303
         assert browser.headers["location"] == "/"
@@ -109,8 +110,8 @@ def test_a_text_from_outside_is_escaped_in_every_language(console: ConsoleLab) -
     browser = console.browser(UserRole.VIEWER)
     for language in languages.LANGUAGES:
         page = pages.render(
-            "error.html", 409, user=None, language=language, csrf="", path="/", code=409, again=False, besides="",
-            text="<script>alert(1)</script> 100 %(x)s %",
+            "error.html", 409, user=None, language=language, csrf="", path="/", code=409, again=False,
+            besides="", text="<script>alert(1)</script> 100 %(x)s %",
         )  # fmt: skip
         assert b"<script>alert" not in page.body
         assert b"&lt;script&gt;" in page.body
@@ -121,7 +122,19 @@ def test_dates_and_numbers_are_written_as_in_the_language() -> None:
     assert [pages.date("20261125", one) for one in languages.LANGUAGES] == [
         "2026-11-25", "25.11.2026", "25 nov. 2026", "25 nov 2026",
     ]  # fmt: skip
-    assert [pages.decimal(0.76, 2, one) for one in languages.LANGUAGES] == ["0.76", "0,76", "0,76", "0,76"]
+    at = datetime(2026, 11, 25, 14, 3, 5).astimezone()
+    assert [languages.moment(at, one, seconds=True) for one in languages.LANGUAGES] == [
+        "2026-11-25 14:03:05", "25.11.2026 14:03:05", "25/11/2026 14:03:05", "25/11/2026 14:03:05",
+    ]  # fmt: skip
+    assert [languages.axis(at, one) for one in languages.LANGUAGES] == [
+        "11-25 14:03", "25.11. 14:03", "25/11 14:03", "25/11 14:03",
+    ]  # fmt: skip
+    assert [pages.decimal(0.76, 2, language=one) for one in languages.LANGUAGES] == [
+        "0.76",
+        "0,76",
+        "0,76",
+        "0,76",
+    ]
     assert pages.size(1536, "de") == "1,5 KiB"
     assert pages.unit("0.75 {ratio} (cut-off 0.41 {ratio})", "fr") == "0,75 (cut-off 0,41)"
     assert pages.date("2026-99-99") == "2026-99-99"

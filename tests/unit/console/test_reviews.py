@@ -78,7 +78,7 @@ def test_withheld_and_widened_images_wait_with_their_places(console: ConsoleLab,
     browser = console.browser(UserRole.OPERATOR)
     assert browser.get("/reviews") == 200 and "text is still found" in browser.text
     assert browser.get("/reviews/2") == 200
-    assert 'x="8" y="4" width="112" height="16"' in browser.text
+    assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.text
     browser.get("/")
     assert "images to look at" in browser.text
 

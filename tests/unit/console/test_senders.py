@@ -28,7 +28,7 @@ OF_THE_NODE = {
 @pytest.fixture
 def console(node: Inbox) -> ConsoleLab:
     """With the DICOMweb addresses, and an operator each for the sender of the study and for another room."""
-    served = node.settings.console.model_copy(update={"dicomweb": True})
+    served = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
     console = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
     with node.database.read() as session:
         sender = session.scalars(select(Instance.calling_ae)).first()

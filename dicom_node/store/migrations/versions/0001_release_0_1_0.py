@@ -266,6 +266,42 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_requested_commitment_due", "requested_commitment", ["peer", "state", "next_at"])
 
     op.create_table(
+        "performed_step",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae", sa.String(length=16), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("begun_at", sa.DateTime(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_performed_step")),
+        sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_performed_step_sop_instance_uid")),
+    )
+    op.create_index("ix_performed_step_changed_at", "performed_step", ["changed_at"])
+
+    op.create_table(
+        "step_study",
+        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["step_id"], ["performed_step.id"], name=op.f("fk_step_study_step_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("step_id", "study_instance_uid", name=op.f("pk_step_study")),
+    )
+    op.create_index("ix_step_study_study_instance_uid", "step_study", ["study_instance_uid"])
+
+    op.create_table(
+        "step_object",
+        sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["step_id"], ["performed_step.id"], name=op.f("fk_step_object_step_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("step_id", "sop_instance_uid", name=op.f("pk_step_object")),
+    )
+    op.create_table(
         "waiting_report",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),

@@ -139,7 +139,7 @@ def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
 
 def test_letters_with_accents_greek_and_cyrillic_are_drawn_and_no_other() -> None:
     """A letter that the font lacks would be an empty frame."""
-    font = ImageFont.truetype(page._FONT, page.LETTERS, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.truetype(page.FONT, page.LETTERS, layout_engine=ImageFont.Layout.BASIC)
     frame = bytes(font.getmask("\uffff"))
     given = [chr(one) for one in range(sys.maxunicode // 16) if drawable(chr(one)) and chr(one).isprintable()]
     assert [one for one in given if bytes(font.getmask(one)) == frame] == []
@@ -148,5 +148,21 @@ def test_letters_with_accents_greek_and_cyrillic_are_drawn_and_no_other() -> Non
 
 
 def test_the_page_needs_no_font_of_the_machine() -> None:
-    assert (page._FONT.parent / "LICENCE.txt").is_file()
+    assert (page.FONT.parent / "LICENCE.txt").is_file()
     assert Image.fromarray(drawn()).size == (1600, 1200)
+
+
+def test_the_layout_is_that_of_the_drawn_page() -> None:
+    """Where it says that text, pictures and lines are, the page has some; the picture is in it as it is."""
+    shown = PagePicture(np.full((300, 400), 90, np.uint8))
+    content = ("Title", ["Name, Given", "ID: 1"], shown, ["View: PA"], ["AI: nothing found."], ["foot"])
+    laid, drawn = page.lay_out_page(*content), page.draw_page(*content)
+    assert (laid.height, laid.width) == drawn.shape[:2]
+    assert [one.text for one in laid.texts][:3] == ["Title", "Name, Given", "ID: 1"]
+    for one in laid.texts:
+        letters = drawn[one.baseline - one.size // 2 : one.baseline, one.left : one.left + one.size]
+        assert letters.max() > 200, one
+    [(pixels, left, top)] = laid.pictures
+    rows, columns = pixels.shape[:2]
+    assert (drawn[top : top + rows, left : left + columns] == pixels).all()
+    assert laid.rules and all(drawn[row, page.MARGIN].any() for row in laid.rules)

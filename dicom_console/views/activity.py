@@ -1,0 +1,252 @@
+"""Trends of the node: what came, how long it took, what failed, what was found, as numbers by time."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, ColumnElement, String, case, cast, extract, func, select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import BURNED_IN
+from dicom_node import events
+from dicom_node.model.kinds import AssociationOutcome, ReaderVerdict
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.accounts import Feedback
+from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReportedFinding, Result, Study
+from dicom_node.store.transitions import utc_now
+
+_HOUR, _DAY, _WEEK = 3600, 86400, 7 * 86400
+SPANS: Final[Mapping[int, tuple[int, int]]] = {
+    1: (_HOUR, _HOUR), 7: (_HOUR, _DAY), 30: (_DAY, _DAY), 91: (_DAY, _WEEK),
+}  # fmt: skip
+"""Days of a trend → length of its steps (seconds): of received studies, and of everything else."""
+_MONDAY: Final = 3 * _DAY  # before 1970-01-01, a Thursday: weeks begin with it
+EDGES: Final = (
+    1,
+    2,
+    3,
+    5,
+    7.5,
+    10,
+    15,
+    20,
+    30,
+    45,
+    60,
+    90,
+    120,
+    180,
+    300,
+    600,
+    1200,
+    1800,
+    3600,
+    7200,
+    14400,
+    86400,
+)
+"""Upper ends of the steps in which durations are counted (seconds)."""
+_MOST_FINDINGS: Final = 8
+_ENDED: Final = (JobState.SUCCEEDED, JobState.NOT_APPLICABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values by time. ``values``: one for each step, None where there is none."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The trends of some days; times are the beginnings of steps."""
+
+    hours: Sequence[datetime]
+    """Of ``received``."""
+    times: Sequence[datetime]
+    """Of the others."""
+    received: Series
+    """Studies whose first object came then."""
+    turnaround: Sequence[Series]
+    """Median and 95th percentile, from the last object to the last confirmed delivery (seconds)."""
+    findings: Sequence[Series]
+    """Reports that suspect a finding, the most frequent ones."""
+    alarms: Sequence[Series]
+    """Share of jobs with a suspected finding, by model (0 to 1)."""
+    agreement: Sequence[Series]
+    """Share of assessed suspected findings that readers accepted or modified, by model (0 to 1)."""
+    failures: Sequence[Mapping[str, Any]]
+    """By peer: deliveries given up and failed tries, associations that did not end well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Times in steps of one length, in this machine's zone."""
+
+    since: datetime
+    length: int
+    number: int
+
+    def of(self, column: Any) -> ColumnElement[int]:
+        """The step of a column of times, counted from 1970."""
+        return (cast(extract("epoch", column), BigInteger) + _shift()) // self.length
+
+    @property
+    def first(self) -> int:
+        return (int(self.since.timestamp()) + _shift()) // self.length
+
+    def times(self) -> list[datetime]:
+        steps = range(self.first, self.first + self.number)
+        return [datetime.fromtimestamp(step * self.length - _shift(), UTC) for step in steps]
+
+    def values(self, found: Mapping[int, float], empty: float | None = None) -> list[float | None]:
+        return [found.get(step, empty) for step in range(self.first, self.first + self.number)]
+
+
+def activity(session: Session, days: int) -> Activity:
+    """The trends of the last days, one of SPANS."""
+    now = utc_now()
+    since = now - timedelta(days=days)
+    fine, coarse = (_steps(since, now, length) for length in SPANS[days])
+    return Activity(
+        fine.times(),
+        coarse.times(),
+        Series("received", fine.values(_received(session, fine), 0.0)),
+        list(_turnaround(session, coarse)),
+        _findings(session, coarse),
+        _alarms(session, coarse),
+        _agreement(session, coarse),
+        _failures(session, since),
+    )
+
+
+def seconds_between(later: Any, earlier: Any) -> ColumnElement[int]:
+    """A duration in whole seconds."""
+    return cast(extract("epoch", later), BigInteger) - cast(extract("epoch", earlier), BigInteger)
+
+
+def _shift() -> int:
+    """What makes steps begin at midnight here, and weeks on Monday (seconds)."""
+    offset = datetime.now().astimezone().utcoffset()
+    return _MONDAY + int(offset.total_seconds() if offset else 0)
+
+
+def _steps(since: datetime, now: datetime, length: int) -> _Steps:
+    found = _Steps(since, length, 0)
+    last = (int(now.timestamp()) + _shift()) // length
+    return _Steps(since, length, last - found.first + 1)
+
+
+def _received(session: Session, steps: _Steps) -> dict[int, float]:
+    step = steps.of(Study.first_received_at)
+    chosen = select(step, func.count()).where(Study.last_received_at >= steps.since)
+    return {place: float(number) for place, number in session.execute(chosen.group_by(step))}
+
+
+def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
+    ended = func.max(Delivery.confirmed_at).label("ended")
+    last = (
+        select(Result.study_id, ended)
+        .join(Delivery, Delivery.result_id == Result.id)
+        .where(Result.created_at >= steps.since, Delivery.confirmed_at.is_not(None))
+        .group_by(Result.study_id)
+        .subquery()
+    )
+    took = seconds_between(last.c.ended, Study.last_received_at)
+    bin_ = case(*((took <= edge, place) for place, edge in enumerate(EDGES)), else_=len(EDGES))
+    step = steps.of(Study.last_received_at)
+    chosen = select(step, bin_, func.count()).join(last, last.c.study_id == Study.id)
+    chosen = chosen.where(Study.last_received_at >= steps.since).group_by(step, bin_)
+    counted: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    for place, number, studies in session.execute(chosen):
+        counted[place][number] = studies
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        yield Series(name, steps.values({place: quantile(bins, share) for place, bins in counted.items()}))
+
+
+def quantile(bins: Mapping[int, int], share: float) -> float:
+    """A quantile of durations that were counted between EDGES, linear within a step (seconds)."""
+    wanted, below = share * sum(bins.values()), 0
+    for place, (low, high) in enumerate(pairwise((0, *EDGES))):
+        number = bins.get(place, 0)
+        if number and below + number >= wanted:
+            return low + (high - low) * (wanted - below) / number
+        below += number
+    return float(EDGES[-1])
+
+
+def _findings(session: Session, steps: _Steps) -> list[Series]:
+    step = steps.of(Result.created_at)
+    chosen = select(ReportedFinding.finding, step, func.count())
+    chosen = chosen.join(Result, Result.id == ReportedFinding.result_id)
+    chosen = chosen.where(Result.created_at >= steps.since, ReportedFinding.finding != BURNED_IN.meaning)
+    found: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for finding, place, reports in session.execute(chosen.group_by(ReportedFinding.finding, step)):
+        found[finding][place] = float(reports)
+    often = sorted(found, key=lambda name: (-sum(found[name].values()), name))[:_MOST_FINDINGS]
+    return [Series(name, steps.values(found[name], 0.0)) for name in often]
+
+
+def _alarms(session: Session, steps: _Steps) -> list[Series]:
+    """Burned-in text is no finding here either."""
+    suspects = select(Result.job_id).join(ReportedFinding, ReportedFinding.result_id == Result.id)
+    suspects = suspects.where(Result.created_at >= steps.since, ReportedFinding.finding != BURNED_IN.meaning)
+    step, models = steps.of(Job.finished_at), cast(Job.models, String)
+    alarms = func.sum(case((Job.id.in_(suspects), 1), else_=0))
+    chosen = select(models, step, func.count(), alarms).where(Job.state.in_(_ENDED))
+    chosen = chosen.where(Job.finished_at >= steps.since).group_by(models, step)
+    rows = (
+        (model, place, jobs, number)
+        for listed, place, jobs, number in session.execute(chosen)
+        for model in json.loads(listed or "[]")
+    )
+    return _shares(rows, steps)
+
+
+def _agreement(session: Session, steps: _Steps) -> list[Series]:
+    step = steps.of(Feedback.at)
+    agreed = func.sum(case((Feedback.verdict != ReaderVerdict.REJECTED, 1), else_=0))
+    chosen = select(Feedback.model, Feedback.version, step, func.count(), agreed)
+    chosen = chosen.where(Feedback.at >= steps.since, Feedback.decision == "present")
+    rows = session.execute(chosen.group_by(Feedback.model, Feedback.version, step))
+    return _shares(((f"{model}@{version}", *counts) for model, version, *counts in rows), steps)
+
+
+def _shares(rows: Iterable[tuple[Any, ...]], steps: _Steps) -> list[Series]:
+    """``rows``: name, step, all, part of it."""
+    found: defaultdict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for name, place, every, part in rows:
+        counts = found[name][place]
+        counts[0] += every
+        counts[1] += part or 0
+    return [
+        Series(name, steps.values({place: part / every for place, (every, part) in by_step.items()}))
+        for name, by_step in sorted(found.items())
+    ]
+
+
+def _failures(session: Session, since: datetime) -> list[dict[str, Any]]:
+    to = EventRow.fields["destination"].as_string()
+    chosen = select(to, EventRow.number, func.count()).where(EventRow.at >= since)
+    failed = (events.DELIVERY_DEAD.number, events.DELIVERY_RETRIED.number)
+    found: defaultdict[str, dict[str, int]] = defaultdict(
+        lambda: {"given_up": 0, "failed": 0, "associations": 0}
+    )
+    for peer, number, times in session.execute(
+        chosen.where(EventRow.number.in_(failed)).group_by(to, EventRow.number)
+    ):
+        found[peer]["given_up" if number == failed[0] else "failed"] = times
+    good = (AssociationOutcome.OPEN, AssociationOutcome.RELEASED)
+    bad = select(Association.calling_ae, func.count()).where(
+        Association.opened_at >= since, Association.outcome.not_in(good)
+    )
+    for title, times in session.execute(bad.group_by(Association.calling_ae)):
+        found[title]["associations"] = times
+    return [{"peer": peer, **counts} for peer, counts in sorted(found.items())]
