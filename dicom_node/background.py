@@ -48,6 +48,7 @@ from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
+from dicom_node.outbox.commitment_answers import CommitmentAnswers, give_up_others
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.held import report_overdue
@@ -127,6 +128,9 @@ class Background:
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
             self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
+            for peer in (one for one in self._settings.peers if one.commit_after):
+                answers = CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                self._repeat(f"commitment to {peer.name}", answers.run_once)
         if self._role.indexes:  # what is fetched comes into this machine's spool
             self._fetch()
         if self._settings.notifications:
@@ -285,7 +289,15 @@ class Background:
             timers.append((self._once_a_site(report_silence), 600.0))
             timers.append((self._once_a_site(report_overdue), 300.0))
             timers.append((self._once_a_site(report_outages), 60.0))
-            hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
+            hourly = (
+                purge,
+                purge_results,
+                forget_old,
+                forget_past,
+                forget_removed,
+                forget_requests,
+                give_up_others,
+            )
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
         compare: Callable[[], None] | None = None
         if bucket and self._role.indexes:  # each node has a spool of its own

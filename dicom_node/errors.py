@@ -241,7 +241,7 @@ class FaultyObject(ObjectError):
 
 
 class FaultyReport(ObjectError):
-    """A storage commitment report that cannot be read, or is beyond its limits."""
+    """A storage commitment report or request that cannot be read, or is beyond its limits."""
 
 
 class FaultyStep(ObjectError):

@@ -56,6 +56,11 @@ COMMITMENT_REPORT_REFUSED = EventType(1012, _WARNING, "storage commitment report
 INSTANCE_UID_DIFFERS = EventType(
     1013, _WARNING, "a data set has another SOP Instance UID than its C-STORE request"
 )
+COMMITMENT_ASKED = EventType(1070, _INFO, "a peer asked for storage commitment")
+COMMITMENT_ASK_REFUSED = EventType(1071, _WARNING, "request of a peer for storage commitment refused")
+COMMITMENT_DECIDED = EventType(1072, _INFO, "storage commitment that a peer asked for is decided")
+COMMITMENT_ANSWERED = EventType(1073, _INFO, "storage commitment reported to a peer")
+COMMITMENT_ANSWER_GIVEN_UP = EventType(1074, _ERROR, "a peer takes no storage commitment report: given up")
 STEP_BEGUN = EventType(1080, _INFO, "a modality began a performed procedure step")
 STEP_CHANGED = EventType(1081, _INFO, "a modality reported on a performed procedure step")
 STEP_REFUSED = EventType(1082, _WARNING, "report on a performed procedure step refused")
@@ -206,6 +211,7 @@ DESTINATION_AWAY = EventType(
     5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
 )
 DESTINATION_BACK = EventType(5023, _INFO, "a peer accepts results again, or none wait for it any more")
+ORIGINALS_FORWARDED = EventType(5070, _INFO, "a rule forwards received objects to a peer")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
 NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: it was not delivered")
 

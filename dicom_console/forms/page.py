@@ -57,6 +57,7 @@ def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None)
             key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
         },
         "receivers": _ticks(_receivers(settings), given.get("send_to", ())),
+        "archives": _ticks(_archives(settings), given.get("forward", ())),
         "grabbers": _ticks(_senders(settings), given.get("secondary_captures_from", ())),
         "callers": sorted(settings.sender_names),
     }
@@ -131,6 +132,12 @@ def _receivers(settings: Settings) -> dict[str, str]:
         for peer in settings.peers
         if "receive" in peer.may
     }
+
+
+def _archives(settings: Settings) -> dict[str, str]:
+    """AE titles of the peers that may get received images."""
+    taking = (peer for peer in settings.peers if "receive" in peer.may and not peer.deidentify)
+    return {peer.name: peer.ae_title for peer in taking}
 
 
 def _senders(settings: Settings) -> dict[str, str]:

@@ -20,9 +20,9 @@ Place = tuple[str, ...]
 _KINDS: Final[Mapping[str, type]] = {
     "name": str, "pipeline": str, "send_to": list, "priority": str, "max_study_age_days": float,
     "daily_cap": int, "secondary_captures_from": list, "tell_pacs_refusals": bool, "assess_first": bool,
-    "compare": bool,
+    "compare": bool, "forward": list,
 }  # fmt: skip
-_TICKED: Final = ("send_to", "secondary_captures_from")
+_TICKED: Final = ("send_to", "forward", "secondary_captures_from")
 _NEEDED: Final = {
     "when": "fill in at least one of these", "pipeline": "choose one", "send_to": "choose at least one",
 }  # fmt: skip

@@ -143,7 +143,7 @@ def _received(session: Session, number: int) -> list[View]:
 def _results(session: Session, settings: Settings, number: int) -> list[View]:
     """Result objects, the newest first, each with its deliveries; ``subject``: what a heat map is of."""
     chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
-    sent = select(Delivery).join(Delivery.result).where(Result.study_id == number).order_by(Delivery.id)
+    sent = select(Delivery, Result.id).join(Delivery.result).where(Result.study_id == number)
     deliveries: dict[int, list[View]] = {}
     names = (
         "id",
@@ -156,8 +156,8 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
         "confirmed_at",
         "discarded_because",
     )
-    for row in session.scalars(sent):
-        deliveries.setdefault(row.result_id, []).append(columns(row, *names))
+    for row, result in session.execute(sent.order_by(Delivery.id)):
+        deliveries.setdefault(result, []).append(columns(row, *names))
     rows = session.scalars(chosen).all()
     taken_back = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
     gone = {one.result_id: one for one in session.scalars(taken_back)}

@@ -170,7 +170,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
         study: "all" if withdrawn == results else "some" if withdrawn else ""
         for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
     }
-    waits = outages.reasons(session, Result.study_id.in_(numbers))
+    waits = outages.reasons(session, Study.id.in_(numbers))
     return [
         {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
         for row in rows

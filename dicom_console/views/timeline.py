@@ -133,7 +133,7 @@ def _deliveries(session: Session, study: int) -> Iterator[_Step]:
 
 def _tries(session: Session, study: int) -> Iterator[_Step]:
     """The last try to deliver, where results wait for a peer that takes none."""
-    for reason in reasons(session, Result.study_id == study).values():
+    for reason in reasons(session, Study.id == study).values():
         retried = EventRow.study_id == study, EventRow.number == DELIVERY_RETRIED.number
         at = session.scalar(select(EventRow.at).where(*retried).order_by(EventRow.id.desc()).limit(1))
         if at is not None:

@@ -18,6 +18,7 @@ from dicom_node import __version__
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
 from dicom_node.services.users import User
+from dicom_node.store.views import ORIGINAL
 
 KINDS: Mapping[str, str] = {
     ResultKind.SR: "report (SR)",
@@ -30,6 +31,7 @@ KINDS: Mapping[str, str] = {
     ResultKind.SEG: "segmentation",
     ResultKind.REJECTION: "rejection note",
     ResultKind.ASSESSMENT: "assessment (SR)",
+    ORIGINAL: "received object",
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
 """What services.images calls the pictures of an image."""

@@ -107,6 +107,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "is listed twice")
+    _check_forward(rule, place, settings, known, read)
     _check_then(rule, place, may_receive, known, read)
     for key, asked in (
         (("complete_from",), rule.complete_from),
@@ -121,6 +122,25 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if name not in senders:
             remedy = f"no such peer; {did_you_mean(name, senders)}"
             read.add((*place, "secondary_captures_from"), repr(name), remedy)
+
+
+def _check_forward(
+    rule: RuleSettings, place: Place, settings: Settings, known: Sequence[str], read: TomlFiles
+) -> None:
+    here = (*place, "forward")
+    peers = {peer.name: peer for peer in settings.peers}
+    for name in dict.fromkeys(rule.forward):
+        peer = peers.get(name)
+        if name not in known:
+            read.add(here, repr(name), f"no such peer; {did_you_mean(name, known)}")
+        elif peer and "receive" not in peer.may:
+            read.add(here, repr(name), 'this peer may not receive: add may = ["receive"]')
+        elif peer and peer.deidentify:
+            read.add(here, repr(name), "this peer gets nothing that names a patient: received images do")
+        elif peer and rule.when.calling_ae and set(rule.when.calling_ae) <= set(peer.titles):
+            read.add(here, repr(name), "this peer sent the images itself, and gets none of them back")
+        if rule.forward.count(name) > 1:
+            read.add(here, repr(name), "is listed twice")
 
 
 def _check_then(

@@ -72,6 +72,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "send_to"): ["pacs"],
     ("RuleSettings", "secondary_captures_from"): ["grabber"],
     ("RuleSettings", "complete_from"): "pacs",
+    ("RuleSettings", "forward"): ["pacs"],
     ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
     ("RuleSettings", "options"): {"policy": "research"},
     ("ObjectStoreSettings", "url"): "s3://dicom-node",

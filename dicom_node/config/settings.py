@@ -251,6 +251,12 @@ class PeerSettings(_Section):
     """Another host for storage commitment."""
     commitment_port: Port | None = None
     """Another port for storage commitment."""
+    commit_after: Literal["", "delivered"] = ""
+    """"delivered": it may ask us for storage commitment of what it sent, and gets our report once an archive
+    in forward of a rule has confirmed the image. Empty: its requests are refused."""
+    commit_hours: float = Field(24, gt=0, le=168)
+    """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
+    that the peer does not take is given up after as long."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""
@@ -414,6 +420,16 @@ class PeerSettings(_Section):
             raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
         return self
 
+    @model_validator(mode="after")
+    def _can_get_our_reports(self) -> Self:
+        host, port, _ = self.address_of("commitment")
+        if self.commit_after and ("send" not in self.may or not host or port is None):
+            raise ValueError(
+                'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
+                "and commitment_port, at which they take our report"
+            )
+        return self
+
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
         """Host ("" where it is missing), port and AE title for one of its services."""
         host, port, ae_title = {
@@ -444,6 +460,18 @@ class PeerSettings(_Section):
         """AE titles under which it may report on storage commitment; none where it is not asked for any."""
         titles = (self.ae_title, self.commitment_ae_title)
         return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
+
+    @property
+    def requesting_titles(self) -> tuple[str, ...]:
+        """AE titles under which it may ask us for storage commitment; none where it may not."""
+        titles = (self.ae_title, self.commitment_ae_title)
+        return tuple(title for title in titles if title) if self.commit_after else ()
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """All AE titles under which it may call."""
+        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
+        return tuple(dict.fromkeys(title.strip() for title in titles if title))
 
     def missing_of_address(self) -> str:
         """``port is missing``: the setting that a DICOM association to this peer lacks, "" if complete."""
@@ -561,6 +589,9 @@ class RuleSettings(_Section):
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]
     """Peers that get the results; each must be allowed to receive."""
+    forward: tuple[Name, ...] = ()
+    """Peers that get the received images that the rule takes, unchanged, once the study is complete, and what
+    the same device sent with them that is no image; never the one that sent them."""
     priority: Literal["stat", "routine", "low"] = "routine"
     """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
     max_study_age_days: float = Field(7, ge=0)

@@ -2,6 +2,7 @@
 
 from dicom_node.jobs.by_hand import cancel, put_first, retry
 from dicom_node.jobs.enqueue import decide_study, enqueue_study
+from dicom_node.jobs.forwarding import forward_late
 from dicom_node.jobs.rules import Explanation, ImageFacts, RuleDecision, explain
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "decide_study",
     "enqueue_study",
     "explain",
+    "forward_late",
     "put_first",
     "retry",
 ]

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.events import NO_RULE
+from dicom_node.jobs.forwarding import forward_originals
 from dicom_node.jobs.queue import enqueue, estimated_seconds
 from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
 from dicom_node.model.kinds import FetchPurpose, ObjectRole
@@ -37,9 +38,11 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     for decision in decisions:
         seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
         _add(session, study, decision, seconds, settings)
+    forwards = forward_originals(session, study, decisions, sources, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
-        settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
+        state = StudyState.DELIVERING if forwards else StudyState.NOT_APPLICABLE
+        settle_study_as(session, study, state, reason)
     else:
         settle_study_as(session, study, StudyState.QUEUED)
     return decisions

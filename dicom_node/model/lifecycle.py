@@ -62,6 +62,15 @@ class CommitmentState(StrEnum):
     REPORTED = "reported"  # a report on it was entered, maybe before its answer came
 
 
+class RequestedState(StrEnum):
+    """One request of a peer that sends, for storage commitment of what it sent (PS3.4 Annex J)."""
+
+    WAITING = "waiting"  # for archives to confirm its objects
+    DECIDED = "decided"  # the report waits to be taken
+    REPORTED = "reported"
+    GIVEN_UP = "given_up"  # the peer did not take the report, or may ask for none any more
+
+
 class HeldState(StrEnum):
     """One result that a person must accept before it leaves."""
 
@@ -83,7 +92,7 @@ class FetchState(StrEnum):
 
 
 _S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
-_F = FetchState
+_F, _R = FetchState, RequestedState
 _State = TypeVar("_State", bound=StrEnum)
 
 
@@ -142,6 +151,12 @@ COMMITMENT = _table(
     ({_C.ASKED, _C.ACCEPTED}, events.COMMITMENT_ENTERED, _C.REPORTED),
 )
 
+REQUESTED = _table(
+    ({_R.WAITING}, events.COMMITMENT_DECIDED, _R.DECIDED),
+    ({_R.DECIDED}, events.COMMITMENT_ANSWERED, _R.REPORTED),
+    ({_R.WAITING, _R.DECIDED}, events.COMMITMENT_ANSWER_GIVEN_UP, _R.GIVEN_UP),
+)
+
 HELD = _table(
     ({_H.WAITING}, events.ASSESSMENT_OVERDUE, _H.OVERDUE),
     ({_H.WAITING, _H.OVERDUE, _H.REJECTED}, events.RESULTS_ACCEPTED, _H.ACCEPTED),
@@ -163,6 +178,7 @@ LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
     "job": JOB,
     "delivery": DELIVERY,
     "request for storage commitment": COMMITMENT,
+    "storage commitment asked of the node": REQUESTED,
     "held result": HELD,
     "fetched study": FETCH,
 }

@@ -28,6 +28,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.INDEXING_FAILED,
         events.THREAD_FAILED,
         events.COMMITMENT_SET_ASIDE,
+        events.COMMITMENT_ANSWER_GIVEN_UP,
         events.CONFIGURATION_REFUSED,
         events.CONSOLE_CANNOT_START,
         events.AUDIT_NOT_SENT,

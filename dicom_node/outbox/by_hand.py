@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
@@ -36,21 +36,11 @@ def retry(session: Session, delivery_id: int) -> None:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
-    is_note = delivery.result.kind is ResultKind.REJECTION
-    if delivery.result.study.state is StudyState.QUARANTINED and not is_note:
-        raise NotAllowedNow(f"delivery {delivery_id}: its study is in quarantine: release the study first")
-    if results.withdrawn(session, [delivery.result_id]):
-        raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
-    session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment
-    if delivery.result.purged:
-        raise NotAllowedNow(f"delivery {delivery_id}: the file was deleted after spool.result_days")
-    held_state = held.not_accepted(session, [delivery.result_id]).get(delivery.result_id)
-    if held_state is not None or delivery.state is _S.UNASSESSED:
-        why = _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
-        raise NotAllowedNow(f"delivery {delivery_id}: {why}")
+    if reason := _refusal(session, delivery):
+        raise NotAllowedNow(f"delivery {delivery_id}: {reason}")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
-        study = delivery.result.study_id
+        study = delivery.item.study_id
         record(session, DELIVERY_BY_HAND, study, delivery=delivery_id, destination=delivery.destination)
         return
     move_delivery(
@@ -66,7 +56,7 @@ def retry(session: Session, delivery_id: int) -> None:
         lease_owner="",
         lease_until=None,
     )
-    settle_study(session, delivery.result.study_id)
+    settle_study(session, delivery.item.study_id)
 
 
 def retry_all(session: Session, destination: str | None = None) -> list[int]:
@@ -74,9 +64,9 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
-    dead = _dead(destination).join(Delivery.result).join(Result.study)
-    sound = (Study.state != StudyState.QUARANTINED, Delivery.result_id.not_in(select(Withdrawal.result_id)))
-    chosen = list(session.scalars(dead.where(*sound, ~held.may_not_leave()).order_by(Delivery.id)))
+    withdrawn = exists().where(Withdrawal.result_id == Delivery.result_id)
+    sound = (Study.state != StudyState.QUARANTINED, ~withdrawn, ~held.may_not_leave())
+    chosen = list(session.scalars(_dead(destination).where(*sound).order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return chosen
@@ -93,15 +83,15 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
             f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
         )
     deliveries.discard(session, delivery, because)
-    settle_study(session, delivery.result.study_id)
+    settle_study(session, delivery.item.study_id)
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
     """Discard deliveries that were given up (to one peer, or to all), except rejection notes; returns
     them.
     """
-    dead = _dead(destination).join(Delivery.result).where(Result.kind != ResultKind.REJECTION)
-    chosen = list(session.scalars(dead.order_by(Delivery.id)))
+    is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
+    chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
     for delivery_id in chosen:
         discard(session, delivery_id, because)
     return chosen
@@ -153,6 +143,33 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     return len(new)
 
 
+def _refusal(session: Session, delivery: Delivery) -> str:
+    """Why its object must not be sent, "" where it may."""
+    item, result = delivery.item, delivery.result
+    is_note = result is not None and result.kind is ResultKind.REJECTION
+    if item.study.state is StudyState.QUARANTINED and not is_note:
+        return "its study is in quarantine: release the study first"
+    if result is None:
+        return _refusal_of_original(session, delivery)
+    if results.withdrawn(session, [result.id]):
+        return "its result was withdrawn, it is sent nowhere"
+    session.refresh(result, with_for_update={"read": True})  # its file may be going at this moment
+    if result.purged:
+        return "the file was deleted after spool.result_days"
+    held_state = held.not_accepted(session, [result.id]).get(result.id)
+    if held_state is not None or delivery.state is _S.UNASSESSED:
+        return _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
+    return ""
+
+
+def _refusal_of_original(session: Session, delivery: Delivery) -> str:
+    original = delivery.original
+    assert original is not None
+    session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
+    session.refresh(original.received)
+    return "the file was deleted after spool.keep_days" if original.purged else ""
+
+
 def _newest(session: Session, study_id: int) -> list[Result]:
     """Results that no other one replaces, and whose files are here."""
     rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
@@ -171,7 +188,7 @@ def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:
 
 
 def _dead(destination: str | None) -> Select[int]:
-    dead = select(Delivery.id).where(Delivery.state == _S.DEAD)
+    dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(Delivery.state == _S.DEAD)
     return dead if destination is None else dead.where(Delivery.destination == destination)
 
 

@@ -28,7 +28,7 @@ from dicom_node.model.lifecycle import CommitmentState, DeliveryState
 from dicom_node.outbox.moves import Moves
 from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
 from dicom_node.scu.destination import RequestAnswer, RequestStatus
-from dicom_node.store import deliveries, intake
+from dicom_node.store import deliveries, intake, requested
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery, WaitingReport
 from dicom_node.store.transitions import move_commitment, record, settle_studies, utc_now
@@ -138,9 +138,10 @@ def enter_reports(database: Database, settings: Settings) -> int:
 
 
 def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests of all peers for which no report is expected any more."""
+    """Delete requests to peers, and of peers, for which no report is expected any more."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+        requested.forget(session, utc_now() - _KEEP)
 
 
 def _enter_one(database: Database, settings: Settings, number: int) -> bool:
@@ -185,12 +186,12 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
     rows = _rows(session, commitment.deliveries)
     for row in rows:
-        uid, sop_class = row.result.sop_instance_uid, row.result.sop_class_uid
+        uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
         if uid in failed:
             moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
         elif committed.get(uid) == sop_class:
             moves.committed(row)
-    settle_studies(session, [row.result.study_id for row in rows])
+    settle_studies(session, [row.item.study_id for row in rows])
 
 
 def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
@@ -236,4 +237,4 @@ def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
 
 def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
     """Studies of these deliveries, which are locked."""
-    return [row.result.study_id for row in _rows(session, numbers)]
+    return [row.item.study_id for row in _rows(session, numbers)]

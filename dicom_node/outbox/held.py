@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
@@ -77,7 +77,7 @@ def accept(
         raise NotAllowedNow(_NONE_WAITS if were_rejected else _NEWER_WAIT)
     for row in rows:
         for delivery in _deliveries(session, row, _S.DISCARDED if were_rejected else _S.UNASSESSED):
-            if delivery.result.purged:
+            if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
                 session, delivery, DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
@@ -131,7 +131,7 @@ def mark(rows: Sequence[HeldResult]) -> str:
 
 def may_not_leave() -> ColumnElement[bool]:
     """Deliveries of results that are not assessed, or rejected."""
-    return Delivery.result_id.in_(select(HeldResult.result_id).where(_NOT_ACCEPTED))
+    return exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED)
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:

@@ -46,6 +46,20 @@ def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
     return ""
 
 
+def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
+    """Why this received object must not go to this peer; "" when it may. ``size``: bytes that came.
+
+    Its data set is not read: it is what the sender sent.
+    """
+    if peer.deidentify:
+        return "it names the patient, and this peer gets de-identified objects only"
+    try:
+        whole = item.path.stat().st_size == size
+    except OSError:
+        whole = False
+    return "" if whole else "the received file is missing or damaged"
+
+
 def _is_whole(item: Outgoing) -> bool:
     """Whether the file still holds the bytes that were built: only those may leave."""
     try:

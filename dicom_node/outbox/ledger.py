@@ -38,6 +38,8 @@ class Leased:
     bytes: int
     pseudonym_domain: str
     object: Outgoing
+    is_original: bool = False
+    """A received object, of whose file the hash is not known."""
 
 
 class Ledger:
@@ -106,9 +108,10 @@ class Ledger:
             takes_others = bool(narrowed) and self._takes_others(session, narrowed)
             for one in narrowed:
                 if one in mine:
-                    # Results that are left out harm nobody; a rejection note that is left out must be known.
-                    is_note = mine[one].result.kind is ResultKind.REJECTION
-                    moves.narrowed(mine[one], reports[one], takes_others=takes_others and not is_note)
+                    # Results that are left out harm nobody, but of a note or an original a person must know.
+                    result = mine[one].result
+                    may_lack = result is not None and result.kind is not ResultKind.REJECTION
+                    moves.narrowed(mine[one], reports[one], takes_others=takes_others and may_lack)
             self._pace(session, reports)
             if any(report.status is SendStatus.HUNG for report in reports.values()):
                 self._record_hung(session, list(reports), "send")
@@ -148,19 +151,20 @@ class Ledger:
         return Moves(session, self._peer, self._settings.outbox, utc_now())
 
     def _leased(self, delivery: Delivery) -> Leased:
-        result = delivery.result
-        study = result.study.study_instance_uid or ""
+        item, result = delivery.item, delivery.result
+        study = item.study.study_instance_uid or ""
         outgoing = Outgoing(
-            sop_class_uid=result.sop_class_uid,
-            sop_instance_uid=result.sop_instance_uid,
-            study_instance_uid="" if result.deidentified else study,  # read from its file
-            series_instance_uid=result.series_instance_uid,
-            path=self._folder / result.path,
-            sha256=result.sha256,
-            study=result.study_id,
+            sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid,
+            study_instance_uid="" if result and result.deidentified else study,  # read from its file
+            series_instance_uid=item.series_instance_uid,
+            path=self._folder / item.path,
+            sha256=result.sha256 if result else "",
+            study=item.study_id,
         )
+        domain = result.pseudonym_domain if result else ""
         return Leased(
-            delivery.id, delivery.attempts, result.study_id, result.bytes, result.pseudonym_domain, outgoing
+            delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
         )
 
     def _takes_others(self, session: Session, narrowed: Sequence[Leased]) -> bool:
@@ -192,11 +196,11 @@ def give_up_all(database: Database, settings: Settings, destination: str) -> int
         batch = deliveries.due_batch(session, destination, now, _BATCH)
         for delivery in batch:
             moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
-        settle_studies(session, (delivery.result.study_id for delivery in batch))
+        settle_studies(session, (delivery.item.study_id for delivery in batch))
     return len(batch)
 
 
 def _is_in_quarantine(delivery: Delivery) -> bool:
-    """Whether it is a result of a study in quarantine; a note that takes results back goes all the same."""
-    result = delivery.result
-    return result.study.state is StudyState.QUARANTINED and result.kind is not ResultKind.REJECTION
+    """Whether its study is in quarantine; a note that takes results back goes all the same."""
+    is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
+    return delivery.item.study.state is StudyState.QUARANTINED and not is_note

@@ -69,7 +69,7 @@ class Moves:
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
         else:
-            text = f"{report.text}: it takes none of the results"
+            text = f"{report.text}: it takes none of the results" if delivery.result else report.text
             self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
 
     def withdraw(self, delivery: Delivery) -> None:
@@ -134,10 +134,10 @@ class Moves:
 
     def commitment_missing(self, delivery: Delivery, reason: str) -> None:
         """No report came, or the peer takes no request: a person must look, or the peer is queried."""
-        instance = delivery.result.sop_instance_uid
+        instance = delivery.item.sop_instance_uid
         fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
         if delivery.transaction_uid or not delivery.queries:  # not with each question
-            record(self._session, events.COMMITMENT_MISSING, delivery.result.study_id, **fields)
+            record(self._session, events.COMMITMENT_MISSING, delivery.item.study_id, **fields)
         if self._peer.may_be_asked:
             delivery.transaction_uid = ""
         else:

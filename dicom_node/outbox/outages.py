@@ -19,8 +19,9 @@ from dicom_node.events import (
     DESTINATION_BACK,
 )
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import deliveries
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, EventRow, Result
+from dicom_node.store.tables import Delivery, EventRow, Study
 from dicom_node.store.transitions import record, utc_now
 
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
@@ -46,7 +47,7 @@ def outages(session: Session) -> list[PeerOutage]:
 
 def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
     """Why results of these studies still wait after a try, by the number of the study."""
-    chosen = select(Result.study_id, Delivery.destination, Delivery.reason).join(Delivery.result)
+    chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
     rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
     return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
 
@@ -98,7 +99,7 @@ def _since(session: Session, oldest: Delivery) -> datetime | None:
     """
     failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
     mine = EventRow.fields["delivery"].as_integer() == oldest.id
-    began = session.scalar(failed.where(EventRow.study_id == oldest.result.study_id, mine))
+    began = session.scalar(failed.where(EventRow.study_id == oldest.item.study_id, mine))
     if began is None:
         return None
     of_it = EventRow.fields["destination"].as_string() == oldest.destination

@@ -24,7 +24,7 @@ from dicom_node.scu import Outgoing, RemovalAnswer, Remover
 from dicom_node.store.accounts import Removal
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
-from dicom_node.store.tables import Delivery, Result
+from dicom_node.store.tables import Delivery, Original, Result
 from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import record, utc_now
 
@@ -83,10 +83,11 @@ class Removals:
             peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
             if peer is None or peer.withdraw != "delete":
                 return RemovalAnswer(False, _NO_LONGER, for_good=True)
-            path = Files(self._settings).if_here(session, delivery.result.path)
-            if path is None:
-                return RemovalAnswer(False, _NO_FILE, for_good=delivery.result.purged)
-            item = _outgoing(delivery.result, path)
+            result = delivery.item
+            path = Files(self._settings).if_here(session, result.path)
+            if path is None or isinstance(result, Original):  # which nobody withdraws
+                return RemovalAnswer(False, _NO_FILE, for_good=result.purged)
+            item = _outgoing(result, path)
         remover = self._open(peer, self._settings)
         try:
             return remover.remove(item)
@@ -98,15 +99,15 @@ class Removals:
         with self._database.write() as session:
             row = session.get_one(Removal, number)
             delivery = session.get_one(Delivery, number)
-            about = {"destination": delivery.destination, "instance": delivery.result.sop_instance_uid}
+            about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
             row.attempts += 1
             row.reason = answer.text[:255]
             if answer.gone:
                 row.state, row.ended_at = RemovalState.GONE, now
-                record(session, RESULT_REMOVED, delivery.result.study_id, **about)
+                record(session, RESULT_REMOVED, delivery.item.study_id, **about)
             elif answer.for_good:
                 row.state, row.ended_at = RemovalState.BY_HAND, now
-                record(session, RESULT_NOT_REMOVED, delivery.result.study_id, **about, reason=answer.text)
+                record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=answer.text)
             else:
                 row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
 

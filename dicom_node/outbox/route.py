@@ -131,15 +131,23 @@ class Route:
 
     def _send(self, destination: Destination, batch: Sequence[Leased]) -> list[Leased]:
         """Send; returns what the destination acknowledged and has not shown yet."""
-        checked = {one: last_check.fault(one.object, self.peer, one.pseudonym_domain) for one in batch}
+        checked = {one: self._fault(one) for one in batch}
         faults = {one: fault for one, fault in checked.items() if fault}
         whole = [one for one in batch if one not in faults]
-        if faults:
-            self._ledger.give_up(faults)
+        if final := {one: fault for one, fault in faults.items() if not one.is_original}:
+            self._ledger.give_up(final)
+        if again := [one for one in faults if one.is_original]:  # its file may be on its way to its place
+            reports = [SendReport(SendStatus.REFUSED, "", faults[one]) for one in again]
+            self._ledger.enter_reports(dict(zip(again, reports, strict=True)))
         if not whole:
             return []
         reports = _sent(destination, [one.object for one in whole])
         return self._ledger.enter_reports(dict(zip(whole, reports, strict=True)))
+
+    def _fault(self, one: Leased) -> str:
+        if one.is_original:
+            return last_check.fault_of_original(one.object, self.peer, one.bytes)
+        return last_check.fault(one.object, self.peer, one.pseudonym_domain)
 
     def _not_committed(self, batch: Sequence[Leased]) -> Sequence[Leased]:
         """What the peer is to be queried for: all, unless it is asked for storage commitment."""

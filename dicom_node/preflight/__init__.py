@@ -36,7 +36,7 @@ from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
-from dicom_node.scu import open_archive, open_destination
+from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
     "token": "token",
@@ -129,6 +129,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
+        yield from _check_commitment(peer, settings)
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:
@@ -232,6 +233,17 @@ def _check_peer(peer: PeerSettings) -> Found:
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
 
 
+def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
+    """Whether an archive can ever confirm what this peer asks us to commit to."""
+    if not peer.commit_after:
+        return
+    archives = {name for rule in settings.rules for name in rule.forward}
+    confirming = [one.name for one in settings.peers if one.name in archives and one.confirm != "none"]
+    if not [name for name in confirming if name != peer.name]:
+        remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
+        yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
+
+
 def _check_fhir(peer: PeerSettings) -> Found:
     if peer.transport == "fhir" and find_spec("fhir") is None:
         remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
@@ -255,6 +267,7 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
+            lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

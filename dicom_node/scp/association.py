@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ABORT, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.dicom import commitment, performed_step
+from dicom_node.dicom import commitment
 from dicom_node.scp import command
 from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
@@ -26,8 +26,7 @@ from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import (
     AcceptedAssociation,
-    ReportRequest,
-    StepRequest,
+    NormalizedRequest,
     StorageService,
     StoreRequest,
 )
@@ -91,17 +90,10 @@ class NodeAssociation(Association):  # type: ignore[misc]
         accepted, syntaxes = self._negotiated(request.context_id)
         self.service.open(accepted, request, syntaxes)
 
-    def open_report(self, request: ReportRequest) -> None:
-        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
+    def open_normalized(self, request: NormalizedRequest) -> None:
+        """A DIMSE-N command came. Raises MalformedCommand where its context is not for it."""
         _, (abstract_syntax, _) = self._negotiated(request.context_id)
-        if abstract_syntax != commitment.SOP_CLASS:
-            raise command.MalformedCommand(f"not served: {command.name_of(command.N_EVENT_REPORT_RQ)}")
-
-    def open_step(self, request: StepRequest) -> None:
-        """An N-CREATE or N-SET came. Raises MalformedCommand where its context is not for steps."""
-        _, (abstract_syntax, _) = self._negotiated(request.context_id)
-        if abstract_syntax != performed_step.SOP_CLASS:
-            raise command.MalformedCommand(f"not served: {command.name_of(request.command.field)}")
+        self.service.open_normalized(request, abstract_syntax)
 
     def kill(self) -> None:
         """End both threads."""
@@ -135,14 +127,9 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if isinstance(request, StoreRequest):
             status = self.service.finish(accepted, request)
             response = command.encode_store_response(request.command, status, request.comment)
-        elif isinstance(request, ReportRequest):
-            status = self.service.take_report(accepted, request, transfer_syntax)
-            response = command.encode_report_response(request.command, status)
-        elif isinstance(request, StepRequest):
-            answer = self.service.take_step(accepted, request, transfer_syntax)
-            response = command.encode_step_response(
-                request.command, answer.status, answer.comment, answer.error_id, answer.missing
-            )
+        elif isinstance(request, NormalizedRequest):
+            answer = self.service.take_normalized(accepted, request, abstract_syntax, transfer_syntax)
+            response = command.encode_normalized_response(request.command, answer)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
         self._answer(context_id, response)
@@ -200,9 +187,11 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     """Association negotiation (PS3.8 7.1) that asks the AE policy first."""
 
     def _negotiate_as_acceptor(self) -> None:
-        if self._proposes_to_report():
-            self._support(commitment_context())
-        if self.assoc.service.policy.current().takes_steps_of(self.assoc.request_head.calling):
+        policy, calling = self.assoc.service.policy.current(), self.assoc.request_head.calling
+        reports = self._proposes_to_report()
+        if reports or policy.may_ask(calling):
+            self._support(commitment_context(for_requests=not reports))
+        if policy.takes_steps_of(calling):
             self._support(step_context())
         verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
@@ -235,7 +224,7 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     def _proposes_to_report(self) -> bool:
         """Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection alone.
 
-        Without it the peer would be the SCU, and ask us to keep objects, which we never take over.
+        Without it the peer would be the SCU, and ask us: only peers with ``commit_after`` may.
         """
         role = self.requestor.role_selection.get(commitment.SOP_CLASS)
         may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)

@@ -116,11 +116,14 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
     ]
 
 
-def commitment_context() -> PresentationContext:
-    """For a peer that reports on storage commitment: the SCP on an association that it opens (PS3.4 J.3)."""
+def commitment_context(*, for_requests: bool = False) -> PresentationContext:
+    """For a peer that reports on storage commitment: the SCP on an association that it opens (PS3.4 J.3).
+
+    ``for_requests``: for one that asks us for it, the SCU as whoever opens an association usually is.
+    """
     plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
     context = build_context(commitment.SOP_CLASS, plain)
-    context.scu_role, context.scp_role = False, True
+    context.scu_role, context.scp_role = for_requests, not for_requests
     return context
 
 

@@ -15,13 +15,13 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand, MalformedCommand
 from dicom_node.scp.connection import limits
-from dicom_node.scp.storage_service import ReportRequest, StepRequest, StoreRequest
+from dicom_node.scp.storage_service import NormalizedRequest, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
-_WithData = StoreRequest | ReportRequest | StepRequest
+_WithData = StoreRequest | NormalizedRequest
 Request = _WithData | EchoCommand
 
 
@@ -34,11 +34,8 @@ class StoreAssociation(Protocol):
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
 
-    def open_report(self, request: ReportRequest) -> None:
-        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
-
-    def open_step(self, request: StepRequest) -> None:
-        """An N-CREATE or N-SET came. Raises MalformedCommand where its context is not for steps."""
+    def open_normalized(self, request: NormalizedRequest) -> None:
+        """A DIMSE-N command came. Raises MalformedCommand where its context is not for it."""
 
     def serve(self, request: Request, context_id: int) -> None:
         """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
@@ -112,14 +109,10 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             store = StoreRequest(context_id, command.read_store_command(elements))
             self._association.open_object(store)
             self._await_data(store)
-        elif field == command.N_EVENT_REPORT_RQ:
-            report = ReportRequest(context_id, command.read_report_command(elements))
-            self._association.open_report(report)
-            self._await_data(report)
-        elif field in (command.N_CREATE_RQ, command.N_SET_RQ):
-            step = StepRequest(context_id, command.read_step_command(elements))
-            self._association.open_step(step)
-            self._await_data(step)
+        elif field in command.NORMALIZED:
+            request = NormalizedRequest(context_id, command.read_normalized_command(elements))
+            self._association.open_normalized(request)
+            self._await_data(request)
         elif field == command.C_ECHO_RQ:
             self._serve(context_id, command.read_echo_command(elements))
         elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -24,8 +24,7 @@ from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.steps import KnownStep, StepFolder
 from dicom_node.model.kinds import StepStatus
 from dicom_node.scp import statuses
-from dicom_node.scp.command import StepCommand
-from dicom_node.scp.statuses import Status
+from dicom_node.scp.command import NormalizedAnswer, NormalizedCommand
 
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
 ENDED_ID: Final = 0xA710
@@ -34,16 +33,6 @@ KEPT_DAYS: Final = 30
 """How long a step is known after the last request about it."""
 _CLEAN_SECONDS = 3600.0
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
-
-
-@dataclass(frozen=True, slots=True)
-class StepAnswer:
-    """``comment`` holds no value of the request; ``missing``: tags of attributes."""
-
-    status: Status
-    comment: str = ""
-    error_id: int = 0
-    missing: Sequence[int] = ()
 
 
 class PerformedSteps:
@@ -56,20 +45,20 @@ class PerformedSteps:
 
     def take(
         self,
-        command: StepCommand,
+        command: NormalizedCommand,
         encoded: bytes,
         transfer_syntax: UID,
         peer: str,
         fields: Mapping[str, FieldValue],
-    ) -> StepAnswer:
+    ) -> NormalizedAnswer:
         """Take a request of this peer, or say why not; durable when the answer is Success.
 
         ``fields``: of its event, as "calling".
         """
         if command.sop_class_uid != performed_step.SOP_CLASS:
-            return StepAnswer(statuses.NO_SUCH_CLASS)
+            return NormalizedAnswer(statuses.NO_SUCH_CLASS)
         if not command.names_an_instance:
-            return StepAnswer(statuses.STEP_INSTANCE)
+            return NormalizedAnswer(statuses.STEP_INSTANCE)
         try:
             change = (read_creation if command.creates else read_modification)(encoded, transfer_syntax)
             with self._folder.locked():
@@ -77,7 +66,7 @@ class PerformedSteps:
         except FaultyStep as error:
             return _refusal(error)
         except (OSError, ValueError):
-            return StepAnswer(statuses.STEP_NOT_TAKEN, "the step cannot be written")
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "the step cannot be written")
 
     def forget_old(self) -> None:
         """Called about once a second: once an hour steps are deleted that nobody reports on any more."""
@@ -87,30 +76,30 @@ class PerformedSteps:
                 self._folder.forget(KEPT_DAYS * 86400)
 
     def _take(
-        self, command: StepCommand, change: StepChange, peer: str, fields: Mapping[str, FieldValue]
-    ) -> StepAnswer:
+        self, command: NormalizedCommand, change: StepChange, peer: str, fields: Mapping[str, FieldValue]
+    ) -> NormalizedAnswer:
         known = self._folder.read(command.sop_instance_uid)
         if command.creates:
             if known is not None:
-                return StepAnswer(statuses.STEP_KNOWN)
+                return NormalizedAnswer(statuses.STEP_KNOWN)
             calling = str(fields["calling"])
             status, uid = StepStatus.IN_PROGRESS, command.sop_instance_uid
             step = KnownStep(
                 uid, peer, calling, status, 0, change.studies, change.objects or (), _has(change)
             )
         elif known is None:
-            return StepAnswer(statuses.STEP_UNKNOWN)
+            return NormalizedAnswer(statuses.STEP_UNKNOWN)
         elif known.peer != peer:
-            return StepAnswer(statuses.NOT_AUTHORISED, "the step is of another AE")
+            return NormalizedAnswer(statuses.NOT_AUTHORISED, "the step is of another AE")
         elif known.status is not StepStatus.IN_PROGRESS:
-            return StepAnswer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
+            return NormalizedAnswer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
         else:
             step = _changed(known, change)
         event = STEP_BEGUN if command.creates else STEP_CHANGED
         # Not logged here: it names all objects of the step. The index tells their number.
         self._journal.append_durably(Event(event, datetime.now(UTC), {**fields, **_told(step)}))
         self._folder.write(step)
-        return StepAnswer(statuses.SUCCESS)
+        return NormalizedAnswer(statuses.SUCCESS)
 
 
 def _changed(known: KnownStep, change: StepChange) -> KnownStep:
@@ -143,6 +132,6 @@ def _told(step: KnownStep) -> dict[str, FieldValue]:
     }
 
 
-def _refusal(error: FaultyStep) -> StepAnswer:
+def _refusal(error: FaultyStep) -> NormalizedAnswer:
     missing = error.tags if error.code == performed_step.MISSING else ()
-    return StepAnswer(_STATUSES[error.code], str(error), missing=missing)
+    return NormalizedAnswer(_STATUSES[error.code], str(error), missing=missing)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ class PeerPolicy:
     """AE titles under which it reports on storage commitment."""
     reports_from: str = ""
     """The host that does, "" where it is ``host``."""
+    asks_as: tuple[str, ...] = ()
+    """AE titles under which it asks us for storage commitment, from the same host."""
     mpps: bool = False
     """Whether it may report on performed procedure steps."""
 
@@ -83,6 +85,8 @@ class Permission:
     may_send: bool
     may_report: bool = False
     """On storage commitment."""
+    may_ask: bool = False
+    """For storage commitment."""
     mpps: bool = False
     """May report on performed procedure steps."""
 
@@ -149,7 +153,8 @@ class AEPolicy:
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
-        peers = ({**peer, "reports_as": tuple(peer.get("reports_as", ()))} for peer in fields["peers"])
+        titles = ("reports_as", "asks_as")
+        peers = (peer | {key: tuple(peer.get(key, ())) for key in titles} for peer in fields["peers"])
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in peers)
         for name in ("ae_titles", "further_storage_classes"):
             fields[name] = tuple(fields[name])
@@ -184,16 +189,26 @@ class AEPolicy:
         known = proposal.called_ae in self.ae_titles
         if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
             return statuses.CALLED_AE_NOT_RECOGNISED
-        peer, reporter = self._peer_of(proposal), self._reporter_of(proposal)
-        if peer is not None:
-            return Permission(peer.name, peer.may_send, may_report=reporter is not None, mpps=peer.mpps)
-        if reporter is not None:
-            return Permission(reporter.name, may_send=False, may_report=True)
+        peer = self._peer_of(proposal)
+        reporter = self._committing(proposal, lambda one: one.reports_as)
+        asking = self._committing(proposal, lambda one: one.asks_as)
+        if known_peer := peer or asking or reporter:
+            return Permission(
+                known_peer.name,
+                may_send=peer is not None and peer.may_send,
+                may_report=reporter is not None,
+                may_ask=asking is not None and asking.name == known_peer.name,
+                mpps=peer is not None and peer.mpps,
+            )
         return self._decide_unknown(proposal)
 
     def may_report(self, calling_ae: str) -> bool:
         """Whether some peer reports on storage commitment under this title."""
         return any(calling_ae.strip() in peer.reports_as for peer in self.peers)
+
+    def may_ask(self, calling_ae: str) -> bool:
+        """Whether some peer may ask us for storage commitment under this title."""
+        return any(calling_ae.strip() in peer.asks_as for peer in self.peers)
 
     def takes_steps_of(self, calling_ae: str) -> bool:
         """Whether some peer of this title may report on performed procedure steps."""
@@ -229,7 +244,7 @@ class AEPolicy:
         if not is_ae_title(proposal.calling_ae):
             return statuses.CALLING_AE_NOT_RECOGNISED
         taken = {CONSOLE_AE_TITLE, *(peer.ae_title.strip() for peer in self.peers)}
-        taken |= {title for peer in self.peers for title in peer.reports_as}
+        taken |= {title for peer in self.peers for title in (*peer.reports_as, *peer.asks_as)}
         if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
         only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
@@ -245,10 +260,12 @@ class AEPolicy:
                 return peer
         return None
 
-    def _reporter_of(self, proposal: Proposal) -> PeerPolicy | None:
-        """The peer that reports on storage commitment under this title, at an address of its own."""
+    def _committing(
+        self, proposal: Proposal, titles_of: Callable[[PeerPolicy], tuple[str, ...]]
+    ) -> PeerPolicy | None:
+        """The peer with this title among those for storage commitment, at an address of its own."""
         for peer in self.peers:
-            if proposal.calling_ae.strip() in peer.reports_as and (
+            if proposal.calling_ae.strip() in titles_of(peer) and (
                 not peer.check_address or _is_address_of(proposal.address, peer.reports_from or peer.host)
             ):
                 return peer
@@ -306,6 +323,7 @@ def _peer(peer: PeerSettings) -> PeerPolicy:
         maximum_associations=peer.maximum_associations,
         reports_as=tuple(title.strip() for title in peer.reporting_titles),
         reports_from=peer.commitment_host or "",
+        asks_as=tuple(title.strip() for title in peer.requesting_titles),
         mpps=peer.mpps,
     )
 

@@ -114,6 +114,38 @@ STEP_STATUSES = (
 REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, REPORT_UNREADABLE, REPORT_NOT_KEPT)
 """All that an N-EVENT-REPORT can get."""
 
+REQUEST_NO_SUCH_CLASS = Status(
+    0x0118,
+    "No such SOP Class",
+    "the Requested SOP Class UID is not Storage Commitment Push Model",
+    "PS3.7 10.1.4.1.10",
+)
+REQUEST_NO_SUCH_INSTANCE = Status(
+    0x0112,
+    "No such SOP Instance",
+    "the Requested SOP Instance UID is not the well-known one (PS3.4 J.3.5)",
+    "PS3.7 10.1.4.1.10",
+)
+REQUEST_NO_SUCH_ACTION = Status(0x0123, "No such action", "the Action Type ID is not 1", "PS3.7 10.1.4.1.10")
+REQUEST_UNREADABLE = Status(
+    0x0115,
+    "Invalid argument value",
+    "the Action Information cannot be read, names no object, or is beyond its limits",
+    "PS3.7 10.1.4.1.10",
+)
+REQUEST_NOT_KEPT = Status(
+    0x0213,
+    "Resource limitation",
+    "the request cannot be written to disk, or too many came in a minute; ask again later",
+    "PS3.7 10.1.4.1.10",
+)
+
+REQUEST_STATUSES = (
+    SUCCESS, NOT_AUTHORISED, REQUEST_NO_SUCH_CLASS, REQUEST_NO_SUCH_INSTANCE, REQUEST_NO_SUCH_ACTION,
+    REQUEST_UNREADABLE, REQUEST_NOT_KEPT,
+)  # fmt: skip
+"""All that an N-ACTION can get."""
+
 STATUSES = (
     SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, DATA_SET_MISMATCH, NOT_AUTHORISED, CANNOT_UNDERSTAND,
     TOO_LARGE,

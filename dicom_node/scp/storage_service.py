@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from pydicom.uid import UID
 
 from dicom_node import events
 from dicom_node.dicom import commitment, performed_step
+from dicom_node.dicom.commitment import CommitmentReport, RequestedObjects
 from dicom_node.dicom.dataset_head import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
@@ -26,12 +28,22 @@ from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.scp import statuses
-from dicom_node.scp.command import MalformedCommand, ReportCommand, StepCommand, StoreCommand
+from dicom_node.scp.command import (
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
+    MalformedCommand,
+    NormalizedAnswer,
+    NormalizedCommand,
+    StoreCommand,
+    name_of,
+)
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures, network
-from dicom_node.scp.performed_steps import PerformedSteps, StepAnswer
+from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.statuses import Rejection, Status
 
@@ -112,41 +124,27 @@ class StoreRequest:
 
 
 @dataclass(slots=True)
-class ReportRequest:
-    """One N-EVENT-REPORT being received."""
+class NormalizedRequest:
+    """One DIMSE-N request being received."""
 
     context_id: int
-    command: ReportCommand
+    command: NormalizedCommand
+    largest: int = 0
+    """Bytes of its data set that are read."""
     data: bytearray = field(default_factory=bytearray)
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the Event Information. MalformedCommand: it does not seem to end."""
+        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
         self.data += data
-        if len(self.data) > commitment.MAXIMUM_BYTES:
-            raise MalformedCommand("storage commitment report beyond its largest length")
-
-    def abandon(self) -> None:
-        """The association ended before the report was whole."""
-        self.data.clear()
-
-
-@dataclass(slots=True)
-class StepRequest:
-    """One N-CREATE or N-SET of a performed procedure step being received."""
-
-    context_id: int
-    command: StepCommand
-    data: bytearray = field(default_factory=bytearray)
-
-    def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the data set. MalformedCommand: it does not seem to end."""
-        self.data += data
-        if len(self.data) > 2 * performed_step.MAXIMUM_BYTES:
-            raise MalformedCommand("performed procedure step far beyond its largest length")
+        if len(self.data) > self.largest:
+            raise MalformedCommand(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
         """The association ended before the request was whole."""
         self.data.clear()
+
+
+_Taker = Callable[[AcceptedAssociation, NormalizedRequest, UID], NormalizedAnswer]
 
 
 class StorageService:
@@ -174,6 +172,17 @@ class StorageService:
         self._numbers = itertools.count(1)
         self._unwritten: list[Event] = []
         self._complained_at = float("-inf")
+        self._asked: Counter[str] = Counter()
+        self._objects_asked: Counter[str] = Counter()
+        self._asked_since = time.monotonic()
+        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step)
+        self._normalized: dict[tuple[str, int], tuple[int, _Taker]] = {
+            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, self._take_report),
+            (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, self._take_request),
+            (performed_step.SOP_CLASS, N_CREATE_RQ): step,
+            (performed_step.SOP_CLASS, N_SET_RQ): step,
+        }
+        """By abstract syntax and command field: the bytes that are read, and who takes them."""
 
     def arrive(self, address: str) -> bool:
         """A connection was made; False: it is to be closed, too many of this address wait already."""
@@ -314,42 +323,129 @@ class StorageService:
         )
         self._journal_if_few(accepted, event)
 
-    def take_report(
-        self, accepted: AcceptedAssociation, request: ReportRequest, transfer_syntax: str
-    ) -> Status:
-        """A storage commitment report was received: make it durable, and only then answer Success."""
-        if not accepted.permission.may_report:
-            return self._refuse_report(accepted, statuses.NOT_AUTHORISED)
-        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
-            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
-        try:
-            report = commitment.read_report(bytes(request.data), UID(transfer_syntax))
-        except FaultyReport:
-            return self._refuse_report(accepted, statuses.REPORT_UNREADABLE)
-        fields = {
+    def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
+        """Begin a DIMSE-N request. Raises MalformedCommand where its presentation context is not for it."""
+        field = request.command.field
+        if (abstract_syntax, field) not in self._normalized:
+            raise MalformedCommand(f"not served: {name_of(field)}")
+        request.largest, _ = self._normalized[abstract_syntax, field]
+
+    def take_normalized(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
+    ) -> NormalizedAnswer:
+        """A DIMSE-N request was received: make it durable, and only then answer Success."""
+        _, take = self._normalized[abstract_syntax, request.command.field]
+        return take(accepted, request, UID(syntax))
+
+    def _take_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """A storage commitment report."""
+        report = self._read_report(accepted, request, syntax)
+        if isinstance(report, Status):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, report)
+        fields: dict[str, FieldValue] = {
             "transaction": report.transaction_uid,
             "calling": accepted.proposal.calling_ae,
             "committed": report.committed_lines(),
             "failed": report.failed_lines(),
         }
-        try:
-            # Not logged here: it names up to a thousand objects. The index tells their number.
-            self._journal.append_durably(Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
-        except OSError:
-            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
+        if not self._journal_unlogged(events.COMMITMENT_REPORTED, fields):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.REPORT_NOT_KEPT)
         accepted.reports += 1
-        return statuses.SUCCESS
+        return NormalizedAnswer(statuses.SUCCESS)
 
-    def _refuse_report(self, accepted: AcceptedAssociation, status: Status) -> Status:
+    def _read_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> CommitmentReport | Status:
+        """What is reported, or why it is refused."""
+        if not accepted.permission.may_report:
+            return statuses.NOT_AUTHORISED
+        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
+            return statuses.REPORT_NOT_KEPT
+        try:
+            return commitment.read_report(bytes(request.data), syntax)
+        except FaultyReport:
+            return statuses.REPORT_UNREADABLE
+
+    def _take_request(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """Storage commitment is asked for."""
+        asked = self._read_request(accepted, request, syntax)
+        if isinstance(asked, Status):
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, asked)
+        fields: dict[str, FieldValue] = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+            "objects": asked.lines(),
+        }
+        if not self._journal_unlogged(events.COMMITMENT_ASKED, fields):
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.REQUEST_NOT_KEPT)
+        return NormalizedAnswer(statuses.SUCCESS)
+
+    def _read_request(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> RequestedObjects | Status:
+        """What is asked for, or why it is refused (PS3.7 10.1.4.1.10)."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.REQUEST_NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.REQUEST_NO_SUCH_INSTANCE),
+            (command.type_id != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return status
+        if not self._may_ask_now(peer, 0):
+            return statuses.REQUEST_NOT_KEPT
+        try:
+            self._spool.check_space()
+            asked = commitment.read_request(bytes(request.data), syntax)
+        except SpoolError:
+            return statuses.REQUEST_NOT_KEPT
+        except FaultyReport:
+            return statuses.REQUEST_UNREADABLE
+        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.REQUEST_NOT_KEPT
+
+    def _may_ask_now(self, peer: str, objects: int) -> bool:
+        """Whether the peer may ask for as many objects in this minute; they count from now on.
+
+        0: whether it may ask at all, before its request is read.
+        """
+        with self._lock:
+            if time.monotonic() - self._asked_since > _MINUTE:
+                self._asked.clear()
+                self._objects_asked.clear()
+                self._asked_since = time.monotonic()
+            if not objects:
+                self._asked[peer] += 1
+            within = self._objects_asked[peer] + objects <= limits.OBJECTS_ASKED_A_MINUTE
+            if within:
+                self._objects_asked[peer] += objects
+            return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
+
+    def _journal_unlogged(self, event_type: EventType, fields: dict[str, FieldValue]) -> bool:
+        """Whether it is durable. Not logged here: it names many objects. The index tells their number."""
+        try:
+            self._journal.append_durably(Event(event_type, datetime.now(UTC), fields))
+        except OSError:
+            return False
+        return True
+
+    def _refuse(
+        self, event_type: EventType, accepted: AcceptedAssociation, status: Status
+    ) -> NormalizedAnswer:
         fields = {"status": f"{status.code:04X}", "reason": status.meaning}
-        self._journal_if_few(accepted, self._event(events.COMMITMENT_REPORT_REFUSED, accepted, **fields))
-        return status
+        self._journal_if_few(accepted, self._event(event_type, accepted, **fields))
+        return NormalizedAnswer(status)
 
-    def take_step(
-        self, accepted: AcceptedAssociation, request: StepRequest, transfer_syntax: str
-    ) -> StepAnswer:
-        """An N-CREATE or N-SET was received: make it durable, and only then answer Success."""
-        answer = self._answer_step(accepted, request, transfer_syntax)
+    def _take_step(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """An N-CREATE or N-SET of a performed procedure step."""
+        answer = self._answer_step(accepted, request, syntax)
         if answer.status is statuses.SUCCESS:
             accepted.steps += 1
             return answer
@@ -362,24 +458,24 @@ class StorageService:
         return answer
 
     def _answer_step(
-        self, accepted: AcceptedAssociation, request: StepRequest, transfer_syntax: str
-    ) -> StepAnswer:
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
         if not accepted.permission.mpps:
-            return StepAnswer(statuses.NOT_AUTHORISED)
+            return NormalizedAnswer(statuses.NOT_AUTHORISED)
         if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
-            return StepAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
         try:
             self._spool.check_space()
         except SpoolError as error:
-            return StepAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
         fields = {
             "association": accepted.association,
             "listener": self._listener_id,
             "calling": accepted.proposal.calling_ae,
             "peer": accepted.permission.peer,
         }
-        encoded, syntax = bytes(request.data), UID(transfer_syntax)
-        return self._steps.take(request.command, encoded, syntax, accepted.permission.peer, fields)
+        peer = accepted.permission.peer
+        return self._steps.take(request.command, bytes(request.data), syntax, peer, fields)
 
     def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""

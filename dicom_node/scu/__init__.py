@@ -15,6 +15,7 @@ from dicom_node.scu.archive import (
 )
 from dicom_node.scu.destination import (
     Check,
+    CommitmentProvider,
     CommitmentUser,
     Confirmation,
     Destination,
@@ -30,6 +31,7 @@ __all__ = [
     "MOST_OBJECTS",
     "Archive",
     "Check",
+    "CommitmentProvider",
     "CommitmentUser",
     "Confirmation",
     "Destination",
@@ -49,6 +51,7 @@ __all__ = [
     "open_commitment",
     "open_destination",
     "open_remover",
+    "open_reporter",
 ]
 
 
@@ -68,6 +71,13 @@ def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
     from dicom_node.scu.commitment import CommitmentRequestor
 
     return CommitmentRequestor(peer, settings)
+
+
+def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
+    """The way to report to this peer on storage commitment. Opens no connection yet; for one thread."""
+    from dicom_node.scu.commitment import CommitmentReporter
+
+    return CommitmentReporter(peer, settings)
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:

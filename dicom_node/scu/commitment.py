@@ -1,4 +1,4 @@
-"""Storage commitment asked for (PS3.4 J.3.2): N-ACTION, and a report that comes on the same association."""
+"""Storage commitment asked for (PS3.4 J.3.2), with a report on the same association; and our own reports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import build_context, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 
 from dicom_node.dicom import commitment
@@ -17,6 +18,7 @@ from dicom_node.scu.destination import Check, KeepReport, Outgoing, RequestAnswe
 
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _LOOK_SECONDS = 0.1
+_ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
 
 
 class CommitmentRequestor(DimseCaller):
@@ -58,6 +60,39 @@ class CommitmentRequestor(DimseCaller):
         while association.is_established and not self._connections.closed and time.monotonic() < end:
             if association.dimse.report_answered.wait(_LOOK_SECONDS):
                 return
+
+
+class CommitmentReporter(DimseCaller):
+    """Reports to one peer on what it asked for (PS3.4 J.3.3), as the SCP on an association of our own."""
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        """Report; "" where the peer took it, else why not."""
+        with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
+            if isinstance(association, NoAssociation):
+                return association.text
+            with self.waiting(association, self._settings.outbox.answer_seconds):
+                try:
+                    status, _ = association.send_n_event_report(
+                        information, event_type, commitment.SOP_CLASS, commitment.SOP_INSTANCE
+                    )
+                    code = status.get("Status")
+                except RuntimeError:  # cut meanwhile
+                    code = None
+                if code is None:
+                    association.abort()
+            self.debug("N-EVENT-REPORT", status=code)
+        if code is None:
+            return "association lost before the answer"
+        return "" if code == 0 else f"status {code:04X}"
+
+    def check(self) -> Check:
+        """Whether the peer takes reports; reports nothing."""
+        with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
+            if isinstance(association, NoAssociation):
+                return Check("commitment report", False, association.text)
+            reversed_roles = any(context.as_scp for context in association.accepted_contexts)
+        how = "roles reversed" if reversed_roles else "without role selection: sent all the same"
+        return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
 
 
 def check_commitment(caller: DimseCaller) -> Check:

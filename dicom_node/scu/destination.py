@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_node.dicom.commitment import CommitmentReport
@@ -152,6 +153,22 @@ class CommitmentUser(Protocol):
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
         """Ask the peer to commit to these objects; a report that comes at once goes to ``keep``."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...
+
+
+class CommitmentProvider(Protocol):
+    """Reports to one peer on storage commitment, as the SCP (PS3.4 J.3.3). For one thread."""
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        """Report this Event Information; "" where the peer took it, else why not."""
+        ...
+
+    def check(self) -> Check:
+        """Whether the peer takes reports; reports nothing."""
         ...
 
     def close(self) -> None:

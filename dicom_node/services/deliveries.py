@@ -113,10 +113,10 @@ def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Perso
 
 
 def _by_study(session: Session, deliveries: Sequence[int]) -> dict[int, dict[int, list[str]]]:
-    """Result (by UID) and destination of each, by its number and its study's."""
+    """Object (by UID) and destination of each, by its number and its study's."""
     chosen = select(Delivery).where(Delivery.id.in_(deliveries)).order_by(Delivery.id)
     found: dict[int, dict[int, list[str]]] = {}
     for row in session.scalars(chosen):
-        pair = [row.result.sop_instance_uid, row.destination]
-        found.setdefault(row.result.study_id, {})[row.id] = pair
+        pair = [row.item.sop_instance_uid, row.destination]
+        found.setdefault(row.item.study_id, {})[row.id] = pair
     return found

@@ -132,11 +132,11 @@ def place_for_test() -> Iterator[None]:
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[PeerCheck]:
-    """Try what delivery to these peers, and questions to them, need; by default of all that may either.
+    """Try what delivery, questions and reports to these peers need; by default of all that we call.
 
     ``by``: whom the audit names; the command line needs no database. Raises UnknownPeer, TooManyAtOnce.
     """
-    called = [peer for peer in settings.peers if {"receive", "query"} & {*peer.may}]
+    called = [peer for peer in settings.peers if {"receive", "query"} & {*peer.may} or peer.commit_after]
     chosen = [settings.peer(name) for name in names] or called
     with place_for_test():
         rows = [
@@ -154,12 +154,14 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.scu import open_archive, open_destination
+    from dicom_node.scu import open_archive, open_destination, open_reporter
 
-    if "receive" in peer.may or "query" not in peer.may:
+    if "receive" in peer.may or not ("query" in peer.may or peer.commit_after):
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
+    if peer.commit_after:
+        yield open_reporter(peer, settings).check()
 
 
 def _viewed(peer: PeerSettings) -> list[PeerCheck]:

@@ -66,6 +66,7 @@ def listed(settings: Settings) -> list[View]:
             "when": {key: list(value) for key, value in rule.when if value},
             "pipeline": rule.pipeline,
             "send_to": list(rule.send_to),
+            "forward": list(rule.forward),
             "then": [str(one) for one in rule.then],
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
@@ -229,6 +230,9 @@ def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]
         for name in rule.receivers:
             if name not in receiving:
                 yield f"rule {number}, send_to: {did_you_mean(name, receiving, 'peers that may receive')}"
+        for name in rule.forward:
+            if name not in receiving:
+                yield f"rule {number}, forward: {did_you_mean(name, receiving, 'peers that may receive')}"
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:

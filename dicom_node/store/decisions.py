@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.store.database import DECIDED
-from dicom_node.store.tables import DecisionRow, Delivery, Result, Study
+from dicom_node.store.tables import DecisionRow, Delivery, Original, Result, Study
 from dicom_node.store.transitions import utc_now
 
 _BATCH = 500
@@ -70,13 +70,19 @@ def holds_back() -> ColumnElement[bool]:
     faulty.
     """
     waits = (DecisionRow.applied_at.is_(None), DecisionRow.holds)
-    of_study = (
-        select(Result.id)
-        .join(Study, Study.id == Result.study_id)
+    studies = (
+        select(Study.id)
         .join(DecisionRow, DecisionRow.study_uid == Study.study_instance_uid)
         .where(*waits)
+        .correlate(None)
     )
-    return or_(Delivery.result_id.in_(of_study), exists().where(*waits, DecisionRow.study_uid == ""))
+    result = exists().where(Result.id == Delivery.result_id, Result.study_id.in_(studies))
+    original = exists().where(Original.id == Delivery.original_id, Original.study_id.in_(studies))
+    return or_(
+        result.correlate(Delivery),
+        original.correlate(Delivery),
+        exists().where(*waits, DecisionRow.study_uid == ""),
+    )
 
 
 def _batches(numbers: Collection[str]) -> Iterator[list[str]]:

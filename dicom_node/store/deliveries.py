@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.orm import Session, contains_eager, selectinload
 
-from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
+from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store import decisions
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Job, Result, Study
+from dicom_node.store.tables import Delivery, Job, Original, Result, Study
 from dicom_node.store.tables.base import has_come, has_ended
 from dicom_node.store.transitions import move_delivery, utc_now
 
@@ -21,6 +22,39 @@ WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
 
 _S = DeliveryState
+# With further queries: a lock on the deliveries would lock nothing that is joined from outside.
+_OBJECTS = (
+    selectinload(Delivery.result).selectinload(Result.study),
+    selectinload(Delivery.original).selectinload(Original.received),
+    selectinload(Delivery.original).selectinload(Original.study),
+)
+
+
+STUDY = func.coalesce(Result.study_id, Original.study_id)
+"""SQL: the study of a delivery, where both kinds of objects are joined (:func:`with_objects`)."""
+
+
+def with_objects(chosen: Any) -> Any:
+    """Join the object of each delivery, result or original, and its study."""
+    joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
+    return joined.join(Study, Study.id == STUDY)
+
+
+def forward(session: Session, original: Original, destination: str) -> bool:
+    """Put a received object into the outbox for a peer, due now; once only, however often it is asked.
+
+    One that was withdrawn before it was sent is sent after all. Returns whether anything changed.
+    """
+    mine = (Delivery.original_id == original.id, Delivery.destination == destination)
+    found = session.scalar(select(Delivery).where(*mine))
+    if found is None:
+        session.add(Delivery(original=original, destination=destination, next_at=utc_now()))
+        session.flush()
+        return True
+    if not found.withdrawn:
+        return False
+    wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
+    return move_delivery(session, found, DELIVERY_WANTED, **wanted)
 
 
 def add(
@@ -115,7 +149,7 @@ def discard(session: Session, delivery: Delivery, because: str) -> bool:
 def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
     """Discard the deliveries that wait or were given up and whose result somebody withdrew meanwhile."""
     waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
-    results = {one.result_id for one in waiting}
+    results = {one.result_id for one in waiting if one.result_id is not None}
     gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
     for delivery in waiting:
         if delivery.result_id in gone:
@@ -136,9 +170,7 @@ def due_batch(
     """
     waiting = (Delivery.next_at, Delivery.id)
     first = session.scalar(
-        select(Result.study_id)
-        .join(Delivery.result)
-        .join(Result.study)
+        with_objects(select(STUDY))
         .where(Delivery.destination == destination, _due(now))
         .order_by(*waiting if by_waiting else (Study.priority.desc(), *waiting))
         .limit(1)
@@ -147,11 +179,9 @@ def due_batch(
         return []
     return list(
         session.scalars(
-            select(Delivery)
-            .join(Delivery.result)
-            .join(Result.study)
-            .options(contains_eager(Delivery.result).contains_eager(Result.study))
-            .where(Delivery.destination == destination, Result.study_id == first, _due(now))
+            with_objects(select(Delivery))
+            .options(*_OBJECTS)
+            .where(Delivery.destination == destination, first == STUDY, _due(now))
             .order_by(Delivery.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Delivery)
@@ -189,7 +219,7 @@ def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[i
         .where(
             Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None)
         )
-        .options(joinedload(Delivery.result))
+        .options(*_OBJECTS)
         .with_for_update(of=Delivery)
     )
     return {delivery.id: delivery for delivery in held}

@@ -17,6 +17,7 @@ from dicom_node.store.tables import (
     Delivery,
     Instance,
     Job,
+    Original,
     ReceivedObject,
     Result,
     Study,
@@ -144,6 +145,34 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
     return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
 
 
+def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:
+    """Deliveries of the study's received objects that were not sent yet."""
+    chosen = select(Delivery).join(Delivery.original).where(Original.study_id == study_id)
+    return session.scalars(chosen.where(Delivery.state == DeliveryState.PENDING)).all()
+
+
+def file_of(session: Session, instance: Instance) -> ReceivedObject:
+    """The received object whose file is the version in force."""
+    mine = (
+        ReceivedObject.sop_instance_uid == instance.sop_instance_uid,
+        ReceivedObject.path == instance.path,
+    )
+    return session.scalars(select(ReceivedObject).where(*mine).order_by(ReceivedObject.id).limit(1)).one()
+
+
+def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
+    """The peers that get, or got, objects of this sender in this study by rules that forward."""
+    chosen = select(Delivery.destination).join(Delivery.original).join(Original.received)
+    mine = (Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
+    return session.scalars(chosen.where(*mine).distinct().order_by(Delivery.destination)).all()
+
+
+def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
+    """The newest version of this SOP instance that rules forward."""
+    mine = Original.sop_instance_uid == sop_instance_uid
+    return session.scalar(select(Original).where(mine).order_by(Original.id.desc()).limit(1))
+
+
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
     """Whether none of a study's objects came from ``senders``, given as ends of spool names ("" for names
     without a mark).
@@ -257,14 +286,15 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """Ended studies whose files may go: nothing happened to them since, and every result is confirmed.
+    """Ended studies whose files may go: nothing happened to them since, and every delivery is confirmed.
 
     Another transaction may be adding an object to one: ``lock_purgeable`` before anything is deleted.
     """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+    forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
     finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
-    unfinished = sent.where(Delivery.state.not_in(finished))
-    fresh = sent.where(Delivery.confirmed_at >= before)
+    unfinished = or_(*(one.where(Delivery.state.not_in(finished)) for one in (sent, forwarded)))
+    fresh = or_(*(one.where(Delivery.confirmed_at >= before) for one in (sent, forwarded)))
     working = (
         exists()
         .where(Job.study_id == Study.id)

@@ -26,8 +26,10 @@ from dicom_node.store.tables import (
     Instance,
     Notification,
     NotifiedEvent,
+    Original,
     PerformedStep,
     ReceivedObject,
+    RequestedCommitment,
     Result,
     ScoreCount,
     ShadowScore,
@@ -41,8 +43,8 @@ SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 
 _Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
-_instance, _result, _delivery, _study, _step_study = (
-    one.__table__ for one in (Instance, Result, Delivery, Study, StepStudy)
+_instance, _result, _original, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, Result, Original, Delivery, Study, StepStudy)
 )
 
 
@@ -56,6 +58,10 @@ def _images(senders: Sequence[str]) -> Select[Any]:
 
 def _results(senders: Sequence[str]) -> Select[Any]:
     return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
+
+
+def _originals(senders: Sequence[str]) -> Select[Any]:
+    return select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))
 
 
 def _deliveries(senders: Sequence[str]) -> Select[Any]:
@@ -78,7 +84,10 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     ),
     EventRow: lambda senders: or_(EventRow.study_id.is_(None), EventRow.study_id.in_(_studies(senders))),
     Association: Association.calling_ae.in_,
-    Delivery: lambda senders: Delivery.result_id.in_(_results(senders)),
+    RequestedCommitment: RequestedCommitment.calling_ae.in_,
+    Delivery: lambda senders: or_(
+        Delivery.result_id.in_(_results(senders)), Delivery.original_id.in_(_originals(senders))
+    ),
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
     Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),

@@ -21,14 +21,28 @@ from dicom_node.model.lifecycle import (
     FETCH,
     HELD,
     JOB,
+    OPEN_DELIVERIES,
     READ_FROM_WORK,
+    REQUESTED,
     STUDY,
+    DeliveryState,
     JobState,
     StudyState,
     study_state,
 )
 from dicom_node.store.database import EVENTS
-from dicom_node.store.tables import Commitment, Delivery, EventRow, Fetch, HeldResult, Job, Result, Study
+from dicom_node.store.tables import (
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    Original,
+    RequestedCommitment,
+    Result,
+    Study,
+)
 
 _State = TypeVar("_State", bound=StrEnum)
 
@@ -95,14 +109,14 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
     here = attempt & (Delivery.state == delivery.state)
     if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
         return False
-    result = delivery.result
+    item = delivery.item
     record(
         session,
         event,
-        result.study_id,
+        item.study_id,
         delivery=delivery.id,
         destination=delivery.destination,
-        instance=result.sop_instance_uid,
+        instance=item.sop_instance_uid,
         status=delivery.status,
         reason=delivery.reason,
     )
@@ -110,7 +124,7 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
 
 
 def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
-    """Move a request for storage commitment on by an event, fenced by its state."""
+    """Move a request for storage commitment by an event, fenced by its state."""
     here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
     if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
         return False
@@ -120,6 +134,24 @@ def move_commitment(session: Session, commitment: Commitment, event: EventType) 
         destination=commitment.destination,
         transaction=commitment.transaction_uid,
         objects=len(commitment.deliveries),
+    )
+    return True
+
+
+def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
+    """Move a peer's request for storage commitment by an event, fenced by its state; ``values``: columns."""
+    here = (RequestedCommitment.id == row.id) & (RequestedCommitment.state == row.state)
+    if not _set(session, row, _next(REQUESTED, row, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        peer=row.peer,
+        transaction=row.transaction_uid,
+        objects=len(row.objects),
+        failed=len(row.failed),
+        attempt=row.attempts,
+        reason=row.reason,
     )
     return True
 
@@ -170,9 +202,14 @@ def settle_study(session: Session, study_id: int) -> None:
     jobs = session.execute(
         select(Job.state, Job.reason).where(Job.study_id == study_id, Job.study_revision == study.revision)
     ).all()
-    deliveries = session.execute(
-        select(Delivery.state, Delivery.reason).join(Delivery.result).where(Result.study_id == study_id)
+    said = select(Delivery.state, Delivery.reason)
+    results = session.execute(said.join(Delivery.result).where(Result.study_id == study_id)).all()
+    # Results say where a study stands; originals only while they are on their way, or given up.
+    unfinished = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD})
+    originals = session.execute(
+        said.join(Delivery.original).where(Original.study_id == study_id, unfinished)
     ).all()
+    deliveries = [*results, *originals]
     state = study_state([job.state for job in jobs], [delivery.state for delivery in deliveries])
     if state == study.state:
         return
@@ -219,7 +256,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
 
 def _set(
     session: Session,
-    row: Study | Job | Delivery | Commitment | HeldResult | Fetch,
+    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch,
     to: StrEnum,
     here: ColumnElement[bool],
     values: Mapping[str, Any],

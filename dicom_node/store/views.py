@@ -14,13 +14,13 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, func, literal, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from dicom_node import events
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.store import queue, steps
+from dicom_node.store import deliveries, queue, steps
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Association,
@@ -43,6 +43,9 @@ PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
 HELD = "held"
 """What lists call a study that no rule runs yet, as a limit holds its job; ``not_applicable`` there."""
+
+ORIGINAL = "original"
+"""What the outbox calls a received object that is forwarded, among the kinds of results."""
 
 _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
 _DIGITS = 18  # that a number in the database may have
@@ -174,11 +177,14 @@ def list_deliveries(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """The outbox: one row per result object and destination, newest first; ``before`` this number."""
+    """The outbox: one row per object and destination, newest first; ``before`` this number.
+
+    A received object that is forwarded has the kind ``ORIGINAL``.
+    """
     chosen = (
-        select(Delivery, Result, Study.study_instance_uid)
-        .join(Result, Delivery.result_id == Result.id)
-        .join(Study, Result.study_id == Study.id)
+        deliveries.with_objects(
+            select(Delivery, Result, Study.study_instance_uid).options(selectinload(Delivery.original))
+        )
         .order_by(Delivery.id.desc())
         .limit(limit)
     )
@@ -322,7 +328,7 @@ def _faulty(session: Session, of_study: ScalarSelect[int]) -> dict[int, str]:
 def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
     """Results, in the order in which they were built, each with the id of its study."""
     states: dict[int, dict[str, str]] = defaultdict(dict)
-    rows = select(Delivery.result_id, Delivery.destination, Delivery.state).join(Delivery.result)
+    rows = select(Result.id, Delivery.destination, Delivery.state).join(Result.deliveries)
     for result_id, destination, state in session.execute(rows.where(which).order_by(Delivery.id)):
         states[result_id][destination] = state.value
     built = select(Result, Withdrawal).join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
@@ -364,12 +370,13 @@ def _job(row: Job, study_instance_uid: str | None) -> View:
     }
 
 
-def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> View:
+def _delivery(row: Delivery, result: Result | None, study_instance_uid: str | None) -> View:
     names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
     return {
         "delivery": row.id,
         "study_instance_uid": study_instance_uid,
-        **columns(result, "kind", "sop_instance_uid"),
+        "kind": as_json(result.kind) if result else ORIGINAL,
+        "sop_instance_uid": row.item.sop_instance_uid,
         **columns(row, *names, "confirmed_at", "discarded_because"),
     }
 

@@ -12,7 +12,7 @@ from dicom_node import events
 from dicom_node.events import Event
 from dicom_node.inbox.journal import JournalReader, has_no_writer
 from dicom_node.model.kinds import AssociationOutcome, StepStatus
-from dicom_node.store import intake, steps
+from dicom_node.store import intake, requested, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association
 from dicom_node.store.transitions import append, record, utc_now
@@ -105,6 +105,9 @@ def _ingest(session: Session, event: Event) -> None:
     if event.type is events.COMMITMENT_REPORTED:
         _keep_report(session, event)
         return
+    if event.type is events.COMMITMENT_ASKED:
+        _keep_request(session, event)
+        return
     if event.type in _STEPS:
         _keep_step(session, event)
         return
@@ -138,6 +141,23 @@ def _keep_report(session: Session, event: Event) -> None:
         calling=calling,
         committed=len(committed),
         failed=len(failed),
+    )
+
+
+def _keep_request(session: Session, event: Event) -> None:
+    """A peer's request for storage commitment; the event has the number of objects instead of UIDs."""
+    peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
+    objects = event.fields["objects"]
+    refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
+    kind = events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED
+    record(
+        session,
+        kind,
+        peer=peer,
+        calling=calling,
+        transaction=transaction,
+        objects=len(objects),
+        reason=refusal,
     )
 
 

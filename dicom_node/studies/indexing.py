@@ -22,8 +22,9 @@ from dicom_node.inbox.header import Arrival, same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool, marked
+from dicom_node.jobs import forward_late
 from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.lifecycle import READ_FROM_WORK, StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake, steps
 from dicom_node.store.database import Database
@@ -136,14 +137,18 @@ class Indexing:
                 quarantine_study(session, other, _with_object(judgement.reason, item))
             return place
         self._receive(session, study, item, role, judgement.outcome)
+        late: Instance | None = None
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
             row = self._write_instance(session, study, item, role, place)
             ask_about(session, study, row, self._settings)
+            late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
         elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
             # The new copy takes its place.
             former.path, former.purged = self._files.relative(place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, study, item, judgement, place)
+        if late is not None:
+            forward_late(session, study, late, self._settings)
         event = _EVENTS[judgement.outcome]
         if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
             built_here = is_result(session, found.sop_instance_uid)

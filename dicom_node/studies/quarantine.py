@@ -53,7 +53,7 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
     """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop.
 
-    ``same_data``: assessments are delivered all the same, since no job will ask for them again.
+    ``same_data``: assessments and received images are delivered all the same: no job asks for them again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
@@ -62,4 +62,7 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
     for delivery in intake.pending_deliveries(session, study.id, but):
         deliveries.withdraw(session, delivery, reason)
+    if not same_data:
+        for delivery in intake.pending_originals(session, study.id):
+            deliveries.withdraw(session, delivery, reason)
     session.flush()

@@ -27,6 +27,7 @@ from dicom_node.scp.policy import APPLICATION_CONTEXT
 from dicom_node.scp.statuses import (
     REJECTIONS,
     REPORT_STATUSES,
+    REQUEST_STATUSES,
     SOP_CLASS_NOT_SUPPORTED,
     STATUSES,
     STEP_STATUSES,
@@ -92,6 +93,18 @@ SEQUENCES: Final[dict[str, tuple[Step, ...]]] = {
         Step(_C, _N, "A-ASSOCIATE, with SCP role"),
         Step(_C, _N, "N-EVENT-REPORT-RQ: committed and failed objects"),
         Step(_N, _C, "N-EVENT-REPORT-RSP, when it is on stable storage", answer=True),
+    ),
+    "A modality asks for storage commitment of what is forwarded": (
+        Step(_M, _N, "A-ASSOCIATE, C-STORE-RQ, as images are received"),
+        Step(_M, _N, "A-ASSOCIATE"),
+        Step(_M, _N, "N-ACTION-RQ: Transaction UID, objects"),
+        Step(_N, _M, "N-ACTION-RSP, when it is on stable storage", answer=True),
+        Step(_M, _N, "A-RELEASE"),
+        Step(_N, _P, "C-STORE-RQ, for each image, and confirmation as of results"),
+        Step(_N, _M, "A-ASSOCIATE, with SCP role"),
+        Step(_N, _M, "N-EVENT-REPORT-RQ: committed and failed objects"),
+        Step(_M, _N, "N-EVENT-REPORT-RSP", answer=True),
+        Step(_N, _M, "A-RELEASE"),
     ),
     "Studies are found and fetched by C-MOVE": (
         Step(_N, _P, "A-ASSOCIATE, with the query AE"),
@@ -180,7 +193,7 @@ def _general() -> str:
         ("asynchronous operations window", "not negotiated; requests that come before the answer to the last one are answered in order"),
         ("user identity (PS3.7 D.3.3.7)", "never sent; ignored, answered without being checked, or refused (`user_identity`)"),
         ("SOP class extended negotiation", "none"),
-        ("SCP/SCU role selection", "accepted for storage commitment reports; proposed for the objects of a C-GET"),
+        ("SCP/SCU role selection", "accepted for storage commitment; proposed for our reports on it, and for the objects of a C-GET"),
         ("association request as acceptor", f"whole within {listener.acse_timeout_seconds:g} s of the connection (`acse_timeout_seconds`)"),
         ("idle association as acceptor", f"aborted after {listener.network_timeout_seconds:g} s (`network_timeout_seconds`); a message has a second more for each {limits.SLOWEST_BYTES_PER_SECOND} bytes"),
         ("answer as initiator", f"{outbox.answer_seconds:g} s (`outbox.answer_seconds`), longer for large objects"),
@@ -193,7 +206,7 @@ def _general() -> str:
 Aborted: an association request without presentation contexts. Aborted without being read to the end: one of more than
 {limits.LARGEST_REQUEST} bytes, {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more
 than {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than {limits.LARGEST_COMMAND} bytes,
-and every command but C-STORE, C-ECHO, C-CANCEL, (5.2.3) N-EVENT-REPORT and (5.2.5) N-CREATE and N-SET.
+and every command but C-STORE, C-ECHO, C-CANCEL, (5.2.3) N-EVENT-REPORT and N-ACTION and (5.2.5) N-CREATE and N-SET.
 """
 
 
@@ -206,7 +219,8 @@ def _contexts() -> str:
         (f"{len(accepted) - 1} storage classes of 5.2.2.1", "", f"all {len(of_storage.transfer_syntax)} of 5.2.2.1", "SCP"),
         (
             class_name(commitment.SOP_CLASS), commitment.SOP_CLASS,
-            ", ".join(uid.name for uid in commitment_context().transfer_syntax), "SCU, to peers that were asked",
+            ", ".join(uid.name for uid in commitment_context().transfer_syntax),
+            "SCU, of peers that were asked; SCP, of peers that may ask",
         ),
         (
             class_name(performed_step.SOP_CLASS), performed_step.SOP_CLASS,
@@ -227,6 +241,18 @@ def _contexts() -> str:
         ),
         ("query", class_name(STUDY_ROOT_FIND), STUDY_ROOT_FIND, both),
         ("storage commitment", class_name(commitment.SOP_CLASS), commitment.SOP_CLASS, both),
+        (
+            "storage commitment report, with SCP role",
+            class_name(commitment.SOP_CLASS),
+            commitment.SOP_CLASS,
+            both,
+        ),
+        (
+            "storage of forwarded objects",
+            "the class of each object",
+            "",
+            "the transfer syntax in which it came",
+        ),
         *(("retrieval", class_name(uid), uid, both) for uid in (STUDY_ROOT_MOVE, STUDY_ROOT_GET)),
         (
             "retrieval by C-GET, with SCP role",
@@ -282,7 +308,10 @@ The first row that holds a status counts; any other status is taken as a failure
 #### 7.3.5 Storage Commitment: answers to N-EVENT-REPORT
 
 {status_table(REPORT_STATUSES)}
-#### 7.3.6 Query/Retrieve service as SCU
+#### 7.3.6 Storage Commitment: answers to N-ACTION
+
+{status_table(REQUEST_STATUSES)}
+#### 7.3.7 Query/Retrieve service as SCU
 
 C-FIND to confirm results, and C-FIND for studies:
 

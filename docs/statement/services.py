@@ -23,6 +23,7 @@ from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.model.kinds import ResultKind
+from dicom_node.outbox.commitment_answers import INDEXED_AFTER
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
@@ -31,6 +32,7 @@ from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.services.stow import REASONS
+from dicom_node.store.requested import MOST_OPEN
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -88,13 +90,14 @@ def overview() -> str:
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
 presentation state, secondary captures, segmentation, PDF) to configured destinations. It may find studies that a peer has, and
-fetch them. It is no archive: it answers no query, and takes over no storage commitment (it may ask its destinations for it).
+fetch them, and hand received images on to an archive unchanged. It is no archive: it answers no query, and gives storage commitment
+only for what an archive behind it has confirmed (`commit_after`).
 
 ### 1.1 DIMSE services
 
 {table(("service", "user (SCU)", "provider (SCP)", "section"), rows)}
 Not supported: Modality Worklist, Modality Performed Procedure Step as user, Unified Worklist and Procedure Step, Instance Availability
-Notification, Print Management, Query/Retrieve as provider, Storage Commitment as provider.
+Notification, Print Management, Query/Retrieve as provider.
 
 ### 1.2 SOP classes
 
@@ -156,6 +159,8 @@ def services() -> str:
             "listener, and the association of the request",
             "the peer that was asked",
         ),
+        ("N-ACTION as SCP of storage commitment", "listener", 'peers with `commit_after = "delivered"`'),
+        ("N-EVENT-REPORT as SCP of storage commitment", "delivery", "the peer that asked"),
         (
             "C-STORE, C-FIND, N-ACTION, C-ECHO as SCU",
             "delivery",
@@ -327,6 +332,10 @@ Sent to peers that may receive, as far as their `results` name the kind:
 {results}
 Results are in Explicit VR Little Endian, and converted where the destination accepts Implicit VR Little Endian only. Nothing
 is compressed.
+
+Received objects of any class above that a rule forwards (`forward`) are sent with the data set and in the transfer syntax in which they
+came, one presentation context each; between Explicit and Implicit VR Little Endian they are converted where the destination
+accepts the other only. A class or transfer syntax that is not accepted is given up, for a person. They are confirmed as results are.
 """
 
 
@@ -341,7 +350,9 @@ def _use(uid: str, kind: ClassKind) -> str:
 def _commitment() -> str:
     peer = PeerSettings(name="x", ae_title="X")
     return f"""\
-As SCU (PS3.4 Annex J), for peers with `confirm = "commitment"`. After Success of their C-STORE up to 32 objects of one study are
+##### 5.2.3.1 As SCU: results and forwarded objects are confirmed
+
+For peers with `confirm = "commitment"` (PS3.4 Annex J). After Success of their C-STORE up to 32 objects of one study are
 named in one N-ACTION (Action Type 1) on an association of its own, with a Transaction UID (2.25 and a random number) that is
 in the database before it is sent. AE title, host and port may differ from those of storage (`commitment_ae_title`,
 `commitment_host`, `commitment_port`). Storage media are not named.
@@ -349,7 +360,7 @@ in the database before it is sent. AE title, host and port may differ from those
 The report (N-EVENT-REPORT, Event Types 1 and 2) is taken on the association of the request, which stays open for it for
 {peer.commitment_wait_seconds:g} s (`commitment_wait_seconds`), and on an association that the SCP opens to our listener under its
 AE title, proposing the SCP role by SCP/SCU Role Selection. Without that, and from peers that are not asked, the presentation
-context is rejected: **the node takes over no storage commitment**, as SCP it gives none.
+context is rejected, unless they may ask us (5.2.3.2).
 
 It is answered with Success when it is on stable storage, may come at any time and more than once, and counts only for
 objects of a request to that peer. Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects,
@@ -362,6 +373,30 @@ objects of a request to that peer. Limits: {commitment.MAXIMUM_BYTES // 1024} Ki
 | N-ACTION 0110, 0210, 0213, abort, no answer, no association | asked again with a new Transaction UID |
 | other failures of the N-ACTION, context not accepted | as without report, at once |
 | no report for {peer.commitment_hours:g} h (`commitment_hours`) | `commitment_else`: confirmed by query, or given up as unconfirmed for a person; a late report still confirms |
+
+##### 5.2.3.2 As SCP: a modality asks for what it sent
+
+For peers with `commit_after = "delivered"`; from all others the presentation context is rejected. **The node keeps nothing for good
+and promises nothing itself**: an instance is reported as committed when a peer in `forward` of a rule has the version in force, and
+has confirmed it by query or by its own storage commitment. No storage media and no Retrieve AE Title are named.
+
+The N-ACTION (Action Type 1, well-known SOP Instance) is answered when it is on stable storage. Limits: {commitment.REQUEST_BYTES // 1024} KiB,
+{commitment.REQUEST_OBJECTS} objects; {limits.REQUESTS_A_MINUTE} requests and {limits.OBJECTS_ASKED_A_MINUTE} objects of a peer in a minute;
+{MOST_OPEN} requests of a peer that wait for a report. A Transaction UID counts once for each peer.
+
+One N-EVENT-REPORT for each request (Event Type 1, or 2 where an instance failed), never on the association of the request: on one that
+the node opens to the peer (`commitment_ae_title`, `commitment_host`, `commitment_port`, else those of the peer), proposing the SCP
+role by SCP/SCU Role Selection. A peer that accepts the context without answering the role gets the report all the same. A report
+that is not answered with 0000 is sent again, the same, for {peer.commit_hours:g} h (`commit_hours`), then given up (event 1074); one
+whose answer was lost comes twice.
+
+| instance | reported as |
+| --- | --- |
+| confirmed in an archive | in Referenced SOP Sequence |
+| never sent by this peer, or not indexed {INDEXED_AFTER.total_seconds() // 60:g} minutes after the request | failed, {commitment.NO_SUCH_OBJECT:04X} |
+| of another SOP class | failed, {commitment.CLASS_CONFLICT:04X} |
+| of a complete study, and forwarded by no rule | failed, {commitment.PROCESSING_FAILURE:04X} |
+| not confirmed {peer.commit_hours:g} h after the request (`commit_hours`), in quarantine or replaced by another's version | failed, {commitment.PROCESSING_FAILURE:04X} |
 """
 
 
@@ -412,7 +447,7 @@ Studies are retrieved whole (STUDY level, by Study Instance UID), one at a time 
   object is on stable storage, C000 for one that is not taken, A700 where nothing more can be stored.
 
 Patient ID, name, birth date and sex of the answer are compared with those of the objects that come: a study that contradicts is
-put in quarantine. Statuses: 7.3.6.
+put in quarantine. Statuses: 7.3.7.
 """
 
 
@@ -449,7 +484,7 @@ SERVICES: Final[tuple[Service, ...]] = (
         tuple(item.uid for item in STORAGE_CLASSES),
         _storage,
     ),
-    Service("Storage Commitment", (str(commitment.SOP_CLASS),), (), _commitment),
+    Service("Storage Commitment", (str(commitment.SOP_CLASS),), (str(commitment.SOP_CLASS),), _commitment),
     Service("Query/Retrieve", (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET), (), _query),
     Service("Modality Performed Procedure Step", (), (str(performed_step.SOP_CLASS),), _performed_steps),
 )

@@ -127,8 +127,10 @@ def test_what_a_step_needs_to_begin(listener: Receiver, keyword: str) -> None:
 
 
 def test_the_answer_names_what_is_missing_by_tags() -> None:
-    asked = command.StepCommand(command.N_CREATE_RQ, 7, str(performed_step.SOP_CLASS), "1.2", True)
-    encoded = command.encode_step_response(asked, statuses.STEP_MISSING, "", 0, [0x00400253, 0x00080060])
+    asked = command.NormalizedCommand(command.N_CREATE_RQ, 7, str(performed_step.SOP_CLASS), "1.2", True)
+    encoded = command.encode_normalized_response(
+        asked, command.NormalizedAnswer(statuses.STEP_MISSING, missing=[0x00400253, 0x00080060])
+    )
     answer = command.read_elements(encoded)
     assert answer[0x1005] == bytes.fromhex("4000530208006000")
     assert (answer[0x0100], answer[0x0120], answer[0x0900]) == (b"\x40\x81", b"\x07\x00", b"\x20\x01")

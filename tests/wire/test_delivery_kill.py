@@ -16,6 +16,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_IN_DOUBT
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store.database import Database
+from tests.inbox_lab import Inbox
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -32,7 +33,7 @@ def deliver_forever(settings: Settings) -> None:
 
 
 @contextmanager
-def worker_process(outbox: Outbox) -> Iterator[multiprocessing.process.BaseProcess]:
+def worker_process(outbox: Outbox | Inbox) -> Iterator[multiprocessing.process.BaseProcess]:
     process = multiprocessing.get_context("spawn").Process(target=deliver_forever, args=(outbox.settings,))
     process.start()
     try:

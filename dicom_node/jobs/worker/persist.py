@@ -286,7 +286,8 @@ class ResultWriter:
         for delivery in deliveries.withdrawn_assessments(session, jobs):
             takers = [peer for peer in self._settings.peers if peer.assessments]
             peers = [peer for peer in takers if peer.name == delivery.destination]
-            outbox.enqueue(session, delivery.result, peers)
+            if delivery.result is not None:
+                outbox.enqueue(session, delivery.result, peers)
 
     def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""

@@ -58,6 +58,10 @@ EVENTS_WAITING = 1000
 """Events that wait for the journal while the disk is full; older ones are lost."""
 REPORTS_OF_ONE_ASSOCIATION = 100
 """Storage commitment reports; further ones may come on another association."""
+REQUESTS_A_MINUTE = 300
+"""Requests of one peer for storage commitment; some modalities make one for each image."""
+OBJECTS_ASKED_A_MINUTE = 20_000
+"""Objects in these requests."""
 STEP_REPORTS_OF_ONE_ASSOCIATION = 100
 """N-CREATE and N-SET of performed procedure steps; further ones may come on another association."""
 ADDRESSES_A_MINUTE = 20

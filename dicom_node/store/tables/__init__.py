@@ -10,7 +10,7 @@ from dicom_node.store.tables.analyses import (
     ShadowScore,
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
-from dicom_node.store.tables.commitments import Commitment, WaitingReport
+from dicom_node.store.tables.commitments import Commitment, RequestedCommitment, WaitingReport
 from dicom_node.store.tables.decisions import DecisionRow, HeldResult
 from dicom_node.store.tables.fetches import ArchiveQuestion, Fetch
 from dicom_node.store.tables.node import (
@@ -30,6 +30,7 @@ from dicom_node.store.tables.studies import (
     Delivery,
     Instance,
     Job,
+    Original,
     ReceivedObject,
     ReportedFinding,
     Result,
@@ -62,9 +63,11 @@ __all__ = [
     "Lease",
     "Notification",
     "NotifiedEvent",
+    "Original",
     "PerformedStep",
     "ReceivedObject",
     "ReportedFinding",
+    "RequestedCommitment",
     "Result",
     "ScoreCount",
     "ShadowScore",

@@ -48,6 +48,7 @@ from dicom_node.model.lifecycle import (
     FetchState,
     HeldState,
     JobState,
+    RequestedState,
     StudyState,
 )
 from dicom_node.model.roles import UserRole
@@ -94,6 +95,7 @@ class Base(DeclarativeBase):
         JobState: _words(JobState),
         DeliveryState: _words(DeliveryState),
         CommitmentState: _words(CommitmentState),
+        RequestedState: _words(RequestedState),
         HeldState: _words(HeldState),
         FetchState: _words(FetchState),
         FetchPurpose: _words(FetchPurpose),

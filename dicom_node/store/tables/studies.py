@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -219,17 +229,52 @@ class ReportedFinding(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
 
 
+class Original(Base):
+    """A version of a received object that rules forward with the bytes that it came with."""
+
+    __tablename__ = "original"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    identity_sha256: Mapped[str] = mapped_column(String(64))  # of the version, as in Instance
+
+    study: Mapped[Study] = relationship()
+    received: Mapped[ReceivedObject] = relationship()
+
+    @property
+    def path(self) -> str:
+        """Of its file, as for results."""
+        return self.received.path
+
+    @property
+    def bytes(self) -> int:
+        """Of its file."""
+        return self.received.bytes
+
+    @property
+    def purged(self) -> bool:
+        """Whether its file was deleted."""
+        return self.received.purged
+
+
 class Delivery(Base):
-    """One result × one destination: the outbox."""
+    """One result, or one original, × one destination: the outbox."""
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
+        UniqueConstraint("original_id", "destination", name="uq_delivery_original_once"),
+        CheckConstraint("(result_id IS NULL) <> (original_id IS NULL)", name="ck_delivery_one_object"),
         Index("ix_delivery_due", "state", "next_at"),
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), index=True)
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)
+    original_id: Mapped[int | None] = mapped_column(ForeignKey("original.id"))
     destination: Mapped[str] = mapped_column(String(64), index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
     reason: Mapped[str] = mapped_column(Text, default="")
@@ -247,4 +292,12 @@ class Delivery(Base):
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
 
-    result: Mapped[Result] = relationship(back_populates="deliveries")
+    result: Mapped[Result | None] = relationship(back_populates="deliveries")
+    original: Mapped[Original | None] = relationship()
+
+    @property
+    def item(self) -> Result | Original:
+        """The object that is on its way."""
+        item = self.result or self.original
+        assert item is not None
+        return item

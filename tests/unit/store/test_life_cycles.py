@@ -22,17 +22,28 @@ from dicom_node.model.lifecycle import (
     FetchState,
     HeldState,
     JobState,
+    RequestedState,
     StudyState,
 )
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Commitment, Delivery, EventRow, Fetch, HeldResult, Job, Study
+from dicom_node.store.tables import (
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    RequestedCommitment,
+    Study,
+)
 from dicom_node.store.transitions import (
     move_commitment,
     move_delivery,
     move_fetch,
     move_held,
     move_job,
+    move_requested,
     move_study,
     settle_study_as,
 )
@@ -46,6 +57,7 @@ MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
     "job": (Job, JobState, move_job),
     "delivery": (Delivery, DeliveryState, move_delivery),
     "request for storage commitment": (Commitment, CommitmentState, move_commitment),
+    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move_requested),
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
     "fetched study": (Fetch, FetchState, move_fetch),
 }
@@ -75,7 +87,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         )
         held = HeldResult(result_id=result.id, study_id=study.id, since=NOW)
         fetch = Fetch(peer="pacs", study_instance_uid="1.2.4", asked_at=NOW, next_at=NOW)
-        session.add_all([asked, held, fetch])
+        of_us = RequestedCommitment(
+            peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"]
+        )
+        of_us.asked_at = of_us.next_at = NOW
+        session.add_all([asked, held, fetch, of_us])
     yield database
     database.dispose()
 

@@ -19,7 +19,7 @@ from dicom_node.dicom.performed_step import SOP_CLASS
 from dicom_node.model.kinds import StepStatus
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.monitoring.past import forget_past
-from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, StepCommand
+from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, NormalizedCommand
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.store import steps
 from dicom_node.store.tables import PerformedStep, StepObject, StepStudy
@@ -56,7 +56,7 @@ class Modality:
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
         encoded = encode(step, False, True)
         assert encoded is not None
-        command = StepCommand(field, 1, SOP_CLASS, uid, True)
+        command = NormalizedCommand(field, 1, SOP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.take(command, encoded, UID(ExplicitVRLittleEndian), peer, fields).status.code
 

@@ -246,6 +246,26 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
     op.create_table(
+        "requested_commitment",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae", sa.String(length=16), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("objects", sa.JSON(), nullable=False),
+        sa.Column("failed", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(), nullable=False),
+        sa.Column("decided_at", sa.DateTime(), nullable=True),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_requested_commitment")),
+        sa.UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
+    )
+    op.create_index("ix_requested_commitment_asked_at", "requested_commitment", ["asked_at"])
+    op.create_index("ix_requested_commitment_due", "requested_commitment", ["peer", "state", "next_at"])
+
+    op.create_table(
         "performed_step",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
@@ -715,9 +735,28 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_shadow_score_instance_id", "shadow_score", ["instance_id"])
 
     op.create_table(
+        "original",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("received_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("identity_sha256", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["received_id"], ["received_object.id"], name=op.f("fk_original_received_id")
+        ),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_original_study_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_original")),
+    )
+    for column in ("received_id", "sop_instance_uid", "study_id"):
+        op.create_index(f"ix_original_{column}", "original", [column])
+
+    op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("original_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("destination", sa.String(length=64), nullable=False),
         sa.Column(
             "state",
@@ -738,8 +777,13 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("lease_until", sa.DateTime(), nullable=True),
         sa.Column("sent_at", sa.DateTime(), nullable=True),
         sa.Column("confirmed_at", sa.DateTime(), nullable=True),
+        sa.CheckConstraint(
+            "(result_id IS NULL) <> (original_id IS NULL)", name=op.f("ck_delivery_one_object")
+        ),
+        sa.ForeignKeyConstraint(["original_id"], ["original.id"], name=op.f("fk_delivery_original_id")),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_delivery_result_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
+        sa.UniqueConstraint("original_id", "destination", name="uq_delivery_original_once"),
         sa.UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
     )
     op.create_index("ix_delivery_destination", "delivery", ["destination"])

@@ -1,0 +1,127 @@
+"""A modality that asks the node for storage commitment, and takes its reports (PS3.4 Annex J): pynetdicom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.dsutils import encode
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
+from dicom_node.dicom import commitment
+from tests.modality import ULTRASOUND
+from tests.ports import free_port
+
+
+@dataclass
+class AskingModality:
+    """``answer``: from how often a report came to the status that it gets."""
+
+    ae_title: str = "US1"
+    port: int = field(default_factory=free_port)
+    answer: Callable[[int], int] = lambda times: 0x0000
+    reports: list[Dataset] = field(default_factory=list)
+    event_types: list[int] = field(default_factory=list)
+
+    def said(self) -> list[tuple[str, list[str], dict[str, int]]]:
+        """Of each report its Transaction UID, what is kept, and why what is not."""
+        return [
+            (
+                str(report.TransactionUID),
+                [str(item.ReferencedSOPInstanceUID) for item in report.get("ReferencedSOPSequence", ())],
+                {
+                    str(item.ReferencedSOPInstanceUID): item.FailureReason
+                    for item in report.get("FailedSOPSequence", ())
+                },
+            )
+            for report in self.reports
+        ]
+
+    @contextmanager
+    def listening(self, *, takes_role: bool = True) -> Iterator[None]:
+        """Take reports as long as the scope lasts."""
+        ae = AE(ae_title=self.ae_title)
+        ae.require_called_aet = True
+        if takes_role:
+            ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+        else:
+            ae.add_supported_context(StorageCommitmentPushModel)
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        self.reports.append(event.event_information)
+        self.event_types.append(event.request.EventTypeID)
+        return self.answer(len(self.reports)), None
+
+
+def asked_for(transaction: str, objects: Mapping[str, str] | list[str]) -> Dataset:
+    """Action Information; ``objects``: SOP classes by instance, or instances of ultrasound."""
+    classes = objects if isinstance(objects, Mapping) else dict.fromkeys(objects, ULTRASOUND)
+    return commitment.request(transaction, [(sop_class, uid) for uid, sop_class in classes.items()])
+
+
+def associate_to_ask(port: int, calling: str = "US1") -> Association:
+    """As the SCU, without role selection."""
+    ae = AE(ae_title=calling)
+    ae.dimse_timeout = 20
+    context = build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
+    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
+
+
+def ask(
+    port: int, transaction: str, objects: Mapping[str, str] | list[str], calling: str = "US1", **other: Any
+) -> int | str | None:
+    """N-ACTION; its status, or why there was none. ``other``: action_type, sop_instance."""
+    association = associate_to_ask(port, calling)
+    if not association.is_established:
+        return "rejected" if association.is_rejected else "no context"
+    try:
+        status, _ = association.send_n_action(
+            asked_for(transaction, objects),
+            other.get("action_type", 1),
+            StorageCommitmentPushModel,
+            other.get("sop_instance", commitment.SOP_INSTANCE),
+        )
+        code: int | None = status.get("Status")
+        return code
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:
+    """N-ACTION with these bytes as Action Information; None: the association was cut."""
+    association = associate_to_ask(port, calling)
+    assert association.is_established
+    request = N_ACTION()
+    request.MessageID, request.ActionTypeID = 1, 1
+    request.RequestedSOPClassUID = StorageCommitmentPushModel
+    request.RequestedSOPInstanceUID = commitment.SOP_INSTANCE
+    request.ActionInformation = BytesIO(encoded) if encoded else None
+    (context,) = association.accepted_contexts
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    association.abort()
+    return None if answer is None else answer.Status
+
+
+def encoded_request(transaction: str, objects: Mapping[str, str] | list[str]) -> bytes:
+    """In Implicit VR Little Endian."""
+    encoded = encode(asked_for(transaction, objects), True, True)
+    assert encoded is not None
+    return encoded
