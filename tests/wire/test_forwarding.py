@@ -50,14 +50,14 @@ SYNTAXES = (
 
 
 @contextmanager
-def forwarding(folder: Path, port: int, url: str = "", **of_archive: Any) -> Iterator[Inbox]:
+def forwarding(folder: Path, port: int, database_url: str = "", **of_archive: Any) -> Iterator[Inbox]:
     """A node whose rule forwards to the archive at this port, without jobs' workers."""
     archive = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": port}
     archive |= {"may": ["receive"], **of_archive}
     rule = CONFIG["rules"][0] | {"forward": ["archive"]}
     pace = {"retry_seconds": 0.2, "retry_limit_seconds": 0.5}
     peers = [*CONFIG["peers"], archive]
-    inbox = Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule], "outbox": pace}, url)
+    inbox = Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule], "outbox": pace}, database_url)
     try:
         yield inbox
     finally:
