@@ -24,11 +24,12 @@ from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import FINE_CHANNELS, MIDDLE_CHANNELS, PlacedClassifier
 from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_training.chest.experiment import Experiment, Loss
+from ai_training.errors import DataMissing
 from ai_training.metrics import within_source_auc
 from ai_training.networks.backbone import load_backbone, pretrained_on_imagenet, set_drop_connect
 from ai_training.progress import Report, silent
 from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
-from ai_training.sets.chest import boxes_of, chest_set, reduced_images
+from ai_training.sets.chest import boxes_of, chest_set, label_matrix, reduced_images
 from ai_training.sets.files import size_of
 from ai_training.sets.images import LABELS, ChestImage
 
@@ -57,8 +58,8 @@ class NetworkOutputs:
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
 
-    ``labels``: those that the images say something of; the network learns all of :data:`LABELS`, and ships
-    with these.
+    ``labels``: those that images of both splits say something of; the network has all of :data:`LABELS`, and
+    ships with these.
     """
 
     images: tuple[ChestImage, ...]
@@ -71,8 +72,14 @@ class Material:
         cv2.setNumThreads(1)
         found = chest_set(data)
         images = tuple(image for image in found.images if image.adult and image.split != "test")
-        pixels = reduced_images(images, experiment.chain, cache, report)
-        return Material(images, pixels, found.labels)
+        known = ~np.isnan(label_matrix(images, unknown=np.nan))
+        inside = [known[[image.split == split for image in images]].any(0) for split in ("train", "val")]
+        labels = tuple(label for label in found.labels if all(seen[LABELS.index(label)] for seen in inside))
+        if not labels:
+            raise DataMissing(
+                f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"
+            )
+        return Material(images, reduced_images(images, experiment.chain, cache, report), labels)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """Which images are of ``split``, and of files with at least ``smallest`` pixels a side."""

@@ -47,7 +47,7 @@ def fit_places(
 
     There are none where ``data`` has no boxes in its train split. ``known``: the labels of ``network``.
     """
-    boxes = tuple(box for box in truth_boxes(data) if box.split == "train")
+    boxes = tuple(box for box in truth_boxes(data) if box.split == "train" and box.label in known)
     if not boxes:
         torch.nn.init.zeros_(network.place.weight)
         torch.nn.init.zeros_(network.place_bias)

@@ -33,11 +33,11 @@ def ship(
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
-    labels = found.labels
+    material = Material.gather(data, experiment, cache, report)
+    labels = material.labels
     network = narrowed(trained.network, experiment.size, labels)
     places = fit_places(network, data, experiment, labels)
     fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
-    material = Material.gather(data, experiment, cache)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
     of_labels = [LABELS.index(label) for label in labels]
     truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, of_labels]

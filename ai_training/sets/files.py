@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def lines(path: Path) -> list[str]:
 
 
 def read_grey(path: Path) -> Pixels:
-    """A picture as grey levels ``[rows, columns]``, 0 to 255, DICOM as its header says. Raises DataMissing."""
+    """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. DataMissing."""
     picture = _read(path, cv2.IMREAD_GRAYSCALE)
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
 
@@ -104,7 +105,8 @@ def dicom_facts(path: Path) -> DicomFacts:
     except (PixelError, OSError) as error:
         raise DataMissing(f"{path} cannot be read: a DICOM image was expected ({error})") from error
     names = ("PatientID", "PatientAge", "PatientSex", "ViewPosition")
-    said = [str(image.dataset.get(name) or "") for name in names]
+    with warnings.catch_warnings(action="ignore"):  # published sets hold ages such as 58
+        said = [str(image.dataset.get(name) or "") for name in names]
     return DicomFacts(image.header.rows, image.header.columns, *said)
 
 

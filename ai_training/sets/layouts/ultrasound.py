@@ -104,7 +104,7 @@ def read_busi(folder: Path) -> ImageSet:
 
     Patients are not published: pictures that look nearly alike count as one's. Raises DataMissing.
     """
-    files = [path for label in BUSI for path in sorted(folder.glob(f"{label}/{label} (*).png"))]
+    files = [path for label in BUSI for path in sorted(folder.glob(f"{label}/{label} (*.png"))]
     pictures = [path for path in files if "_mask" not in path.stem]
     images = []
     for path, group in zip(pictures, near_duplicates(tuple(pictures)), strict=True):
