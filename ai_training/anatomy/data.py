@@ -20,9 +20,9 @@ from ai_training.errors import DataMissing
 from ai_training.networks.outlines import ORGANS, SIDE
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import CHEST
-from ai_training.sets.layouts.table import MASK
+from ai_training.sets.layout import CHEST
 from ai_training.sets.published import named_set
+from ai_training.sets.table import MASK
 
 SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)

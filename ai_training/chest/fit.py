@@ -72,9 +72,11 @@ class Material:
         cv2.setNumThreads(1)
         found = chest_set(data)
         images = tuple(image for image in found.images if image.adult and image.split != "test")
-        known = ~np.isnan(label_matrix(images, unknown=np.nan))
-        inside = [known[[image.split == split for image in images]].any(0) for split in ("train", "val")]
-        labels = tuple(label for label in found.labels if all(seen[LABELS.index(label)] for seen in inside))
+        labels = found.labels
+        for split in ("train", "val"):
+            of_split = [image for image in images if image.split == split]
+            known = ~np.isnan(label_matrix(of_split, unknown=np.nan)).reshape(-1, len(LABELS))
+            labels = tuple(label for label in labels if known[:, LABELS.index(label)].any())
         if not labels:
             raise DataMissing(
                 f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"

@@ -22,7 +22,7 @@ from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import FETAL
+from ai_training.sets.layout import FETAL
 from ai_training.sets.published import named_set, part_of_set
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"

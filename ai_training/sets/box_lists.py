@@ -19,7 +19,7 @@ from typing import Any
 
 from ai_training.errors import DataMissing
 from ai_training.sets.images import LABELS, SetBox
-from ai_training.sets.layouts.names import ours
+from ai_training.sets.names import ours
 
 SIDE = 1024.0  # pixels of the images that both lists were drawn on
 Row = tuple[str, str, Sequence[Any]]

@@ -15,7 +15,7 @@ from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox
-from ai_training.sets.layouts.layout import CHEST
+from ai_training.sets.layout import CHEST
 from ai_training.sets.published import read_data
 
 

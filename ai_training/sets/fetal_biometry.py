@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_training.errors import DataMissing
-from ai_training.sets.layouts.layout import SHARES, dealt
+from ai_training.sets.layout import SHARES, dealt
 
 PLANES = {
     "Trans-thalamic": "Trans-thalamic",

@@ -16,9 +16,9 @@ from ai_pipeline.models.preprocess import reduce
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_rgb
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import OVARY
-from ai_training.sets.layouts.ultrasound import OVARIAN
+from ai_training.sets.layout import OVARY
 from ai_training.sets.published import named_set
+from ai_training.sets.ultrasound import OVARIAN
 
 SET = "us_ovarian"
 LABELS = OVARIAN

@@ -1,6 +1,6 @@
 """Image sets by their layouts: chosen by what lies in a folder, or by name.
 
-A new layout is a :class:`~ai_training.sets.layouts.layout.SetLayout` in :data:`LAYOUTS`, and a line in
+A new layout is a :class:`~ai_training.sets.layout.SetLayout` in :data:`LAYOUTS`, and a line in
 docs/training.md.
 """
 
@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from ai_training.errors import DataMissing
+from ai_training.sets import chexpert, lungs, nih, public, radiologists, table, ultrasound
 from ai_training.sets.images import ImageSet, SetImage
-from ai_training.sets.layouts import chexpert, lungs, nih, public, radiologists, table, ultrasound
 
 LAYOUTS = (
     public.LAYOUT,

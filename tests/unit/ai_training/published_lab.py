@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ai_training.sets.layouts.chexpert import FINDINGS
+from ai_training.sets.chexpert import FINDINGS
 from tests.modality import chest
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head

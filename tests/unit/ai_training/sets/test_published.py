@@ -18,10 +18,10 @@ from ai_training.sets.chest import chest_images, chest_set, label_matrix
 from ai_training.sets.duplicates import near_duplicates
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS, ImageSet, SetImage
-from ai_training.sets.layouts.layout import BREAST, CHEST, FETAL, OVARY
-from ai_training.sets.layouts.ultrasound import BESIDE
+from ai_training.sets.layout import BREAST, CHEST, FETAL, OVARY
 from ai_training.sets.ovarian import ovarian_frames
 from ai_training.sets.published import LAYOUTS, named, read_data, read_set
+from ai_training.sets.ultrasound import BESIDE
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 from tests.unit.ai_training.nih_lab import nih_download

@@ -15,7 +15,7 @@ from pathlib import Path
 from ai_training.errors import DataMissing
 from ai_training.sets.files import number, rows
 from ai_training.sets.images import LABELS, ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import (
+from ai_training.sets.layout import (
     BREAST,
     CHEST,
     FETAL,

@@ -12,7 +12,7 @@ from pathlib import Path
 from ai_training.errors import DataMissing
 from ai_training.sets.files import rows
 from ai_training.sets.images import ImageSet, SetImage
-from ai_training.sets.layouts.layout import (
+from ai_training.sets.layout import (
     CHEST,
     SetLayout,
     check_splits,
@@ -21,7 +21,7 @@ from ai_training.sets.layouts.layout import (
     those_there,
     years,
 )
-from ai_training.sets.layouts.names import ours
+from ai_training.sets.names import ours
 
 FINDINGS = (
     "Enlarged Cardiomediastinum",

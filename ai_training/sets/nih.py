@@ -14,8 +14,8 @@ from ai_training.errors import DataMissing
 from ai_training.sets.box_lists import listed_boxes
 from ai_training.sets.files import lines, rows
 from ai_training.sets.images import LABELS, ImageSet, SetBox, SetImage
-from ai_training.sets.layouts.layout import CHEST, HELD_BACK, SetLayout, check_splits, dealt, years
-from ai_training.sets.layouts.public import CITED, SOFT, soft_labels
+from ai_training.sets.layout import CHEST, HELD_BACK, SetLayout, check_splits, dealt, years
+from ai_training.sets.public import CITED, SOFT, soft_labels
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {

@@ -7,10 +7,10 @@ import gzip
 from dataclasses import replace
 from pathlib import Path
 
+from ai_training.sets import table
 from ai_training.sets.files import number, rows
 from ai_training.sets.images import LABELS, ImageSet, SetBox, SetImage
-from ai_training.sets.layouts import table
-from ai_training.sets.layouts.layout import CHEST, SetLayout
+from ai_training.sets.layout import CHEST, SetLayout
 
 SETS = ("cxr_nih", "cxr_nih_more")
 SOFT, BOXES = "chexnet_preds.csv.gz", "boxes.csv"

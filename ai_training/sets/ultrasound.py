@@ -10,7 +10,7 @@ from ai_training.errors import DataMissing
 from ai_training.sets.duplicates import near_duplicates
 from ai_training.sets.files import lines, number, rows
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import BREAST, FETAL, OVARY, SetLayout, in_splits, those_there
+from ai_training.sets.layout import BREAST, FETAL, OVARY, SetLayout, in_splits, those_there
 
 HEAD, LESION = "head", "lesion"
 HC18 = "training_set_pixel_size_and_HC.csv"

@@ -12,8 +12,8 @@ from ai_training.errors import DataMissing
 from ai_training.metrics import overlap
 from ai_training.sets.files import dicom_facts, number, rows
 from ai_training.sets.images import ImageSet, SetBox, SetImage
-from ai_training.sets.layouts.layout import CHEST, SetLayout, in_splits, those_there, years
-from ai_training.sets.layouts.names import ours
+from ai_training.sets.layout import CHEST, SetLayout, in_splits, those_there, years
+from ai_training.sets.names import ours
 
 VINDR = "annotations/image_labels_train.csv"
 IMAGE, READER, FINDING = "image_id", "rad_id", "class_name"

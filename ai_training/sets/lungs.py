@@ -9,7 +9,7 @@ from pathlib import Path
 from ai_training.errors import DataMissing
 from ai_training.sets.files import lines
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage
-from ai_training.sets.layouts.layout import CHEST, SetLayout, in_splits, those_there, years
+from ai_training.sets.layout import CHEST, SetLayout, in_splits, those_there, years
 
 SCR = ("heart", "right lung", "left lung", "right clavicle", "left clavicle")
 FOLDS = {"fold1": "train", "fold2": "test"}
