@@ -21,6 +21,8 @@ from ai_training.onnx_file import export
 from ai_training.sets.images import LABELS
 
 ID = "chest-efficientnet-lite0"
+TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
+"""Words of the shipped card's limits that are true of its own training alone."""
 
 
 def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
@@ -56,9 +58,10 @@ def narrowed(network: PlacedClassifier, size: int, labels: Sequence[str]) -> Pla
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The parts of a card that describe one training: labels, input, calibration, gate, reference for drift,
-    how it was made.
+    how it was made. ``taught_by``: the set, empty where it is that of the shipped card.
     """
 
+    taught_by: str
     labels: tuple[str, ...]
     size: int
     chain: Chain
@@ -98,9 +101,19 @@ def write_card(folder: Path, facts: Facts) -> Path:
         }
         card["reference"] = facts.reference
         card["training"] = facts.training
+        if facts.taught_by:
+            _tell_of(card, facts)
         card["metrics"] = {}
         card.pop("operating_points", None)
     return path
+
+
+def _tell_of(card: Any, facts: Facts) -> None:
+    """In ``card`` (a TOML document), task and limits of a network that another set has taught."""
+    card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(facts.labels)}"
+    kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
+    unknown = "its labels may be wrong; other devices, populations and windows were not tested."
+    card["limits"] = tomlkit.item([*kept, f"Taught by {facts.taught_by}: {unknown}"]).multiline(True)
 
 
 def forget_detector(card: Any) -> None:

@@ -21,6 +21,7 @@ from ai_training.chest.places import fit_places
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS
+from ai_training.sets.public import NAME as SHIPPED_SET
 
 
 def ship(
@@ -66,6 +67,7 @@ def ship(
     return write_card(
         out,
         Facts(
+            "" if found.name == SHIPPED_SET else found.title,
             labels,
             experiment.size,
             experiment.chain,

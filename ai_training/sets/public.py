@@ -13,6 +13,7 @@ from ai_training.sets.images import LABELS, ImageSet, SetBox, SetImage
 from ai_training.sets.layout import CHEST, SetLayout
 
 SETS = ("cxr_nih", "cxr_nih_more")
+NAME = " and ".join(SETS)
 SOFT, BOXES = "chexnet_preds.csv.gz", "boxes.csv"
 SIDE = 512.0  # pixels of the images that the boxes were drawn on
 CITED = (
@@ -38,7 +39,7 @@ def read(data: Path) -> ImageSet:
                 )
             )
     return ImageSet(
-        f"cxr_nih and cxr_nih_more ({CITED}; soft labels of jrzech/reproduce-chexnet, BSD-3-Clause)",
+        f"{NAME} ({CITED}; soft labels of jrzech/reproduce-chexnet, BSD-3-Clause)",
         tuple(images),
         LABELS,
         main="cxr_nih/images",

@@ -79,6 +79,8 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     assert known == list(labels or (n for n in LABELS if n in known))
     assert "Hernia" in known or made is not nih_download
     assert card["training"]["images"] > 0
+    assert card["limits"][-1].startswith(f"Taught by {card['training']['data'][0]}: ")
+    assert not any("CheXNet" in limit for limit in card["limits"])
     boxes = BoxTemplates.from_bytes(card_file.with_suffix(".boxes.npz").read_bytes())
     learned = {known[label] for label in boxes.labels}
     assert learned == {"nih_download": {"Effusion"}, "vindr": {"Effusion"}, "rsna": {"Pneumonia"}}.get(
