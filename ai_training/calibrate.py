@@ -43,13 +43,15 @@ class LabelCalibration:
 
 
 def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
-    """Platt scaling, then two thresholds, all from validation images.
+    """Platt scaling, then two thresholds, all from validation images whose truth is not NaN.
 
     Below Youden's J the finding is absent. It is present only where the specificity on validation is also
     at least .90: eight labels at Youden's specificity of about .65 would give a healthy chest three false
     findings. Between the two it is indeterminate.
     """
-    if truth.min() == truth.max():  # nothing to learn from: such a label is never called
+    known = ~np.isnan(truth)
+    truth, logit = truth[known], logit[known]
+    if len(np.unique(truth)) < 2:  # nothing to learn from: such a label is never called
         return LabelCalibration(1.0, 0.0, 1.0, 1.0)
     slope, intercept = platt(truth, logit)
     probability = _logistic(slope * logit + intercept)
@@ -93,7 +95,7 @@ def reference(
 
 def prevalence(truth: Floats, labels: Sequence[str]) -> dict[str, float]:
     """The rate of each label among the images that the calibration was made on."""
-    return {name: round(float(rate), 4) for name, rate in zip(labels, truth.mean(0), strict=True)}
+    return {name: round(float(rate), 4) for name, rate in zip(labels, np.nanmean(truth, 0), strict=True)}
 
 
 def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:

@@ -185,14 +185,16 @@ def within_source_difference(
 def cells(
     truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]] = ()
 ) -> tuple[Cell, ...]:
-    """Every label in every source that has at least ``fewest`` positives and as many negatives of it."""
+    """Every label in every source that has at least ``fewest`` positives and as many negatives of it; images
+    whose truth is NaN are in no cell of the label."""
     found: list[Cell] = []
     for source in np.unique(sources):
         rows = np.flatnonzero(np.asarray(sources) == source)
         for label in range(truth.shape[1]):
-            positives = truth[rows, label].sum()
-            if min(positives, len(rows) - positives) >= fewest and (str(source), label) not in left_out:
-                found.append(Cell(str(source), label, rows))
+            known = rows[~np.isnan(truth[rows, label])]
+            positives = truth[known, label].sum()
+            if min(positives, len(known) - positives) >= fewest and (str(source), label) not in left_out:
+                found.append(Cell(str(source), label, known))
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,13 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_training.errors import DataMissing
 from ai_training.networks.outlines import ORGANS, SIDE
-from ai_training.sets.files import read_grey, rows
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import ImageSet, MaskFiles, SetImage
+from ai_training.sets.layout import CHEST
+from ai_training.sets.published import named_set
+from ai_training.sets.table import MASK
 
 SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
@@ -29,28 +35,44 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class AnatomyImage:
-    """A chest X-ray of :data:`SET`. ``ctr``: its published cardiothoracic ratio, NaN where there is none."""
+    """A chest X-ray with a mask of each of :data:`ORGANS`. ``ctr``: its published cardiothoracic ratio, NaN
+    where there is none."""
 
     name: str
     picture: Path
-    mask: Path
+    masks: tuple[MaskFiles, ...]
     ctr: float
 
     def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
         """The grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises DataMissing."""
-        bits = read_grey(self.mask)
-        order = EXCHANGED.get(self.name, range(len(ORGANS)))
-        organs = np.stack([bits & (1 << organ) for organ in order]) > 0
-        return read_grey(self.picture), organs
+        picture = read_grey(self.picture)
+        return picture, np.stack([mask.read(picture.shape) for mask in self.masks])
+
+
+def anatomy_set(data: Path) -> ImageSet:
+    """The set with masks of heart and lungs that ``data`` names. Raises DataMissing."""
+    return named_set(data, SET, CHEST)
 
 
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
-    """The images of ``split`` (train, val, test). Raises DataMissing."""
-    folder = data / SET
+    """The images of ``split`` (train, val, test). Raises DataMissing, also where an organ has no mask."""
     return tuple(
-        AnatomyImage(row["patient"], folder / row["file"], folder / row["mask"], float(row["ctr"] or "nan"))
-        for row in rows(folder / "manifest.csv", split)
+        AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
+        for image in anatomy_set(data).images
+        if image.split == split
     )
+
+
+def _masks(image: SetImage) -> tuple[MaskFiles, ...]:
+    """One of each organ: a file of its own, or a bit of a file for all."""
+    if MASK in image.masks:
+        order = EXCHANGED.get(image.patient, range(len(ORGANS)))
+        return tuple(MaskFiles(image.masks[MASK].paths, bits=1 << organ) for organ in order)
+    if missing := [organ for organ in ORGANS if organ not in image.masks]:
+        raise DataMissing(
+            f"{image.path} has no mask of {', '.join(missing)}: all organs are learned together"
+        )
+    return tuple(image.masks[organ] for organ in ORGANS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
         },
         "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
-        "training": {"data": ["cxr_anatomy (train): masks of heart and lungs"], **training},
+        "training": training,
     }
     made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
     return new_card(folder, ID, made_by, "anatomy", about, tables)

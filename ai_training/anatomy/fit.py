@@ -18,7 +18,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ai_pipeline.chest.anatomy import FINER, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
-from ai_training.anatomy.data import AnatomyBatches, AnatomyImage, Augment, anatomy_images, plain
+from ai_training.anatomy.data import (
+    AnatomyBatches,
+    AnatomyImage,
+    Augment,
+    anatomy_images,
+    anatomy_set,
+    plain,
+)
 from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
 from ai_training.networks.outlines import ORGANS, OutlineNetwork, less_dice
@@ -53,7 +60,8 @@ def train(
     run = _AnatomyRun(data, out, recipe)
     network = cast(OutlineNetwork, run.trained(report, resume=resume))
     export_anatomy(network, out / f"{ID}.onnx")
-    return write_card(out, {"recipe": recipe.described(), "chosen": run.best})
+    learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
+    return write_card(out, {"data": learned, "recipe": recipe.described(), "chosen": run.best})
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:

@@ -36,9 +36,10 @@ Place = tuple[int, float, float, float, float]
 class Targets:
     """The training targets of N images.
 
-    ``hard [N, labels]`` 0 or 1. ``soft [N, labels]``: a teacher's probabilities; ``odds [N, labels]``: their
-    log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``: 1 where they are
-    known. ``header [N, 3]``: age (−50, in units of 20 years), female, AP view. ``boxes``: of each image.
+    ``hard [N, labels]`` 0 or 1, NaN where unknown. ``soft [N, labels]``: a teacher's probabilities;
+    ``odds [N, labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split;
+    ``taught [N, 1]``: 1 where they are known. ``header [N, 3]``: age (−50, in units of 20 years), female, AP
+    view. ``boxes``: of each image.
     """
 
     hard: Floats
@@ -54,9 +55,12 @@ class Targets:
         soft: Floats = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
         learned = taught[:, 0] & np.array([image.split == "train" for image in images])
-        header = [((min(i.age, 95.0) - 50) / 20, i.sex == "F", i.view == "AP") for i in images]
+        header = [
+            (0.0 if np.isnan(i.age) else (min(i.age, 95.0) - 50) / 20, i.sex == "F", i.view == "AP")
+            for i in images
+        ]
         return Targets(
-            label_matrix(images),
+            label_matrix(images, unknown=np.nan),
             np.asarray(np.where(taught, soft, 0.0), np.float32),
             np.asarray(np.where(taught, _standard_odds(soft, learned), 0.0), np.float32),
             taught.astype(np.float32),
@@ -101,7 +105,7 @@ class ChestBatches(Dataset[Batch]):
     ) -> None:
         self._experiment, self._pixels, self._targets, self._rows = experiment, pixels, targets, rows
         made = experiment.images
-        weight = np.where(targets.hard[rows].any(1), made.finding_weight, 1.0)
+        weight = np.where((targets.hard[rows] > 0).any(1), made.finding_weight, 1.0)
         weight = weight * np.where(targets.taught[rows, 0] > 0, made.taught_weight, 1.0)
         self._odds = weight / weight.sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from ai_training.cards import changed_card, weights_row
 from ai_training.chest.card_figures import card_metrics, supported
 from ai_training.chest.gates import TRUE_POSITIVE_RATE
 from ai_training.onnx_file import export
+from ai_training.sets.images import LABELS
 
 ID = "chest-efficientnet-lite0"
+TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
+"""Words of the shipped card's limits that are true of its own training alone."""
 
 
 def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
@@ -36,12 +40,29 @@ def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
     )
 
 
+def narrowed(network: PlacedClassifier, size: int, labels: Sequence[str]) -> PlacedClassifier:
+    """``network`` with the outputs of ``labels`` alone, in their order among :data:`LABELS`, and with a new
+    place head; itself if that is all of them.
+    """
+    if len(labels) == len(LABELS):
+        return network
+    rows = [LABELS.index(label) for label in labels]
+    state = network.state_dict()
+    state |= {name: state[name][rows] for name in ("head.weight", "head.bias")}
+    made = PlacedClassifier(len(labels), size, 0.0)
+    fresh = {name: value for name, value in made.state_dict().items() if name.startswith("place")}
+    made.load_state_dict(state | fresh)
+    return made.eval()
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The parts of a card that describe one training: input, calibration, gate, reference for drift, how it
-    was made.
+    """The parts of a card that describe one training: labels, input, calibration, gate, reference for drift,
+    how it was made. ``taught_by``: the set, empty where it is that of the shipped card.
     """
 
+    taught_by: str
+    labels: tuple[str, ...]
     size: int
     chain: Chain
     points: tuple[LabelCalibration, ...]
@@ -66,8 +87,12 @@ def write_card(folder: Path, facts: Facts) -> Path:
         card["input"]["chain"].update(asdict(facts.chain))
         card["gate"]["threshold"] = round(facts.gate_threshold, 6)
         card["gate"]["true_positive_rate"] = TRUE_POSITIVE_RATE
-        for row, point in zip(card["labels"], facts.points, strict=True):
+        rows = [row for row in card["labels"] if row["name"] in facts.labels]
+        for row, point in zip(rows, facts.points, strict=True):
             row.update({**point.rounded(), "supported": False})
+        if len(rows) < len(card["labels"]):
+            card["labels"] = tomlkit.aot()
+            card["labels"].extend(rows)
         card["calibration"] = {
             "calibrated": True,
             "method": "Platt scaling of each label on the adults of the validation split",
@@ -75,10 +100,20 @@ def write_card(folder: Path, facts: Facts) -> Path:
             "prevalence": facts.prevalence,
         }
         card["reference"] = facts.reference
-        card["training"] = {"data": card["training"]["data"], **facts.training}
+        card["training"] = facts.training
+        if facts.taught_by:
+            _tell_of(card, facts)
         card["metrics"] = {}
         card.pop("operating_points", None)
     return path
+
+
+def _tell_of(card: Any, facts: Facts) -> None:
+    """In ``card`` (a TOML document), task and limits of a network that another set has taught."""
+    card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(facts.labels)}"
+    kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
+    unknown = "its labels may be wrong; other devices, populations and windows were not tested."
+    card["limits"] = tomlkit.item([*kept, f"Taught by {facts.taught_by}: {unknown}"]).multiline(True)
 
 
 def forget_detector(card: Any) -> None:

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
 
@@ -25,12 +24,14 @@ from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import FINE_CHANNELS, MIDDLE_CHANNELS, PlacedClassifier
 from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_training.chest.experiment import Experiment, Loss
+from ai_training.errors import DataMissing
 from ai_training.metrics import within_source_auc
 from ai_training.networks.backbone import load_backbone, pretrained_on_imagenet, set_drop_connect
 from ai_training.progress import Report, silent
 from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
-from ai_training.sets.chest import boxes_of, chest_images, reduced_images
-from ai_training.sets.images import LABELS, YOUNGEST, ChestImage
+from ai_training.sets.chest import boxes_of, chest_set, label_matrix, reduced_images
+from ai_training.sets.files import size_of
+from ai_training.sets.images import LABELS, ChestImage
 
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 """Images and label left out when a checkpoint is chosen: there the repository alone predicts pneumonia."""
@@ -55,19 +56,32 @@ class NetworkOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The adults' images of the train and validation splits, reduced: shared by all parts of a run."""
+    """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
+
+    ``labels``: those that images of both splits say something of; the network has all of :data:`LABELS`, and
+    ships with these.
+    """
 
     images: tuple[ChestImage, ...]
     pixels: npt.NDArray[np.uint8]
+    labels: tuple[str, ...] = LABELS
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
         """Read ``data``; raises DataMissing. ``cache`` keeps the reduced images between runs."""
         cv2.setNumThreads(1)
-        images = tuple(
-            image for image in chest_images(data) if image.age >= YOUNGEST and image.split != "test"
-        )
-        return Material(images, reduced_images(images, experiment.chain, cache, report))
+        found = chest_set(data)
+        images = tuple(image for image in found.images if image.adult and image.split != "test")
+        labels = found.labels
+        for split in ("train", "val"):
+            of_split = [image for image in images if image.split == split]
+            known = ~np.isnan(label_matrix(of_split, unknown=np.nan)).reshape(-1, len(LABELS))
+            labels = tuple(label for label in labels if known[:, LABELS.index(label)].any())
+        if not labels:
+            raise DataMissing(
+                f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"
+            )
+        return Material(images, reduced_images(images, experiment.chain, cache, report), labels)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """Which images are of ``split``, and of files with at least ``smallest`` pixels a side."""
@@ -178,7 +192,9 @@ class Predictions(NamedTuple):
 def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
     """The weighted sum of what the experiment's ``[loss]`` names."""
     logits, teacher, header, places = (part.float() for part in predicted)
-    loss = weights.hard * binary_cross_entropy_with_logits(logits, batch.hard)
+    known = ~batch.hard.isnan()
+    hard = binary_cross_entropy_with_logits(logits, batch.hard.nan_to_num(), reduction="none")
+    loss = weights.hard * (hard * known).sum() / known.sum().clamp(min=1)
     if weights.soft:
         taught = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
         loss = loss + weights.soft * taught.mean()
@@ -273,5 +289,4 @@ def _initial(experiment: Experiment) -> PlacedClassifier:
 
 
 def _side(image: ChestImage) -> int:
-    with Image.open(image.path) as opened:
-        return min(opened.size)
+    return min(size_of(image.path))

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ai_pipeline.images.orientation import Pose, shown
 from ai_training.sets.chest import chest_set
-from ai_training.sets.files import read_grey, rows
+from ai_training.sets.files import read_grey
 from ai_training.sets.images import ChestImage
+from ai_training.sets.published import part_of_set
 
 Grey = npt.NDArray[np.uint8]
 Random = np.random.Generator
@@ -135,8 +136,5 @@ def _windowed(image: Grey, lost: float, random: Random) -> Grey:
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files of ``split`` in the manifest of ``folder``; none where there is no manifest."""
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        return []
-    return [folder / row["file"] for row in rows(manifest) if row["split"] == split]
+    """The files of ``split`` in the set in ``folder``; none where there is none."""
+    return [image.path for image in part_of_set(folder, split)]

@@ -40,39 +40,47 @@ class Places:
     templates: BoxTemplates
 
 
-def fit_places(network: PlacedClassifier, data: Path, experiment: Experiment) -> BoxTemplates:
+def fit_places(
+    network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
+) -> BoxTemplates:
     """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among.
 
-    There are none where ``data`` has no boxes in its train split.
+    There are none where ``data`` has no boxes in its train split. ``known``: the labels of ``network``.
     """
-    boxes = tuple(box for box in truth_boxes(data) if box.split == "train")
+    boxes = tuple(box for box in truth_boxes(data) if box.split == "train" and box.label in known)
     if not boxes:
         torch.nn.init.zeros_(network.place.weight)
         torch.nn.init.zeros_(network.place_bias)
         return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     paths = sorted({box.path for box in boxes})
     maps = _maps(network, paths, experiment)
-    learned = learn_places(maps, boxes, [paths.index(box.path) for box in boxes], experiment.seed)
+    learned = learn_places(maps, boxes, [paths.index(box.path) for box in boxes], experiment.seed, known)
     with torch.no_grad():
         network.place.weight[:, :, 0, 0] = learned.weight
-        with_boxes = sorted({LABELS.index(box.label) for box in boxes})
+        with_boxes = sorted({known.index(box.label) for box in boxes})
         network.place_bias[with_boxes] = learned.bias[with_boxes]
     return learned.templates
 
 
-def learn_places(maps: Tensor, boxes: tuple[TruthBox, ...], rows: Sequence[int], seed: int) -> Places:
+def learn_places(
+    maps: Tensor,
+    boxes: tuple[TruthBox, ...],
+    rows: Sequence[int],
+    seed: int,
+    known: Sequence[str] = LABELS,
+) -> Places:
     """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, cells, cells]`` belongs to each."""
     centre, spread = maps.mean(0), maps.std((0, 2, 3))
     standard = (maps - centre) / spread[:, None, None]
     cells = maps.shape[-1]
-    labels = np.array([LABELS.index(box.label) for box in boxes])
+    labels = np.array([known.index(box.label) for box in boxes])
     targets = np.stack([_covered(box, cells) for box in boxes])
     usual = {int(label): targets[labels == label].mean(0) for label in np.unique(labels)}
-    priors = {label: np.log(_spread_out(boxes, label, cells) + LEAST) for label in usual}
+    priors = {label: np.log(_spread_out(boxes, known[label], cells) + LEAST) for label in usual}
     torch.manual_seed(seed)
-    weight, trust = _fit(standard[list(rows)], labels, targets, priors)
+    weight, trust = _fit(standard[list(rows)], labels, targets, priors, len(known))
     shift = torch.einsum("kc,chw->khw", weight / spread, centre)
-    bias = torch.zeros(len(LABELS), cells, cells)
+    bias = torch.zeros(len(known), cells, cells)
     for label, prior in priors.items():
         bias[label] = trust * torch.from_numpy(prior).float() - shift[label]
     return Places(weight / spread, bias, _templates(boxes, labels, priors))
@@ -83,12 +91,13 @@ def _fit(
     labels: npt.NDArray[np.int64],
     targets: npt.NDArray[np.float32],
     priors: dict[int, npt.NDArray[np.float32]],
+    outputs: int,
 ) -> tuple[Tensor, Tensor]:
     inputs, which = standard.flatten(2), torch.from_numpy(labels)
     wanted = torch.from_numpy(targets).flatten(1)
     prior = torch.from_numpy(np.stack([priors[int(label)] for label in labels])).float().flatten(1)
     shared = torch.zeros(standard.shape[1], requires_grad=True)
-    own = torch.zeros(len(LABELS), standard.shape[1], requires_grad=True)
+    own = torch.zeros(outputs, standard.shape[1], requires_grad=True)
     trust = torch.ones(1, requires_grad=True)
     optimiser = torch.optim.Adam([shared, own, trust], lr=0.01)
     for _ in range(STEPS):
@@ -98,7 +107,7 @@ def _fit(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    learned = torch.zeros(len(LABELS), 1)
+    learned = torch.zeros(outputs, 1)
     learned[sorted(priors)] = 1.0
     return (shared + own).detach() * learned, trust.detach()
 
@@ -120,9 +129,9 @@ def _covered(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
     return np.asarray(area / area.sum(), np.float32)
 
 
-def _spread_out(boxes: tuple[TruthBox, ...], label: int, cells: int) -> npt.NDArray[np.float32]:
+def _spread_out(boxes: tuple[TruthBox, ...], label: str, cells: int) -> npt.NDArray[np.float32]:
     """The share of the label's boxes that cover each cell."""
-    return np.asarray(np.mean([_mask(box, cells) for box in boxes if box.label == LABELS[label]], axis=0))
+    return np.asarray(np.mean([_mask(box, cells) for box in boxes if box.label == label], axis=0))
 
 
 def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:

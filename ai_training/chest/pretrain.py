@@ -26,7 +26,7 @@ from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.gate_images import OTHER_CHESTS, files_of_split
 from ai_training.networks.backbone import pretrained_on_imagenet
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import chest_images, reduced_images
+from ai_training.sets.chest import chest_set, reduced_images
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS
 
@@ -141,7 +141,7 @@ def _embedded(network: PlacedClassifier, projection: nn.Module, images: Tensor) 
 
 def _pixels(data: Path, cache: Path, report: Report) -> Bytes:
     chain = Chain()
-    images = tuple(image for image in chest_images(data) if image.split == "train")
+    images = tuple(image for image in chest_set(data).images if image.split == "train")
     parts = [reduced_images(images, chain, cache, report)]
     if others := files_of_split(data / OTHER_CHESTS, "train"):
         parts.append(np.stack([reduce(read_grey(path), chain)[0] for path in others]))

@@ -15,12 +15,13 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.calibrate import calibrated, prevalence, reference
 from ai_training.chest import gates
 from ai_training.chest.experiment import Experiment
-from ai_training.chest.export import ID, Facts, export_onnx, write_card
+from ai_training.chest.export import ID, Facts, export_onnx, narrowed, write_card
 from ai_training.chest.fit import Material, Trained, infer
 from ai_training.chest.places import fit_places
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import label_matrix
+from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS
+from ai_training.sets.public import NAME as SHIPPED_SET
 
 
 def ship(
@@ -32,19 +33,23 @@ def ship(
     ``levers``: the table ``levers.json`` of a study, for the card.
     """
     out.mkdir(parents=True, exist_ok=True)
-    network, experiment = trained.network, trained.experiment
-    places = fit_places(network, data, experiment)
+    experiment, found = trained.experiment, chest_set(data)
+    material = Material.gather(data, experiment, cache, report)
+    labels = material.labels
+    network = narrowed(trained.network, experiment.size, labels)
+    places = fit_places(network, data, experiment, labels)
     fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
-    material = Material.gather(data, experiment, cache)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
-    truth = label_matrix([material.images[row] for row in validated])
+    of_labels = [LABELS.index(label) for label in labels]
+    truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, of_labels]
     outputs = infer(network, material.pixels[validated], experiment.size)
-    points = tuple(calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(LABELS)))
+    points = tuple(calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(labels)))
     export_onnx(network, experiment.size, out / f"{ID}.onnx")
     (out / f"{ID}.gate.npz").write_bytes(fitted.gate.to_bytes())
     (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
     training = {
+        "data": [found.title, *found.notes],
         "images": len(learned),
         "patients": len({material.images[row].patient for row in learned}),
         "chosen_iteration": int(best["iteration"]),
@@ -58,15 +63,17 @@ def ship(
         1 / (1 + np.exp(-(p.slope * outputs.logits[:, k] + p.intercept))) for k, p in enumerate(points)
     ]
     refused = fitted.gate.distance(outputs.pooled) > fitted.threshold
-    tenths = reference("the adults of the validation split", LABELS, np.stack(chances, axis=1), refused)
+    tenths = reference("the adults of the validation split", labels, np.stack(chances, axis=1), refused)
     return write_card(
         out,
         Facts(
+            "" if found.name == SHIPPED_SET else found.title,
+            labels,
             experiment.size,
             experiment.chain,
             points,
             fitted.threshold,
-            prevalence(truth, LABELS),
+            prevalence(truth, labels),
             tenths,
             training,
         ),

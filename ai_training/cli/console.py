@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ai_pipeline.errors import CardError
+from ai_training.cli import options
 from ai_training.errors import ExperimentError
 from ai_training.text import figures_text
 
@@ -29,27 +30,31 @@ AS_JSON = inspect.Parameter(
     default=False,
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
+LAYOUT = inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default="", annotation=options.Layout)
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
 
-def verb(app: typer.Typer, name: str, **options: Any) -> Callable[[Command], Command]:
+def verb(app: typer.Typer, name: str, **how: Any) -> Callable[[Command], Command]:
     """A decorator: the function is the verb ``name`` of ``app``, and what it returns is printed.
 
     It may take a ``report`` of its progress; its other parameters are the verb's options. One that returns
-    figures has the option ``--json``. ``options``: those of ``typer``.
+    figures has the option ``--json``, one that reads image sets ``--layout``. ``how``: options of ``typer``.
     """
 
     def added(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         parameters = dict(signature.parameters)
         reports = parameters.pop("report", None) is not None
+        data = parameters.get("data")
+        if data is not None and data.annotation in options.READ_BY_LAYOUT:
+            parameters[LAYOUT.name] = LAYOUT
         if signature.return_annotation == Figures:
             parameters[AS_JSON.name] = AS_JSON
 
         def run(**given: Any) -> None:
-            as_json = given.pop(AS_JSON.name, False)
-            with errors(), progress() as report:
+            as_json, layout = given.pop(AS_JSON.name, False), given.pop(LAYOUT.name, "")
+            with errors(), _read_as(layout), progress() as report:
                 found = command(**given, **({"report": report} if reports else {}))
             if isinstance(found, Mapping):
                 found = json.dumps(found) if as_json else figures_text(_without_pairs(found))
@@ -58,7 +63,7 @@ def verb(app: typer.Typer, name: str, **options: Any) -> Callable[[Command], Com
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
         run.__doc__ = command.__doc__
-        app.command(name, **options)(run)
+        app.command(name, **how)(run)
         return command
 
     return added
@@ -79,6 +84,15 @@ def errors() -> Iterator[None]:
     except OSError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
+
+
+def _read_as(layout: str) -> AbstractContextManager[None]:
+    """``--data`` is read as ``layout``, which is chosen by its files where that is empty."""
+    if not layout:
+        return nullcontext()
+    from ai_training.sets.published import named
+
+    return named(layout)
 
 
 def needed(package: str) -> None:

@@ -351,7 +351,7 @@ def evaluate_detect(
 def evaluate_anatomy(
     *,
     report: Report,
-    data: options.PublicData,
+    data: options.SetData,
     split: options.Split = "test",
     models_dir: options.ModelsDir = None,
     report_to: Annotated[
@@ -469,7 +469,7 @@ def evaluate_tries(
 def evaluate_fetal(
     *,
     report: Report,
-    data: options.PublicData,
+    data: options.SetData,
     split: options.Split = "test",
     models_dir: options.ModelsDir = None,
     write_card: options.WriteCard = False,
@@ -494,7 +494,7 @@ def evaluate_fetal(
 def evaluate_ovarian(
     *,
     report: Report,
-    data: options.PublicData,
+    data: options.SetData,
     models_dir: options.ModelsDir = None,
     write_card: options.WriteCard = False,
     pictures: Annotated[

@@ -23,13 +23,21 @@ def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
 
 
 ChestData = Annotated[
-    Path,
+    Path, typer.Option(help="A set as it is published, the public sets, or a table of your own.")
+]
+BoxData = Annotated[Path, typer.Option(help="A set with boxes as it is published, or the public sets.")]
+SetData = Annotated[
+    Path, typer.Option(help="A set as it is published, or a folder with the public sets (docs/training.md).")
+]
+READ_BY_LAYOUT = (ChestData, BoxData, SetData)
+"""What ``--layout`` goes with."""
+PublicData = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
+Layout = Annotated[
+    str,
     typer.Option(
-        help="The public image sets, the NIH download, or a manifest of your own (docs/training.md)."
+        help="Layout of --data (docs/training.md), where its files do not tell: folder, nih, rsna …"
     ),
 ]
-BoxData = Annotated[Path, typer.Option(help="The public image sets or the NIH download (docs/training.md).")]
-PublicData = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
 Model = Annotated[

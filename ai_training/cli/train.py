@@ -293,11 +293,14 @@ def train_yolo(
 def train_ovarian(
     *,
     report: Report,
-    data: options.PublicData,
+    data: options.SetData,
     out: options.Out,
     seeds: Annotated[int, typer.Option(help="Runs of every fold, with seeds from 1 on.", min=1)] = 1,
     epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training frames. Default: the shipped recipe's.")
+        float | None,
+        typer.Option(
+            help="Passes over the training frames; the outline in proportion. Default: the shipped recipe's."
+        ),
     ] = None,
     architecture: Annotated[
         str | None,
@@ -330,7 +333,7 @@ def train_ovarian(
     recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
     numbers = range(1, seeds + 1)
     fit.train(data, out, recipe, numbers, report=report)
-    outline = outline_fit.OutlineRecipe(threads=threads)
+    outline = outline_fit.recipe(epochs=recipe.epochs, threads=threads)
     begun = (out / "outline" / CHECKPOINT).is_file()
     outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
     card = ship.ship(data, out, recipe, outline, numbers, report)
@@ -469,8 +472,12 @@ def _filters() -> dict[str, Filter]:
     return {**tried, **autoencoders(), "ours": Despeckler.active().picture}
 
 
-def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
-    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains."""
+def _train_by_recipe(
+    name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]], data: Any = options.PublicData
+) -> None:
+    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains,
+    ``data`` is the kind of its option.
+    """
 
     def train(
         *,
@@ -488,6 +495,7 @@ def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple
         card: Path = trained(data, out, how, resume=resume, report=report)
         return card
 
+    train.__annotations__["data"] = data
     train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
     verb(train_app, name)(train)
 
@@ -518,5 +526,9 @@ def _fetal() -> tuple[Any, Any]:
 
 _train_by_recipe("marks", 6000, "Train the detector of burned-in annotation in ultrasound pictures.", _marks)
 _train_by_recipe("reader", 9000, "Train the reader of small letters on ultrasound pictures.", _reader)
-_train_by_recipe("anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy)
-_train_by_recipe("fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal)
+_train_by_recipe(
+    "anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy, options.SetData
+)
+_train_by_recipe(
+    "fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal, options.SetData
+)

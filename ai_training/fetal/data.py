@@ -2,11 +2,12 @@
 
 What is no head comes from other organs (``us_ovarian``, ``us_breast``, ``cxr_nih``) and from the frames with
 heads themselves, cut so that no head is in them: else the network could tell the sets apart, not heads.
+Only the heads are needed; without the other sets more of them, and more such parts, are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
-from ai_training.sets.files import read_grey, rows
+from ai_training.errors import DataMissing
+from ai_training.sets.files import read_grey
+from ai_training.sets.images import ImageSet, MaskFiles, SetImage
+from ai_training.sets.layout import FETAL
+from ai_training.sets.published import named_set, part_of_set
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
+PIXEL = ("pixel_mm", "pixel_mm_at_512")
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -37,13 +43,14 @@ class HeadImage:
     name: str
     patient: str
     picture: Path
-    mask: Path
+    mask: MaskFiles
     pixel_mm: float
     circumference: float
 
     def read(self) -> tuple[Bytes, Bools]:
         """The grey picture and the head, both ``[rows, columns]``. Raises DataMissing."""
-        return read_grey(self.picture), read_grey(self.mask) > 0
+        picture = read_grey(self.picture)
+        return picture, self.mask.read(picture.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +63,42 @@ class OtherImage:
     source: str
 
 
+def head_set(data: Path) -> ImageSet:
+    """The set of outlined heads that ``data`` names. Raises DataMissing."""
+    return named_set(data, HEADS, FETAL)
+
+
 def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
     """The outlined heads of ``split`` (train, val, test). Raises DataMissing."""
-    return tuple(
-        HeadImage(
-            row["file"],
-            row["patient_id"],
-            data / HEADS / row["file"],
-            data / HEADS / row["mask"],
-            float(row["pixel_mm_at_512"]),
-            float(row["head_circumference_mm"]),
-        )
-        for row in rows(data / HEADS / "manifest.csv", split)
-    )
+    return tuple(_head(image) for image in head_set(data).images if image.split == split)
 
 
 def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
-    """The pictures of the set ``name`` in ``split``, whole. Raises DataMissing."""
-    return tuple(
-        OtherImage(
-            row["file"],
-            next((row[key] for key in ("patient", "patient_id", "group") if row.get(key)), row["file"]),
-            data / name / row["file"],
-            name,
+    """The pictures of the set ``name`` in ``split``, whole; none where it is not there."""
+    found = part_of_set(data / name, split)
+    return tuple(OtherImage(image.name, image.patient, image.path, name) for image in found)
+
+
+def learned_from(data: Path) -> list[str]:
+    """The sets in ``data`` and what each teaches, for the card. Raises DataMissing."""
+    others = [name for name in OTHERS if other_images(data, name, "train")]
+    return [
+        f"{head_set(data).title} (train): outlines of heads; parts of its frames beside the head as no head",
+        *([f"{PLANES} (train): heads without outline"] if other_images(data, PLANES, "train") else []),
+        *([f"{', '.join(others)} (train): no heads"] if others else []),
+    ]
+
+
+def _head(image: SetImage) -> HeadImage:
+    try:
+        [mask] = image.masks.values()
+        pixel = next(image.measures[name] for name in PIXEL if name in image.measures)
+        return HeadImage(
+            image.name, image.patient, image.path, mask, pixel, image.measures["head_circumference_mm"]
         )
-        for row in rows(data / name / "manifest.csv", split)
-    )
+    except (ValueError, StopIteration, KeyError) as error:
+        wanted = f"mask, {' or '.join(PIXEL)} and head_circumference_mm"
+        raise DataMissing(f"{image.path}: {wanted} were expected") from error
 
 
 def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
@@ -147,9 +164,8 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
         self._heads = [image.read() for image in head_images(data, "train")]
         self._planes = other_images(data, PLANES, "train")
-        self._others: Mapping[str, Sequence[OtherImage]] = {
-            name: other_images(data, name, "train") for name in OTHERS
-        }
+        others = (other_images(data, name, "train") for name in OTHERS)
+        self._others: Sequence[Sequence[OtherImage]] = [images for images in others if images]
         self._mix, self._how, self._seed = mix, how, seed
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,18 +179,19 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def _draw(self, random: np.random.Generator) -> list[tuple[Bytes, Bools, bool, bool]]:
         drawn = []
-        for row in random.choice(len(self._heads), self._mix.heads).tolist():
+        planes = self._mix.planes if self._planes else 0
+        for row in random.choice(len(self._heads), self._mix.heads + self._mix.planes - planes).tolist():
             drawn.append((*self._heads[row], True, True))
-        for row in random.choice(len(self._planes), self._mix.planes).tolist():
+        for row in random.choice(len(self._planes) or 1, planes).tolist():
             drawn.append((*_blank(read_grey(self._planes[row].picture)), True, False))
         for _ in range(self._mix.others):
             drawn.append((*_blank(self._other(random)), False, True))
         return drawn
 
     def _other(self, random: np.random.Generator) -> Bytes:
-        """Half of them another organ, half a part of a frame beside the head."""
-        if random.random() < 0.5:
-            images = self._others[OTHERS[int(random.integers(len(OTHERS)))]]
+        """Half of them another organ, if there is any, else a part of a frame beside the head."""
+        if random.random() < 0.5 and self._others:
+            images = self._others[int(random.integers(len(self._others)))]
             return read_grey(images[int(random.integers(len(images)))].picture)
         return without_head(*self._heads[int(random.integers(len(self._heads)))], random)
 

@@ -105,6 +105,7 @@ def gate_figures(
             [read_grey(image.picture) for image in other_images(data, name, split)],
         )
         for name in (PLANES, *OTHERS)
+        if other_images(data, name, split)
     }
     sets[BESIDE] = [image.patient for image in head_images(data, split)], headless(data, "", split)
     for name, (patients, pictures) in sets.items():

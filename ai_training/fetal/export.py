@@ -51,14 +51,7 @@ def write_card(folder: Path, limits: HeadLimits, training: Mapping[str, Any]) ->
             "calibrated": False,
             "method": "none: outlines, no probabilities; limits of the gate fitted on validation pictures",
         },
-        "training": {
-            "data": [
-                "us_fetal_head (train): outlines of heads; parts of its frames beside the head as no head",
-                "us_fetal_planes (train): heads without outline",
-                "us_ovarian, us_breast, cxr_nih (train): no heads",
-            ],
-            **training,
-        },
+        "training": training,
     }
     made_by = "Model card of the network that outlines fetal heads: `ai-pipeline train fetal`."
     return new_card(folder, ID, made_by, "head", about, tables)

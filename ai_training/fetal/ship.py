@@ -8,6 +8,7 @@ from ai_pipeline.contract import ModelRef
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_training.fetal import fit
+from ai_training.fetal.data import learned_from
 from ai_training.fetal.export import ID, export_head, write_card
 from ai_training.fetal.gate import OPEN, fit_limits
 from ai_training.progress import Report, silent
@@ -25,4 +26,6 @@ def train_and_ship(
     export_head(network, weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
-    return write_card(out, limits, {"recipe": recipe.described(), "chosen": chosen})
+    return write_card(
+        out, limits, {"data": learned_from(data), "recipe": recipe.described(), "chosen": chosen}
+    )

@@ -77,7 +77,7 @@ class OvarianRecipe:
 
     def iterations(self, frames: int) -> int:
         """Steps of a run over so many frames."""
-        return max(10, round(self.epochs * frames / self.batch))
+        return max(1, round(self.epochs * frames / self.batch))
 
 
 def train(

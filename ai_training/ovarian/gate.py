@@ -59,8 +59,13 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tupl
 
 
 def fit(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
-    """The gate from pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1."""
+    """The gate from pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
+
+    Without other pictures it has the directions alone, and a limit in their units.
+    """
     plain = directions_of(frames, min(DIRECTIONS, len(frames)))
+    if not others:
+        return plain
     kinds, weights, biases = linear_head({UPRIGHT.name: frames, **others}, seed)
     head = Head(kinds, weights, biases, (1.0, 1.0))
     limits = (

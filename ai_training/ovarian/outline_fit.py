@@ -7,7 +7,7 @@ chosen on the val split, the test split is for ``ai-pipeline evaluate ovarian``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +49,14 @@ class OutlineRecipe(Recipe):
     copies: OvarianRecipe = field(default_factory=OvarianRecipe)
 
 
+def recipe(*, epochs: float, threads: int) -> OutlineRecipe:
+    """The shipped recipe, shortened or lengthened as the classifier is, whose own has ``epochs`` of 16."""
+    made = OutlineRecipe(threads=threads)
+    share = epochs / made.copies.epochs
+    steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))
+    return replace(made, iterations=steps, validate_every=every)
+
+
 def train(
     data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
 ) -> OutlineNetwork:
@@ -68,12 +76,11 @@ def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
     pictures, masks = [], []
     for frame in frames:
         picture, place = reduce(grey(frame.rgb()), CHAIN)
-        rows, columns = (round(place.e * frame.lesion().shape[0]), round(place.a * frame.lesion().shape[1]))
+        lesion = frame.lesion()
+        rows, columns = round(place.e * lesion.shape[0]), round(place.a * lesion.shape[1])
         mask = np.zeros_like(picture)
         top, left = round(place.f), round(place.c)
-        small = cv2.resize(
-            frame.lesion().astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
-        )
+        small = cv2.resize(lesion.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA)
         mask[top : top + rows, left : left + columns] = small
         pictures.append(picture)
         masks.append(mask)

@@ -40,6 +40,7 @@ from ai_training.sets.ovarian import (
     OvarianFrame,
     folds,
     ovarian_frames,
+    ovarian_set,
     reduced,
 )
 
@@ -89,7 +90,7 @@ def ship(
     example = (torch.zeros(2, 3, outline.size, outline.size),)
     batch = {"images": {0: Dim("pictures", max=16)}}
     export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
-    return write_card(out, held_out, recipe, outline)
+    return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
 
 
 def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
@@ -104,9 +105,12 @@ def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
 
 
 def write_card(
-    folder: Path, held_out: HeldOut, recipe: OvarianRecipe, outline: outline_fit.OutlineRecipe
+    folder: Path, title: str, held_out: HeldOut, recipe: OvarianRecipe, outline: outline_fit.OutlineRecipe
 ) -> Path:
-    """The card beside the weights in ``folder``; figures come by ``ai-pipeline evaluate ovarian``."""
+    """The card beside the weights in ``folder``, taught by the set ``title``.
+
+    Figures come by ``ai-pipeline evaluate ovarian``.
+    """
     limit = round(gate.threshold(folder / predictions.FOLDER.name / predictions.GATE), 4)
     truth, logits = held_out.labels, held_out.mean
     scaling = scaled(logits, truth)
@@ -146,10 +150,7 @@ def write_card(
             },
         },
         "training": {
-            "data": [
-                "us_ovarian: MMOTU, subset OTU_2d (Q. Zhao et al., arXiv 2207.06799; doi "
-                "10.6084/m9.figshare.25058690, CC BY 4.0), classes and masks"
-            ],
+            "data": [f"{title}, classes and masks"],
             "frames": len(truth),
             "groups": len(set(held_out.groups)),
             "seeds": len(held_out.logits),

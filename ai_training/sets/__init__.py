@@ -1,1 +1,1 @@
-"""The public image sets, the NIH download and a site's own manifest, read as one table."""
+"""Image sets as they are published and a site's own, a module for each family, all read into one record."""

@@ -13,49 +13,32 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ai_training.errors import DataMissing
-from ai_training.sets.images import LABELS, ChestImage, TruthBox
+from ai_training.sets.images import LABELS, SetBox
+from ai_training.sets.names import ours
 
 SIDE = 1024.0  # pixels of the images that both lists were drawn on
-RENAMED = {
-    "Infiltrate": "Infiltration",
-    "Pleural Thickening": "Pleural_Thickening",
-    "Diffuse Nodule": "Nodule",
-}
 Row = tuple[str, str, Sequence[Any]]
 """File name, label as the list has it, corners (left, top, right, bottom) in pixels."""
 
 
-def listed_boxes(path: Path, images: Mapping[str, ChestImage]) -> Iterator[TruthBox]:
-    """The boxes of a list on ``images``, which are named by their files without ending.
+def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
+    """The boxes of a list, each with the name of its file.
 
-    Labels that the classifier does not know, empty boxes and those of other images are left out. Raises
-    DataMissing where the list is missing or cannot be read.
+    Labels that the classifier does not know and empty boxes are left out. Raises DataMissing where the list
+    is missing or cannot be read.
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing")
     try:
         for file, label, corners in _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path):
             left, top, right, bottom = (float(edge) for edge in corners)
-            image, known = images.get(Path(file).stem), RENAMED.get(label, label)
-            if image is not None and known in LABELS and left < right and top < bottom:
-                yield TruthBox(
-                    file=file,
-                    label=known,
-                    left=left,
-                    top=top,
-                    right=right,
-                    bottom=bottom,
-                    split=image.split,
-                    path=image.path,
-                    side=SIDE,
-                    patient=image.patient,
-                    adult=image.adult,
-                )
+            if ours(label) in LABELS and left < right and top < bottom:
+                yield file, SetBox(ours(label), (left, top, right, bottom), SIDE)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
 

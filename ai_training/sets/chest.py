@@ -1,13 +1,9 @@
-"""Chest X-ray images as one table: files, labels, soft labels, patients, splits, sources.
-
-``--data`` names one of three things, recognised by its files (docs/training.md): the public sets of this
-project (``cxr_nih/manifest.csv`` …), the full NIH download (``Data_Entry_2017.csv``), or a manifest of one's
-own, as a CSV file or as a folder with ``manifest.csv``.
-"""
+"""Chest X-ray images as one table, whatever layout ``--data`` has (:mod:`ai_training.sets.published`)."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,34 +14,62 @@ from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_grey
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
-from ai_training.sets.manifests import listed_set, public_sets
-from ai_training.sets.nih_download import is_download, nih_download
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox
+from ai_training.sets.layout import CHEST
+from ai_training.sets.published import read_data
 
 
 def chest_set(data: Path) -> ChestSet:
     """The images that ``data`` names, children included.
 
-    Raises DataMissing when it is none of the three things above, or incomplete.
+    Raises DataMissing when they cannot be read, or no label or no age is known.
     """
-    if data.is_file():
-        return listed_set(data)
-    if is_download(data):
-        return nih_download(data)
-    if (data / "manifest.csv").is_file():
-        return listed_set(data / "manifest.csv")
-    return public_sets(data)
+    found = read_data(data, CHEST)
+    labels = tuple(label for label in LABELS if label in found.labels)
+    if not labels:
+        raise DataMissing(f"{data} has no column or folder of one label, such as Effusion")
+    if not found.adults and all(math.isnan(image.age) for image in found.images):
+        raise DataMissing(f"{data} says no age (column age): the model is for adults")
+    images = tuple(_chest_image(image, labels, found) for image in found.images)
+    sources = [image.source for image in images]
+    main = found.main or max(sorted(set(sources)), key=sources.count)
+    boxes = tuple(
+        TruthBox(
+            there.name,
+            box.label,
+            *box.corners,
+            split=image.split,
+            path=image.path,
+            side=box.side,
+            patient=image.patient,
+            adult=image.adult,
+        )
+        for there, image in zip(found.images, images, strict=True)
+        for box in there.boxes
+        if box.label in labels
+    )
+    return ChestSet(
+        name=found.title.partition(" (")[0],
+        images=images,
+        boxes=boxes,
+        main=main,
+        natural=found.natural,
+        labels=labels,
+        left_out=found.left_out,
+        notes=found.notes,
+        title=found.title,
+    )
 
 
 def chest_images(data: Path) -> tuple[ChestImage, ...]:
-    """All images of ``data`` with all 14 labels, as training needs them.
+    """All images of ``data`` with all 14 labels, as studies need them.
 
-    Raises DataMissing as :func:`chest_set` does, and when a manifest lacks a label.
+    Raises DataMissing as :func:`chest_set` does, and when a label is missing.
     """
     found = chest_set(data)
     missing = [label for label in LABELS if label not in found.labels]
     if missing:
-        raise DataMissing(f"{data} says nothing of {', '.join(missing)}: training needs all 14 labels")
+        raise DataMissing(f"{data} says nothing of {', '.join(missing)}: all 14 labels are needed")
     return found.images
 
 
@@ -92,9 +116,9 @@ def reduced_images(
     return reduced
 
 
-def label_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
-    """``[N, 14]`` of 0 and 1."""
-    return np.array([image.labels for image in images], np.float32)
+def label_matrix(images: Sequence[ChestImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
+    """``[N, 14]`` of 0 and 1, and of ``unknown`` where that is not known."""
+    return np.nan_to_num(np.array([image.labels for image in images], np.float32), nan=unknown)
 
 
 def soft_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
@@ -109,3 +133,21 @@ def _name(path: Path) -> str:
         return f"{path.parent.name}/{path.name} {path.stat().st_size}"
     except FileNotFoundError as error:
         raise DataMissing(f"{path} is missing: its manifest names it") from error
+
+
+def _chest_image(image: SetImage, labels: Sequence[str], found: ImageSet) -> ChestImage:
+    """A label is unknown where the set says nothing of it, or is unsure."""
+    unknown = image.unsure | (set(LABELS) - set(labels))
+    return ChestImage(
+        path=image.path,
+        labels=tuple(math.nan if label in unknown else float(label in image.labels) for label in LABELS),
+        soft=image.soft,
+        patient=image.patient,
+        split=image.split,
+        source=image.source,
+        repository=image.repository,
+        age=image.age,
+        sex=image.sex,
+        view=image.view,
+        grown=found.adults,
+    )

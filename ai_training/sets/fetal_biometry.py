@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_training.errors import DataMissing
+from ai_training.sets.layout import SHARES, dealt
 
 PLANES = {
     "Trans-thalamic": "Trans-thalamic",
@@ -30,9 +31,6 @@ PLANES = {
 CLASSES = ("background", "brain", "CSP", "LV")
 """By value in :meth:`BiometryImage.read`: cavum septi pellucidi, lateral ventricles."""
 MASKS = "SegmentationClass"
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-"""Of the patients. The set has no splits of its own."""
-SEED = 1
 HEAD_OF_HC18 = re.compile(r"(\d+)_\d*HC")
 Bytes = npt.NDArray[np.uint8]
 
@@ -72,7 +70,7 @@ def biometry_images(data: Path, split: str) -> tuple[BiometryImage, ...]:
             f"{data} has no frames with masks: --data must name the folder into which the archives of doi "
             f"10.5281/zenodo.8265464 were unpacked, and in each folder its archive of masks ({MASKS})"
         )
-    splits = _splits({image.patient for image in found})
+    splits = dealt((image.patient for image in found), SHARES)
     return tuple(image for image in found if splits[image.patient] == split)
 
 
@@ -91,18 +89,6 @@ def _patient(name: str) -> str:
     """``Patient00168_Plane3_1_of_3.png`` is of Patient00168, ``010_2HC.png`` of examination 010 of HC18."""
     head = HEAD_OF_HC18.match(name)
     return f"HC18 {head[1]}" if head else name.split("_", maxsplit=1)[0]
-
-
-def _splits(patients: set[str]) -> Mapping[str, str]:
-    """Patient → split, the same for the same patients."""
-    names = sorted(patients)
-    order = np.random.default_rng(SEED).permutation(len(names))
-    ends = np.cumsum(list(SHARES.values())) * len(names)
-    splits = list(SHARES)
-    return {
-        names[patient]: splits[min(int(np.searchsorted(ends, place, side="right")), len(splits) - 1)]
-        for place, patient in enumerate(order.tolist())
-    }
 
 
 @cache

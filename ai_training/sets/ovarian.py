@@ -13,20 +13,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.preprocess import reduce
-from ai_training.sets.files import read_grey, read_rgb, rows
+from ai_training.errors import DataMissing
+from ai_training.sets.files import read_rgb
+from ai_training.sets.images import ImageSet, MaskFiles, SetImage
+from ai_training.sets.layout import OVARY
+from ai_training.sets.published import named_set
+from ai_training.sets.ultrasound import OVARIAN
 
 SET = "us_ovarian"
-LABELS = (
-    "Chocolate_Cyst",
-    "Serous_Cystadenoma",
-    "Teratoma",
-    "Theca_Cell_Tumor",
-    "Simple_Cyst",
-    "Ovary_Normal",
-    "Mucinous_Cystadenoma",
-    "High-grade_Serous_Cystadenoma",
-)
-"""The classes of the manifest, in the order of the networks' outputs."""
+LABELS = OVARIAN
+"""In the order of the networks' outputs."""
 MALIGNANT = ("High-grade_Serous_Cystadenoma",)
 NEOPLASMS = (
     "Serous_Cystadenoma",
@@ -47,15 +43,15 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class OvarianFrame:
-    """A frame of :data:`SET`. ``name``: its file in the manifest; ``label``: index into :data:`LABELS`.
+    """A frame of :data:`SET`. ``name``: its file in the set; ``label``: index into :data:`LABELS`.
 
     ``group``: near-duplicates share it; ``split``: train, val or test by group; ``yellow``: how many pixels
-    of the published frame are yellow.
+    of the published frame are yellow, more than :data:`FEW_MARKS` where nobody counted.
     """
 
     name: str
     picture: Path
-    mask: Path
+    mask: MaskFiles
     label: int
     group: str
     split: str
@@ -67,23 +63,27 @@ class OvarianFrame:
 
     def lesion(self) -> npt.NDArray[np.bool_]:
         """The mask of the lesion, of the ovary in normal frames: ``[rows, columns]``. Raises DataMissing."""
-        return np.asarray(read_grey(self.mask) > 0)
+        return self.mask.read()
+
+
+def ovarian_set(data: Path) -> ImageSet:
+    """The set of ovaries that ``data`` names. Raises DataMissing."""
+    return named_set(data, SET, OVARY)
 
 
 def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
-    """All frames of the manifest, in its order. Raises DataMissing."""
-    folder = data / SET
-    return tuple(
-        OvarianFrame(
-            row["file"],
-            folder / row["file"],
-            folder / row["mask"],
-            LABELS.index(row["label"]),
-            row["group"],
-            row["split"],
-            int(row["yellow_overlay_px"]),
-        )
-        for row in rows(folder / "manifest.csv")
+    """All frames of the set, in its order. Raises DataMissing, also where a frame has no class or mask."""
+    return tuple(map(_frame, ovarian_set(data).images))
+
+
+def _frame(image: SetImage) -> OvarianFrame:
+    known = [label for label in LABELS if label in image.labels]
+    if len(known) != 1 or len(image.masks) != 1:
+        raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
+    [mask] = image.masks.values()
+    yellow = int(image.measures.get("yellow_overlay_px", FEW_MARKS + 1))
+    return OvarianFrame(
+        image.name, image.path, mask, LABELS.index(known[0]), image.patient, image.split, yellow
     )
 
 

@@ -56,7 +56,7 @@ def table(
         "patients": {name: len({image.patient for image in inside}) for name, inside in held.items()},
         "images": {name: len(inside) for name, inside in held.items()},
         **{
-            label: {name: sum(one.labels[number] for one in inside) for name, inside in held.items()}
+            label: {name: sum(one.labels[number] == 1 for one in inside) for name, inside in held.items()}
             for label, number in numbers.items()
         },
     }
@@ -75,7 +75,12 @@ def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force:
         header = ("patient_id", "age", "sex", "view", "split", "source", "source_repo")
         writer.writerow(("file", *found.labels, *header))
         for image, split in zip(found.images, splits, strict=True):
-            marks = [image.labels[LABELS.index(label)] for label in found.labels]
+            marks = [_mark(image.labels[LABELS.index(label)]) for label in found.labels]
             age = "" if math.isnan(image.age) else f"{image.age:g}"
             known = (image.patient, age, image.sex, image.view, split, image.source, image.repository)
             writer.writerow((os.path.relpath(image.path, path.parent), *marks, *known))
+
+
+def _mark(label: float) -> int:
+    """1 or 0; -1 for what is neither, as CheXpert writes it."""
+    return -1 if math.isnan(label) else int(label)

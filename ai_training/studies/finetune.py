@@ -26,7 +26,7 @@ from ai_training.progress import Report, silent
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.files import read_grey, rows
 from ai_training.sets.images import ChestImage
-from ai_training.sets.manifests import check_splits
+from ai_training.sets.layout import check_splits
 from ai_training.sets.splits import SHARES, split_by_patient
 from ai_training.studies.experiment import Alteration, Arm, Lesson, Split, StudyNetwork, Task
 from ai_training.studies.fit import ArmRun, logits_of

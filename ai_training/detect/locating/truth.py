@@ -7,14 +7,14 @@ so may the lists of ChestX-Det (:mod:`ai_training.sets.box_lists`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ai_training.errors import DataMissing
 from ai_training.metrics import overlap
 from ai_training.sets.box_lists import listed_boxes
 from ai_training.sets.chest import chest_set
-from ai_training.sets.images import TruthBox
+from ai_training.sets.images import ChestImage, TruthBox
 
 SAME = 0.5  # two boxes of one label that overlap so much are one
 
@@ -30,7 +30,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     boxes = list(found.boxes)
     by_name = {image.path.stem: image for image in found.images}
     for path in more:
-        boxes += _new(boxes, listed_boxes(path, by_name))
+        boxes += _new(boxes, _boxes_on(by_name, path))
     if not boxes:
         raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/training.md)")
     return tuple(boxes)
@@ -40,6 +40,22 @@ def corners(box: TruthBox) -> tuple[float, float, float, float]:
     """``(left, top, right, bottom)`` as shares of the image's side, cut at its edges."""
     left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
     return left, top, right, bottom
+
+
+def _boxes_on(images: Mapping[str, ChestImage], path: Path) -> Iterator[TruthBox]:
+    """The boxes of a list on ``images``, which are named by their files without ending."""
+    for file, box in listed_boxes(path):
+        if image := images.get(Path(file).stem):
+            yield TruthBox(
+                file,
+                box.label,
+                *box.corners,
+                split=image.split,
+                path=image.path,
+                side=box.side,
+                patient=image.patient,
+                adult=image.adult,
+            )
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:

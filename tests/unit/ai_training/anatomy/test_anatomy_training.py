@@ -107,7 +107,7 @@ def test_a_mask_with_exchanged_bits_is_read_in_the_right_order(
 
     monkeypatch.setitem(EXCHANGED, image.name, (2, 1, 0))
 
-    assert (image.read()[1] == organs[[2, 1, 0]]).all()
+    assert (anatomy_images(data, "train")[0].read()[1] == organs[[2, 1, 0]]).all()
 
 
 def test_equal_masks_have_a_dice_of_one_and_strange_ones_of_none() -> None:

@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture[mask > 0] = 25 * label + 40
         cv2.imwrite(str(own / f"images/{number}.jpg"), picture)
         cv2.imwrite(str(own / f"masks/{number}.png"), mask)
-        split = ("train", "train", "val")[number // len(LABELS) % 3]
+        split = ("train", "train", "val")[number // len(LABELS) // 2]
         group = f"g{label}-{number // len(LABELS) // 2}"
         row = (f"images/{number}.jpg", f"masks/{number}.png", LABELS[label], group, split, "0")
         rows.append(",".join(row))

@@ -23,7 +23,7 @@ from ai_training.sets.chest import (
 )
 from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS
-from ai_training.sets.manifests import years
+from ai_training.sets.layout import years
 from tests.unit.ai_training.nih_lab import nih_download
 
 

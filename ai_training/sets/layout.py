@@ -1,0 +1,119 @@
+"""What a reader is, and what all share: splits by patient, images that are missing, ages as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ai_training.errors import DataMissing
+from ai_training.sets.images import ImageSet, SetImage
+
+CHEST, FETAL, OVARY, BREAST = "chest X-rays", "fetal heads", "ovaries", "breasts"
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+"""Of the patients of a set without splits of its own."""
+HELD_BACK = {"val": 0.125, "train": 0.875}
+"""Of the patients of an official train part, where no part is for choices."""
+SEED = 1
+OLDEST = 150  # years; ChestX-ray14 holds a few ages above 400
+PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class SetLayout:
+    """``name``: of ``--layout``. ``kinds``: what the pictures show. ``needs``: patterns of the files by which
+    it is recognised, all of them; without any it has to be named. ``read`` raises DataMissing.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    needs: tuple[str, ...]
+    read: Callable[[Path], ImageSet]
+
+    def lies_in(self, folder: Path) -> bool:
+        """True when ``folder`` is laid out so."""
+        return bool(self.needs) and all(any(folder.glob(pattern)) for pattern in self.needs)
+
+
+class InSplit(Protocol):
+    """A picture of a patient in a split."""
+
+    @property
+    def patient(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+
+def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
+    """Patient → split, drawn with :data:`SEED`: the same for the same patients. Every part gets one where
+    there are enough.
+    """
+    names = sorted(set(patients))
+    order = np.random.default_rng(SEED).permutation(len(names)).tolist()
+    ends = np.round(np.cumsum(list(shares.values())) * len(names)).astype(int)
+    if len(names) >= len(shares):
+        ends = np.maximum(ends, np.arange(1, len(shares) + 1))
+    parts = np.searchsorted(ends, np.arange(len(names)), side="right")
+    return {names[name]: list(shares)[part] for name, part in zip(order, parts.tolist(), strict=True)}
+
+
+def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
+    """``images`` in train, val and test: official parts stay, but that val is taken from train where there is
+    none; what has no part at all is dealt out, by patient. Raises DataMissing where a patient is torn.
+    """
+    parts = {image.split for image in images}
+    if parts == {""}:
+        splits = dealt((image.patient for image in images), SHARES)
+        return tuple(replace(image, split=splits[image.patient]) for image in images)
+    check_splits(where, images)
+    if "val" in parts:
+        return tuple(images)
+    splits = dealt((image.patient for image in images if image.split == "train"), HELD_BACK)
+    return tuple(
+        replace(image, split=splits[image.patient]) if image.split == "train" else image for image in images
+    )
+
+
+def check_splits(where: Path, images: Iterable[InSplit]) -> None:
+    """Raises DataMissing where a patient is in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for image in images:
+        splits.setdefault(image.patient, set()).add(image.split)
+    torn = sum(len(found) > 1 for found in splits.values())
+    if torn:  # their number only: patients are not named in errors
+        raise DataMissing(f"{where}: {torn} patients are in more than one split (see ai-pipeline split)")
+
+
+def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
+    """The images whose files are there, and a note on the others. Raises DataMissing when none is."""
+    found = tuple(image for image in images if image.path.is_file())
+    if not found:
+        first = f", {images[0].path} for one" if images else ""
+        raise DataMissing(f"{folder}: none of the listed images is there{first}: unpack the archives")
+    missing = len(images) - len(found)
+    return found, (f"{missing} of {len(images)} listed images are not there",) if missing else ()
+
+
+def part_of(text: str | None) -> str:
+    """A split as sets name it (``Train``, ``validate``, ``testing``) as train, val or test; else as it is."""
+    name = (text or "").strip().lower()
+    return PARTS.get(name, name)
+
+
+def years(text: str) -> float:
+    """An age as sets write it (``58``, ``058Y``, ``006M``, ``011D``) in years.
+
+    NaN when it is missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
+    """
+    value, unit = text.strip(), "Y"
+    if value and value[-1].upper() in "YMWD":
+        value, unit = value[:-1], value[-1].upper()
+    try:
+        age = float(value) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[unit]
+    except ValueError:
+        return float("nan")
+    return age if 0 <= age <= OLDEST else float("nan")
