@@ -228,9 +228,10 @@ function mount(viewer) {
     received.removeAttribute("visibility");
     canvas.getContext("2d").reset?.();
   };
-  let playing = false;
+  let playing = false, runs = 0;
   const run = async () => {
-    for (let next = frame; playing; ) {
+    const mine = ++runs; // stopped and begun again at once: only the newest one goes on
+    for (let next = frame; playing && mine === runs; ) {
       const due = performance.now() + 1000 / about.rate;
       next = (next % frames) + 1;
       fetched((next % frames) + 1).catch(() => {});
