@@ -58,7 +58,7 @@ def narrowed(network: PlacedClassifier, size: int, labels: Sequence[str]) -> Pla
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The parts of a card that describe one training: labels, input, calibration, gate, reference for drift,
-    how it was made. ``taught_by``: the set, empty where it is that of the shipped card.
+    how it was made. ``taught_by``: the training set, empty for the set of the shipped card.
     """
 
     taught_by: str

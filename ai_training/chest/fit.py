@@ -58,7 +58,7 @@ class NetworkOutputs:
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
 
-    ``labels``: those that images of both splits say something of; the network has all of :data:`LABELS`, and
+    ``labels``: the labels that images of both splits have; the network has all of :data:`LABELS`, and
     ships with these.
     """
 

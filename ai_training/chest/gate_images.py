@@ -136,5 +136,5 @@ def _windowed(image: Grey, lost: float, random: Random) -> Grey:
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files of ``split`` in the set in ``folder``; none where there is none."""
+    """The files of ``split`` in the set in ``folder``, an empty list without such a split."""
     return [image.path for image in part_of_set(folder, split)]

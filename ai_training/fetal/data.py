@@ -74,7 +74,7 @@ def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
 
 
 def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
-    """The pictures of the set ``name`` in ``split``, whole; none where it is not there."""
+    """The whole pictures of the set ``name`` in ``split``; an empty list without that set."""
     found = part_of_set(data / name, split)
     return tuple(OtherImage(image.name, image.patient, image.path, name) for image in found)
 

@@ -126,7 +126,7 @@ def _films(table: Path, folder: Path, tested: str) -> list[SetImage]:
 
 
 def _labels(row: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
-    """The findings that are there, and those that are uncertain."""
+    """The present findings, and the uncertain findings."""
     marks = {name: float(row[name] or 0) for name in FINDINGS}
     there, unsure = (frozenset(ours(n) for n, mark in marks.items() if mark == wanted) for wanted in (1, -1))
     return there, unsure

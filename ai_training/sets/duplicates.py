@@ -17,7 +17,7 @@ SIDE, APART = 16, 44
 
 @cache
 def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The group of each picture; those that are alike, also through others, share one. Raises DataMissing."""
+    """The group of each picture: similar pictures share one, also through a third. Raises DataMissing."""
     if not paths:
         return ()
     small = [cv2.resize(read_grey(p), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA) for p in paths]

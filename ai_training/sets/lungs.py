@@ -49,7 +49,7 @@ def read_montgomery(folder: Path) -> ImageSet:
 
 
 def read_shenzhen(folder: Path) -> ImageSet:
-    """Shenzhen's films; those of S. Stirenko's masks (``mask/…_mask.png``) that are there. DataMissing."""
+    """Shenzhen's films, with the masks of S. Stirenko (``mask/…_mask.png``) that are present. DataMissing."""
     masks = {path.stem.removesuffix("_mask"): path for path in folder.glob("mask*/CHNCXR_*.png")}
     films = sorted(folder.glob("CXR_png/CHNCXR_*.png"))
     images = [_film(path, (masks[path.stem],) if path.stem in masks else ()) for path in films]

@@ -1,4 +1,4 @@
-"""Image sets by their layouts: chosen by what lies in a folder, or by name.
+"""Image sets by their layouts: chosen by the content of a folder, or by name.
 
 A new layout is a :class:`~ai_training.sets.layout.SetLayout` in :data:`LAYOUTS`, and a line in
 docs/training.md.
@@ -54,7 +54,7 @@ def read_data(data: Path, kind: str) -> ImageSet:
 
 
 def read_set(where: Path, kind: str) -> ImageSet:
-    """The set of ``kind`` that lies in the folder ``where`` or in its only sub-folder of a known layout, or
+    """The set of ``kind`` in the folder ``where`` or in its only sub-folder of a known layout, or
     whose table ``where`` is. Raises DataMissing.
     """
     if where.is_file():
@@ -70,7 +70,7 @@ def read_set(where: Path, kind: str) -> ImageSet:
 
 
 def named_set(data: Path, name: str, kind: str) -> ImageSet:
-    """The set in the folder ``name`` of ``data``, or that of ``data`` itself. Raises DataMissing."""
+    """The set in the folder ``name`` of ``data``, or in ``data`` itself. Raises DataMissing."""
     return read_set(data / name, kind) if (data / name).is_dir() else read_data(data, kind)
 
 

@@ -126,7 +126,7 @@ def _vindr(
 
 
 def _drawn(found: Rows, table: Path) -> list[Drawn]:
-    """The boxes of one image; of those of one finding that lie in the same place, the first."""
+    """The boxes of one image; of several boxes of a finding in one place, the first."""
     kept: list[Drawn] = []
     for row in found:
         if row[FINDING] == NOTHING or not row[CORNERS[0]]:

@@ -155,7 +155,7 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """The masks by the stems of their images; of the published two, that of two values."""
+    """The masks by the stems of their images; of the two published masks, the one with two values."""
     found = _by_stem((*folder.glob("annotations/*"), *folder.glob("masks/*")))
     return found | {
         stem.removesuffix("_binary"): path for stem, path in found.items() if stem.endswith("_binary")

@@ -22,13 +22,14 @@ from dicom_node.store import results
 from dicom_node.store.tables import Result
 from dicom_node.store.views import View
 
-_COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))  # Okabe and Ito: told apart by all
+_COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
+"""By Okabe and Ito: people with any colour vision distinguish them."""
 _OPACITY = 96  # of 255
 _MOST = 16  # segments that a viewer offers
 
 
 def masks(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
-    """The segments that were drawn on the image with this UID, those of withdrawn results left out."""
+    """The segments that were drawn on the image with this UID, without those of withdrawn results."""
     chosen = select(Result).where(Result.study_id == study, Result.kind == ResultKind.SEG)
     rows = session.scalars(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
     gone = results.withdrawn(session, [row.id for row in rows])

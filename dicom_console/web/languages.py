@@ -48,7 +48,7 @@ def wanted(chosen: str, accepted: str) -> str:
 
 @cache
 def catalogue(language: str) -> NullTranslations:
-    """The texts of a language; without a catalogue, as of English, each text stands for itself."""
+    """The texts of a language; English has no catalogue: its texts are the ones in the source."""
     path = CATALOGUES / f"{language}.po"
     if language == "en":
         return NullTranslations()

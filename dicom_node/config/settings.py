@@ -463,7 +463,7 @@ class PeerSettings(_Section):
 
     @property
     def requesting_titles(self) -> tuple[str, ...]:
-        """AE titles under which it may ask us for storage commitment; none where it may not."""
+        """AE titles under which it may ask us for storage commitment; empty where it may not."""
         titles = (self.ae_title, self.commitment_ae_title)
         return tuple(title for title in titles if title) if self.commit_after else ()
 

@@ -92,7 +92,7 @@ def request(transaction_uid: str, objects: Iterable[tuple[str, str]]) -> Dataset
 def report(transaction_uid: str, objects: Mapping[str, str], failed: Mapping[str, int]) -> Dataset:
     """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1.2).
 
-    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of those that are not kept.
+    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not safe.
     """
     information = Dataset()
     information.TransactionUID = transaction_uid

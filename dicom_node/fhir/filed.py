@@ -36,7 +36,7 @@ class FiledReport:
 
     @property
     def shows(self) -> str:
-        """SOP Instance UID of the newest report that it stands for."""
+        """SOP Instance UID of the newest report whose content this resource shows."""
         identifiers = [one for one in self.report["identifier"] if one.get("use") != _OLD]
         return next(iter(uids_of({"identifier": identifiers})), "")
 

@@ -122,7 +122,7 @@ def _has(change: StepChange) -> tuple[str, ...]:
 
 
 def _told(step: KnownStep) -> dict[str, FieldValue]:
-    """The step whole, so that each line of the journal stands for itself."""
+    """The whole step, so that each line of the journal can be read alone."""
     return {
         "step": step.uid,
         "status": step.status.value,

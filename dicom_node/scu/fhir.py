@@ -142,7 +142,7 @@ class FhirDestination(HttpDestination):
         return replace(filed, observations=[one for one in observations if filed.owns(one)])
 
     def _read(self, place: str) -> list[Resource]:
-        """The resource of this address, none where somebody has deleted it."""
+        """The resource at this address, None after somebody has deleted it."""
         answer = self._session.get(f"{self._base}/{place}", timeout=self._timeout)
         if answer.status_code in (404, 410):
             return []

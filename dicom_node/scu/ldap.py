@@ -145,7 +145,7 @@ def asked(settings: LdapSettings) -> Iterator[Directory]:
 
 
 def _cause(error: Exception) -> type:
-    """The system's error: ldap3 merges it with one of its own, and lists those of several addresses."""
+    """The system's error: ldap3 merges it with its own error, and lists the errors of several addresses."""
     listed = error.args[1] if len(error.args) > 1 else None
     if isinstance(listed, list) and listed:
         error = listed[-1][0]

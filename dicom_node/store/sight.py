@@ -1,4 +1,4 @@
-"""Which studies the person sees for whom the database is asked: all, or those of some senders.
+"""Which studies a user sees: all, or the studies of some senders.
 
 The condition is added here to every statement on a table that belongs to a study, so no page and no service
 can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").

@@ -75,7 +75,7 @@ def adopt_events(session: Session, study: Study) -> None:
 def of_study(
     session: Session, study_instance_uid: str | None, peers: Collection[str] = ()
 ) -> Sequence[PerformedStep]:
-    """The steps of a study in the order in which they began; only those of these peers, if any are given."""
+    """The steps of a study in the order in which they began; with ``peers`` only the steps of these peers."""
     chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
     chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
     if peers:
@@ -139,7 +139,7 @@ def _is_here() -> ColumnElement[bool]:
 
 
 def _replace(session: Session, step: int, report: StepReport) -> None:
-    """Write down the studies and objects of a step instead of those of its last report."""
+    """Replace the studies and objects of a step by the ones of its newest report."""
     studies = [{"step_id": step, "study_instance_uid": uid} for uid in report.studies]
     objects = [{"step_id": step, "sop_instance_uid": uid} for uid in report.objects]
     for table, rows in ((StepStudy, studies), (StepObject, objects)):

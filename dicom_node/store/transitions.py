@@ -204,7 +204,7 @@ def settle_study(session: Session, study_id: int) -> None:
     ).all()
     said = select(Delivery.state, Delivery.reason)
     results = session.execute(said.join(Delivery.result).where(Result.study_id == study_id)).all()
-    # Results say where a study stands; originals only while they are on their way, or given up.
+    # Results decide the state of a study; originals only while they are on their way, or given up.
     unfinished = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD})
     originals = session.execute(
         said.join(Delivery.original).where(Original.study_id == study_id, unfinished)
