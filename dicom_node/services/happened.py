@@ -59,7 +59,7 @@ class HappenedQuery:
     """A question for events and associations from ``since`` until ``until``; "" and 0 let all pass.
 
     ``nearest``: of too many, those nearest to this time are shown. ``peer``: the name of a peer, an AE
-    title or an address. ``words``: in the text or a field of an event. ``problems``: only warnings and errors.
+    title or an address. ``words``: in the text or a field of an event. ``problems``: warnings, errors.
     """
 
     since: datetime
