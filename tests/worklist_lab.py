@@ -1,7 +1,7 @@
 """A worklist manager of ours, strictly by the standard (PS3.4 CC, PS3.18 11), by UPS-RS and by UPS Pull.
 
-None of another maker can be had from the package registries: that it and the node agree shows no more than that
-both read the standard alike.
+None of another maker can be had from the package registries: that it and the node agree shows no more than
+that both read the standard alike.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Manager:
             self.log.append(("claim" if state == IN_PROGRESS else state, status))
             return status
 
-    def _change(self, uid: str, transaction: str, state: str) -> int:
+    def _change(self, uid: str, transaction: str, state: str) -> int:  # noqa: PLR0911 - rows of the table
         if (item := self.items.get(uid)) is None:
             return 0xC307
         now = item.ProcedureStepState

@@ -260,14 +260,15 @@ class PeerSettings(_Section):
     that the peer does not take is given up after as long."""
     worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
     """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
-    Workitem Code, or "*" for any; by UPS-RS at url (dicomweb), or UPS Pull (dimse). Empty: it is not asked."""
+    Workitem Code, or "*" for any; by UPS-RS at url (transport = "dicomweb"), or by UPS Pull ("dimse"). Empty:
+    it is not asked."""
     worklist_seconds: float = Field(30, ge=2, le=3600)
     """With worklist: how often it is searched, and a claimed item looked up."""
     worklist_items: int = Field(10, ge=1, le=1000)
     """With worklist: claimed items at the same time at most; others are left to other performers."""
     worklist_hours: float = Field(24, gt=0, le=168)
-    """With worklist: what is not done after this time is reported as CANCELED, and an outcome that the manager
-    does not take is given up after as long."""
+    """With worklist: what is not done after this time is reported as CANCELED, and an outcome that the
+    manager does not take is given up after as long."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""

@@ -1,9 +1,9 @@
 """Takes work from one worklist manager (UPS, PS3.4 CC; IHE AIW-I performer): claims, reports, ends.
 
 A work item is written down with its Transaction UID before it is claimed, and its outcome before that is
-reported: a kill, or a lost answer, costs a second request that says the same. What the manager says of an item
-decides where an answer was lost. The item's study is fetched where it is not here, and goes its usual way by the
-rules: the item is COMPLETED when the study's results are confirmed, never before.
+reported: a kill, or a lost answer, costs a second request that says the same. What the manager says of an
+item decides where an answer was lost. The item's study is fetched where it is not here, and goes its usual
+way by the rules: the item is COMPLETED when the study's results are confirmed, never before.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ _ENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """How far an item is: progress, or an outcome with its reason. ``wants_fetch``: nobody asked for it yet."""
+    """How far an item is: progress, or an outcome with its reason.
+
+    ``wants_fetch``: its input is not here, and was not asked for.
+    """
 
     percent: int = 0
     doing: str = ""
@@ -87,7 +90,7 @@ class _Standing:
 
 
 class Worklist:
-    """Work of one manager; one node of a site at a time has its lease. All that matters is in the database."""
+    """Work of one manager; one node of a site at a time has its lease."""
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class Worklist:
             session.add(row)
             session.flush()
             uids = {"study": item.study_instance_uid, "workitem": item.uid}
-            record(session, WORKITEM_WANTED, peer=self._peer.name, **uids)
+            record(session, WORKITEM_WANTED, peer=self._peer.name, asked="work items", **uids)
             number = row.id
         self._bring_on(manager, number)
         return True
@@ -230,7 +233,7 @@ class Worklist:
             self._put_off(row, "no answer")
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
-        """Claim; where an answer was lost, an update tells whether the item is ours. Raises PeerUnreachable."""
+        """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
         answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
         if answer.status is ChangeStatus.DONE:
             self._move(row, WORKITEM_CLAIMED, next_at=utc_now())
@@ -300,7 +303,7 @@ class Worklist:
             self._put_off(row, answer.text)
 
     def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
-        """The answer in the light of the item's state: an earlier one may have been lost. Raises PeerUnreachable."""
+        """The answer in the light of the item's state: one may have been lost. Raises PeerUnreachable."""
         state = self._state(manager, row)
         if state == row.outcome:
             return ChangeAnswer(ChangeStatus.DONE, answer.text)

@@ -23,7 +23,8 @@ from dicom_node.scu.worklist import MOST_ITEMS, ChangeAnswer, ChangeStatus
 KEYS: Final = (
     "SOPClassUID", "SOPInstanceUID", "ProcedureStepState", "InputReadinessState",
     "ScheduledProcedureStepPriority", "ScheduledWorkitemCodeSequence", "ScheduledStationNameCodeSequence",
-    "InputInformationSequence", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "InputInformationSequence", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
+    "PatientSex",
 )  # fmt: skip
 """What is asked of each work item (PS3.4 CC.2.8.1.3)."""
 CONFLICTS: Final = (0xC300, 0xC301, 0xC302, 0xC310)

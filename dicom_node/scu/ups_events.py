@@ -1,4 +1,4 @@
-"""Events of a worklist manager by UPS-RS: subscription (PS3.18 11.10), and its WebSocket channel (11.13, RFC 6455).
+"""Events of a worklist manager by UPS-RS (PS3.18 11.10, 11.13): subscription, and a WebSocket (RFC 6455).
 
 Only requests to cancel (Event Type ID 2, PS3.4 CC.2.4) are read, of messages in one frame of limited size.
 """

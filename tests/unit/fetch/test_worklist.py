@@ -1,4 +1,4 @@
-"""Work that the node takes from a worklist manager (UPS): claimed once, reported as it is, ended when it is done."""
+"""Work taken from a worklist manager (UPS): claimed once, reported as it is, ended when it is done."""
 
 from __future__ import annotations
 
