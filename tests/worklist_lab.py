@@ -6,7 +6,10 @@ that both read the standard alike.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import queue
 import socket
 import struct
 import threading
@@ -84,6 +87,9 @@ class Manager:
     locks: dict[str, str] = field(default_factory=dict)
     log: list[tuple[str, int]] = field(default_factory=list)
     fault: Callable[[str, int], str] = lambda operation, times: ""
+    subscribed: list[str] = field(default_factory=list)
+    frames: queue.Queue[bytes] = field(default_factory=queue.Queue)
+    """Frames for whoever has the event channel open."""
     _times: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,6 +106,15 @@ class Manager:
 
     def claimed_by_another(self, uid: str) -> None:
         self.change(uid, generate_uid(), IN_PROGRESS)
+
+    def request_cancel(self, uid: str) -> None:
+        """Request UPS Cancel (PS3.4 CC.2.2) of somebody else: an event for the performer."""
+        self.tell({"00001000": {"vr": "UI", "Value": [uid]}, "00001002": {"vr": "US", "Value": [2]}})
+
+    def tell(self, event: Any) -> None:
+        body = json.dumps(event).encode()
+        length = bytes([len(body)]) if len(body) < 126 else bytes([126]) + len(body).to_bytes(2, "big")
+        self.frames.put(b"\x81" + length + body)
 
     def faulty(self, operation: str) -> str:
         with self._lock:
@@ -189,8 +204,10 @@ def ups_rs(manager: Manager) -> Iterator[str]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             names = parts.path.strip("/").split("/")
+            if names[0] == "subscribers":
+                return self._channel()
             if self._faulty("search" if len(names) == 1 else "read"):
-                return
+                return None
             if len(names) == 1:
                 known = {key: values[0] for key, values in parse_qs(parts.query).items()}
                 keys = {key: known.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
@@ -199,6 +216,21 @@ def ups_rs(manager: Manager) -> Iterator[str]:
             else:
                 item = manager.items.get(names[1])
                 self._answer(200 if item else 404, [item.to_json_dict()] if item else None)
+            return None
+
+        def _channel(self) -> None:
+            """RFC 6455, from the server's side."""
+            key = self.headers["Sec-WebSocket-Key"].encode()
+            guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key + guid).digest()).decode()
+            self.send_response(101)
+            for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):
+                self.send_header(name, value)
+            self.send_header("Sec-WebSocket-Accept", accept)
+            self.end_headers()
+            while frame := manager.frames.get():
+                self.wfile.write(frame)
+            self.close_connection = True
 
         def do_PUT(self) -> None:
             [_, uid, _state] = urlsplit(self.path).path.strip("/").split("/")
@@ -209,9 +241,12 @@ def ups_rs(manager: Manager) -> Iterator[str]:
 
         def do_POST(self) -> None:
             parts = urlsplit(self.path)
+            if "/subscribers/" in parts.path:
+                manager.subscribed.append(parts.path.split("/")[2])
+                return self._answer(201)
             uid, given = parts.path.strip("/").split("/")[1], self._body()
             fault = manager.faulty("update")
-            self._after(fault, lambda: manager.update(uid, unquote(parts.query), given))
+            return self._after(fault, lambda: manager.update(uid, unquote(parts.query), given))
 
         def _body(self) -> Dataset:
             assert self.headers["Content-Type"] == "application/dicom+json"
@@ -262,6 +297,7 @@ def ups_rs(manager: Manager) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{running.server_address[1]}"
     finally:
+        manager.frames.put(b"")
         running.shutdown()
         running.server_close()
 

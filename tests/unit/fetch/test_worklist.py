@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dicom_node.events import (
 )
 from dicom_node.fetch import Worklist
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, WorkitemState
+from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Result, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import CONFIG, Inbox
@@ -81,10 +82,14 @@ class Site:
 
     def study(self, name: str = "a study", **item: Any) -> str:
         """A study here that an item asks for; the item's UID."""
-        image = ultrasound(name)
-        self.inbox.receive(image)
-        self.inbox.settle()
-        return self.manager.add(work_item(str(image.StudyInstanceUID), **item))
+        now, uid = utc_now(), str(ultrasound(name).StudyInstanceUID)
+        with self.inbox.database.write() as session:
+            study = Study(study_instance_uid=uid, first_received_at=now, last_received_at=now)
+            study.state, study.patient_id = StudyState.QUEUED, "P1"
+            job = Job(study=study, study_revision=1, rule="ultrasound", pipeline="ultrasound", source_uids=[])
+            job.destinations, job.run_at, job.created_at = ["pacs"], now, now
+            session.add_all([study, job])
+        return self.manager.add(work_item(uid, **item))
 
     def deliver(self, state: DeliveryState = DeliveryState.CONFIRMED) -> None:
         """The jobs of all studies have succeeded, with a report in this state at the PACS."""
@@ -234,7 +239,7 @@ def test_what_another_performer_claims_is_left_to_it(site: Site) -> None:
     real = site.manager.search
 
     def late(keys: dict[str, str]) -> list[Dataset]:
-        found = [Dataset(item) for item in real(keys)]
+        found = [deepcopy(item) for item in real(keys)]
         if site.manager.state(uid) == SCHEDULED:
             site.manager.claimed_by_another(uid)
         return found
