@@ -33,7 +33,7 @@ from dicom_node.events import (
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
-from dicom_node.fetch import Cancellations, Fetcher, Questions, Worklist, report_missing
+from dicom_node.fetch import Cancellations, Fetcher, Questions, Worklist, give_up_workitems, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
@@ -303,6 +303,7 @@ class Background:
                 forget_removed,
                 forget_requests,
                 give_up_others,
+                give_up_workitems,
             )
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
         compare: Callable[[], None] | None = None

@@ -223,6 +223,7 @@ def ups_rs(manager: Manager) -> Iterator[str]:
             key = self.headers["Sec-WebSocket-Key"].encode()
             guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             accept = base64.b64encode(hashlib.sha1(key + guid).digest()).decode()
+            self.protocol_version = "HTTP/1.1"
             self.send_response(101)
             for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):
                 self.send_header(name, value)

@@ -27,7 +27,7 @@ CHANGE_STATE: Final = 1
 """Action Type ID (PS3.4 Table CC.2.1-1)."""
 MOST_INPUTS: Final = 1000
 """Items of an Input Information Sequence that are read."""
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # some write components with leading zeros
 _CODE = re.compile(r"[!-\]_-~]{1,16}")  # SH, without the ^ that separates
 _MOST_CODES = 10
 _LONGEST_ID = 64  # LO, PS3.5 6.2

@@ -7,7 +7,7 @@ from dicom_node.fetch.asking import AskedStudies, ask, ask_again, cancel, questi
 from dicom_node.fetch.cancellations import Cancellations
 from dicom_node.fetch.fetcher import Fetcher
 from dicom_node.fetch.missing import MissingStudy, fetch_missing, missing, report_missing
-from dicom_node.fetch.worklist import Worklist
+from dicom_node.fetch.worklist import Worklist, give_up_workitems
 
 __all__ = [
     "AskedStudies",
@@ -20,6 +20,7 @@ __all__ = [
     "ask_again",
     "cancel",
     "fetch_missing",
+    "give_up_workitems",
     "missing",
     "questions",
     "report_missing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from typing import Final
 
 from dicom_node import scu
@@ -43,7 +44,7 @@ class Cancellations:
             subscribed.update(claimed)
             return bool(claimed) and not stop.is_set()
 
-        with closed_at(stop, events):
+        with closing(events), closed_at(stop, events):
             try:
                 for uid in events.listen(goes_on):
                     self._note(uid)

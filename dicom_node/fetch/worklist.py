@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -120,36 +121,37 @@ class Worklist:
         if not (due or is_time) or not self._lease.holds():
             return
         manager = self._open(self._peer, self._settings)
-        with closed_at(stop, manager):
-            for number in due:
-                if stop.is_set() or not self._lease.holds():
-                    return
-                self._bring_on(manager, number)
-            if is_time and not stop.is_set():
-                self._search_at = time.monotonic() + self._peer.worklist_seconds
-                self._search(manager)
+        with closing(manager), closed_at(stop, manager):
+            try:
+                for number in due:
+                    if stop.is_set() or not self._lease.holds():
+                        return
+                    self._bring_on(manager, number)
+                if is_time and not stop.is_set():
+                    self._search_at = time.monotonic() + self._peer.worklist_seconds
+                    self._search(manager)
+            except PeerUnreachable as error:  # the next calls would wait as long
+                if not stop.is_set():
+                    self._noted(away=str(error))
 
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
+        """Raises PeerUnreachable."""
         with self._database.read() as session:
             room = self._peer.worklist_items - workitems.open_items(session, self._peer.name)
         if room <= 0:
             return
-        try:
-            found = [item for given in manager.search() if (item := ups.read_workitem(given))]
-            self._noted(away="")
-            mine = [
-                item for item in found if item.is_for(self._peer.worklist, self._settings.node.station_name)
-            ]
-            with self._database.read() as session:
-                known = workitems.known(session, self._peer.name, [item.uid for item in mine])
-            for item in sorted(mine, key=lambda one: not one.is_urgent):
-                if room and item.uid not in known and self._want(manager, item):
-                    known.add(item.uid)
-                    room -= 1
-        except PeerUnreachable as error:
-            self._noted(away=str(error))
+        found = [item for given in manager.search() if (item := ups.read_workitem(given))]
+        self._noted(away="")
+        station = self._settings.node.station_name
+        mine = [item for item in found if item.is_for(self._peer.worklist, station)]
+        with self._database.read() as session:
+            known = workitems.known(session, self._peer.name, [item.uid for item in mine])
+        for item in sorted(mine, key=lambda one: not one.is_urgent):
+            if room and item.uid not in known and self._want(manager, item):
+                known.add(item.uid)
+                room -= 1
 
     def _want(self, manager: WorklistManager, item: Workitem) -> bool:
         """Write an item down that can be done, and claim it. Raises PeerUnreachable."""
@@ -217,6 +219,7 @@ class Worklist:
     # Claimed items
 
     def _bring_on(self, manager: WorklistManager, number: int) -> None:
+        """Do what is next for an item. Raises PeerUnreachable, with the item put off."""
         with self._database.read() as session:
             row = workitems.number(session, number)
             session.expunge(row)
@@ -227,10 +230,9 @@ class Worklist:
                 self._report(manager, row)
             elif row.state is WorkitemState.ENDING:
                 self._end(manager, row)
-            self._noted(away="")
         except PeerUnreachable as error:
-            self._noted(away=str(error))
-            self._put_off(row, "no answer")
+            self._put_off(row, str(error))
+            raise
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
         """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
@@ -246,7 +248,7 @@ class Worklist:
             else:
                 self._lose(row, f"{answer.text}: {state or 'it is gone'}")
         elif answer.status is ChangeStatus.RETRY:
-            self._put_off(row, answer.text)
+            raise PeerUnreachable(answer.text)
         else:
             self._lose(row, answer.text)
 
@@ -280,6 +282,7 @@ class Worklist:
         if state != ProcedureStepState.IN_PROGRESS:
             self._lose(row, state or "it is gone")
             return False
+        self._noted(away="")
         with self._database.write() as session:
             workitems.number(session, row.id).checked_at = utc_now()
         return True
@@ -297,8 +300,10 @@ class Worklist:
             self._move(row, ended, ended_at=utc_now(), attempts=0)
         elif answer.status is ChangeStatus.ABSENT:
             self._lose(row, answer.text)
-        elif answer.status is ChangeStatus.REFUSED or self._is_late(row):
+        elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
+        elif answer.status is ChangeStatus.RETRY:
+            raise PeerUnreachable(answer.text)
         else:
             self._put_off(row, answer.text)
 
@@ -430,6 +435,7 @@ class Worklist:
                 current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
 
     def _put_off(self, row: ClaimedWorkitem, reason: str) -> None:
+        """Try again later; or, after ``worklist_hours``, no more."""
         with self._database.write() as session:
             current = workitems.number(session, row.id)
             if current.state is WorkitemState.ENDING and self._is_late(row):
@@ -449,6 +455,15 @@ class Worklist:
             with self._database.write() as session:
                 event = WORKLIST_AWAY if away else WORKLIST_BACK
                 record(session, event, peer=self._peer.name, reason=away.removeprefix(f"{self._peer.name}: "))
+
+
+def give_up_workitems(database: Database, settings: Settings) -> None:
+    """Give up open items of managers that have no work for the node by its settings any more."""
+    peers = [peer.name for peer in settings.peers if peer.worklist]
+    with database.write() as session:
+        for row in workitems.of_others(session, peers, _BATCH):
+            values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
+            move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:

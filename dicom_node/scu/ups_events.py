@@ -90,10 +90,11 @@ class UpsEvents:
             self._connections.opened(plain)
             context = tls_context(None, self._connections) if tls else None
             line = context.wrap_socket(plain, server_hostname=host) if context else plain
-            with line, self._connections.within(self._seconds):
+            with line:
                 channel = _Channel(line)
-                channel.upgrade(self._request(f"{host}:{port}" if self._url.port else host))
-            yield channel
+                with self._connections.within(self._seconds):
+                    channel.upgrade(self._request(f"{host}:{port}" if self._url.port else host))
+                yield channel
 
     def _request(self, host: str) -> dict[str, str]:
         headers = {"": f"GET {self._url.path}/subscribers/{self._title} HTTP/1.1", "Host": host}

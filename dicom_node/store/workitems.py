@@ -58,6 +58,12 @@ def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem
     return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()
 
 
+def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
+    """Open items of managers that are none of these."""
+    open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
+    return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
+
+
 def others_of_study(session: Session, row: ClaimedWorkitem) -> bool:
     """Whether another open item wants the same study."""
     same = (ClaimedWorkitem.study_instance_uid == row.study_instance_uid, ClaimedWorkitem.id != row.id)

@@ -78,7 +78,7 @@ def test_a_channel_that_is_none_ends_and_is_not_called_at_once_again(tmp_path: P
         mine = Cancellations(site.inbox.database, site.inbox.settings, site.inbox.settings.peer("ris"))
         mine.run_once(threading.Event())
         mine.run_once(threading.Event())
-        assert len(site.manager.subscribed) <= 1
+        assert len(site.manager.subscribed) == 1  # the second round did nothing
         assert time.monotonic() - began < 30
         assert site.row().state is WorkitemState.CLAIMED
 
