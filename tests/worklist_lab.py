@@ -314,7 +314,11 @@ def ups_pull(manager: Manager) -> Iterator[int]:
 
     def on_get(event: evt.Event) -> tuple[int, Dataset | None]:
         item = manager.items.get(str(event.request.RequestedSOPInstanceUID))
-        return (0xC307, None) if item is None else (0x0000, item)
+        if item is None:
+            return 0xC307, None
+        found = Dataset()
+        found.update({one.tag: one for one in item if one.keyword not in ("SOPClassUID", "SOPInstanceUID")})
+        return 0x0000, found  # the UIDs are in the command set
 
     def on_set(event: evt.Event) -> tuple[int, Dataset | None]:
         uid, changes = str(event.request.RequestedSOPInstanceUID), event.modification_list

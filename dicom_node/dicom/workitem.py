@@ -116,11 +116,14 @@ class Output:
     urls: Sequence[str] = ()
 
 
-def read_workitem(given: Dataset) -> Workitem | None:
-    """What a data set of a worklist says; None where it has no valid UID or cannot be read."""
+def read_workitem(given: Dataset, uid: str = "") -> Workitem | None:
+    """What a data set of a worklist says; None where it has no valid UID or cannot be read.
+
+    ``uid``: of the item that was asked for, whatever the answer says of that; "": the answer's own.
+    """
     with quiet_pydicom():
         try:
-            return _read(given)
+            return _read(given, uid or _text(given.get("SOPInstanceUID")))
         except _FAULTY:
             return None
 
@@ -187,8 +190,7 @@ def parse_work(texts: Iterable[str]) -> list[Code]:
     return [Code(*text.split("^", 2)) for text in texts]
 
 
-def _read(given: Dataset) -> Workitem | None:
-    uid = _text(given.get("SOPInstanceUID"))
+def _read(given: Dataset, uid: str) -> Workitem | None:
     if not _is_uid(uid):
         return None
     inputs = _items(given, "InputInformationSequence")

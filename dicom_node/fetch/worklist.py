@@ -103,10 +103,8 @@ class Worklist:
     ) -> None:
         self._database, self._settings, self._peer = database, settings, peer
         self._open = open_manager
-        self._every, self._limit = (
-            timedelta(seconds=peer.worklist_seconds),
-            timedelta(hours=peer.worklist_hours),
-        )
+        self._every = timedelta(seconds=peer.worklist_seconds)
+        self._limit = timedelta(hours=peer.worklist_hours)
         seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
         self._lease = KeptLease(database, f"worklist {peer.name}"[:64], owner, seconds)
         self._search_at = 0.0
@@ -157,7 +155,7 @@ class Worklist:
         """Write an item down that can be done, and claim it. Raises PeerUnreachable."""
         if not item.study_instance_uid:  # a search need not return the input
             given = manager.read(item.uid)
-            item = (ups.read_workitem(given) if given is not None else None) or item
+            item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
         with self._database.write() as session:
             if why := self._hindrance(session, item):
                 self._pass(session, item.uid, why)
@@ -336,7 +334,7 @@ class Worklist:
     def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
         """Have the input fetched, as of the patient whom the item names. Raises PeerUnreachable."""
         given = manager.read(row.workitem_uid)
-        item = ups.read_workitem(given) if given is not None else None
+        item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
         peer = self._source(item) if item is not None else None
         with self._database.write() as session:
             mine = workitems.number(session, row.id)
