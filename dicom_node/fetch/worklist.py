@@ -458,6 +458,9 @@ class Worklist:
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers that have no work for the node by its settings any more."""
     peers = [peer.name for peer in settings.peers if peer.worklist]
+    with database.read() as session:
+        if not workitems.of_others(session, peers, 1):
+            return
     with database.write() as session:
         for row in workitems.of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}

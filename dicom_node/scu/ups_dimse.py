@@ -33,6 +33,8 @@ ABSENT: Final = (0xC307, 0x0112)
 _LATER = (0x0110, 0x0210, 0x0213)
 _PENDING = (0xFF00, 0xFF01)
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+_Answered = tuple[Dataset, Dataset | None]
+"""Status and data set of an answer."""
 _FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
@@ -47,7 +49,7 @@ class DimseManager(DimseCaller):
         """N-GET. Raises PeerUnreachable."""
         tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
 
-        def ask(association: Association) -> tuple[Dataset, Dataset | None]:
+        def ask(association: Association) -> _Answered:
             status, found = association.send_n_get(tags, PUSH, uid, meta_uid=PULL)
             return status, found
 
@@ -62,8 +64,9 @@ class DimseManager(DimseCaller):
         """N-ACTION Change UPS State."""
         information = change_of_state(transaction_uid, state)
 
-        def ask(association: Association) -> tuple[Dataset, Dataset | None]:
-            return association.send_n_action(information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
+        def ask(association: Association) -> _Answered:
+            answer: _Answered = association.send_n_action(information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
+            return answer
 
         return self._change("N-ACTION", ask)
 
@@ -71,8 +74,9 @@ class DimseManager(DimseCaller):
         """N-SET, with the Transaction UID."""
         changes.TransactionUID = transaction_uid
 
-        def ask(association: Association) -> tuple[Dataset, Dataset | None]:
-            return association.send_n_set(changes, PUSH, uid, meta_uid=PULL)
+        def ask(association: Association) -> _Answered:
+            answer: _Answered = association.send_n_set(changes, PUSH, uid, meta_uid=PULL)
+            return answer
 
         return self._change("N-SET", ask)
 
@@ -86,7 +90,7 @@ class DimseManager(DimseCaller):
     def _find(self, question: Dataset) -> list[Dataset]:
         found: list[Dataset] = []
 
-        def ask(association: Association) -> tuple[Dataset, Dataset | None]:
+        def ask(association: Association) -> _Answered:
             last = Dataset()
             for last, answer in association.send_c_find(question, PULL):
                 if last.get("Status") in _PENDING and answer is not None:
@@ -101,14 +105,12 @@ class DimseManager(DimseCaller):
             raise PeerUnreachable(f"{self._peer.name}: {text}")
         return [decoded for one in found if (decoded := _decoded(one)) is not None]
 
-    def _change(
-        self, name: str, ask: Callable[[Association], tuple[Dataset, Dataset | None]]
-    ) -> ChangeAnswer:
+    def _change(self, name: str, ask: Callable[[Association], _Answered]) -> ChangeAnswer:
         code, _, text = self._request(name, ask)
         return ChangeAnswer(_meaning(code), text)
 
     def _request(
-        self, name: str, ask: Callable[[Association], tuple[Dataset, Dataset | None]]
+        self, name: str, ask: Callable[[Association], _Answered]
     ) -> tuple[int | None, Dataset | None, str]:
         """One request on an association of its own: its status, None without one, and that in words."""
         with self.associate(_contexts()) as association:

@@ -24,7 +24,7 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.fetch import Worklist
+from dicom_node.fetch import Worklist, give_up_workitems
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Result, Study
@@ -212,7 +212,7 @@ def test_a_kill_at_any_call_claims_once_and_completes_once(tmp_path: Path, when:
             calls, before = 0, len(site.manager.log)
             uid = site.study(f"study {number}")
             site.restart(dies_at(number))
-            for step in range(12):
+            for step in range(10):
                 if step == 5:
                     site.deliver()
                 try:
@@ -358,6 +358,16 @@ def test_an_outcome_that_is_refused_is_given_up_with_an_error(web: Site) -> None
     web.turn()
     assert (web.row().state, web.manager.state(uid)) == (WorkitemState.GIVEN_UP, IN_PROGRESS)
     assert web.reasons(WORKITEM_GIVEN_UP.number) == ["HTTP 503"]
+
+
+def test_items_of_a_manager_that_is_configured_no_more_are_given_up(web: Site) -> None:
+    web.study()
+    web.turn(2)
+    others = tuple(peer for peer in web.inbox.settings.peers if peer.name != "ris")
+    give_up_workitems(web.inbox.database, web.inbox.settings)
+    assert web.row().state is WorkitemState.CLAIMED
+    give_up_workitems(web.inbox.database, web.inbox.settings.model_copy(update={"peers": others}))
+    assert web.row().state is WorkitemState.GIVEN_UP
 
 
 def test_a_peer_without_an_address_or_of_another_kind_has_no_worklist() -> None:
