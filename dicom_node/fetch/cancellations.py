@@ -60,5 +60,5 @@ class Cancellations:
         with self._database.write() as session:
             for row in workitems.to_cancel(session, self._peer.name, uid):
                 row.cancel_asked, row.next_at = True, utc_now()
-                names = {"study": row.study_instance_uid, "workitem": uid}
-                record(session, WORKITEM_STOPPED, peer=self._peer.name, **names)
+                study = row.study_instance_uid
+                record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

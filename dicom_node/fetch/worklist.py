@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy.orm import Session
 
@@ -173,8 +174,14 @@ class Worklist:
             )
             session.add(row)
             session.flush()
-            uids = {"study": item.study_instance_uid, "workitem": item.uid}
-            record(session, WORKITEM_WANTED, peer=self._peer.name, asked="work items", **uids)
+            record(
+                session,
+                WORKITEM_WANTED,
+                peer=self._peer.name,
+                asked="work items",
+                study=item.study_instance_uid,
+                workitem=item.uid,
+            )
             number = row.id
         self._bring_on(manager, number)
         return True
@@ -363,7 +370,7 @@ class Worklist:
             self._stop_study(row)
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
-    def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> ups.Dataset:
+    def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
         station, work = self._settings.node.station_name, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
         if outcome is ProcedureStepState.CANCELED:
