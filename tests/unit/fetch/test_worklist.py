@@ -357,7 +357,7 @@ def test_an_outcome_that_is_refused_is_given_up_with_an_error(web: Site) -> None
     web.hours_pass(1.1)
     web.turn()
     assert (web.row().state, web.manager.state(uid)) == (WorkitemState.GIVEN_UP, IN_PROGRESS)
-    assert web.reasons(WORKITEM_GIVEN_UP.number) == ["HTTP 503"]
+    assert web.reasons(WORKITEM_GIVEN_UP.number) == ["HTTP 503 the server has a problem"]
 
 
 def test_items_of_a_manager_that_is_configured_no_more_are_given_up(web: Site) -> None:
