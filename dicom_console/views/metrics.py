@@ -20,10 +20,12 @@ from dicom_node.model.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
     OPEN_JOBS,
+    OPEN_WORKITEMS,
     DeliveryState,
     FetchState,
     JobState,
     StudyState,
+    WorkitemState,
 )
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
@@ -33,6 +35,7 @@ from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.store.tables import (
     Association,
+    ClaimedWorkitem,
     Delivery,
     Fetch,
     Job,
@@ -98,6 +101,8 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield from _states("deliveries", "Deliveries not confirmed.", _by_state(session, Delivery.state, waits))
     fetches = _by_state(session, Fetch.state, [*OPEN_FETCHES, FetchState.FAILED])
     yield from _states("fetches", "Studies to be fetched from peers, or given up.", fetches)
+    items = _by_state(session, ClaimedWorkitem.state, [*OPEN_WORKITEMS, WorkitemState.GIVEN_UP])
+    yield from _states("workitems", "Work items of worklist managers, claimed or given up.", items)
     queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
     age = (now - queued).total_seconds() if queued else 0.0
     yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)

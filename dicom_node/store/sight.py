@@ -17,6 +17,7 @@ from dicom_node.store.accounts import RegisteredPatient, Removal, Withdrawal
 from dicom_node.store.tables import (
     Association,
     Base,
+    ClaimedWorkitem,
     CountedImage,
     Delivery,
     DrawnByHand,
@@ -91,6 +92,7 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
     Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    ClaimedWorkitem: lambda senders: ClaimedWorkitem.study_instance_uid.in_(_uids(senders)),
     PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
     StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
     StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
