@@ -130,6 +130,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for peer in settings.peers:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
+        yield from _check_steps(peer, settings)
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:
@@ -242,6 +243,18 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
     if not [name for name in confirming if name != peer.name]:
         remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
+
+
+def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
+    """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
+    if not peer.mpps:
+        return
+    minutes = f"{settings.assembly.mpps_minutes:g}"
+    text = f"MPPS: a study waits for the end of its steps, {minutes} minutes at most after it is quiet"
+    yield Tried(f"peer {peer.name}", True, text)
+    if settings.object_store.url:
+        text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
+        yield Tried(f"peer {peer.name}", False, text)
 
 
 def _check_fhir(peer: PeerSettings) -> Found:
