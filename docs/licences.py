@@ -29,8 +29,8 @@ gives them its source.**
 {copyleft}
 ## A release
 
-What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `oidc`, `ldap`, `s3`, `pdf`,
-`hl7` and `fhir`.
+What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `oidc`, `ldap`, `s3`,
+`pdf`, `hl7` and `fhir`.
 
 {release}
 ## Models

@@ -184,7 +184,11 @@ def services() -> str:
             "delivery, fetching",
             'peers with `transport = "orthanc"`',
         ),
-        ("HL7 v2 ORU^R01 by MLLP (no DICOM service)", "delivery of reports", 'peers with `transport = "hl7"`'),
+        (
+            "HL7 v2 ORU^R01 by MLLP (no DICOM service)",
+            "delivery of reports",
+            'peers with `transport = "hl7"`',
+        ),
         ("HL7 FHIR R4 (no DICOM service)", "delivery of reports", 'peers with `transport = "fhir"`'),
     ]
     parts = "\n".join(
