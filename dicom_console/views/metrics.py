@@ -24,6 +24,7 @@ from dicom_node.model.lifecycle import (
     DeliveryState,
     FetchState,
     JobState,
+    RequestedState,
     StudyState,
     WorkitemState,
 )
@@ -40,6 +41,7 @@ from dicom_node.store.tables import (
     Fetch,
     Job,
     ReceivedObject,
+    RequestedCommitment,
     Result,
     SiteProcess,
     Study,
@@ -57,6 +59,7 @@ _OPEN_STUDIES = (
     StudyState.QUARANTINED,
     StudyState.FAILED,
 )
+_OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,10 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield from _states("fetches", "Studies to be fetched from peers, or given up.", fetches)
     items = _by_state(session, ClaimedWorkitem.state, [*OPEN_WORKITEMS, WorkitemState.GIVEN_UP])
     yield from _states("workitems", "Work items of worklist managers, claimed or given up.", items)
+    if any(peer.commit_after for peer in settings.peers):
+        about = "Requests of peers for storage commitment without a report."
+        asked = _by_state(session, RequestedCommitment.state, _OPEN_REQUESTS)
+        yield from _states("commitment_requests", about, asked)
     queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
     age = (now - queued).total_seconds() if queued else 0.0
     yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)

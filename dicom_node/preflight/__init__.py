@@ -131,6 +131,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
         yield from _check_worklist(peer, settings)
+        yield from _check_steps(peer, settings)
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:
@@ -248,6 +249,18 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
 def _check_worklist(peer: PeerSettings, settings: Settings) -> Found:
     if peer.worklist and not any("query" in one.may for one in settings.peers):
         text = "worklist: no peer may be queried, so only work on studies that are here is taken"
+        yield Tried(f"peer {peer.name}", False, text)
+
+
+def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
+    """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
+    if not peer.mpps:
+        return
+    minutes = f"{settings.assembly.mpps_minutes:g}"
+    text = f"MPPS: a study waits for the end of its steps, {minutes} minutes at most after it is quiet"
+    yield Tried(f"peer {peer.name}", True, text)
+    if settings.object_store.url:
+        text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
         yield Tried(f"peer {peer.name}", False, text)
 
 

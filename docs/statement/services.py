@@ -194,6 +194,11 @@ def services() -> str:
             'peers with `worklist` and `transport = "dimse"`',
         ),
         ("UPS-RS", "work", 'peers with `worklist` and `transport = "dicomweb"`'),
+        (
+            "HL7 v2 ORU^R01 by MLLP (no DICOM service)",
+            "delivery of reports",
+            'peers with `transport = "hl7"`',
+        ),
         ("HL7 FHIR R4 (no DICOM service)", "delivery of reports", 'peers with `transport = "fhir"`'),
     ]
     parts = "\n".join(
@@ -244,6 +249,9 @@ withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /inst
 
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
+
+With `transport = "hl7"`, which is no DICOM service: a message ORU^R01 of HL7 2.5.1 for each report, and with `iocm` for each withdrawal,
+by MLLP, plain or TLS; confirmed by the acknowledgement AA or CA of its MSH-10.
 
 With `transport = "fhir"`, which is no DICOM service: a transaction of HL7 FHIR R4 for each report, confirmed by a search for its SOP
 Instance UID.
