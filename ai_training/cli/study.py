@@ -24,6 +24,9 @@ def study(
     toy: Annotated[
         bool, typer.Option("--toy", help="One step on a few small images: whether it runs.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full length, [full] of the file: for whole sets and a GPU.")
+    ] = False,
 ) -> Path:
     """Train the arms of a study alike with every seed, and compare them image by image.
 
@@ -35,7 +38,8 @@ def study(
     from ai_training.studies.report import write_report
     from ai_training.studies.run import run_study
 
-    wanted = experiment.load(Path(name) if name.endswith(".toml") else experiment.shipped(name))
+    file = Path(name) if name.endswith(".toml") else experiment.shipped(name)
+    wanted = experiment.load(file, full=full)
     wanted = wanted.toy() if toy else wanted
     material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
     rows = compare(wanted, material, answers)

@@ -1,5 +1,6 @@
 """A study as one typed TOML file: ``[base]``, and arms that each differ from another one by what they say.
 
+``[full]`` has what the full length changes: its tables are those of the file, ``[full.base.lesson]`` for one.
 The folder ``experiments`` holds those whose reports are under ``docs/studies``. A key that is left out has
 the default below; a key that is not known is an error.
 """
@@ -146,9 +147,16 @@ class ChestStudy(ExperimentPart):
         return self.model_copy(update=change)
 
 
-def load(path: Path) -> ChestStudy:
-    """Read a study file. Raises ExperimentError naming every wrong key, OSError when there is no file."""
+def load(path: Path, *, full: bool = False) -> ChestStudy:
+    """Read a study file, ``full`` as its table of that name changes it.
+
+    Raises ExperimentError naming every wrong key, or that there is no full length; OSError without a file.
+    """
     table = read_table(path)
+    longer = table.pop("full", None)
+    if full and longer is None:
+        raise ExperimentError(f"{path}: no table [full]: the study has one length only")
+    table = laid_over(table, longer) if full and longer else table
     known = ("seeds", "base", "arms", "synthesis")
     if unknown := sorted(set(table) - set(known)):
         raise ExperimentError(f"{path}: {', '.join(unknown)}: only {', '.join(known)}")
