@@ -43,14 +43,14 @@ _NOUNS = {
 class VerbGroup(TyperGroup):
     """All verbs. The module of a noun is imported when the noun is asked for: a list needs no other."""
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _NOUNS:
             self._load_noun(cmd_name)
         else:
             self._load_all()
         return super().get_command(ctx, cmd_name)
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         self._load_all()
         return super().list_commands(ctx)
 
