@@ -18,7 +18,7 @@ def documented_fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """The fields of a section with their docstrings as descriptions.
 
     Read when they are asked for: pydantic would parse the source of all sections at each start of a program,
-    which took an eighth of a list's time.
+    which took .12 of the .43 s of processor time in which they were imported.
     """
     texts: dict[str, str] = {}
     for one in reversed(model.__mro__):
