@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_console.web.parts import PARTS
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.sections import AssemblySettings, AuditSettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment, performed_step
@@ -297,7 +298,7 @@ port is registered for DICOM; the default AE title is AINODE (`node.ae_title`). 
 
 
 def _settings(model: type[BaseModel]) -> str:
-    rows = [setting_row(name, field) for name, field in model.model_fields.items()]
+    rows = [setting_row(name, field) for name, field in documented_fields(model).items()]
     return table(("parameter", "default", "what it does"), rows)
 
 
