@@ -17,6 +17,7 @@ from ai_training.metrics import mean_interval, patient_weights
 from ai_training.ovarian import figures, fit, gate, predictions, study_figures
 from ai_training.ovarian.ship import predict
 from ai_training.progress import Report, silent
+from ai_training.runs import BEST
 from ai_training.sets.ovarian import OvarianFrame, ovarian_frames
 
 TARGET = 0.90
@@ -63,7 +64,7 @@ def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Pa
     except (KeyError, TypeError, ValueError) as error:
         raise CardError(f"{card.path.name} does not say by which recipe its network was trained") from error
     folder = runs / "recomputed"
-    left = [runs / f"seed-{seed}" / fold / fit.BEST for seed in seeds for fold in fit.FOLD_RUNS]
+    left = [runs / f"seed-{seed}" / fold / BEST for seed in seeds for fold in fit.FOLD_RUNS]
     if not all(path.is_file() for path in left):
         fit.train(data, runs, recipe, seeds, fit.FOLD_RUNS, report)
     predict(data, runs, recipe, seeds, folder, report, fit.FOLD_RUNS)
