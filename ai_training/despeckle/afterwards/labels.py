@@ -24,10 +24,12 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.despeckle.afterwards import Filter
 from ai_training.fetal.data import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
 from ai_training.networks.outlines import OutlineNetwork
+from ai_training.networks.start import imagenet_file
 from ai_training.progress import Report, silent
 
 ROWS, COLUMNS = 64, 96
@@ -106,7 +108,7 @@ def _small(picture: Grey) -> Grey:
 def _trained(heads: _Heads, output: str, recipe: LabelRecipe, report: Callable[[float], None]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     network = OutlineNetwork(LEVELS if output == "classes" else 1)
-    network.load_imagenet()
+    network.load_trunk(imagenet_file(NAME))
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
     random = np.random.default_rng(recipe.seed)
     for iteration in range(recipe.iterations):

@@ -78,6 +78,24 @@ def test_a_wrong_study_file_is_refused_with_the_reason(tmp_path: Path, text: str
         experiment.load(path)
 
 
+def test_arms_without_their_weights_are_left_out_with_those_that_need_them(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        "[arms.plain]\n[arms.file]\nnetwork = { initial = 'own.pt' }\n"
+        "[arms.after]\nnetwork = { initial = 'arm:file' }\n[arms.beside]\nagainst = 'file'\n"
+    )
+    study = experiment.load(tmp_path / "study.toml")
+
+    left_out = study.without_weights(tmp_path)
+
+    assert set(left_out) == {"file", "after", "beside"}
+    assert "own.pt" in left_out["file"]
+    assert [arm.name for arm in study.without(left_out).arms] == ["plain"]
+    (tmp_path / "own.pt").touch()
+    assert study.without_weights(tmp_path) == {}
+    with pytest.raises(ExperimentError, match="no arm"):
+        study.without([arm.name for arm in study.arms])
+
+
 def test_given_splits_are_those_of_the_manifest(material: StudyMaterial) -> None:
     train, test = material.rows(Arm())
     assert {material.images[row].split for row in train} == {"train"}
