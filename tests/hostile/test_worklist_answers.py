@@ -87,7 +87,7 @@ def test_a_faulty_item_is_left_out_and_the_others_are_read(tag: str, value: Any)
         (404, ChangeStatus.ABSENT),
         (410, ChangeStatus.ABSENT),
         (401, ChangeStatus.RETRY),
-        (405, ChangeStatus.REFUSED),
+        (422, ChangeStatus.REFUSED),
         (302, ChangeStatus.RETRY),
         (500, ChangeStatus.RETRY),
         (503, ChangeStatus.RETRY),
