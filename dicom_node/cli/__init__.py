@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli.admin import config, demo, node, users
+from dicom_node.cli.admin import config, demo, init, node, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import fetches, messages, peers, rules
 from dicom_node.cli.records import (
@@ -35,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (node, messages, fetches, demo):
+for verb in (node, init, messages, fetches, demo):
     app.add_typer(verb.app)
 for name, group in (
     ("peers", peers.app),
