@@ -1,0 +1,1 @@
+"""Burned-in annotation: find it, fill it, prove that nothing legible is left. Fails closed."""

@@ -1,0 +1,115 @@
+"""Text in places that are known before the pixels are looked at.
+
+Three sources, each with a mask of its own: what lies outside all ultrasound regions may be anything (names,
+but MI and TI too); device rules say what each of their rectangles holds; a person has drawn boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import (
+    Mask,
+    Picture,
+    brightest,
+    clipped,
+    component_boxes,
+    components,
+    contrast,
+    dilated,
+    index_of,
+)
+from ai_pipeline.burnin.decide.mask_shape import blocks
+from ai_pipeline.burnin.devices.known import device_boxes
+from ai_pipeline.burnin.find.traces import believed_regions
+from ai_pipeline.contract import ImageHeader, Meaning
+from ai_pipeline.errors import CleaningFailed
+
+BLACK = 8
+"""Grey level up to which a pixel is background (lossy compression leaves 2 or 3 in black)."""
+LARGEST_SHARE = 0.3
+"""Share of the picture that is drawn outside the regions, from which the regions are ignored."""
+LARGEST_DEVICE_SHARE = 0.5
+"""Share of the picture under device rules, from which they are for another layout of the device; the same of
+boxes that a person drew."""
+EVERY = frozenset(Meaning)
+
+
+def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
+    """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
+
+    On black the mask covers what is not black, on colour all of the surroundings; none without regions.
+    """
+    regions = believed_regions(header.ultrasound_regions, picture.shape)
+    if not regions:
+        return np.zeros(picture.shape[:2], np.bool_), ()
+    outside = np.ones(picture.shape[:2], np.bool_)
+    for region in regions:
+        outside[index_of(region.box)] = False
+    mask = blocks(_written(brightest(picture), outside)) & outside
+    reach = max(5, round(0.02 * max(mask.shape)) | 1)
+    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
+    boxes = component_boxes(components(joined.astype(np.bool_))[1])
+    return mask, tuple(Annotation(AnnotationKind.BANNER, box, contrast(picture, mask, box)) for box in boxes)
+
+
+def find_device_banner(
+    header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
+) -> tuple[Mask, tuple[Annotation, ...]]:
+    """The mask of the device rules' rectangles for ``meanings`` that hold something; an annotation for each.
+
+    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
+    confidence of an annotation is the contrast in its rectangle. ``folder``: the site's own rules. Raises
+    :class:`ai_pipeline.errors.CleaningFailed` when the rules take too much of the picture, and
+    :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
+    """
+    mask: Mask = np.zeros(picture.shape[:2], np.bool_)
+    marks, rules = [], set()
+    for found in device_boxes(header, picture.shape, folder):
+        place = index_of(found.box)
+        strength = _range(picture[place])
+        if found.meaning in meanings and strength > 0:
+            mask[place] = True
+            rules.add(found.rule)
+            marks.append(Annotation(AnnotationKind.BANNER, found.box, strength, meaning=found.meaning))
+    share = float(mask.mean())
+    if share > LARGEST_DEVICE_SHARE:
+        raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")
+    return mask, tuple(marks)
+
+
+def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
+    """The mask of the boxes that a person drew (``removed_by_hand``), and an annotation for each box.
+
+    The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when it is too
+    much of the picture.
+    """
+    mask: Mask = np.zeros(picture.shape[:2], np.bool_)
+    boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]
+    for box in boxes:
+        mask[index_of(box)] = True
+    if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
+        raise CleaningFailed(f"boxes drawn by hand cover {share:.0%} of the picture")
+    return mask, tuple(Annotation(AnnotationKind.BANNER, box, 1.0) for box in boxes)
+
+
+def _written(grey: Picture, outside: Mask) -> Mask:
+    """The pixels outside the regions that hold something; none when there is too much for text."""
+    written = outside & (grey > BLACK)
+    if written.mean() <= LARGEST_SHARE:
+        return dilated(written, 3) & outside
+    # Some scanners surround the echo with a colour. Blacked out letter by letter the text would stay legible.
+    background = int(np.bincount(grey[outside]).argmax())
+    written = outside & (np.abs(grey.astype(np.int16) - background) > BLACK)
+    return outside if written.any() and written.mean() <= LARGEST_SHARE else np.zeros_like(outside)
+
+
+def _range(part: Picture) -> float:
+    """Brightest against darkest in the channel where they differ most, 0 to 1."""
+    pixels = part.reshape(part.shape[0] * part.shape[1], -1)
+    return float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0

@@ -1,0 +1,288 @@
+"""What a burned-in text is for, by its words. Fails closed.
+
+A text is :attr:`Meaning.IDENTITY` unless *all* of it is read with confidence and is derived by a closed
+grammar from words that are not names (:mod:`ai_pipeline.burnin.decide.vocabulary`) and from values with their
+labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names: what is not proven
+harmless counts as one.
+
+Ambiguous cases:
+
+* A word that is also a surname (LONG, STONE, ENDO …) counts as one when it stands alone, in capitals too: a
+  banner writes names in capitals. Beside a noun of the body, or as the label of a value with its unit, it
+  does not. A single letter beside such a word is an initial ("R LONG").
+* A bare number is a mark of a ruler up to two digits, from there on only whole tens up to 400. Decimals that
+  could be day and month or a time (12.03, 9.30) are not, unless a unit follows. Several bare numbers in one
+  string may be a date. No number has five digits; four only before Hz and g.
+* No age, weight or body height: Y and kg are no units here, nor have centimetres three digits; F and M are no
+  labels.
+* A maker's name is a logo only as the whole string.
+
+The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.vocabulary import (
+    ALSO_NAMES,
+    CODES,
+    COUNTED,
+    JOINING,
+    MAKERS,
+    MAKERS_AS_WRITTEN,
+    NOUNS,
+    PHRASES,
+    PRESETS,
+    PROBES,
+    SIDE_LETTERS,
+    SIDES,
+    VIEWS,
+    phrases,
+)
+from ai_pipeline.contract import Meaning
+
+LEAST_CONFIDENCE = 0.85
+"""Mean confidence of the recogniser from which its reading can prove a text harmless."""
+LEAST_OF_SETTING, SETTING_CHARACTERS = 0.75, 4
+"""The same of a machine setting with so many letters and digits: its keyword, value and unit leave no room
+for a name, and on small pictures they are read less surely."""
+LONGEST = 120
+"""Characters of a text that can be harmless, at most."""
+LONGEST_ITEM = 14
+"""Tokens of one item of the grammar, at most."""
+
+_NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
+_CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
+_INDEX = r"(?:\d|10)[.,]\d{1,2}"
+_DECIMAL = r"\d{1,2}[.,]\d{1,3}"
+_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°|%)"
+_VALUE = rf"[-+~=<>]? ?(?:{_CM} ?cm|{_NUMBER} ?{_UNIT})"
+_WHICH = r"(?:[#+×x*] ?)?(?:[1-9] )?(?:[+×x*] ?)?"  # of several calipers: "1 D", "+ Dist", "2 x"
+
+LENGTH_LABELS = (
+    "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
+    "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|cist mag|cisterna magna|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|"
+    "fib|rad|uln|vp|afi|mvp|"
+    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
+)
+"""Labels of lengths, circumferences and depths, as a regular expression in lower case."""
+LENGTH_LABELS_ELSEWHERE = (
+    "距离|长度|长径|宽度|高度|深度|厚度|直径|横径|前后径|双顶径|股骨长|"
+    "distancia|longitud|largo|ancho|alto|diámetro|diametro|distância|comprimento|largura|altura|diâmetro|"
+    "longueur|largeur|hauteur|diamètre|abstand|länge|breite|höhe|durchm|durchmesser"
+)
+"""The same in other languages; as they are words, and body heights are written so, they are no labels of
+anything else."""
+_OTHER_LABELS = (
+    "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
+    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
+)
+_HEART = (
+    r"(?:(?:asc|desc|prox|sinus|abd) )?ao(?: root| arch| sinus)?|l[av]|r[av]|lvot|rvot|ivc|mpa|rpa|lpa|"
+    r"lv ?id ?[ds]?|iv ?s ?[ds]|lv ?pw ?[ds]?|(?:mv|av|tv|pv|mr|ar|tr|pr)(?: [ea])?"
+)
+"""Structures that an echocardiogram measures; they count with a value and its unit, or as an index."""
+_HEART_UNIT = r"(?:mm(?: ?[23])?|cm ?[23]|ml|[cm]m?/s(?:ec)?|mmhg|ms(?:ec)?)"
+_WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
+_RATIOS = "ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca"
+
+MEASUREMENTS = (
+    rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
+    rf"{_WHICH}(?:{LENGTH_LABELS_ELSEWHERE}) ?(?:[1-9] )?"
+    r"(?:[12]?\d(?:[.,]\d{1,3})? ?cm|\d{1,3}(?:[.,]\d{1,2})? ?mm)",
+    rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
+    rf"(?:体积|容积|volumen) ?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
+    rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
+    rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
+    rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
+    rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
+    rf"{_WHICH}efw ?\d{{2,4}} ?g",
+    r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
+)
+"""Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
+
+SETTINGS = (
+    rf"m ?[i1l|] ?{_INDEX}",
+    rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
+    r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
+    r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
+    r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
+    rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
+    rf"(?:frq|freq|fh|prf) {_DECIMAL}",
+    r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
+    r"fr ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)",  # without unit a Mrs of 45
+    r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
+    r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
+    rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
+    r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
+    r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
+    r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
+    r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
+    r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
+    r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
+    rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
+    r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
+    r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
+    r"har ?- ?(?:low|mid|high|max|intermedia|intermediate|alta|media|baja)",
+    r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
+    r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? \d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
+    r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time
+    rf"i ?m ?{_INDEX}|i ?t ?[msc]? ?{_INDEX}",  # mechanical and thermal index in French; Ito is a name
+    r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
+    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
+    r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
+    r"dva \d{1,3} ?%|t \d[.,]\d",
+    r"q ?scan(?: \d{1,3}(?: ?/ ?m ?dr \d{2,3} ?/ ?m ?ft \d[.,]\d)?)?",
+    rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
+)
+"""Acoustic output and machine settings, in the same form."""
+MODES = phrases("""
+    2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
+    M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
+    PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
+    cm/s, m/s, fps
+""")
+"""Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
+QUANTITIES = phrases("""
+    Cist Mag, Index, Dist, DIST, Distance, Diam, Diameter, Vol, VOL, Volume, Area, AREA, Circ, CIRC, PSV,
+    EDV, RI, S/D, BPD, OFD, HC, FL, CRL, EFW, GA, AUA, AFI, +, ×, x, *
+""")
+CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
+"""What a recogniser makes of a drawn caliper beside its measurement."""
+TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
+"""What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
+QUOTES = "'\"`\u00b4\u2018\u2019"
+"""What it makes of the drawing in a logo, before or after its letters."""
+_CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
+_PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
+_MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
+_SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
+_STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
+
+
+def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
+    """Classify a text by its words: IDENTITY unless every word is known to be harmless.
+
+    ``confidence``: how sure the text recogniser is, 0 to 1.
+    """
+    if not confidence >= LEAST_OF_SETTING or not 0 < len(text) <= LONGEST:
+        return Meaning.IDENTITY
+    line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
+    rest = allowed.without(line)
+    meaning = Meaning.ORIENTATION if line and not rest.strip(TICKS) else _meaning_of_line(rest)
+    surely = confidence >= LEAST_CONFIDENCE
+    setting = meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, line)) >= SETTING_CHARACTERS
+    return meaning if surely or setting else Meaning.IDENTITY
+
+
+def _meaning_of_line(line: str) -> Meaning:
+    maker = line.strip(TICKS + QUOTES)
+    if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
+        return Meaning.LOGO
+    if line.upper() in PRESETS or _is_frame_counter(line):
+        return Meaning.ACOUSTIC
+    if _is_ruler_mark(line):
+        return Meaning.SCALE
+    if line in _CALIPER_LETTERS - SIDE_LETTERS:
+        return Meaning.MEASUREMENT
+    line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
+    tokens = [token.strip(",;:|()[]") for token in line.split()]
+    return _proven([token for token in tokens if token])
+
+
+def spaced(text: str) -> str:
+    """The text with the blanks that rapidocr loses: between letters and digits, and none twice.
+
+    "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
+    """
+    line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
+    line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
+    line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
+    return " ".join(line.split())
+
+
+def _proven(tokens: Sequence[str]) -> Meaning:
+    """The meaning of the items that the tokens can be cut into; IDENTITY when they cannot."""
+    ways: list[frozenset[Meaning] | None] = [frozenset(), *([None] * len(tokens))]
+    for end in range(1, len(tokens) + 1):
+        for start in range(max(0, end - LONGEST_ITEM), end):
+            before, item = ways[start], None
+            if before is not None:
+                item = _item(tokens[start:end])
+            if before is not None and item is not None:
+                ways[end] = before | {item}
+                break
+    found = ways[-1]
+    if not found:
+        return Meaning.IDENTITY
+    # A mixed line counts as what a reader needs most.
+    return next(meaning for meaning in _ITEMS_BY_WEIGHT if meaning in found)
+
+
+_ITEMS_BY_WEIGHT = (Meaning.MEASUREMENT, Meaning.ORIENTATION, Meaning.ACOUSTIC)
+
+
+def _item(tokens: Sequence[str]) -> Meaning | None:
+    """The meaning of one item of the grammar, None when it is none."""
+    text = " ".join(tokens)
+    if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
+        return Meaning.MEASUREMENT
+    if text in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
+        return Meaning.ACOUSTIC
+    return Meaning.ORIENTATION if _is_orientation(tokens) else None
+
+
+def _is_orientation(tokens: Sequence[str]) -> bool:
+    """Whether these words name anatomy and view, and prove each other harmless."""
+    if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
+        return _is_orientation(tokens[:-1])  # "CYST 2"
+    if tokens[0].upper() in COUNTED and re.fullmatch("[A-Da-d]?", "".join(tokens[1:])):
+        return True
+    words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
+    words = [part for word in words for part in _unstuck(word)]
+    upper = [word.upper() for word in words]
+    if not words or " ".join(upper) in PHRASES:
+        return bool(words)
+    sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
+    proof = any(big in NOUNS for big in upper)
+    allowed = SIDE_LETTERS | ((ALSO_NAMES | JOINING) if proof else frozenset())
+    if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
+        return False
+    return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+
+
+def _unstuck(word: str) -> tuple[str, ...]:
+    """ "RTOVARY" as "RT OVARY"; a word that is not of that form as it is."""
+    stuck = _STUCK.fullmatch(word.upper())
+    return stuck.groups() if stuck and stuck[2] in NOUNS and word.upper() not in NOUNS else (word,)
+
+
+def _is_ruler_mark(line: str) -> bool:
+    """Whether a bare number can be no part of a date or time, no age above 89 and no identifier."""
+    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
+    if match is None:
+        return False
+    sign, whole, part = match[1], match[2], match[3]
+    if whole.startswith("0") and len(whole) > 1:
+        return False
+    if part is None:
+        return int(whole) < 90 or (int(whole) % 10 == 0 and int(whole) <= 400)
+    day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
+    time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
+    return bool(sign) or int(whole) == 0 or not (day_and_month or time)
+
+
+def _is_frame_counter(line: str) -> bool:
+    """ "47/56", the frame of a loop, where neither can be a month and the second no day.
+
+    From 100 on only the last two frames, as in "99/100": "24/123" may be the 123rd case of a year.
+    """
+    match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
+    frame, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    return 12 < frame <= last and last > 31 and (last < 100 or last - frame <= 1)

@@ -1,0 +1,152 @@
+"""Lengths that are written in a picture, where value, unit and calipers agree.
+
+A length "D 2.31 cm" is taken when exactly one pair of calipers in one ultrasound region is that far apart by
+the region's calibration, and no other text fits that pair. Other quantities are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ai_pipeline.burnin.annotation.kinds import AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import centre_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, LENGTH_LABELS_ELSEWHERE, spaced
+from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, Reading
+from ai_pipeline.images.header import Calibration, calibrated_regions
+
+LENGTH = Code("410668003", "SCT", "Length")
+UNITS = {"mm": Code("mm", "UCUM", "mm"), "cm": Code("cm", "UCUM", "cm")}
+MILLIMETRES = {"mm": 1.0, "cm": 10.0}
+
+TOLERANCE_SHARE, TOLERANCE_PIXELS = 0.01, 1.5
+"""Difference between the distance of two calipers and the written value, at most: the larger of a share of it
+and of pixels, to which the calipers' centres are known, plus half a step of the last digit."""
+COARSEST_STEP = 1.0
+"""Step of the last digit of a value that calipers can confirm, at most (millimetres)."""
+MOST_CALIPERS = 24
+"""Calipers in one region, at most: with more, pairs fit by chance."""
+_NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean", "avg"})
+"""Labels of lengths that are not a straight line, or of several."""
+
+_LINEAR = re.compile(
+    rf"(?:[#+×x*] ?)?(?:[1-9] ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS}|{LENGTH_LABELS_ELSEWHERE})?"
+    r" ?(?:[1-9] )?[=~]? ?(?P<value>\d{1,3}(?:[.,]\d{1,3})?) ?(?P<unit>mm|cm)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLength:
+    """A length as it is written: value, unit (``mm`` or ``cm``), and the step of its last digit."""
+
+    value: float
+    unit: str
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class _CaliperMatch:
+    """A written length and the only pair of calipers, by their indices, that is so far apart."""
+
+    written: WrittenLength
+    reading: Reading
+    pair: tuple[int, int]
+
+
+def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[Measurement, ...]:
+    """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
+
+    Readings of a cine are matched frame by frame; a measurement in several frames is given once, of the first
+    one. Without a calibration in the header (ultrasound regions, else Pixel Spacing) there is none.
+    """
+    regions = calibrated_regions(header)
+    found: dict[tuple[float, str, tuple[tuple[Point, ...], ...]], Measurement] = {}
+    for frame in dict.fromkeys(reading.frame for reading in readings):
+        shown = [reading for reading in readings if reading.frame == frame]
+        for measurement in _in_frame(shown, regions):
+            key = (measurement.value, measurement.unit.value, measurement.lines)
+            found.setdefault(key, measurement)
+    return tuple(found.values())
+
+
+def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[Measurement]:
+    calipers = [centre_of(reading.bounds) for reading in readings if reading.kind == AnnotationKind.CALIPER]
+    texts = [
+        (written, reading)
+        for reading in readings
+        if reading.kind == AnnotationKind.TEXT and reading.confidence >= LEAST_CONFIDENCE
+        for written in _lengths(reading.text)
+    ]
+    matches = [
+        _CaliperMatch(written, reading, pairs[0])
+        for written, reading in texts
+        if len(pairs := _fitting(written, calipers, regions)) == 1
+    ]
+    claims = [match.pair for match in matches]
+    return [_measurement(match, calipers) for match in matches if claims.count(match.pair) == 1]
+
+
+def _lengths(text: str) -> list[WrittenLength]:
+    """The lengths in a text that holds nothing else, such as "1 D 2.31 cm 2 D 1.45 cm"."""
+    parts = re.findall(r".+?(?<=[mc]m)(?= |$)|.+$", spaced(text), re.IGNORECASE)
+    found = [parse_length(part.strip()) for part in parts]
+    return [] if None in found else [written for written in found if written is not None]
+
+
+def parse_length(text: str) -> WrittenLength | None:
+    """A text that is one length with its unit and nothing else, else None."""
+    match = _LINEAR.fullmatch(spaced(text))
+    if match is None or (match["label"] or "").lower() in _NOT_STRAIGHT:
+        return None
+    number = match["value"].replace(",", ".")
+    value, digits = float(number), len(number.partition(".")[2])
+    unit = match["unit"].lower()
+    if value <= 0.0:
+        return None
+    return WrittenLength(value, unit, 10.0**-digits)
+
+
+def _fitting(
+    written: WrittenLength, calipers: Sequence[Point], regions: Sequence[Calibration]
+) -> list[tuple[int, int]]:
+    """The pairs of calipers that are as far apart as is written."""
+    wanted, step = (size * MILLIMETRES[written.unit] for size in (written.value, written.step))
+    if step > COARSEST_STEP:
+        return []
+    fitting = []
+    for region in regions:
+        inside = [place for place, point in enumerate(calipers) if _region_of(point, regions) is region]
+        if len(inside) > MOST_CALIPERS:
+            continue
+        tolerance = max(TOLERANCE_SHARE * wanted, TOLERANCE_PIXELS * region.coarsest) + step / 2
+        for one, other in combinations(inside, 2):
+            if abs(_distance(calipers[one], calipers[other], region) - wanted) <= tolerance:
+                fitting.append((one, other))
+    return fitting
+
+
+def _region_of(point: Point, regions: Sequence[Calibration]) -> Calibration | None:
+    """The region in which a caliper lies; the first of those that overlap, the smallest being first."""
+    return next((region for region in regions if region.holds(point)), None)
+
+
+def _distance(one: Point, other: Point, region: Calibration) -> float:
+    """Millimetres between two points."""
+    return math.hypot((one[0] - other[0]) * region.column_spacing, (one[1] - other[1]) * region.row_spacing)
+
+
+def _measurement(match: _CaliperMatch, calipers: Sequence[Point]) -> Measurement:
+    one, other = (calipers[place] for place in match.pair)
+    return Measurement(
+        source_uid=match.reading.source_uid,
+        name=LENGTH.meaning,
+        quantity=LENGTH,
+        value=match.written.value,
+        unit=UNITS[match.written.unit],
+        lines=((one, other),),
+        frame=match.reading.frame,
+    )

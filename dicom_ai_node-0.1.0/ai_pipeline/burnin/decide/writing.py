@@ -1,0 +1,299 @@
+"""The text in a picture: places that may hold some, found in several views of it, read, and judged.
+
+Text counts as identity until all of it is read and proven harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import (
+    Box,
+    Mask,
+    Picture,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.find.area import strokes
+from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
+from ai_pipeline.burnin.find.line_network import Line, is_wide
+from ai_pipeline.burnin.find.text import TILES, UPRIGHT, TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.traces import Waves
+from ai_pipeline.contract import Meaning
+
+FILLED = 0.95
+"""Share of a box that is filled pixels, from which it cannot hold text of the source."""
+SAME = 0.8
+"""Share of a box within one that was read already, from which it is not read again."""
+ONE_LINE = 0.6
+"""Height of a box within a line, from which it holds that line (share of the line's height)."""
+FEW_CHARACTERS = 3
+"""Texts of up to so many characters are judged together with their neighbours."""
+WORD_SPACE = 1.5
+"""Gap up to which two texts belong to one line (heights of the lower one)."""
+SURE = 0.8
+"""Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
+ALIKE = 0.6
+"""Likeness of two readings of one place, at least."""
+READ_AS_LETTERS = "/%-"
+"""Signs that are read as a letter or a digit on small pictures."""
+MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
+"""Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
+which it holds no letters."""
+CONTEXT = 64
+"""Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
+FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
+"""Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
+LARGE_PICTURE = 1200
+"""Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
+
+
+NOTHING_READ = Line("", 0.0, legible=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A place that may hold text, and the view of the picture that shows it.
+
+    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode, which look like letters.
+    """
+
+    view: Picture
+    box: TextBox
+    flow: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is text by its shape and confidence alone."""
+        return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
+
+    def read(self, reader: TextReader) -> Line:
+        """The text read there. In measured pixels (spectra, M-mode, curves) and along a vertical only text of
+        three letters that is read whole and surely.
+        """
+        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
+        wide = is_wide(self.box.length, self.box.height, line)
+        unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
+        suspicious = self.flow > FILLS or self.box.is_upright
+        return replace(line, legible=False) if suspicious and unsure else line
+
+    def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
+        """The text there, with its meaning.
+
+        The reader of small letters reads first, and rapidocr what it does not prove harmless.
+        """
+        small = reader.read_small(self.view, self.box)
+        meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
+        if meaning is not Meaning.IDENTITY:
+            return Text(self.box, small, meaning, small)
+        line = self.read(reader)
+        return Text(self.box, line, text_meaning(self.box, line, allowed), small)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A place with text, the text read there, its meaning, and what the reader of small letters reads."""
+
+    box: TextBox
+    line: Line
+    meaning: Meaning
+    small: Line = NOTHING_READ
+
+    @property
+    def letters(self) -> str:
+        """Its letters and digits, in lower case."""
+        return "".join(filter(str.isalnum, self.line.text)).casefold()
+
+    def may_say(self, other: Text) -> bool:
+        """Whether this may be a worse reading of ``other``'s text, without an additional letter."""
+        most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
+        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
+        return len(self.letters) <= most and alike
+
+
+def find_texts(
+    picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
+) -> list[Text]:
+    """All text of a picture, uint8 grey or RGB; among ``waves`` only what can be read.
+
+    Pixels of ``known`` are masked in any case: doubtful places there are not read.
+    """
+    texts: list[Text] = []
+    for one in candidates(picture, reader, waves):
+        if (not one.certain and covered(one.box, known)) or any(_was_read(one.box, text) for text in texts):
+            continue
+        text = one.text(reader, allowed)
+        if one.certain or text.line.legible:
+            texts.append(text)
+    return [_judged_in_its_line(text, texts, allowed) for text in texts]
+
+
+def _was_read(box: TextBox, text: Text) -> bool:
+    """Whether what a box holds is part of a text: all that goes, or a line as high as the box.
+
+    A line that stays may have been read in a box of two, of which the other is a name.
+    """
+    line = text.meaning is Meaning.IDENTITY or box.height > ONE_LINE * text.box.height
+    return line and overlap(box.box, text.box.box) >= SAME
+
+
+def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
+    """The meaning of a text; identity unless all of it was read."""
+    if not line.legible or is_wide(box.length, box.height, line):
+        return Meaning.IDENTITY
+    return meaning_of(line.text, line.confidence, allowed)
+
+
+def candidates(
+    picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
+) -> list[Candidate]:
+    """Possible text in a picture: upright, as it is, with enhanced contrast and, if it is large, reduced.
+
+    ``changed``: pixels that changed since the picture was read last. Then only their surroundings are read,
+    where letters may be left or new; the copy reduced for the largest letters is read whole.
+    """
+    measured = MeasuredPixels.from_picture(picture, waves)
+    faint, found = high_contrast(picture), []
+    for view, scale, upright in ((picture, FAINT, True), (picture, FINEST, False), (faint, FAINT, False)):
+        boxes = [None] if changed is None else surroundings(changed, scale)
+        for box in boxes:
+            found += candidates_of(view, reader, scale, measured, box, upright=upright)
+    if min(picture.shape[:2]) >= LARGE_PICTURE:
+        found += candidates_of(picture, reader, LARGEST, measured)
+    return found
+
+
+def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
+    """Boxes around the parts of a mask, with a margin; parts near to each other share one.
+
+    With enhanced contrast (:data:`FAINT`) they hold all pixels that look different since the mask's pixels
+    changed.
+    """
+    looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
+    _, stats = components(dilated(mask, 2 * round(max(CONTEXT / scale, looks_otherwise)) + 1))
+    return component_boxes(stats)
+
+
+def candidates_of(
+    view: Picture,
+    reader: TextReader,
+    scale: float,
+    measured: MeasuredPixels,
+    within: Box | None = None,
+    *,
+    upright: bool = False,
+) -> list[Candidate]:
+    """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left out.
+
+    ``upright``: of lines along a vertical.
+    """
+    boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
+    found = [(box, measured.traced(box)) for box in boxes]
+    return [
+        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
+        for box, traced in found
+        if traced < ALL_WAVE
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredPixels:
+    """Pixels that show a measurement: ``areas`` of flow, spectra and M-mode, and curves (``traces``).
+
+    ``strokes``: thin drawn lines, which may be letters or traces; None for a picture without traces.
+    """
+
+    areas: Mask
+    traces: Mask
+    strokes: Mask | None
+
+    @staticmethod
+    def from_picture(picture: Picture, waves: Waves) -> MeasuredPixels:
+        drawn = strokes(picture) if waves.traces.any() else None
+        return MeasuredPixels(find_flow(picture) | waves.strips, waves.traces, drawn)
+
+    def traced(self, box: TextBox) -> float:
+        """The share of the drawn pixels in a box that belong to a trace, 0 to 1."""
+        if self.strokes is None:
+            return 0.0
+        place = index_of(box.box)
+        drawn = int(self.strokes[place].sum())
+        return int((self.strokes[place] & self.traces[place]).sum()) / drawn if drawn else 0.0
+
+
+def level_box(box: Box, confidence: float) -> TextBox:
+    """A box whose sides run along rows and columns."""
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    return TextBox(corners, confidence)
+
+
+def share_of(mask: Mask, box: TextBox) -> float:
+    """Share of the box's rectangle that lies in the mask."""
+    inside = mask[index_of(box.box)]
+    return float(inside.mean()) if inside.size else 0.0
+
+
+def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
+    """A few characters prove nothing by themselves: of "12", "03", "67" each could be a ruler's number.
+
+    They are judged with what stands beside them, and beside a name they belong to it.
+    """
+    if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
+        return text
+    beside = [other for other in texts if other is not text and _is_beside(text.box.box, other.box.box)]
+    line = sorted([text, *beside], key=lambda one: one.box.box[0])
+    together = " ".join(one.line.text for one in line)
+    confidence = min(one.line.confidence for one in line)
+    named = any(one.meaning is Meaning.IDENTITY for one in beside)
+    if named or (beside and meaning_of(together, confidence, allowed) is Meaning.IDENTITY):
+        return replace(text, meaning=Meaning.IDENTITY)
+    return text
+
+
+def _is_beside(box: Box, other: Box) -> bool:
+    """On one line, level or beside upright text, no farther apart than a word's space."""
+    left, top, right, bottom = other
+    upright = bottom - top > UPRIGHT * (right - left)
+    return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
+
+
+def _in_one_row(box: Box, other: Box) -> bool:
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
+    height = min(bottom - top, bottom2 - top2)
+    return (
+        min(bottom, bottom2) - max(top, top2) > 0.5 * height
+        and max(left, left2) - min(right, right2) < WORD_SPACE * height
+    )
+
+
+def _turned(box: Box) -> Box:
+    left, top, right, bottom = box
+    return top, left, bottom, right
+
+
+def covered(box: TextBox, mask: Mask) -> bool:
+    """Whether the box, which may slope, lies in the mask but for its rim."""
+    inside = mask[index_of(box.box)]
+    place = np.zeros(inside.shape, np.uint8)
+    origin = np.maximum(box.box[:2], 0).astype(np.float32)
+    cv2.fillPoly(place, [np.rint(box.corners - origin).astype(np.int32)], 1)
+    own = inside[place.astype(np.bool_)]
+    return not own.size or float(own.mean()) >= FILLED
+
+
+def overlap(box: Box, other: Box) -> float:
+    """Share of ``box`` that lies in ``other``, 0 to 1."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return max(0, width) * max(0, height) / max(1, area)

@@ -1,0 +1,233 @@
+"""Device rules: where a scanner writes the patient's name, by maker and model, in TOML; a site may add some.
+
+A site's own folder is named by the node's ``device_rules_dir``, ``--device-rules`` or the environment's
+``AI_PIPELINE_DEVICE_RULES``; a rule there replaces the shipped one of the same name. A file with a mistake is
+refused, and with it all rules: half of a set of rules would let a name through.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from ai_pipeline.burnin.annotation.pixels import Box
+from ai_pipeline.contract import ImageHeader, Meaning
+from ai_pipeline.errors import DeviceRuleError, RuleFault
+from ai_pipeline.mistakes import mistakes
+
+DEVICE_RULES = "AI_PIPELINE_DEVICE_RULES"
+SHIPPED = Path(__file__).parent
+
+
+def _edge(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number: 60 is pixels, 0.1 a share of the picture")
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise ValueError("must be pixels (0, 1, 2 …) or, with a decimal point, a share from 0.0 to 1.0")
+    return value
+
+
+def _glob(value: str) -> str:
+    if not (pattern := _plain(value)):
+        raise ValueError("must not be empty: leave the key out to match any value")
+    return pattern
+
+
+Edge = Annotated[int | float, PlainValidator(_edge)]
+Glob = Annotated[str, AfterValidator(_glob)]
+Size = Annotated[int, Field(strict=True, ge=1)]
+
+
+class _RuleTable(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Match(_RuleTable):
+    """Which images a rule is for: all conditions must hold.
+
+    Texts are patterns (``*`` any characters, ``?`` one) for the whole value; capitals make no difference.
+    """
+
+    manufacturer: Glob | None = None  # (0008,0070)
+    model: Glob | None = None  # (0008,1090)
+    software: Glob | None = None  # (0018,1020); one of its values has to fit
+    rows: Size | None = None
+    columns: Size | None = None
+    modality: str | None = None
+    sop_class: str | None = None
+
+    @model_validator(mode="after")
+    def _names_a_device(self) -> Self:
+        if self.manufacturer is None and self.model is None:
+            raise ValueError("names no device: give manufacturer or model")
+        return self
+
+    def fits(self, header: ImageHeader) -> bool:
+        """Whether an image comes from this device and has this form."""
+        texts = (
+            (self.manufacturer, "Manufacturer"),
+            (self.model, "ManufacturerModelName"),
+            (self.software, "SoftwareVersions"),
+        )
+        exact: tuple[tuple[object, object], ...] = (
+            (self.rows, header.rows),
+            (self.columns, header.columns),
+            (self.modality, header.modality),
+            (self.sop_class, header.sop_class_uid),
+        )
+        return all(wanted is None or wanted == value for wanted, value in exact) and all(
+            pattern is None or any(fnmatchcase(value, pattern) for value in _values(header, keyword))
+            for pattern, keyword in texts
+        )
+
+
+class Rectangle(_RuleTable):
+    """A part of the picture. Whole numbers are pixels, those with a decimal point shares of its sides.
+
+    ``right`` and ``bottom`` are exclusive; what reaches beyond the picture is cut off.
+    """
+
+    left: Edge
+    top: Edge
+    right: Edge
+    bottom: Edge
+
+    @model_validator(mode="after")
+    def _has_area(self) -> Self:
+        for low, high, what in ((self.left, self.right, "right"), (self.top, self.bottom, "bottom")):
+            if type(low) is type(high) and low >= high:
+                raise ValueError(f"{what} must be greater than {'left' if what == 'right' else 'top'}")
+        return self
+
+    def box(self, rows: int, columns: int) -> Box | None:
+        """The :data:`Box` in a picture of ``rows`` × ``columns`` pixels; None where it lies outside."""
+        left, right = _pixel(self.left, columns, math.floor), _pixel(self.right, columns, math.ceil)
+        top, bottom = _pixel(self.top, rows, math.floor), _pixel(self.bottom, rows, math.ceil)
+        return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+class DeviceRule(_RuleTable):
+    """The places where a device writes text. ``rectangles = []`` switches a shipped rule of this name off."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+    match: Match
+    rectangles: tuple[Rectangle, ...]
+    meaning: Meaning = Meaning.IDENTITY
+    comment: str = ""
+
+
+class _RuleFile(_RuleTable):
+    source: Annotated[str, Field(min_length=1)]
+    licence: str = ""
+    rule: Annotated[tuple[DeviceRule, ...], Field(min_length=1)]
+
+    @field_validator("rule")
+    @classmethod
+    def _names_are_unique(cls, found: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
+        names = [rule.name for rule in found]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice; names are unique")
+        return found
+
+
+def device_rules(folder: Path | None = None) -> tuple[DeviceRule, ...]:
+    """The shipped rules and those in ``folder``, else in the environment's; read once in a process.
+
+    Raises :class:`DeviceRuleError`.
+    """
+    return _read_once(folder or from_environment())
+
+
+def read_rules(folder: Path | None) -> tuple[DeviceRule, ...]:
+    """The shipped rules and those in ``folder``, by name. Raises :class:`DeviceRuleError` with all faults."""
+    faults: list[RuleFault] = []
+    found = _folder(SHIPPED, faults)
+    if folder is not None:
+        found |= _folder(folder, faults)
+    if faults:
+        raise DeviceRuleError(faults)
+    return tuple(found[name] for name in sorted(found))
+
+
+def from_environment() -> Path | None:
+    """The site's folder of device rules that the environment names; None without one."""
+    value = os.environ.get(DEVICE_RULES)
+    return Path(value) if value else None
+
+
+def site_folder(named: Path | None, otherwise: Path) -> Path | None:
+    """The site's folder: the one that is ``named``, else the environment's, else this one if it is there."""
+    return named or from_environment() or (otherwise if otherwise.is_dir() else None)
+
+
+_read_once = cache(read_rules)
+
+
+def _folder(folder: Path, faults: list[RuleFault]) -> dict[str, DeviceRule]:
+    if not folder.is_dir():
+        remedy = "the folder of device rules does not exist: make it, or correct its name"
+        faults.append(RuleFault(folder, "", remedy))
+    found: dict[str, DeviceRule] = {}
+    for path in sorted(folder.glob("*.toml")):
+        rules = _file(path, faults)
+        twice = ", ".join(sorted(found.keys() & {rule.name for rule in rules}))
+        if twice:
+            faults.append(RuleFault(path, "rule.name", f"{twice}: in another file of this folder too"))
+        found |= {rule.name: rule for rule in rules}
+    return found
+
+
+def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
+    try:
+        read = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        faults.append(RuleFault(path, "", f"cannot be read: {error.strerror}"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        faults.append(RuleFault(path, "", f"is not valid TOML: {error}"))
+    else:
+        try:
+            return _RuleFile.model_validate(read).rule
+        except ValidationError as error:
+            faults += [
+                RuleFault(path, f"{one.key}{_name_of(one.place, read)}", one.remedy)
+                for one in mistakes(error)
+            ]
+    return ()
+
+
+def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
+    """The name of the rule with a mistake, beside its number, which counts from zero."""
+    match place:
+        case ("rule", int(number), *_):
+            rule = read["rule"][number]
+            return f" (rule {rule['name']})" if isinstance(rule, dict) and "name" in rule else ""
+    return ""
+
+
+def _values(header: ImageHeader, keyword: str) -> list[str]:
+    return [_plain(value) for value in header.attributes.get(keyword, "").split("\\")]
+
+
+def _pixel(edge: float, size: int, rounded: Callable[[float], int]) -> int:
+    return min(rounded(edge * size) if isinstance(edge, float) else edge, size)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).lower()

@@ -1,0 +1,145 @@
+"""From the mark detector's maps to the drawn pixels of each kind and to annotations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.kinds import MEANINGS, Annotation, AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated
+from ai_pipeline.burnin.find.flow import colour_bars, find_flow
+from ai_pipeline.burnin.find.lines import lines_between
+from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+
+KINDS = (
+    AnnotationKind.TEXT,
+    AnnotationKind.CALIPER,
+    AnnotationKind.MARKER,
+    AnnotationKind.SCALE,
+    AnnotationKind.LOGO,
+)
+"""The detector's classes, from 1 on (:data:`ai_training.networks.marks.CLASSES`)."""
+SCALE = KINDS.index(AnnotationKind.SCALE) + 1
+COMPACT, SCALE_SHARE = 0.8, 0.1
+"""A part of the flow is a colour bar where it fills this share of its box, and the detector takes this share
+of it for a scale."""
+SOFT_EDGE = 5
+"""Side of the square by which a drawing is grown: its soft edge and the ringing of compression (pixels)."""
+MAY_BE_TEXT = 0.4
+"""Share of a drawing's pixels that the detector takes for text, from which all of it counts as text."""
+SMALLEST = 2
+"""Connected pixels of a drawing, at least."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawings:
+    """The drawn pixels by kind, with their soft edges, and one annotation for each connected drawing.
+
+    ``source``: the picture, the detector's maps, and the drawn pixels; ``classes``: the class of each.
+    """
+
+    masks: dict[AnnotationKind, Mask]
+    marks: tuple[Annotation, ...]
+    source: tuple[Picture, MarkMaps, Mask] | None = None
+    classes: npt.NDArray[np.uint8] | None = None
+
+    def without(self, bars: Mask) -> Drawings:
+        """A copy without text on ``bars``."""
+        text = self.masks[AnnotationKind.TEXT] & bars
+        if self.source is None or not text.any():
+            return self
+        picture, maps, drawn = self.source
+        masks = {**self.masks, AnnotationKind.TEXT: self.masks[AnnotationKind.TEXT] & ~text}
+        return replace(self, masks=masks, source=(picture, maps, drawn & ~text), classes=None)
+
+    def classified_apart(self, text: Mask) -> Drawings:
+        """A copy in which ``text`` is classified apart from what it touches, such as a unit from its bar."""
+        if self.source is None or not text.any():
+            return self
+        picture, maps, drawn = self.source
+        apart = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
+        classes = _without_bars(apart, picture)
+        if self.classes is not None and np.array_equal(classes, self.classes):
+            return self
+        return _drawings(picture, maps, drawn, classes)
+
+
+def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measured: Mask) -> Drawings:
+    """All annotation that the detector finds in an ultrasound picture, grey or RGB.
+
+    ``threshold`` 0 to 1: the probability from which a pixel counts as drawn. ``measured``: spectra, M-mode
+    and traces, which the detector takes for letters and which are no annotation.
+    """
+    maps = finder.find(picture)
+    drawn = maps.above(threshold) & ~_flow_without_bars(picture, maps) & ~measured
+    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
+
+
+def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
+    """The classes with every colour bar a scale, whatever letters touch it."""
+    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
+
+
+def _flow_without_bars(picture: Picture, maps: MarkMaps) -> Mask:
+    """Colour flow without colour bars, which are compact and classified as a scale."""
+    flow = find_flow(picture)
+    labels, stats = components(flow)
+    area = stats[:, cv2.CC_STAT_AREA]
+    box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+    scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
+    bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
+    return np.asarray(flow & ~bars[labels], np.bool_)
+
+
+def no_drawings(shape: tuple[int, ...]) -> Drawings:
+    """None in a picture of ``shape``: the detector was trained on ultrasound only."""
+    return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
+
+
+def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np.uint8]) -> Drawings:
+    masks, marks = {}, []
+    for number, kind in enumerate(KINDS, start=1):
+        own = classes == number
+        masks[kind] = grown(own)
+        marks += _marks(kind, own, maps)
+    ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
+    masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
+    return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
+
+
+def grown(mask: Mask) -> Mask:
+    """The mask with the soft edges of what it covers."""
+    return dilated(mask, SOFT_EDGE)
+
+
+def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
+    """The class of every drawn pixel, one for each connected drawing; 0 elsewhere.
+
+    Text takes precedence (:data:`MAY_BE_TEXT`): the policy clinical removes nothing else.
+    """
+    labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
+    own = labels[drawn]
+    places = own * (len(KINDS) + 1) + maps.classes[drawn]
+    votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
+    area = votes.sum(axis=0)
+    chosen = votes.argmax(axis=0) + 1
+    chosen[votes[0] >= MAY_BE_TEXT * area] = 1
+    chosen[area < SMALLEST] = 0
+    chosen[0] = 0
+    classes = np.zeros(drawn.shape, np.uint8)
+    classes[drawn] = chosen[own]
+    return classes
+
+
+def _marks(kind: AnnotationKind, own: Mask, maps: MarkMaps) -> list[Annotation]:
+    labels, stats = components(grown(own))
+    inside = labels[own]
+    pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
+    means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
+    return [
+        Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
+        for label, box in enumerate(component_boxes(stats), start=1)
+    ]

@@ -1,0 +1,101 @@
+"""Writing nearly as dark as its background: no reader sees it, a viewer with a narrow window shows it.
+
+Outside the image area a stroke that differs by one grey level counts as writing. In the area and near it dim
+tissue looks the same: there only legible text counts.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, component_boxes, components, dilated, index_of
+from ai_pipeline.contract import PixelArray
+
+STROKE = 15
+"""Thickness up to which what is lighter or darker than all around may be a stroke of a letter (pixels)."""
+STRONG = 40 / 255
+"""Contrast from which the text reader or the mark detector see a stroke (share of the picture's range)."""
+RINGING = 17
+"""Side of the square by which other things are grown: what compression leaves around them (pixels)."""
+CONTINUES = 6
+"""How far a line continues beside what is seen of it, at most (heights)."""
+LETTER_GAP, SMALLEST = 9, 12
+"""Gap up to which strokes are of one thing, and the longer side of one, at least (pixels)."""
+BESIDE = 0.04
+"""Distance from the hull of the image area up to which dim tissue may lie (share of the shorter side)."""
+
+
+def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
+    """Mask of faint text on the background, outside the image ``area`` and not touching it.
+
+    The second mask: strong drawings, such as an ECG, with their surroundings; they are no faint text.
+    ``samples``: as they are stored, of any depth, grey or colour: a window may show each level. ``known`` is
+    judged already: annotation that stays or goes. What compression has left around that is no writing, unless
+    it continues a line.
+    """
+    hull, contrast = _hull(area), _contrast(samples)
+    around = dilated(known, RINGING)
+    plain = contrast[~hull & ~around]
+    if not plain.size or not plain.any():
+        return np.zeros_like(area), np.zeros_like(area)
+    stands_out = contrast >= 1.0 + 2.0 * float(np.median(plain))
+    strong = dilated((contrast > STRONG * _span(samples)) & ~around, RINGING)
+    labels, stats = components((stands_out & ~around) | hull)
+    tissue = _present(labels[hull], len(stats))[labels]
+    faint = stands_out & ~tissue & ~strong
+    labels, stats = components(_closed(faint & ~around))
+    far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
+    large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST
+    writing = _present(labels[far], len(stats)) & large
+    found = np.asarray(writing[labels], np.bool_)
+    return found | (_in_lines(component_boxes(stats), writing, area.shape) & faint & ~known), strong
+
+
+def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
+    """Which of so many labels are among these; 0 is none."""
+    found = np.bincount(labels, minlength=count) > 0
+    found[0] = False
+    return found
+
+
+def _span(samples: PixelArray) -> float:
+    """The range of a picture's stored values; of one of 8 bits, often dark, all that there may be."""
+    return 255.0 if samples.dtype == np.uint8 else float(samples.max()) - float(samples.min())
+
+
+def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
+    """How far each pixel stands out from what is around, in the channel where it does most."""
+    square = np.ones((STROKE, STROKE), np.uint8)
+    found = None
+    for channel in cv2.split(np.ascontiguousarray(samples)) if samples.ndim == 3 else [samples]:
+        plane = np.ascontiguousarray(channel if channel.dtype == np.uint8 else channel.astype(np.float32))
+        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
+            stands_out = cv2.morphologyEx(plane, way, square)
+            found = stands_out if found is None else np.maximum(found, stands_out)
+    return np.asarray(found, np.float32)
+
+
+def _in_lines(boxes: list[Box], writing: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
+    """The rows of what is ``writing``, as far as its line may continue on both sides."""
+    lines: Mask = np.zeros(shape, np.bool_)
+    for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True):
+        if one:
+            reach = CONTINUES * (bottom - top)
+            lines[index_of((left - reach, top, right + reach, bottom))] = True
+    return lines
+
+
+def _closed(mask: Mask) -> Mask:
+    square = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, square), np.bool_)
+
+
+def _hull(mask: Mask) -> Mask:
+    """The smallest convex area that holds the mask."""
+    hull = np.zeros(mask.shape, np.uint8)
+    if mask.any():
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
+    return hull.astype(np.bool_)

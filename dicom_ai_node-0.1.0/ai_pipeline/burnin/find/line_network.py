@@ -1,0 +1,89 @@
+"""The trained reader of small letters at run time: a line of text in, its symbols out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.pixels import Picture, brightest
+from ai_pipeline.burnin.find.symbols import SYMBOLS, UNKNOWN
+
+HEIGHT, STEP = 32, 4
+"""Rows of the network's input; its columns are multiples of this (:mod:`ai_training.networks.reader`)."""
+NARROWEST, WIDEST = 32, 1600
+"""Columns of an input, at least and at most."""
+
+ROOM = 0.3
+"""What is added at both ends of a line, since its last letter is lost without room behind it (heights)."""
+WIDEST_CHARACTER = 1.3
+"""Mean width of a character, at most (heights of the line): wider ones show that some were not read."""
+LEGIBLE = 0.5
+"""Mean probability of the symbols from which a line counts as read."""
+
+Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The text that is read at a place, with the reader's mean ``confidence`` (0 to 1).
+
+    The text may be a name: the repr leaves it out.
+    """
+
+    text: str = field(repr=False)
+    confidence: float
+    legible: bool
+
+    @property
+    def letters(self) -> int:
+        """The number of letters and digits, those of unknown scripts among them."""
+        return sum(letter.isalnum() or letter == UNKNOWN for letter in self.text)
+
+
+def is_wide(length: float, height: float, line: Line) -> bool:
+    """Whether a place of these sides (pixels) is too long for the characters that were read in it."""
+    return length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, height)
+
+
+def prepared(crop: Picture) -> npt.NDArray[np.float32]:
+    """A level line, uint8 grey or RGB, as the network takes it: ``[32, columns]`` from -1 (darkest) to 1."""
+    grey = np.ascontiguousarray(brightest(crop))
+    columns = int(np.clip(round(grey.shape[1] * HEIGHT / grey.shape[0]), NARROWEST, WIDEST))
+    columns += -columns % STEP
+    way = cv2.INTER_CUBIC if grey.shape[0] < HEIGHT else cv2.INTER_AREA
+    line = cv2.resize(grey, (columns, HEIGHT), interpolation=way).astype(np.float32)
+    low, high = float(line.min()), float(line.max())
+    return np.asarray((line - low) * (2 / max(high - low, 20.0)) - 1, np.float32)
+
+
+class LineReader:
+    """Runs ``ultrasound-line-reader``. ``run`` is an engine of :mod:`ai_pipeline.models.engine`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def read(self, crop: Picture) -> Line:
+        """The text of a level line; not legible where there is none."""
+        if min(crop.shape[:2]) < 3:
+            return Line("", 0.0, legible=False)
+        room = round(ROOM * crop.shape[0])
+        wider = cv2.copyMakeBorder(crop, 0, 0, room, room, cv2.BORDER_REPLICATE)
+        text, sure = decoded(self._run(prepared(wider)[None, None])["symbols"][0])
+        return Line(text, sure, legible=sure >= LEGIBLE and any(map(str.isalnum, text.replace(UNKNOWN, "x"))))
+
+
+def decoded(shares: npt.NDArray[Any]) -> tuple[str, float]:
+    """The likeliest text of ``[columns, symbols]``, and the mean probability of its symbols, 0 to 1.
+
+    Repeated symbols are one, blanks are none.
+    """
+    best = shares.argmax(axis=1)
+    first = (best > 0) & (best != np.concatenate([[0], best[:-1]]))
+    text = "".join(SYMBOLS[symbol - 1] for symbol in best[first]).strip()
+    sure = float(shares.max(axis=1)[best > 0].mean()) if (best > 0).any() else 0.0
+    return (" ".join(text.split()), sure) if text else ("", 0.0)

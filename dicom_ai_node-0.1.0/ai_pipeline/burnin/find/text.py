@@ -1,0 +1,309 @@
+"""Text in pictures, by rapidocr's networks (PP-OCRv6 small, Apache-2.0; they ship in its wheel)."""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import ceil, floor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
+from ai_pipeline.burnin.find.line_network import Line, LineReader
+from ai_pipeline.models.engine import giving_memory_back
+
+CERTAIN_TEXT = 0.5
+"""Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
+POSSIBLE_TEXT = 0.3
+"""Confidence of the detector from which a box is read; below it is no text."""
+LOW_SHARE = 0.08
+"""Height of a line of text, at most (share of the picture's shorter side)."""
+SMALLEST_LINE = 6.0
+"""Height of an unreadable line, at least: "letters" of 4 pixels are speckle (pixels)."""
+LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
+"""Mean confidence of the recogniser from which a word, or a single character, counts as legible."""
+STROKES = frozenset("1lI|!i一丨")
+"""Single characters that the recogniser reads in speckle and grey bars: one of them alone is not text."""
+CROSS = "十"
+"""What the recogniser makes of the cross of a caliper; two of them are no text either."""
+TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
+"""A box taller than this share of the picture's shorter side holds echoes, unless three characters or more
+are read in it with this confidence."""
+WIDEST_LINE = 32.0
+"""Height from which the margin of a mask grows no further (pixels)."""
+NARROWEST_LINE = 160
+"""Width to which shorter lines, 48 high, are padded: the 320 of rapidocr read no better (pixels)."""
+UPRIGHT = 1.5
+"""Length of an upright line, at least (heights of the line)."""
+LEVEL = 0.2
+"""Slope of a level line, at most (heights)."""
+WORKING_SIDE = 736
+"""Shorter side to which smaller pictures are enlarged: characters of 8 pixels are lost otherwise (pixels)."""
+LARGEST_ENLARGEMENT = 3.0
+TILE, OVERLAP = 1536, 160
+"""Larger pictures are read in overlapping tiles of this side, so that memory is bounded (pixels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextBox:
+    """A place that looks like text.
+
+    ``corners [4, 2]``: column and row, clockwise from the top left; ``confidence`` 0 to 1, the detector's.
+    """
+
+    corners: npt.NDArray[np.float32]
+    confidence: float
+
+    @property
+    def box(self) -> Box:
+        columns, rows = zip(*self.corners.tolist(), strict=True)  # on four corners slower in NumPy
+        return floor(min(columns)), floor(min(rows)), ceil(max(columns)), ceil(max(rows))
+
+    @property
+    def height(self) -> float:
+        """The shorter side: the height of the line, whichever way it runs."""
+        return min(self._sides())
+
+    @property
+    def length(self) -> float:
+        """The longer side: the length of the line."""
+        return max(self._sides())
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether the line starts at its first corner and runs along a vertical."""
+        across, down = np.abs(self.corners[1] - self.corners[0])
+        return bool(down > UPRIGHT * max(across, self.height))
+
+    def _sides(self) -> tuple[float, float]:
+        across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
+        down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
+        return across, down
+
+
+class TextReader:
+    """Finds text and reads it. Constructed once per process; not for several threads at a time.
+
+    ``threads``: cores for one inference; by default all that this process may use, at most 4. ``small``: the
+    reader of small letters; without it :meth:`read_small` reads nothing.
+    """
+
+    small: LineReader | None = None
+
+    def __init__(self, threads: int | None = None) -> None:
+        from rapidocr import RapidOCR
+
+        cores = threads or min(len(os.sched_getaffinity(0)), 4)
+        detector, recogniser = model_files()
+        self._ocr = RapidOCR(
+            params={
+                "Global.log_level": "critical",  # rapidocr logs to stderr, and may log what it read
+                "Global.use_cls": False,
+                "Global.text_score": 0.0,
+                "Global.min_side_len": 32,
+                "Global.max_side_len": 8192,  # scaling is decided here, not there
+                "Det.model_path": str(detector),  # with a path given rapidocr never downloads
+                "Rec.model_path": str(recogniser),
+                "Rec.rec_img_shape": [3, 48, NARROWEST_LINE],
+                "Det.limit_side_len": 32,
+                "Det.box_thresh": POSSIBLE_TEXT,
+                "EngineConfig.onnxruntime.intra_op_num_threads": cores,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,  # 20 % quicker at 1024 × 768
+            }
+        )
+
+    def warm_up(self) -> None:
+        """Load both networks."""
+        blank: Picture = np.zeros((64, 256), np.uint8)
+        self.find(blank)
+        self._recognise(_three_channels(blank), 1)
+
+    def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
+        """All places that the detector takes for text, in the whole picture or ``within`` a box.
+
+        ``picture`` uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): below 1
+        larger text is found, above 1 smaller text.
+        """
+        factor = working_scale(picture) * scale
+        left, top, right, bottom = within or (0, 0, picture.shape[1], picture.shape[0])
+        part = picture[top:bottom, left:right]
+        rows, columns = part.shape[:2]
+        size = (max(32, round(columns * factor)), max(32, round(rows * factor)))
+        way = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+        resized = _three_channels(cv2.resize(np.ascontiguousarray(part), size, interpolation=way))
+        stretch = np.array([columns / size[0], rows / size[1]], np.float32)
+        origin = np.array([left, top], np.float32)
+        found = []
+        cuts = list(product(_cuts(size[1]), _cuts(size[0])))
+        for rows_cut, columns_cut in cuts:
+            tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
+            result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=POSSIBLE_TEXT)
+            corner = np.array([columns_cut.start, rows_cut.start], np.float32)
+            if result.boxes is not None:
+                found += [
+                    TextBox((np.asarray(corners, np.float32) + corner) * stretch + origin, float(confidence))
+                    for corners, confidence in zip(result.boxes, result.scores, strict=True)
+                ]
+        if len(cuts) > 1:
+            self._give_memory_back()
+        return found
+
+    def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
+        """The lines along a vertical, which :meth:`find` takes apart; the first corner is at their start.
+
+        Arguments as there. They are searched in the picture turned by a quarter, with enhanced contrast.
+        """
+        rows, columns = picture.shape[:2]
+        left, top, right, bottom = within or (0, 0, columns, rows)
+        turned = np.ascontiguousarray(np.rot90(high_contrast(picture)))
+        found = [
+            TextBox(np.stack([columns - box.corners[:, 1], box.corners[:, 0]], axis=1), box.confidence)
+            for box in self.find(turned, scale, (top, columns - right, bottom, columns - left))
+        ]
+        return [line for line in found if line.is_upright]
+
+    def _give_memory_back(self) -> None:
+        """What the detector took for a tile, half a gigabyte: the next steps on a large picture need it."""
+        session = self._ocr.text_det.session.session
+        [given] = session.get_inputs()
+        session.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
+
+    def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
+        """Read a place level or along a vertical line, and upside down where nothing is legible that way.
+
+        ``least``: letters and digits of a legible text, at least.
+        """
+        crop = _level_crop(picture, box)
+        if crop.shape[0] < 3 or crop.shape[1] < 3:
+            return Line("", 0.0, legible=False)
+        tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
+        least = 3 if tall else least
+        return self._either_way_up(crop, least)
+
+    def read_small(self, picture: Picture, box: TextBox) -> Line:
+        """Read a line, level or along a vertical line, by the reader of small letters.
+
+        A line that is nearly level is cut out along rows and columns: small letters are blurred otherwise.
+        """
+        if self.small is None:
+            return Line("", 0.0, legible=False)
+        left, top, right, bottom = box.box
+        slope = abs(float(box.corners[0, 1] - box.corners[1, 1]))
+        if slope <= LEVEL * box.height and right - left > bottom - top:
+            return self.small.read(picture[index_of(box.box)])
+        crop = _level_crop(picture, box)
+        ways = (crop, np.ascontiguousarray(crop[::-1, ::-1])) if box.is_upright else (crop,)
+        return max((self.small.read(way) for way in ways), key=lambda line: line.confidence)
+
+    def beside(self, small: LineReader) -> TextReader:
+        """A reader that runs the same networks, with a reader of small letters beside them."""
+        reader = copy(self)
+        reader.small = small
+        return reader
+
+    def _either_way_up(self, crop: Picture, least: int) -> Line:
+        upright = self._recognise(crop, least)
+        if upright.legible:
+            return upright
+        turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
+        return turned if turned.legible else upright
+
+    def _recognise(self, crop: Picture, least: int) -> Line:
+        result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
+        text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
+        characters = "".join(filter(str.isalnum, text))
+        return Line(text, score, legible=_counts_as_text(characters, score, least))
+
+
+def _counts_as_text(characters: str, score: float, least: int) -> bool:
+    if len(characters) < least or set(characters) == {CROSS}:
+        return False
+    if len(characters) == 1:
+        return score >= LEGIBLE_SINGLE and characters not in STROKES
+    return score >= (LEGIBLE_TALL if least == 3 else LEGIBLE)
+
+
+def working_scale(picture: Picture) -> float:
+    """The enlargement at which a picture is read: 1 from a shorter side of 736 pixels on, 3 at most."""
+    return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
+
+
+def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
+    """Whether shape and confidence alone prove text, as of scripts that the recogniser does not know.
+
+    ``shape``: rows and columns of the picture.
+    """
+    low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
+    left, top, right, bottom = box.box
+    wide = right - left >= 1.5 * (bottom - top)
+    return box.confidence >= CERTAIN_TEXT and low and wide and box.height >= SMALLEST_LINE
+
+
+def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
+    """The mask of boxes in a picture of ``shape``, each grown by ``margin`` × its height, or 2 pixels."""
+    mask = np.zeros(shape[:2], np.uint8)
+    for box in boxes:
+        single = np.zeros(shape[:2], np.uint8)
+        cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
+        reach = max(2, round(min(box.height, WIDEST_LINE) * margin))
+        left, top, right, bottom = box.box
+        around = index_of((left - reach - 1, top - reach - 1, right + reach + 1, bottom + reach + 1))
+        mask[around] |= cv2.dilate(single[around], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    return mask.astype(np.bool_)
+
+
+TILES = 8
+"""Tiles along each side of a picture whose contrast is enhanced; a pixel has effect up to 1.5 tiles away."""
+
+
+def high_contrast(picture: Picture) -> Picture:
+    """A grey copy in which faint text stands out: brightest channel, local equalisation (CLAHE)."""
+    grey = brightest(picture)
+    clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(TILES, TILES))
+    return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
+
+
+def model_files() -> tuple[Path, ...]:
+    """The files of the detector and of the recogniser."""
+    import rapidocr
+
+    folder = Path(rapidocr.__file__).parent / "models"
+    return folder / "PP-OCRv6_det_small.onnx", folder / "PP-OCRv6_rec_small.onnx"
+
+
+@cache
+def shared_reader() -> TextReader:
+    """This process's reader; loading it takes a second."""
+    return TextReader()
+
+
+def _cuts(length: int) -> list[slice]:
+    """Cut a side into equal overlapping parts of at most a tile."""
+    count = 1 if length <= TILE else -(-(length - OVERLAP) // (TILE - OVERLAP))
+    part = -(-(length + (count - 1) * OVERLAP) // count)
+    starts = [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
+    return [slice(start, start + part) for start in starts]
+
+
+def _level_crop(picture: Picture, box: TextBox) -> Picture:
+    """Cut the box out so that its long side lies level; the reader expects lines, not slopes."""
+    corners = box.corners
+    width = max(1, round(float(np.linalg.norm(corners[0] - corners[1]))))
+    height = max(1, round(float(np.linalg.norm(corners[1] - corners[2]))))
+    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    warp = cv2.getPerspectiveTransform(corners.astype(np.float32), target)
+    crop = cv2.warpPerspective(
+        _three_channels(picture), warp, (width, height), borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.ascontiguousarray(np.rot90(crop) if height > 1.5 * width else crop)
+
+
+def _three_channels(picture: Picture) -> Picture:
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)

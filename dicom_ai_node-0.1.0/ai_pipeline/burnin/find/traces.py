@@ -1,0 +1,152 @@
+"""Measurements over time: spectra, M-mode, ECG. They are no text, and nothing is made up there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import (
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
+from ai_pipeline.burnin.find.flow import STRONG, coloured
+from ai_pipeline.contract import UltrasoundRegion
+
+STRIP_FORMATS = frozenset({0x2, 0x3, 0x4})
+"""Region Spatial Formats of M-mode, spectra, and waveforms (PS3.3 C.8.5.5.1.1)."""
+STRIP_TYPES = frozenset({*range(0x3, 0xD), 0xF, 0x10, 0x11, 0x12})
+"""Region Data Types of Doppler spectra, traces, ECG, pulse, phonocardiogram, and other physiological inputs
+(PS3.3 C.8.5.5.1.2); not tissue, colour flow, grey and colour bars."""
+LONG = 0.1
+"""Width of a trace, at least (share of the picture's width)."""
+SHORTEST, GAP = 60, 5
+"""The same in pixels, and the gaps up to which it is one trace."""
+THIN = 4
+"""Median height of a trace in a column, at most (pixels; in proportion in pictures of more than 768 rows)."""
+SINGLE = 1.3
+"""Crossings of a column by a trace, on average at most: letters and frames cross most columns twice."""
+TALL, SPIKES = 0.5, 0.1
+"""Share of a trace's height from which a column holds a spike, and share of columns that do, at most: in a
+line of text every third column holds the stem of a letter."""
+LIGHT = 60
+"""Brightness above the background around it, from which a thin curve may be a trace (grey levels)."""
+GREEN = 0.7
+"""Green of a trace that is green or yellow, at least (share of its brightest channel)."""
+EDGE = 5
+"""Side of the square by which a trace is grown: its soft edge and the ringing of compression (pixels)."""
+
+
+def believed_regions(
+    regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]
+) -> tuple[UltrasoundRegion, ...]:
+    """The header's regions; none at all where one of them reaches beyond the picture.
+
+    Such regions describe the image before somebody scaled or cut it (seen in real files). A maximum edge one
+    pixel too large is accepted: some makers write exclusive edges.
+    """
+    rows, columns = shape[:2]
+    if any(region.box[2] > columns + 1 or region.box[3] > rows + 1 for region in regions):
+        return ()
+    return tuple(regions)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waves:
+    """Curves over time in a picture: the ``strips`` that the header names, and thin ``traces``."""
+
+    strips: Mask
+    traces: Mask
+
+    @property
+    def pixels(self) -> Mask:
+        return self.strips | self.traces
+
+    @property
+    def any(self) -> bool:
+        return bool(self.strips.any() or self.traces.any())
+
+    def seen_in(self, picture: Picture, area: Mask) -> Waves:
+        """A copy to which the traces of a further picture are added, such as another frame."""
+        return Waves(self.strips, self.traces | find_traces(picture, area))
+
+    def with_strips(self, more: Mask) -> Waves:
+        """A copy with further places that show measurements, such as a colour bar."""
+        return Waves(self.strips | more, self.traces)
+
+    def without(self, letters: Mask, proven: Mask) -> Waves:
+        """A copy without traces that lie mostly in ``letters``, and without what lies in ``proven`` ones."""
+        labels, stats = components(self.traces)
+        within = np.bincount(labels[letters], minlength=len(stats))
+        curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]
+        curves[0] = False
+        return Waves(self.strips, np.asarray(curves[labels] & ~proven, np.bool_))
+
+    def __or__(self, other: Waves) -> Waves:
+        return Waves(self.strips | other.strips, self.traces | other.traces)
+
+
+def no_waves(shape: tuple[int, ...]) -> Waves:
+    """Waves of a picture of ``shape`` that has none: empty masks."""
+    return Waves(np.zeros(shape[:2], np.bool_), np.zeros(shape[:2], np.bool_))
+
+
+def find_strips(regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]) -> Mask:
+    """The regions that the header names as a spectrum, M-mode, or a waveform such as an ECG."""
+    strips: Mask = np.zeros(shape[:2], np.bool_)
+    for region in believed_regions(regions, shape):
+        if region.spatial_format in STRIP_FORMATS or region.data_type in STRIP_TYPES:
+            strips[index_of(region.box)] = True
+    return strips
+
+
+def find_traces(picture: Picture, area: Mask) -> Mask:
+    """Thin curves that run without a gap over much of the picture, as an ECG does, with their soft edges.
+
+    In colour anywhere; grey ones only outside the image ``area``, in which tissue makes such curves.
+    """
+    traces: Mask = np.zeros_like(area)
+    for drawn in _drawn(picture, area):
+        joined = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((1, GAP), np.uint8))
+        labels, stats = components(joined.astype(np.bool_))
+        wide = stats[:, cv2.CC_STAT_WIDTH] >= max(SHORTEST, LONG * picture.shape[1])
+        for label, box in enumerate(component_boxes(stats), start=1):
+            if wide[label] and _is_trace(labels[index_of(box)] == label, picture.shape[0]):
+                traces |= labels == label
+    return dilated(traces, EDGE)
+
+
+def _drawn(picture: Picture, area: Mask) -> list[Mask]:
+    """What may be a trace: thin and light outside the area, coloured green or yellow, coloured otherwise.
+
+    Apart, because a trace crosses frames and rulers, which have other colours.
+    """
+    square = np.ones((2 * THIN + 1, 1), np.uint8)
+    thin = cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, square)
+    light = np.asarray(thin > LIGHT, np.bool_) & ~area
+    if picture.ndim == 2:
+        return [light]
+    found = coloured(picture)
+    _, green, blue = cv2.split(np.ascontiguousarray(picture).astype(np.int16))
+    green_or_yellow = (green - blue > STRONG) & (green > GREEN * brightest(picture))
+    return [light, found & green_or_yellow, found & ~green_or_yellow]
+
+
+def _is_trace(own: Mask, rows: int) -> bool:
+    """Whether the pixels of a wide component, cut out to its box, are a curve with spikes, or a line."""
+    thin = THIN * max(1.0, rows / 768)
+    heights = own.sum(axis=0)
+    crossings = (np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
+    spikes = float((heights > TALL * own.shape[0]).mean())
+    return (
+        float(np.median(heights)) <= thin
+        and float(crossings.mean()) <= SINGLE
+        and (spikes <= SPIKES or own.shape[0] <= 2 * thin)
+    )

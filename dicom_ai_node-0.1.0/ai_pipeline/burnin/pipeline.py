@@ -1,0 +1,194 @@
+"""The pipeline ``ultrasound``: find burned-in annotation, return where it is and the image without it.
+
+The text itself leaves this package only as readings, which are for the node's access-controlled record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
+from ai_pipeline.burnin.card import CARD, UltrasoundOptions
+from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
+from ai_pipeline.burnin.decide.allowed import Allowed
+from ai_pipeline.burnin.decide.measurements import measurements_of
+from ai_pipeline.burnin.devices.rules import device_rules
+from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
+from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Accept,
+    Decision,
+    DerivedImage,
+    Finding,
+    Measurement,
+    ModelRef,
+    Origin,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Reading,
+    Refuse,
+    Region,
+    SourceImage,
+)
+from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.terms import shown_term
+
+MOST_FINDINGS = 24
+"""Annotations that are reported as findings per image, the largest first; a note counts all of them."""
+
+
+class Ultrasound:
+    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
+
+    ``despeckler``: hand back each cleaned image once more with less speckle. The node has none.
+    """
+
+    card = CARD
+
+    def __init__(
+        self,
+        *,
+        models_dir: Path | None = None,
+        device_rules: Path | None = None,
+        despeckler: Despeckler | None = None,
+    ) -> None:
+        self._models_dir = models_dir
+        self._device_rules = device_rules
+        self._despeckler = despeckler
+
+    def warm_up(self) -> None:
+        """Check and load networks and device rules.
+
+        Raises CardError, DeviceRuleError.
+        """
+        device_rules(self._device_rules)
+        self._tools().reader.warm_up()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """All models that it may run; a result names the models that were run."""
+        return *cleaning_models(self._models_dir, self._device_rules), *self._further_models()
+
+    def accepts(
+        self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
+    ) -> Accept | Refuse:
+        """Choose by the header alone; nothing is decoded."""
+        others = (
+            {}
+            if UltrasoundOptions.of(options).any_modality
+            else {
+                image.uid: f"modality {shown_term('Modality', image.header.modality)} is not ultrasound"
+                for image in images
+                if image.header.modality not in ULTRASOUND
+            }
+        )
+        if taken := tuple(image.uid for image in images if image.uid not in others):
+            return Accept(taken)
+        return Refuse("; ".join(sorted(set(others.values()))) or "there is no image")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Clean every image. One that cannot be cleaned is left out, with a note.
+
+        Raises :class:`CleaningFailed` when none can be cleaned, and PixelError when one does not decode.
+        """
+        began = time.perf_counter()
+        wanted = UltrasoundOptions.of(options)
+        tools = self._tools()
+        findings: list[Finding] = []
+        readings: list[Reading] = []
+        measurements: list[Measurement] = []
+        pictures: list[DerivedImage] = []
+        notes: list[QualityNote] = []
+        seconds: defaultdict[str, float] = defaultdict(float)
+        failures: list[CleaningFailed] = []
+        for number, image in enumerate(images):
+            try:
+                allowed, share = (
+                    Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
+                    _share(report, number, len(images)),
+                )
+                result = clean(
+                    image, share, policy=wanted.policy, allowed=allowed, in_doubt=wanted.in_doubt, tools=tools
+                )
+            except CleaningFailed as failure:
+                failures.append(failure)
+                text = f"no cleaned picture: {failure}"
+                notes.append(QualityNote("cleaning_failed", text, image.uid, places=failure.places))
+                continue
+            findings += _findings(image, result.marks, tools)
+            notes += result.notes
+            readings += result.readings
+            if wanted.measurements:
+                measurements += measurements_of(result.readings, image.header)
+            if wanted.clean:
+                pictures += [result.image, result.mask]
+                if self._despeckler is not None:
+                    try:
+                        kept = [mark.box for mark in result.marks if not mark.removed]
+                        pictures.append(self._despeckler.despeckle(result.image, image.header, share, kept))
+                    except CleaningFailed as failure:
+                        notes.append(QualityNote("not_despeckled", f"{failure}.", image.uid))
+            for stage, value in result.timings.items():
+                seconds[stage] += value
+        if failures and len(failures) == len(images):
+            raise failures[0]
+        seconds["total"] = time.perf_counter() - began
+        return PipelineResult(
+            tuple(findings),
+            tuple(pictures),
+            tuple(notes),
+            dict(seconds),
+            (*tools.models, *self._further_models()),
+            readings=tuple(readings),
+            measurements=tuple(measurements),
+        )
+
+    def _further_models(self) -> tuple[ModelRef, ...]:
+        return (self._despeckler.ref,) if self._despeckler else ()
+
+    def _tools(self) -> Tools:
+        return shared_tools(self._models_dir, self._device_rules)
+
+
+def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -> list[Finding]:
+    removed = [mark for mark in marks if mark.removed]
+    if not removed:
+        # Annotation that the policy leaves in place was found: only what it removes is absent.
+        absent = "burned-in text to remove" if marks else "burned-in text"
+        return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
+    return [_finding(image, mark, tools) for mark in sorted(removed, key=_area, reverse=True)[:MOST_FINDINGS]]
+
+
+def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
+    is_text = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
+    left, top, right, bottom = map(float, mark.box)
+    place = Region("box", ((left, top), (right, bottom)), Origin.TEXT if is_text else Origin.MARK)
+    return Finding(
+        label=f"Burned-in {mark.kind.value}",
+        code=BURNED_IN,
+        probability=mark.confidence,
+        threshold=POSSIBLE_TEXT if is_text else tools.threshold,
+        decision=Decision.PRESENT,
+        source_uid=image.uid,
+        model=tools.text_model if is_text else tools.mark_model,
+        frame=mark.frame if image.header.frames > 1 else None,
+        regions=(place,),
+    )
+
+
+def _area(mark: Annotation) -> int:
+    left, top, right, bottom = mark.box
+    return (right - left) * (bottom - top)
+
+
+def _share(report: Progress, number: int, count: int) -> Progress:
+    """A report of one image's progress as its part of all."""
+    return lambda share, what: report((number + share) / count, what)

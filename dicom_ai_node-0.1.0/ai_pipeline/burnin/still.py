@@ -1,0 +1,328 @@
+"""One frame: carry out a removal plan, and read the result until no text is left that must be removed."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
+from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
+from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
+from ai_pipeline.burnin.decide.whole_lines import around
+from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
+from ai_pipeline.burnin.fill.background import with_background
+from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
+from ai_pipeline.burnin.fill.inpainters import Inpainter
+from ai_pipeline.burnin.find.text import TextBox
+from ai_pipeline.burnin.planning import (
+    RemovalPlan,
+    RemovalTask,
+    box_marks,
+    check_share,
+    plan_views,
+    with_faint_writing,
+    with_rim,
+)
+from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
+from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
+from ai_pipeline.errors import CleaningFailed
+
+WIDER = 0.6
+"""Margin of the mask around text that is still found after filling (share of the text's height)."""
+CERTAIN_RESIDUE = 0.6
+"""Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
+INK = 24
+"""How far a stroke stands out from what is beside it, at least (grey levels)."""
+HIDDEN = 0.01
+"""Share of the pixels whose stored values differ from the commonest one though the window shows all of them
+as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
+ROUNDS = 3
+"""Attempts to remove what is still found; the last one blacks it out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanedFrames:
+    """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
+
+    The mask of a text is a block around the strokes that were filled: their shape would say it. ``in_doubt``:
+    places in the image area that may hold letters and stay.
+    ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
+    found after filling; ``refilled`` marks them. ``timings`` in seconds by stage.
+    """
+
+    frames: PixelArray
+    masks: PixelArray
+    marks: tuple[Annotation, ...]
+    readings: tuple[Reading, ...]
+    widened: int
+    blacked_out: int
+    outside_sha256: str
+    in_doubt: tuple[Box, ...] = ()
+    refilled: tuple[Box, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verifier(RemovalTask):
+    """Searches cleaned pictures for residual text that ``policy`` removes and nobody has ``allowed``."""
+
+    def residue(
+        self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
+    ) -> list[TextBox]:
+        """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
+
+        ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
+        before and stays. ``changed``: the pixels that were filled since the picture was read before, as
+        :func:`candidates` takes them.
+        """
+        found = candidates(picture, self.tools.reader, plan.waves, changed)
+        return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
+
+    def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
+        """Whether a place holds text that must be removed; masks as in :meth:`residue`.
+
+        In the image area it must be legible, elsewhere it need not be.
+        """
+        box = candidate.box
+        if covered(box, filled | kept) or _is_of(candidate, filled | kept):
+            return False
+        certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
+        if certain and self.policy is CleaningPolicy.RESEARCH:
+            return True
+        text = candidate.text(self.tools.reader, self.allowed)
+        if not self.policy.removes(text.meaning):
+            return False
+        on_tissue = share_of(plan.ground, box) > 0.5
+        return are_letters(text) if on_tissue else text.line.legible or certain
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DisplayTables:
+    """Tables from stored samples to the pictures that are read, derived from a displayed frame.
+
+    ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
+    ``black``: the stored value that is shown darkest. ``equalised``: the same as ``table`` where the display
+    window clips levels that hold structure; a viewer with a wider window would show it. ``stretched``: each
+    picture is shown between its own darkest and brightest samples, so that filling a few changes all of it.
+    """
+
+    low: int
+    table: Picture | None
+    black: float
+    equalised: Picture | None = None
+    stretched: bool = False
+
+    @staticmethod
+    def from_frame(stored: PixelArray, display: Picture) -> DisplayTables:
+        """From the samples of one or more frames and what a viewer shows of them, in the same order."""
+        if stored.dtype == np.uint8 and stored.ndim == 3:
+            return DisplayTables(0, None, 0.0)
+        darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
+        if stored.ndim == 3 or stored.dtype.kind not in "iu":
+            return DisplayTables(0, None, float(cast(Any, darkest.min())), stretched=True)
+        values, first, counts = np.unique(stored, return_index=True, return_counts=True)
+        numbers = values.astype(np.int64)
+        every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
+        shown = np.interp(every, numbers, display.ravel()[first].astype(np.float64))
+        table = np.rint(shown).astype(np.uint8)
+        black, low = float(cast(Any, darkest[0])), int(numbers[0])
+        return DisplayTables(low, table, black, _equalised(numbers - low, counts, table))
+
+    def views(self, samples: PixelArray) -> list[Picture]:
+        """The pictures in which text is searched, the displayed one first."""
+        shown = [self.show(samples)]
+        if self.equalised is not None:
+            shown.append(self.equalised[self._places(samples)])
+        return shown
+
+    def show(self, samples: PixelArray) -> Picture:
+        """Samples within the source's range as the viewer shows them."""
+        if self.table is not None:
+            return self.table[self._places(samples)]
+        return _stretched(samples) if self.stretched else np.asarray(samples, np.uint8)
+
+    def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
+        last = 0 if self.table is None else len(self.table) - 1
+        return np.clip(samples.astype(np.int64) - self.low, 0, last)
+
+
+class Window(ABC):
+    """Frames that are filled by one mask, and filled further until no text is left that must be removed."""
+
+    def __init__(
+        self,
+        sources: list[PixelArray],
+        plan: RemovalPlan,
+        tables: DisplayTables,
+        verifier: Verifier,
+        filler: Inpainter,
+    ) -> None:
+        self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
+        self._filler = filler
+        self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
+        self.mask: Mask = plan.mask | plan.banner
+        self.kept = plan.kept
+        self.marks: list[Annotation] = []
+        self.refilled: list[Box] = []
+        self.added: Mask | None = None
+        self.widened = self.blacked_out = 0
+
+    @abstractmethod
+    def residue(self) -> list[TextBox]:
+        """The text in the results that must be removed."""
+
+    def frame_of(self, mark: Annotation) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
+        """The number of the frame that shows an annotation, from 1; None in a still."""
+        return None
+
+    def verify(self) -> None:
+        """Read the results and fill them further until no text is left that must be removed.
+
+        Raises :class:`CleaningFailed` when some is still found after :data:`ROUNDS` attempts.
+        """
+        for attempt in range(ROUNDS + 1):
+            residue = self.residue()
+            if not residue:
+                return
+            if attempt == ROUNDS:
+                left = [mark.box for mark in box_marks(residue, self.mask.shape)]
+                raise CleaningFailed("text is still found after filling, widening and blacking out", left)
+            stays = self.kept & ~self.mask
+            more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
+            more &= ~self.plan.waves.traces
+            if attempt == 0:
+                more &= ~self.plan.ground | self._letters(residue)
+            if attempt < ROUNDS - 1:
+                self.fill(more)
+                self.widened += len(residue)
+            else:
+                self._add(more)
+                self.results = [black_out(result, more, self.tables.black) for result in self.results]
+                self.blacked_out += len(residue)
+            found = box_marks(residue, self.mask.shape)
+            self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
+            self.refilled += [mark.box for mark in found]
+
+    def _letters(self, residue: Sequence[TextBox]) -> Mask:
+        """The strokes in the places where text is still found, in any of the frames."""
+        found = [strokes_in(self.tables.show(result), box) for result in self.results for box in residue]
+        return np.asarray(np.logical_or.reduce(found), np.bool_)
+
+    def fill(self, more: Mask) -> None:
+        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
+        self._add(more)
+        self.results = [
+            fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
+        ]
+
+    def _add(self, more: Mask) -> None:
+        self.mask, self.added = self.mask | more, more
+        check_share(self.mask & ~self.plan.banner)
+
+
+class _Still(Window):
+    """The one frame of a still."""
+
+    def residue(self) -> list[TextBox]:
+        """Text that is still found in the cleaned frame and must be removed."""
+        changed = None if self.tables.stretched else self.mask if self.added is None else self.added
+        return [
+            box
+            for view in self.tables.views(self.results[0])
+            for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
+        ]
+
+
+def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
+    """Clean an image of one frame. ``graphics`` and errors as in :func:`plan_views` and :class:`Window`."""
+    began = time.perf_counter()
+    source, picture = image.stored(0), image.display(0)
+    decoded = time.perf_counter()
+    tables = DisplayTables.from_frame(source, picture)
+    views = tables.views(source)
+    plan = with_faint_writing(plan_views(views, image.header, verifier, graphics=graphics), source)
+    planned = time.perf_counter()
+    report(0.5, "marks found")
+    still = _Still([source], plan, tables, verifier, verifier.tools.filler)
+    still.verify()
+    (result,) = still.results
+    if not unchanged_outside(source, result, still.mask):
+        raise CleaningFailed("pixels outside the mask have changed")
+    outside, mask = OutsideDigest(), without_shapes_of_letters(still.mask, verifier.tools.reader)
+    outside.add(source, result, mask)
+    return CleanedFrames(
+        frames=result[None],
+        masks=(mask.astype(np.uint8) * 255)[None],
+        marks=(*plan.marks, *still.marks),
+        readings=plan.readings,
+        widened=still.widened,
+        blacked_out=still.blacked_out,
+        outside_sha256=outside.hexdigest(),
+        in_doubt=plan.in_doubt,
+        refilled=tuple(still.refilled),
+        timings={
+            "decode": decoded - began,
+            "detect": planned - decoded,
+            "fill_and_verify": time.perf_counter() - planned,
+        },
+    )
+
+
+def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
+    """``source`` with the plan's pixels filled, its banner with ``black``; the same array without any."""
+    if not plan.mask.any() and not plan.banner.any():
+        return source
+    bare = black_out(source, plan.banner, black) if plan.banner.any() else source
+    return fill_plan(bare, plan.mask, plan, black, filler)
+
+
+def fill_plan(
+    source: PixelArray, mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
+) -> PixelArray:
+    """``source`` with the pixels of ``mask`` filled, in the image area and outside it each from its own.
+
+    Outside nothing is made up: one hole that crosses the border is two.
+    """
+    outside = ~plan.area
+    known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)
+    flat = with_background(source, mask & outside, known, black)
+    inside = mask & plan.area
+    far = ~with_rim(plan.area)  # a hole across the edge is filled from both sides
+    return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
+
+
+def _is_of(candidate: Candidate, known: Mask) -> bool:
+    """Whether nearly all strokes in a place are of what was filled or stays, as in a box around two lines."""
+    strokes = strokes_in(candidate.view, candidate.box, INK)
+    return bool(strokes.any()) and float(known[strokes].mean()) >= FILLED
+
+
+def _equalised(
+    places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
+) -> Picture | None:
+    """A table from value to rank where the display clips structure to black or white; else None."""
+    shown = table[places]
+    if not any(_hides(counts[shown == end], int(counts.sum())) for end in (0, 255)):
+        return None
+    ranks = np.linspace(0, 255, len(places))
+    every = np.interp(np.arange(len(table)), places, ranks)
+    return np.asarray(np.rint(every), np.uint8)
+
+
+def _hides(counts: npt.NDArray[np.int64], pixels: int) -> bool:
+    """Whether values with these counts, all displayed alike, could make up letters and their background."""
+    return len(counts) > 1 and int(counts.sum() - counts.max()) >= HIDDEN * pixels
+
+
+def _stretched(samples: PixelArray) -> Picture:
+    numbers = samples.astype(np.float64)
+    low, high = np.percentile(numbers, [0.1, 99.9])
+    shares = np.clip((numbers - low) / max(float(high - low), 1e-12), 0, 1)
+    return np.asarray(np.rint(shares * 255), np.uint8)

@@ -1,0 +1,83 @@
+"""The tools of cleaning: text reader, mark detector, inpainter; loaded once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_pipeline.burnin.fill.inpainters import Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.find.line_network import LineReader
+from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.find.text import TextReader, shared_reader
+from ai_pipeline.contract import ModelRef
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+
+TEXT, LINES, MARKS, FILL = (
+    "burnin-text",
+    "ultrasound-line-reader",
+    "ultrasound-marks-unet",
+    "ultrasound-inpaint-oci-gan",
+)
+"""The models that cleaning runs, by the ids of their cards."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tools:
+    """The text readers, the mark detector and the inpainter, each with the model that it runs.
+
+    ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's folder.
+    """
+
+    reader: TextReader
+    finder: MarkFinder
+    threshold: float
+    filler: Inpainter
+    text_model: ModelRef
+    line_model: ModelRef
+    mark_model: ModelRef
+    fill_model: ModelRef
+    device_rules: Path | None = None
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All models, as results list them."""
+        return self.text_model, self.line_model, self.mark_model, self.fill_model
+
+
+_LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
+
+
+def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
+    """The models of this process's tools, whatever was installed since they were loaded; before that, those
+    of the cards, and nothing is loaded. Raises CardError."""
+    loaded = _LOADED.get((models_dir, device_rules))
+    names = TEXT, LINES, MARKS, FILL
+    return loaded.models if loaded else tuple(registry.find(name, models_dir).ref for name in names)
+
+
+def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
+    """This process's tools; loading takes a second. Raises CardError."""
+    place = models_dir, device_rules
+    if place not in _LOADED:
+        _LOADED[place] = _loaded(models_dir, device_rules)
+    return _LOADED[place]
+
+
+def _loaded(models_dir: Path | None, device_rules: Path | None) -> Tools:
+    texts, lines, marks, fill = (registry.find(name, models_dir) for name in (TEXT, LINES, MARKS, FILL))
+    registry.verify(texts)
+    small = LineReader(OnnxRuntime(registry.read(lines.file("line-reader")), 1))
+    network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())
+    generator = on_onnx(registry.read(fill.file("inpainter")), usable_cores())
+    return Tools(
+        reader=shared_reader().beside(small),
+        finder=MarkFinder(network),
+        threshold=float(marks.details["detector"]["threshold"]),
+        filler=NetworkInpainter(fill.id, generator),
+        text_model=texts.ref,
+        line_model=lines.ref,
+        mark_model=marks.ref,
+        fill_model=fill.ref,
+        device_rules=device_rules,
+    )

@@ -1,0 +1,1 @@
+"""Frontal chest X-rays of adults: intended use, findings, boxes, heat maps."""

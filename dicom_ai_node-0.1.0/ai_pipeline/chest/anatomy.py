@@ -1,0 +1,290 @@
+"""Heart and lungs of a frontal chest X-ray, and the cardiothoracic ratio between them.
+
+The ratio is the heart's greatest width over the lungs' greatest outer width (C. Danzer, Am J Med Sci 1919),
+both across the picture. The network outlines three variants of the picture, of slightly other sizes and greys
+(test-time augmentation): where the outlines are not those of a chest, or the ratio differs between the
+variants, nothing is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.changes import Change, changed
+from ai_pipeline.contract import Code, ModelRef, Point
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.models.card import Card, Input
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import read
+
+HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
+"""In the order of the network's outputs; right and left are the patient's."""
+ORGANS = (
+    Code("80891009", "SCT", "Heart"),
+    Code("3341006", "SCT", "Right lung"),
+    Code("44029006", "SCT", "Left lung"),
+)
+"""What they are, in the same order (PS3.16 CID 4031, CID 7151)."""
+FINER = 4
+"""Outlines are found on a grid so many times finer than the network's output."""
+SURE = 0.5
+"""Probability from which a pixel belongs to an organ."""
+VARIANTS = (Change(), Change(size=0.9, gamma=1.25), Change(size=0.95, gamma=0.8))
+"""Variants of the network's input: as it is, smaller and darker, smaller and brighter.
+None larger: a chest that fills the picture would be cut off."""
+RATIOS = (0.3, 0.85)
+"""Ratios outside these are taken for wrong outlines."""
+LUNG_AREA = (0.03, 0.35)
+"""Share of the picture that one lung may take."""
+SMALLER_LUNG = 0.4
+"""Least area of the smaller lung as a share of the larger one's."""
+SOLIDITY = 0.92
+"""Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is less."""
+WALL = 0.01
+"""Share of the thorax that must lie between the heart's end and the thorax's end."""
+MARGIN = 0.003
+"""Share of the picture's width that must lie on either side of the thorax."""
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """A width across the patient: ``points`` run from the right edge to the middle and, at the height of the
+    other edge, to the left edge, in source coordinates. ``length`` in pixels of the source."""
+
+    points: tuple[Point, ...]
+    length: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cardiothoracic:
+    """Widths of heart and thorax in source coordinates; ``ratio`` is usually .35 to .7."""
+
+    heart: Width
+    thorax: Width
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anatomy:
+    """The outlines found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left
+    lung on the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says
+    why. ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air.
+    """
+
+    masks: Bools
+    from_grid: Affine
+    measured: Cardiothoracic | None
+    fault: str = ""
+    is_chest: bool = True
+
+    def seen(self, way: Affine) -> Anatomy:
+        """A copy in the coordinates to which ``way`` leads: turned or mirrored, of the same size."""
+        measured = self.measured
+        if measured is not None:
+            heart, thorax = (
+                replace(width, points=way(width.points)) for width in (measured.heart, measured.thorax)
+            )
+            measured = Cardiothoracic(heart, thorax, measured.ratio)
+        return replace(self, from_grid=way.after(self.from_grid), measured=measured)
+
+    def in_image(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+        """The masks (0, 255) in a source image of ``rows`` × ``columns``: ``[3, rows, columns]``."""
+        way = self.from_grid
+        across, down = (  # OpenCV counts from pixel centres
+            offset + (along + beside) / 2 - 0.5
+            for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
+        )
+        matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
+        size, smooth = (columns, rows), cv2.INTER_LINEAR
+        masks = (cv2.warpAffine(mask.astype(np.float32), matrix, size, flags=smooth) for mask in self.masks)
+        return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
+
+    def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
+        """Whether a box (left, top, right, bottom in source coordinates) lies on one of ``organs``."""
+        rows, columns = self.on_grid(bounds)
+        return bool(self.masks[list(organs), rows, columns].any())
+
+    def on_grid(self, bounds: tuple[float, float, float, float]) -> tuple[slice, slice]:
+        """The rows and columns of the masks that a box in source coordinates covers."""
+        corners = self.from_grid.inverse()([bounds[:2], bounds[2:]])
+        columns, rows = (sorted(round(point[axis]) for point in corners) for axis in (0, 1))
+        return slice(max(rows[0], 0), rows[1] + 1), slice(max(columns[0], 0), columns[1] + 1)
+
+
+class AnatomyModel:
+    """The network of one card. Raises CardError when its weights are missing or altered."""
+
+    def __init__(
+        self,
+        input_: Input,
+        engine: Callable[[Floats], Any],
+        tolerance: float,
+        ref: ModelRef,
+        agreement: tuple[float, float] | None = None,
+    ) -> None:
+        """``tolerance``: largest difference of the ratio between two variants at which it is given.
+
+        ``agreement``: between which differences from a reader 95 % of the ratios of test images lay.
+        """
+        self._input, self._engine, self._tolerance = input_, engine, tolerance
+        self.ref, self.agreement = ref, agreement
+
+    @staticmethod
+    def from_card(card: Card, threads: int = 0) -> AnatomyModel:
+        """The model of ``card`` with its weights, input and limit."""
+        assert card.input is not None
+        network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
+        tolerance = float(card.details["anatomy"]["tolerance"])
+        tested = card.details.get("metrics", {}).get("test", {}).get("ratio")
+        agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
+        return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
+
+    def outline(self, grey: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Anatomy:
+        """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
+        picture, to_upright = upright(grey, pose)
+        found = self._outline(picture)
+        if found.measured is not None and _cut_off(found.measured.thorax, picture.shape[1]):
+            found = replace(found, measured=None, fault="the chest reaches the side of the image")
+        return found.seen(to_upright.inverse())
+
+    def _outline(self, picture: npt.NDArray[np.uint8]) -> Anatomy:
+        values, to_model = network_input(picture, self._input)
+        variants = [changed(values[0], change, self._input) for change in VARIANTS]
+        found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
+        return anatomy_of(found, [move for _, move in variants], to_model, self._tolerance)
+
+
+def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:
+    """One anatomy from the outlines of all variants ``found [variants, 3, s, s]``: of the mean lines."""
+    grid = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
+    ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
+    masks = [organ_masks(probabilities) for probabilities in found]
+    first = masks[0]
+    if fault := next(filter(None, map(_no_chest, masks)), ""):
+        return Anatomy(first, ways[0], None, fault, is_chest=False)
+    if fault := next(filter(None, map(_not_measurable, masks)), ""):
+        return Anatomy(first, ways[0], None, fault)
+    measured = [_measured(mask, way) for mask, way in zip(masks, ways, strict=True)]
+    ratios = [one.ratio for one in measured]
+    if max(ratios) - min(ratios) > tolerance:
+        return Anatomy(
+            first, ways[0], None, "the outlines of heart and lungs change with small changes of the image"
+        )
+    if not RATIOS[0] <= float(np.mean(ratios)) <= RATIOS[1]:
+        return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not those of a chest")
+    mean = _mean(measured)
+    if _reaches_wall(mean):
+        return Anatomy(first, ways[0], None, "the heart reaches the wall of the chest in its outline")
+    return Anatomy(first, ways[0], mean)
+
+
+def organ_masks(probabilities: Floats) -> Bools:
+    """``[3, s, s]`` 0..1 → the largest part of each organ, ``[3, FINER·s, FINER·s]``."""
+    return np.stack([_largest(_finer(layer) >= SURE) for layer in probabilities])
+
+
+def cardiothoracic(masks: Bools, from_grid: Affine) -> Cardiothoracic | None:
+    """The widths between the outer edges of ``masks`` ``[3, rows, columns]``; None where an organ is missing.
+
+    ``from_grid`` maps the corners of the masks' pixels to source coordinates; it does not turn the picture.
+    """
+    return _measured(masks, from_grid) if masks.any(axis=(1, 2)).all() else None
+
+
+def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
+    lungs = _edges(masks[RIGHT_LUNG] | masks[LEFT_LUNG])
+    middle = (lungs[0][0] + lungs[1][0]) / 2
+    heart, thorax = (_width(edges, middle, from_grid) for edges in (_edges(masks[HEART]), lungs))
+    return Cardiothoracic(heart, thorax, heart.length / thorax.length)
+
+
+def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
+    """The mean of the lines of several variants, and the ratio of the mean lines."""
+    heart, thorax = (
+        _spanned(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
+        for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
+    )
+    return Cardiothoracic(heart, thorax, heart.length / thorax.length)
+
+
+def _reaches_wall(found: Cardiothoracic) -> bool:
+    """Whether the heart ends where the thorax ends, which an effusion or a white lung makes of a heart."""
+    gap = WALL * found.thorax.length
+    heart, thorax = found.heart.points, found.thorax.points
+    return heart[0][0] < thorax[0][0] + gap or heart[-1][0] > thorax[-1][0] - gap
+
+
+def _no_chest(masks: Bools) -> str:
+    """Why ``masks`` cannot be a heart between two lungs, as a sentence; empty where they can."""
+    if not masks.any(axis=(1, 2)).all():
+        return "heart or lungs were not found"
+    heart, right, left = (float(np.flatnonzero(mask.any(axis=0)).mean()) for mask in masks)
+    areas = masks[[RIGHT_LUNG, LEFT_LUNG]].mean(axis=(1, 2))
+    faults = {
+        "heart and lungs do not lie as in an upright chest": not right < heart < left,
+        "a lung is too small or too large for a whole chest": areas.min() < LUNG_AREA[0]
+        or areas.max() > LUNG_AREA[1],
+        "the lungs differ too much in size": areas.min() < SMALLER_LUNG * areas.max(),
+    }
+    return next((fault for fault, there in faults.items() if there), "")
+
+
+def _not_measurable(masks: Bools) -> str:
+    """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
+    if _solidity(masks[HEART]) < SOLIDITY:
+        return "the outline of the heart is not that of a heart"
+    if masks[:, :, [0, -1]].any():
+        return "the chest is cut off at the side of the image"
+    return ""
+
+
+def _solidity(mask: Bools) -> float:
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.contourArea(outlines[0]) / max(cv2.contourArea(cv2.convexHull(outlines[0])), 1.0)
+
+
+def _edges(mask: Bools) -> tuple[Point, Point]:
+    """The leftmost and the rightmost point of ``mask``; across the pixels' corners, down their centres."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    left, right = int(columns[0]), int(columns[-1])
+    down = [float(np.flatnonzero(mask[:, column]).mean()) + 0.5 for column in (left, right)]
+    return (float(left), down[0]), (float(right + 1), down[1])
+
+
+def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Width:
+    (left, upper), (right, lower) = edges
+    return _spanned(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
+
+
+def _spanned(points: tuple[Point, ...]) -> Width:
+    """A width in an upright picture."""
+    return Width(points, points[-1][0] - points[0][0])
+
+
+def _cut_off(thorax: Width, columns: int) -> bool:
+    """Whether the thorax ends where the upright picture does: there may be more of it."""
+    return thorax.points[0][0] < MARGIN * columns or thorax.points[-1][0] > (1 - MARGIN) * columns
+
+
+def _finer(layer: Floats) -> Floats:
+    rows, columns = layer.shape
+    size = columns * FINER, rows * FINER
+    return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _largest(mask: Bools) -> Bools:
+    """The largest connected part of ``mask``; none stays none."""
+    count, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return mask
+    return np.asarray(labels == 1 + int(sizes[1:, cv2.CC_STAT_AREA].argmax()), np.bool_)

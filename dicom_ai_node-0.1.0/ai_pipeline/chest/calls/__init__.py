@@ -1,0 +1,1 @@
+"""When a finding is called, and what such a call is worth."""

@@ -1,0 +1,148 @@
+"""Operating points: from which probability a finding is suspected, and what such a call is worth.
+
+A card's table ``[operating_points]`` gives thresholds for ``specific`` (few false alarms) and ``sensitive``
+(few misses), chosen on validation images; ``balanced`` are the thresholds of its labels. How reliable a call
+is, follows from the likelihood ratios in ``[metrics.operating_points]``, measured on test images, and from
+how common the finding is: odds that it is there = odds of the prevalence × likelihood ratio (Bayes' rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any, Final
+
+from ai_pipeline.contract import Decision, QualityNote
+from ai_pipeline.models.registry import Card, Label
+
+NOTE: Final = "operating point"
+UNSURE: Final = "unsure"
+"""A card's table that says from how many labels between the two points on an image is unsure."""
+UNSURE_NOTE: Final = "This AI is unsure about the image as a whole: what it does not suspect may be there."
+UNUSUAL_NOTE: Final = (
+    "Not the outlines of a usual chest: {fault}. What this AI does not suspect may be there."
+)
+
+
+class OperatingPoint(StrEnum):
+    """An operating point that a site can choose; a card's first one is the default: false alarms tire a
+    reader most.
+    """
+
+    SPECIFIC = "specific"
+    BALANCED = "balanced"
+    SENSITIVE = "sensitive"
+
+
+_MEANINGS: Final = {
+    OperatingPoint.SPECIFIC: "few false alarms, more findings missed",
+    OperatingPoint.BALANCED: "between few false alarms and few misses",
+    OperatingPoint.SENSITIVE: "few findings missed, many false alarms",
+}
+
+
+def points_of(card: Card) -> tuple[OperatingPoint, ...]:
+    """The operating points for which ``card`` has thresholds."""
+    table = card.details.get("operating_points", {})
+    return tuple(one for one in OperatingPoint if one is OperatingPoint.BALANCED or one in table)
+
+
+def fault(card: Card, wanted: object) -> str | None:
+    """The remedy for an invalid value of the option for this card; None for a valid one."""
+    known = points_of(card)
+    return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
+
+
+def chosen(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
+    """The operating point that is wanted, else the card's default."""
+    return wanted or points_of(card)[0]
+
+
+def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
+    """The card's labels with the thresholds of ``point``; a label without any keeps its own."""
+    rows = card.details.get("operating_points", {}).get(point, {}).get("labels", {})
+    return tuple(_at(label, rows[label.name]) if label.name in rows else label for label in card.labels)
+
+
+def note(card: Card, point: OperatingPoint) -> QualityNote:
+    """The remark on the operating point in every result, with the share of false alarms if it was
+    measured.
+    """
+    text = f"{point}: {_MEANINGS[point]}"
+    measured = _measured(card, point).get("without_finding_called")
+    if measured:
+        shares = _of_so_many(measured, "films without any finding", "gets one", "get one")
+        text += f". {shares.capitalize()}"
+    return QualityNote(NOTE, f"{text}.")
+
+
+def reliability(card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float) -> str:
+    """How often a call of ``label`` is right at a ``prevalence`` above 0 and below 1, in words.
+
+    Shares are rounded to tenths, small ones to hundredths, with their 95 % interval. "" where the card has no
+    figures, and for an undetermined finding.
+    """
+    shares = predictive(card, point, label, decision, prevalence)
+    if shares is None:
+        return ""
+    if decision is Decision.PRESENT:
+        return _of_so_many(shares, "such calls", "is right", "are right")
+    return _of_so_many(shares, "such films", "has it all the same", "have it all the same")
+
+
+def predictive(
+    card: Card, point: OperatingPoint, label: str, decision: Decision, prevalence: float
+) -> tuple[float, float, float] | None:
+    """The share of images with this ``decision`` that have the finding, and the ends of its 95 % interval.
+
+    ``prevalence`` above 0 and below 1. None where the card has no figures, and for an undetermined finding.
+    """
+    ratios = figures(card, point, label)
+    odds = prevalence / (1 - prevalence)
+    key = {Decision.PRESENT: "present_ratio", Decision.ABSENT: "absent_ratio"}.get(decision)
+    if key is None or key not in ratios:
+        return None
+    value, low, high = (odds * ratio / (1 + odds * ratio) for ratio in ratios[key])
+    return value, low, high
+
+
+def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
+    """Figures of a label, measured on test images: sensitivity, specificity and likelihood ratios, each a
+    value with its 95 % interval; empty if none were measured.
+    """
+    found: Mapping[str, Any] = _measured(card, point).get("labels", {}).get(label, {})
+    return found
+
+
+def unsure(card: Card, chances: Mapping[str, float]) -> bool:
+    """Whether nearly all shown labels of an image, with these probabilities at the card's own prevalence, lie
+    between the two operating points.
+    """
+    table = card.details.get("operating_points", {})
+    if UNSURE not in table:
+        return False
+    known = [label.name for label in card.labels if label.supported]
+    low, high = (table[point]["labels"] for point in (OperatingPoint.SENSITIVE, OperatingPoint.SPECIFIC))
+    between = [
+        name for name in known if low[name]["threshold"][0] <= chances[name] < high[name]["threshold"][0]
+    ]
+    return len(between) >= int(table[UNSURE]["least_between"])
+
+
+def _at(label: Label, row: Mapping[str, Any]) -> Label:
+    return replace(label, threshold=float(row["threshold"][0]), absent_below=float(row["absent_below"]))
+
+
+def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = card.details.get("metrics", {}).get("operating_points", {}).get(point, {})
+    return found
+
+
+def _of_so_many(shares: Sequence[float], what: str, one: str, more: str) -> str:
+    """``of 10 such calls, about 3 are right (2 to 5)``; ``shares``: a value and the ends of its interval."""
+    among = 10 if shares[0] >= 0.1 else 100
+    value, low, high = (round(among * share) for share in shares)
+    about = f"about {value}" if value else "fewer than 1"
+    reach = f" ({low} to {high})" if low < high else ""
+    return f"of {among} {what}, {about} {one if value <= 1 else more}{reach}"

@@ -1,0 +1,182 @@
+"""A card's classifier on one displayed image: probabilities, activation maps, distance to the domain.
+
+Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.domain_gate import UNKNOWN, FeatureGate, Kind
+from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
+from ai_pipeline.contract import Decision, Heatmap, Region
+from ai_pipeline.errors import CardError
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.models.engine import Backend, load
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import Card, Input, Label, read
+
+Floats = npt.NDArray[np.float32]
+CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
+LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """The network's input and output for one image of ``rows`` × ``columns``.
+
+    ``values [1, channels, size, size]``: the input, which the card's other networks take too. ``logits
+    [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the domain of
+    the training images, NaN where the card has no gate. ``pose``: how the image was shown before it was put
+    upright for the analysis; ``kind`` and ``shown_distance`` are of the image as it was shown.
+    """
+
+    values: Floats
+    logits: Floats
+    places: Floats | None
+    distance: float
+    to_model: Affine
+    rows: int
+    columns: int
+    kind: Kind = UNKNOWN
+    shown_distance: float = float("nan")
+    pose: Pose = UPRIGHT
+
+
+class Classifier:
+    """The classifier of one card. Raises CardError when the card or its weights are not usable."""
+
+    def __init__(self, card: Card, backend: Backend = "onnxruntime", threads: int = 0) -> None:
+        if card.input is None or not card.labels:
+            raise CardError(f"{card.path.name}: a classifier's card needs input and labels")
+        self.card = card
+        self._input: Input = card.input
+        self._gate = FeatureGate.from_bytes(read(card.file(card.gate.role))) if card.gate else None
+        self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
+        self._engine = load(card, "classifier", backend, threads)
+
+    @property
+    def has_gate(self) -> bool:
+        """False when only the header can tell whether an image is one that the model was made for."""
+        return self._gate is not None
+
+    def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
+        """Run the network on a displayed image: uint8 grey, bright = dense, any size.
+
+        An image that the gate refuses as turned or inverted is reoriented and analysed again; if that copy is
+        in the domain, its analysis is returned, in coordinates of ``image``.
+        """
+        found = self.analyse_as_shown(image)
+        if self.in_domain(found) or found.kind.pose == UPRIGHT:
+            return found
+        reoriented = self.analyse_in(image, found.kind.pose)
+        if not self.in_domain(reoriented):
+            return found
+        return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
+
+    def analyse_in(self, image: npt.NDArray[np.uint8], pose: Pose) -> Analysis:
+        """Analyse the upright copy of an ``image`` shown in ``pose``; coordinates are those of ``image``."""
+        picture, to_upright = upright(image, pose)
+        found = self.analyse_as_shown(picture)
+        rows, columns = image.shape
+        return replace(
+            found, to_model=found.to_model.after(to_upright), rows=rows, columns=columns, pose=pose
+        )
+
+    def analyse_as_shown(self, image: npt.NDArray[np.uint8]) -> Analysis:
+        """Run the network once, whatever the image's pose."""
+        values, to_model = network_input(image, self._input)
+        outputs = self._engine(values)
+        distance, kind = float("nan"), UNKNOWN
+        if self._gate is not None:
+            pooled = self._pooled(outputs)
+            distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
+        places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
+        rows, columns = image.shape
+        logits = self._logits(outputs)
+        return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
+
+    def features(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """The pooled features ``[1, C]`` of an image as shown, which the gate is fitted to."""
+        return self._pooled(self._engine(network_input(image, self._input)[0]))
+
+    def in_domain(self, found: Analysis) -> bool:
+        """True when the image looks like the training images, or when there is no gate to tell."""
+        return self.card.gate is None or found.distance <= self.card.gate.threshold
+
+    def probability(self, found: Analysis, label: int) -> float:
+        """The calibrated probability of the card's label number ``label``."""
+        return probability(self.card.labels[label], float(found.logits[label]))
+
+    def activation(self, found: Analysis, label: int) -> Activation | None:
+        """Where the evidence for label number ``label`` lies; None where the network has no map of it."""
+        class_activation = self.card.outputs.place_kind == "activation"
+        if found.places is None or not (class_activation or self.card.labels[label].box):
+            return None
+        places = found.places[label]
+        if class_activation:  # evidence against the label counts as none
+            places = np.log(np.maximum(places, 0.0) + 1e-6 * max(float(np.abs(places).max()), 1e-6))
+        return activation(places, self._input.size, found.to_model, found.rows, found.columns)
+
+    def heatmap(self, found: Activation) -> Heatmap:
+        """``found`` as a picture of the source image's size, with the name of the method."""
+        drawn = heatmap(found)
+        class_activation = self.card.outputs.place_kind == "activation"
+        return replace(drawn, method="class activation") if class_activation else drawn
+
+    def box(self, found: Activation, label: int) -> Region | None:
+        """One box for label number ``label``, in source coordinates; None where the card gives none."""
+        if self._templates is None or not self.card.labels[label].box:
+            return None
+        return self._templates.box(found, label)
+
+    def _logits(self, outputs: Mapping[str, Floats]) -> Floats:
+        scores: Floats = self._output(outputs, "scores")[0]
+        if scores.shape != (len(self.card.labels),):
+            raise CardError(
+                f"{self.card.name}: the network's scores have the shape {scores.shape}, "
+                f"the card has {len(self.card.labels)} labels"
+            )
+        if self.card.outputs.kind == "logits":
+            return scores
+        chance = np.clip(scores.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
+        return np.asarray(np.log(chance / (1.0 - chance)), np.float32)
+
+    def _pooled(self, outputs: Mapping[str, Floats]) -> Floats:
+        return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)
+
+    def _output(self, outputs: Mapping[str, Floats], part: Literal["scores", "features"]) -> Floats:
+        name = self.card.outputs.scores if part == "scores" else self.card.outputs.features
+        if name not in outputs:
+            known = ", ".join(sorted(outputs))
+            raise CardError(
+                f"{self.card.name}: the network has no output {name!r} (it has {known}): "
+                f"name the {part} in the card's [outputs]"
+            )
+        return outputs[name]
+
+
+def probability(label: Label, logit: float) -> float:
+    """A logit as a probability, 0 to 1, by the card's calibration."""
+    scaled = max(label.slope * logit + label.intercept, LEAST_LOGIT)
+    value = float(1.0 / (1.0 + np.exp(-scaled)))
+    point = label.operating_point
+    if point is None:
+        return value
+    # torchxrayvision's op_norm: two straight lines that meet in (operating point, .5).
+    return value / (2.0 * point) if value < point else 1.0 - (1.0 - value) / (2.0 * (1.0 - point))
+
+
+def decide(label: Label, value: float) -> Decision:
+    """The decision for ``value``, a probability 0 to 1, by the two thresholds of a label."""
+    if value >= label.threshold:
+        return Decision.PRESENT
+    if value < label.absent_below:
+        return Decision.ABSENT
+    return Decision.INDETERMINATE

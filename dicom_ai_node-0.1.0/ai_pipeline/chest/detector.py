@@ -1,0 +1,233 @@
+"""The box detector of a card: boxes of findings in one displayed image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, ScoredBox, region
+from ai_pipeline.chest.changes import Change, changed
+from ai_pipeline.chest.classifier import Analysis
+from ai_pipeline.chest.explain import overlaps, source_region
+from ai_pipeline.contract import Origin, Region
+from ai_pipeline.errors import CardError
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.models.card import Card, Input
+from ai_pipeline.models.detections import DetectedBox, detections
+from ai_pipeline.models.engine import load
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import read
+
+NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
+"""The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a
+YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom in pixels of the input,
+score (0 to 1), index of the label among those that have candidates."""
+
+
+Corners = tuple[float, float, float, float]
+CHANGES = (
+    Change(size=0.95, gamma=1.2),
+    Change(size=1.05, gamma=0.85),
+    Change(shift=(0.03, -0.03)),
+    Change(shift=(-0.03, 0.03), reduced=0.8),
+)
+"""Changes of the networks' input under which a box must be found again."""
+LEAST_AGREEMENT = 0.2
+"""Overlap (IoU) with the box of every changed input from which a box is shown: in five folds the lowest that
+removes as many wrong boxes of effusions as any up to .4 does (docs/studies/detection.md)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkOutput:
+    """``maps [labels, parts, h, w]`` of the network, and for each label the YOLO's ``detections [K, 5]`` in
+    the form of :func:`ai_pipeline.chest.boxes.nearness`; no detections without a YOLO.
+    """
+
+    maps: Floats
+    detections: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorInput:
+    """A prepared image of ``rows`` × ``columns``. The networks run when the first box is needed: most
+    images have no finding that needs one.
+    """
+
+    values: Floats = field(repr=False)
+    wanted: Input
+    run: Callable[[Floats], NetworkOutput] = field(repr=False)
+    to_model: Affine
+    rows: int
+    columns: int
+
+    @cached_property
+    def output(self) -> NetworkOutput:
+        """The networks' output for the image; computed once."""
+        return self.run(self.values)
+
+    @cached_property
+    def changed(self) -> tuple[NetworkOutput, ...]:
+        """The networks' output for the input after each of :data:`CHANGES`; computed once."""
+        inputs = (changed(self.values[0], change, self.wanted)[0] for change in CHANGES)
+        return tuple(self.run(values[None]) for values in inputs)
+
+
+class BoxDetector:
+    """The box detector of one card. Raises CardError when its weights are missing, altered or unusable."""
+
+    def __init__(self, card: Card, threads: int = 0) -> None:
+        if card.input is None:
+            raise CardError(f"{card.path.name}: a detector's card needs input")
+        self._input = card.input
+        self._shown = {label.name for label in card.labels if label.detector}
+        try:
+            self.head = BoxHead.from_bytes(read(card.file(CANDIDATES)))
+        except (ValueError, KeyError) as error:
+            raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
+        self._engine = load(card, NETWORK, threads=threads)
+        self._yolo = load(card, YOLO, threads=threads) if card.plays(YOLO) else None
+
+    @staticmethod
+    def from_card(card: Card, threads: int = 0) -> BoxDetector | None:
+        """The detector of ``card``, None where it has none. ``threads``: 0 for as many as may be used."""
+        return BoxDetector(card, threads) if card.plays(NETWORK) else None
+
+    def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
+        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
+        picture, to_upright = upright(image, pose)
+        values, to_model = network_input(picture, self._input)
+        return self.take(values, to_model.after(to_upright), *image.shape)
+
+    def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
+        """Take the classifier's input ``values [1, channels, size, size]``, and the map to it from a source
+        image of ``rows`` × ``columns``."""
+        return DetectorInput(values, self._input, self._run, to_model, rows, columns)
+
+    def boxes_in(
+        self, image: npt.NDArray[np.uint8], analysis: Analysis
+    ) -> Callable[[str], tuple[Region, ...]]:
+        """The boxes by label in a displayed ``image`` that the classifier analysed: its input is used."""
+        prepared = self.take(analysis.values, analysis.to_model, *image.shape)
+
+        def regions(label: str) -> tuple[Region, ...]:
+            found = self.region(prepared, label)
+            return (found,) if found else ()
+
+        return regions
+
+    def _run(self, values: Floats) -> NetworkOutput:
+        maps = self._engine(values)["parts"][0]
+        if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
+            raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
+        if self._yolo is None:
+            return NetworkOutput(maps, {})
+        rows = self._yolo(values)["boxes"][0]
+        return NetworkOutput(maps, detections_by_label(rows, self.head.labels, self._input.size))
+
+    def find(self, prepared: DetectorInput, label: str) -> ScoredBox | None:
+        """The likeliest box of ``label``, reliable or not; None for a label without candidates."""
+        return self._found(prepared.output, label) if label in self.head.labels else None
+
+    def region(self, prepared: DetectorInput, label: str) -> Region | None:
+        """The box of ``label`` in source coordinates; None where the card marks it as not reliable, or where
+        it moves with small changes of the image."""
+        found = self.find(prepared, label) if label in self._shown else None
+        if found is None or self.agreement(prepared, label, found) < LEAST_AGREEMENT:
+            return None
+        return self.in_source(found, prepared)
+
+    def agreement(self, prepared: DetectorInput, label: str, found: ScoredBox) -> float:
+        """The least overlap (IoU) of ``found`` with the box of ``label`` in a changed input, 0 to 1."""
+        boxes = [
+            moved_back(self._found(output, label).corners, change)
+            for output, change in zip(prepared.changed, CHANGES, strict=True)
+        ]
+        return float(overlaps(np.array([found.corners], np.float32), np.array(boxes, np.float32)).min())
+
+    def _found(self, output: NetworkOutput, label: str) -> ScoredBox:
+        return self.head.find(output.maps, label, output.detections.get(label))
+
+    def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
+        """``found`` in source coordinates; None outside of the image."""
+        return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
+
+
+class SiteDetector:
+    """A detector of another project, by a card with a table ``[box_output]``: it sees the image by itself.
+
+    Raises CardError when its weights are missing, altered or unusable.
+    """
+
+    def __init__(self, card: Card, threads: int = 0) -> None:
+        if card.input is None or card.box_output is None:
+            raise CardError(f"{card.path.name}: a detector's card needs [input] and [box_output]")
+        self.card, self._input = card, card.input
+        self._engine = load(card, NETWORK, threads=threads)
+        self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
+
+    def try_out(self, picture: npt.NDArray[np.uint8]) -> None:
+        """Run once on a displayed image. Raises CardError when the output is not what the card says."""
+        self.detections(network_input(picture, self._input)[0])
+
+    def detections(self, values: Floats) -> tuple[DetectedBox, ...]:
+        """All boxes in an input ``[1, channels, size, size]``, strongest first."""
+        return detections(self.card, next(iter(self._engine(values).values())))
+
+    def boxes_in(
+        self, image: npt.NDArray[np.uint8], analysis: Analysis
+    ) -> Callable[[str], tuple[Region, ...]]:
+        """The boxes by label in a displayed ``image`` that the classifier analysed; the network runs when
+        the first
+        is asked for. A box that moves with small changes of the image is left out."""
+        picture, to_upright = upright(image, analysis.pose)
+        own, to_own = network_input(picture, self._input)
+        way = to_own.after(to_upright)
+
+        @cache
+        def found() -> tuple[DetectedBox, ...]:
+            return self.detections(own)
+
+        @cache
+        def after_changes() -> tuple[tuple[DetectedBox, ...], ...]:
+            return tuple(self.detections(changed(own[0], one, self._input)[0][None]) for one in CHANGES)
+
+        def regions(label: str) -> tuple[Region, ...]:
+            number = self._numbers.get(label)
+            mine = [one for one in found() if one.label == number]
+            stable = [one for one in mine if self._stays(one, after_changes())]
+            rows, columns = image.shape
+            boxes = [source_region(one.corners, way, rows, columns, Origin.DETECTOR) for one in stable]
+            return tuple(box for box in boxes if box is not None)
+
+        return regions
+
+    def _stays(self, found: DetectedBox, changes: Sequence[Sequence[DetectedBox]]) -> bool:
+        """Whether each changed input has a box of the same label at the same place."""
+        size = self._input.size
+        own = np.array([found.corners], np.float32) / np.float32(size)
+        for change, others in zip(CHANGES, changes, strict=True):
+            shares = [np.array(one.corners) / size for one in others if one.label == found.label]
+            moved = [moved_back((a, b, c, d), change) for a, b, c, d in shares]
+            if not moved or overlaps(own, np.array(moved, np.float32)).max() < LEAST_AGREEMENT:
+                return False
+        return True
+
+
+def moved_back(corners: Corners, change: Change) -> Corners:
+    """``corners`` in a changed input, as shares of its sides, in the one before the change."""
+    (across, down), size = change.offsets, change.size
+    left, top, right, bottom = corners
+    return (left - across) / size, (top - down) / size, (right - across) / size, (bottom - down) / size
+
+
+def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
+    """A YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a side as ``[K, 5]`` for each label: its
+    corners as shares of the sides (0 to 1), and its score."""
+    number = rows[:, 5].round()
+    shares = np.concatenate([np.clip(rows[:, :4] / size, 0, 1), rows[:, 4:5]], 1).astype(np.float32)
+    return {label: shares[number == index] for index, label in enumerate(labels)}

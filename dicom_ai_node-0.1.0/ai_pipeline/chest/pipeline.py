@@ -1,0 +1,459 @@
+"""The pipeline ``chest_xray``: findings of frontal chest X-rays of adults, with probability and place.
+
+The header is checked first, then the pixels: other images are refused with one sentence that says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.accepting import accept
+from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
+from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
+from ai_pipeline.chest.calls import operating_points, prevalence
+from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
+from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
+from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
+from ai_pipeline.chest.detector import BoxDetector, SiteDetector
+from ai_pipeline.chest.explain import Activation
+from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
+from ai_pipeline.chest.stamp_rules import StampRules
+from ai_pipeline.chest.stamps import MODEL as TEXT_READER
+from ai_pipeline.chest.stamps import Stamps, read_stamps
+from ai_pipeline.contract import (
+    Accept,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    Measurement,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refuse,
+    Region,
+    Scores,
+    SourceImage,
+)
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.images.orientation import UPRIGHT, upright
+from ai_pipeline.models.registry import Card, Label, find, load
+from ai_pipeline.models.store.folder import active
+from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
+
+UNTRAINED = "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
+NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
+_URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
+REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AnalysedImage:
+    """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
+    label, None without a detector. ``stamps``: None where they could not be read. ``missing``: the edges
+    at which the chest is cut off. ``timings`` in seconds."""
+
+    image: SourceImage
+    analysis: Analysis
+    boxes: Callable[[str], tuple[Region, ...]] | None
+    anatomy: Anatomy | None
+    exposure: Exposure
+    stamps: Stamps | None
+    missing: tuple[Edge, ...]
+    timings: Mapping[str, float]
+
+    @property
+    def rules(self) -> StampRules:
+        """The consequences of the image's stamps."""
+        return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+
+    @property
+    def sided_anatomy(self) -> Anatomy | None:
+        """The outlines where they tell left from right; else None."""
+        return self.anatomy if self.rules.sides else None
+
+
+@dataclass(frozen=True, slots=True)
+class _RuleOptions:
+    """What the options of a rule come to for a model: ``labels`` as decided, the ``shown`` ones with words
+    that they may use, and the ``prevalences`` (0 to 1, by label) at which calls are judged."""
+
+    given: ChestOptions
+    point: OperatingPoint
+    labels: tuple[Label, ...]
+    shown: Mapping[str, Words]
+    prevalences: Mapping[str, float]
+
+    @staticmethod
+    def from_card(card: Card, given: ChestOptions) -> _RuleOptions:
+        point, here = operating_points.chosen(card, given.operating_point), given.prevalence
+        labels = operating_points.labels_at(card, point)
+        if here is not None:
+            labels = prevalence.at_site(card, labels, here)
+        rates = {**prevalence.calibrated_at(card), **(here or {})}
+        words = {label.name: words_of(card, point, label.name, rates.get(label.name)) for label in labels}
+        if given.all_labels:
+            shown = {name: replace(one, suspected=True) for name, one in words.items()}
+        else:
+            known = [label.name for label in labels if label.supported]
+            shown = {name: words[name] for name in known if words[name].assessed}
+        return _RuleOptions(given, point, labels, shown, rates)
+
+
+class ChestXray:
+    """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`)."""
+
+    card = CARD
+
+    def __init__(self, *, models_dir: Path | None = None, card: Card | None = None) -> None:
+        """``card``: of another classifier than the one that is active."""
+        self._models_dir, self._given = models_dir, card
+        self._classifier: Classifier | None = None
+        self._detector: BoxDetector | SiteDetector | None = None
+        self._box_card: Card | None = None
+        self._anatomy: AnatomyModel | None = None
+        self._completeness = Completeness({})
+        self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
+
+    def warm_up(self) -> None:
+        """Load the models. Raises CardError when one is missing or altered."""
+        self._model()
+        self._anatomy_model()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        anatomy = (self._anatomy or find(ratio.MODEL, self._models_dir)).ref
+        boxes = self._box_card or active(BOXES, self._models_dir)
+        return (self._card().ref, anatomy, boxes.ref) if boxes.box_output else (self._card().ref, anatomy)
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """The faults in the values of ``options``, by option. May raise CardError."""
+        given, card = ChestOptions.of(options), self._card()
+        wrong = {
+            "prevalence": given.prevalence and prevalence.fault(card, given.prevalence),
+            "operating_point": given.operating_point and operating_points.fault(card, given.operating_point),
+        }
+        return {option: remedy for option, remedy in wrong.items() if remedy}
+
+    @staticmethod
+    def try_out(card_file: Path, seconds: int) -> None:
+        """Run the model of a card on pictures. Raises CardError where it does not run in ``seconds``."""
+        from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
+
+        trial.try_out(load(card_file), seconds)
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (no option widens the scope)
+    ) -> Accept | Refuse:
+        """Choose the images that are frontal chest X-rays of adults; decodes those whose header allows it.
+
+        Of one exposure sent both for processing and for presentation only the latter is taken.
+        """
+        return accept(
+            images,
+            lambda image: refused_by_header(image.header),
+            self._refused_by_pixels,
+            lambda: self._model().card.ref,
+        )
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Analyse ``images`` (those that ``accepts`` named). Raises PixelError."""
+        given = ChestOptions.of(options)
+        stages = ["decode", "model", "stamps", "explain", *(["clean"] if given.clean else [])]
+        seconds = dict.fromkeys(stages, 0.0)
+        text_read = given.clean
+        findings: list[Finding] = []
+        pictures: list[DerivedImage] = []
+        notes: list[QualityNote] = []
+        scores: list[Scores] = []
+        judged = 0  # images whose ratio says how large the heart is
+        measurements: list[Measurement] = []
+        settings = _RuleOptions.from_card(self._card(), given)
+        for number, image in enumerate(images):
+            report(number / len(images), "chest X-ray")
+            analysed = self._analyse(image)
+            began = time.perf_counter()
+            measured = self._ratio(analysed, given.ratio)
+            measurements += measured.measurements
+            notes += measured.notes
+            judged += measured.judges_size
+            found = self._findings(analysed, settings)
+            if measured.judges_size and not given.all_labels:  # one voice: the ratio is the better model
+                found = [one for one in found if one.label != ratio.CARDIOMEGALY]
+            notes += missing_notes(image.uid, found, analysed.missing)
+            found = without_missing(found, analysed.missing)
+            findings += found
+            text_read = text_read or analysed.stamps is not None
+            scores.append(self._scores(analysed))
+            notes += self._notes(analysed, found, scores[-1])
+            if given.outlines:
+                pictures += self._outlines(analysed)
+            explained = time.perf_counter()
+            seconds["explain"] += explained - began
+            for stage, value in analysed.timings.items():
+                seconds[stage] += value
+            if "clean" in seconds:
+                cleaned, cleaning_notes = _cleaned(image, report)
+                pictures += cleaned
+                notes += cleaning_notes
+                seconds["clean"] += time.perf_counter() - explained
+        if not self._model().has_gate:
+            notes.append(QualityNote("no_gate", NO_GATE_NOTE))
+        notes += places.box_notes(findings)
+        notes.append(operating_points.note(self._card(), settings.point))
+        notes.append(_not_assessed(settings, size_judged=judged == len(images)))
+        if given.prevalence:
+            notes.append(QualityNote("prevalence", prevalence.sentence(self._card(), given.prevalence)))
+        report(1.0, "chest X-ray")
+        seconds["total"] = sum(seconds.values())  # with what accepts() has decoded and analysed already
+        return PipelineResult(
+            findings=tuple(findings),
+            images=tuple(pictures),
+            quality=tuple(notes),
+            timings=seconds,
+            models=self.models() + ((find(TEXT_READER, self._models_dir).ref,) if text_read else ()),
+            scores=tuple(scores),
+            measurements=tuple(measurements),
+        )
+
+    def _card(self) -> Card:
+        return self._given or (
+            self._classifier.card if self._classifier else active(CLASSIFIER, self._models_dir)
+        )
+
+    def _model(self) -> Classifier:
+        if self._classifier is None:
+            card, boxes = self._card(), active(BOXES, self._models_dir)
+            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.from_card(card)
+            self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
+        return self._classifier
+
+    def _anatomy_model(self) -> AnatomyModel:
+        if self._anatomy is None:
+            card = find(ratio.MODEL, self._models_dir)
+            self._anatomy, self._completeness = AnatomyModel.from_card(card), Completeness.from_card(card)
+        return self._anatomy
+
+    def _ratio(self, analysed: _AnalysedImage, wanted: ratio.Projections) -> ratio.Ratio:
+        if analysed.anatomy is None:
+            return ratio.Ratio()
+        return ratio.measure(
+            analysed.image,
+            analysed.anatomy,
+            analysed.analysis.pose,
+            self._anatomy_model(),
+            wanted,
+            effusion=self._effusion_is_possible(analysed.analysis),
+            projection=analysed.rules.projection,
+            cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
+        )
+
+    def _effusion_is_possible(self, analysis: Analysis) -> bool:
+        """Whether an effusion reaches the card's own threshold; a rule's thresholds do not count here."""
+        labels = enumerate(self._model().card.labels)
+        return any(
+            self._model().probability(analysis, index) >= label.threshold
+            for index, label in labels
+            if label.name == ratio.EFFUSION
+        )
+
+    def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
+        """Masks of heart and lungs, where they can be those of a chest and left and right are known."""
+        anatomy = analysed.sided_anatomy
+        if anatomy is None or not anatomy.is_chest:
+            return []
+        header, models = analysed.image.header, (self._anatomy_model().ref,)
+        masks = anatomy.in_image(header.rows, header.columns)
+        what = "heart and lungs outlined by AI, not for diagnostic use"
+        picture = DerivedImage(
+            ImageKind.ORGANS, analysed.image.uid, masks, "MONOCHROME2", what, models=models, organs=ORGANS
+        )
+        return [picture]
+
+    def _refused_by_pixels(self, image: SourceImage) -> str | None:
+        analysed = self._analyse(image)
+        in_domain = self._model().in_domain(analysed.analysis)
+        return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure)
+
+    def _analyse(self, image: SourceImage) -> _AnalysedImage:
+        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        for analysed in self._analysed:
+            if analysed.image is image:
+                return analysed
+        start = time.perf_counter()
+        grey = _grey(image.display())
+        decoded = time.perf_counter()
+        model = self._model()
+        analysis = model.analyse(grey)
+        boxes, anatomy, stamps = None, None, None
+        missing: tuple[Edge, ...] = ()
+        if model.in_domain(analysis):
+            anatomy = self._anatomy_model().outline(grey, analysis.pose)
+            if self._detector is not None:
+                boxes = self._detector.boxes_in(grey, analysis)
+        seen = time.perf_counter()
+        if anatomy is not None:
+            picture, to_upright = upright(grey, analysis.pose)
+            outlines = anatomy.seen(to_upright)
+            missing = self._completeness.missing(picture, outlines)
+            stamps = read_stamps(picture, outlines, self._models_dir)
+        timings = {"decode": decoded - start, "model": seen - decoded, "stamps": time.perf_counter() - seen}
+        exposure = Exposure.from_image(grey)
+        analysed = _AnalysedImage(
+            image, analysis, boxes, anatomy, exposure, stamps, missing, MappingProxyType(timings)
+        )
+        self._analysed.append(analysed)
+        return analysed
+
+    def _scores(self, analysed: _AnalysedImage) -> Scores:
+        model, analysis = self._model(), analysed.analysis
+        labels = enumerate(model.card.labels)
+        values = {label.name: model.probability(analysis, index) for index, label in labels}
+        return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
+
+    def _notes(self, analysed: _AnalysedImage, found: Sequence[Finding], scores: Scores) -> list[QualityNote]:
+        """Where findings are, what stamps say, and how far to trust the result."""
+        image, pose = analysed.image, analysed.analysis.pose
+        return [
+            *(places.no_place_notes(found) if self._detector is not None else ()),
+            *places.place_notes(image, pose, analysed.sided_anatomy, found),
+            *analysed.rules.notes,
+            *intended_use.notes(image, pose, analysed.exposure),
+            *self._unsure_note(analysed.anatomy, scores),
+        ]
+
+    def _unsure_note(self, anatomy: Anatomy | None, scores: Scores) -> list[QualityNote]:
+        text = operating_points.UNSURE_NOTE
+        if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
+            text = operating_points.UNUSUAL_NOTE.format(fault=anatomy.fault)
+        elif not operating_points.unsure(self._card(), scores.values):
+            return []
+        return [QualityNote(UNSURE, text, scores.source_uid, on_faces=True)]
+
+    def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
+        model, image, analysis = self._model(), analysed.image, analysed.analysis
+        found: list[Finding] = []
+        for index, label in enumerate(settings.labels):
+            if label.name not in settings.shown:
+                continue
+            value = probability(label, float(analysis.logits[index]))
+            decision = settings.shown[label.name].limited(decide(label, value))
+            regions: tuple[Region, ...] = ()
+            evidence = None
+            if decision is Decision.PRESENT:
+                activation = model.activation(analysis, index)
+                regions = self._boxes(analysed, activation, label, index)
+                if activation and settings.given.heatmaps:
+                    evidence = model.heatmap(activation)
+            found.append(
+                Finding(
+                    label=label.name,
+                    code=label.code,
+                    probability=value,
+                    threshold=label.threshold,
+                    decision=decision,
+                    source_uid=image.uid,
+                    model=model.card.ref,
+                    regions=regions,
+                    site=label.site,
+                    side=_side(analysed, label, regions),
+                    evidence=evidence,
+                    certainty=self._certainty(settings, label, decision),
+                    reliability=self._reliability(settings, label, decision),
+                )
+            )
+        return found
+
+    def _certainty(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+        rate = settings.prevalences.get(label.name)
+        if rate is None:
+            return ""
+        right = operating_points.predictive(self._card(), settings.point, label.name, decision, rate)
+        return certainty(right[0]) if right and decision is Decision.PRESENT else ""
+
+    def _reliability(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+        rate = settings.prevalences.get(label.name)
+        if rate is None:
+            return ""
+        return operating_points.reliability(self._card(), settings.point, label.name, decision, rate)
+
+    def _boxes(
+        self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
+    ) -> tuple[Region, ...]:
+        """Boxes of a finding, from the detector where there is one, else from the activation map.
+
+        Boxes outside the finding's organ, or on the other side than its map, are left out. So are all where
+        heart and lungs could not be outlined: a white lung leaves a detector the other one, and its box would
+        lie on the wrong side.
+        """
+        found: tuple[Region, ...] = ()
+        if analysed.boxes is not None:
+            found = analysed.boxes(label.name)
+        elif self._detector is None and activation and (box := self._model().box(activation, index)):
+            found = (box,)
+        anatomy = analysed.anatomy
+        if anatomy is None or not anatomy.is_chest:
+            return ()
+        return tuple(
+            box
+            for box in found
+            if places.on_its_organ(anatomy, label.site, box)
+            and not places.contradicted(activation, anatomy, label.site, box)
+        )
+
+
+def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> Literal["", "L", "R"]:
+    """The side that all boxes of a finding lie on."""
+    pose, site = analysed.analysis.pose, label.site
+    inside = [places.in_lungs(analysed.image, pose, analysed.sided_anatomy, site, box) for box in regions]
+    sides = {places.side_of(lungs) for lungs in inside}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
+    """What nobody has looked for: a label that is hidden is not absent."""
+    judged = {ratio.CARDIOMEGALY} if size_judged else set()
+    hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
+    names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
+    return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {UNTRAINED}", names=names)
+
+
+def _urgency(name: str) -> int:
+    """The place in a list that may be cut: first what a reader must not believe to be excluded."""
+    return _URGENT.index(name) if name in _URGENT else len(_URGENT)
+
+
+def _cleaned(
+    image: SourceImage, report: Progress
+) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
+    # Loads the text networks: only where a rule asks for it.
+    from ai_pipeline.burnin.cleaning import clean
+
+    try:
+        result = clean(image, report)
+    except CleaningFailed as failure:
+        text = f"no cleaned picture: {failure}"
+        return (), (QualityNote("cleaning_failed", text, image.uid, places=failure.places),)
+    return (result.image, result.mask), result.notes
+
+
+def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if display.ndim == 2:
+        return display
+    return np.asarray(display.mean(axis=2), np.uint8)

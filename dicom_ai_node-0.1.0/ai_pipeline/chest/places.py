@@ -1,0 +1,94 @@
+"""Where findings lie: which boxes are drawn, on which side, and the words for their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+
+from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.chest.explain import Activation
+from ai_pipeline.chest.zones import LungPlace, lung_places
+from ai_pipeline.contract import Code, Decision, Finding, Origin, QualityNote, Region, SourceImage
+from ai_pipeline.images.orientation import UPRIGHT, Pose
+
+NO_PLACE: Final = "no reliable location"
+BOX_NOTE: Final = "The box comes from class activation: an approximate place, not a contour or a measurement."
+DETECTOR_NOTE: Final = (
+    "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
+    "measurement."
+)
+OTHER_SIDE: Final = 2 / 3
+"""Share of a map on the other side of the chest from which it contradicts a box."""
+_IN_LUNGS: Final = ("Lung", "Pleura")  # meanings of the sites whose boxes are described by lungs
+
+
+def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether a box lies on the organ of its finding."""
+    in_heart = site is not None and site.meaning == "Heart"
+    return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
+
+
+def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether the map of a finding lies on the other side of the chest than its box.
+
+    Sides are those of the middle between the outer edges of the lungs. A heart lies on both.
+    """
+    if found is None or (site is not None and site.meaning == "Heart"):
+        return False
+    edges = np.flatnonzero(anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=(0, 1)))
+    middle = (int(edges[0]) + int(edges[-1]) + 1) / 2
+    to_grid = anatomy.from_grid.inverse()
+    left, top, right, bottom = region.bounds
+    box = to_grid([((left + right) / 2, (top + bottom) / 2)])[0][0]
+    down, across = np.mgrid[0.5 : found.values.shape[0], 0.5 : found.values.shape[1]]
+    cell = found.size / found.values.shape[1]
+    centres = list(zip((across * cell).ravel().tolist(), (down * cell).ravel().tolist(), strict=True))
+    columns = np.array([x for x, _ in to_grid.after(found.to_model.inverse())(centres)])
+    beside = (columns < middle) != (box < middle)
+    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= OTHER_SIDE
+
+
+def in_lungs(
+    image: SourceImage, pose: Pose, anatomy: Anatomy | None, site: Code | None, region: Region
+) -> tuple[LungPlace, ...]:
+    """In which lungs a detector's box of a finding of lungs or pleurae lies.
+
+    Of an image that had to be reoriented Patient Orientation is not trusted.
+    """
+    meant = site is not None and site.meaning in _IN_LUNGS and region.origin is Origin.DETECTOR
+    if not meant or anatomy is None or pose != UPRIGHT:
+        return ()
+    return lung_places(region.bounds, anatomy, image.header.attributes.get("PatientOrientation", ""))
+
+
+def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
+    """The patient's side of a box in one lung; "" for a box in both lungs or in none."""
+    return places[0].side if len(places) == 1 else ""
+
+
+def place_notes(
+    image: SourceImage, pose: Pose, anatomy: Anatomy | None, findings: Sequence[Finding]
+) -> list[QualityNote]:
+    """The boxes in lungs and pleurae in words."""
+    places = [
+        f"{finding.code.meaning}: {' and '.join(place.words for place in found)} (approximate)."
+        for finding in findings
+        for region in finding.regions
+        if (found := in_lungs(image, pose, anatomy, finding.site, region))
+    ]
+    return [QualityNote("place", " ".join(places), image.uid)] if places else []
+
+
+def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    """Which findings of an image are present without a box that is reliable enough to be shown."""
+    names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
+    return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)] if names else []
+
+
+def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    """Notes on what the boxes mean, by their origin."""
+    origins = {region.origin for finding in findings for region in finding.regions}
+    notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
+    return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes

@@ -1,0 +1,166 @@
+"""The cardiothoracic ratio of a frontal chest X-ray: where it is measured, and the words for the reader.
+
+Compared with the usual limit it is on PA films only: an AP film magnifies the heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
+from ai_pipeline.chest.intended_use import projection_of
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    ImageHeader,
+    Measurement,
+    QualityNote,
+    SourceImage,
+    repeatability,
+)
+from ai_pipeline.images.header import is_calibrated, radiograph_spacing
+from ai_pipeline.images.orientation import Pose
+
+MODEL: Final = "chest-anatomy-unet"
+NOTE: Final = "cardiothoracic ratio"
+EFFUSION: Final = "Effusion"
+"""What hides the heart's border: on films of another hospital its fluid was outlined as heart."""
+EFFUSION_NOTE: Final = (
+    "may be too large: a pleural effusion is possible. Fluid beside the heart is taken for heart: check the "
+    "ends of the heart's line."
+)
+_TOO_LARGE: Final = "perhaps too large beside an effusion"
+CARDIOMEGALY: Final = "Cardiomegaly"
+LIMIT: Final = 0.5
+"""Above it a heart on a PA film is usually called large (C. Danzer, Am J Med Sci 1919)."""
+
+# Private: LOINC has those of fetuses only.
+CARDIOTHORACIC_RATIO: Final = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
+RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
+WIDTH: Final = Code("103355008", "SCT", "Width")
+MILLIMETRES: Final = Code("mm", "UCUM", "mm")
+PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
+HEART: Final = Code("80891009", "SCT", "Heart")  # PS3.16 CID 4031
+THORAX: Final = Code("816094009", "SCT", "Chest")  # PS3.16 CID 4031
+
+
+class Projections(StrEnum):
+    """On which images the ratio is measured: on PA films, on all frontal ones, on none."""
+
+    PA = "PA"
+    ALL = "all"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The measurements of one image (none, or two widths and their ratio) and its notes."""
+
+    measurements: tuple[Measurement, ...] = ()
+    notes: tuple[QualityNote, ...] = ()
+    judges_size: bool = False
+    """Whether the ratio says how large the heart is: of a PA film, compared with the limit."""
+
+
+def measure(
+    image: SourceImage,
+    anatomy: Anatomy,
+    pose: Pose,
+    model: AnatomyModel,
+    wanted: Projections,
+    *,
+    effusion: bool = False,
+    projection: str | None = None,
+    cut_off: Sequence[str] = (),
+) -> Ratio:
+    """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
+
+    ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; statement and note warn
+    the reader. ``projection``: where another is known than the header's. ``cut_off``: parts of the
+    chest outside the picture, without which a width is too small. Widths are in millimetres where the
+    header gives the pixel spacing, else in pixels.
+    """
+    projection = projection_of(image.header) if projection is None else projection
+    if wanted is Projections.OFF:
+        return Ratio()
+    if wanted is Projections.PA and projection != "PA":
+        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
+    if cut_off:
+        why = f"outside the picture: {' and '.join(cut_off)}"
+        return Ratio(notes=(_note(image, f"not measured, {why}"),))
+    if anatomy.measured is None:
+        return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
+    statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)
+    measurements = _measurements(image, anatomy.measured, pose, model, statement)
+    notes = [_note(image, _caution(image.header, projection, model.agreement))]
+    if effusion:
+        notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid))
+    return Ratio(measurements, tuple(notes), judges_size=projection == "PA")
+
+
+def _statement(
+    ratio: float, projection: str, agreement: tuple[float, float] | None, *, effusion: bool
+) -> str:
+    """What the ratio means: the heart is enlarged, or not, where a reader would surely agree."""
+    number = f"cardiothoracic ratio {ratio:.2f}"
+    low, high = agreement or (0.0, 0.0)
+    if projection != "PA":
+        return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
+    if ratio - high > LIMIT:
+        return f"Heart enlarged, {number}" if not effusion else f"{number.capitalize()}, {_TOO_LARGE}"
+    if ratio - low < LIMIT:
+        return f"Heart not enlarged, {number}"
+    return f"Heart size borderline, {number}"
+
+
+def _measurements(
+    image: SourceImage, found: Cardiothoracic, pose: Pose, by: AnatomyModel, statement: str
+) -> tuple[Measurement, ...]:
+    spacing, model = radiograph_spacing(image.header), by.ref
+    # Down and across change places in an image that was turned by a quarter.
+    across = spacing[0 if pose.turned in {90, 270} else 1] if spacing else None
+
+    def width_of(name: str, site: Code, width: Width) -> Measurement:
+        value, unit = (width.length * across, MILLIMETRES) if across else (width.length, PIXELS)
+        return Measurement(image.uid, name, WIDTH, round(value, 1), unit, (width.points,), model, site)
+
+    name, lines = CARDIOTHORACIC_RATIO.meaning, (found.heart.points, found.thorax.points)
+    return (
+        Measurement(
+            image.uid,
+            name,
+            CARDIOTHORACIC_RATIO,
+            round(found.ratio, 3),
+            RATIO_UNIT,
+            lines,
+            model,
+            THORAX,
+            statement=statement,
+            error=repeatability(by.agreement, 0.01) if by.agreement else None,
+        ),
+        width_of("Heart width", HEART, found.heart),
+        width_of("Thoracic width", THORAX, found.thorax),
+    )
+
+
+def _caution(header: ImageHeader, projection: str, agreement: tuple[float, float] | None) -> str:
+    sentences = ["measured by AI between the lines drawn; a reader must check them"]
+    if agreement:
+        low, high = agreement
+        sentences.append(f"95 % of the ratios of test films were {low:+.2f} to {high:+.2f} from a reader's")
+    if projection != "PA":
+        sentences.append(f"Not comparable with the limit of 0.5: {_projection(projection)}")
+    if radiograph_spacing(header) and not is_calibrated(header):
+        sentences.append("Widths are those on the detector, larger than in the body")
+    return ". ".join(sentences)
+
+
+def _projection(projection: str) -> str:
+    return f"projection {projection}, not PA" if projection else "projection not known to be PA"
+
+
+def _note(image: SourceImage, text: str) -> QualityNote:
+    return QualityNote(NOTE, f"{text}.", image.uid)

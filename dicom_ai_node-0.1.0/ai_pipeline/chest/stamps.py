@@ -1,0 +1,209 @@
+"""The stamps of a chest film: the words for projection, position and side that were burned into the picture.
+
+Only words of the tables below are taken from the picture. All other text, which may name the patient, is
+dropped where it was read: it is in no result, log or note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
+from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.contract import Point
+from ai_pipeline.models import registry
+
+MODEL: Final = "burnin-text"
+"""The card of the text reader, which cleaning uses too."""
+Grey = npt.NDArray[np.uint8]
+Projection = Literal["", "AP", "PA"]
+Position = Literal["", "supine", "semi-erect", "erect"]
+Side = Literal["L", "R"]
+
+PROJECTIONS: Final = frozenset({"AP", "PA"})
+PORTABLE: Final = frozenset({"PORTABLE", "MOBILE", "BEDSIDE"})
+POSITIONS: Final[Mapping[str, Position]] = {
+    "SUPINE": "supine",
+    "SEMIERECT": "semi-erect",
+    "SEMIUPRIGHT": "semi-erect",
+    "ERECT": "erect",
+    "UPRIGHT": "erect",
+    "STANDING": "erect",
+    "SITTING": "erect",
+}
+IN_ORDER: Final[tuple[Position, ...]] = ("supine", "semi-erect", "erect")
+"""Of several positions on one film the first counts, as AP counts where both projections are read."""
+SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
+OF_AP_FILMS: Final = frozenset({"AP", *PORTABLE, "SUPINE", "SEMIERECT", "SEMIUPRIGHT"})
+WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
+SHORT: Final = 2
+"""Letters up to which a word must be in capitals, with nothing but stamps and numbers beside it: "L SMITH" is
+no side."""
+SURE: Final = 0.8
+"""Confidence of the recogniser from which a line is taken (0 to 1)."""
+LARGEST: Final = 1024
+"""Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
+than reading these (pixels)."""
+TALLEST: Final = 0.15
+"""Height of a stamp, at most (share of the picture's shorter side)."""
+_SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
+_JOINED: Final = re.compile(rf"\b(AP|PA)({'|'.join(sorted(PORTABLE | set(POSITIONS)))})\b")
+"""Words between which the reader misses the space."""
+_BETWEEN_WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A side marker: ``letter`` of the side that it names, ``x`` and ``y`` of its middle as shares of the
+    upright picture's width and height (0 to 1, from the top left)."""
+
+    letter: Side
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """The information in the stamps of one film; empty or None if none was read or side markers disagree.
+
+    ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
+    words of PA films do not count: lead letters lie on a detector either way round.
+    """
+
+    projection: Projection = ""
+    position: Position = ""
+    portable: bool = False
+    marker: Marker | None = None
+    mirrored: bool = False
+
+    @property
+    def is_ap(self) -> bool:
+        """Whether the film was taken from the front: stamped so, or in bed."""
+        return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
+
+
+class Reader(Protocol):
+    """Finds places of text in a picture and reads them, as the node's text reader does."""
+
+    def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
+
+    def read(self, picture: Grey, box: TextBox) -> Line: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A word of the table, where its line is (``x``, ``y`` as in :class:`Marker`), and whether it was read in
+    the mirror image."""
+
+    word: str
+    x: float
+    y: float
+    flipped: bool
+
+
+def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
+    """The stamps of an upright ``picture`` ``[rows, columns]``; None where the text reader fails.
+
+    ``anatomy``: outlines of the same picture; what is found in the lungs or between them is not read.
+    """
+    try:
+        return stamps_in(picture, anatomy, _reader(models_dir))
+    except Exception:  # noqa: BLE001  (whatever fails in the text reader: films are analysed without it)
+        return None
+
+
+def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
+    """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
+    times_larger = max(1.0, min(picture.shape) / LARGEST)
+    picture = _reduced(picture, times_larger)
+    rows, columns = picture.shape
+    mirror_image = np.ascontiguousarray(picture[:, ::-1])
+    lungs = _hull(anatomy)
+    words: list[_Word] = []
+    for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
+        x, y = box.corners.mean(axis=0).tolist()
+        if box.height > TALLEST * min(rows, columns) or _is_inside(
+            lungs, anatomy, (x * times_larger, y * times_larger)
+        ):
+            continue
+        found, flipped = words_of(reader.read(picture, box)), False
+        if not found:
+            found, flipped = words_of(reader.read(mirror_image, _mirrored(box, columns))), True
+        words += [_Word(word, x / columns, y / rows, flipped) for word in found]
+    return _put_together(words)
+
+
+def words_of(line: Line) -> tuple[str, ...]:
+    """The stamps in one line of text, in capitals; none of a line that was not read for certain."""
+    if line.confidence < SURE:
+        return ()
+    text = _JOINED.sub(r"\1 \2", _SEMI.sub("SEMI", line.text.replace(".", "")))
+    tokens = [token for token in _BETWEEN_WORDS.split(text) if token]
+    alone = all(token.upper() in WORDS or token.isdigit() for token in tokens)
+    return tuple(
+        token.upper()
+        for token in tokens
+        if token.upper() in WORDS and (len(token) > SHORT or (alone and token.isupper()))
+    )
+
+
+def _put_together(words: Sequence[_Word]) -> Stamps:
+    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
+    read = {one.word for one in words if not one.flipped} | from_mirror
+    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
+    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
+    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
+    return Stamps(
+        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
+        position=next((position for position in IN_ORDER if position in positions), ""),
+        portable=bool(read & PORTABLE),
+        marker=markers[0] if agree else None,
+        mirrored=bool(from_mirror),
+    )
+
+
+def _reduced(picture: Grey, times: float) -> Grey:
+    """A copy of ``picture`` so many ``times`` smaller; of 1 the picture itself."""
+    if times == 1.0:
+        return picture
+    size = round(picture.shape[1] / times), round(picture.shape[0] / times)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:
+    """The convex hull of both lungs, in pixels of the masks; None where there are no lungs."""
+    lungs = anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=0) if anatomy and anatomy.is_chest else None
+    if lungs is None or not lungs.any():
+        return None
+    return np.asarray(cv2.convexHull(cv2.findNonZero(lungs.astype(np.uint8))), np.int32)
+
+
+def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, point: Point) -> bool:
+    if hull is None or anatomy is None:
+        return False
+    [place] = anatomy.from_grid.inverse()([point])
+    return cv2.pointPolygonTest(hull, place, measureDist=False) > 0
+
+
+def _mirrored(box: TextBox, columns: int) -> TextBox:
+    """The place of ``box`` in the mirror image of a picture of so many ``columns``."""
+    corners = box.corners[[1, 0, 3, 2]].copy()
+    corners[:, 0] = columns - corners[:, 0]
+    return TextBox(corners, box.confidence)
+
+
+@cache
+def _reader(models_dir: Path | None) -> Reader:
+    """This process's text reader, whose networks are those of the card. Raises CardError."""
+    registry.verify(registry.find(MODEL, models_dir))
+    return shared_reader()

@@ -1,0 +1,107 @@
+"""A model is run on pictures of several kinds and sizes, in a process of its own, before it is activated.
+
+On black alone a model that divides by the spread of the grey levels, or that gives no number for bright
+pictures, may look sound.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai_pipeline.errors import CardError, NoNumber
+from ai_pipeline.models.registry import Card, load, verify
+from ai_pipeline.models.store import formats
+from ai_pipeline.models.store.confined import EXIT_DATA
+from ai_pipeline.models.store.inspection import run_check
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def try_out(card: Card, seconds: int) -> None:
+    """Raises CardError when the model cannot run, takes longer than ``seconds``, or too much memory."""
+    verify(card)
+    reads = [card.path, *(weights.path for weights in card.weights)]
+    request = str(card.path.absolute())
+    run_check("ai_pipeline.chest.trial", request, reads, seconds, f"{card.name} does not run")
+
+
+def main() -> None:
+    """Try the card whose path is on standard input. Exit code 65, and one line on standard error, if not."""
+    try:
+        _try(load(Path(sys.stdin.read())))
+    except CardError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_DATA)
+
+
+def _try(card: Card) -> None:
+    import numpy as np
+
+    from ai_pipeline.chest.classifier import Classifier
+    from ai_pipeline.chest.detector import SiteDetector
+
+    for weights in card.weights:
+        formats.check(weights.path)
+    on = ""
+    try:
+        model = Classifier(card) if card.box_output is None else SiteDetector(card)
+        for name, picture in pictures():
+            rows, columns = picture.shape
+            on = f"{name} of {columns} × {rows} pixels"
+            if isinstance(model, SiteDetector):
+                model.try_out(picture)
+            elif not np.isfinite(model.analyse(picture).logits).all():
+                raise NoNumber
+    except NoNumber as error:
+        raise CardError(f"{card.name} gives no number for {on}") from error
+    except CardError:
+        raise
+    except ImportError as error:
+        raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
+    except Exception as error:  # each run time has its own kinds, some derived from nothing else
+        first, *_ = [*str(error).splitlines(), type(error).__name__]
+        where = f" on {on}" if on else ""
+        raise CardError(f"{card.name} does not run{where}: {first}") from error
+
+
+def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Test pictures, with names, on which every model must run: as displayed, uint8 grey."""
+    import numpy as np
+
+    yield "a black picture", np.zeros((256, 256), np.uint8)
+    yield "a white picture", np.full((256, 256), 255, np.uint8)
+    generator = np.random.default_rng(1)
+    for rows, columns in ((64, 48), (768, 1024), (3072, 4096)):
+        yield "noise", generator.integers(0, 256, (rows, columns), np.uint8)
+    for rows, columns in ((512, 512), (2500, 2048), (300, 3000)):
+        yield "a drawn chest", drawn_chest(rows, columns)
+
+
+def drawn_chest(rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """A body with two lungs, a heart, a spine and ribs, bright = dense, with the noise of a detector."""
+    import cv2
+    import numpy as np
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        return round(x * columns), round(y * rows)
+
+    film = np.full((rows, columns), 20.0, np.float32)
+    cv2.ellipse(film, place(0.5, 0.6), place(0.45, 0.55), 0, 0, 360, 150, -1)
+    for middle in (0.3, 0.7):
+        cv2.ellipse(film, place(middle, 0.5), place(0.15, 0.33), 0, 0, 360, 60, -1)
+    cv2.ellipse(film, place(0.55, 0.66), place(0.15, 0.14), 0, 0, 360, 170, -1)
+    cv2.rectangle(film, place(0.48, 0.05), place(0.52, 0.95), 200, -1)
+    for height in np.linspace(0.2, 0.8, 8):
+        cv2.ellipse(film, place(0.5, height), place(0.38, 0.06), 0, 0, 360, 130, max(1, rows // 80))
+    film = cv2.GaussianBlur(film, (0, 0), max(1.0, rows / 150))
+    film += np.random.default_rng(2).normal(0, 6, film.shape).astype(np.float32)
+    return np.asarray(np.clip(film, 0, 255), np.uint8)
+
+
+if __name__ == "__main__":
+    main()

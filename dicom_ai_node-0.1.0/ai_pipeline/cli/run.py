@@ -1,0 +1,260 @@
+"""``ai-pipeline run``: one file after another through a pipeline; findings and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_text, progress_bar
+from ai_pipeline.terms import shown_term
+
+if TYPE_CHECKING:
+    from ai_pipeline.cli.report import Folder, Record
+    from ai_pipeline.contract import Pipeline, Progress, SourceImage
+    from ai_pipeline.images.header import GivenAttributes
+
+
+def run(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files, or folders of DICOM files."),
+    ],
+    pipeline: Annotated[
+        str,
+        typer.Option(help="Its name (`ai-pipeline pipelines` lists them), or auto: by modality."),
+    ] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="Modality of PNG and JPEG files, which say none: US or DX.")
+    ] = None,
+    view: Annotated[
+        str, typer.Option(help="View Position of PNG and JPEG files, which say none: PA or AP.")
+    ] = "",
+    body_part: Annotated[
+        str, typer.Option(help="Body Part Examined of PNG and JPEG files, which say none, e.g. HEAD.")
+    ] = "",
+    pixel_mm: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=10, help="Millimetres of a pixel's side of PNG and JPEG files."),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
+    ] = None,
+    despeckle: Annotated[
+        bool, typer.Option("--despeckle", help="The cleaned picture with less speckle too (ultrasound).")
+    ] = False,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
+    device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
+) -> None:
+    """Run a pipeline on files and write findings and pictures."""
+    from ai_pipeline import extras
+
+    if lacking := extras.missing():
+        typer.echo(lacking, err=True)
+        raise typer.Exit(EXIT_CONFIG)
+    from ai_pipeline.cli.report import Folder
+    from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError
+    from ai_pipeline.images.header import GivenAttributes
+    from ai_pipeline.pipelines import PIPELINES
+
+    if pipeline not in {*PIPELINES, "auto"}:
+        raise typer.BadParameter(
+            f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
+        )
+    given = GivenAttributes(view, body_part, pixel_mm)
+    runner = _Runner(
+        pipeline,
+        Folder(out),
+        modality,
+        given,
+        _options(option or []),
+        models_dir,
+        device_rules,
+        despeckle,
+    )
+    files, unreadable = _inputs(files), False
+    try:
+        with progress_bar(len(files)) as update:
+            for number, file in enumerate(files):
+                record, readable = runner.handle(file, _reporter(update, number, file))
+                unreadable |= not readable
+                if as_json:
+                    print(json.dumps(record), flush=True)
+                else:
+                    _print_record(record)
+    except (CardError, DeviceRuleError, NoDecoder, PluginError) as error:
+        typer.echo(str(error), err=True)
+        missing = isinstance(error, (NoDecoder, PluginError))
+        raise typer.Exit(EXIT_CONFIG if missing else EXIT_DATA) from error
+    raise typer.Exit(EXIT_DATA if unreadable else 0)
+
+
+def _inputs(named: Sequence[Path]) -> list[Path]:
+    """The files, and of folders all DICOM files below; what else lies there is counted on standard error."""
+    found: list[Path] = []
+    for path in named:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = sorted(file for file in path.rglob("*") if file.is_file())
+        dicom = [file for file in below if _is_dicom(file)]
+        found += dicom
+        if len(dicom) < len(below):
+            typer.echo(f"{path}: {len(below) - len(dicom)} files skipped: not DICOM (Part 10)", err=True)
+    return found
+
+
+def _reporter(update: Callable[..., None], number: int, file: Path) -> Progress:
+    """What moves the bar on while file ``number`` is analysed."""
+
+    def report(share: float, what: str) -> None:
+        update(completed=number + share, description=f"{file.name}: {what}")
+
+    return report
+
+
+def _is_dicom(file: Path) -> bool:
+    """Whether a file has the prefix of Part 10 and is no DICOMDIR, which only lists others."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM" and file.name.upper() != "DICOMDIR"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Handles one input after another; each pipeline is made once. ``pipeline``: a name, or ``auto``."""
+
+    pipeline: str
+    folder: Folder
+    modality: str | None
+    given: GivenAttributes
+    options: Mapping[str, object]
+    models_dir: Path | None
+    device_rules: Path | None
+    despeckle: bool
+    made: dict[str, Pipeline] = field(default_factory=dict)
+
+    def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
+        """Return the record of an input and whether it could be read."""
+        from ai_pipeline.cli.report import empty_record, filled_record
+        from ai_pipeline.contract import Refuse
+        from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError, ProgramFailed
+        from ai_pipeline.images.decode import open_image
+
+        record = empty_record(str(file), self.pipeline)
+        try:
+            image = open_image(file, self.modality, self.given)
+            pipeline = self._pipeline(image)
+            if pipeline is None:
+                record["reason"] = f"no pipeline for modality {shown_term('Modality', image.header.modality)}"
+                return record, True
+            record |= {"pipeline": pipeline.card.name, "version": pipeline.card.version}
+            verdict = pipeline.accepts([image], self.options)
+            if isinstance(verdict, Refuse):
+                record["reason"] = verdict.reason
+                return record, True
+            record["accepted"] = True
+            result = pipeline.run([image], report, self.options)
+            record |= filled_record(result, self.folder.pictures(file, image, result))
+        except CleaningFailed as failure:
+            record["reason"] = f"no cleaned picture: {failure}"
+        except (NoNumber, PixelError, ProgramFailed) as error:
+            record |= {"accepted": False, "reason": str(error)}
+            return record, False
+        except OSError as error:
+            record |= {"accepted": False, "reason": f"not readable: {error.strerror or type(error).__name__}"}
+            return record, False
+        return record, True
+
+    def _pipeline(self, image: SourceImage) -> Pipeline | None:
+        from ai_pipeline.pipelines import option_faults
+
+        name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
+        if name is None:
+            return None
+        if name not in self.made:
+            pipeline = self._create(name)
+            known = pipeline.card.options
+            if unknown := sorted(self.options.keys() - known.model_fields.keys()):
+                there = ", ".join(sorted(known.model_fields)) or "none"
+                instead = [known.former[one] for one in unknown if one in known.former]
+                text = f"{name} knows no option {', '.join(unknown)} (it knows: {there})"
+                raise typer.BadParameter("; ".join([text, *instead]), param_hint="--option")
+            for option, remedy in option_faults(pipeline, self.options).items():
+                raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
+            self.made[name] = pipeline
+        return self.made[name]
+
+    def _create(self, name: str) -> Pipeline:
+        if not self.despeckle:
+            from ai_pipeline.pipelines import create
+
+            return create(name, models_dir=self.models_dir, device_rules=self.device_rules)
+        from ai_pipeline.burnin.pipeline import Ultrasound
+        from ai_pipeline.despeckle.despeckler import Despeckler
+
+        if name != Ultrasound.card.name:
+            raise typer.BadParameter(f"{name} removes no speckle", param_hint="--despeckle")
+        despeckler = Despeckler.active(self.models_dir)
+        return Ultrasound(models_dir=self.models_dir, device_rules=self.device_rules, despeckler=despeckler)
+
+
+@cache
+def _by_modality(modality: str) -> str | None:
+    """The pipeline that ``auto`` takes for images of a modality, None where there is none."""
+    from ai_pipeline.pipelines import cards
+
+    return next((card.name for card in cards() if modality in card.auto_for), None)
+
+
+def _options(pairs: Sequence[str]) -> dict[str, object]:
+    """Read NAME=VALUE; values are TOML scalars, as in a rule of the node."""
+    import tomllib
+
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            options |= tomllib.loads(f"{name} = {value}") if equals else {name: True}
+        except tomllib.TOMLDecodeError as error:
+            raise typer.BadParameter(f"{pair}: not NAME=VALUE", param_hint="--option") from error
+    return options
+
+
+def _print_record(record: Record) -> None:
+    head = f"{record['file']}  {record['pipeline']} {record['version']}".strip()
+    if not record["accepted"]:
+        print_text(f"{head}\n  not analysed: {record['reason']}")
+        return
+    print_text("\n".join([head, *record["result"]]))
+    rows = [
+        (
+            finding["label"],
+            "" if finding["probability"] is None else f"{finding['probability']:.2f}",
+            finding["decision"] + (" (research only)" if finding["research_only"] else ""),
+            "; ".join(_place(region["points"]) for region in finding["regions"]),
+        )
+        for finding in record["findings"]
+    ]
+    print_table(("finding", "probability", "decision", "place"), rows)
+    measured = [(one["name"], f"{one['value']:g} {one['unit']}") for one in record["measurements"]]
+    if measured:
+        print_table(("measurement", "value"), measured)
+    lines = [f"{image['kind']}: {image['path']}" for image in record["images"]]
+    lines += [f"{note['name']}: {note['text']}" for note in record["quality"]]
+    lines += [record["reason"]] if record["reason"] else []
+    print_text("\n".join([*lines, "Not for diagnostic use."]))
+
+
+def _place(points: Sequence[Sequence[float]]) -> str:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return f"{min(xs):.0f},{min(ys):.0f} to {max(xs):.0f},{max(ys):.0f}"

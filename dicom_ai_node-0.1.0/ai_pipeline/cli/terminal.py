@@ -1,0 +1,45 @@
+"""What the verbs share: exit codes, a progress bar, a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+EXIT_DATA, EXIT_CONFIG = 65, 78  # EX_DATAERR, EX_CONFIG of sysexits.h
+
+
+@contextmanager
+def progress_bar(total: float | None = None) -> Iterator[Callable[..., None]]:
+    """Yield a function that moves a progress bar on a terminal (``completed``, ``total``, ``description``);
+    without a terminal it does nothing.
+    """
+    if not sys.stderr.isatty():
+        yield lambda **_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield partial(bar.update, bar.add_task("", total=total))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a table; long words are folded, since an id is there to be copied."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_text(text: str) -> None:
+    """Print text as it is, without the control characters that a file name may hold."""
+    from rich.console import Console
+
+    Console().print(text, markup=False, highlight=False)

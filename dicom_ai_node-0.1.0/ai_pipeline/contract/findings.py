@@ -1,0 +1,195 @@
+"""What a pipeline says of images: findings with their places, measurements, notes.
+
+Coordinates of every :class:`Region` are those that DICOM uses for SCOORD and for GSPS ``PIXEL``
+graphics (PS3.3 C.18.6.1.2 and C.10.5.1.2): ``(column, row)``, sub-pixel, ``(0.0, 0.0)`` at the top
+left corner of the top left pixel and ``(Columns, Rows)`` at the bottom right corner of the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract.arrays import BY_NUMBER, Point
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 section 8): value, coding scheme designator (``SCT``, ``DCM`` …), meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+# No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
+BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
+"""Code of findings that say nothing of the patient: burned-in annotation that the policy removes."""
+
+
+class Decision(StrEnum):
+    """The meaning of a probability at the model's operating threshold."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    INDETERMINATE = "indeterminate"
+
+
+class Origin(StrEnum):
+    """How a region was found; readers weigh a detector's box more than an activation's."""
+
+    DETECTOR = "detector"
+    ACTIVATION = "activation"
+    TEXT = "text"
+    MARK = "mark"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A place in a source image. ``points``: ``(left, top), (right, bottom)`` of a box; of a polygon its
+    vertices, not closed."""
+
+    type: Literal["box", "polygon"]
+    points: tuple[Point, ...]
+    origin: Origin
+
+    def __post_init__(self) -> None:
+        wanted = 2 if self.type == "box" else 3
+        if len(self.points) < wanted or (self.type == "box" and len(self.points) != 2):
+            raise ValueError(f"a {self.type} of {len(self.points)} points")
+        left, top, right, bottom = self.bounds
+        if not (left < right and top < bottom):
+            raise ValueError(f"a {self.type} without area: {self.points}")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """``(left, top, right, bottom)``."""
+        xs = [x for x, _ in self.points]
+        ys = [y for _, y in self.points]
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The model of a result. ``sha256`` of its weights, ``card_sha256`` of its card (thresholds, codes)."""
+
+    id: str
+    version: str
+    sha256: str
+    card_sha256: str
+    calibrated: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heatmap:
+    """The places that led to a finding: ``values`` float32 ``[rows, columns]`` of the source image, 0 to
+    1.
+    """
+
+    values: Annotated[npt.NDArray[np.float32], *BY_NUMBER]
+    method: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """One thing that a model says about one image.
+
+    ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
+    ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
+    patient on which all regions lie; ``certainty``: how far to trust a call that the finding is present, in
+    words; ``reliability``: the figure behind it, how many of such calls are right. What is
+    ``research_only`` is not shown; nor may it follow from the others where ``exclusive`` ones sum to 1."""
+
+    label: str
+    code: Code
+    probability: float | None
+    threshold: float | None
+    decision: Decision
+    source_uid: str
+    model: ModelRef
+    frame: int | None = None
+    regions: tuple[Region, ...] = ()
+    site: Code | None = None
+    side: Literal["", "L", "R"] = ""
+    evidence: Heatmap | None = None
+    tracking_uid: str = ""
+    certainty: str = ""
+    reliability: str = ""
+    research_only: bool = False
+    exclusive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.probability is not None and not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"probability {self.probability} is not between 0 and 1")
+
+    @property
+    def name(self) -> str:
+        """``label`` as a reader sees it: "Serous Cystadenoma"."""
+        return self.label.replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityNote:
+    """Something that a reader should know about how far to trust the result. Never holds PHI.
+
+    ``text``: a whole sentence or several. ``on_faces``: must be read wherever the findings are. ``places``:
+    where, for the node alone; as UltrasoundRegion.box. ``names``: what the note is about, as readers name it.
+    """
+
+    name: str
+    text: str
+    source_uid: str | None = None
+    on_faces: bool = False
+    places: tuple[tuple[int, int, int, int], ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number with its unit, taken at a place in one image. ``name`` is a reader's; ``quantity``, ``unit``
+    (UCUM) and the body ``site`` are coded. ``frame`` as in :class:`Finding`.
+
+    ``lines``: polylines of two points or more on which it was taken, in the coordinates of :class:`Region`;
+    open, or ``closed``: outlines whose last point is joined to the first. ``model``: the model that drew
+    them; None where the number was written in the picture and only read. ``fetus``: which fetus was measured,
+    by its letter or number in the picture, "1" where there is only one; "" of the patient. ``statement``: the
+    number in a reader's words, with what it means; "" of a number that the short result does not need.
+    ``error``: 95 % of two measurements of an unchanged patient differ by less (:func:`repeatability`), in the
+    unit; None where it was not measured, so that the number is not compared with an earlier one."""
+
+    source_uid: str
+    name: str
+    quantity: Code
+    value: float
+    unit: Code
+    lines: tuple[tuple[Point, ...], ...]
+    model: ModelRef | None = None
+    site: Code | None = None
+    frame: int | None = None
+    closed: bool = False
+    fetus: str = ""
+    statement: str = ""
+    error: float | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError("a measurement needs a number")
+        fewest = 3 if self.closed else 2
+        if not self.lines or any(len(line) < fewest or line[0] == line[-1] for line in self.lines):
+            raise ValueError("a measurement needs lines whose ends lie apart")
+
+
+def repeatability(limits: tuple[float, float], step: float) -> float:
+    """Difference of two measurements below which nothing has changed, rounded up to ``step``.
+
+    ``limits``: between which differences from a reader 95 % of test images lay. Half their distance is 1.96
+    standard deviations of one measurement (a constant bias cancels out), and a difference of two has √2 of
+    it (J. Bland, D. Altman, Stat Methods Med Res 1999).
+    """
+    low, high = limits
+    return math.ceil(math.sqrt(2) * (high - low) / 2 / step) * step

@@ -1,0 +1,1 @@
+"""Ultrasound images with less speckle, made from cleaned ones."""

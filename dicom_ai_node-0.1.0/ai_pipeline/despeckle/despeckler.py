@@ -1,0 +1,148 @@
+"""A cleaned ultrasound image with less speckle: inside the image area, where it is grey, by one network.
+
+For ``ai-pipeline run --despeckle`` alone: frames as they came change too little to be worth a series at a
+PACS, and stronger ways lose structure (docs/studies/despeckle.md).
+
+Never made from an image that was not verified to hold no text that had to go: it would leave with it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract import (
+    Code,
+    DerivedImage,
+    ImageHeader,
+    ImageKind,
+    ModelRef,
+    PixelArray,
+    Processing,
+    Progress,
+)
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.registry import find, read
+
+MODEL: Final = "ultrasound-despeckle-residual"
+DESPECKLED: Final = Processing(
+    "despeckled", "less speckle", Code("113087", "DCM", "Smoothing"), "not for measurement of texture"
+)
+STEP = 8
+"""Rows and columns of the network's input are multiples of this."""
+GREY = 12
+"""Range of a pixel's three channels up to which it is grey (of 255): flow and coloured marks stay."""
+TWO_DIMENSIONAL = 1
+"""Region Spatial Format (0018,6012)."""
+Floats = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Despeckler:
+    """``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size. ``strength``, 0 to 1: how
+    far its answer is followed."""
+
+    engine: Callable[[Floats], Mapping[str, Any]]
+    strength: float
+    ref: ModelRef
+
+    @staticmethod
+    def from_card(card: Card, threads: int = 0) -> Despeckler:
+        """With the weights and the strength that ``card`` names. Raises CardError."""
+        network = OnnxRuntime(read(card.file("despeckler")), threads or usable_cores())
+        return Despeckler(network, float(card.details["despeckler"]["strength"]), card.ref)
+
+    @staticmethod
+    def active(models_dir: Path | None = None) -> Despeckler:
+        """That of the card :data:`MODEL`. Raises CardError."""
+        return Despeckler.from_card(find(MODEL, models_dir))
+
+    def picture(self, shares: Floats) -> Floats:
+        """``[rows, columns]``, 0 to 1, with less speckle."""
+        rows, columns = shares.shape
+        edges = ((0, -rows % STEP), (0, -columns % STEP))
+        padded = np.pad(shares, edges, "edge")[None, None]
+        made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
+        return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
+
+    def despeckle(
+        self, cleaned: DerivedImage, header: ImageHeader, report: Progress, annotation: Sequence[Box] = ()
+    ) -> DerivedImage:
+        """All frames of ``cleaned``, which must be verified; of a cine in a temporary file.
+
+        Nothing changes inside the boxes of ``annotation``: thin letters and calipers would fade.
+        Raises CleaningFailed for an image that was not verified, or whose samples have a sign.
+        """
+        if cleaned.kind is not ImageKind.CLEANED or not cleaned.verified:
+            raise CleaningFailed("speckle is reduced on verified cleaned images only")
+        frames = cleaned.frames
+        if frames.dtype.kind != "u":
+            raise CleaningFailed("speckle is reduced on unsigned samples only")
+        white = 255 if cleaned.photometric == "RGB" else 2**header.bits_stored - 1
+        made = _like(frames)
+        for number, frame in enumerate(frames):
+            report(number / len(frames), "despeckling")
+            made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric, annotation)
+        return DerivedImage(
+            kind=ImageKind.PROCESSED,
+            source_uid=cleaned.source_uid,
+            frames=made,
+            photometric=cleaned.photometric,
+            description=f"speckle of the cleaned image reduced (strength {self.strength:g})",
+            verified=True,
+            models=(*cleaned.models, self.ref),
+            processing=DESPECKLED,
+        )
+
+    def _frame(
+        self,
+        frame: PixelArray,
+        header: ImageHeader,
+        white: int,
+        photometric: str,
+        annotation: Sequence[Box],
+    ) -> PixelArray:
+        samples = frame.astype(np.float32)
+        plane = samples.mean(2) if samples.ndim == 3 else samples
+        shares = np.clip(plane / np.float32(white), 0, 1)
+        inverted = photometric == "MONOCHROME1"
+        made = np.zeros_like(shares)
+        where = np.zeros(shares.shape, np.bool_)
+        for left, top, right, bottom in _areas(header):
+            part = slice(top, bottom), slice(left, right)
+            shown = 1 - shares[part] if inverted else shares[part]
+            done = self.picture(shown)
+            made[part], where[part] = 1 - done if inverted else done, True
+        for left, top, right, bottom in annotation:
+            where[max(top, 0) : bottom, max(left, 0) : right] = False
+        if samples.ndim == 3:
+            where &= np.ptp(frame, axis=2) <= GREY
+        where &= plane != (white if inverted else 0)  # what is black is background
+        change = np.where(where, (made - shares) * np.float32(white), np.float32(0))
+        changed = samples + (change[..., None] if samples.ndim == 3 else change)
+        return np.clip(np.rint(changed), 0, white).astype(frame.dtype)
+
+
+def _areas(header: ImageHeader) -> list[Box]:
+    """Left, top, right, bottom of the two-dimensional regions of the header; without any, the whole image."""
+    boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
+    inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]
+    found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
+    return found if found else [(0, 0, header.columns, header.rows)]
+
+
+def _like(frames: PixelArray) -> PixelArray:
+    if len(frames) == 1:
+        return np.empty_like(frames)
+    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
+        return np.memmap(file, dtype=frames.dtype, mode="w+", shape=frames.shape)

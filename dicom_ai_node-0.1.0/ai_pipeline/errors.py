@@ -1,0 +1,128 @@
+"""What this package raises on purpose: one tree. Each text is one sentence without PHI, with the remedy.
+
+``except PipelineError`` catches all of it; its branches say whose fault it is: the image's, the model's, the
+cleaning's, the device rules', or that of a pipeline that another package or program brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PipelineError(Exception):
+    """Base of all errors of ``ai_pipeline``."""
+
+
+class ImageError(PipelineError):
+    """The image cannot be analysed."""
+
+
+class HeaderError(ImageError):
+    """The header does not describe an image that can be decoded."""
+
+
+class PixelError(ImageError):
+    """The pixels cannot be had."""
+
+
+class OutOfMemory(PixelError):
+    """This process may not have the memory that the image takes."""
+
+
+class CodestreamFault(ImageError, ValueError):
+    """A compressed frame does not agree with the DICOM header."""
+
+
+class NoDecoder(PipelineError):
+    """The process that decodes cannot start: no fault of the image. The text says what to try."""
+
+
+class ModelError(PipelineError):
+    """The model cannot be used."""
+
+
+class CardError(ModelError):
+    """A card is missing, incomplete or contradicts its weights. The text names the file and the remedy."""
+
+
+class FetchFailed(CardError):
+    """The file could not be downloaded, or is another file. The text says what to do."""
+
+
+class NotTrusted(CardError):
+    """The file is a pickle, and the user did not say that it is trusted."""
+
+
+class UnreadableCheckpoint(ModelError):
+    """The file is no readable checkpoint. The text says what kind of file it is, or what is missing in it."""
+
+
+class CannotAdapt(ModelError):
+    """A checkpoint cannot become a model. The text says why and what would help."""
+
+
+class NotThisNetwork(ModelError):
+    """The architecture is unknown or the parameters are another network's. The text says the remedy."""
+
+
+class NoNumber(ModelError):
+    """A network returned NaN or infinity, so there is no result for this image."""
+
+    def __init__(self, text: str = "the model gave no number") -> None:
+        super().__init__(text)
+
+
+class PluginError(PipelineError):
+    """A pipeline of a package cannot be loaded, or is none. The text names it, its place and the cause."""
+
+
+class ProgramFailed(PipelineError):
+    """A program that a rule runs (``command``, ``container``) failed, or its answer is not one."""
+
+
+class ProgramStopped(ProgramFailed):
+    """The program went beyond a limit of time, memory, processes or files, and was ended."""
+
+
+class CleaningFailed(PipelineError):
+    """Legible text may be left in the picture: nothing may leave as "cleaned".
+
+    ``places``: where, as far as it is known: left, top, right, bottom in pixels, the last two exclusive.
+    """
+
+    def __init__(self, text: str, places: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        super().__init__(text)
+        self.places = tuple(places)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFault:
+    """One mistake in a file of device rules: where it is, and what to do."""
+
+    file: Path
+    key: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (str(self.file), self.key, self.remedy)))
+
+
+class DeviceRuleError(PipelineError):
+    """Every mistake in the files of device rules (``faults``); none of the rules is used."""
+
+    def __init__(self, faults: Sequence[RuleFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(str(fault) for fault in self.faults))
+
+
+LONGEST_LINE = 200
+"""Characters of another package's error that are passed on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error of another package and the first line of what it says, printable."""
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    line = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

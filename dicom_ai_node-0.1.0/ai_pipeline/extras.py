@@ -1,0 +1,16 @@
+"""The libraries of the extra ``ai``: a machine that only receives is installed without them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+MODULES = ("cv2", "onnxruntime", "rapidocr")
+"""What every pipeline imports beyond the minimal installation (``pyproject.toml``)."""
+
+
+def missing() -> str:
+    """A sentence on how to install missing modules; "" when all are installed."""
+    names = [name for name in MODULES if find_spec(name) is None]
+    if not names:
+        return ""
+    return f"{', '.join(names)} not installed: install '.[ai]' (pip install -c constraints.txt '.[ai]')"

@@ -1,0 +1,1 @@
+"""Fetal heads in ultrasound: outlined, gated and measured (head circumference, BPD, OFD)."""

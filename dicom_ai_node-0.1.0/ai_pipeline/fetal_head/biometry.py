@@ -1,0 +1,148 @@
+"""Head circumference, biparietal and occipitofrontal diameter from the ellipse of a head.
+
+As ISUOG's guideline for biometry has it (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs
+along the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
+skull's thickness more than from outer to inner edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import cv2
+import numpy as np
+
+from ai_pipeline.contract import (
+    Code,
+    ImageHeader,
+    MeasuredQuantity,
+    Measurement,
+    ModelRef,
+    Point,
+    repeatability,
+)
+from ai_pipeline.fetal_head.ellipse import Ellipse
+from ai_pipeline.images.header import calibrated_regions
+
+# PS3.16 CID 12005 Fetal Biometry Measurement
+HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
+BIPARIETAL: Final = Code("11820-8", "LN", "Biparietal Diameter")
+OCCIPITOFRONTAL: Final = Code("11851-3", "LN", "Occipital-Frontal Diameter")
+HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
+MILLIMETRES: Final = Code("mm", "UCUM", "mm")
+PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
+MEASURES: Final = (
+    MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
+    MeasuredQuantity("Biparietal diameter", BIPARIETAL),
+    MeasuredQuantity("Occipitofrontal diameter", OCCIPITOFRONTAL),
+)
+POSSIBLE: Final = (40.0, 400.0)
+"""Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
+_HADLOCK: Final = (
+    (12.0, 18.0, 1.19),
+    (18.0, 24.0, 1.48),
+    (24.0, 30.0, 2.06),
+    (30.0, 36.0, 2.98),
+    (36.0, 42.0, 2.70),
+)
+"""Weeks from, weeks to, and two standard deviations in weeks, of the age by head circumference."""
+ALIKE: Final = 0.01
+"""Axes of pixels that differ by less, as a share, are alike."""
+
+
+def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns where the head lies: of the smallest calibrated region of
+    (0018,6011) that holds all of it inside the picture, else Pixel Spacing; None where neither says it."""
+    points = inside(head.polygon(), header)
+    for region in calibrated_regions(header):
+        if all(region.holds(point) for point in points):
+            return region.row_spacing, region.column_spacing
+    return None
+
+
+def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
+    """Why a head of this size is none, as a sentence; empty where it can be one or its size is unknown."""
+    if spacing is None:
+        return ""
+    low, high = POSSIBLE
+    if low <= in_millimetres(head, spacing).circumference <= high:
+        return ""
+    return f"the head's circumference would not lie between {low:.0f} and {high:.0f} mm"
+
+
+def measurements(
+    uid: str,
+    header: ImageHeader,
+    head: Ellipse,
+    spacing: tuple[float, float] | None,
+    model: ModelRef,
+    fetus: str,
+    agreement: tuple[float, float] | None = None,
+) -> tuple[Measurement, ...]:
+    """Circumference, short and long axis of the ``head`` of ``fetus`` (as Measurement has it) in the image
+    ``uid``: in mm, or in pixels without ``spacing``. Lines are cut off at the picture's edge.
+    ``agreement``: of the circumference with a sonographer, as the model's card has it."""
+    unit = MILLIMETRES if spacing else PIXELS
+    error = repeatability(agreement, 1.0) if agreement and spacing else None
+    sizes = in_millimetres(head, spacing) if spacing else head
+    rows = (
+        (sizes.circumference, head.polygon(), True),
+        (sizes.short, head.short_axis(), False),
+        (sizes.long, head.long_axis(), False),
+    )
+    return tuple(
+        Measurement(
+            uid,
+            quantity.name,
+            quantity.code,
+            round(value, 1),
+            unit,
+            (inside(line, header),),
+            model,
+            HEAD,
+            closed=closed,
+            fetus=fetus,
+            statement=_statement(value, unit) if quantity is MEASURES[0] else "",
+            error=error if quantity is MEASURES[0] else None,
+        )
+        for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
+    )
+
+
+def gestational_age(circumference: float) -> tuple[float, float] | None:
+    """Weeks at which a head has this ``circumference`` in mm, and two standard deviations, in weeks; None
+    outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497)."""
+    head = circumference / 10
+    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
+    return next(((weeks, spread) for first, last, spread in _HADLOCK if first <= weeks < last), None)
+
+
+def _statement(circumference: float, unit: Code) -> str:
+    if unit == MILLIMETRES:
+        number = f"Head circumference {circumference:.0f} mm"
+        if (age := gestational_age(circumference)) is None:
+            return number
+        weeks, spread = age
+        return (
+            f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
+        )
+    return "Head outlined, not measured in mm: the image does not give the size of its pixels"
+
+
+def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
+    """``head`` in millimetres; where pixels are not square, the ellipse through its stretched outline."""
+    down, across = spacing
+    if abs(down - across) <= ALIKE * across:
+        mean = (down + across) / 2
+        return replace(head, x=head.x * mean, y=head.y * mean, long=head.long * mean, short=head.short * mean)
+    points = np.array(head.polygon(), np.float32) * np.array([across, down], np.float32)
+    (x, y), axes, degrees = cv2.fitEllipseDirect(points[:, None])
+    return Ellipse(x, y, max(axes), min(axes), float(np.deg2rad(degrees)))
+
+
+def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
+    """``line`` with points outside the picture moved to its edge."""
+    return tuple(
+        (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows))) for x, y in line
+    )

@@ -1,0 +1,96 @@
+"""What the header must say, or leave open, before a head is looked for: a still ultrasound of a pregnancy."""
+
+from __future__ import annotations
+
+from ai_pipeline.contract import ImageHeader, UltrasoundRegion
+from ai_pipeline.terms import shown_term
+
+MODALITIES = frozenset({"US"})
+BODY_PARTS = frozenset(
+    {
+        "",
+        "HEAD",
+        "SKULL",
+        "BRAIN",
+        "FETUS",
+        "FETAL HEAD",
+        "FETALHEAD",
+        "FETAL",
+        "OB",
+        "OBSTETRIC",
+        "ABDOMEN",
+        "PELVIS",
+        "ABDOMENPELVIS",
+        "UTERUS",
+        "GRAVID UTERUS",
+    }
+)
+"""Body Part Examined (0018,0015) of pictures of a fetus: its own, or the mother's."""
+YOUNGEST = 10.0
+"""Years: the patient is the mother. The head of a newborn is examined through the fontanelle."""
+SMALLEST = 160
+"""Pixels a side; of fewer a pixel is more than a millimetre."""
+TWO_DIMENSIONAL = 1
+"""Region Spatial Format (0018,6012)."""
+BESIDE = 0.2
+"""Area of a second region, as a share of the largest, from which the picture shows two images."""
+
+
+def refused_by_header(header: ImageHeader) -> str:
+    """Why the header forbids an analysis, as a sentence without free text; empty when it does not."""
+    age, sex = header.age_years, header.attributes.get("PatientSex", "")
+    reasons = (
+        (header.modality not in MODALITIES, f"modality {shown_term('Modality', header.modality)} is not US"),
+        (header.frames != 1, f"{header.frames} frames: biometry is done on a still picture"),
+        (header.body_part not in BODY_PARTS, "Body Part Examined is not that of a pregnancy"),
+        (
+            age is not None and age < YOUNGEST,
+            f"the patient is younger than {YOUNGEST:.0f} years, and so not the mother",
+        ),
+        (sex == "M", "the patient is not the mother: Patient's Sex is M"),
+        (
+            min(header.rows, header.columns) < SMALLEST,
+            f"{header.columns} × {header.rows} pixels are fewer than {SMALLEST} a side",
+        ),
+        (_side_by_side(header), "the picture shows several images side by side"),
+    )
+    return next((reason for refused, reason in reasons if refused), "")
+
+
+def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the largest two-dimensional region inside the picture; else all of it."""
+    whole = (0, 0, header.columns, header.rows)
+    regions = [
+        region for region in _flat(header) if _area(region.box) >= BESIDE * header.rows * header.columns
+    ]
+    if not regions:
+        return whole
+    left, top, right, bottom = max(regions, key=lambda region: _area(region.box)).box
+    return left, top, min(right, header.columns), min(bottom, header.rows)
+
+
+def _side_by_side(header: ImageHeader) -> bool:
+    regions = sorted(_flat(header), key=lambda region: _area(region.box), reverse=True)
+    return any(
+        _area(other.box) >= BESIDE * _area(regions[0].box)
+        and _area(_common(other.box, regions[0].box)) < _area(other.box) / 2
+        for other in regions[1:]
+    )
+
+
+def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
+    return [
+        region
+        for region in header.ultrasound_regions
+        if region.spatial_format == TWO_DIMENSIONAL
+        and region.box[0] < header.columns
+        and region.box[1] < header.rows
+    ]
+
+
+def _common(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)

@@ -1,0 +1,209 @@
+"""A fetal head in one picture: the network's outline, the ellipse through it, and whether to believe it.
+
+The network sees three variants of the picture (as it is, mirrored, smaller); the ellipse is of their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract import ModelRef
+from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.registry import read
+
+FINER = 4
+"""The outline is found on a grid so many times finer than the network's output."""
+SURE = 0.5
+"""Probability from which a pixel belongs to the head."""
+SECOND = 0.25
+"""Area from which another part of the outline can be a second head, as a share of the largest: heads of twins
+differ less, and a plane through one may be off its middle."""
+SMALLER = 0.85
+"""Size of the third variant."""
+GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
+"""From the fine grid to the network's input."""
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Limits within which an outline is measured; fitted on validation frames.
+
+    ``present``: least score of "there is a head". ``shape``: least Dice of the outlined area and the ellipse
+    through it. ``spread``: largest difference of the circumference between variants, as a share of it.
+    ``roundness``: least and largest short axis over long axis. ``outside``: largest share of the ellipse that
+    may lie outside the picture. ``inset``: by how many pixels of the network's input the measured ellipse
+    runs inside the outlined area, because the masks that taught the network hold the drawn line.
+    """
+
+    present: float
+    shape: float
+    spread: float
+    roundness: tuple[float, float]
+    outside: float
+    inset: float
+
+    @staticmethod
+    def from_table(table: Mapping[str, Any]) -> HeadLimits:
+        """From the table ``[head]`` of a card. Raises KeyError, TypeError."""
+        low, high = map(float, table["roundness"])
+        number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
+        return HeadLimits(roundness=(low, high), **number)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutline:
+    """The outline found in one picture. ``area``: the ellipse around the whole outline; ``measured``: the
+    ellipse along which biometry measures; both in source pixels, None if no head was outlined.
+
+    ``present``, ``shape``, ``spread``, ``outside``: what :class:`HeadLimits` judges. ``fault``: why this is
+    no head to measure, as a sentence; empty where it is one. ``second``: another part beside it has the
+    form of a head.
+    """
+
+    area: Ellipse | None
+    measured: Ellipse | None
+    present: float
+    shape: float = 0.0
+    spread: float = 1.0
+    outside: float = 1.0
+    fault: str = ""
+    second: bool = False
+
+
+class HeadModel:
+    """The network of one card. Raises CardError when its weights are missing or altered."""
+
+    def __init__(
+        self,
+        engine: Callable[[Floats], Mapping[str, Any]],
+        limits: HeadLimits,
+        ref: ModelRef,
+        agreement: tuple[float, float] | None = None,
+    ) -> None:
+        """``agreement``: mm between which 95 % of the circumferences of test heads differed from a
+        sonographer's."""
+        self._engine, self.limits, self.ref, self.agreement = engine, limits, ref, agreement
+
+    @staticmethod
+    def of(card: Card, threads: int = 0) -> HeadModel:
+        """The model with the weights and limits that ``card`` names."""
+        network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
+        tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
+        agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
+        return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
+
+    def outline(self, grey: Grey) -> HeadOutline:
+        """The head of a displayed picture, uint8 grey ``[rows, columns]``."""
+        found = self.seen(grey)
+        return replace(found, fault=fault(found, self.limits))
+
+    def seen(self, grey: Grey) -> HeadOutline:
+        """The outline as :meth:`outline` finds it, before it is checked against the limits."""
+        picture, to_input = fit_to_input(grey)
+        found = self._engine(values(np.stack([picture, picture[:, ::-1], _reduced(picture)])))
+        present = float(np.mean(found["present"]))
+        maps = found["head"][0], found["head"][1][:, ::-1], _larger(found["head"][2])
+        back = to_input.inverse().after(GRID)
+        mask, *others = head_masks(np.mean(maps, axis=0))
+        area = ellipse_of(mask, back)
+        if area is None:
+            return HeadOutline(None, None, present)
+        sizes = [one.circumference if one else 0.0 for one in (ellipse_of(head_mask(m), back) for m in maps)]
+        inset = 2 * self.limits.inset / to_input.a
+        measured = replace(area, long=area.long - inset, short=area.short - inset)
+        if measured.short <= 0:
+            return HeadOutline(None, None, present)
+        rows, columns = grey.shape
+        return HeadOutline(
+            area,
+            measured,
+            present,
+            shape=_agreement(mask, area, back),
+            spread=(max(sizes) - min(sizes)) / area.circumference,
+            outside=_outside(area, rows, columns),
+            second=any(self._is_head(other, back) for other in others),
+        )
+
+    def _is_head(self, mask: Bools, to_source: Affine) -> bool:
+        """Whether what is outlined beside the largest part has the form of a head."""
+        area = ellipse_of(mask, to_source)
+        low, high = self.limits.roundness
+        return (
+            area is not None
+            and low <= area.short / area.long <= high
+            and _agreement(mask, area, to_source) >= self.limits.shape
+        )
+
+
+def head_mask(probabilities: Floats) -> Bools:
+    """``[rows, columns]`` 0..1 → the largest part that is head, ``[FINER · rows, FINER · columns]``."""
+    return head_masks(probabilities)[0]
+
+
+def head_masks(probabilities: Floats) -> list[Bools]:
+    """As :func:`head_mask`, and behind it every further part of ``SECOND`` of its size."""
+    rows, columns = probabilities.shape
+    fine = cv2.resize(probabilities, (columns * FINER, rows * FINER), interpolation=cv2.INTER_LINEAR)
+    mask = np.asarray(fine >= SURE, np.bool_)
+    count, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return [mask]
+    areas = sizes[1:, cv2.CC_STAT_AREA]
+    ranked = np.argsort(-areas, kind="stable")
+    kept = [part for part in ranked if areas[part] >= SECOND * areas[ranked[0]]]
+    return [np.asarray(labels == 1 + int(part), np.bool_) for part in kept]
+
+
+def fault(found: HeadOutline, limits: HeadLimits) -> str:
+    """Why ``found`` is no head to measure; empty where it is one."""
+    if found.area is None or found.present < limits.present:
+        return "no fetal head in a plane for biometry was found"
+    low, high = limits.roundness
+    faults = {
+        "the outline is not the ellipse of a head": found.shape < limits.shape
+        or not low <= found.area.short / found.area.long <= high,
+        "too much of the head lies outside the picture": found.outside > limits.outside,
+        "the outline changes with small changes of the picture": found.spread > limits.spread,
+    }
+    return next((sentence for sentence, there in faults.items() if there), "")
+
+
+def _reduced(picture: Grey) -> Grey:
+    centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, 0, SMALLER)
+    return np.asarray(cv2.warpAffine(picture, matrix, (COLUMNS, ROWS)), np.uint8)
+
+
+def _larger(probabilities: Floats) -> Floats:
+    """The way back of :func:`_reduced`."""
+    centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, 0, 1 / SMALLER)
+    return np.asarray(cv2.warpAffine(probabilities, matrix, (COLUMNS, ROWS)), np.float32)
+
+
+def _agreement(mask: Bools, ellipse: Ellipse, to_source: Affine) -> float:
+    """Dice of the mask and the ellipse, on the mask's grid."""
+    to_grid = to_source.inverse()
+    (x, y), scale = to_grid([(ellipse.x, ellipse.y)])[0], to_grid.a
+    there = replace(ellipse, x=x, y=y, long=ellipse.long * scale, short=ellipse.short * scale)
+    filled = there.mask(*mask.shape)
+    return float(2 * (filled & mask).sum() / max(int(filled.sum() + mask.sum()), 1))
+
+
+def _outside(ellipse: Ellipse, rows: int, columns: int) -> float:
+    """Share of the outline that lies outside the picture."""
+    points = np.array(ellipse.polygon())
+    return float(((points < 0) | (points > [columns, rows])).any(1).mean())

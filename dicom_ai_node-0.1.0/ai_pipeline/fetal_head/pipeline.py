@@ -1,0 +1,218 @@
+"""The pipeline ``fetal_head``: outline and measure the head of a fetus in a still ultrasound picture.
+
+Every picture that is sent with the outline drawn in shows cleaned pixels: burned-in text names patients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline import summary
+from ai_pipeline.accepting import accept
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
+from ai_pipeline.contract import (
+    Accept,
+    DerivedImage,
+    ImageKind,
+    Measurement,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refuse,
+    SourceImage,
+)
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.fetal_head import biometry
+from ai_pipeline.fetal_head.card import CARD
+from ai_pipeline.fetal_head.ellipse import Ellipse
+from ai_pipeline.fetal_head.fetuses import fetus_of_each
+from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
+from ai_pipeline.fetal_head.outline import HeadModel, HeadOutline
+from ai_pipeline.models.registry import find
+
+MODEL: Final = "fetal-head-unet"
+REMEMBERED: Final = 32
+"""Analyses of ``accepts`` that are kept for ``run``."""
+NOTE: Final = "fetal head"
+SECOND_HEAD: Final = "the picture shows more than one head"
+NOT_ASSESSED: Final = (
+    "brain, skull, weight, all but the size of the head. Nor whether the plane is the standard one "
+    "(trans-thalamic)."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SeenImage:
+    image: SourceImage
+    found: HeadOutline
+    head: Ellipse | None
+    spacing: tuple[float, float] | None
+    reason: str
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CleanedImage:
+    """``texts``: what was read in the picture, which may be a name."""
+
+    images: tuple[DerivedImage, ...]
+    notes: tuple[QualityNote, ...]
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+
+class FetalHead:
+    """The pipeline ``fetal_head`` (:class:`ai_pipeline.contract.Pipeline`)."""
+
+    card = CARD
+
+    def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
+        self._models_dir, self._device_rules = models_dir, device_rules
+        self._loaded: HeadModel | None = None
+        self._analysed: deque[_SeenImage] = deque(maxlen=REMEMBERED)
+
+    def warm_up(self) -> None:
+        """Load the models. Raises CardError when one is missing or altered."""
+        self._model()
+        self._tools().reader.warm_up()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        own = (self._loaded or find(MODEL, self._models_dir)).ref
+        return own, *cleaning_models(self._models_dir, self._device_rules)
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (there is none)
+    ) -> Accept | Refuse:
+        """Choose the images that show a fetal head to measure; decodes those whose header allows it."""
+        return accept(
+            images,
+            lambda image: refused_by_header(image.header),
+            lambda image: self._analyse(image).reason,
+            lambda: self._model().ref,
+        )
+
+    def run(
+        self,
+        images: Sequence[SourceImage],
+        report: Progress,
+        options: Mapping[str, object],  # noqa: ARG002  (there is none)
+    ) -> PipelineResult:
+        """Measure the heads in ``images`` (those that ``accepts`` named). Raises PixelError."""
+        pictures: list[DerivedImage] = []
+        notes: list[QualityNote] = []
+        measured: list[Measurement] = []
+        seconds = {"decode": 0.0, "model": 0.0, "clean": 0.0}
+        cleaned: dict[str, _CleanedImage] = {}
+        seen: list[_SeenImage] = []
+        for number, image in enumerate(images):
+            report(number / len(images), "fetal head")
+            analysed = self._analyse(image)
+            seen.append(analysed)
+            for stage, value in analysed.seconds.items():
+                seconds[stage] += value
+            began = time.perf_counter()
+            if analysed.head is not None and not analysed.reason:
+                cleaned[image.uid] = self._cleaned(image, report)
+            seconds["clean"] += time.perf_counter() - began
+        texts = {uid: one.texts for uid, one in cleaned.items()}
+        fetuses = fetus_of_each(texts, [image.header for image in images])
+        for analysed in seen:
+            image = analysed.image
+            fetus, unknown = fetuses.get(image.uid, ("", ""))
+            reason = analysed.reason or (SECOND_HEAD if analysed.found.second else unknown)
+            if analysed.head is None or reason:
+                notes.append(QualityNote(NOTE, f"Head not measured: {reason}.", image.uid, on_faces=True))
+                continue
+            header, model = image.header, self._model().ref
+            measured += biometry.measurements(
+                image.uid, header, analysed.head, analysed.spacing, model, fetus, self._model().agreement
+            )
+            pictures += [_mask(image, analysed.head, model), *cleaned[image.uid].images]
+            notes += [QualityNote(NOTE, self._caution(analysed), image.uid), *cleaned[image.uid].notes]
+        notes.append(QualityNote(summary.NOT_ASSESSED, NOT_ASSESSED, names=("all but the size of the head",)))
+        report(1.0, "fetal head")
+        return PipelineResult(
+            images=tuple(pictures),
+            quality=tuple(notes),
+            timings={**seconds, "total": sum(seconds.values())},
+            models=self.models(),
+            measurements=tuple(measured),
+            drawn_on="cleaned",
+        )
+
+    def _model(self) -> HeadModel:
+        if self._loaded is None:
+            self._loaded = HeadModel.of(find(MODEL, self._models_dir))
+        return self._loaded
+
+    def _tools(self) -> Tools:
+        return shared_tools(self._models_dir, self._device_rules)
+
+    def _analyse(self, image: SourceImage) -> _SeenImage:
+        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        for known in self._analysed:
+            if known.image is image:
+                return known
+        began = time.perf_counter()
+        left, top, right, bottom = image_area(image.header)
+        grey = _grey(image.display())[top:bottom, left:right]
+        decoded = time.perf_counter()
+        found = self._model().outline(np.ascontiguousarray(grey))
+        head = (
+            replace(found.measured, x=found.measured.x + left, y=found.measured.y + top)
+            if (found.measured)
+            else None
+        )
+        spacing = biometry.spacing_of(image.header, head) if head else None
+        reason = found.fault or (biometry.impossible(head, spacing) if head else "")
+        seconds = {"decode": decoded - began, "model": time.perf_counter() - decoded}
+        analysed = _SeenImage(image, found, head, spacing, reason, seconds)
+        self._analysed.append(analysed)
+        return analysed
+
+    def _caution(self, analysed: _SeenImage) -> str:
+        sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
+        if analysed.spacing is None:
+            sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
+        elif agreement := self._model().agreement:
+            low, high = agreement
+            sentences.append(f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer.")
+        if analysed.found.outside > 0:
+            sentences.append("A part of the ellipse is outside the picture and was continued from the rest.")
+        sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
+        return " ".join(sentences)
+
+    def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
+        try:
+            result = clean(image, report, tools=self._tools())
+        except CleaningFailed as failure:
+            why = f"no picture with the outline, because it could not be cleaned: {failure}"
+            return _CleanedImage((), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),))
+        texts = tuple(reading.text for reading in result.readings)
+        return _CleanedImage((result.image, result.mask), result.notes, texts)
+
+
+def _mask(image: SourceImage, head: Ellipse, model: ModelRef) -> DerivedImage:
+    filled = head.mask(image.header.rows, image.header.columns)
+    what = "fetal head outlined by AI, not for diagnostic use"
+    frames = np.where(filled, np.uint8(255), np.uint8(0))[None]
+    organs = (biometry.HEAD,)
+    return DerivedImage(
+        ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=(model,), organs=organs
+    )
+
+
+def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)

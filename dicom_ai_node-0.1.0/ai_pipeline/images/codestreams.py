@@ -1,0 +1,302 @@
+"""Compressed frames, looked at before they are decoded: are they whole, and as large as the header says?
+
+A decoder believes the code stream's own header and allocates what it demands; it fills up what is missing
+and says nothing. So each frame passes :func:`checked` on its way into the decoder, as a plugin of pydicom.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pydicom
+from pydicom.encaps import generate_frames
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders import pyjpegls, pylibjpeg, rle
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from ai_pipeline.errors import CodestreamFault
+from ai_pipeline.images.decoder import DECODER
+from ai_pipeline.terms import shown_uid_name
+
+JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
+JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
+WITH_END = JPEG_LS | {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
+"""Transfer syntaxes whose frames end with the marker EOI (ITU-T T.81 B.1.1.3, T.87 C.1.1)."""
+END = b"\xff\xd9"
+PADDING = 64
+"""The marker lies in so many last bytes: one byte of padding is regular, some makers write more."""
+MOST_SCANS = 64
+"""Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
+MOST_TILES = 16_384
+"""Tiles of a JPEG 2000: each takes 6 kB before a pixel is decoded."""
+PLUGIN = "checked"
+"""Our name among pydicom's decoding plugins."""
+
+_BEFORE_VALUE = 12
+"""Tag, VR, two reserved bytes and length of Pixel Data (PS3.5 7.1.2)."""
+_CHUNK = 2**20
+
+# Markers of ITU-T T.81 table B.1 and T.87: frame headers SOF0 to SOF15 and SOF55, without DHT, JPG and DAC.
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_HIERARCHY, _SCAN = 0xDE, 0xDA
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The size of the image that the code stream's own header declares."""
+
+    rows: int
+    columns: int
+    samples: int
+
+
+def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
+    """The first frame (from 1) that ends before its end; None when all are whole or the syntax cannot tell.
+
+    Reads the file once, one frame in memory at a time.
+    """
+    if syntax not in WITH_END:
+        return None
+    with path.open("rb") as file:
+        pydicom.dcmread(file, stop_before_pixels=True)
+        file.seek(_BEFORE_VALUE, 1)
+        try:
+            for number, frame in enumerate(generate_frames(file, number_of_frames=frames), start=1):
+                if END not in frame[-PADDING:]:
+                    return number
+        except ValueError:  # no fragments: an implicit VR data set under a JPEG syntax
+            return None
+    return None
+
+
+def check_inflation(path: Path, most_mib: int) -> None:
+    """Inflate a deflated data set without keeping it. Raises CodestreamFault when it is larger than that."""
+    with path.open("rb") as file:
+        read_preamble(file, False)
+        meta = _read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        rest = file.read(_CHUNK)
+        while rest and not inflater.eof:
+            inflated += len(inflater.decompress(rest, _CHUNK))
+            if inflated > most_mib * 2**20:
+                raise CodestreamFault(f"the data set inflates to more than images.inflated_mib = {most_mib}")
+            rest = inflater.unconsumed_tail or file.read(_CHUNK)
+
+
+def check_decodable(syntax: UID) -> None:
+    """Raise CodestreamFault where this transfer syntax is not decoded here."""
+    if not syntax:
+        raise CodestreamFault("the file has no Transfer Syntax UID (0002,0010)")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        name = shown_uid_name(syntax)
+        raise CodestreamFault(f"cannot be decoded: its transfer syntax {name} is not decoded here")
+
+
+def declared(frame: bytes, syntax: UID) -> Declared:
+    """The properties that a JPEG, JPEG-LS or JPEG 2000 frame declares. Raises CodestreamFault."""
+    try:
+        return _jpeg_2000(frame) if syntax in JPEG_2000 else _jpeg(frame)
+    except (IndexError, struct.error):
+        raise CodestreamFault("the code stream ends within its header") from None
+
+
+def checked(frame: bytes, runner: Any) -> bytearray | memoryview:
+    """Decode a frame that is as large as the header says; ``runner`` is pydicom's. Raises CodestreamFault."""
+    syntax = UID(runner.transfer_syntax)
+    if syntax == RLELossless:
+        _check_rle(frame, runner)
+        return cast(bytearray, rle._decode_frame(frame, runner))
+    found = declared(frame, syntax)
+    wanted = Declared(runner.rows, runner.columns, runner.samples_per_pixel)
+    if found != wanted:
+        raise CodestreamFault(
+            f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
+            f"the header says {wanted.columns} × {wanted.rows} of {wanted.samples}"
+        )
+    name = "charls" if syntax in JPEG_LS else "openjpeg" if syntax in JPEG_2000 else "libjpeg"
+    _expect(runner, frame, syntax)
+    if syntax in JPEG_2000:
+        frame = _bare(frame)
+    return DECODER.decode(name, frame, runner.frame_length(unit="pixels") * runner.pixel_dtype.itemsize)
+
+
+def _expect(runner: Any, frame: bytes, syntax: UID) -> None:
+    """Tell ``runner`` how the decoders give samples: as wide as the code stream's own, JPEG 2000 as RGB."""
+    if syntax in JPEG_2000:
+        if runner.photometric_interpretation in {"YBR_ICT", "YBR_RCT"}:
+            runner.set_option("photometric_interpretation", "RGB")
+        precision = runner.get_option("j2k_precision", runner.bits_stored)
+    elif syntax in JPEG_LS:
+        if runner.samples_per_pixel > 1:
+            runner.set_option("planar_configuration", int(not _interleave(frame)))
+        precision = runner.get_option("jls_precision", runner.bits_stored)
+    else:
+        return
+    runner.set_option("bits_allocated", 8 if precision <= 8 else 16 if precision <= 16 else 32)
+
+
+def _interleave(frame: bytes) -> int:
+    """The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3)."""
+    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
+    return scan[2 + 2 * scan[0]]
+
+
+def prepare(syntax: UID) -> None:
+    """Have the decoders ready, if they are needed for ``syntax``. Raises NoDecoder."""
+    if plugin(syntax) and syntax != RLELossless:
+        DECODER.start()
+
+
+# What pydicom asks of a module with a decoding plugin.
+DECODER_DEPENDENCIES = {
+    **{syntax: pylibjpeg.DECODER_DEPENDENCIES[syntax] for syntax in (*WITH_END, *JPEG_2000)},
+    **pyjpegls.DECODER_DEPENDENCIES,
+    RLELossless: ("numpy",),
+}
+
+
+def is_available(syntax: str) -> bool:
+    """Whether the decoder behind the check is installed."""
+    if syntax == RLELossless:
+        return True
+    return bool((pyjpegls if syntax in JPEG_LS else pylibjpeg).is_available(syntax))
+
+
+def plugin(syntax: UID) -> str:
+    """Name the decoder for ``syntax``: that behind our check, whatever else is installed (gdcm, Pillow)."""
+    return PLUGIN if syntax in DECODER_DEPENDENCIES else ""
+
+
+def _jpeg(frame: bytes) -> Declared:
+    """The one frame header before the first scan (T.81 B.2.2, T.87 C.2.2)."""
+    if not frame.startswith(b"\xff\xd8"):
+        raise CodestreamFault("the frame is no JPEG")
+    if frame.count(bytes((0xFF, _SCAN))) > MOST_SCANS:
+        raise CodestreamFault(f"the JPEG has more than {MOST_SCANS} scans")
+    found: list[Declared] = []
+    for marker, content in _segments(frame):
+        if marker in _FRAME_HEADERS:
+            rows, columns, samples = struct.unpack_from(">HHB", content, 1)
+            found.append(Declared(rows, columns, samples))
+        elif marker == _HIERARCHY:
+            raise CodestreamFault("the JPEG is hierarchical: none in DICOM is (PS3.5 8.2.1)")
+    if len(found) != 1:
+        raise CodestreamFault(f"the JPEG has {len(found)} frame headers before its first scan")
+    return found[0]
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment up to the header of the first scan."""
+    place = 2
+    while True:
+        if frame[place] != 0xFF:
+            raise CodestreamFault("the JPEG's header is damaged")
+        while frame[place] == 0xFF:  # fill bytes (T.81 B.1.1.2)
+            place += 1
+        marker = frame[place]
+        place += 1
+        if marker in _WITHOUT_LENGTH:
+            continue
+        (length,) = struct.unpack_from(">H", frame, place)
+        yield marker, frame[place + 2 : place + length]
+        if marker == _SCAN:
+            return
+        place += max(length, 2)
+
+
+def _jpeg_2000(frame: bytes) -> Declared:
+    """The SIZ segment, which comes first (ITU-T T.800 A.5.1); a JP2 file around it is passed over."""
+    start = _codestream_of_jp2(frame)
+    if frame[start : start + 4] != b"\xff\x4f\xff\x51":
+        raise CodestreamFault("the frame is no JPEG 2000")
+    right, bottom, left, top, *tile, samples = struct.unpack_from(">8IH", frame, start + 8)
+    across, down, tile_left, tile_top = tile
+    if not (across and down and left < right and top < bottom and tile_left <= left and tile_top <= top):
+        raise CodestreamFault("the JPEG 2000 has no area")
+    if -(-(right - tile_left) // across) * -(-(bottom - tile_top) // down) > MOST_TILES:
+        raise CodestreamFault(f"the JPEG 2000 has more than {MOST_TILES} tiles")
+    return Declared(bottom - top, right - left, samples)
+
+
+def _bare(frame: bytes) -> bytes:
+    """The code stream without a JP2 file around it, which DICOM does not have (PS3.5 A.4.4).
+
+    Raises CodestreamFault where the file would change the samples: by a palette or another order of
+    colours (T.800 I.5.3.4, I.5.3.6).
+    """
+    start = _codestream_of_jp2(frame)
+    if any(box in frame[:start] for box in (b"pclr", b"cdef")):
+        raise CodestreamFault("the JPEG 2000 is in a JP2 file with colours of its own")
+    return frame[start:]
+
+
+def _codestream_of_jp2(frame: bytes) -> int:
+    """Where the box jp2c's content begins (T.800 I.4); 0 where there is no JP2 file around it."""
+    if frame[4:8] != b"jP  ":
+        return 0
+    place = 0
+    while True:
+        length, kind = struct.unpack_from(">I4s", frame, place)
+        head = 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", frame, place + 8)
+            head = 16
+        if kind == b"jp2c":
+            return place + head
+        if length < head:
+            raise CodestreamFault("the frame is no JPEG 2000")
+        place += length
+
+
+def _check_rle(frame: bytes, runner: Any) -> None:
+    """The segments are as many and at most as long as the header allows (PS3.5 G.3 to G.5)."""
+    if len(frame) < 64:
+        raise CodestreamFault("the RLE header is cut off")
+    count, *offsets = struct.unpack_from("<16I", frame)
+    wanted = runner.samples_per_pixel * ((runner.bits_allocated + 7) // 8)
+    if count != wanted or count > 15:
+        raise CodestreamFault(f"the RLE header names {count} segments, the image has {wanted}")
+    ends = [*offsets[1:count], len(frame)]
+    longest = 2 * runner.rows * (runner.columns + 2) + PADDING  # every byte a run of its own
+    if any(
+        not 64 <= start <= end <= start + longest for start, end in zip(offsets[:count], ends, strict=True)
+    ):
+        raise CodestreamFault("the RLE segments are not where, or not as long as, they can be")
+
+
+def _register() -> None:
+    for syntax in DECODER_DEPENDENCIES:
+        decoder = get_decoder(syntax)
+        if PLUGIN not in decoder.available_plugins:
+            decoder.add_plugin(PLUGIN, (__name__, "checked"))
+
+
+_register()

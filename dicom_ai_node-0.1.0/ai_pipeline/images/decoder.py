@@ -1,0 +1,227 @@
+"""What is compressed is decoded in a process that can do nothing else (:mod:`.decoder_process`).
+
+It has no file, no network, no environment and no other process to reach. From it come samples, as many as the
+header says, or a complaint; whatever is in a frame ends no more than the process of this frame.
+docs/design.md ("Decoding") says what is promised where.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from ai_pipeline.errors import CodestreamFault, NoDecoder
+
+SECONDS = 60.0  # by the clock, for a frame
+HEAD = struct.Struct("<8sQQ")
+"""Before the frame: name of its decoder, its length, and that of its samples, which take its place.
+
+Before the answer: :data:`SAMPLES`, or :data:`COMPLAINT` with its length.
+"""
+SAMPLES, COMPLAINT = b"samples\0", b"complain"
+ENDED = struct.Struct("<i?")
+"""How a frame's process ended, as ``os.waitstatus_to_exitcode`` has it, and whether its time was over."""
+LONGEST_COMPLAINT = 400  # bytes
+_START_SECONDS = 120.0
+_MOST_KEPT = 32 << 20  # bytes of memory that wait for the next frame
+_KILLED = "the decoder was killed: insufficient memory"  # so it is tried again: the frame cannot kill it
+# Nothing of our environment. A process with threads could not be forked. Huge pages: 15 ms less for 12 MB.
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+class Decoder:
+    """The process, started when it is needed first, and again when it is gone. Threads take turns."""
+
+    def __init__(self, arguments: Sequence[str] = ("-m", "ai_pipeline.images.decoder_process")) -> None:
+        # -I: nothing is imported from the working folder, PYTHONPATH or the person's own packages.
+        self._command = [sys.executable, "-I", *arguments]
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._walls = bytearray()
+        self._kept: _Memory | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it is confined, unless it is there. Raises NoDecoder."""
+        with self._lock:
+            self._started()
+
+    def lacks(self) -> str:
+        """The rights that the process cannot give up on this machine; "" if it can do nothing but decode."""
+        self.start()
+        files, calls = self._walls
+        if calls:
+            return ""
+        return "system calls (seccomp)" if files else "files and system calls (Landlock, seccomp)"
+
+    def decode(self, name: str, frame: bytes, length: int) -> memoryview:
+        """The samples of ``frame``, ``length`` bytes of them, by a decoder of :mod:`.decoder_process`.
+
+        Copy them and let go of them: then the next frame can have their memory, which is expensive to get.
+        Raises CodestreamFault with what the decoder says, or why it says nothing; NoDecoder.
+        """
+        with self._lock:
+            control = self._started()
+            shared = self._memory(HEAD.size + max(len(frame), length, LONGEST_COMPLAINT))
+            try:
+                status, late = _decoded(control, shared, name, frame, length)
+            except BaseException as error:  # after ^C too what this process says next would be of this frame
+                shared.close()
+                self._end()
+                if isinstance(error, ConnectionError | struct.error):
+                    raise CodestreamFault(_KILLED) from None
+                raise
+            memory = memoryview(shared.content)
+            self._keep(shared)
+
+        head, size, _ = HEAD.unpack_from(memory)
+        if head == SAMPLES:
+            return memory[HEAD.size :][:length]
+        if head == COMPLAINT:
+            text = str(memory[HEAD.size :][: min(size, LONGEST_COMPLAINT)], errors="replace")
+            raise CodestreamFault("".join(letter if letter.isprintable() else "?" for letter in text))
+        if late:
+            raise CodestreamFault(f"to decode it takes longer than {SECONDS:.0f} s")
+        if status == -signal.SIGKILL:
+            raise CodestreamFault(_KILLED)
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        raise CodestreamFault(f"the decoder died of it ({how})")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._end()
+
+    def _memory(self, size: int) -> _Memory:
+        """The memory of the last frame where nobody uses it any more and its size fits; else new memory."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if size <= len(kept.content) <= 4 * size and kept.is_free():
+                return kept
+            kept.close()
+        return _Memory(size)
+
+    def _keep(self, memory: _Memory) -> None:
+        """For the next frame: where system calls are given up, no process of this frame can still have it."""
+        if self._walls[1] and len(memory.content) <= _MOST_KEPT:
+            self._kept = memory
+        else:
+            memory.close()
+
+    def _started(self) -> socket.socket:
+        if self._control is not None and self._process is not None and self._process.poll() is None:
+            return self._control
+        self._end()
+        control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+        control.settimeout(_START_SECONDS)
+        with contextlib.suppress(OSError):
+            self._walls = _received(control, 2)
+        if len(self._walls) < 2:
+            control.close()
+            self._end()
+            raise NoDecoder(f"the process that decodes cannot start: try {' '.join(self._command)}")
+        control.settimeout(None)
+        self._control = control
+        return control
+
+    def _end(self) -> None:
+        control, process = self._control, self._process
+        self._control = self._process = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+        if control is not None:
+            control.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+DECODER = Decoder()
+"""That of this process."""
+atexit.register(DECODER.close)
+
+
+class _Memory:
+    """Memory that the process of a frame has too. What is in :attr:`content` stays as long as it is used."""
+
+    def __init__(self, size: int) -> None:
+        self.file = os.memfd_create("frame", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        try:
+            os.truncate(self.file, size)
+            # Shrunk by the other process, it would end this one (SIGBUS).
+            fcntl.fcntl(
+                self.file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            )
+            self.content = mmap.mmap(self.file, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        except BaseException:
+            self.close()
+            raise
+        self._used = False
+
+    def fill(self, head: bytes, frame: bytes) -> None:
+        """Put a frame into it, and nothing else: what the last one left is overwritten, wherever it is."""
+        end = len(head) + len(frame)
+        self.content[: len(head)] = head
+        self.content[len(head) : end] = frame
+        if self._used:
+            np.frombuffer(self.content, np.uint8)[end:] = 0
+        self._used = True
+
+    def is_free(self) -> bool:
+        """Whether nobody maps the memory any more, so that its size may change."""
+        try:
+            self.content.resize(len(self.content))
+        except BufferError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """No process can get it any more."""
+        os.close(self.file)
+
+
+def _decoded(
+    control: socket.socket, memory: _Memory, name: str, frame: bytes, length: int
+) -> tuple[int, bool]:
+    """Have a process answer in ``memory``; how it ended (:data:`ENDED`)."""
+    memory.fill(HEAD.pack(name.encode(), len(frame), length), frame)
+    socket.send_fds(control, [b"."], [memory.file])
+    status, late = ENDED.unpack(_received(control, ENDED.size))  # then it is gone, and changes no more
+    return status, late
+
+
+def _received(channel: socket.socket, length: int) -> bytearray:
+    """What comes until the other end closes, at most ``length`` bytes."""
+    content, place = bytearray(length), 0
+    with memoryview(content) as view:
+        while place < length and (some := channel.recv_into(view[place:])):
+            place += some
+    return content if place == length else content[:place]

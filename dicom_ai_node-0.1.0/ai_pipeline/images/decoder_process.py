@@ -1,0 +1,114 @@
+"""The process in which what is compressed is decoded, run by :mod:`.decoder`, which gives its standard input.
+
+It imports the decoders, gives up all files, and from then on makes a process of its own for each frame.
+That one gives up every system call but those of computing before it reads the frame, answers with samples,
+and is ended: nothing of a frame reaches this process, the next frame, or anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jpeg_ls
+import numpy as np
+from libjpeg import utils as libjpeg
+from openjpeg import utils as openjpeg
+from PIL import Image
+
+from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
+from ai_pipeline.images.decoder import COMPLAINT, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
+from ai_pipeline.images.limits import lacks_memory
+
+MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
+Decode = Callable[[bytes], bytes | bytearray]
+
+
+def _picture(data: bytes) -> bytes:
+    """The samples of a PNG or JPEG: grey of 8 or 16 bits, all else as RGB."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        if picture.mode in {"L", "I;16", "I;16B"}:
+            samples = np.asarray(picture)
+            return samples.astype(samples.dtype.newbyteorder("=")).tobytes()
+        if picture.mode == "I":
+            return np.asarray(picture).astype(np.uint16).tobytes()
+        return picture.convert("L" if picture.mode in {"1", "LA"} else "RGB").tobytes()
+
+
+DECODERS: Mapping[str, Decode] = {
+    "charls": lambda frame: jpeg_ls.decode_pixel_data(frame)[0],
+    "libjpeg": lambda frame: libjpeg.decode_pixel_data(frame, version=2),
+    "openjpeg": lambda frame: openjpeg.decode_pixel_data(frame, version=2),
+    "picture": _picture,
+}
+
+
+def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
+    """Serve until standard input closes: a socket that brings memory with a frame in it, for the samples."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
+        signal.signal(number, signal.SIG_IGN)
+    Image.preinit()
+    if seccomp.known():
+        seccomp.computing()  # made here, it is at hand in every process
+    with contextlib.suppress(OSError):  # the kernel shall rather take this process than the one it serves
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    files = landlock.allow_only((), ())
+    control = socket.socket(fileno=0)
+    here = os.getpid()
+    if not (trial := os.fork()):
+        os._exit(not _only_compute(here))
+    calls = os.waitpid(trial, 0)[1] == 0
+    control.sendall(bytes((files, calls)))
+    while memories := socket.recv_fds(control, 1, 1)[1]:
+        life, held = os.pipe()  # held by the process as long as it lives
+        if not (process := os.fork()):
+            with contextlib.suppress(BaseException):
+                control.close()
+                _answer(memories[0], decoders, here)
+                os._exit(0)
+            os._exit(1)
+        os.close(held)
+        ready, _, _ = select.select(
+            [control.fileno(), life], [], [], SECONDS
+        )  # control: when nobody waits any more
+        os.kill(process, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        control.sendall(ENDED.pack(status, not ready))
+        os.close(life)
+        os.close(memories[0])
+
+
+def _only_compute(parent: int) -> bool:
+    """Where system calls cannot be given up, limits hold: no open file, no socket, unless it is root."""
+    nothing = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE
+    lower({resource.RLIMIT_AS: MEMORY, **dict.fromkeys(nothing, 0)})
+    return die_with_parent(parent) and seccomp.only_compute()
+
+
+def _answer(file: int, decoders: Mapping[str, Decode], parent: int) -> None:
+    memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    _only_compute(parent)
+    name, size, length = HEAD.unpack(memory[: HEAD.size])
+    try:
+        samples = decoders[name.rstrip(b"\0").decode()](memory[HEAD.size : HEAD.size + size])
+        if len(samples) != length:
+            raise ValueError(f"the frame decodes to {len(samples)} bytes, the header describes {length}")
+        head = SAMPLES
+    except Exception as error:  # noqa: BLE001  (of any decoder)
+        full = f"to decode it takes more than {MEMORY >> 20} MiB of memory"
+        samples = (full if lacks_memory(error) else str(error)).encode()[:LONGEST_COMPLAINT]
+        head = COMPLAINT
+    memory[HEAD.size : HEAD.size + len(samples)] = samples
+    memory[: HEAD.size] = HEAD.pack(head, len(samples), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""From stored samples to what a viewer shows: the grey pipeline of PS3.3 C.11 as one lookup table.
+
+Modality LUT, VOI LUT and photometric interpretation act on single values, so they are applied once to every
+value that a sample can take (at most 65,536) and then looked up: a 2,500 × 2,500 image costs one gather.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_modality_lut, apply_voi
+
+from ai_pipeline.contract import PixelArray
+from ai_pipeline.images.numbers import decimal, value_of, whole, whole_of
+
+GreyPicture = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+
+# Shares of the histogram that are cut off where the header gives no window: a collimator edge or a hot pixel
+# must not squeeze the anatomy into a few grey levels.
+LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
+LARGEST_TABLE_BITS = 16
+BAND_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class GreyDisplay:
+    """How the grey samples of one frame become uint8, bright = dense.
+
+    ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``, ``"full range"`` (8 bits and
+    fewer: the modality has already windowed them) or ``"percentiles"`` (more bits, no window in the header).
+    """
+
+    dataset: Dataset
+    choice: str
+
+    @staticmethod
+    def from_dataset(dataset: Dataset) -> GreyDisplay:
+        """``dataset`` holds the Modality LUT and VOI LUT attributes that are valid for the frame."""
+        if dataset.get("VOILUTSequence"):
+            return GreyDisplay(dataset, "VOI LUT")
+        if _has_window(dataset):
+            return GreyDisplay(dataset, "window")
+        few_bits = whole_of(dataset, "BitsStored", 16) <= 8
+        return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
+
+    def show(self, stored: PixelArray) -> GreyPicture:
+        """Return uint8 of the same shape; values of Pixel Padding do not shape the percentiles."""
+        if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > LARGEST_TABLE_BITS:
+            return self._to_grey(self.modality(stored), stored)
+        low, high = int(stored.min()), int(stored.max())
+        ramp = np.arange(low, high + 1, dtype=np.int32)
+        return _looked_up(stored, ramp, self._to_grey(self.modality(ramp), stored))
+
+    def window(self, stored: PixelArray) -> tuple[float, float, str]:
+        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) that ``show`` uses; of a VOI LUT, its ends."""
+        if self.choice == "window":
+            centre, width = (_first(self.dataset, keyword) or 0.0 for keyword in _WINDOW)
+            return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").upper()
+        if self.choice == "VOI LUT":
+            shown = self.modality(np.array([stored.min(), stored.max()]))
+            low, high = float(min(shown)), float(max(shown))
+        else:
+            low, high = self._full_range() if self.choice == "full range" else self._robust_range(stored)
+        return (low + high) / 2, max(high - low, 1.0), "LINEAR_EXACT"
+
+    def modality(self, values: PixelArray) -> PixelArray:
+        """Stored samples after the Modality LUT (PS3.3 C.11.1): windows are said in these."""
+        return cast(PixelArray, apply_modality_lut(values, self.dataset))
+
+    def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
+        with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
+            shares = self._shares(values, stored)
+        if not np.isfinite(shares).all():
+            raise ValueError("decoded grey levels are no numbers: Rescale Slope, LUT or samples")
+        if self.dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            shares = 1.0 - shares
+        return cast(GreyPicture, np.rint(shares * 255.0).astype(np.uint8))
+
+    def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
+        """Return each value's place between black (0) and white (1)."""
+        if self.choice == "VOI LUT":
+            bits = whole(self.dataset.VOILUTSequence[0].LUTDescriptor[2], least=1, most=16)
+            if bits is None:
+                raise ValueError("decoded grey levels are no numbers: LUT Descriptor")
+            looked_up = apply_voi(np.rint(values).astype(np.int32), self.dataset)
+            return _clipped(looked_up / (2.0**bits - 1.0))
+        if self.choice == "window":
+            return _windowed(values, self.dataset)
+        if self.choice == "full range":
+            low, high = self._full_range()
+        else:
+            low, high = self._robust_range(stored)
+        if high <= low:
+            return np.zeros(values.shape)
+        return _clipped((values.astype(np.float64) - low) / (high - low))
+
+    def _full_range(self) -> tuple[float, float]:
+        bits = whole_of(self.dataset, "BitsStored", 8, least=1, most=16)
+        signed = whole_of(self.dataset, "PixelRepresentation", 0) == 1
+        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        low, high = self.modality(np.array(ends, dtype=np.int32))
+        return float(low), float(high)
+
+    def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
+        samples = cast(Values, stored.ravel())
+        padding = self.dataset.get("PixelPaddingValue")
+        if isinstance(padding, int):
+            kept = samples[samples != padding]
+            samples = kept if kept.size else samples
+        ends = np.percentile(samples, [LOW_PERCENT, HIGH_PERCENT])
+        if ends[0] == ends[1]:
+            ends = np.array([samples.min(), samples.max()])
+        shown = self.modality(ends if stored.dtype.kind == "f" else np.rint(ends).astype(np.int32))
+        return float(min(shown)), float(max(shown))
+
+
+def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: GreyPicture) -> GreyPicture:
+    """Replace each of ``values`` in ``stored`` by its place in ``greys``.
+
+    The table is addressed by the sample's bits, so that nothing is converted, and in bands that stay in the
+    processor's cache: a third of the time of one gather on 2,500 × 2,500.
+    """
+    bits = stored.dtype.itemsize * 8
+    table = np.zeros(2**bits, np.uint8)
+    table[values & (2**bits - 1)] = greys
+    native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+    numbers = native.view(f"u{stored.dtype.itemsize}")
+    picture = np.empty(stored.shape, np.uint8)
+    for top in range(0, len(stored), BAND_ROWS):
+        band = slice(top, top + BAND_ROWS)
+        np.take(table, numbers[band], out=picture[band], mode="clip")  # without "clip" it is buffered
+    return picture
+
+
+def _windowed(values: PixelArray, dataset: Dataset) -> Values:
+    """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
+    centre, width = (_first(dataset, keyword) or 0.0 for keyword in _WINDOW)
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    x = values.astype(np.float64)
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1.0
+    if width <= 0:  # a threshold: LINEAR allows a Window Width of 1
+        return (x > centre).astype(np.float64)
+    return _clipped((x - centre) / width + 0.5)
+
+
+_WINDOW = ("WindowCenter", "WindowWidth")
+
+
+def _has_window(dataset: Dataset) -> bool:
+    """Centre and width that are numbers: some objects say "nan"."""
+    return all(_first(dataset, keyword) is not None for keyword in _WINDOW)
+
+
+def _first(dataset: Dataset, keyword: str) -> float | None:
+    value = value_of(dataset, keyword)
+    if isinstance(value, MultiValue):
+        return decimal(value[0]) if value else None
+    return decimal(value)
+
+
+def _clipped(shares: Values) -> Values:
+    return np.clip(shares, 0.0, 1.0)
+
+
+def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint8]:
+    """Bring RGB samples of any depth to uint8."""
+    if samples.dtype == np.uint8:
+        return cast(npt.NDArray[np.uint8], samples)
+    numbers = cast(npt.NDArray[np.integer[Any]], samples)
+    return (numbers >> max(bits_stored - 8, 0)).astype(np.uint8)
+
+
+def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:
+    """Bring unsigned grey samples without a window to uint8."""
+    attributes = Dataset()
+    attributes.BitsStored = bits_stored
+    return GreyDisplay.from_dataset(attributes).show(samples)

@@ -1,0 +1,330 @@
+"""Header values of a DICOM image as a pipeline may know them: decoded, checked, without identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import UID
+
+from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
+from ai_pipeline.errors import HeaderError
+from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
+
+OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
+AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+# Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
+COPIED = (
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "PatientOrientation",
+    "PatientSex",
+    "PregnancyStatus",
+    "PixelSpacing",
+    "PixelSpacingCalibrationType",
+    "ImagerPixelSpacing",
+    "PixelAspectRatio",
+    "ConversionType",
+    "PresentationLUTShape",
+    "SeriesDescription",
+    "StudyDescription",
+    "ProtocolName",
+    "AcquisitionDeviceProcessingDescription",
+    "StudyDate",
+    "SeriesDate",
+    "AcquisitionDate",
+    "ContentDate",
+    "FrameTime",
+    "CineRate",
+    "PlanarConfiguration",
+    "PixelRepresentation",
+    "BitsAllocated",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "RescaleType",
+    "PixelIntensityRelationship",
+)
+CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
+COPIED_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+# Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
+OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAttributes:
+    """Attributes that a person gives for a PNG or JPEG, which has no header. ``pixel_mm``: millimetres a
+    pixel.
+    """
+
+    view_position: str = ""
+    body_part: str = ""
+    pixel_mm: float | None = None
+
+
+NONE_GIVEN = GivenAttributes()
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A part of an image in which pixels have a known size (millimetres; of no sign).
+
+    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing`` is between rows (down).
+    """
+
+    box: tuple[int, int, int, int]
+    row_spacing: float
+    column_spacing: float
+
+    @property
+    def coarsest(self) -> float:
+        """The larger side of a pixel, millimetres."""
+        return max(self.row_spacing, self.column_spacing)
+
+    def holds(self, point: tuple[float, float]) -> bool:
+        """Whether (column, row) lies in the calibrated region."""
+        left, top, right, bottom = self.box
+        return left <= point[0] <= right and top <= point[1] <= bottom
+
+
+def read_header(dataset: Dataset) -> ImageHeader:
+    """Collect the header values; raises :class:`HeaderError` naming the attribute that is unusable."""
+    rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
+    bits_allocated = _positive(dataset, "BitsAllocated")
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
+    return ImageHeader(
+        modality=_text(dataset, "Modality"),
+        sop_class_uid=_text(dataset, "SOPClassUID"),
+        rows=rows,
+        columns=columns,
+        frames=_frames(dataset),
+        photometric=_text(dataset, "PhotometricInterpretation"),
+        bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
+        body_part=_text(dataset, "BodyPartExamined").upper(),
+        view_position=_text(dataset, "ViewPosition").upper(),
+        laterality=_text(dataset, "ImageLaterality").upper() or _text(dataset, "Laterality").upper(),
+        presentation_intent=_text(dataset, "PresentationIntentType").upper(),
+        age_years=age_years(dataset),
+        image_type=tuple(_values(dataset, "ImageType")),
+        burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
+        lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
+        attributes=_attributes(dataset, syntax),
+        ultrasound_regions=_regions(dataset),
+        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _has_pixels(dataset, group)),
+        embedded_overlay_bits=embedded_overlays(dataset),
+    )
+
+
+def picture_header(
+    samples: PixelArray, modality: str, lossy: bool, given: GivenAttributes = NONE_GIVEN
+) -> ImageHeader:
+    """The header of a PNG or JPEG, from its samples and the ``given`` attributes."""
+    spacing = given.pixel_mm
+    return ImageHeader(
+        modality=modality,
+        sop_class_uid="",
+        rows=samples.shape[0],
+        columns=samples.shape[1],
+        frames=1,
+        photometric="RGB" if samples.ndim == 3 else "MONOCHROME2",
+        bits_stored=samples.dtype.itemsize * 8,
+        body_part=given.body_part.upper(),
+        view_position=given.view_position.upper(),
+        lossy=lossy,
+        attributes={"PixelSpacing": f"{spacing}\\{spacing}"} if spacing else {},
+    )
+
+
+def age_years(dataset: Dataset) -> float | None:
+    """Return Patient's Age (VR AS), else the years between birth and study, else None."""
+    text = _text(dataset, "PatientAge")
+    if (number := whole(text[:-1], most=999)) is not None and text[-1] in AGE_UNITS:
+        return number * AGE_UNITS[text[-1]]
+    born, studied = (_date(_text(dataset, keyword)) for keyword in ("PatientBirthDate", "StudyDate"))
+    if born is None or studied is None or studied < born:
+        return None
+    years = (studied - born).days / 365.25
+    return years if years <= OLDEST_YEARS else None
+
+
+def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
+    """Return the bits of the pixel data that hold overlay planes (retired, PS3.5-2004 8.1.2), from 0 on."""
+    bits = []
+    for group in OVERLAY_GROUPS:
+        own = (group, 0x3000) in dataset  # Overlay Data
+        allocated, position = (_number(dataset, group, element) for element in (0x0100, 0x0102))
+        if not own and (allocated > 1 or position > 0):
+            bits.append(position)
+    return tuple(bits)
+
+
+def check_palette(dataset: Dataset, syntax: UID) -> None:
+    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
+
+    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
+    that we have seen. Raises :class:`HeaderError`.
+    """
+    for colour in ("Red", "Green", "Blue"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
+        kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
+        words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
+        place = colours = 0
+        while place + 1 < len(words):
+            kind, count = int(words[place]), int(words[place + 1])
+            colours += count
+            if kind not in {0, 1} or colours > 65_536:
+                raise HeaderError("a segmented colour palette is not one of at most 65,536 plain colours")
+            place += 2 + (count if kind == 0 else 1)
+
+
+def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
+    """The parts of an image in which a length can be measured, the smallest first.
+
+    Regions of (0018,6011) whose Physical Units X and Y Direction are both cm (3) with their Physical Delta;
+    in an image without such a sequence Pixel Spacing (0028,0030), if given, for all of it. A region that is
+    calibrated in other units is no part of any: a spectrum's axes are seconds and cm/s.
+    """
+    if header.ultrasound_regions:
+        found = [Calibration(one.box, *one.spacing) for one in header.ultrasound_regions if one.spacing]
+        return tuple(sorted(found, key=lambda one: _area(one.box)))
+    spacing = _pixel_spacing(header.attributes.get("PixelSpacing", ""))
+    return (Calibration((0, 0, header.columns, header.rows), *spacing),) if spacing else ()
+
+
+def radiograph_spacing(header: ImageHeader) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns of a projection radiograph (PS3.3 10.7.1.3).
+
+    Pixel Spacing (0028,0030) where it is calibrated, which corrects the magnification; else Imager Pixel
+    Spacing (0018,1164), in the plane of the detector. None without either: an uncalibrated Pixel Spacing may
+    be that of a digitised film.
+    """
+    keyword = "PixelSpacing" if is_calibrated(header) else "ImagerPixelSpacing"
+    return _pixel_spacing(header.attributes.get(keyword, ""))
+
+
+def is_calibrated(header: ImageHeader) -> bool:
+    """Whether Pixel Spacing of a projection radiograph was calibrated (0028,0A02)."""
+    return header.attributes.get("PixelSpacingCalibrationType") in {"GEOMETRY", "FIDUCIAL"}
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _pixel_spacing(text: str) -> tuple[float, float] | None:
+    """Row and column spacing of "0.1\\0.1"; None where it is none."""
+    parts = text.split("\\")
+    return _spacing(*map(decimal, parts)) if len(parts) == 2 else None
+
+
+def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] | None:
+    """Both in millimetres; None unless both are numbers greater than 0."""
+    return (rows, columns) if rows and columns and rows > 0.0 and columns > 0.0 else None
+
+
+def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
+    found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
+    for keyword in COPIED_CODES:
+        for item in _items(dataset, keyword)[:1]:
+            found[keyword] = " ".join(
+                _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+            )
+    found["TransferSyntaxUID"] = str(syntax)
+    return {keyword: text for keyword, text in found.items() if text}
+
+
+def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
+    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5)."""
+    regions = []
+    for item in _items(dataset, "SequenceOfUltrasoundRegions"):
+        given = (_edge(item, end) for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
+        edges = [edge for edge in given if edge is not None]
+        if len(edges) < 4:
+            continue
+        x0, y0, x1, y1 = edges
+        if x0 < x1 and y0 < y1:
+            box = max(x0, 0), max(y0, 0), x1 + 1, y1 + 1
+            kind = (whole_of(item, keyword, 0) for keyword in ("RegionSpatialFormat", "RegionDataType"))
+            regions.append(UltrasoundRegion(box, _region_spacing(item), *kind))
+    return tuple(regions)
+
+
+def _edge(item: Dataset, end: str) -> int | None:
+    """A corner of a region (UL, SL); one outside of the picture is a fault that is seen."""
+    return whole(value_of(item, f"RegionLocation{end}"), least=-LARGEST_WHOLE)
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    value = value_of(dataset, keyword)
+    return value if isinstance(value, Items) else []
+
+
+def _region_spacing(item: Dataset) -> tuple[float, float] | None:
+    """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
+    units = [whole_of(item, f"PhysicalUnits{axis}Direction", 0) for axis in "XY"]
+    if units != [CENTIMETRES, CENTIMETRES]:
+        return None
+    rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
+    return _spacing(rows, columns)
+
+
+def _has_pixels(dataset: Dataset, group: int) -> bool:
+    """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
+    value = value_of(dataset, (group, 0x3000))
+    return isinstance(value, bytes) and value.count(0) < len(value)
+
+
+def _number(dataset: Dataset, group: int, element: int) -> int:
+    """The value of a whole number, 0 where it is missing or none."""
+    return whole(value_of(dataset, (group, element))) or 0
+
+
+def _is_lossy(syntax: UID) -> bool:
+    lossy_syntaxes = {"50", "51", "81", "91", "203"}
+    return syntax.startswith("1.2.840.10008.1.2.4.") and syntax.rsplit(".", 1)[1] in lossy_syntaxes
+
+
+def _positive(dataset: Dataset, keyword: str) -> int:
+    value = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
+    if value is None:
+        raise HeaderError(f"{keyword} is missing: this is no image")
+    if value <= 0:
+        raise HeaderError(f"{keyword} is {value}")
+    return value
+
+
+def _frames(dataset: Dataset) -> int:
+    if is_empty(dataset, "NumberOfFrames"):
+        return 1
+    number = whole(value_of(dataset, "NumberOfFrames"))
+    if number is None:
+        raise HeaderError("Number of Frames (0028,0008) is not a number")
+    return max(number, 1)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    return "\\".join(_values(dataset, keyword)).strip()
+
+
+def _values(dataset: Dataset, keyword: str) -> list[str]:
+    value = value_of(dataset, keyword)
+    if value is None:
+        return []
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [str(one) for one in value]
+    return [str(value)]
+
+
+def _date(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None

@@ -1,0 +1,384 @@
+"""Drawing results into pictures, for viewers that show neither structured reports nor presentation states.
+
+Words stand below the picture, in a margin that is added: they cover nothing of it. What is drawn keeps the
+coordinates of the picture, which lies at the top left. Pillow and its built-in scalable font only: this runs
+where no model is installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    Finding,
+    Measurement,
+    ModelRef,
+    Origin,
+    Point,
+    QualityNote,
+    Region,
+)
+from ai_pipeline.summary import decided_in_words, result_lines
+
+Picture = npt.NDArray[np.uint8]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Box = tuple[float, float, float, float]
+
+NOT_FOR_DIAGNOSIS = "AI result - not for diagnostic use"
+PLACE_IS_APPROXIMATE = {
+    Origin.ACTIVATION: "box: class activation, approximate place",
+    Origin.DETECTOR: "box: detector, approximate place",
+}
+EDGE_IS_APPROXIMATE = "outline: by a network, approximate edge"
+
+Colour = tuple[int, int, int]
+YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
+"""Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
+LETTER_SHARE, LETTER_SHARE_OF_LONGER_SIDE = 0.026, 0.014
+"""Height of letters as a share of the picture's shorter and longer side: the larger, because a viewer fits
+the longer side to its window."""
+SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
+"""Letter sizes in pixels: less is not readable, more is not needed."""
+NARROWEST = 22
+"""Least width of the result in letter heights, about forty characters; black is added at the right."""
+LEAST_WHOLE_PER_CENT = 0.0995
+"""Smaller probabilities are written with a decimal, so that they differ from their cut-off."""
+MOST_NUMBERED = 9
+"""Boxes that bear a number each; of more the legend tells how many there are."""
+MOST_LINES = 40
+"""Lines of the legend; further ones are dropped from the middle, never the last one."""
+MOST_OPAQUE = 0.6
+"""Opacity of the heat map where it is 1; the picture must stay visible below."""
+SCALE_COLUMNS = 256
+"""Steps of the colour bar."""
+MEDIUM_GREY = 128
+"""What the colour bar is drawn over: where the map is 0 it adds no colour, so black there would mislead."""
+
+# matplotlib's "inferno" (CC0), every tenth: perceptually uniform, readable in grey.
+INFERNO = np.array(
+    [
+        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
+        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+    ],
+    np.float64,
+)  # fmt: skip
+
+
+def annotate(
+    display: Picture,
+    findings: Sequence[Finding],
+    legend: Sequence[str] = (),
+    measurements: Sequence[Measurement] = (),
+    notes: Sequence[QualityNote] = (),
+) -> Picture:
+    """Return RGB: ``display`` with the regions of findings that are not absent and the lines that a model
+    measured; below it their captions and a legend.
+
+    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
+    columns where ``display`` is too narrow for words. ``legend``: the lines, what boxes are before the last
+    one; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
+    counted.
+    """
+    canvas = _LabelledPicture.from_display(display)
+    drawn = [measurement for measurement in measurements if measurement.model is not None]
+    canvas.mark(findings, drawn)
+    *lines, last = legend or legend_of(findings, notes, drawn)
+    return canvas.above([], [*_white(lines), *_yellow(box_captions(findings)), *_white([last])])
+
+
+def marked(
+    display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
+) -> Picture:
+    """Return ``display`` with boxes and lines as :func:`annotate` draws them, but without captions: RGB of
+    the same size.
+
+    ``letters``: height of the boxes' numbers in pixels; the width of lines follows it.
+    """
+    canvas = _LabelledPicture(Image.fromarray(_rgb(display)), ImageFont.load_default(letters), letters)
+    canvas.mark(findings, [one for one in measurements if one.model is not None])
+    return np.array(canvas.image, np.uint8)
+
+
+def box_captions(findings: Sequence[Finding]) -> list[str]:
+    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are
+    several.
+    """
+    return _box_captions([finding for finding, _ in _placed(findings)])
+
+
+def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
+    """Return RGB: ``display`` under the heat map of ``finding``; below it a colour bar from 0 to 1 and words.
+
+    The words are the finding, the meaning of the colours, and ``legend`` (by default the model and the
+    warning). Sizes as in :func:`annotate`. Raises ValueError when the finding has no heat map or one of
+    another size.
+    """
+    evidence = finding.evidence
+    if evidence is None or evidence.values.shape != display.shape[:2]:
+        size = "none" if evidence is None else f"one of {evidence.values.shape}"
+        raise ValueError(f"a heat map over a picture of {display.shape[:2]} is asked for, there is {size}")
+    values = np.clip(evidence.values.astype(np.float64), 0.0, 1.0)
+    warning = list(legend) or [_models([finding.model]), NOT_FOR_DIAGNOSIS]
+    meaning = f"Colours: {evidence.method}; 1 = peak; no outline"
+    scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
+    bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
+    canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
+    return canvas.above([bar], [*_yellow([label_text(finding)]), *_white([meaning, *warning])])
+
+
+def label_text(finding: Finding) -> str:
+    """Say what a box shows: ``AI: left pleural effusion suspected, low certainty``.
+
+    Where certainty was never measured the model's number follows with the cut-off that it reached, since a
+    number without it says nothing: ``83 % (cut-off 40 %)``, of an uncalibrated model ``score 0.83 (…)``.
+    Presentation states say it in the same words.
+    """
+    if finding.code == BURNED_IN:
+        return f"AI: {finding.name}"
+    if finding.exclusive and finding.decision is not Decision.PRESENT:
+        return "AI: outline"
+    text = f"AI: {decided_in_words(finding)}"
+    if finding.certainty or finding.probability is None:
+        return text
+    written = _per_cent if finding.model.calibrated else "{:.2f}".format
+    cut_off = f" (cut-off {written(finding.threshold)})" if finding.threshold is not None else ""
+    return f"{text}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
+
+
+def _per_cent(share: float) -> str:
+    return f"{share * 100:.0f} %" if share >= LEAST_WHOLE_PER_CENT else f"{share * 100:.1f} %"
+
+
+def legend_of(
+    findings: Sequence[Finding],
+    notes: Sequence[QualityNote] = (),
+    measurements: Sequence[Measurement] = (),
+) -> list[str]:
+    """Return the usual legend: the short result, what the boxes are, the models, the warning."""
+    shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
+    lines = result_lines(findings, measurements, notes)
+    lines += place_lines(region for finding in shown for region in finding.regions)
+    models = [finding.model for finding in findings] + [one.model for one in measurements if one.model]
+    return [*lines, *([_models(models)] if models else []), NOT_FOR_DIAGNOSIS]
+
+
+def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = ()) -> bool:
+    """Whether findings, or a model's measurements, are about the patient: burned-in annotation is not."""
+    return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
+
+
+def place_lines(regions: Iterable[Region]) -> list[str]:
+    """The origins of boxes and outlines, each once, as lines of the legend."""
+    regions = list(regions)
+    boxes = {region.origin for region in regions if region.type == "box"}
+    outlined = any(region.type == "polygon" and region.origin is Origin.DETECTOR for region in regions)
+    lines = [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in boxes]
+    return [*lines, *([EDGE_IS_APPROXIMATE] if outlined else [])]
+
+
+def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
+    """Each place of what is not absent."""
+    shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
+    return [(finding, region) for finding in shown for region in finding.regions]
+
+
+def _box_captions(boxed: Sequence[Finding]) -> list[str]:
+    """What each box is, by its number where there are several; of many how many there are of each label."""
+    if len(boxed) > MOST_NUMBERED:
+        counts = Counter(finding.name for finding in boxed)
+        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
+    numbers: dict[str, list[str]] = {}
+    for number, finding in enumerate(boxed, start=1):
+        numbers.setdefault(label_text(finding), []).append(str(number))
+    if len(boxed) < 2:
+        return list(numbers)
+    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelledPicture:
+    image: Image.Image
+    font: Font
+    letters: int
+
+    @staticmethod
+    def from_display(display: Picture) -> _LabelledPicture:
+        image = Image.fromarray(_rgb(display))
+        wanted = max(min(image.size) * LETTER_SHARE, max(image.size) * LETTER_SHARE_OF_LONGER_SIDE)
+        letters = min(max(round(wanted), SMALLEST_LETTERS), LARGEST_LETTERS)
+        return _LabelledPicture(image, ImageFont.load_default(letters), letters)
+
+    @property
+    def line_width(self) -> int:
+        return max(1, round(self.letters / 7))
+
+    @property
+    def line_height(self) -> int:
+        return round(self.letters * 1.3)
+
+    def mark(self, findings: Sequence[Finding], measurements: Sequence[Measurement]) -> None:
+        """Draw the regions of findings that are not absent, and the measured lines."""
+        placed = _placed(findings)
+        for _, region in placed:
+            self.outline(region.bounds if region.type == "box" else None, region.points)
+        if 1 < len(placed) <= MOST_NUMBERED:
+            taken = [region.bounds for _, region in placed]
+            for number, (_, region) in enumerate(placed, start=1):
+                taken.append(self.number(str(number), region.bounds, taken))
+        for line, closed in dict.fromkeys((line, one.closed) for one in measurements for line in one.lines):
+            if closed:
+                self.outline(None, line)
+            else:
+                self.measured(line)
+
+    def outline(self, box: Box | None, points: Sequence[tuple[float, float]]) -> None:
+        """Draw in yellow with a black rim, so that it is seen on white and on black."""
+        draw = ImageDraw.Draw(self.image)
+        width = self.line_width
+        for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
+            if box is not None:
+                draw.rectangle(self._pixels(box), outline=colour, width=thickness)
+            else:
+                draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
+
+    def measured(self, line: Sequence[Point]) -> None:
+        """Draw an open line with a stroke across each end."""
+        draw = ImageDraw.Draw(self.image)
+        width = self.line_width
+        (left, upper), (right, lower) = line[:2]
+        scale = self.letters / 3 / max(math.hypot(right - left, lower - upper), 1.0)
+        across, down = (upper - lower) * scale, (right - left) * scale  # at right angles to the line
+        ends = [[(x - across, y - down), (x + across, y + down)] for x, y in (line[0], line[-1])]
+        strokes = [line, *ends]
+        for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
+            for stroke in strokes:
+                draw.line(list(stroke), fill=colour, width=thickness)
+
+    def number(self, text: str, box: Box, taken: Sequence[Box]) -> Box:
+        """Write outside a corner of the box where nothing is ``taken``, else inside it; return the place."""
+        rim = max(1, self.line_width // 2)
+        width, height = self.letters * 0.8 + 2 * rim, float(self.line_height)
+        places = [
+            (left, top, left + width, top + height)
+            for top in (box[1] - height, box[3] + 1)
+            for left in (max(box[0], rim), min(box[2], self.image.width) - width)
+        ]
+        inside = max(box[0], 0.0) + self.line_width + rim, max(box[1], 0.0) + self.line_width
+        free = (
+            place
+            for place in places
+            if place[0] >= 0 and place[1] >= 0 and place[3] <= self.image.height
+            if not any(_overlap(place, other) for other in taken)
+        )
+        chosen = next(free, (*inside, inside[0] + width, inside[1] + height))
+        ImageDraw.Draw(self.image).text(
+            chosen[:2], text, fill=YELLOW, font=self.font, stroke_width=rim, stroke_fill=BLACK
+        )
+        return chosen
+
+    def above(self, bars: Sequence[Picture], texts: Sequence[tuple[str, Colour]]) -> Picture:
+        """The picture with a margin below: colour bars, and ``texts``, each with its colour."""
+        width = max(self.image.width, NARROWEST * self.letters)
+        lines = [(piece, colour) for text, colour in texts for piece in self._wrapped(text, width)]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], lines[-1]]
+        gap = self.letters // 2
+        height = self.image.height + gap + (len(bars) + len(lines)) * self.line_height + gap
+        sheet = Image.new("RGB", (width, height), BLACK)
+        sheet.paste(self.image, (0, 0))
+        draw = ImageDraw.Draw(sheet)
+        # Where the picture ends must be seen, of a dark one too.
+        draw.line([(0, self.image.height), (width, self.image.height)], fill=EDGE)
+        draw.line([(self.image.width, 0), (self.image.width, self.image.height)], fill=EDGE)
+        top = self.image.height + gap
+        for bar in bars:
+            self._scale(sheet, draw, bar, top)
+            top += self.line_height
+        for text, colour in lines:
+            draw.text((self.letters / 4, top), text, fill=colour, font=self.font)
+            top += self.line_height
+        return np.array(sheet, np.uint8)
+
+    def _scale(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, bar: Picture, top: int) -> None:
+        """Draw a colour bar between its numbers, as the colours look over medium grey."""
+        left, room = self.letters * 2, sheet.width - self.letters * 4
+        sheet.paste(Image.fromarray(bar).resize((room, self.letters)), (left, top))
+        draw.rectangle((left - 1, top - 1, left + room, top + self.letters), outline=WHITE)
+        draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
+        draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
+
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        return wrapped(_printable(text), self.font, width - self.letters // 2)
+
+    def _pixels(self, box: Box) -> tuple[int, int, int, int]:
+        """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
+        left, top = max(0, int(box[0])), max(0, int(box[1]))
+        right = min(self.image.width - 1, max(left, round(box[2]) - 1))
+        bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
+        return left, top, right, bottom
+
+
+def _white(texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, WHITE) for text in texts]
+
+
+def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, YELLOW) for text in texts]
+
+
+def wrapped(text: str, font: Font, room: float) -> list[str]:
+    """Lines of at most ``room`` pixels; words that are wider (a long model name) are broken."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= room:
+            lines[-1] = longer
+            continue
+        lines.append(word)
+        while font.getlength(lines[-1]) > room:
+            fitting = max(1, int(len(lines[-1]) * room / font.getlength(lines[-1])) - 1)
+            while fitting > 1 and font.getlength(lines[-1][:fitting]) > room:
+                fitting -= 1
+            lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
+    return lines
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _models(models: Iterable[ModelRef]) -> str:
+    names = sorted({f"{model.id} {model.version}" for model in models})
+    return f"Model: {', '.join(names)}"
+
+
+def _rgb(display: Picture) -> Picture:
+    return display if display.ndim == 3 else np.repeat(display[:, :, None], 3, axis=2)
+
+
+def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
+    """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
+    opacity = (MOST_OPAQUE * values)[..., None]
+    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * _coloured(values)), np.uint8)
+
+
+def _coloured(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    places = np.linspace(0.0, 1.0, len(INFERNO))
+    channels = [np.interp(values, places, INFERNO[:, channel]) for channel in range(3)]
+    return cast(npt.NDArray[np.float64], np.stack(channels, axis=-1))
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` in the characters that the built-in font has (Latin-1)."""
+    plain = text.replace("–", "-").replace("—", "-").replace("≥", ">=").replace("≤", "<=").replace("×", "x")
+    return plain.encode("latin-1", "replace").decode("latin-1")

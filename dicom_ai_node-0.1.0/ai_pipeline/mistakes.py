@@ -1,0 +1,34 @@
+"""What pydantic found wrong with data from a file, in words for who wrote it.
+
+Used for device rules, model cards and experiments. The node's configuration has remedies of its own
+(``dicom_node.config.mistakes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+_REMEDIES = {"extra_forbidden": "unknown key: look for a typing error", "missing": "is missing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """``place`` is the path of keys and positions, ``key`` the same as text: ``rule[0].rectangles``."""
+
+    place: tuple[int | str, ...]
+    key: str
+    remedy: str
+
+
+def mistakes(error: ValidationError) -> Iterator[Mistake]:
+    """Every mistake that pydantic found; no values, which may be secret."""
+    for found in error.errors(include_input=False, include_url=False):
+        place = found["loc"]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+        remedy = _REMEDIES.get(
+            found["type"], found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        )
+        yield Mistake(place, key, remedy)

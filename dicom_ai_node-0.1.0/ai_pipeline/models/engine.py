@@ -1,0 +1,194 @@
+"""Inference: arrays in, arrays out, whatever runs the network.
+
+ONNX Runtime is the default (imports in 0.2 s, needs no torch). ``torch`` (training, GPU) and ``openvino``
+run the same file where they are installed; a test holds the backends equal on every shipped model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.errors import CardError, NoNumber
+from ai_pipeline.models.registry import Card, Weights, read
+
+Floats = npt.NDArray[np.float32]
+Backend = Literal["onnxruntime", "torch", "openvino"]
+ONNX, SAFETENSORS = ".onnx", ".safetensors"
+FORMATS = (ONNX, SAFETENSORS)
+LARGE_INPUT = 16 << 20
+"""Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times as much:
+it would be missing in the next step. Of smaller ones it is kept for the next run, which is quicker."""
+
+
+class Engine(Protocol):
+    """One loaded network. Call it with float32 ``[N, channels, size, size]``; outputs come back by name."""
+
+    def __call__(self, images: Floats, /) -> Mapping[str, Floats]: ...
+
+
+def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
+    """The network of ``card`` that plays ``role``, loaded once per process and warmed up.
+
+    An ONNX file needs no more; safetensors hold parameters alone, so torch runs them in an architecture that
+    this project knows (:mod:`ai_pipeline.networks`), whatever ``backend`` says. Anything else is refused: a
+    pickle is code. ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when
+    the weights are missing, altered or unusable, ImportError when the backend is not installed.
+    """
+    if card.input is None or not card.labels:
+        raise CardError(f"{card.path.name}: input and labels must be given for a network")
+    weights = card.file(role)
+    if weights.path.suffix not in FORMATS:
+        raise CardError(
+            f"{weights.path.name} is not run: only ONNX and safetensors are; make one with "
+            "`ai-pipeline models convert`"
+        )
+    return _loaded(
+        weights,
+        backend="torch" if weights.path.suffix == SAFETENSORS else backend,
+        threads=threads or usable_cores(),
+        shape=(1, card.input.channels, card.input.size, card.input.size),
+        architecture=card.architecture,
+        labels=len(card.labels),
+    )
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on (its affinity mask, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=16)
+def _loaded(
+    weights: Weights,
+    *,
+    backend: Backend,
+    threads: int,
+    shape: tuple[int, ...],
+    architecture: str,
+    labels: int,
+) -> Engine:
+    # The bytes that were hashed are the bytes that are run: the file is read once.
+    if backend == "onnxruntime":
+        engine: Engine = OnnxRuntime(read(weights), threads)
+    elif backend == "torch":
+        engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
+    else:
+        engine = OpenVino(read(weights), threads)
+    with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
+        engine(np.zeros(shape, np.float32))
+    return engine
+
+
+def parameters(weights: Weights) -> dict[str, Floats]:
+    """The parameters of an ONNX or safetensors file by name. CardError when it is missing or altered."""
+    data = read(weights)
+    if weights.path.suffix == SAFETENSORS:
+        from safetensors.numpy import load as load_safetensors
+
+        return load_safetensors(data)
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_model_from_string(data).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+class OnnxRuntime:
+    """An ONNX file on ONNX Runtime's CPU provider."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads must not spin: workers, listener and decoder share the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._inputs = [given.name for given in self._session.get_inputs()]
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
+        given = dict(zip(self._inputs, inputs, strict=True))
+        large = sum(array.nbytes for array in inputs) > LARGE_INPUT
+        found = self._session.run(None, given, giving_memory_back() if large else None)
+        return numbers(dict(zip(self._outputs, found, strict=True)))
+
+
+def giving_memory_back() -> Any:
+    """Options of a run after which ONNX Runtime gives its working memory back."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
+    """The outputs of a network. Raises NoNumber where one of them is NaN or infinite: it is no finding."""
+    for output in outputs.values():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            raise NoNumber
+    return outputs
+
+
+class Torch:
+    """Parameters by name in the torch network that they belong to (:mod:`ai_pipeline.networks`)."""
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Floats],
+        architecture: str,
+        labels: int,
+        channels: int,
+        size: int,
+        threads: int,
+    ) -> None:
+        import torch
+
+        from ai_pipeline.errors import NotThisNetwork
+        from ai_pipeline.networks.architectures import from_arrays
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            network, self._outputs = from_arrays(architecture, arrays, labels, channels, size)
+        except NotThisNetwork as error:
+            raise CardError(str(error)) from error
+        self._network: Any = network.to(self._device)
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        with self._torch.inference_mode():
+            outputs = self._network(self._torch.from_numpy(images).to(self._device))
+        found = zip(self._outputs, outputs, strict=True)
+        return numbers({name: value.cpu().numpy() for name, value in found})
+
+
+class OpenVino:
+    """An ONNX file on OpenVINO's CPU plugin."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(data, b"")
+        # Without the precision hint OpenVINO computes in bfloat16 where the CPU can: other findings.
+        wanted = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._model: Any = core.compile_model(model, "CPU", wanted)
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        outputs = self._model([images])
+        found = ((port.get_any_name(), np.asarray(value, np.float32)) for port, value in outputs.items())
+        return numbers(dict(found))

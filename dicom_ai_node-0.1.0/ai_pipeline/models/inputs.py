@@ -1,0 +1,98 @@
+"""What a card's network sees of an image: its own preprocessing, and the one map from source to model.
+
+Whatever is cropped, padded or stretched on the way is in the map, so maps and boxes land where they belong.
+
+``chain``     the project's own: see :mod:`ai_pipeline.models.preprocess`.
+``xrv``       torchxrayvision's: the largest square in the middle, reduced to the size by area (its
+              ``XRayCenterCrop`` and ``XRayResizer(engine="cv2")``).
+``imagenet``  torchvision's and timm's for evaluation: resized so that the shorter side is ``size / crop``
+              (both sides with ``squash``), then the square in the middle.
+``letterbox`` Ultralytics' for YOLO: the longer side becomes the size, grey bars fill the square.
+``stretch``   Ultralytics' for RT-DETR: both sides become the size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.preprocess import Grey, prepare
+from ai_pipeline.models.registry import Input
+
+Floats = npt.NDArray[np.float32]
+
+
+def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
+    """``image`` (uint8 grey, any size) as ``[1, channels, size, size]``, and the map source → model."""
+    square, to_model = _SQUARES[wanted.preprocess](image, wanted)
+    values = np.broadcast_to(square.astype(np.float32), (wanted.channels, *square.shape))
+    mean = np.array(wanted.mean, np.float32)[:, None, None]
+    scale = np.array(wanted.scale, np.float32)[:, None, None]
+    return np.ascontiguousarray(((values - mean) / scale)[None]), to_model
+
+
+def _chain(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    return prepare(image, wanted.chain, wanted.size)
+
+
+def _xrv(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
+    rows, columns = image.shape
+    side = min(rows, columns)
+    top, left = rows // 2 - side // 2, columns // 2 - side // 2
+    square = image[top : top + side, left : left + side].astype(np.float32)
+    small = cv2.resize(square, (wanted.size, wanted.size), interpolation=cv2.INTER_AREA)
+    factor = wanted.size / side
+    return np.asarray(small, np.float32), Affine(factor, 0.0, -left * factor, 0.0, factor, -top * factor)
+
+
+def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    rows, columns = image.shape
+    edge = math.floor(wanted.size / wanted.crop)
+    shorter = min(rows, columns)
+    height = edge if wanted.squash else edge * rows // shorter
+    width = edge if wanted.squash else edge * columns // shorter
+    method = Image.Resampling.BICUBIC if wanted.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    resized = np.asarray(Image.fromarray(image).resize((width, height), method), np.uint8)
+    top, left = round((height - wanted.size) / 2), round((width - wanted.size) / 2)
+    square = resized[top : top + wanted.size, left : left + wanted.size]
+    across, down = width / columns, height / rows
+    return square, Affine(across, 0.0, -float(left), 0.0, down, -float(top))
+
+
+def _letterbox(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    rows, columns = image.shape
+    factor = min(wanted.size / rows, wanted.size / columns)
+    height, width = max(1, round(rows * factor)), max(1, round(columns * factor))
+    top, left = (round((wanted.size - side) / 2 - 0.1) for side in (height, width))  # .5 goes up and left
+    square = np.full((wanted.size, wanted.size), _BARS, np.uint8)
+    square[top : top + height, left : left + width] = _linear(image, width, height)
+    return square, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
+
+
+def _stretch(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    rows, columns = image.shape
+    square = _linear(image, wanted.size, wanted.size)
+    return square, Affine(wanted.size / columns, 0.0, 0.0, 0.0, wanted.size / rows, 0.0)
+
+
+def _linear(image: Grey, width: int, height: int) -> Grey:
+    if image.shape == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+_BARS = 114  # the grey that Ultralytics trains with
+
+_SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
+    "chain": _chain,
+    "xrv": _xrv,
+    "imagenet": _imagenet,
+    "letterbox": _letterbox,
+    "stretch": _stretch,
+}

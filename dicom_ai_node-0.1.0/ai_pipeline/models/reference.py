@@ -1,0 +1,115 @@
+"""A model's scores on its validation images, and how far the scores of other images are from them.
+
+The table ``[reference]`` of a card: ``set`` (what the images are), ``images``, ``refused`` (share that the
+pixel gate refused) and ``[reference.deciles]`` with nine rising probabilities per label, which cut the
+calibrated probabilities of the validation images into ten bins of the same share.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any
+
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.registry import Card
+
+BINS = 10
+FEWEST = 50
+"""Images from which an index is given: of fewer it would be chance."""
+WATCH, DRIFTED = 0.1, 0.25
+"""The usual limits of the population stability index (credit scoring; B. Yurdakul, Western Michigan 2018)."""
+
+_SHARE = 1 / BINS
+_CHI_SQUARE = 21.666  # 9 degrees of freedom, 99 %: a dozen labels are judged side by side
+
+
+class Verdict(StrEnum):
+    """The meaning of the population stability index of one label."""
+
+    STABLE = "stable"
+    WATCH = "watch"
+    DRIFTED = "drifted"
+    TOO_FEW = "too few"
+    NO_REFERENCE = "no reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The table ``[reference]`` of a card; ``deciles``: the nine inner edges per label."""
+
+    set: str
+    images: int
+    refused: float
+    deciles: Mapping[str, tuple[float, ...]]
+
+    def bin(self, label: str, probability: float) -> int | None:
+        """The bin, 0 to 9, of a ``probability`` 0 to 1; on an edge the upper one. None without deciles."""
+        edges = self.deciles.get(label)
+        return None if edges is None else bisect_right(edges, probability)
+
+
+def reference_of(card: Card) -> Reference | None:
+    """The card's reference, None when it has none. Raises CardError, which names the fault."""
+    table = card.details.get("reference")
+    if table is None:
+        return None
+    where = f"{card.path.name}: reference"
+    if not isinstance(table, Mapping) or not isinstance(table.get("deciles"), Mapping):
+        raise CardError(f"{where}.deciles is missing: nine edges for each label")
+    images, refused = table.get("images"), table.get("refused")
+    if not isinstance(images, int) or images < 1:
+        raise CardError(f"{where}.images must be a number of images, not {images!r}")
+    if not isinstance(refused, int | float) or not 0 <= refused <= 1:
+        raise CardError(f"{where}.refused must be a share from 0 to 1, not {refused!r}")
+    known = {label.name for label in card.labels}
+    deciles = {}
+    for label, edges in table["deciles"].items():
+        if label not in known:
+            raise CardError(f"{where}.deciles.{label}: the card has no such label")
+        deciles[label] = _edges(f"{where}.deciles.{label}", edges)
+    return Reference(str(table.get("set", "")), images, float(refused), deciles)
+
+
+def stability_index(counts: Sequence[int]) -> float:
+    """The population stability index of ten counts against ten equal shares: Σ (a - e) ln(a / e).
+
+    Half an image is added to each bin (Jeffreys' prior), so that an empty one does not make it infinite.
+    """
+    total = sum(counts) + 0.5 * BINS
+    shares = [(count + 0.5) / total for count in counts]
+    return sum((share - _SHARE) * math.log(share / _SHARE) for share in shares)
+
+
+def by_chance(images: int, reference_images: int | None = None) -> float:
+    """The 99 % quantile of the index of so many ``images`` like the ``reference_images``; None: very many.
+
+    Without drift it is distributed as chi-square with nine degrees of freedom times 1/n + 1/m (Yurdakul).
+    """
+    return _CHI_SQUARE * (1 / images + (1 / reference_images if reference_images else 0.0))
+
+
+def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdict:
+    """The verdict on ten counts; what :func:`by_chance` explains is no drift: of 50 images up to .4."""
+    images = sum(counts)
+    if images < FEWEST:
+        return Verdict.TOO_FEW
+    index = stability_index(counts)
+    if index < WATCH or index <= by_chance(images, reference_images):
+        return Verdict.STABLE
+    return Verdict.WATCH if index <= DRIFTED else Verdict.DRIFTED
+
+
+def _edges(where: str, edges: Any) -> tuple[float, ...]:
+    wanted = f"{where} must be nine rising probabilities"
+    if not isinstance(edges, list) or len(edges) != BINS - 1:
+        raise CardError(wanted)
+    if not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in edges):
+        raise CardError(wanted)
+    if any(low >= high for low, high in pairwise(edges)):
+        raise CardError(f"{wanted}: two are the same, or fall")
+    return tuple(float(edge) for edge in edges)

@@ -1,0 +1,108 @@
+"""Model cards: no card, no model.
+
+A card is a TOML file that says what a model is, what it was made from, how well it does and where it
+fails. Its weights lie beside it, in ``weights/`` next to the folder of cards, or in an installed package,
+and are refused when their SHA-256 is not the one that the card names.
+
+Cards are looked for in the package's own ``cards/`` and in one folder of the user (``models_dir`` or the
+environment variable ``AI_PIPELINE_MODELS_DIR``). There a card that lies flat (``*.toml``) replaces a shipped
+one of the same id; those below ``ID/VERSION/card.toml`` (:mod:`.store`) stand side by side, and a
+pipeline runs one of them only when it is activated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import BoxOutput, Card, Chain, Gate, Input, Label, Outputs, Weights
+from ai_pipeline.models.card_file import SHIPPED, load
+
+__all__ = [
+    "MODELS_DIR",
+    "SHIPPED",
+    "STORED",
+    "BoxOutput",
+    "Card",
+    "Chain",
+    "Gate",
+    "Input",
+    "Label",
+    "Outputs",
+    "Weights",
+    "cards",
+    "find",
+    "from_environment",
+    "load",
+    "read",
+    "verify",
+]
+
+MODELS_DIR = "AI_PIPELINE_MODELS_DIR"
+STORED = "card.toml"  # how a card is called in ID/VERSION/
+
+
+def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
+    """All cards, shipped and of the user, by id and version. Raises CardError on one that cannot be read."""
+    found = {card.id: card for card in _cards(SHIPPED.glob("*.toml"))}
+    folder = models_dir or from_environment()
+    stored: list[Card] = []
+    if folder is not None:
+        if not folder.is_dir():
+            raise CardError(f"the folder of models {folder} does not exist")
+        found |= {card.id: card for card in _cards(folder.glob("*.toml"))}
+        stored += _cards(folder.glob(f"[!.]*/*/{STORED}"))
+    return tuple(sorted([*found.values(), *stored], key=lambda card: (card.id, card.version)))
+
+
+def find(model_id: str, models_dir: Path | None = None) -> Card:
+    """The card with this id, or ``id@version``. Raises CardError, which lists the known models.
+
+    Of several versions, ``id`` selects the one outside ``ID/VERSION/``: a version stored there needs its full
+    name.
+    """
+    known = cards(models_dir)
+    name, _, version = model_id.partition("@")
+    meant = [card for card in known if card.id == name and version in {"", card.version}]
+    if len(meant) > 1:
+        meant = [card for card in meant if card.path.name != STORED] or meant
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise CardError(f"there are several {model_id}: say {' or '.join(card.name for card in meant)}")
+    raise CardError(
+        f"no card says {model_id!r}: no card, no model (known: {', '.join(c.name for c in known) or 'none'})"
+    )
+
+
+def read(weights: Weights) -> bytes:
+    """The bytes of ``weights``, checked. Raises CardError when they are missing or of another SHA-256."""
+    if not weights.path.is_file():
+        raise CardError(f"the weights {weights.path} are missing: put them there or install their package")
+    data = weights.path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != weights.sha256:
+        raise CardError(
+            f"the weights {weights.path} have SHA-256 {found}, the card says {weights.sha256}: refused; "
+            "restore the file, or write a card with a new version for other weights"
+        )
+    return data
+
+
+def verify(card: Card) -> None:
+    """Check every file of ``card``. Raises CardError on the first that is missing or altered."""
+    for weights in card.weights:
+        read(weights)
+
+
+def from_environment() -> Path | None:
+    """The user's folder of models that the environment names; None without one."""
+    value = os.environ.get(MODELS_DIR)
+    return Path(value) if value else None
+
+
+def _cards(paths: Iterator[Path]) -> list[Card]:
+    return [load(path) for path in sorted(paths)]

@@ -1,0 +1,1 @@
+"""The store of models: versions side by side, one of them active; what comes in is checked first."""

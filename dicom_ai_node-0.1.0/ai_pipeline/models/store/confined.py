@@ -1,0 +1,78 @@
+"""The process in which foreign files are opened: ``python -I -m`` this module, LIMITS as JSON, MODULE.
+
+It gives up what it can (:class:`ProcessLimits`) before it runs MODULE: nothing foreign is looked at before.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import runpy
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ai_pipeline.confinement import landlock, lower, seccomp
+
+EXIT_DATA = 65
+EXIT_LIMITS = 77
+FILE = 4 << 30  # bytes that one file may grow to
+FILES = 256  # open at once
+TASKS = 4096  # threads; of processes seccomp allows none
+DEVICES = ("/dev/null", "/dev/zero")
+MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """``seconds`` of processor time and bytes of ``memory`` (addresses); the files that can be reached.
+
+    ``required``: without Landlock and seccomp nothing is run. Else each holds where the kernel has it.
+    """
+
+    seconds: int
+    memory: int
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    required: bool
+
+    def as_json(self) -> str:
+        """The limits in the form that the process reads."""
+        return json.dumps(asdict(self))
+
+
+def confine(limits: ProcessLimits) -> bool:
+    """Limit this process for good, before any thread starts. True when Landlock and seccomp hold too."""
+    lower(
+        {
+            resource.RLIMIT_CPU: limits.seconds,
+            resource.RLIMIT_AS: limits.memory,
+            resource.RLIMIT_FSIZE: FILE,
+            resource.RLIMIT_NOFILE: FILES,
+            resource.RLIMIT_NPROC: TASKS,
+            resource.RLIMIT_CORE: 0,
+        }
+    )
+    walls = landlock.allow_only(
+        [Path(path) for path in (*limits.reads, *MACHINE)],
+        [Path(path) for path in (*limits.writes, *DEVICES)],
+    )
+    return seccomp.give_up() and walls
+
+
+def main() -> None:
+    """Be confined, then run the module (or the script, if it is a path)."""
+    limits = ProcessLimits(**json.loads(sys.argv[1]))
+    program = sys.argv[2]
+    if not confine(limits) and limits.required:
+        print("this process could not be confined", file=sys.stderr)
+        sys.exit(EXIT_LIMITS)
+    del sys.argv[1:]
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The process that reads a checkpoint, run by :mod:`.sandbox`: request on standard input.
+
+It works in an empty folder and leaves there the model and what it is (:mod:`.conversion_request`).
+Exit codes: 0 done, 65 with one line on stderr that says why not.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai_pipeline.models.store.confined import EXIT_DATA
+from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
+
+if TYPE_CHECKING:
+    from ai_pipeline.networks.adapted import Adapted
+
+OPSET = 17
+MOST = 1e-3  # of the largest score: how far the file may be from the network that it was made from
+
+
+def main() -> None:
+    """Read the request, then the file, and leave model and answer in the folder."""
+    request = Request.model_validate_json(sys.stdin.read())
+    warnings.simplefilter("ignore")  # stderr is for the one line
+    from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
+    from ai_pipeline.networks.adapted import NetworkDescription
+    from ai_pipeline.networks.adapters import adapt
+
+    try:
+        described = NetworkDescription(
+            request.family,
+            request.architecture,
+            request.labels,
+            request.size,
+            request.softmax,
+            request.leave_out,
+            request.encoder,
+        )
+        adapted = adapt(Path(request.checkpoint), described)
+        path = Path(f"{MODEL}.{request.form}")
+        _write(adapted, path)
+        difference = _difference(adapted, path)
+    except (CannotAdapt, UnreadableCheckpoint) as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_DATA)
+    facts = {field.name: getattr(adapted, field.name) for field in fields(adapted) if field.name != "network"}
+    answer = ConvertedNetwork(difference=difference, **facts)
+    Path(ANSWER).write_text(answer.model_dump_json(), encoding="utf-8")
+
+
+def _write(adapted: Adapted, path: Path) -> None:
+    from ai_pipeline.errors import CannotAdapt
+    from ai_pipeline.networks.foreign import DENSENETS
+    from ai_pipeline.networks.wrappers import WithMaps
+
+    if path.suffix == ".onnx":
+        _export(adapted, path)
+        return
+    if adapted.architecture not in DENSENETS or not isinstance(adapted.network, WithMaps):
+        raise CannotAdapt(f"safetensors are run only by {', '.join(DENSENETS)}: take onnx")
+    from safetensors.torch import save_file
+
+    state = adapted.network.network.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+
+
+def _export(adapted: Adapted, path: Path) -> None:
+    import torch
+
+    example = torch.zeros(2, adapted.channels, adapted.size, adapted.size)
+    # The exporter by tracing: 1 s for a DenseNet-121, the one by torch.export 25 s, with the same result.
+    torch.onnx.export(
+        adapted.network,
+        (example,),
+        str(path),
+        input_names=["images"],
+        output_names=list(adapted.outputs),
+        dynamic_axes={name: {0: "batch"} for name in ("images", *adapted.outputs)},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+
+
+def _difference(adapted: Adapted, path: Path) -> float:
+    """Between the file at run time and the network in torch, on a random picture."""
+    import numpy as np
+    import torch
+
+    from ai_pipeline.errors import CannotAdapt
+    from ai_pipeline.models.engine import Engine, OnnxRuntime, Torch
+
+    shape = (1, adapted.channels, adapted.size, adapted.size)
+    grey = np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
+    mean, scale = (np.array(part, np.float32)[:, None, None] for part in (adapted.mean, adapted.scale))
+    images = (grey - mean) / scale
+    with torch.inference_mode():
+        expected = adapted.network(torch.from_numpy(images))
+    engine: Engine
+    if path.suffix == ".onnx":
+        engine = OnnxRuntime(path.read_bytes(), threads=torch.get_num_threads())
+    else:
+        from safetensors.numpy import load_file
+
+        labels, threads = len(adapted.labels), torch.get_num_threads()
+        arrays: Any = load_file(path)
+        engine = Torch(arrays, adapted.architecture, labels, adapted.channels, adapted.size, threads)
+    found = engine(images)
+    off = [_off(found[name], value.numpy()) for name, value in zip(adapted.outputs, expected, strict=True)]
+    if not max(off) <= MOST:
+        raise CannotAdapt(f"the converted file answers differently from the network, by {max(off):.2g}")
+    return max(off)
+
+
+def _off(ours: Any, theirs: Any) -> float:
+    return float(abs(ours - theirs).max() / max(float(abs(theirs).max()), 1e-12))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""From a checkpoint to a model with its card, in a process of its own: a pickle is code.
+
+What that process can reach, :mod:`ai_pipeline.models.store.sandbox` says. What it leaves is looked at as
+if it came from the internet: when all of it has ended, in a process of its own too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ai_pipeline.errors import CardError, NotTrusted
+from ai_pipeline.models.card import NAME
+from ai_pipeline.models.engine import SAFETENSORS
+from ai_pipeline.models.registry import load
+from ai_pipeline.models.store import label_map as label_maps
+from ai_pipeline.models.store import sandbox
+from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_pipeline.models.store.huggingface import HUGGINGFACE, check_folder
+from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.label_map import LabelMap
+from ai_pipeline.models.store.template import card_text
+
+LONGEST_ANSWER = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The written card, and the properties that the process found in the network."""
+
+    card: Path
+    answer: ConvertedNetwork
+
+
+def convert(
+    request: Request,
+    out: Path,
+    *,
+    trust: bool,
+    model_id: str = "",
+    version: str = "1",
+    licence: str = "",
+    label_map: LabelMap | None = None,
+) -> Converted:
+    """Write ``ID.onnx`` (or ``.safetensors``) and ``ID.toml`` into ``out``. Raises CardError.
+
+    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code. What a
+    ``label_map`` leaves out, the model has no output for.
+    """
+    checkpoint = Path(request.checkpoint).resolve()
+    if request.family == HUGGINGFACE:
+        check_folder(checkpoint)
+    elif not checkpoint.is_file():
+        raise CardError(f"{request.checkpoint} is not a file")
+    elif not trust and checkpoint.suffix != SAFETENSORS:
+        raise NotTrusted(
+            f"{checkpoint.name} is a pickle, and a pickle is code: with --trust you say that you trust it"
+        )
+    sandbox.require()
+    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+        folder = Path(scratch)
+        left_out = tuple(name for name, label in (label_map or {}).items() if label is None)
+        asked = request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out})
+        made, answer = _made(asked, folder)
+        if not answer.labels:
+            raise CardError(f"{checkpoint.name} has no labels: an encoder needs `ai-pipeline train head`")
+        if label_map is None:
+            label_maps.refuse_placeholders(answer.labels)
+        else:
+            label_maps.check(label_map, (*answer.labels, *answer.left_out))
+        name = model_id or answer.id
+        if not NAME.fullmatch(name) or not NAME.fullmatch(version):
+            raise CardError("id and version must be letters, digits, '.', '_', '+' and '-', 64 at most")
+        out.mkdir(parents=True, exist_ok=True)
+        file, card = out / f"{name}.{request.form}", out / f"{name}.toml"
+        data = made.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        text = card_text(
+            answer,
+            model_id=name,
+            version=version,
+            licence=licence,
+            file=file.name,
+            sha256=digest,
+            label_map=label_map,
+        )
+        file.write_bytes(data)
+        card.write_text(text, encoding="utf-8")
+    load(card)
+    return Converted(card, answer)
+
+
+def encoder(
+    folder: Path, scratch: Path, size: int | None, seconds: int = 600
+) -> tuple[Path, ConvertedNetwork]:
+    """The frozen encoder of a folder in Hugging Face's layout as ONNX in ``scratch``, by the same ways.
+
+    ``size`` of its input in pixels, if not that of the folder. Raises CardError.
+    """
+    check_folder(folder.resolve())
+    sandbox.require()
+    checkpoint = str(folder.resolve())
+    request = Request(checkpoint=checkpoint, family=HUGGINGFACE, size=size, seconds=seconds, encoder=True)
+    return _made(request, scratch)
+
+
+def _made(request: Request, folder: Path) -> tuple[Path, ConvertedNetwork]:
+    """The model that the process leaves in ``folder``, looked into, and what it found of the network."""
+    checkpoint = Path(request.checkpoint)
+    ended = sandbox.run(
+        "ai_pipeline.models.store.conversion_process",
+        request.model_dump_json(),
+        folder,
+        reads=[checkpoint],
+        seconds=request.seconds,
+        required=True,
+    )
+    if ended.status is None:
+        raise CardError(f"the conversion took longer than {request.seconds} s: see --seconds")
+    if ended.status:
+        raise CardError(f"{checkpoint.name} could not be converted: {ended.line}")
+    answer, made = _answer(folder / ANSWER), folder / f"{MODEL}.{request.form}"
+    if not made.is_file() or made.is_symlink():
+        raise CardError(f"{checkpoint.name} could not be converted: no model was written")
+    inspect([made])
+    return made, answer
+
+
+def _answer(path: Path) -> ConvertedNetwork:
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST_ANSWER:
+            raise CardError("the conversion's answer is not one")
+        return ConvertedNetwork.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CardError("the conversion's answer is not one") from error

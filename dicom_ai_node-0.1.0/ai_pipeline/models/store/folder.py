@@ -1,0 +1,288 @@
+"""The user's folder of models: ``ID/VERSION/card.toml`` with its weights, and which of them is in use.
+
+``active.json`` holds, for each slot (``PipelineCard.slots``), a stack of ``id@version`` whose last is in use,
+and a history that is only added to. An empty stack means the shipped model. Everything is
+written beside its place and moved there at once, so a crash leaves the old state; a running node reads it
+when a worker starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ai_pipeline.contract import ModelSlot, PipelineCard
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import NAME, Card, Weights
+from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
+from ai_pipeline.models.store.inspection import inspect
+
+ACTIVE = "active.json"
+ORIGIN = "origin.json"
+_INCOMING = ".incoming-"
+_LOCK = ".lock"
+_STALE = 86400.0  # seconds
+_FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing here is secret
+
+
+class StoreEvent(BaseModel):
+    """One line of history: ``model`` was put into use ``at`` a time (UTC), ``by`` which verb."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: datetime
+    model: str
+    by: str
+
+
+class Use(BaseModel):
+    """The models of one slot: it runs the last of ``stack``, which ``rollback`` removes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stack: tuple[str, ...] = ()
+    history: tuple[StoreEvent, ...] = ()
+
+
+_USES = TypeAdapter(dict[str, Use])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOrigin:
+    """Where a model came from: ``source`` without secrets, and the licence that was agreed to."""
+
+    source: str
+    licence: str
+
+
+def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
+    """The card that runs in ``slot``. Raises CardError when there is none, or it is not there any more.
+
+    A model that was activated and is missing is an error: a pipeline never falls back to another by itself.
+    """
+    if (card := in_use(slot, models_dir)) is None:
+        raise CardError(f"{slot.name} runs no model: `ai-pipeline models activate`")
+    return card
+
+
+def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
+    """The card that runs in ``slot``; None where no model is shipped for it and none was activated."""
+    folder = models_dir or from_environment()
+    use = uses(folder).get(slot.name, Use()) if folder else Use()
+    if not use.stack:
+        return find(slot.shipped, models_dir) if slot.shipped else None
+    try:
+        return find(use.stack[-1], models_dir)
+    except CardError as error:
+        raise CardError(
+            f"{slot.name} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
+        ) from error
+
+
+def uses(models_dir: Path) -> dict[str, Use]:
+    """The models of each slot; empty when nothing was ever activated. Raises CardError on a broken file."""
+    path = models_dir / ACTIVE
+    try:
+        return _USES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise CardError(f"{path} is not what this program writes: restore it, or delete it") from error
+
+
+def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Path) -> None:
+    """Let ``slot`` of ``pipeline`` run ``card`` from now on. Raises CardError when a file of it is missing or
+    altered, or when it is no model for that."""
+    _check_kind(pipeline, slot, card)
+    if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
+        _check_labels(card, active(classifier, models_dir))
+    verify(card)
+    with _locked(models_dir):
+        now = uses(models_dir)
+        use = now.get(slot.name, Use())
+        stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
+        used = Use(stack=stack, history=(*use.history, _event(card.name, "activate")))
+        _save(models_dir, now, slot.name, used)
+
+
+def fits(slot: ModelSlot, card: Card) -> bool:
+    """Whether ``card`` is of the kind that runs in ``slot``."""
+    return bool(card.labels) and (card.box_output is not None) == (slot.role == "detector")
+
+
+def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
+    if slot.role != "detector":
+        if card.box_output is not None:
+            boxes = pipeline.slot("detector")
+            where = f", with --pipeline {boxes.name}" if boxes else ""
+            raise CardError(f"{card.name} is a detector: it draws boxes{where}")
+        return
+    if card.box_output is None:
+        raise CardError(
+            f"{card.name} is no detector: its card has no table [box_output] (docs/models-own.md)"
+        )
+    if not any(label.detector for label in card.labels):
+        raise CardError(
+            f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
+            "found good"
+        )
+
+
+def _check_labels(detector: Card, classifier: Card) -> None:
+    """Boxes are drawn of what the classifier suspects: of another label they never would be."""
+    known = [label.name for label in classifier.labels]
+    unknown = [label.name for label in detector.labels if label.detector and label.name not in known]
+    if unknown:
+        raise CardError(
+            f"{classifier.name} finds no {', '.join(unknown)}: call the labels of {detector.name} as it does "
+            f"({', '.join(known)}), or take detector = true away"
+        )
+
+
+def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
+    """Let ``slot`` run its previous model again; returns that card, None where no model is shipped for it.
+
+    Raises CardError when there is nothing to go back to.
+    """
+    with _locked(models_dir):
+        card = before(slot, models_dir)
+        if card is not None:
+            verify(card)
+        now = uses(models_dir)
+        use = now[slot.name]
+        event = _event(card.name if card else "", "rollback")
+        _save(models_dir, now, slot.name, Use(stack=use.stack[:-1], history=(*use.history, event)))
+    return card
+
+
+def before(slot: ModelSlot, models_dir: Path) -> Card | None:
+    """The card to which ``rollback`` goes back. Raises the same errors."""
+    use = uses(models_dir).get(slot.name, Use())
+    if not use.stack:
+        runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
+        raise CardError(f"nothing to roll back: {slot.name} runs {runs}")
+    name = use.stack[-2] if len(use.stack) > 1 else slot.shipped
+    return find(name, models_dir) if name else None
+
+
+@contextmanager
+def incoming(models_dir: Path) -> Iterator[Path]:
+    """An empty folder in ``models_dir`` for files that are being added; deleted afterwards in any case."""
+    _folder_for_all(models_dir)
+    for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = models_dir / f"{_INCOMING}{secrets.token_hex(6)}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
+    """Add the files in ``folder`` (of :func:`incoming`) to the store as a model; returns its card.
+
+    ``weights`` names the file of the card that is there already; the card's other files are taken from beside
+    ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises CardError.
+    """
+    shutil.copyfile(card_file, folder / STORED)
+    for other in load(card_file).weights:
+        if other.path.name != weights.path.name and other.path.parent == card_file.parent:
+            _copy_weights(other.path, folder)
+    card = load(folder / STORED)
+    verify(card)
+    inspect([part.path for part in card.weights])
+    written = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
+    (folder / ORIGIN).write_text(json.dumps(written, indent=1), encoding="utf-8")
+    place = place_for(card, models_dir)
+    _folder_for_all(place.parent)
+    for path in folder.iterdir():
+        path.chmod(_FOR_ALL)
+        _sync(path)
+    folder.chmod(0o755)
+    try:
+        folder.rename(place)
+    except OSError as error:  # two at once: the first has it
+        raise CardError(_exists_already(card, models_dir)) from error
+    _sync(place.parent)
+    return load(place / STORED)
+
+
+def place_for(card: Card, models_dir: Path) -> Path:
+    """The folder for ``card``. Raises CardError when its id or version cannot name one, or is taken."""
+    for what, value in (("id", card.id), ("version", card.version)):
+        if not NAME.fullmatch(value):
+            raise CardError(
+                f"{card.path}: {what} {value!r} must be letters, digits, '.', '_', '+' and '-', 64 at most"
+            )
+    place = models_dir / card.id / card.version
+    if place.exists():
+        raise CardError(_exists_already(card, models_dir))
+    return place
+
+
+def _exists_already(card: Card, models_dir: Path) -> str:
+    return f"{card.name} is in {models_dir} already: give other weights another version"
+
+
+def _copy_weights(path: Path, folder: Path) -> None:
+    try:
+        shutil.copyfile(path, folder / path.name)
+    except OSError as error:
+        raise CardError(f"the card names {path.name} too, which cannot be read beside it") from error
+
+
+def _folder_for_all(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+
+
+def _event(model: str, verb: str) -> StoreEvent:
+    return StoreEvent(at=_now(), model=model, by=verb)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
+    data: Any = _USES.dump_json(now | {slot: use}, indent=1)
+    path = models_dir / f".{ACTIVE}.new"
+    path.write_bytes(data)
+    path.chmod(_FOR_ALL)
+    _sync(path)
+    path.replace(models_dir / ACTIVE)
+    _sync(models_dir)
+
+
+@contextmanager
+def _locked(models_dir: Path) -> Iterator[None]:
+    """Hold the lock under which the active models are changed."""
+    if not models_dir.is_dir():
+        raise CardError(f"the folder of models {models_dir} does not exist")
+    with (models_dir / _LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    """Make a file or the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

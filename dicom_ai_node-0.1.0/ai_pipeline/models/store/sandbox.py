@@ -1,0 +1,212 @@
+"""Foreign files are opened in a process that can do nothing else: by bubblewrap, else by Landlock, seccomp.
+
+bubblewrap gives the process file system, processes and network of its own; limits, Landlock and seccomp
+(:mod:`.confined`) hold inside it as well. docs/security.md says what is promised with which of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Literal
+
+from ai_pipeline.confinement import landlock, seccomp
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.engine import usable_cores
+from ai_pipeline.models.store.confined import ProcessLimits
+
+Walls = Literal["bubblewrap", "landlock", "none"]
+MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
+TEMPORARY = 1 << 30  # bytes of the process's own /tmp
+LONGEST_LINE = 400  # characters of an error that are passed on
+SYSTEM = "/usr/local/bin:/usr/bin:/bin"
+LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the process ended: exit ``status``, None when its time was over; ``line``: why, if it failed."""
+
+    status: int | None
+    line: str
+
+
+def walls() -> Walls:
+    """The isolation that this machine offers besides limits."""
+    if _bubblewrap():
+        return "bubblewrap"
+    return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"
+
+
+def require() -> None:
+    """Raises CardError where a process that runs foreign code could get out."""
+    found = walls()
+    if found == "bubblewrap" or (found == "landlock" and os.geteuid() != 0):
+        return
+    why = "root gets out of Landlock's walls" if found == "landlock" else "this kernel has no Landlock of 6.2"
+    raise CardError(f"install bubblewrap (Debian package bubblewrap), or see that it can start: {why}")
+
+
+def run(
+    program: str,
+    request: str,
+    scratch: Path,
+    *,
+    reads: Iterable[Path] = (),
+    seconds: int,
+    required: bool = False,
+) -> Ended:
+    """Run a module of this package apart, with ``request`` on standard input, and end all processes that it
+    leaves.
+
+    It reads the interpreter, this package and ``reads``, works in ``scratch`` and writes only there.
+    ``seconds`` by the clock. ``required``: it is not run where Landlock, or bubblewrap, cannot hold it.
+    """
+    paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
+    bubblewrap = _bubblewrap()
+    limits = ProcessLimits(
+        seconds=seconds * usable_cores(),  # each core may use the whole time
+        memory=MEMORY,
+        reads=tuple(map(str, paths)),
+        writes=(str(scratch),),
+        required=required and not bubblewrap,
+    )
+    # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
+    command = [sys.executable, "-I", "-m", "ai_pipeline.models.store.confined", limits.as_json(), program]
+    if bubblewrap:
+        command = [*_apart(bubblewrap, paths, scratch), *command]
+    with (
+        tempfile.TemporaryFile() as errors,  # a pipe would let it fill our memory
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=scratch,
+            env=_environment(scratch),
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            process.communicate(request.encode(), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Ended(None, f"it took longer than {seconds} s")
+        finally:
+            _end(process)
+        return Ended(process.returncode, _last_line(errors, process.returncode) if process.returncode else "")
+
+
+@lru_cache(maxsize=1)
+def _bubblewrap() -> str:
+    """The program, if it is there and can start: some kernels and containers grant no namespaces."""
+    program = shutil.which("bwrap", path=SYSTEM)
+    if program is None:
+        return ""
+    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+        command = [
+            *_apart(program, _outermost(_interpreter()), Path(scratch)),
+            sys.executable,
+            "-I",
+            "-c",
+            "import ai_pipeline",
+        ]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+            return program if done.returncode == 0 else ""
+    return ""
+
+
+def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
+    # It is process 1 inside: when it ends, the kernel ends whatever it started.
+    command = [
+        program,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--cap-drop",
+        "ALL",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(TEMPORARY),
+        "--tmpfs",
+        "/tmp",
+        "--ro-bind-try",
+        "/sys/devices/system/cpu",
+        "/sys/devices/system/cpu",
+    ]
+    for path in paths:
+        command += ["--ro-bind", str(path), str(path)]
+    return [*command, "--bind", str(scratch), str(scratch), "--chdir", str(scratch), "--"]
+
+
+def _interpreter() -> list[Path]:
+    """The interpreter, its libraries, the installed packages, and of ours no more than this package."""
+    paths = [Path(path) for path in LIBRARIES]
+    program = Path(sys.executable)
+    while program.is_symlink():
+        paths.append(program)
+        program = program.parent / program.readlink()
+    paths += [program, Path(sysconfig.get_path("stdlib")).parent]
+    if sys.prefix != sys.base_prefix:
+        paths.append(Path(sys.prefix))
+    paths += [Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    return [*paths, Path(__file__).parents[2]]
+
+
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """The folders that exist, each once, without folders inside another of them."""
+    there = {path for path in paths if path.exists()}
+    return sorted(path for path in there if not there.intersection(path.parents))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder."""
+    caches = (
+        "HOME",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "MPLCONFIGDIR",
+        "YOLO_CONFIG_DIR",
+    )
+    variables = dict.fromkeys(caches, str(folder))
+    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
+    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
+    return variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The process and whatever it has started."""
+    if process.returncode is None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            # bubblewrap waits for its only child, process 1 inside: when that is gone, all inside are.
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+                process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_line(errors: IO[bytes], ended: int) -> str:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4 * LONGEST_LINE))
+    lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return f"the process ended with {ended}, over its limits perhaps"
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[-1])[:LONGEST_LINE]

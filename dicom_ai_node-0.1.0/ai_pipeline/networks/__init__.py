@@ -1,0 +1,1 @@
+"""Network architectures, in torch; needed for training and for the torch backend only."""

@@ -1,0 +1,160 @@
+"""Networks of timm, torchvision and Ultralytics, where they are installed: nothing else here needs them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.wrappers import WithMaps
+
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+"""Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
+MOST_OPERATORS = 10
+TOLERANCE = 1e-3  # of logits against the class activation's mean
+
+
+def timm_network(architecture: str, labels: int, channels: int) -> Any:
+    """timm's network of that name, for so many ``labels`` and ``channels``, unfilled. Raises CannotAdapt."""
+    timm = _timm()
+    if not timm.is_model(architecture):
+        raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}")
+    return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels)
+
+
+def timm_eva(**shape: Any) -> Any:
+    """timm's ``Eva`` of that shape, unfilled. Raises CannotAdapt."""
+    return _exportable().eva.Eva(**shape)
+
+
+def timm_vision_transformer(**shape: Any) -> Any:
+    """timm's ``VisionTransformer`` of that shape, unfilled. Raises CannotAdapt."""
+    return _exportable().vision_transformer.VisionTransformer(**shape)
+
+
+def _exportable() -> Any:
+    """timm's models with their attention spelled out, so that they can be exported."""
+    timm = _timm()
+    timm.layers.set_fused_attn(enable=False)
+    return timm.models
+
+
+def _timm() -> Any:
+    offer_torchvision_operators()
+    try:
+        import timm
+    except ImportError as error:
+        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
+    return timm
+
+
+def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
+    """timm's network of that name with the parameters of ``state``, for inference. Raises CannotAdapt."""
+    network = timm_network(architecture, labels, channels)
+    fill(network, state, f"timm's {architecture}")
+    return _with_maps(network, channels)
+
+
+def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channels: int) -> WithMaps:
+    """The network of :data:`DENSENETS` of that name with the parameters of ``state``, for inference.
+
+    Its outputs are ``logits``, ``features`` and ``places``. Parameters of other parts are left out. Raises
+    CannotAdapt.
+    """
+    network = timm_network(architecture, labels, channels)
+    own = {name: state[name] for name in network.state_dict() if name in state}
+    fill(network, own, architecture)
+    return WithMaps(network, features=True, places=True)
+
+
+def fill(network: Any, state: dict[str, Tensor], name: str) -> None:
+    """Put the parameters of ``state`` into ``network``, for inference. Raises CannotAdapt, which names it."""
+    own = network.state_dict().items()
+    counters = {name: value for name, value in own if name.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict(counters | state)
+    except RuntimeError as error:
+        raise CannotAdapt(f"the file does not hold the parameters of {name}") from error
+    network.eval()
+
+
+def torchvision_network(architecture: str, labels: int) -> nn.Module:
+    """torchvision's network of that name, for so many ``labels``, unfilled. Raises CannotAdapt."""
+    offer_torchvision_operators()
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise CannotAdapt(f"this network needs torchvision: pip install torchvision ({error})") from error
+    if architecture not in models.list_models(module=models):
+        raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels)
+    return network
+
+
+def _with_maps(network: Any, channels: int) -> WithMaps:
+    """The network with class activation maps, if their mean, plus the bias, proves to be the logit."""
+    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
+    images = torch.rand(1, channels, side, side)
+    with torch.inference_mode():
+        features, logits = network.forward_features(images), network(images)
+        maps = isinstance(features, Tensor) and features.ndim == 4
+        head = network.get_classifier()
+        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
+        if places:
+            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
+            means = means if head.bias is None else means + head.bias
+            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
+    return WithMaps(network, features=maps, places=places)
+
+
+def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:
+    """The network in an Ultralytics checkpoint, its licence, and the side of its pictures in pixels.
+
+    Raises CannotAdapt.
+
+    The file is a pickle of Ultralytics' own classes, and cannot be read without running what it says.
+    """
+    offer_torchvision_operators()
+    try:
+        import ultralytics  # noqa: F401  (the classes that the pickle names)
+    except ImportError as error:
+        raise CannotAdapt(f"this checkpoint needs ultralytics: pip install ultralytics ({error})") from error
+    loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
+    network = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, Mapping) else None
+    if network is None or type(network).__name__ != "ClassificationModel":
+        raise CannotAdapt(f"{path.name} is no Ultralytics classifier, and no pipeline takes another kind")
+    return network, str(loaded.get("license", "")), int(loaded.get("train_args", {}).get("imgsz", 224))
+
+
+def offer_torchvision_operators() -> None:
+    """Let torchvision be imported beside a torch for which its compiled operators were not built.
+
+    Its Python registers shapes for them at import, which fails beside the CPU build of torch; no classifier
+    calls them. So they are declared, without a body, until the import goes through.
+    """
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    _KEPT.append(library)
+    for _ in range(MOST_OPERATORS):
+        try:
+            import torchvision  # noqa: F401
+        except ImportError:
+            return
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None:
+                raise CannotAdapt(f"torchvision cannot be imported: {error}") from error
+            library.define(f"{missing[1]}(Tensor boxes) -> Tensor")
+            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+                del sys.modules[name]
+        else:
+            return
+
+
+_KEPT: list[Any] = []  # a library's declarations end with the object

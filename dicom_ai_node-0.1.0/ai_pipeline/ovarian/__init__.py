@@ -1,0 +1,1 @@
+"""Ovarian ultrasound: classes of cysts and tumours, and the outline of the lesion."""

@@ -1,0 +1,135 @@
+"""The ovarian card's networks on one displayed picture: probabilities of the classes, and the gate.
+
+Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.domain_gate import FeatureGate
+from ai_pipeline.contract import Decision, Heatmap
+from ai_pipeline.errors import CardError
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.engine import load
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import Card, Input, Label, read
+
+METHOD = "class activation, coarse"
+NORMAL = "Ovary_Normal"
+"""Never called present: in five folds two of three such answers were right, and five cancers got it."""
+EVEN = 1e-6
+"""Activation up to which a map says nothing of a place: it is not stretched to 1."""
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OvarianAnalysis:
+    """The classifier's output for a picture of ``rows`` × ``columns``.
+
+    ``values [1, 3, size, size]``: its input; ``probabilities [labels]`` 0 to 1 with the sum 1; ``places
+    [labels, h, w]``: class activation; ``distance`` to the training frames, accepted up to the card's
+    threshold; ``to_model``: source coordinates → those of the input.
+    """
+
+    values: Floats
+    probabilities: Floats
+    places: Floats
+    distance: float
+    to_model: Affine
+    rows: int
+    columns: int
+
+
+class OvarianClassifier:
+    """The classifier of one card. Raises CardError when the card or its weights are not usable."""
+
+    def __init__(self, card: Card, threads: int = 0) -> None:
+        if card.input is None or not card.labels or card.gate is None:
+            raise CardError(f"{card.path.name}: the ovarian model needs input, labels and gate")
+        self.card = card
+        self.input: Input = card.input
+        self._gate, self._limit = FeatureGate.from_bytes(read(card.file(card.gate.role))), card.gate.threshold
+        self._engine = load(card, "classifier", "onnxruntime", threads)
+
+    def analyse(self, picture: Grey) -> OvarianAnalysis:
+        """``picture``: as displayed, uint8, RGB or grey, any size."""
+        grey = grey_of(picture)
+        values, to_model = network_input(grey, self.input)
+        outputs = self._engine(values)
+        pooled = np.asarray(outputs[self.card.outputs.features].mean((2, 3)), np.float32)
+        return OvarianAnalysis(
+            values,
+            probabilities(outputs[self.card.outputs.scores], self.card.labels)[0],
+            np.asarray(outputs[self.card.outputs.places][0], np.float32),
+            float(self._gate.distance(pooled)[0]),
+            to_model,
+            *grey.shape,
+        )
+
+    def in_domain(self, found: OvarianAnalysis) -> bool:
+        """Whether the picture looks like the frames that the model was made for."""
+        return found.distance <= self._limit
+
+
+def grey_of(picture: Grey) -> Grey:
+    """A displayed picture, RGB or grey already, as grey levels ``[rows, columns]``."""
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
+    """``[N, labels]`` logits → calibrated probabilities with the sum 1: the softmax of slope · logit +
+    intercept (vector scaling, C. Guo et al., ICML 2017)."""
+    slopes, intercepts = ([getattr(label, key) for label in labels] for key in ("slope", "intercept"))
+    scaled = logits.astype(np.float64) * slopes + intercepts
+    scaled -= scaled.max(1, keepdims=True)
+    odds = np.exp(scaled)
+    return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
+
+
+def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[Decision, ...]:
+    """The decision for each label from the probabilities ``found [labels]``.
+
+    Present is the likeliest label from its threshold on. Where none is, where it is :data:`NORMAL`, or one
+    that is not supported and ``hidden``, the model abstains: nothing is present. A label that is not
+    supported is never absent, and where it is the likeliest and hidden, no label is absent: the others would
+    reveal it.
+    """
+    best = int(np.argmax(found))
+    named = labels[best].supported or not hidden
+    sure = named and found[best] >= labels[best].threshold and labels[best].name != NORMAL
+    return tuple(
+        Decision.PRESENT
+        if sure and index == best
+        else Decision.ABSENT
+        if named and label.supported and value < label.absent_below
+        else Decision.INDETERMINATE
+        for index, (value, label) in enumerate(zip(found.tolist(), labels, strict=True))
+    )
+
+
+def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
+    """The evidence for a label, at the source's size: its class activation above zero, the peak set to 1."""
+    activation = np.maximum(found.places[label], 0.0)
+    # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
+    fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)
+    fine = np.clip(fine / max(float(fine.max()), EVEN), 0.0, 1.0)
+    return Heatmap(in_source(fine, found.to_model, found.rows, found.columns), METHOD)
+
+
+def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Floats:
+    """A map on the network's input ``[size, size]`` in the source image: ``[rows, columns]``."""
+    way = to_model
+    across, down = (  # OpenCV counts from pixel centres
+        offset + (along + beside) / 2 - 0.5
+        for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
+    )
+    matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(layer, matrix, (columns, rows), flags=flags), np.float32)

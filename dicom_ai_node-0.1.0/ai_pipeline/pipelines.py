@@ -1,0 +1,117 @@
+"""The pipelines by the name that rules and ``--pipeline`` use: entry points, those of other packages too.
+
+Nothing heavy is imported before a pipeline is used. A pipeline of another package may be broken in any way:
+that is an error of one sentence when it is used, and affects nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast
+
+from ai_pipeline.contract import ChecksOptions, ExchangesModels, ModelSlot, Pipeline, PipelineCard
+from ai_pipeline.errors import PluginError, first_line
+
+GROUP = "ai_pipeline.pipelines"
+"""The entry-point group: ``name = "package.module:Class"``, a class like :class:`.contract.Pipeline`."""
+
+_INSTALLED = entry_points(group=GROUP)
+PIPELINES: dict[str, EntryPoint] = {found.name: found for found in _INSTALLED}
+"""Every pipeline of every installed package, by name."""
+
+_METHODS = ("warm_up", "models", "accepts", "run")
+
+
+def create(
+    name: str, *, models_dir: Path | None = None, device_rules: Path | None = None, card: object = None
+) -> Pipeline:
+    """The pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
+
+    ``models_dir``, ``device_rules`` and ``card`` (that of another model than the active one) go to the
+    parameters of these names, where its constructor has them. Raises KeyError, PluginError.
+    """
+    made = pipeline_class(name)
+    offered = {"models_dir": models_dir, "device_rules": device_rules, "card": card}
+    try:
+        taken = signature(made).parameters
+        return made(**{key: value for key, value in offered.items() if key in taken})
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"pipeline {name} ({PIPELINES[name].value}) cannot be made: {first_line(error)}"
+        ) from error
+
+
+def card_of(name: str) -> PipelineCard:
+    """The card of the pipeline called ``name``; no model is loaded. Raises as :func:`pipeline_class`."""
+    return pipeline_class(name).card
+
+
+def cards() -> Iterator[PipelineCard]:
+    """The cards of all pipelines that can be loaded, by name."""
+    for name in sorted(PIPELINES):
+        with suppress(PluginError):
+            yield card_of(name)
+
+
+def slots() -> dict[str, tuple[PipelineCard, ModelSlot]]:
+    """Every model that a site may exchange, by the name of its slot, with the pipeline that runs it."""
+    return {slot.name: (card, slot) for card in cards() for slot in card.slots}
+
+
+def try_out(name: str, card_file: Path, seconds: int) -> None:
+    """Run the model of a card on pictures as the pipeline called ``name`` would. Raises CardError."""
+    made = pipeline_class(name)
+    if issubclass(made, ExchangesModels):
+        made.try_out(card_file, seconds)
+
+
+def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:
+    """Faults in ``options`` for this pipeline, its models and this machine, as remedies by option.
+
+    Raises what a pipeline of another package may raise.
+    """
+    known = pipeline.card.options
+    faults = known.faults(options)
+    right = {key: value for key, value in options.items() if key not in faults}
+    if isinstance(pipeline, ChecksOptions) and not known.faults(right):
+        faults |= pipeline.option_faults(right)
+    return faults
+
+
+def pipeline_class(name: str) -> type[Pipeline]:
+    """The class called ``name``.
+
+    Raises KeyError when there is none, PluginError when it cannot be imported or is no pipeline.
+    """
+    if name not in PIPELINES:
+        raise KeyError(f"no pipeline is called {name!r}: choose from {', '.join(sorted(PIPELINES))}")
+    what = f"pipeline {name} ({PIPELINES[name].value})"
+    packages = sorted({found.dist.name for found in _INSTALLED if found.name == name and found.dist})
+    if len(packages) > 1:
+        raise PluginError(f"{what} is brought by {' and '.join(packages)}: uninstall one of them")
+    try:
+        found = PIPELINES[name].load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{what} cannot be loaded: {first_line(error)}") from error
+    if faults := list(_faults(name, found)):
+        raise PluginError(f"{what} is no pipeline: {'; '.join(faults)} (docs/pipelines.md)")
+    return cast(type[Pipeline], found)
+
+
+def _faults(name: str, found: Any) -> Iterator[str]:
+    """What the class lacks of the protocol."""
+    if not isinstance(found, type):
+        yield "it is no class"
+        return
+    for method in _METHODS:
+        if not callable(getattr(found, method, None)):
+            yield f"it has no {method}()"
+    card = getattr(found, "card", None)
+    if not isinstance(card, PipelineCard):
+        yield "its card is no PipelineCard"
+    elif card.name != name:
+        yield f"the name on its card must be {name!r}, which results bear"

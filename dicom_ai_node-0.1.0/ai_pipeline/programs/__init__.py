@@ -1,0 +1,1 @@
+"""Pipelines that are programs: a command or a container reads a folder of DICOM and writes a folder."""

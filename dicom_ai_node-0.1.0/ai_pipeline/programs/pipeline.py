@@ -1,0 +1,177 @@
+"""The pipelines ``command`` and ``container``: a program of another party, under limits.
+
+It reads copies of the images and writes ``findings.json``; nothing else that it writes is taken. Its output
+is checked as untrusted input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from ai_pipeline.contract import (
+    Accept,
+    ModelRef,
+    PipelineCard,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refuse,
+    SourceImage,
+)
+from ai_pipeline.errors import ProgramFailed
+from ai_pipeline.images.decode import DicomImage
+from ai_pipeline.programs import container
+from ai_pipeline.programs.answer import findings_in
+from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
+from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
+from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
+
+_FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
+"""Environment variables by which MONAI application packages find the folders."""
+
+
+class _Program(ABC):
+    """What both kinds share (:class:`ai_pipeline.contract.Pipeline`)."""
+
+    card: PipelineCard
+
+    def warm_up(self) -> None:
+        """Delete the folders of workers that were killed."""
+        remove_abandoned()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """None is known without a rule's options; each result names its own."""
+        return ()
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """The requirements of these options that this machine lacks, by option."""
+        return dict(self._lacking(options))
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
+    ) -> Accept | Refuse:
+        """Take every image that is a DICOM file: the rule has chosen them."""
+        taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
+        return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Run the program on all images at once. Raises ProgramFailed, and what ``report`` raises."""
+        if faults := self.card.options.faults(options) or self.option_faults(options):
+            raise ProgramFailed("; ".join(f"{option} {remedy}" for option, remedy in faults.items()))
+        began = time.perf_counter()
+        files = [image for image in images if isinstance(image, DicomImage)]
+        with exchange([image.path for image in files]) as folders:
+            prepared, model_hash = self._prepare(folders, options)
+            run_program(prepared, report)
+            model = ModelRef(str(options["model"]), str(options["version"]), model_hash, _digest(options))
+            findings = findings_in(folders.answer(), files, model)
+            left = folders.others()
+        notes = (QualityNote("files_not_taken", left),) if left else ()
+        seconds = {"total": time.perf_counter() - began}
+        return PipelineResult(findings, quality=notes, timings=seconds, models=(model,))
+
+    @abstractmethod
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
+
+    @abstractmethod
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """The run, and the SHA-256 of the program."""
+
+
+class Command(_Program):
+    """The pipeline ``command``: a program of this machine, with the rights of the node's user."""
+
+    card = COMMAND
+
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        wanted = CommandOptions.of(options)
+        if shutil.which(wanted.command[0], path=os.defpath) is None:
+            yield "command", f"{wanted.command[0]} is no program on this machine"
+        if not wanted.network and not can_leave_network():
+            yield "network", "cannot be taken from a program on this machine: true lets it have it"
+
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        wanted = CommandOptions.of(options)
+        words = wanted.command
+        places = {"{input}": str(folders.input), "{output}": str(folders.output)}
+        digest = hashlib.sha256()
+        for path in map(Path, [shutil.which(words[0], path=os.defpath) or "", *words[1:]]):
+            if path.is_absolute() and path.is_file():
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        run = ProgramRun(
+            command=[_filled(word, places) for word in words],
+            folder=str(folders.work),
+            output=str(folders.output),
+            environment=_environment(str(folders.input), str(folders.output))
+            | {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(folders.work), "TMPDIR": str(folders.work)},
+            seconds=wanted.seconds,
+            memory_mib=wanted.memory_mib,
+            offline=not wanted.network,
+        )
+        return run, digest.hexdigest()
+
+
+class Container(_Program):
+    """The pipeline ``container``: podman or docker runs an image without network."""
+
+    card = CONTAINER
+
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        engine = ContainerOptions.of(options).engine
+        if not container.engine(engine):
+            yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
+
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        wanted = ContainerOptions.of(options)
+        engine = container.engine(wanted.engine)
+        image_id = container.image_id(engine, wanted.image)
+        name = f"ai-pipeline-{folders.name}"
+        words = container.command_line(
+            engine,
+            image_id,
+            [_filled(word, container.PLACES) for word in wanted.command],
+            name=name,
+            folders=(folders.input, folders.output),
+            environment=_environment(*container.PLACES.values()),
+            memory_mib=wanted.memory_mib,
+        )
+        run = ProgramRun(
+            command=words,
+            folder=str(folders.work),
+            output=str(folders.output),
+            environment={key: os.environ[key] for key in container.ENVIRONMENT if key in os.environ},
+            seconds=wanted.seconds,
+            cleanup=[engine, "rm", "--force", name],
+        )
+        return run, image_id.removeprefix("sha256:")
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    for placeholder, place in places.items():
+        word = word.replace(placeholder, place)
+    return word
+
+
+def _environment(source: str, target: str) -> dict[str, str]:
+    """The folders under the names that mercure's modules and MONAI application packages know."""
+    named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
+    named |= {variable.format("INPUT"): source for variable in _FOLDERS}
+    return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
+
+
+def _digest(options: Mapping[str, object]) -> str:
+    """SHA-256 of the rule's options, in the place of a card's."""
+    return hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,230 @@
+"""``python -I -m ai_pipeline.programs.supervisor``: one program under limits, ended with all that it started.
+
+The program's parent is a process in between, the first of a namespace of processes where the kernel gives
+one: nothing in the namespace can name, stop or kill a process outside, nor its first. Where the kernel gives
+none, Landlock keeps the program's signals among its own processes. Where neither is, the worker ends all
+(:mod:`ai_pipeline.programs.process`).
+
+Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes,
+the program is ended. Standard output says how it ended: an exit status, or the word for a limit. What the
+program prints is thrown away: it may name the patient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ai_pipeline.confinement import die_with_parent
+from ai_pipeline.confinement.landlock import keep_signals_inside
+from ai_pipeline.programs.written import MOST_ENTRIES, entries
+
+MOST_PROCESSES = 256
+MOST_WRITTEN = 4 << 30
+"""Bytes that a program may write."""
+_STEP_SECONDS = 0.05
+_LOOK_SECONDS = 0.5  # how often what it wrote is counted
+_KILL_SECONDS = 10.0
+_CLEANUP_SECONDS = 30.0
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+_NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
+_PRIVATE = 0x4000 | 0x40000  # mount(2): MS_REC | MS_PRIVATE
+
+
+def main() -> int:
+    """Run one program and say how it ended."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (some := os.read(0, 65536)):
+            return 0
+        line += some
+    run = json.loads(line)
+    sys.stdout.write(json.dumps({"ended": _ended(run)}))
+    return 0
+
+
+def _ended(run: Mapping[str, Any]) -> int | str:
+    # Orphans become our children: nothing that the program starts can outlive us unseen.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if run["offline"] and not leave_network():
+        return "network"
+    # An engine of containers is no stranger, and makes namespaces of its own.
+    foreign = not run["cleanup"]
+    if foreign and (apart := leave_processes()):
+        die_with_parent(os.getppid())  # also while this process is stopped; the namespace ends with it
+    answer, report_to = os.pipe()
+    first = os.fork()
+    if not first:
+        if foreign and apart:
+            _see_own_processes()
+        _run_first(run, report_to, keep_signals=foreign and not apart)
+    os.close(report_to)
+    ended: int | str = "lost"
+    try:
+        with contextlib.suppress(ChildProcessError):
+            ended = _watched(first, run)
+        if ended == 0:
+            ended = json.loads(os.read(answer, 4096))
+    finally:
+        _end_all()
+        if run["cleanup"] and ended != 0:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    run["cleanup"],
+                    env=run["environment"],
+                    timeout=_CLEANUP_SECONDS,
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+    return ended
+
+
+def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) -> NoReturn:
+    """The program's parent: starts it, takes the ends of orphans of its namespace, and says how it ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nothing, standard)
+    ended: int | str | None = "start"
+    # Referenced to the end: a deleted Popen object would reap the exit status.
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        program = subprocess.Popen(
+            run["command"],
+            cwd=run["folder"],
+            env=run["environment"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: _limit(run["memory_mib"], keep_signals=keep_signals),  # noqa: PLW1509  (there is one thread)
+        )
+        while (ended := _reaped(program.pid, 0)) is None:
+            pass
+    os.write(report_to, json.dumps(ended).encode())
+    os._exit(0)
+
+
+def leave_network() -> bool:
+    """Cut this process and its children off the network for good. Returns whether the kernel did so."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
+
+
+def leave_processes() -> bool:
+    """Let the next child be the first of a namespace of processes. Returns whether the kernel did so."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.unshare(_NEW_PID) == 0 or libc.unshare(_NEW_USER | _NEW_PID) == 0)
+
+
+def _see_own_processes() -> None:
+    """Let ``/proc`` show this namespace alone. In some containers the kernel refuses: then it shows all."""
+    libc = ctypes.CDLL(None)
+    if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
+        libc.mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+def _limit(memory_mib: int, *, keep_signals: bool) -> None:
+    """Set limits in the program's own process, before it starts; each of its processes inherits them."""
+    if keep_signals:
+        keep_signals_inside()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MOST_WRITTEN)):
+        resource.setrlimit(what, (most, most))
+    if memory_mib:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = memory_mib << 20 if hard == resource.RLIM_INFINITY else min(memory_mib << 20, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _watched(first: int, run: Mapping[str, Any]) -> int | str:
+    """Wait for the end of the first process, a limit, or the end of standard input; returns how it ended."""
+    end, look = time.monotonic() + run["seconds"], 0.0
+    while True:
+        if (status := _reaped(first, os.WNOHANG)) is not None:
+            return status if status == 0 else "lost"
+        processes = [pid for pid in descendants(os.getpid()) if pid != first]
+        if run["memory_mib"] and sum(map(_memory_mib, processes)) > run["memory_mib"]:
+            return "memory"
+        if len(processes) > MOST_PROCESSES:
+            return "processes"
+        now = time.monotonic()
+        if now > end:
+            return "time"
+        if now > look:
+            look = now + _LOOK_SECONDS
+            if _wrote_too_much(run["output"], run["folder"]):
+                return "output"
+        if select.select([0], [], [], _STEP_SECONDS)[0] and not os.read(0, 4096):
+            return "abandoned"
+
+
+def _reaped(process: int, how: int) -> int | None:
+    """Take the ends of processes; the exit status when one is this process's. Raises ChildProcessError."""
+    while True:
+        pid, status = os.waitpid(-1, how)
+        if pid == process:
+            return os.waitstatus_to_exitcode(status)
+        if pid == 0:
+            return None
+
+
+def descendants(process: int) -> Iterator[int]:
+    """Every process below this one, including ended processes whose status was not read yet."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # man 5 proc: pid (name) state ppid …; the name may hold anything
+            parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    waiting = [process]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            yield child
+            waiting.append(child)
+
+
+def _memory_mib(pid: int) -> float:
+    """Anonymous memory of a process: resident pages that are not shared."""
+    with contextlib.suppress(OSError, ValueError):
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(resident) - int(shared)) * _PAGE_MIB
+    return 0.0
+
+
+def _wrote_too_much(*folders: str) -> bool:
+    sizes = []
+    for folder in folders:
+        for entry in entries(folder):
+            with contextlib.suppress(OSError):
+                sizes.append(entry.stat(follow_symlinks=False).st_size)
+    return len(sizes) > MOST_ENTRIES or sum(sizes) > MOST_WRITTEN
+
+
+def _end_all() -> None:
+    """Kill what is left, again and again: a process that is killed may just have started another."""
+    end = time.monotonic() + _KILL_SECONDS
+    while (left := list(descendants(os.getpid()))) and time.monotonic() < end:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            _reaped(-1, os.WNOHANG)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The short result of an image: one to three lines, the same in report, picture, console and message.
+
+A reader who reads nothing else must not be misled: only what a model may say is said, and what it did not
+assess stands beside it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, QualityNote
+
+MOST: Final = 120
+"""Characters of a line."""
+UNSURE: Final = "unsure"
+"""Name of the note on an image on which a model excludes nothing."""
+NOT_ASSESSED: Final = "not assessed"
+"""Name of the note whose ``names`` nobody looked for."""
+NOTHING: Final = "nothing stated about this image."
+HIGH: Final = "high certainty"
+"""Certainty of calls of which at least nine of ten are right."""
+RIGHT_HALF, RIGHT_MOSTLY = 0.5, 0.9
+"""Shares of calls that are right from which certainty is moderate, and high."""
+
+_SIDES: Final = {"L": "left ", "R": "right ", "": ""}
+
+
+def certainty(right: float) -> str:
+    """The certainty of positive calls of which a share ``right``, 0 to 1, is right."""
+    if right >= RIGHT_MOSTLY:
+        return HIGH
+    return "moderate certainty" if right >= RIGHT_HALF else "low certainty"
+
+
+def short_result(
+    findings: Sequence[Finding], measurements: Sequence[Measurement], notes: Iterable[QualityNote]
+) -> tuple[str, ...]:
+    """The AI's result for one image: at most three lines of at most :data:`MOST` characters.
+
+    ``findings``, ``measurements`` and ``notes``: all of the image. First the statements about measurements,
+    then the findings by decision, then what was not assessed.
+    """
+    notes = list(notes)
+    of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
+    unsure = any(note.name == UNSURE for note in notes)
+    skipped = [name for note in notes if note.name == NOT_ASSESSED for name in note.names]
+    stated = _line([(text, []) for text in _statements(measurements)])
+    decided = _line(_decided(of_patient, unsure=unsure))
+    lines = [stated, decided] if stated or decided else [_without_patient(findings)]
+    first, *further = filter(None, [*lines, _line([("Not assessed", skipped)] if skipped else [])])
+    return (f"AI: {first}", *further)
+
+
+def result_lines(
+    findings: Sequence[Finding], measurements: Sequence[Measurement], notes: Iterable[QualityNote]
+) -> list[str]:
+    """:func:`short_result`, and the notes that must be read wherever the findings are."""
+    notes = list(notes)
+    return [*short_result(findings, measurements, notes), *(note.text for note in notes if note.on_faces)]
+
+
+def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: Sequence[str]) -> str:
+    """One line of at most :data:`MOST` characters on what differs from the images of the day ``on``.
+
+    ``numbers``: what to say of measurements; ``new`` and ``gone``: names of findings that are suspected now
+    and were not then, and the reverse.
+    """
+    said = [*numbers, *([] if new or gone or numbers else ["no change in what is suspected"])]
+    head = f"Before, {on}{': ' if said else ''}{'; '.join(said)}"
+    findings = [("Newly suspected", list(new)), ("No longer suspected", list(gone))]
+    return _line([(head, []), *(one for one in findings if one[1])])
+
+
+def decided_in_words(finding: Finding) -> str:
+    """Side, name and certainty: "left pleural effusion suspected, low certainty"."""
+    words = {
+        Decision.PRESENT: "suspected",
+        Decision.INDETERMINATE: "not excluded",
+        Decision.ABSENT: "not found",
+    }
+    sure = f", {finding.certainty}" if finding.certainty and finding.decision is Decision.PRESENT else ""
+    if finding.exclusive and finding.decision is Decision.PRESENT:
+        return f"suggested class: {named(finding)}{sure}"
+    return f"{named(finding)} {words[finding.decision]}{sure}"
+
+
+def named(finding: Finding) -> str:
+    """The finding with its side, in small letters: "left pleural effusion"."""
+    name = finding.code.meaning
+    small = name if name[:2].isupper() else name[:1].lower() + name[1:]
+    return f"{_SIDES[finding.side]}{small}"
+
+
+def _statements(measurements: Sequence[Measurement]) -> list[str]:
+    """The statements of the pipeline; of one that makes none the first numbers that a model measured."""
+    stated = [one.statement for one in measurements if one.statement]
+    return stated or [measurement_text(one) for one in measurements if one.model is not None][:2]
+
+
+def in_sentences(names: Sequence[str]) -> str:
+    """All names of a list, in sentences of at most :data:`MOST` characters."""
+    unbroken = ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)
+    lines = textwrap.wrap(unbroken, MOST - len(f"{NOT_ASSESSED}: "), break_long_words=False)
+    return " ".join(f"{line.rstrip(',')}." for line in lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def measurement_text(measurement: Measurement) -> str:
+    """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
+    unit = measurement.unit
+    if unit.value == "{ratio}":
+        return f"{measurement.name} {measurement.value:.2f}"
+    return f"{measurement.name} {measurement.value:.0f} {unit.meaning}"
+
+
+_Sentence = tuple[str, list[str]]
+"""A head and the names behind its colon; without names the head is the sentence."""
+
+
+def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
+    """The findings by decision; on an image of which the model is unsure nothing is excluded."""
+    suspected: dict[str, list[str]] = {}
+    for one in findings:
+        if one.decision is Decision.PRESENT:
+            head = f"Suspected, {one.certainty}" if one.certainty else "Suspected"
+            suspected.setdefault(head, []).append(named(one))
+    if any(one.exclusive for one in findings):
+        return [(_suggested(findings), [])]
+    absent = [one for one in findings if one.decision is Decision.ABSENT]
+    unclear = [one for one in findings if one.decision is Decision.INDETERMINATE]
+    not_excluded = [named(one) for one in (*unclear, *(absent if unsure else ()))]
+    not_found = [] if unsure else [named(one) for one in absent]
+    sentences = list(suspected.items())
+    if not_excluded:
+        sentences += [*([] if suspected else [("Nothing suspected", [])]), ("Cannot exclude", not_excluded)]
+    return [*sentences, ("Not found", not_found)] if not_found else sentences
+
+
+def _suggested(findings: Sequence[Finding]) -> str:
+    """The class of classes that exclude each other: the others are not "excluded", and none may fit."""
+    present = [one for one in findings if one.decision is Decision.PRESENT]
+    sure = f", {present[0].certainty}" if present and present[0].certainty else ""
+    return f"Suggested class{sure}: {named(present[0])}" if present else "No class suggested"
+
+
+def _without_patient(findings: Sequence[Finding]) -> str:
+    """The sentence on an image of which nothing is said of the patient."""
+    if not findings:
+        return NOTHING
+    absent = [one.name for one in findings if one.decision is Decision.ABSENT]
+    seen = f"no {absent[0].lower()} found" if absent else "burned-in annotation found"
+    return f"{seen}; this AI does not assess the image."
+
+
+def _line(sentences: Sequence[_Sentence]) -> str:
+    """The sentences in one line: names that do not fit are counted, the first names before the last ones."""
+    line = ""
+    for number, (head, names) in enumerate(sentences):
+        left = sum(len(_counted(*one)) + 1 for one in sentences[number + 1 :])
+        room = MOST - len("AI: ") - len(line) - (1 if line else 0) - left
+        sentence = _sentence(head, names, room)
+        if not line or names or len(sentence) <= room:  # a further number that does not fit is in its group
+            line = f"{line} {sentence}".strip()
+    return line if len(line) <= MOST - len("AI: ") else f"{line[: MOST - len('AI: ') - 1]}…"
+
+
+def _sentence(head: str, names: Sequence[str], room: int) -> str:
+    """``head: first, second and 3 more.`` in ``room`` characters."""
+    known = list(dict.fromkeys(names))
+    if not known:
+        return f"{head}."
+    whole = f"{head}: {', '.join(known)}."
+    if len(whole) <= room:
+        return whole
+    for count in range(len(known) - 1, 0, -1):
+        text = f"{head}: {', '.join(known[:count])} and {len(known) - count} more."
+        if len(text) <= room:
+            return text
+    return _counted(head, known)
+
+
+def _counted(head: str, names: Sequence[str]) -> str:
+    """The shortest form of a sentence: its names counted."""
+    return f"{head}: {len(names)} findings." if len(names) > 1 else f"{': '.join([head, *names])}."

@@ -1,0 +1,421 @@
+"""The main process's own work under one configuration: index and assembly, delivery, timers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.audit_trail.sender import AuditSender
+from dicom_node.config.settings import Settings
+from dicom_node.decisions import copies
+from dicom_node.errors import DecisionNotCopied, NodeError
+from dicom_node.events import (
+    CLOCK_PUT_BACK,
+    DATABASE_REPLACED,
+    DECISIONS_NOT_COPIED,
+    DISK_LOW,
+    INDEXING_BACK,
+    INDEXING_FAILED,
+    SCHEDULER_TAKEN,
+    THREAD_FAILED,
+)
+from dicom_node.fetch import Fetcher, Questions, report_missing
+from dicom_node.inbox.spool import Spool
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.model.roles import Role
+from dicom_node.monitoring.disk import note_free_space
+from dicom_node.monitoring.drift import forget_old, report_drift
+from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
+from dicom_node.notifications.gather import forget_removed
+from dicom_node.notifications.sender import Notifier
+from dicom_node.notifications.silence import report_silence
+from dicom_node.object_store.bucket import Bucket, bucket_of
+from dicom_node.object_store.files import Files
+from dicom_node.object_store.handover import HandOver
+from dicom_node.object_store.local_copies import LocalCopies
+from dicom_node.outbox.commitment_answers import CommitmentAnswers, give_up_others
+from dicom_node.outbox.commitments import forget_requests
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.outbox.held import report_overdue
+from dicom_node.outbox.outages import report_outages
+from dicom_node.outbox.removals import Removals
+from dicom_node.processes import running
+from dicom_node.services import decisions
+from dicom_node.store import deliveries, leases
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import utc_now
+from dicom_node.studies.assemble import Assembler
+from dicom_node.studies.comparison import reconcile
+from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.scan import Indexer
+
+_INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_INDEX_LOCK_SECONDS = 0.5
+_INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
+_INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
+_SCHEDULER_SECONDS = 15.0
+_GRACE_SECONDS = 30.0
+_CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
+_ENTERED_SECONDS = 10.0
+_MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
+_DECISIONS_SECONDS = 5.0
+_AWAY_SECONDS = 5.0  # that a database gets to come back
+_FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
+_LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
+
+_SITE, _JOBS = "scheduler", "job scheduler"
+"""Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
+
+
+class Background:
+    """The threads of the main process under one configuration; all state is in database and spool."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        role: Role,
+        place: str,
+        say: Callable[..., None],
+        database_file: int,
+        signs: Callable[[], Sequence[Sign]] = tuple,
+        entered_elsewhere: Callable[[], bool] = bool,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._role = role
+        self._say = say
+        self._owner = _owner(settings, place)
+        self._life, self._signs = SignsOfLife(database, place, self._owner), signs
+        self._entered_elsewhere = entered_elsewhere
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._delivery_worker = DeliveryWorker(database, settings)
+        self._queue = JobQueue(database, settings.workers)
+        self._scheduler = BackgroundScheduler(timezone="UTC")
+        self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
+        self._held: set[str] = set()
+        self._fails_since: datetime | None = None  # indexing, round after round
+        self._ahead = _ahead()
+        self._not_copied = False
+        self._database_file = database_file
+        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._spool = spool
+        self._indexer = Indexer(database, spool, settings)
+        self._assembler = Assembler(database, settings)
+
+    def start(self, scanned: Callable[[int], object] = bool) -> None:
+        """Start the threads; ``scanned`` is called once, with the number of objects that waited."""
+        if self._role.indexes:
+            self._run("indexer", lambda: self._index_and_assemble(scanned))
+        if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
+            self._run("hand-over", lambda: self._hand_over(bucket))
+        if self._role.may_deliver and self._settings.outbox.deliver:
+            self._run("outbox", self._deliver)
+            self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
+            for peer in (one for one in self._settings.peers if one.commit_after):
+                answers = CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                self._repeat(f"commitment to {peer.name}", answers.run_once)
+        if self._role.indexes:  # what is fetched comes into this machine's spool
+            self._fetch()
+        if self._settings.notifications:
+            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
+        if self._settings.audit.syslog:
+            self._repeat("audit", AuditSender(self._database, self._settings, self._owner).run_once)
+        if self._settings.telemetry.endpoint:
+            from dicom_node.telemetry.sender import TraceSender  # of an extra
+
+            self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
+        self._start_timers()
+
+    def _fetch(self) -> None:
+        """A thread for each peer that may be asked for studies."""
+        for peer in self._settings.peers:
+            if "query" in peer.may:
+                fetcher = Fetcher(self._database, self._settings, peer, self._owner)
+                self._repeat(f"fetch from {peer.name}", fetcher.run_once)
+            if peer.name in self._settings.asked_by_rules:
+                questions = Questions(self._database, self._settings, peer, self._owner)
+                self._repeat(f"questions to {peer.name}", questions.run_once)
+
+    def _deliver(self) -> None:
+        """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
+        copies.take_in(self._database, self._settings)
+        self._delivery_worker.run_forever(self._stop)
+
+    def stop(self) -> None:
+        """Index the received objects, and let the delivery worker finish its current study."""
+        self._scheduler.shutdown(wait=False)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_GRACE_SECONDS)
+
+    def say_goodbye(self) -> None:
+        """Remove the node's signs of life, so that its planned stop is not reported as a loss."""
+        self._life.leave()
+
+    def give_up_scheduler(self) -> None:
+        """Give the scheduler leases back, so that another machine runs the timers at once."""
+        for name in self._held:
+            leases.release(self._database, name, self._owner)
+
+    def _run(self, name: str, loop: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._until_stop, args=(name, loop), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _until_stop(self, name: str, loop: Callable[[], None]) -> None:
+        """Run the loop; when it fails, record an event and start it again, as nobody watches the thread."""
+        pause = _AWAY_SECONDS
+        while True:
+            try:
+                return loop()
+            except Exception as error:  # noqa: BLE001  (whatever it was, the node is to go on working)
+                # Without the error's text: a database error quotes what it was to write.
+                self._say(THREAD_FAILED, thread=name, reason=type(error).__name__)
+            if self._stop.wait(pause):
+                return None
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
+        """Work once a second until the stop, in a thread; what is under way then is ended first."""
+
+        def loop() -> None:
+            while not self._stop.is_set():
+                try:
+                    work(self._stop)
+                except SQLAlchemyError as error:
+                    self._database.outage.noticed(error)
+                    self._stop.wait(_AWAY_SECONDS)
+                self._stop.wait(1.0)
+
+        self._run(name, loop)
+
+    def _hand_over(self, bucket: Bucket) -> None:
+        handing = HandOver(self._database, self._settings, bucket, self._say, self._spool.stored)
+        handing.run_forever(self._stop)
+
+    def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
+        """Index what the listeners spooled and close studies that are quiet; once more at the end.
+
+        One process of a site does: the next one takes over when the kernel drops the lock of one that died.
+        One whose round failed lets go of the lock: another that has its database and its disk may go on.
+        """
+        waits_for_first = [scanned]
+        while not self._stop.is_set():
+            try:
+                with (self._settings.node.data_dir / "index.lock").open("a") as lock:
+                    if self._locked(lock):
+                        self._indexer.forget_cursors()
+                        self._index_until_stop(waits_for_first)
+            except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
+                self._indexing_failed(error)
+            self._stop.wait(_FAILED_SECONDS)
+
+    def _locked(self, lock: TextIO) -> bool:
+        """Wait for the lock; False where the stop came first. Raises OSError (no answer of the disk)."""
+        while not self._stop.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._stop.wait(_INDEX_LOCK_SECONDS)
+            else:
+                return True
+        return False
+
+    def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
+        while True:
+            ending = self._stop.is_set()
+            while waits_for_first:
+                waits_for_first.pop()(self._indexer.waiting())
+            busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
+            busy += self._assembler.run_once(behind=self._indexer.behind)
+            self._indexing_goes_on()
+            if ending:
+                return
+            if not busy:
+                self._stop.wait(_INDEX_POLL_SECONDS)
+
+    def _indexing_failed(self, error: Exception) -> None:
+        """An event for the first of a row; without the text, which may quote data."""
+        number = error.errno if isinstance(error, OSError) else None
+        reason = errno.errorcode.get(number or 0, type(error).__name__)
+        if self._fails_since is None:
+            self._fails_since = utc_now()
+            self._say(INDEXING_FAILED, reason=reason)
+
+    def _indexing_goes_on(self) -> None:
+        if since := self._fails_since:
+            self._fails_since = None
+            seconds = round((utc_now() - since).total_seconds())
+            self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
+
+    def _start_timers(self) -> None:
+        timers: list[tuple[Callable[[], object], float]] = [
+            (self._hold_leases, _SCHEDULER_SECONDS / 3),
+            (self._show_life, SIGN_SECONDS),
+            (self._watch_clock, _CLOCK_SECONDS),
+            (self._watch_entered, _ENTERED_SECONDS),
+            (self._watch_decisions, _DECISIONS_SECONDS),
+        ]
+        if bucket := bucket_of(self._settings.object_store):
+            timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
+        if self._role.runs_models:
+            timers.append((self._watch_drift, 3600.0))
+        if self._role.may_deliver:
+            timers.append(
+                (self._when_held(_JOBS, self._queue.reap), self._settings.workers.lease_seconds / 3)
+            )
+        if self._role.indexes:
+            timers.append((self._watch_disk, 30.0))
+            timers.append((self._watch_database, 30.0))
+            timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
+        if self._role.keeps_time:
+            timers.append((self._once_a_site(report_silence), 600.0))
+            timers.append((self._once_a_site(report_overdue), 300.0))
+            timers.append((self._once_a_site(report_outages), 60.0))
+            hourly = (
+                purge,
+                purge_results,
+                forget_old,
+                forget_past,
+                forget_removed,
+                forget_requests,
+                give_up_others,
+            )
+            timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
+        compare: Callable[[], None] | None = None
+        if bucket and self._role.indexes:  # each node has a spool of its own
+            compare = self._compare_spool
+        elif not bucket and self._role.keeps_time:
+            compare = self._when_held(_SITE, self._compare_spool)
+        if compare:
+            begin = datetime.now(UTC)
+            self._scheduler.add_job(self._outlasting(compare), "interval", days=1, next_run_time=begin)
+        if self._role.keeps_time and any(peer.missing_days for peer in self._settings.peers):
+            look = self._outlasting(self._once_a_site(report_missing))
+            self._scheduler.add_job(look, "cron", hour=_MISSING_HOUR, max_instances=1)
+        for function, seconds in timers:
+            self._scheduler.add_job(
+                self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1
+            )
+        for function in (self._hold_leases, self._show_life):
+            self._outlasting(function)()
+        self._scheduler.start()
+
+    def _outlasting(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
+
+        def run() -> None:
+            try:
+                function()
+            except SQLAlchemyError as error:
+                self._database.outage.noticed(error)
+
+        return run
+
+    def _hold_leases(self) -> None:
+        """Take or renew them: of those that can do the same duties, one process of a site does them."""
+        for name in self._leases:
+            held = False
+            try:
+                held = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+            finally:  # not known to be ours: another process may have it by now
+                is_new = held and name not in self._held
+                (self._held.add if held else self._held.discard)(name)
+            if is_new:
+                self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
+
+    def _show_life(self) -> None:
+        self._life.report(self._signs(), running(self._settings.node.data_dir))
+
+    def _watch_clock(self) -> None:
+        """After the machine's clock was put back nothing waits until the time that it showed before."""
+        ahead = _ahead()
+        if self._ahead - ahead > _PUT_BACK_SECONDS:
+            with self._database.write() as session:
+                deliveries.clock_put_back(session, utc_now())
+            self._queue.clock_put_back()
+            self._say(CLOCK_PUT_BACK, seconds=round(self._ahead - ahead))
+        self._ahead = ahead  # last: without a database it is tried again
+
+    def _watch_entered(self) -> None:
+        """What was entered on another machine of the site: have this node read its configuration anew."""
+        if self._entered_elsewhere():
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    def _watch_decisions(self) -> None:
+        """Copy what could not be copied, notice a database that was restored, do again what it had lost."""
+        try:
+            copies.copy(self._database, self._settings)
+            self._not_copied = False
+            if copies.is_behind(self._database, self._settings):
+                copies.take_in(self._database, self._settings)
+            if _SITE in self._held:
+                decisions.apply_waiting(self._settings)
+        except DecisionNotCopied:
+            if not self._not_copied:
+                self._say(DECISIONS_NOT_COPIED, node=self._owner)
+            self._not_copied = True
+        except (OSError, NodeError):
+            return  # who needs them logs it
+
+    def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
+        return self._when_held(_SITE, lambda: function(self._database, self._settings))
+
+    def _when_held(self, lease: str, function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            if lease in self._held:
+                function()
+
+        return run
+
+    def _watch_drift(self) -> None:
+        """On one machine at a time, and one that has the models: the scheduler may be a listener."""
+        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+            report_drift(self._database, self._settings)
+
+    def _compare_spool(self) -> None:
+        reconcile(self._database, self._spool, Files(self._settings))
+
+    def _watch_database(self) -> None:
+        """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""
+        if self._database_file != inode(self._database):
+            self._say(DATABASE_REPLACED)
+
+    def _watch_disk(self) -> None:
+        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
+        if free < self._settings.spool.minimum_free_mib:
+            self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def inode(database: Database) -> int:
+    """Which file the database is; 0 where it is none, or is gone."""
+    path = Path(database.url.database or "")
+    return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
+
+
+def _ahead() -> float:
+    """Seconds by which the machine's clock is ahead of the one that nobody sets."""
+    return time.time() - time.monotonic()
+
+
+def _owner(settings: Settings, place: str) -> str:
+    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
+    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+    return f"{socket.gethostname()[:40]}/{folder}/{place}"

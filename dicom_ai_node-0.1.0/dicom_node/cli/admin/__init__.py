@@ -1,0 +1,1 @@
+"""Verbs that set up, start, check and save a node."""

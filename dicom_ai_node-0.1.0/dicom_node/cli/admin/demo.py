@@ -1,0 +1,79 @@
+"""``dicom-node demo``: the whole way, with real images, on this machine."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_node.cli.common.output import say
+from dicom_node.errors import ExitCode
+from dicom_node.model.kinds import ResultKind
+
+if TYPE_CHECKING:
+    from dicom_node.demo.run import DemoResult
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: dicom-node demo --input my-dicom-files --out demo-output")
+def demo(
+    *,
+    own: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="DIR", exists=True, file_okay=False, help="Your own DICOM files."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")] = Path(
+        "demo-output"
+    ),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Public image sets; a chest X-ray is taken from cxr_nih."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB) where --data has none.")
+    ] = False,
+) -> int:
+    """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
+    from dicom_node.demo import run
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
+
+    shown = run.run(out, data=data, own=own, fresh=fresh, offline=offline, say=say)
+    for item in shown:
+        _print_study(item)
+    say("")
+    say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
+    return ExitCode.OK if all(item.ended_well for item in shown) else ExitCode.FAILED
+
+
+def _print_study(item: DemoResult) -> None:
+    from dicom_node.results.sr.reading import short_result
+
+    say("")
+    say(f"{item.folder.name} {item.study.origin}", bold=True)
+
+    def line(label: str, text: str) -> None:
+        say(f"  {label:<10} {text}")
+
+    line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
+    for path in (result.path for result in item.results if result.kind == ResultKind.SR):
+        for text in short_result(path):
+            line("result", text)
+    kinds = [result.kind for result in item.results]
+    back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
+    line("came back", f"{back}; the PACS holds {len(item.objects)} object(s) of the study")
+    if item.seconds_to_pacs is not None:
+        work = item.seconds_to_pacs - item.quiet_seconds
+        quiet = f"{item.quiet_seconds:g} s quiet time, {work:.1f} s work"
+        line("took", f"{item.seconds_to_pacs:.1f} s to the PACS: {quiet}")
+    if item.known_before:
+        line("again", "the node knew these objects: nothing was made or sent a second time")
+    for text in item.refused:
+        line("not sent", text)
+    line("files", f"{item.folder}/pacs")

@@ -1,0 +1,1 @@
+"""Verbs that list and change what a node keeps: studies, jobs, deliveries, events, models."""

@@ -1,0 +1,318 @@
+"""``dicom-node studies``: what was received, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_STUDY, Rows, list_verb, state_in_words
+from dicom_node.cli.common.options import (
+    Config,
+    Json,
+    JsonObject,
+    Limit,
+    Since,
+    StudyArgument,
+    group,
+    limit_or_none,
+    load,
+    moment,
+    reading,
+    states_option,
+    whole_or_end,
+)
+from dicom_node.cli.common.output import local, print_details, print_json, print_rows, say
+from dicom_node.errors import ExitCode
+from dicom_node.events import DELIVERY_RETRIED
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason
+from dicom_node.model.lifecycle import StudyState
+
+app = group("Received studies and their results.")
+
+StudyArguments = Annotated[
+    list[str], typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each.")
+]
+
+
+@list_verb(
+    app,
+    "studies",
+    "--state failed --since 2h --config node.toml",
+    none="No studies, or none that all filters let pass.",
+)
+def list_studies(
+    session: Any,
+    *,
+    state: Annotated[list[str] | None, states_option(StudyState, "held")] = None,
+    since: Since = "",
+    limit: Limit = 100,
+) -> Rows:
+    """List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`)."""
+    from dicom_node.store import views
+
+    return views.list_studies(session, states=state or (), since=moment(since), limit=limit_or_none(limit))
+
+
+@app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
+def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
+    """Show one study: objects received, jobs, results, procedure steps, what happened."""
+    from dicom_node.store import views
+
+    with reading(config) as (session, _):
+        row = views.show_study(session, uid)
+    if as_json:
+        print_json(row)
+        return
+    parts = ("results", "jobs", "received", "steps", "events")
+    hidden = (*parts, "study_instance_uid", "job_held")
+    shown = {key: value for key, value in row.items() if key not in hidden}
+    print_details(shown | {"state": state_in_words(row)})
+    for part in parts if row["steps"] else (part for part in parts if part != "steps"):
+        _print_part(part, _folded(row[part]) if part == "events" else row[part])
+
+
+@list_verb(
+    app,
+    "studies readings",
+    "1.2.840.113619.2.1 --config node.toml",
+    none="Nothing was read in this study, or it was purged.",
+)
+def readings(settings: Any, *, uid: StudyArgument) -> Rows:
+    """Show the readings of a study's burned-in annotation, names included. Needs the site key; event 4010."""
+    from dicom_node.services import studies
+
+    return studies.readings_of(settings, uid)
+
+
+@app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
+def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+    """Show the choices for a study in quarantine: patients, versions, their senders and differences."""
+    from dicom_node.services import studies
+
+    rows = studies.versions(load(config), uid)
+    print_rows(
+        rows, COLUMNS["studies versions"], as_json=as_json, none="There is nothing to choose in this study."
+    )
+    if rows and not as_json:
+        say(f"Then: dicom-node studies release {uid} --as-of {rows[0]['as_of']} --take NUMBER")
+
+
+@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --as-of 2-17 --take 1")
+def release(
+    uids: StudyArguments,
+    config: Config,
+    take: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="Number of a choice in `studies versions`; repeatable."),
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="As `studies versions` says: refused if something came since, so that no number "
+            "stands for another patient than you saw."
+        ),
+    ] = None,
+) -> None:
+    """Release studies from quarantine: each is assembled again; of one study you may choose what counts.
+
+    Objects that you do not choose stay aside.
+    """
+    from dicom_node.services import studies
+
+    if len(uids) > 1:
+        if take or as_of:
+            raise typer.BadParameter("--take and --as-of are for one study")
+        _change(config, uids, as_json=False, change="release")
+        return
+    studies.release(load(config), whole_or_end(uids[0]), take or (), as_of=as_of)
+    say("Released: the study is assembled again and its rules are applied.")
+
+
+@app.command(epilog="Example: dicom-node studies rerun 1.2.840.113619.2.1 --config node.toml")
+def rerun(
+    uids: StudyArguments,
+    config: Config,
+    as_json: Json = False,
+) -> None:
+    """Apply the present rules to studies again, delivered and failed ones too: to all of them or none.
+
+    Unchanged results are not sent twice. A study that is being received or in quarantine is refused.
+    """
+    from dicom_node.services import studies
+
+    rows = studies.rerun_rules(load(config), [whole_or_end(uid) for uid in uids])
+    print_rows(rows, COLUMNS["rules replay"], as_json=as_json, none="")
+
+
+@app.command(epilog="Example: dicom-node studies retry 1.2.840.113619.2.1 113619.2.7 --config node.toml")
+def retry(uids: StudyArguments, config: Config, as_json: Json = False) -> None:
+    """Run the stopped jobs of studies again, and send their given-up deliveries again."""
+    _change(config, uids, as_json=as_json, change="retry")
+
+
+@app.command(epilog="Example: dicom-node studies send 1.2.840.113619.2.1 --to teaching --config node.toml")
+def send(
+    uids: StudyArguments,
+    config: Config,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="A configured peer that may receive.")],
+    as_json: Json = False,
+) -> None:
+    """Send the newest results of studies to a further peer, as far as it takes their kinds."""
+    _change(config, uids, as_json=as_json, change="send", peer=to)
+
+
+def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) -> None:
+    """One change of each study; a row for each. Exits with FAILED where one refused."""
+    from dicom_node.services import several
+
+    rows = several.change_studies(
+        load(config), [whole_or_end(uid) for uid in uids], several.StudyChangeRequest(**wanted)
+    )
+    print_rows(rows, COLUMNS["studies changed"], as_json=as_json, none="")
+    if not all(row["done"] for row in rows):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command(epilog='Example: dicom-node studies withdraw 1.2.3 --reason safety --because "other patient"')
+def withdraw(
+    uids: StudyArguments,
+    config: Config,
+    reason: Annotated[RejectionReason, typer.Option(help="Reason that the PACS gets.")],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason, which the rejection note contains.")
+    ],
+    result: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
+    ] = None,
+) -> None:
+    """Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the others.
+
+    Where one study refuses, those before it are withdrawn.
+    """
+    from dicom_node.services import results
+
+    if result and len(uids) > 1:
+        raise typer.BadParameter("--result is for one study")
+    settings = load(config)
+    for uid in uids:
+        study = whole_or_end(uid)
+        left = results.withdraw_by_uid(settings, study, result or None, reason=reason, because=because)
+        say(f"Withdrawn: nothing of {uid if len(uids) > 1 else 'it'} is sent any more.")
+        for peer, removed in left.items():
+            say(f"To be removed by hand from {peer}:", bold=True)
+            for one in removed:
+                say(f"  {one}")
+
+
+@list_verb(
+    app, "studies findings", "1.2.840.113619.2.1 --config node.toml", none="No report of this study is here."
+)
+def findings(session: Any, settings: Any, *, uid: StudyArgument) -> Rows:
+    """Show what a study's newest reports found, and how each finding was assessed."""
+    from dicom_node.services import assessments
+
+    return assessments.findings_of_study(session, settings, uid)
+
+
+@app.command(
+    epilog='Example: dicom-node studies assess 1.2.3 "Pleural effusion" --verdict rejected --because "a rib"'
+)
+def assess(
+    uid: StudyArgument,
+    finding: Annotated[str, typer.Argument(metavar="FINDING", help="As `studies findings` names it.")],
+    config: Config,
+    verdict: Annotated[
+        ReaderVerdict, typer.Option(help="missing: the finding is there and the report lacks it.")
+    ],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason; needed for modified and rejected.")
+    ] = "",
+    tracking_uid: Annotated[
+        str, typer.Option(metavar="UID", help="Tracking UID of the finding, if several have this name.")
+    ] = "",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model of the finding, if several models report it.")
+    ] = "",
+) -> None:
+    """Assess one finding of a study's newest report; a later assessment replaces the earlier one."""
+    from dicom_node.services import assessments
+
+    about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
+    row = assessments.assess_named(load(config), uid, about, verdict, because=because)
+    say(f"Kept: {row['finding']} of {row['model']} is {verdict}.")
+
+
+@app.command(epilog="Example: dicom-node studies accept 1.2.840.113619.2.1 --config node.toml")
+def accept(
+    uid: StudyArgument,
+    config: Config,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Accept rejected results instead of waiting ones.")
+    ] = False,
+) -> None:
+    """Accept results that wait for it (assess_first of a rule): they are sent."""
+    from dicom_node.services import assessments
+
+    number = assessments.accept_results(load(config), uid, rejected=rejected)
+    say(f"Accepted: {number} result{'s' if number != 1 else ''} will be sent.")
+
+
+@app.command(epilog='Example: dicom-node studies reject 1.2.3 --because "wrong side" --config node.toml')
+def reject(
+    uid: StudyArgument,
+    config: Config,
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names.")],
+) -> None:
+    """Reject results that wait for an assessment: they are not sent."""
+    from dicom_node.services import assessments
+
+    number = assessments.reject_results(load(config), uid, because=because)
+    say(f"Rejected: {number} result{'s' if number != 1 else ''} will not be sent.")
+
+
+@app.command(epilog="Example: dicom-node studies delete 1.2.840.113619.2.1 --config node.toml")
+def delete(
+    uids: Annotated[
+        list[str],
+        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
+    ],
+    config: Config,
+    as_json: Json = False,
+) -> int:
+    """Delete received images of studies before spool.keep_days; exit status 1 if one cannot be deleted.
+
+    A study must have ended with all results confirmed. Built results stay.
+    """
+    from dicom_node.services import studies
+
+    rows = studies.delete_by_uid(load(config), [whole_or_end(uid) for uid in uids])
+    print_rows(rows, COLUMNS["studies delete"], as_json=as_json, none="")
+    return ExitCode.OK if all(row["deleted"] for row in rows) else ExitCode.FAILED
+
+
+def _folded(events: list[dict[str, Any]]) -> Rows:
+    """Without what is for programs; failed tries of one peer for one reason are one line that counts them."""
+    tries: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for event in events:
+        tries.setdefault(_try(event), []).append(event)
+    return [
+        event | {"text": f"{event['text']} ({len(same)} times, last at {local(same[-1]['at'])})"}
+        if event["number"] == DELIVERY_RETRIED.number and len(same) > 1
+        else event
+        for event in events
+        if event["level"] != "debug"
+        and ((same := tries[_try(event)])[0] is event or event["number"] != DELIVERY_RETRIED.number)
+    ]
+
+
+def _try(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return event["number"], event["fields"].get("destination"), event["fields"].get("reason")
+
+
+def _print_part(name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        say("")
+        say(name.capitalize(), bold=True)
+        print_rows(rows, PARTS_OF_STUDY[name], as_json=False, none="")

@@ -1,0 +1,55 @@
+"""Holds (``assess_first``) that another rule undercuts: it sends the same results there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
+
+_SIGNS = frozenset("*?")
+
+
+@dataclass(frozen=True, slots=True)
+class Undercut:
+    """``rule`` sends to ``peers`` at once what ``holding`` wants a person to accept first."""
+
+    rule: str
+    holding: str
+    peers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.peers)} gets by it at once what {self.holding} holds of the same study"
+
+
+def undercuts(settings: Settings) -> Iterator[Undercut]:
+    """Each rule that sends at once what another rule holds for a person. Both give the same results."""
+    places = {peer.name: _place(peer) for peer in settings.peers}
+    for holding in (rule for rule in settings.rules if rule.assess_first):
+        held = {places.get(name, name) for name in holding.receivers}
+        for rule in settings.rules:
+            peers = tuple(sorted(name for name in rule.receivers if places.get(name, name) in held))
+            if peers and not rule.assess_first and _may_take_the_same(rule, holding):
+                yield Undercut(rule.name, holding.name, peers)
+
+
+def _place(peer: PeerSettings) -> object:
+    """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
+    where = peer.url if peer.by_http else peer.address_of("storage")
+    return peer.transport, where, peer.deidentify
+
+
+def _may_take_the_same(one: RuleSettings, other: RuleSettings) -> bool:
+    return one.pipeline == other.pipeline and not any(
+        _exclude_each_other(getattr(one.when, key), getattr(other.when, key))
+        for key in Conditions.model_fields
+    )
+
+
+def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether no value can match both conditions; False where two patterns may have a value in common."""
+    return bool(patterns and others) and not any(
+        matches(one, two) or matches(two, one) or (_SIGNS & set(one) and _SIGNS & set(two))
+        for one in patterns
+        for two in others
+    )

@@ -1,0 +1,293 @@
+"""Sample configuration files, written from ``settings.py`` so that they cannot grow old.
+
+``config/*.toml`` are these texts (tested). Every key is there with its default and its sentence; a key
+that has no default, or whose default is "not set", stands in a comment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from dicom_node.config.mistakes import sections
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+
+_WIDTH = 100
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+# What stands in the sample where there is no default.
+_EXAMPLES: Mapping[tuple[str, str], object] = {
+    ("LogSettings", "file"): "log/node.log",
+    ("TlsSettings", "certificate"): "tls/node.pem",
+    ("TlsSettings", "private_key"): "tls/node.key",
+    ("TlsSettings", "trusted"): "tls/modalities-ca.pem",
+    ("WorkerSettings", "models_dir"): "models",
+    ("WorkerSettings", "device_rules_dir"): "device-rules",
+    ("ConsoleSettings", "url"): "https://ai-node.example.org",
+    ("ConsoleSettings", "metrics_token"): "${METRICS_TOKEN}",
+    ("ConsoleSettings", "metrics_port"): 9112,
+    ("OidcSettings", "issuer"): "https://login.example.org/realms/hospital",
+    ("OidcSettings", "client_id"): "dicom-ai-node",
+    ("OidcSettings", "client_secret"): "${file:/run/secrets/oidc}",
+    ("OidcSettings", "roles"): {"Radiology": "reader", "PACS-Admins": "admin"},
+    ("OidcSettings", "authorities"): "tls/house-ca.pem",
+    ("LdapSettings", "url"): "ldaps://example.org",
+    ("LdapSettings", "bind_dn"): "CN=dicom-ai-node,OU=Services,DC=example,DC=org",
+    ("LdapSettings", "bind_password"): "${file:/run/secrets/ldap}",
+    ("LdapSettings", "user_base"): "OU=People,DC=example,DC=org",
+    ("LdapSettings", "roles"): {"Radiology": "reader", "PACS-Admins": "admin"},
+    ("LdapSettings", "authorities"): "tls/house-ca.pem",
+    ("PeerSettings", "quiet_seconds"): 30,
+    ("PeerSettings", "query_ae_title"): "PACS_QR",
+    ("PeerSettings", "query_host"): "pacs-qr.example.org",
+    ("PeerSettings", "query_port"): 104,
+    ("PeerSettings", "commitment_ae_title"): "PACS_SC",
+    ("PeerSettings", "commitment_host"): "pacs-sc.example.org",
+    ("PeerSettings", "commitment_port"): 104,
+    ("PeerSettings", "port"): 104,
+    ("PeerSettings", "host"): "pacs.example.org",
+    ("PeerSettings", "name"): "pacs",
+    ("PeerSettings", "ae_title"): "PACS",
+    ("PeerSettings", "may"): ["send", "receive"],
+    ("PeerSettings", "results"): ["sr", "gsps", "sc", "summary", "cleaned"],
+    ("PeerSettings", "url"): "http://pacs.example.org:8042",
+    ("PeerSettings", "username"): "${PACS_USER}",
+    ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
+    ("PeerSettings", "token"): "${file:/run/secrets/ehr}",
+    ("PeerSettings", "patient_systems"): {"HOSPITAL": "urn:oid:1.2.276.0.76.3.1"},
+    ("PeerSettings", "assume_charset"): "ISO_IR 100",
+    ("PeerSettings", "pseudonym_domain"): "registry",
+    ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
+    ("RuleSettings", "name"): "ultrasound",
+    ("RuleSettings", "pipeline"): "ultrasound",
+    ("RuleSettings", "send_to"): ["pacs"],
+    ("RuleSettings", "secondary_captures_from"): ["grabber"],
+    ("RuleSettings", "complete_from"): "pacs",
+    ("RuleSettings", "forward"): ["pacs"],
+    ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
+    ("RuleSettings", "options"): {"policy": "research"},
+    ("ObjectStoreSettings", "url"): "s3://dicom-node",
+    ("ObjectStoreSettings", "endpoint"): "https://s3.example.org",
+    ("ObjectStoreSettings", "access_key_id"): "${S3_KEY_ID}",
+    ("ObjectStoreSettings", "secret_access_key"): "${file:/run/secrets/s3}",
+    ("AuditSettings", "syslog"): "audit.example.org:6514",
+    ("AuditSettings", "authorities"): "tls/house-ca.pem",
+    ("TelemetrySettings", "endpoint"): "http://127.0.0.1:4318/v1/traces",
+    ("TelemetrySettings", "headers"): {"Authorization": "Bearer ${COLLECTOR_TOKEN}"},
+    ("TelemetrySettings", "authorities"): "tls/house-ca.pem",
+    ("WorkerSettings", "pipelines"): ["ultrasound"],
+    ("WorkerSettings", "at_once"): {"ultrasound": 2},
+    ("AuditSettings", "certificate"): "tls/node-with-key.pem",
+    ("AuditSettings", "site"): "hospital",
+    ("MailSettings", "host"): "mail.example.org",
+    ("MailSettings", "authorities"): "tls/house-ca.pem",
+    ("MailSettings", "username"): "${MAIL_USER}",
+    ("MailSettings", "password"): "${file:/run/secrets/mail}",
+    ("MailSettings", "sender"): "ai-node@example.org",
+    ("NotificationSettings", "name"): "admins",
+    ("NotificationSettings", "on"): ["failure", "dead_letter", "quarantine", "disk", "silence", "outage"],
+    ("NotificationSettings", "events"): [1004],
+    ("NotificationSettings", "findings"): ["Pneumothorax"],
+    ("NotificationSettings", "to"): ["pacs-admins@example.org"],
+    ("NotificationSettings", "url"): "${WEBHOOK:-https://chat.example.org/hooks/dicom}",
+    ("NotificationSettings", "token"): "${WEBHOOK_TOKEN}",
+    ("NotificationSettings", "subject"): "{{ node }}: {{ total }} events",
+    ("NotificationSettings", "template"): "templates/notification.txt",
+    ("Conditions", "modality"): ["CR", "DX"],
+    ("Conditions", "body_part"): ["CHEST", "THORAX*"],
+    ("Conditions", "view"): ["PA", "AP"],
+    ("Conditions", "calling_ae"): "XRAY*",
+    ("Conditions", "called_ae"): "AINODE",
+    ("Conditions", "station"): "ROOM1",
+    ("Conditions", "study_description"): "*chest*",
+    ("Conditions", "series_description"): "*ap*",
+}
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
+_MODALITY = """\
+[[peers]]
+name = "us1"
+ae_title = "US1"
+host = "us1.example.org"
+may = ["send"]
+"""
+_CHEST_RULE = """\
+[[rules]]
+name = "chest"
+when = { modality = ["CR", "DX"] }
+pipeline = "chest_xray"
+send_to = ["pacs"]
+"""
+_OVARIAN_RULE = """\
+# [[rules]]
+# name = "ovary"
+# when = { modality = "US", body_part = ["PELVIS", "OVARY"] }
+# pipeline = "ovarian"
+# send_to = ["pacs"]
+"""
+# Keys that these set in the samples though they have a default; a peer's url is not of dimse.
+_SET = {
+    PeerSettings: {"host", "port", "may", "results"},
+    NotificationSettings: {"on", "url"},
+}
+
+
+def node_toml() -> str:
+    """Everything but peers and rules."""
+    lines = [
+        *_comment(
+            "The node itself: every key with its default. A key that you leave out has its default. "
+            'In texts "${NAME}" and "${NAME:-default}" are taken from the environment, "${file:PATH}" from a '
+            "file. Relative paths count from the folder in which the node is started."
+        ),
+        *_comment("Peers and rules: peers.toml and rules.toml, or further down in this file."),
+        "",
+    ]
+    for name, section in sections(Settings).items():
+        if name not in ("peers", "rules", "notifications"):
+            lines += [*_section(name, section), ""]
+    return _lines(*lines)
+
+
+def peers_toml() -> str:
+    """Two peers: a PACS with every key, a modality with those it needs."""
+    return _lines(
+        *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
+        "",
+        "[[peers]]",
+        *_keys(PeerSettings),
+        "",
+        *_comment("A modality that only sends needs no more than this."),
+        _MODALITY,
+    )
+
+
+def rules_toml() -> str:
+    """Two rules: ultrasound with every key, chest X-ray with those it needs; one that is commented out."""
+    when = [line for name, field in Conditions.model_fields.items() for line in _condition(name, field)]
+    return _lines(
+        *_comment(
+            "Which pipeline for which study, and where the results go. Every rule that matches an image "
+            "of a study makes one job."
+        ),
+        "",
+        "[[rules]]",
+        *_keys(RuleSettings),
+        *_comment("Conditions that `when` knows; all that are given must hold for one image:"),
+        *when,
+        "",
+        *_comment("A rule needs no more than this."),
+        _CHEST_RULE,
+        *_comment("For research: classes and outlines of ovarian cysts (docs/admin.md)."),
+        _OVARIAN_RULE,
+    )
+
+
+def notifications_toml() -> str:
+    """One notification with every key."""
+    return _lines(
+        *_comment(
+            "Who gets which notification: one [[notifications]] for each. E-mail needs [mail] in the "
+            "configuration of the node. Try one: dicom-node notifications test NAME."
+        ),
+        "",
+        "[[notifications]]",
+        *_keys(NotificationSettings),
+    )
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+FILES = {
+    "node": node_toml,
+    "peers": peers_toml,
+    "rules": rules_toml,
+    "notifications": notifications_toml,
+}
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Path):
+        value = str(value) if value.is_absolute() else f"./{value}"
+    elif isinstance(value, Enum):
+        value = value.value
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
+    yield from _comment(_first_sentence(model))
+    mark = "# " if commented else ""
+    yield f"{mark}[{path}]"
+    inner: list[str] = []
+    for name, field in model.model_fields.items():
+        if sub := sections(model).get(name):
+            inner += ["", *_section(f"{path}.{name}", sub, commented=field.default is None)]
+            continue
+        yield from _key(model, name, field, commented=commented)
+    yield from inner
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name == "when":
+            yield from _comment(_described(field, "Which images: a table of conditions, see below."))
+            yield 'when = { modality = "US" }'
+        else:
+            yield from _key(model, name, field)
+
+
+def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool = False) -> Iterator[str]:
+    yield from _comment(_described(field))
+    example = _EXAMPLES.get((model.__name__, name))
+    default = field.get_default(call_default_factory=True, validated_data={})
+    unset = default is None or default is PydanticUndefined
+    wanted = default is PydanticUndefined or name in _SET.get(model, ())
+    if wanted:
+        yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
+    elif unset or commented or (example is not None and default in ("", (), {})):
+        yield f"# {name} = {toml_value(example if example is not None else default)}"
+    else:
+        yield f"{name} = {toml_value(default)}"
+
+
+def _condition(name: str, field: FieldInfo) -> list[str]:
+    example = toml_value(_EXAMPLES[("Conditions", name)])
+    return [f"#   {name} = {example}".ljust(44) + f"  {_described(field)}"]
+
+
+def _described(field: FieldInfo, otherwise: str = "") -> str:
+    return " ".join((field.description or otherwise).split())
+
+
+def _first_sentence(model: type[BaseModel]) -> str:
+    """ "``[node]``: who we are." without the name, which stands below it."""
+    sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
+    return sentence[0].upper() + sentence[1:]
+
+
+def _comment(text: str) -> Iterator[str]:
+    for line in textwrap.wrap(text, _WIDTH, break_long_words=False):
+        yield f"# {line}"

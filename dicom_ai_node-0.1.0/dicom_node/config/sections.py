@@ -1,0 +1,263 @@
+"""Sections of the configuration that know no others; ``settings.py`` puts all of them together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+)
+
+from ai_pipeline.images.limits import LIMITS, ImageLimits
+from dicom_node.config.mistakes import AE_TITLE
+
+ENTERED_FILE: Final = "entered.toml"
+"""Peers and rules that were entered by a person, in ``node.data_dir``: read besides the given files."""
+DEVICE_RULES_FOLDER: Final = "device_rules"
+"""Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
+REVEALED: Final = "secrets revealed"
+"""The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
+
+
+def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if info.context == REVEALED else str(secret)
+
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
+Secret = Annotated[SecretStr, PlainSerializer(_dumped, return_type=str)]
+"""A password, or what may hold one: neither repr, str, a log, a mistake nor JSON shows it."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen once read, unknown keys are mistakes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+class ImageSettings(Section):
+    """``[images]``: the largest image that is decoded; one beyond fails by itself, not its study."""
+
+    longest_side: int = Field(LIMITS.longest_side, ge=1)
+    """Rows and columns (pixels)."""
+    elongation: int = Field(LIMITS.elongation, ge=1)
+    """The longer side as a multiple of the shorter one, in images of more than 1,024 pixels a side."""
+    megapixels: int = Field(LIMITS.megapixels, ge=1)
+    """Pixels of one frame (millions)."""
+    frames: int = Field(LIMITS.frames, ge=1)
+    """Frames of one image."""
+    decoded_mib: int = Field(LIMITS.decoded_mib, ge=1)
+    """All frames of one image, decoded (MiB)."""
+    inflated_mib: int = Field(LIMITS.inflated_mib, ge=1)
+    """A data set in the deflated transfer syntax, inflated (MiB)."""
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The same, as the decoder takes them."""
+        return ImageLimits(**self.model_dump())
+
+
+class LogSettings(Section):
+    """``[log]``: the log besides standard error, and its form. No level logs patient data."""
+
+    format: Literal["text", "json"] = "text"
+    """text, or json: an object a line, with an event's number and fields under keys of their own."""
+    file: Path | None = None
+    """A file that all processes of this node write, besides standard error."""
+    file_mib: int = Field(10, ge=1)
+    """At this size (MiB) the file is turned over: node.log becomes node.log.1, and so on."""
+    files: int = Field(5, ge=1)
+    """The number of older log files to keep."""
+    syslog: str = ""
+    """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
+
+
+class AssemblySettings(Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+    mpps_minutes: float = Field(30, gt=0, le=1440)
+    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
+    that these name (peers with mpps)."""
+    archive_seconds: float = Field(60, ge=0, le=600)
+    """How long a study that is quiet waits for what a peer has: for its missing images (complete_from of a
+    rule), and its job for earlier studies (priors)."""
+
+
+class SpoolSettings(Section):
+    """``[spool]``: received objects and built results on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    waiting_objects: int = Field(20_000, ge=1)
+    """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
+    refused with A700, and the peer tries later."""
+    waiting_mib: int = Field(65_536, ge=1)
+    """The same for the size of these objects (MiB)."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+    result_days: float = Field(0, ge=0)
+    """How long files of results stay after all of them were confirmed, and until the images are gone. 0: for
+    good."""
+
+
+class WorkerSettings(Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0, le=3600)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0, le=3600)
+    """Wait before the second attempt; doubles for each further one."""
+    pipelines: tuple[str, ...] = ()
+    """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
+    at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Most jobs of a pipeline that run at the same time, on the whole site: the same on all its nodes."""
+
+    def takes(self, pipeline: str) -> bool:
+        """Whether workers of this node run this pipeline."""
+        return not self.pipelines or pipeline in self.pipelines
+
+
+class OutboxSettings(Section):
+    """``[outbox]``: delivery of results."""
+
+    deliver: bool = True
+    """false: this machine sends nothing, another of the site does, such as one with --role delivery."""
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
+    minimum_kib_per_second: float = Field(64, gt=0)
+    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
+    stop_seconds: float = Field(20, ge=0, le=25)
+    """When the node stops, objects being sent may take this long; then they are cut off and sent later."""
+
+    outage_minutes: float = Field(15, ge=0)
+    """Event 5022 when a peer takes none of the results that wait for it for so long (minutes); 0: never."""
+    assess_hours: float = Field(24, ge=0)
+    """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
+
+    def seconds_for(self, size: int) -> float:
+        """How long the sending of ``size`` bytes and the answer to it may take."""
+        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
+
+
+class InspectionSettings(Section):
+    """``[inspection]``: limits of a received object's header; an object beyond a limit is quarantined."""
+
+    maximum_items: int = Field(20_000, ge=1)
+    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    maximum_elements: int = Field(200_000, ge=1)
+    """Number of attributes, including those in items."""
+    maximum_depth: int = Field(32, ge=1, le=200)
+    """Sequences within sequences."""
+    maximum_header_mib: int = Field(64, ge=1)
+    """All values that are read: the pixels, and other values over 64 KiB outside of items, are not."""
+    maximum_inflated_mib: int = Field(512, ge=1)
+    """A deflated data set when it is inflated (on disk, not in memory)."""
+    memory_mib: int = Field(512, ge=64)
+    """Memory (address space) of the process that reads objects, above what it starts with."""
+    seconds: float = Field(30, gt=0)
+    """Time to read one object, and a second more for every 10 MiB."""
+
+
+class DriftSettings(Section):
+    """``[drift]``: counts of model scores, to notice that images or machines have changed."""
+
+    window_days: int = Field(30, ge=1)
+    """Days that are judged: by `models drift` without --since, and before event 3021."""
+    keep_days: int = Field(400, ge=1)
+    """How long counts are kept: a year can be compared with the one before."""
+
+
+class PrivacySettings(Section):
+    """``[privacy]``: whether readings of burned-in annotation are stored."""
+
+    keep_readings: bool = True
+    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
+
+
+def _host_and_port(place: str) -> str:
+    if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
+        raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
+    return place
+
+
+def web_address(example: str, login_in: str) -> AfterValidator:
+    """Of an http address without a login; ``login_in``: the key that a login belongs into."""
+
+    def checked(url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+            raise ValueError(f"write it as {example}; a login goes into {login_in}")
+        return url
+
+    return AfterValidator(checked)
+
+
+class TelemetrySettings(Section):
+    """``[telemetry]``: sends a trace of each study to an OpenTelemetry collector, without patient data."""
+
+    endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
+    """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
+    headers: dict[str, Secret] = {}
+    """Headers of each request, such as the collector's login."""
+    authorities: Path | None = None
+    """PEM file of the CAs for the collector's certificate; not set: the system's CAs."""
+    seconds: float = Field(5, gt=0, le=25)
+    """How long one request may take; it carries up to 50 studies."""
+
+
+class AuditSettings(Section):
+    """``[audit]``: where audit messages go (PS3.15 A.5); the node's own audit table is always written."""
+
+    syslog: Annotated[str, AfterValidator(_host_and_port)] = ""
+    """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""
+    transport: Literal["tls", "udp"] = "tls"
+    """tls (RFC 5425), or udp (RFC 5426): unencrypted and without confirmation."""
+    authorities: Path | None = None
+    """PEM file of the CAs for the repository's certificate; not set: the system's CAs."""
+    certificate: Path | None = None
+    """PEM file with our certificate and its key, where the repository wants one."""
+    site: str = Field("", max_length=255)
+    """Audit Enterprise Site ID."""
+    seconds: float = Field(20, gt=0, le=25)
+    """How long the sending of up to 100 messages may take."""

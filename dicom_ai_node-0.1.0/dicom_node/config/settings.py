@@ -1,0 +1,715 @@
+"""All settings: frozen once read, every mistake reported together (exit 78).
+
+Each field says its unit and its reason; ``docs/admin.md`` and ``config/node.toml`` are checked against
+this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
+``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
+from dicom_node.config.hl7_fields import checked_hl7_fields
+from dicom_node.config.ldap import LdapSettings
+from dicom_node.config.mistakes import HOST, NAME
+from dicom_node.config.notifications import MailSettings, NotificationSettings
+from dicom_node.config.object_store import ObjectStoreSettings
+from dicom_node.config.oidc import OidcSettings, is_safe
+from dicom_node.config.sections import (
+    REVEALED,
+    AeTitle,
+    AssemblySettings,
+    AuditSettings,
+    DriftSettings,
+    ImageSettings,
+    InspectionSettings,
+    LogSettings,
+    OutboxSettings,
+    PrivacySettings,
+    Secret,
+    SpoolSettings,
+    TelemetrySettings,
+    WorkerSettings,
+)
+from dicom_node.config.sections import Section as _Section
+from dicom_node.errors import UnknownPeer
+from dicom_node.logs import LogTarget
+from dicom_node.model.deidentified import Retained
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.model.viewers import VIEWERS, drawn_by
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
+Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
+Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Words = tuple[str, ...]
+PeerService = Literal["storage", "query", "commitment"]
+_URI = r"^(urn:|https?://)[!-~]{1,240}$"
+NEEDS_RESTART = "cannot change while the node runs: restart it"
+"""Of the settings that are ``Settings.fixed``."""
+
+
+class NodeSettings(_Section):
+    """``[node]``: who we are and where we keep things."""
+
+    ae_title: AeTitle = "AINODE"
+    """Our AE title, called by modalities and used when we call a peer."""
+    data_dir: Path = Path("./var")
+    """Folder for spool, database, results and journal. A local disk, not a network share."""
+    database_url: Secret = Field("", validate_default=True)
+    """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Level of the log (standard error). No level logs patient data."""
+    event_days: float = Field(400, ge=1)
+    """How long events, and associations that have ended, are kept."""
+    station_name: str = "AINODE"
+    """Station name in result objects (0008,1010)."""
+
+
+class TlsSettings(_Section):
+    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and whose we ask for."""
+
+    certificate: Path
+    """PEM file with our certificate and its chain."""
+    private_key: Path
+    """PEM file with its key."""
+    trusted: Path | None = None
+    """PEM file of CAs whose client certificates are accepted; set: a client certificate is required."""
+
+
+class ListenerSettings(_Section):
+    """``[listener]``: the C-STORE and C-ECHO service."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Port = 11112
+    """TCP port."""
+    share_port: bool = False
+    """Further listeners of this folder may have the same port; the system deals connections among them."""
+    tls: TlsSettings | None = None
+    """Certificates; absent: plain DICOM."""
+    maximum_associations: int = Field(100, ge=1, le=1000)
+    """Associations at the same time, over all peers; further ones are rejected for the moment."""
+    maximum_pdu_bytes: int = Field(131072, ge=4096, le=16777216)
+    """Largest PDU we take, bytes; 128 KiB was fastest."""
+    maximum_object_mib: int = Field(4096, ge=1)
+    """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
+    acse_timeout_seconds: float = Field(30, gt=0)
+    """How long a peer may take from its connection to the whole of its association request."""
+    network_timeout_seconds: float = Field(60, gt=0)
+    """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
+    unknown_callers: Literal["refuse", "accept"] = "refuse"
+    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
+    echo_from: Literal["peers", "anyone"] = "anyone"
+    """Who may C-ECHO: helps the service engineer who sets up a new machine."""
+    check_called_ae: bool = True
+    """Refuse associations that call another AE title than ours."""
+    further_ae_titles: tuple[AeTitle, ...] = ()
+    """More AE titles that we answer to (rules can tell them apart)."""
+    user_identity: Literal["ignore", "answer", "refuse"] = "ignore"
+    """User identity in an association request. No name or passcode is ever checked. "answer": say that a name
+    was taken, for senders that insist on it. "refuse": reject the association."""
+    instance_uids: Literal["lenient", "strict"] = "lenient"
+    """Where a data set has another SOP Instance UID than its C-STORE request: stored under its own, with
+    event 1013, or refused with A900 ("strict")."""
+    further_storage_classes: Words = ()
+    """SOP Class UIDs accepted besides those of the conformance statement."""
+
+
+class ConsoleSettings(_Section):
+    """``[console]``: pages for people with a browser."""
+
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Its address for people, such as "https://ai-node.example.org": in links of notifications, and where the
+    provider of [console.oidc] sends browsers back to; empty: no links."""
+    enabled: bool = False
+    """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; another than this machine's own 127.0.0.1 or ::1 needs [console.tls]."""
+    port: Port = 8080
+    """TCP port."""
+    tls: TlsSettings | None = None
+    """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
+    idle_minutes: float = Field(15, gt=0, le=1440)
+    """Who asks for no page for this long is signed out."""
+    upload_mib: int = Field(2048, ge=1)
+    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
+    hosts: tuple[Host, ...] = ()
+    """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
+    the address that is connected to need no entry."""
+    open_in: dict[Label, Annotated[str, AfterValidator(checked_viewer)]] = Field({}, max_length=5)
+    """Viewers that the page of a study links to, by name, as open_in = {OHIF =
+    "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
+    {accession}: the Accession Number."""
+    dicomweb: bool = False
+    """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
+    dicomweb_store: bool = False
+    """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
+    local_peers: bool = False
+    """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
+    metrics_token: Secret = Field("", validate_default=True)
+    """Bearer token for /metrics, by ${VAR}; empty: /metrics is refused at the console's port."""
+    metrics_port: Port | None = None
+    """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
+    else: for a network of its own. Whoever reaches it reads the numbers."""
+    oidc: OidcSettings | None = None
+    """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
+    ldap: LdapSettings | None = None
+    """Names and passwords of the hospital's directory; absent: none. Needs the extra ldap."""
+
+    @model_validator(mode="after")
+    def _is_found_again(self) -> Self:
+        if self.oidc and not is_safe(self.url):
+            raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
+        return self
+
+
+class PeerSettings(_Section):
+    """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    name: Name
+    """Short name, used in rules and commands."""
+    ae_title: AeTitle
+    """Its AE title."""
+    host: Host = ""
+    """Its address, for sending and (with check_address) for receiving."""
+    port: Port | None = None
+    """Its port; needed when it may receive over DIMSE."""
+    may: tuple[Literal["send", "receive", "query"], ...] = ("send",)
+    """"send": may send to us. "receive": may get results. "query": may be asked for studies."""
+    check_address: bool = False
+    """Refuse associations under this AE title from another address than host."""
+    maximum_associations: int = Field(20, ge=1)
+    """Associations of this peer at the same time."""
+    quiet_seconds: float | None = Field(None, ge=0)
+    """Overrides assembly.quiet_seconds for studies of this peer."""
+    silent_hours: float = Field(0, ge=0)
+    """Event 1010 when no object came from it for so long; 0: it may be silent."""
+    mpps: bool = False
+    """With "send": it may report on its performed procedure steps (MPPS): a study is complete when its steps
+    have ended and all images that they name are here."""
+    assume_charset: str = ""
+    """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
+    transport: Literal["dimse", "orthanc", "dicomweb", "hl7", "fhir"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
+    resources of FHIR R4."""
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Base URL for orthanc (http://host:8042), dicomweb (…/dicom-web) and fhir (…/fhir)."""
+    username: str = ""
+    """For HTTP; better by ${VAR}."""
+    password: Secret = Field("", validate_default=True)
+    """For HTTP; by ${VAR}, never in the file."""
+    token: Secret = Field("", validate_default=True)
+    """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
+    patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
+        {}, max_length=20
+    )
+    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
+    is for images that name none."""
+    tls: bool = False
+    """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
+    results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+    """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
+    seg."""
+    viewer: Literal["", "ohif"] = ""
+    """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
+    that draws, and "peers test" says what it does not draw."""
+    burned_in_boxes: bool = False
+    """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
+    confirm: Literal["query", "commitment", "none"] = "query"
+    """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
+    Success is all we get."""
+    commitment_hours: float = Field(24, gt=0, le=168)
+    """With confirm = "commitment": how long its report may take."""
+    commitment_else: Literal["query", "give_up"] = "query"
+    """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
+    commitment_wait_seconds: float = Field(1, ge=0, le=60)
+    """How long the association of a request stays open for the report; later ones come to our listener."""
+    query_ae_title: AeTitle | None = None
+    """Another AE title to query, where store and query are two AEs."""
+    query_host: Host | None = None
+    """Another host to query."""
+    query_port: Port | None = None
+    """Another port to query."""
+    retrieve: Literal["move", "get"] = "move"
+    """With "query" over DIMSE: C-MOVE (the peer knows our AE title and address, and may send), or C-GET."""
+    fetch_per_minute: float = Field(6, gt=0, le=600)
+    """With "query": studies a minute that are retrieved from it at most."""
+    retrieve_minutes: float = Field(10, gt=0, le=55)
+    """With "query": how long the retrieval of one study may take."""
+    missing_days: int = Field(0, ge=0, le=90)
+    """With "query": once a day it is asked for studies of the last days without a result; 0: it is not."""
+    commitment_ae_title: AeTitle | None = None
+    """Another AE title for storage commitment; reports may come from either."""
+    commitment_host: Host | None = None
+    """Another host for storage commitment."""
+    commitment_port: Port | None = None
+    """Another port for storage commitment."""
+    commit_after: Literal["", "delivered"] = ""
+    """"delivered": it may ask us for storage commitment of what it sent, and gets our report once an archive
+    in forward of a rule has confirmed the image. Empty: its requests are refused."""
+    commit_hours: float = Field(24, gt=0, le=168)
+    """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
+    that the peer does not take is given up after as long."""
+    iocm: bool = False
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
+    With transport = "hl7": a message that takes them back."""
+    withdraw: Literal["", "delete"] = ""
+    """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
+    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are marked as
+    entered in error."""
+    assessments: bool = False
+    """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
+    charset: Literal["utf8", "source"] = "utf8"
+    """Character set of results: ISO_IR 192, or the source's for an old PACS."""
+    hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
+    """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
+    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/admin.md."""
+    debug: bool = False
+    """Log lines about this peer at debug level, whatever node.log_level says."""
+    deidentify: bool = False
+    """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+    pseudonym_domain: Name | None = None
+    """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
+    retain: tuple[Retained, ...] = ()
+    """With deidentify, kept besides: modified_dates, patient_characteristics, device, descriptors."""
+    entered: bool = False
+    """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
+        return with_login_apart(given) if isinstance(given, dict) else given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gets_what_is_shown(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "results" in given:
+            return given
+        if given.get("transport") == "fhir":
+            return {**given, "results": (ResultKind.SR,)}
+        viewer = given.get("viewer")
+        if not isinstance(viewer, str) or viewer not in VIEWERS:
+            return given
+        return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_hl7(cls, given: Any) -> Any:
+        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
+        if not isinstance(given, dict) or given.get("transport") != "hl7":
+            return given
+        return {"results": (ResultKind.SR,), "confirm": "none", **given}
+
+    @field_validator("results")
+    @classmethod
+    def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+        if ResultKind.REJECTION in results:
+            raise ValueError("rejection notes go to peers with iocm = true")
+        if ResultKind.ASSESSMENT in results:
+            raise ValueError("assessments go to peers with assessments = true")
+        return results
+
+    @field_validator("deidentify")
+    @classmethod
+    def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
+        """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        if deidentify and info.data.get("transport") == "hl7":
+            raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
+        results = info.data.get("results", ())
+        wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
+        if deidentify and (wrong or ResultKind.CLEANED not in results):
+            why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
+            raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
+        if deidentify and info.data.get("burned_in_boxes"):
+            raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
+        if deidentify and info.data.get("assessments"):
+            raise ValueError("an assessment names the patient: leave out assessments")
+        if deidentify and info.data.get("charset") == "source":
+            raise ValueError("de-identified results are in UTF-8 always: leave out charset")
+        return deidentify
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if "receive" not in self.may:
+            return self
+        if not self.by_http and (missing := self.missing_of_address()):
+            raise ValueError(f"{missing}: a peer that may receive needs host and port")
+        if self.by_http and not self.url:
+            raise ValueError(f"transport {self.transport} needs url")
+        return self
+
+    @model_validator(mode="after")
+    def _can_take_messages(self) -> Self:
+        if self.transport != "hl7":
+            if self.hl7_fields:
+                raise ValueError('hl7_fields is for peers with transport = "hl7"')
+            return self
+        if self.may != ("receive",):
+            raise ValueError('transport = "hl7" is for peers with may = ["receive"] alone')
+        if self.results != (ResultKind.SR,):
+            raise ValueError('an HL7 message is made of a report: leave out results, or set results = ["sr"]')
+        if self.confirm != "none":
+            raise ValueError(
+                "HL7 has no question for a result: its acknowledgement counts; leave out confirm"
+            )
+        if self.assessments:
+            raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
+        if self.charset != "utf8":
+            raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
+        return self
+
+    @model_validator(mode="after")
+    def _can_report_steps(self) -> Self:
+        if self.mpps and "send" not in self.may:
+            raise ValueError('mpps is for peers with may = ["send"]')
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_queried(self) -> Self:
+        if "query" not in self.may:
+            if self.missing_days:
+                raise ValueError('missing_days is for peers with may = ["query"]')
+            return self
+        if self.transport != "dimse":
+            if not self.url:
+                raise ValueError(f"transport {self.transport} needs url")
+            return self
+        host, port, _ = self.address_of("query")
+        if not host or port is None:
+            raise ValueError("a peer that may be queried needs host and port")
+        if self.retrieve == "move" and "send" not in self.may:
+            raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
+        return self
+
+    @model_validator(mode="after")
+    def _gets_reports_by_fhir(self) -> Self:
+        if self.transport != "fhir":
+            return self
+        if self.deidentify:
+            raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")
+        if self.may != ("receive",):
+            raise ValueError('transport fhir is for results: set may = ["receive"]')
+        if self.results != (ResultKind.SR,) or self.assessments or self.iocm:
+            raise ValueError('reports alone go by FHIR: results = ["sr"], no iocm, no assessments')
+        if self.token.get_secret_value() and self.username:
+            raise ValueError("give token, or username and password, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked_to_delete(self) -> Self:
+        if self.withdraw == "delete":
+            if "receive" not in self.may or not self.by_http:
+                raise ValueError(
+                    'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                    '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete'
+                )
+            if self.iocm:
+                raise ValueError('give iocm = true or withdraw = "delete", not both')
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked_to_commit(self) -> Self:
+        if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
+            raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
+        return self
+
+    @model_validator(mode="after")
+    def _can_get_our_reports(self) -> Self:
+        host, port, _ = self.address_of("commitment")
+        if self.commit_after and ("send" not in self.may or not host or port is None):
+            raise ValueError(
+                'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
+                "and commitment_port, at which they take our report"
+            )
+        return self
+
+    def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
+        """Host ("" where it is missing), port and AE title for one of its services."""
+        host, port, ae_title = {
+            "storage": (None, None, None),
+            "query": (self.query_host, self.query_port, self.query_ae_title),
+            "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
+        }[service]
+        return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def by_http(self) -> bool:
+        """Whether it has a base URL; others have host and port."""
+        return self.transport in ("orthanc", "dicomweb", "fhir")
+
+    @property
+    def retrieve_seconds(self) -> float:
+        """How long the retrieval of one study may take."""
+        return 60 * self.retrieve_minutes
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether the peer answers queries for its objects."""
+        by_query = self.confirm == "commitment" and self.commitment_else == "query"
+        return self.confirm == "query" or by_query
+
+    @property
+    def reporting_titles(self) -> tuple[str, ...]:
+        """AE titles under which it may report on storage commitment; none where it is not asked for any."""
+        titles = (self.ae_title, self.commitment_ae_title)
+        return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
+
+    @property
+    def requesting_titles(self) -> tuple[str, ...]:
+        """AE titles under which it may ask us for storage commitment; empty where it may not."""
+        titles = (self.ae_title, self.commitment_ae_title)
+        return tuple(title for title in titles if title) if self.commit_after else ()
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """All AE titles under which it may call."""
+        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
+        return tuple(dict.fromkeys(title.strip() for title in titles if title))
+
+    def missing_of_address(self) -> str:
+        """``port is missing``: the setting that a DICOM association to this peer lacks, "" if complete."""
+        missing = [key for key in ("host", "port") if not getattr(self, key)]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
+
+
+def matches(pattern: str, value: str) -> bool:
+    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
+
+
+class Conditions(_Section):
+    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+
+    modality: Words = ()
+    """Modality (0008,0060), a code in capitals: one or a list."""
+    body_part: Words = ()
+    """Body Part Examined (0018,0015)."""
+    view: Words = ()
+    """View Position (0018,5101)."""
+    calling_ae: Words = ()
+    """AE title that sent the object."""
+    called_ae: Words = ()
+    """AE title of ours that it called."""
+    station: Words = ()
+    """Station Name (0008,1010)."""
+    study_description: Words = ()
+    """Study Description (0008,1030)."""
+    series_description: Words = ()
+    """Series Description (0008,103E)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+def _condition(text: str) -> str:
+    if text not in QUALITY and not (text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()):
+        raise ValueError(f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}')
+    if not text.isprintable():
+        raise ValueError("has signs that no finding has")
+    return text
+
+
+QUALITY = ("withheld", "not assessed")
+SUSPECTED = " suspected"
+
+
+class ResultSettings(_Section):
+    """``then`` of a rule: what a condition on its results adds. Nothing is taken away by it."""
+
+    when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
+    """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
+    "withheld": nothing may be sent, a person rejected it or text may be left."""
+    send_to: tuple[Name, ...] = ()
+    """Further peers that get the results of the job."""
+    notify: tuple[Name, ...] = ()
+    """Notifications that say it, by name; once a person accepted the results where the rule asks for that."""
+    priority: Annotated[Literal["routine", "stat"], BeforeValidator(lambda given: str(given).lower())] = (
+        "routine"
+    )
+    """STAT: deliveries of the study go before others; every fourth is the one that has waited longest."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.when == "withheld" and (self.send_to or self.priority == "stat"):
+            raise ValueError("what is withheld is sent nowhere: give notify only")
+        if not self.send_to and not self.notify and self.priority == "routine":
+            raise ValueError("does nothing: give send_to, notify or priority")
+        return self
+
+    @property
+    def finding(self) -> str:
+        """The pattern of its finding, "" for a condition on quality."""
+        return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
+
+    def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+        """Whether it holds for a result with these findings."""
+        if self.when in QUALITY:
+            return self.when == "not assessed" and not assessed
+        return any(matches(self.finding, name) for name in suspected)
+
+    def __str__(self) -> str:
+        does = [f"to {', '.join(self.send_to)}"] if self.send_to else []
+        does += [f"notify {', '.join(self.notify)}"] if self.notify else []
+        does += ["STAT"] if self.priority == "stat" else []
+        return f"{self.when}: {', '.join(does)}"
+
+
+class PriorsSettings(_Section):
+    """``priors`` of a rule: earlier studies of the patient, fetched when a study begins to arrive."""
+
+    peer: Name
+    """The peer that has them; it must be allowed to be queried."""
+    same: Literal["modality", "body part and modality"] = "body part and modality"
+    """What they have in common. Where the peer names no body part, the modality decides."""
+    most: int = Field(2, ge=1, le=10)
+    """Fetched at most, the newest first."""
+    years: int = Field(5, ge=1, le=50)
+    """Not older than this, from the day of the new study."""
+
+
+class RuleSettings(_Section):
+    """``[[rules]]``: which pipeline for which study, and where its results go."""
+
+    name: Name
+    """Short name; results and events say it."""
+    when: Conditions = Conditions()
+    """Required: one or more conditions on single images; modality = "*": every image of a source class."""
+    pipeline: str
+    """Name of a pipeline (`ai-pipeline pipelines` lists the installed ones)."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the pipeline, such as policy = "research"."""
+    send_to: tuple[Name, ...]
+    """Peers that get the results; each must be allowed to receive."""
+    forward: tuple[Name, ...] = ()
+    """Peers that get the received images that the rule takes, unchanged, once the study is complete, and what
+    the same device sent with them that is no image; never the one that sent them."""
+    priority: Literal["stat", "routine", "low"] = "routine"
+    """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
+    max_study_age_days: float = Field(7, ge=0)
+    """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
+    daily_cap: int = Field(0, ge=0)
+    """Jobs a day per sending peer, further ones are held. 0: no limit."""
+    secondary_captures_from: tuple[Name, ...] = ()
+    """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
+    tell_pacs_refusals: bool = False
+    """Send a short report also when the pipeline does not apply."""
+    complete_from: Name | None = None
+    """A peer that is asked, when a study is quiet, how many instances it has: what is missing is fetched."""
+    priors: PriorsSettings | None = None
+    """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
+    their results are sent nowhere. Keys: peer, same, most, years."""
+    assess_first: bool = False
+    """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
+    compare: bool = False
+    """Compare with the same pipeline's results for earlier studies of the patient on this node."""
+    then: tuple[ResultSettings, ...] = Field((), max_length=50)
+    """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """Every peer that may get its results: ``send_to``, and those of ``then``."""
+        return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
+    listener: ListenerSettings = ListenerSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    spool: SpoolSettings = SpoolSettings()
+    object_store: ObjectStoreSettings = ObjectStoreSettings()
+    inspection: InspectionSettings = InspectionSettings()
+    assembly: AssemblySettings = AssemblySettings()
+    workers: WorkerSettings = WorkerSettings()
+    images: ImageSettings = ImageSettings()
+    drift: DriftSettings = DriftSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    outbox: OutboxSettings = OutboxSettings()
+    mail: MailSettings = MailSettings()
+    audit: AuditSettings = AuditSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    peers: tuple[PeerSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
+    notifications: tuple[NotificationSettings, ...] = ()
+
+    def peer(self, name: str) -> PeerSettings:
+        """The peer of that name. Raises UnknownPeer."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
+
+    def sender(self, asked: str) -> PeerSettings:
+        """The peer of that name or AE title. Raises UnknownPeer."""
+        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        names = [peer.name for peer in self.peers]
+        return self.peer(asked if asked in names else titles.get(asked, asked))
+
+    def rule(self, name: str) -> RuleSettings | None:
+        """The rule of that name, None when it was taken out of the configuration."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def asked_by_rules(self) -> frozenset[str]:
+        """Names of peers that rules have asked about studies that are being received."""
+        priors = (rule.priors.peer for rule in self.rules if rule.priors)
+        return frozenset([*priors, *(rule.complete_from for rule in self.rules if rule.complete_from)])
+
+    @property
+    def sender_names(self) -> dict[str, str]:
+        """Names of all whose objects come in, by their AE titles; the console, maybe of another machine, is
+        one.
+        """
+        asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
+        named = asked | {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
+
+    @property
+    def log_target(self) -> LogTarget:
+        """The target of the log, and the peers whose debug lines are logged."""
+        watched = [name for peer in self.peers if peer.debug for name in (peer.name, peer.ae_title)]
+        return LogTarget(
+            json=self.log.format == "json",
+            file=str(self.log.file.resolve()) if self.log.file else "",
+            file_bytes=self.log.file_mib * 2**20,
+            files=self.log.files,
+            syslog=self.log.syslog,
+            debug=tuple(watched),
+        )
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, SQLite under ``data_dir`` by default."""
+        given = self.node.database_url.get_secret_value()
+        return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """What listener and database connection have from their start: a running node cannot change it."""
+        return {
+            "node.data_dir": self.node.data_dir,
+            "node.database_url": self.node.database_url,
+            "listener.host": self.listener.host,
+            "listener.port": self.listener.port,
+            "listener.share_port": self.listener.share_port,
+            "spool.minimum_free_mib": self.spool.minimum_free_mib,
+            "object_store.url": self.object_store.url,
+        }
+
+    def for_children(self) -> str:
+        """All settings as JSON, passwords included: for the standard input of a process of the node, no
+        file.
+        """
+        return self.model_dump_json(context=REVEALED)

@@ -1,0 +1,311 @@
+"""TOML files read, expanded and put together; every mistake is collected, with its file and line."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dicom_node.config import toml_mistakes
+from dicom_node.errors import ConfigProblem
+from dicom_node.printable import redacted
+
+Place = tuple[str | int, ...]  # ("peers", 0, "port")
+
+
+@dataclass(slots=True)
+class TomlFiles:
+    """The content of the configuration files together. Lists of tables (peers, rules) are joined."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    unread: bool = False
+    """A file is missing, empty or no TOML: what the others say is not the whole configuration."""
+    _origins: dict[Place, tuple[Path, Place]] = field(
+        default_factory=dict
+    )  # where a table begins, and as what
+    _texts: dict[Path, str] = field(default_factory=dict)
+    _written: dict[Place, str] = field(default_factory=dict)  # before ${...} was expanded
+    _files: Sequence[str] = ()
+    _problems: list[ConfigProblem] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Former name as in the file (``peers.pacs.old``) → present name, of settings that were renamed."""
+
+    @classmethod
+    def read(cls, files: Sequence[Path]) -> TomlFiles:
+        """Read them in this order."""
+        found = cls(_files=[str(file) for file in files])
+        for file in files:
+            found.add_file(file)
+        return found
+
+    @property
+    def problems(self) -> list[ConfigProblem]:
+        """Every mistake, by file and line; mistakes that belong to no file come last."""
+        rank = {file: number for number, file in enumerate(self._files)}
+        return sorted(self._problems, key=lambda known: (rank.get(known.file, len(rank)), known.line))
+
+    def is_faulty(self, place: Place) -> bool:
+        """Whether a mistake is known at this place, or inside it."""
+        key = self._spelled(place)
+        return any(
+            known.key == key or known.key.startswith((f"{key}.", f"{key}[")) for known in self._problems
+        )
+
+    def add(self, place: Place, value: str, remedy: str) -> None:
+        """Add a mistake."""
+        file, line = self._origin(place)
+        self._add(file, line, self._spelled(place), value, remedy)
+
+    def add_named(self, key: str, value: str, remedy: str) -> None:
+        """Add a mistake about a key that is spelled out, such as ``peers.pacs.port``."""
+        file, line = self._origin(self._place(key))
+        self._add(file, line, key, value, remedy)
+
+    def shown(self, place: Place, value: object) -> str:
+        """A value for a message: as it was written, so that no secret of the environment shows."""
+        return (
+            "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
+        )
+
+    def files_of(self, place: Place) -> list[Path]:
+        """The files that contain the value at ``place``: the TOML file, or files named in ``${file:PATH}``.
+
+        Empty where the value comes from environment variables only.
+        """
+        written = self._written.get(place)
+        if written is None:
+            return [Path(self._origin(place)[0])]
+        return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
+
+    def rename(self, table: Place, former: str, present: str) -> None:
+        """Give a setting its present name; mistakes in it still name the line of the former."""
+        old, new = (*table, former), (*table, present)
+        self.renamed[self._spelled(old)] = present
+        file, local = next(
+            (origin[0], (*origin[1], *old[length:]))
+            for length in range(len(old), 0, -1)
+            if (origin := self._origins.get(old[:length]))
+        )
+        self._origins[new] = (file, local)
+        for place in [place for place in self._written if place[: len(old)] == old]:
+            self._written[*new, *place[len(old) :]] = self._written.pop(place)
+        at = self.at(table)
+        at[present] = at.pop(former)
+
+    def as_written(self, text: str) -> str:
+        """A message with ``${NAME}`` and ``${file:...}`` instead of the values that they stand for."""
+        for place, written in self._written.items():
+            value = str(self.at(place))
+            if len(value) >= _SHORTEST_SECRET:
+                text = text.replace(repr(value)[1:-1], written).replace(value, written)
+        return text
+
+    def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
+        """Add a mistake, unless one about the same key is known (a variable that is not set)."""
+        if not self.is_faulty(place):
+            self.add(place, value, remedy)
+
+    def place_of(self, key: str, name: str) -> Place:
+        """The place of the table with this name in the list ``key``."""
+        for number, item in enumerate(self.data.get(key, ())):
+            if isinstance(item, dict) and item.get("name") == name:
+                return (key, number)
+        return (key,)
+
+    def at(self, place: Place) -> Any:
+        """The value at this place, None where there is none."""
+        return _at(self.data, place)
+
+    def numbered_names(self, key: str) -> list[tuple[int, str]]:
+        """Number and name of the tables in the list ``key``, of faulty ones too."""
+        items = self.data.get(key, ())
+        if not isinstance(items, list):
+            return []
+        return [(n, str(item["name"])) for n, item in enumerate(items) if _has(item, "name")]
+
+    def values(self, key: str, inner: str) -> list[object]:
+        """The values of the key ``inner`` in the tables of the list ``key``."""
+        items = self.data.get(key, ())
+        return [item[inner] for item in items if _has(item, inner)] if isinstance(items, list) else []
+
+    def without(self, places: Sequence[Place]) -> dict[str, Any]:
+        """The data without these keys."""
+        left: dict[str, Any] = _without(self.data, (), set(places))
+        return left
+
+    def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
+        """The one place where a mistake gets its value: no secret is among what is printed and logged."""
+        shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
+        key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
+        self._problems.append(ConfigProblem(file, key, shown, remedy, line))
+
+    def add_file(self, file: Path) -> None:
+        """Read one more."""
+        try:
+            self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            read = tomllib.loads(self._texts[file])
+        except OSError as error:
+            self._not_read(file, f"cannot be read: {error.strerror}")
+            return
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            self._not_read(file, "holds a letter that is not in UTF-8: save the file as UTF-8", line)
+            return
+        except tomllib.TOMLDecodeError as error:
+            line, remedy = toml_mistakes.fault(error, self._texts[file])
+            self._not_read(file, f"is no TOML: {remedy}", line)
+            return
+        if not read:
+            self._not_read(file, "is empty: nothing is configured there")
+        for key, value in read.items():
+            self._merge(file, key, value)
+
+    def _merge(self, file: Path, key: str, value: Any) -> None:
+        known = self.data.get(key)
+        if isinstance(value, list) and isinstance(known, list):
+            for item in value:
+                number = len(known)
+                self._origins[key, number] = (file, (key, _count(self._origins, key, file)))
+                known.append(item)  # first as it is, so that a mistake found in it can be named
+                known[number] = self._expand(item, (key, number), file)
+        elif key in self.data:
+            self._wrong(file, (key,), "", "is in another file already")
+        else:
+            self._origins[(key,)] = (file, (key,))
+            for number in range(len(value) if isinstance(value, list) else 0):
+                self._origins[key, number] = (file, (key, number))
+            self.data[key] = value
+            self.data[key] = self._expand(value, (key,), file)
+
+    def _expand(self, value: Any, place: Place, file: Path) -> Any:
+        if isinstance(value, dict):
+            return {name: self._expand(item, (*place, name), file) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._expand(item, (*place, number), file) for number, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+
+        def replace(match: re.Match[str]) -> str:
+            path, name, default = match.groups()
+            if path:
+                return self._secret(Path(path), place, file)
+            if name not in os.environ and default is None:
+                self._wrong(file, place, match.group(0), f"environment variable {name} is not set")
+            return os.environ.get(name, default or "")
+
+        expanded = _VARIABLE.sub(replace, value)
+        if expanded != value:
+            self._written[place] = value
+        return expanded
+
+    def _secret(self, path: Path, place: Place, file: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError):
+            self._wrong(file, place, str(path), "this file cannot be read")
+            return ""
+
+    def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
+        line = self._origin(place)[1] if place else 0
+        self._add(str(file), line, self._spelled(place), value, remedy)
+
+    def _not_read(self, file: Path, remedy: str, line: int = 0) -> None:
+        self.unread = True
+        self._add(str(file), line, "file", "", remedy)
+
+    def _origin(self, place: Place) -> tuple[str, int]:
+        """The file that a place stands in, and its line there; of a key that is missing, its table's."""
+        for length in range(len(place), 0, -1):
+            if place[:length] in self._origins:
+                file, local = self._origins[place[:length]]
+                return str(file), _line(self._texts[file], (*local, *place[length:]))
+        return ", ".join(self._files), 0
+
+    def _place(self, key: str) -> Place:
+        """What ``_spelled`` spelled."""
+        for table in ("peers", "rules", "notifications"):
+            for number, name in self.numbered_names(table):
+                if f"{key}.".startswith(f"{table}.{name}."):
+                    rest = key.removeprefix(f"{table}.{name}").split(".")[1:]
+                    return (table, number, *rest)
+        return tuple(key.split("."))
+
+    def _spelled(self, place: Place) -> str:
+        """``peers.pacs.port``; ``peers[0].port`` where the peer has no name."""
+        spelled = ""
+        at: Any = self.data
+        for part in place:
+            at = _inside(at, part)
+            name = at.get("name") if isinstance(at, dict) and isinstance(part, int) else part
+            spelled += f".{name}" if isinstance(name, str) else f"[{part}]"
+        return spelled.lstrip(".") or "file"
+
+
+_SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of the message
+_SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
+
+
+def _line(text: str, place: Place) -> int:
+    """The line at which the statement begins that makes ``place``, from 1.
+
+    Whatever stands before a statement is TOML itself, and holds the place or not: so the parser of the
+    standard library finds the line, and no second one has to know the grammar.
+    """
+    lines = text.split("\n")
+    while _at(tomllib.loads(text), place) is None:
+        place = place[:-1]
+    before, holding = 0, len(lines)  # the first ``before`` lines do not make it, the first ``holding`` do
+    while holding - before > 1:
+        middle = (before + holding) // 2
+        if _at(_begun(lines, middle)[1], place) is not None:
+            holding = middle
+        else:
+            before = middle
+    return _begun(lines, before)[0] + 1
+
+
+def _begun(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
+    """The whole statements in the first ``count`` lines: on how many lines, and what they say."""
+    for whole in range(count, 0, -1):
+        with suppress(tomllib.TOMLDecodeError):
+            return whole, tomllib.loads("\n".join(lines[:whole]))
+    return 0, {}
+
+
+def _count(origins: dict[Place, tuple[Path, Place]], key: str, file: Path) -> int:
+    return sum(len(local) == 2 and local[0] == key and of == file for of, local in origins.values())
+
+
+def _has(item: Any, key: str) -> bool:
+    return isinstance(item, dict) and key in item
+
+
+def _at(value: Any, place: Place) -> Any:
+    """What stands there, None where nothing does (TOML has no null)."""
+    for part in place:
+        value = _inside(value, part)
+    return value
+
+
+def _inside(value: Any, part: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(part)
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return None
+
+
+def _without(value: Any, place: Place, dropped: set[Place]) -> Any:
+    if isinstance(value, dict):
+        items = ((key, item) for key, item in value.items() if (*place, key) not in dropped)
+        return {key: _without(item, (*place, key), dropped) for key, item in items}
+    if isinstance(value, list):
+        numbered = ((number, item) for number, item in enumerate(value) if (*place, number) not in dropped)
+        return [_without(item, (*place, number), dropped) for number, item in numbered]
+    return value

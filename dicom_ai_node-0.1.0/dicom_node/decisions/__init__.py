@@ -1,0 +1,1 @@
+"""Decisions of persons, beside the database: a file that is only appended to, and the bucket."""

@@ -1,0 +1,120 @@
+"""Text decoded strictly by Specific Character Set (0008,0005) (PS3.5 6.1, PS3.3 C.12.1.1.2).
+
+pydicom puts replacement characters where bytes are not of the character set, and reads the default repertoire
+as ISO 8859-1. Both would hide that a patient's name is broken, and a wrong name on a result is worse than no
+result. The inbox and the builders of results decode here and nowhere else, so a name that one accepts is the
+same text for the other.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom import config
+from pydicom.charset import (
+    CODES_TO_ENCODINGS,
+    convert_encodings,
+    default_encoding,
+    encode_string,
+    handled_encodings,
+    python_encoding,
+)
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from dicom_node.dicom.walk import values
+
+CHARACTER_SET: Final = Tag("SpecificCharacterSet")
+TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+"""Value representations that (0008,0005) governs (PS3.5 6.1.2.3)."""
+ASCII: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
+"""Value representations in the default repertoire, whatever character set the object names."""
+_PARTS: Final = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
+# PS3.5 6.1.2.5.3: here the code elements return to the first set.
+_RESET: Final = re.compile(rb"[\t\n\f\r\\]")
+_RESET_IN_NAME: Final = re.compile(rb"[\t\n\f\r\\=^]")
+
+
+@dataclass(frozen=True, slots=True)
+class CharacterSet:
+    """The codecs of the values of (0008,0005), in their order; ``known``: DICOM defines all of them."""
+
+    codecs: tuple[str, ...]
+    known: bool
+
+    @classmethod
+    def from_terms(cls, terms: Sequence[str]) -> CharacterSet:
+        """From the values of (0008,0005). No value, and a set that DICOM does not know, is good for ASCII."""
+        with config.strict_reading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # common misspellings are put right
+            try:
+                codecs = convert_encodings(list(terms))
+            except (LookupError, ValueError):
+                return cls(("ascii",), known=False)
+        known = any(terms) and all(term in python_encoding for term in terms)
+        return cls(tuple(map(_codec, codecs)), known)
+
+    def decode(self, value: bytes, vr: str) -> str:
+        """A value with its padding. Raises UnicodeError or LookupError for bytes that are not of the set."""
+        if vr in ASCII:
+            return value.decode("ascii")
+        reset = _RESET_IN_NAME if vr == "PN" else _RESET
+        text = "".join(self._part(part, reset) for part in _PARTS.findall(value))
+        text.encode("utf-8")  # a lone surrogate can stand in no result
+        return text
+
+    def _part(self, part: bytes, reset: re.Pattern[bytes]) -> str:
+        """One stretch that begins with an escape sequence, or the stretch before the first."""
+        first = self.codecs[0]
+        if not part.startswith(b"\x1b"):
+            return part.decode(first)
+        length = 4 if part.startswith((b"\x1b$(", b"\x1b$)")) else 3
+        codec = _codec(CODES_TO_ENCODINGS[part[:length]])
+        if codec not in (*self.codecs, "ascii"):
+            raise LookupError("an escape sequence of a set that is not named")
+        if codec in handled_encodings:
+            return part.decode(codec)  # Python reads these escape sequences itself
+        text = part[length:]
+        found = reset.search(text)
+        end = found.start() if found else len(text)
+        return text[:end].decode(codec) + text[end:].decode(first)
+
+
+def named(dataset: Dataset) -> tuple[str, ...]:
+    """Values of Specific Character Set, as they stand in the data set."""
+    found = dataset.get_item(CHARACTER_SET) if CHARACTER_SET in dataset else None
+    if found is None or not found.value:
+        return ()
+    if isinstance(found.value, bytes):
+        return terms(found.value.decode("ascii", "replace"))
+    return terms(found.value) if isinstance(found.value, str) else tuple(map(str, found.value))
+
+
+def terms(text: str) -> tuple[str, ...]:
+    """Values that stand in one text, such as a setting: ``\\ISO 2022 IR 149`` has two."""
+    return tuple(term.strip("\0 ") for term in text.split("\\"))
+
+
+def can_hold(charset: str | list[str], dataset: Dataset) -> bool:
+    """Whether a character set has every text of a dataset; pydicom would write "?" for what it lacks."""
+    encodings = convert_encodings(charset)
+    before = config.settings.writing_validation_mode
+    config.settings.writing_validation_mode = config.RAISE
+    try:
+        for element, value in values(dataset):
+            if element.VR in TEXT:
+                for part in str(value).split("="):
+                    encode_string(part, encodings)
+    except UnicodeError:
+        return False
+    finally:
+        config.settings.writing_validation_mode = before
+    return True
+
+
+def _codec(encoding: str) -> str:
+    return "ascii" if encoding == default_encoding else encoding

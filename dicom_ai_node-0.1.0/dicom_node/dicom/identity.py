@@ -1,0 +1,205 @@
+"""Whose image it is: the attributes that results copy, and hashes to compare without spreading names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from itertools import combinations
+from typing import Any, Final
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+COPIED: Final = (
+    # patient
+    "ReferencedPatientSequence", "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence", "SourcePatientGroupIdentificationSequence",
+    "GroupOfPatientsIdentificationSequence", "PatientBirthDate", "PatientBirthTime",
+    "PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar",
+    "PatientAlternativeCalendar", "PatientSex", "QualityControlSubject", "StrainDescription",
+    "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation", "StrainCodeSequence",
+    "GeneticModificationsSequence", "OtherPatientNames", "OtherPatientIDsSequence",
+    "EthnicGroupCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization", "PatientComments",
+    # clinical-trial-subject
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "IssuerOfClinicalTrialProtocolID", "OtherClinicalTrialProtocolIDsSequence", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "IssuerOfClinicalTrialSiteID", "ClinicalTrialSubjectID",
+    "IssuerOfClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+    "IssuerOfClinicalTrialSubjectReadingID", "ClinicalTrialProtocolEthicsCommitteeName",
+    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber",
+    # general-study
+    "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName", "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName",
+    "ConsultingPhysicianIdentificationSequence", "StudyDescription", "ProcedureCodeSequence",
+    "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "ReferencedStudySequence", "StudyInstanceUID",
+    "StudyID", "RequestingService", "RequestingServiceCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence",
+    # patient-study
+    "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "PatientAge", "PatientSize",
+    "PatientSizeCodeSequence", "PatientBodyMassIndex", "MeasuredAPDimension",
+    "MeasuredLateralDimension", "PatientWeight", "MedicalAlerts", "Allergies", "Occupation",
+    "SmokingStatus", "AdditionalPatientHistory", "PregnancyStatus", "LastMenstrualDate",
+    "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID",
+    "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    "IssuerOfServiceEpisodeIDSequence", "PatientState",
+    # clinical-trial-study
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    "LongitudinalTemporalOffsetFromEvent", "LongitudinalTemporalEventType",
+    "ClinicalTrialTimePointTypeCodeSequence", "IssuerOfClinicalTrialTimePointID",
+    "ConsentForClinicalTrialUseSequence",
+    # of the SOP Common module: times of results are written in it
+    "TimezoneOffsetFromUTC",
+)  # fmt: skip
+"""What every result takes over from its source: attributes of patient and study (PS3.3 A.1.2.1, A.1.2.2).
+
+All of the five modules but what is never ours to say (Patient Identity Removed and how), and photographs,
+which are references to objects that the PACS may not have.
+"""
+# What hashes without a version were made of: they stand in the rows of objects that were indexed before.
+_COPIED_BEFORE: Final = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+_VERSION: Final = "v2:"
+REQUIRED_MAYBE_EMPTY: Final = frozenset(
+    {
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ClinicalTrialProtocolName",
+        "ClinicalTrialSiteID", "ClinicalTrialSiteName", "StudyDate", "StudyTime", "AccessionNumber",
+        "ReferringPhysicianName", "StudyID", "ClinicalTrialTimePointID",
+    }
+)  # fmt: skip
+"""Attributes of Type 2 (PS3.5 7.4.3): one that cannot be repaired is emptied, not left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """The patient attributes of an object, each as a hash; "" for an empty one.
+
+    ``id`` is Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) stand apart, because
+    senders leave out the ideographic and the phonetic one.
+    """
+
+    id: str = ""
+    name: str = ""
+    ideographic: str = ""
+    phonetic: str = ""
+    birth_date: str = ""
+    sex: str = ""
+
+    @classmethod
+    def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
+        """From decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and (0010,0040)."""
+        groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
+        date = re.sub(r"\D", "", birth_date)  # ACR-NEMA wrote 1970.01.01
+        texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
+        known = patient_sha256(patient_id, issuer) if patient_id.strip() else ""
+        return cls(known, *(digest((value,)) if value else "" for value in texts))
+
+    @classmethod
+    def parse(cls, text: str) -> Patient:
+        """From ``str``."""
+        return cls(*text.split(";"))
+
+    def __str__(self) -> str:
+        return ";".join(astuple(self))
+
+    def contradicts(self, other: Patient) -> bool:
+        """Whether the two cannot be one patient.
+
+        An ID says who it is, so one with and one without differ; no ID is no identity, so that two without
+        are distinguished by the rest, and by whether they have a name. An empty birth date or sex contradicts
+        nothing, nor an empty name beside the same ID.
+        """
+        return self.corrects(other) or other.corrects(self)
+
+    def corrects(self, former: Patient) -> bool:
+        """Whether it names another patient than ``former``, or a patient where ``former`` names none."""
+        if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
+            return True
+        return self.disagrees(former)
+
+    def disagrees(self, other: Patient) -> bool:
+        """Whether both say a name, a birth date or a sex, and not the same one; IDs are not compared."""
+        rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        return any(mine and its and mine != its for mine, its in rest)
+
+    def lacks(self, former: Patient) -> bool:
+        """Whether it leaves ID, name, birth date or sex empty where ``former`` says them."""
+        return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
+
+    @property
+    def _is_somebody(self) -> bool:
+        return bool(self.id or self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.name or self.ideographic or self.phonetic
+
+    @property
+    def _parts(self) -> tuple[str, str, str, str]:
+        return self.id, self._name, self.birth_date, self.sex
+
+
+def are_one_patient(patients: Iterable[Patient]) -> bool:
+    """Whether all ``patients`` can be the same person: no two contradict each other."""
+    return not any(one.contradicts(other) for one, other in combinations(set(patients), 2))
+
+
+def identity_texts(header: Dataset) -> dict[str, str]:
+    """The values of a decoded header that results copy, by keyword, without empty ones.
+
+    Without meaningless parts: padding, and trailing delimiters of names (PS3.5 6.2). Sequences are JSON.
+    """
+    texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
+    return {keyword: text for keyword, text in texts.items() if text}
+
+
+def identity_sha256(texts: Mapping[str, str]) -> str:
+    """Hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
+    return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
+
+
+def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
+    """Whether the identity in ``texts`` is the one with the hash ``former``, made by any version of this
+    program.
+
+    A hash without a version covers eleven attributes only, so only these are compared.
+    """
+    if former.startswith(_VERSION):
+        return former == identity_sha256(texts)
+    return former == digest(texts.get(keyword, "") for keyword in _COPIED_BEFORE)
+
+
+def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
+    """Identity of a patient: Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    return digest((patient_id.strip(), issuer_of_patient_id.strip()))
+
+
+def digest(values: Iterable[str]) -> str:
+    """SHA-256 over the values and their lengths, so that no two lists of values look alike."""
+    text = "\x1f".join(f"{len(value)}:{value}" for value in values)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _text(element: DataElement) -> str:
+    if element.VR == "SQ":
+        items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
+        return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""
+    values: list[Any] = element.value if element.VM > 1 else [element.value]
+    text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "").strip()
+    if element.VR == "PN":
+        return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
+    return text
+
+
+def _plain_name(group: str) -> str:
+    """A name as two senders write it alike: case, width, spaces and trailing delimiters mean nothing."""
+    components = unicodedata.normalize("NFKC", group).casefold().split("^")
+    return "^".join(" ".join(component.split()) for component in components).rstrip("^")

@@ -1,0 +1,54 @@
+"""Who made a result: the product, by which the node knows own results again, and which installation of it.
+
+Own results start nothing when a PACS sends them back. Light to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from pydicom.dataset import Dataset
+
+from dicom_node.dicom.uids import derived_uid
+
+MANUFACTURER: Final = "DICOM AI Node project"
+MODEL_NAME: Final = "DICOM AI Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The equipment that a result names: Device UID (0018,1002) and Device Serial Number (0018,1000).
+
+    A site has one, however many machines work for it: a result is the same whichever of them builds it.
+    """
+
+    device_uid: str
+    serial_number: str
+
+    @classmethod
+    def from_drawn(cls, drawn: str) -> Self:
+        """From the number that was drawn when the database was made (``store.results``)."""
+        return cls(derived_uid("installation", drawn), drawn[:16])
+
+
+NO_INSTALLATION: Final = Installation(derived_uid("dicom-ai-node", "device"), "none")
+"""In results without identity, which do not say at which site they were made. Until builder version 3 all
+results had this Device UID."""
+
+
+def is_own_result(dataset: Dataset) -> bool:
+    """Whether an item of Contributing Equipment (0018,A001) names this product as manufacturer and model.
+
+    So results of every version and installation are known. Image Type, series numbers and descriptions decide
+    nothing: PACSs change them. Never raises on a faulty header.
+    """
+    items = dataset.get("ContributingEquipmentSequence") or []
+    if isinstance(items, (str, bytes)):
+        return False
+    return any(isinstance(item, Dataset) and _names_product(item) for item in items)
+
+
+def _names_product(item: Dataset) -> bool:
+    names = [str(item.get(word) or "").strip("\0 ") for word in ("Manufacturer", "ManufacturerModelName")]
+    return names == [MANUFACTURER, MODEL_NAME]

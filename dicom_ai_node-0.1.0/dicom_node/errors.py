@@ -1,0 +1,298 @@
+"""The node's exceptions: one tree with five branches that callers can catch.
+
+Each message says what is wrong and what to do; none holds PHI. Every error has an exit status for
+``dicom-node``; branches are caught, never raised.
+
+* :class:`CannotRun`: the node cannot start or go on as it is set up
+* :class:`RequestRefused`: what a person asked for cannot be had
+* :class:`StorageError`: spool or database do not take or give
+* :class:`ObjectError`: a DICOM object cannot be used, or must not be sent
+* :class:`JobStopped`: the attempt at a job ends before its results
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit statuses of ``dicom-node`` (sysexits.h where it has a word for it)."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 64
+    DATA = 65
+    NOT_FOUND = 66
+    UNAVAILABLE = 69
+    SOFTWARE = 70
+    CANNOT_CREATE = 73
+    CONFIG = 78
+
+
+class NodeError(Exception):
+    """Base of all errors that the node raises on purpose."""
+
+    exit_code: ExitCode = ExitCode.SOFTWARE
+
+
+class IllegalTransition(NodeError):
+    """A life cycle was asked for a step that its table does not have: a defect of the node."""
+
+
+class CannotRun(NodeError):
+    """The node cannot start or go on as it is set up; raised before anything is accepted."""
+
+    exit_code = ExitCode.CONFIG
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One mistake in a configuration file: where it is, what is there, what to do."""
+
+    file: str
+    key: str
+    value: str
+    remedy: str
+    line: int = 0
+    """From 1; 0 where there is no line to name."""
+
+    def __str__(self) -> str:
+        shown = f" = {self.value}" if self.value else ""
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}{shown}: {self.remedy}"
+
+
+class ConfigurationError(CannotRun):
+    """All mistakes of a configuration together."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnsafeFolder(CannotRun):
+    """The data folder cannot keep acknowledged objects."""
+
+
+class AlreadyRunning(CannotRun):
+    """Another node works on this data folder."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class CannotListen(CannotRun):
+    """The listener does not start: its port is in use, or its certificate cannot be read."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class RequestRefused(NodeError):
+    """A person's request cannot be fulfilled."""
+
+    exit_code = ExitCode.FAILED
+
+
+class NotFound(RequestRefused):
+    """No such study, job, delivery or model."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotAllowedNow(RequestRefused):
+    """The state of the study, job or delivery does not allow the step."""
+
+
+class HoldUndercut(RequestRefused):
+    """A rule would send at once what another rule holds for a person, and nobody confirmed this."""
+
+
+class ChangedMeanwhile(RequestRefused):
+    """Somebody else changed it after this person opened it: nothing is overwritten."""
+
+
+class TooManyAtOnce(RequestRefused):
+    """The limit of such requests under way is reached: ask again when one of them is done."""
+
+
+class UnknownPeer(RequestRefused):
+    """No peer of this name is configured."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotTakenOverYet(RequestRefused):
+    """This machine has not loaded a peer that was entered on another machine; it will: wait."""
+
+
+class PeerUnreachable(RequestRefused):
+    """No association with a peer: it is down, refuses us, or its settings lack host or port."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class NotRunning(RequestRefused):
+    """A running node is needed, and none works on the data folder."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class SignInRefused(RequestRefused):
+    """Name or password is wrong, the account may not be used, or there were too many attempts."""
+
+
+class ProviderUnusable(RequestRefused):
+    """The provider of the hospital's accounts (OpenID Connect, LDAP) does not answer, or not as it should."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class FaultyInput(RequestRefused):
+    """A file, folder or form that a person gave cannot be used. ``problems``: of its keys, where known."""
+
+    exit_code = ExitCode.DATA
+
+    def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
+
+
+class CannotCreate(RequestRefused):
+    """A file or folder that a person named is there already, or cannot be made."""
+
+    exit_code = ExitCode.CANNOT_CREATE
+
+
+class ReadingsSealed(RequestRefused):
+    """The readings of burned-in annotation were sealed with another site key than the present one."""
+
+    exit_code = ExitCode.DATA
+
+
+class ModelRefused(RequestRefused):
+    """A model card cannot be read, or its weights are not those that it names."""
+
+    exit_code = ExitCode.DATA
+
+
+class DemoFailed(RequestRefused):
+    """A part of the demonstration does not start or does not end."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class StorageError(NodeError):
+    """Spool or database do not take or give."""
+
+
+class SpoolError(StorageError):
+    """The spool cannot keep an object."""
+
+
+class SpoolFull(SpoolError):
+    """Fewer free bytes than the watermark: the sender gets A700 and sends again later."""
+
+
+class NotInSpool(StorageError):
+    """A spooled file is not at the path in its row: the index may just be moving it, so it is tried again."""
+
+
+class StoreAway(StorageError):
+    """The object store does not answer, or has not got the object yet: waiting cures it."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DecisionNotCopied(StorageError):
+    """A person's decision is in force, but not yet in the copy beside the database."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DatabaseUnusable(StorageError):
+    """The database does not answer, is locked, or cannot be opened or written."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DatabaseDamaged(StorageError):
+    """The database's file is damaged."""
+
+    exit_code = ExitCode.DATA
+
+
+class DatabaseNotReady(StorageError):
+    """The database's URL cannot be read, or its schema is newer than this program."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class SchemaOutdated(DatabaseNotReady):
+    """The schema is older than this program: an upgrade cures it."""
+
+
+class ObjectError(NodeError):
+    """A DICOM object cannot be used, or must not be sent."""
+
+
+class FaultyObject(ObjectError):
+    """A received object that cannot be indexed; the reason goes to the quarantine list."""
+
+
+class FaultyReport(ObjectError):
+    """A storage commitment report or request that cannot be read, or is beyond its limits."""
+
+
+class FaultyStep(ObjectError):
+    """A request about a performed procedure step that is refused; the text holds no value of it.
+
+    ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
+    """
+
+    def __init__(self, text: str, code: int, tags: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.tags = tuple(tags)
+
+
+class DecodedDifferently(ObjectError):
+    """Text in the object cannot be decoded with the character set that it names."""
+
+
+class ResultRefused(ObjectError):
+    """The gate found a built object invalid: it is not stored and not sent."""
+
+    exit_code = ExitCode.DATA
+
+
+class FaultyMessage(NodeError):
+    """An audit message that breaks its schema. The text says where, and quotes no value."""
+
+
+class JobStopped(NodeError):
+    """The attempt at a job ends before its results."""
+
+
+class JobCancelled(JobStopped):
+    """A person or a newer revision of the study cancelled the job while it ran."""
+
+
+class LeaseLost(JobStopped):
+    """Another worker has the job now; this worker's results are discarded."""
+
+
+class HandedBack(JobStopped):
+    """The worker stops: another worker will do this job, and this try does not count."""
+
+
+class TimeLimitReached(JobStopped):
+    """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
+
+
+class WorkerSpent(JobStopped):
+    """An image took all the memory that a worker may have: it is tried again in a new process."""
+
+
+class NoSuchPipeline(JobStopped):
+    """A rule names a pipeline that this program does not have, or cannot load."""

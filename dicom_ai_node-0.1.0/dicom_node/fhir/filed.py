@@ -1,0 +1,70 @@
+"""A report that a server has: whose place a newer one takes, or that is withdrawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.fhir.codes import PRELIMINARY, Resource
+from dicom_node.fhir.entries import WITHDRAWN, marked, transaction, uids_of
+
+MOST_OBSERVATIONS: Final = 500
+"""Of one report."""
+_OBSERVATION: Final = re.compile(r"Observation/[A-Za-z0-9.-]{1,64}")
+_OLD: Final = "old"  # Identifier.use
+
+
+@dataclass(frozen=True, slots=True)
+class FiledReport:
+    """A DiagnosticReport, and Observations of it that we made."""
+
+    report: Resource
+    observations: Sequence[Resource] = ()
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether it is entered in error."""
+        return self.report.get("status") == WITHDRAWN
+
+    @property
+    def is_as_sent(self) -> bool:
+        """False where somebody has amended it."""
+        return self.report.get("status") == PRELIMINARY
+
+    @property
+    def shows(self) -> str:
+        """SOP Instance UID of the newest report whose content this resource shows."""
+        identifiers = [one for one in self.report["identifier"] if one.get("use") != _OLD]
+        return next(iter(uids_of({"identifier": identifiers})), "")
+
+    def identifiers_but(self, uid: str) -> list[Resource]:
+        """Its identifiers for a report that takes its place; UIDs are old ones by then."""
+        return [
+            {**one, "use": _OLD} if uids_of({"identifier": [one]}) else one
+            for one in self.report["identifier"]
+            if uids_of({"identifier": [one]}) != [uid]
+        ]
+
+    @property
+    def results(self) -> list[str]:
+        """``Observation/ID`` of its results, as far as this server has them."""
+        named = [str(one.get("reference") or "") for one in self.report.get("result") or ()]
+        return [one for one in named if _OBSERVATION.fullmatch(one)][:MOST_OBSERVATIONS]
+
+    def owns(self, observation: Resource) -> bool:
+        """Whether it came with one of these reports: somebody may have added others."""
+        ours = {observation_uid(uid, at) for uid in uids_of(self.report) for at in range(MOST_OBSERVATIONS)}
+        return not ours.isdisjoint(uids_of(observation))
+
+    def withdrawn(self) -> str:
+        """A transaction that marks it and its Observations as entered in error. Raises FaultyInput."""
+        observations = [one for one in self.observations if one.get("status") != WITHDRAWN]
+        return transaction([marked(one) for one in (self.report, *observations)])
+
+
+def observation_uid(report: str, at: int) -> str:
+    """The identifier of the Observation at this place of a report (its SOP Instance UID)."""
+    return derived_uid("fhir observation", report, str(at))

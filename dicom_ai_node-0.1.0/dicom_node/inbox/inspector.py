@@ -1,0 +1,125 @@
+"""Received objects are opened in a process of their own, under limits of memory and time.
+
+Whatever is in an object can end only this process. The object is quarantined with the reason, the process is
+started again, and the next object is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.dicom.identity import Patient
+from dicom_node.environment import without_secrets
+from dicom_node.inbox import header
+from dicom_node.inbox.inspection import Inspected
+
+_START_SECONDS = 120.0
+_BYTES_A_SECOND = 10 * 2**20  # of a slow disk, beside the time limit
+
+
+class _Died(Exception):
+    """The process did not answer; the text says why."""
+
+
+class Inspector:
+    """The process, started when it is needed first. One thread at a time uses it."""
+
+    def __init__(self, limits: InspectionSettings) -> None:
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready, unless it is. Raises OSError."""
+        self._started()
+
+    def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
+        """The header of a Part 10 file. Raises OSError when the disk cannot read it, and nothing else."""
+        size = path.stat().st_size
+        try:
+            found = self._ask({"inspect": str(path), "assume": assume_charset}, size)
+        except _Died as died:
+            return unread(path, str(died))
+        if "error" in found:
+            raise OSError(found["error"], "the file cannot be read")
+        return Inspected(**{**found, "patient": Patient(**found["patient"])})
+
+    def same_image(self, one: Path, other: Path) -> bool | None:
+        """Whether two files decode to the same samples; None when one does not decode within the limits."""
+        try:
+            size = one.stat().st_size + other.stat().st_size
+            return self._ask({"same": [str(one), str(other)]}, size)["same"]  # type: ignore[no-any-return]
+        except (_Died, OSError):
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _ask(self, request: dict[str, Any], size: int) -> dict[str, Any]:
+        seconds = self._limits.seconds + size / _BYTES_A_SECOND
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({**request, "seconds": seconds}).encode("ascii") + b"\n")
+            answer = _line(process, seconds)
+        except BrokenPipeError:
+            answer = b""
+        if answer is None:
+            self.close()
+            raise _Died(f"reading it took more than {seconds:.0f} s (inspection.seconds)")
+        if not answer.endswith(b"\n"):
+            self.close()
+            limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
+            raise _Died(f"the process that read it died; it may have needed {limit}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:  # killed between two objects
+            self.close()
+        if self._process is None:
+            command = [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()]
+            # Its errors would quote what is in the object.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=without_secrets(),
+            )
+            if not _line(self._process, _START_SECONDS):  # no fault of any object
+                self.close()
+                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
+        return self._process
+
+
+def unread(path: Path, fault: str) -> Inspected:
+    """What the command and file meta information say of an object that must not be opened."""
+    return Inspected(*header.read_requested(path), fault=fault)
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """One line, what there is of it when the process ends, None when the time is over."""
+    assert process.stdout is not None
+    end, read = time.monotonic() + seconds, bytearray()
+    while not read.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0))
+        if not ready:
+            return None
+        block = process.stdout.read(2**20)
+        if not block:
+            break
+        read += block
+    return bytes(read)

@@ -1,0 +1,182 @@
+"""The journal: events by which the listener, which has no database, reports to the node.
+
+Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
+sort by time. Only lines with storage commitment reports and performed procedure steps are synced: what a
+power failure takes of others, the listener's restart makes void anyway.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from dicom_node.events import Event, by_number
+from dicom_node.inbox.spool import sync_folder
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
+_FILE_BYTES = 16 * 2**20
+_READ_BYTES = 2**20
+
+
+def journal_folder(data_dir: Path, place: str = "") -> Path:
+    """The folder of a listener's journal; each place has its own, as one listener writes to a folder."""
+    return data_dir / (f"journal-{place}" if place else "journal")
+
+
+def listener_lock(data_dir: Path, place: str = "") -> Path:
+    """The lock file of the listener of this place, locked while it runs."""
+    return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
+
+
+def has_no_writer(folder: Path) -> bool:
+    """Whether the listener that writes to this folder has ended: nothing holds its lock. False: not known."""
+    place = folder.name.removeprefix("journal").removeprefix("-")
+    try:
+        with listener_lock(folder.parent, place).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or there was never one
+        return False
+    return True
+
+
+def journal_folders(data_dir: Path) -> list[Path]:
+    """The journal folders of all listeners that work, or worked, on this data folder."""
+    return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
+
+
+class JournalWriter:
+    """Appends events; many threads may share one. Each line is one write, at once with the kernel.
+
+    On a full disk it can be made, and appends when there is space.
+    """
+
+    def __init__(self, folder: Path, listener_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
+        self._lock = threading.Lock()
+        self._number = 0
+        self._written = 0
+        self._file = -1
+        self._torn = False
+        with suppress(OSError):
+            self._file = self._next_file()
+
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full): then nothing of it counts."""
+        with self._lock:
+            self._append(_encode(event))
+
+    def append_durably(self, event: Event) -> None:
+        """Write one event that must survive a power failure. Raises OSError; it may be there even so."""
+        with self._lock:
+            self._append(_encode(event))
+            os.fdatasync(self._file)
+        sync_folder(self._stem.parent)
+
+    def close(self) -> None:
+        """End the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+
+    def _append(self, line: bytes) -> None:
+        if self._file < 0:
+            self._file = self._next_file()
+        if self._written > _FILE_BYTES:
+            full, self._file = self._file, self._next_file()
+            os.close(full)
+        if self._torn:  # the disk was full: end the half line, so that it spoils no other
+            line = b"\n" + line
+        self._torn = True
+        written = os.write(self._file, line)
+        self._written += written
+        if written != len(line):
+            raise OSError("journal line written in part")
+        self._torn = False
+
+    def _next_file(self) -> int:
+        path = f"{self._stem}-{self._number + 1:05d}.jsonl"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._number += 1
+        self._written = 0
+        return file
+
+
+class JournalLine(NamedTuple):
+    """An event with its file's name, and the offset (bytes) in the file at which the next one begins."""
+
+    file: str
+    offset: int
+    event: Event
+
+
+class JournalReader:
+    """Reads lines appended since a cursor; the caller stores the cursor together with its own results."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
+        """Lines after the cursor (file name to offset), oldest first.
+
+        At most 1 MiB per file and call: call again until nothing comes.
+        """
+        return [
+            JournalLine(path.name, offset, event)
+            for path in self._files()
+            for offset, event in _events(path, cursor.get(path.name, 0))
+        ]
+
+    def remove_read(self, cursor: Mapping[str, int]) -> int:
+        """Delete files that are read to their end, except the newest (it may still grow)."""
+        removed = 0
+        for path in self._files()[:-1]:
+            if cursor.get(path.name, 0) >= path.stat().st_size:
+                path.unlink()
+                removed += 1
+        return removed
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.jsonl"))
+
+
+def _newest(folder: Path) -> datetime:
+    """The present, or just after the newest file there: a clock put back must not make this the oldest."""
+    now = datetime.now(UTC)
+    with suppress(IndexError, ValueError):  # no file, or none of ours
+        newest = datetime.strptime(sorted(path.name for path in folder.glob("*.jsonl"))[-1][:22], _TIME)
+        return max(now, newest.replace(tzinfo=UTC) + timedelta(microseconds=1))
+    return now
+
+
+def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(_READ_BYTES)
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        offset += len(line)
+        event = _decode(line)
+        if event is not None:
+            yield offset, event
+
+
+def _encode(event: Event) -> bytes:
+    line = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _decode(line: bytes) -> Event | None:
+    """None for a torn line and for an event of a newer version."""
+    try:
+        fields = json.loads(line)
+        number, at = fields.pop("event"), fields.pop("at")
+        return Event(by_number(number), datetime.fromisoformat(at), fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,19 @@
+"""Jobs: which pipeline for which study, the queue, the workers. This is the front door for other rooms."""
+
+from dicom_node.jobs.by_hand import cancel, put_first, retry
+from dicom_node.jobs.enqueue import decide_study, enqueue_study
+from dicom_node.jobs.forwarding import forward_late
+from dicom_node.jobs.rules import Explanation, ImageFacts, RuleDecision, explain
+
+__all__ = [
+    "Explanation",
+    "ImageFacts",
+    "RuleDecision",
+    "cancel",
+    "decide_study",
+    "enqueue_study",
+    "explain",
+    "forward_late",
+    "put_first",
+    "retry",
+]

@@ -1,0 +1,70 @@
+"""Names of lease owners, by which other processes of the same machine see whether the owner still runs.
+
+So a killed worker's job is taken over at once, not when its lease ends; on other machines the lease decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+from functools import cache
+from pathlib import Path
+
+
+def new_owner() -> str:
+    """A name for this process, unique for ever; at most 64 characters."""
+    return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this machine that has ended; False when that cannot be known."""
+    return _runs_no_more(owner, 1)
+
+
+def is_dead_with_its_node(owner: str) -> bool:
+    """Whether the process that started the owner is gone as well: the whole node died, not this worker."""
+    return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
+
+
+def _runs_no_more(owner: str, place: int) -> bool:
+    parts = owner.split("/")
+    if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
+        return False
+    pid = int(parts[place])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return False
+    return fields.split()[0] == "Z"
+
+
+@cache
+def _machine() -> str:
+    """This boot of this machine and its process name space: containers may share a host name."""
+    parts = [socket.gethostname()]
+    for read in (_boot_id, _pid_namespace):
+        try:
+            parts.append(read())
+        except OSError:  # not Linux: leases alone decide, because the name holds the process id of one boot
+            parts.append(secrets.token_hex(8))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+
+
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())

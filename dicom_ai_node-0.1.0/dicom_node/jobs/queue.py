@@ -1,0 +1,356 @@
+"""The queue of jobs, with one of two engines: the lease table (SQLite), procrastinate (PostgreSQL).
+
+Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's
+effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
+
+Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
+estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
+that came up to half an hour before it, and not one that has waited longer. Urgent jobs (STAT, or put first by
+a person) go before all turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from ai_pipeline.images.numbers import whole
+from dicom_node import events
+from dicom_node.config.sections import WorkerSettings
+from dicom_node.errors import JobCancelled, LeaseLost
+from dicom_node.events import EventType
+from dicom_node.jobs import lease as owners
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store import queue as table
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Job
+from dicom_node.store.tables.base import LONGEST_WAIT, has_ended
+from dicom_node.store.transitions import move_job, record, settle_study, turn_changed, utc_now
+
+_LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
+_ENDS: Mapping[JobState, EventType] = {
+    JobState.SUCCEEDED: events.JOB_SUCCEEDED,
+    JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
+    JobState.FAILED: events.JOB_FAILED,
+    JobState.CANCELLED: events.JOB_CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
+
+    ``tries`` includes this try; ``gives_up``: the last try was lost with its worker, so this one only reports
+    that the job failed (``reason``); the report is tried as often as the job was.
+    """
+
+    id: int
+    owner: str
+    attempt: int
+    tries: int
+    study_id: int
+    study_revision: int
+    rule: str
+    pipeline: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    destinations: tuple[str, ...] = ()
+    source_uids: tuple[str, ...] = ()
+    gives_up: bool = False
+    reason: str = ""
+    analysed_at: datetime | None = None
+    priority: int = 0
+    cost_seconds: float = 1.0
+    assess_first: bool = False
+
+
+def enqueue(session: Session, job: Job) -> None:
+    """Add a job with its turn and its event; it exists when the caller's transaction commits."""
+    job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
+    session.add(job)
+    session.flush()
+    held = job.state is JobState.HELD
+    record(
+        session,
+        events.JOB_HELD if held else events.JOB_QUEUED,
+        job.study_id,
+        job=job.id,
+        rule=job.rule,
+        pipeline=job.pipeline,
+        images=len(job.source_uids),
+        reason=job.reason,
+    )
+    turn_changed(session, job)
+
+
+class QueueEngine(Protocol):
+    """Whose turn it is, and whose worker is gone. With a ``session``: in the caller's transaction."""
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
+        """The job that a worker should take, locked: STAT first, then whose turn is earliest.
+
+        ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it,
+        or an equally urgent one with at most so much work.
+        """
+
+    def beat(self, session: Session, job_id: int) -> None:
+        """Record that the worker of this job is alive."""
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
+        """The running jobs whose worker has shown no sign of life for ``workers.lease_seconds``."""
+
+    def repair(self, database: Database) -> int:
+        """Offer waiting jobs that the engine lacks, in a transaction of its own; returns how many."""
+
+
+class LeaseTable:
+    """The embedded engine: turn and lease are columns of the job table."""
+
+    def __init__(self, workers: WorkerSettings) -> None:
+        self._workers = workers
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
+        return table.next_free(session, now, self._workers, passing)
+
+    def beat(self, session: Session, job_id: int) -> None:
+        """The lease is renewed with the job's row."""
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:  # noqa: ARG002
+        return [job for job in running if has_ended(job.lease_until, now)]
+
+    def repair(self, database: Database) -> int:  # noqa: ARG002
+        return 0
+
+
+class JobQueue:
+    """Gives jobs to workers and ends them. A job's state, its fence and what it does are columns of its row.
+
+    Functions with a ``session`` act in the caller's transaction, the others in one of their own.
+    """
+
+    def __init__(self, database: Database, workers: WorkerSettings) -> None:
+        self._database = database
+        self.outage = database.outage
+        """For who tries again."""
+        self._engine = _engine_for(database, workers)
+        self._workers = workers
+        self._lease = timedelta(seconds=workers.lease_seconds)
+        self._attempts = workers.attempts
+        self._retry_seconds = workers.retry_seconds
+
+    def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
+        """Take the job whose turn it is, STAT before others; None when there is none.
+
+        ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it.
+        """
+        now = utc_now()
+        with self._database.read() as session:  # no writing transaction while there is nothing to do
+            work = table.work(session, now, self._workers)
+            if not work.free and not (work.running and self._lost(session, now)):
+                return None
+        with self._database.write() as session:
+            if self._workers.at_once:
+                table.count_claims_one_by_one(session)
+            self._take_back(session, now)
+            short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
+            job = self._engine.next_free(session, now, short)
+            if job is None:
+                return None
+            before = job.tries
+            taken = move_job(
+                session,
+                job,
+                events.JOB_STARTED,
+                attempts=job.attempts + 1,
+                tries=before + 1,
+                lease_owner=owner,
+                lease_until=now + self._lease,
+                started_at=now,
+            )
+            if not taken:
+                return None
+            settle_study(session, job.study_id)
+            return _claimed(job, gives_up=before >= self._attempts)
+
+    def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
+        """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
+        until = utc_now() + self._lease
+        with self._database.write() as session:
+            cancelled = table.beat(
+                session, job.id, job.owner, job.attempt, until=until, share=share, doing=doing
+            )
+            if cancelled is not None:
+                self._engine.beat(session, job.id)
+        if cancelled is None:
+            raise _lost(job)
+        if cancelled:
+            raise _stopped(job)
+
+    def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
+        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
+        row = self._held(session, job)
+        if row.cancel_requested and state is not JobState.CANCELLED:
+            raise _stopped(job)
+        # What a person or a newer revision gave as reason for the cancellation stays.
+        reason = row.reason if state is JobState.CANCELLED and row.cancel_requested else reason
+        values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
+        if state is JobState.SUCCEEDED:
+            values["share_done"] = 1.0
+        if not move_job(session, row, _ENDS[state], **values):
+            raise _lost(job)
+        return row
+
+    def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
+        """Put it back, to be tried again. Raises LeaseLost."""
+        self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
+
+    def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
+        """Put the job back for later; this try does not count. Raises LeaseLost."""
+        when = utc_now() + timedelta(seconds=seconds)
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
+
+    def hand_back(self, job: ClaimedJob) -> None:
+        """Put it back for others at once; this try does not count. Raises LeaseLost."""
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
+
+    def fail(self, job: ClaimedJob, reason: str) -> None:
+        """End the job as failed. Raises LeaseLost."""
+        with self._database.write() as session:
+            self.complete_if_owner(session, job, JobState.FAILED, reason)
+            settle_study(session, job.study_id)
+
+    def reap(self) -> int:
+        """Take back the jobs of workers that are gone; returns how many."""
+        now = utc_now()
+        self._engine.repair(self._database)
+        with self._database.read() as session:
+            if not self._lost(session, now):
+                return 0
+        with self._database.write() as session:
+            return self._take_back(session, now)
+
+    def clock_put_back(self) -> None:
+        """Let nothing wait until the time that the clock showed before."""
+        with self._database.write() as session:
+            for job in table.waiting_until(session, utc_now()):
+                job.run_at = utc_now()
+                session.flush()
+                turn_changed(session, job)
+
+    def retry_delay(self, tries: int) -> timedelta:
+        """Wait before the next attempt: doubles with each."""
+        return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
+
+    def is_last_try(self, job: ClaimedJob) -> bool:
+        """Whether a failure of this attempt is for good."""
+        return job.tries >= self._attempts
+
+    def may_be_tried_again(self, job: ClaimedJob) -> bool:
+        """Whether a further try is allowed, be it only to report the failure."""
+        return job.tries < 2 * self._attempts
+
+    def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
+        with self._database.write() as session:
+            row = self._held(session, job)
+            if row.cancel_requested:
+                self.complete_if_owner(session, job, JobState.CANCELLED)
+            elif row.study.revision > row.study_revision:  # as what waited when the study changed
+                reason = f"superseded by revision {row.study.revision}"
+                self.complete_if_owner(session, job, JobState.CANCELLED, reason)
+            elif not move_job(session, row, event, lease_until=None, **values):
+                raise _lost(job)
+            settle_study(session, job.study_id)
+
+    def _held(self, session: Session, job: ClaimedJob) -> Job:
+        row = table.held(session, job.id, job.owner, job.attempt)
+        if row is None:
+            raise _lost(job)
+        return row
+
+    def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
+        """Running jobs whose worker shows no life, or is dead on this machine."""
+        running = table.running(session, lock=lock)
+        silent = {job.id for job in self._engine.lost(session, now, running)} if running else ()
+        return [job for job in running if job.id in silent or owners.is_dead(job.lease_owner)]
+
+    def _take_back(self, session: Session, now: datetime) -> int:
+        lost = self._lost(session, now, lock=True)
+        for job in lost:
+            if job.cancel_requested:
+                move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
+            elif job.tries >= 2 * self._attempts:  # failure reports count as tries too
+                reason = f"{job.tries} workers were lost with this job"
+                move_job(session, job, events.JOB_FAILED, reason=reason, finished_at=now)
+            else:
+                values = {"reason": "its worker was lost", "lease_until": None, "tries": self._counted(job)}
+                move_job(session, job, events.JOB_TAKEN_OVER, **values)
+            settle_study(session, job.study_id)
+        return len(lost)
+
+    def _counted(self, job: Job) -> int:
+        """Tries, without one that ended with the whole node: a power cut is not the job's fault.
+
+        Within limits: a job may also be what brings the node down.
+        """
+        blameless = owners.is_dead_with_its_node(job.lease_owner)
+        return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
+
+
+def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
+    if database.is_sqlite:
+        return LeaseTable(workers)
+    from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
+
+    return TicketEngine(workers)
+
+
+def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
+    same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "reason")
+    more = ("analysed_at", "priority", "cost_seconds", "assess_first")
+    return ClaimedJob(
+        **{name: getattr(job, name) for name in (*same, *more)},
+        owner=job.lease_owner,
+        attempt=job.attempts,
+        options=dict(job.options),
+        destinations=tuple(job.destinations),
+        source_uids=tuple(job.source_uids),
+        gives_up=gives_up,
+    )
+
+
+def _lost(job: ClaimedJob) -> LeaseLost:
+    return LeaseLost(f"job {job.id} is another worker's now")
+
+
+def _stopped(job: ClaimedJob) -> JobCancelled:
+    return JobCancelled(f"job {job.id} is to be stopped")
+
+
+OVERTAKING = 10.0
+"""Seconds by which each second of estimated work puts a job's turn later."""
+LOW = timedelta(hours=1)
+"""Added to the turn of a job of low priority."""
+PASSES = 0.25
+"""A running job is interrupted for others whose estimated work is at most this share of its own."""
+SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 1.0, 0.5
+"""A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/benchmarks.md)."""
+
+
+def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
+    """The work in images with these attributes (Rows, Columns, NumberOfFrames as text): frames × pixels."""
+    return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * _megapixels(image) for image in images)
+
+
+def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
+    """The turn of a job: ``priority`` 1 STAT, 0 routine, -1 low; ``seconds`` of estimated work."""
+    return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
+
+
+def _megapixels(image: Mapping[str, Any]) -> float:
+    pixels = 1.0
+    for keyword in ("Rows", "Columns", "NumberOfFrames"):
+        pixels *= whole(image.get(keyword), least=1, most=999_999) or 1
+    return pixels / 1e6

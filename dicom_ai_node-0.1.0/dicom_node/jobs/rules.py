@@ -1,0 +1,177 @@
+"""Which rule takes which image, and why. Pure decisions, the same for the node and for ``rules try``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from ai_pipeline.images.numbers import whole
+from ai_pipeline.terms import shown_term
+from dicom_node.config.settings import Conditions, RuleSettings, matches
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.model.kinds import ObjectRole
+
+# A rule's condition → where the image says it: a field of ImageFacts, or a keyword of its attributes.
+_ASKED = {
+    "modality": "modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+    "calling_ae": "calling_ae",
+    "called_ae": "called_ae",
+    "station": "StationName",
+    "study_description": "StudyDescription",
+    "series_description": "SeriesDescription",
+}
+_AE_TITLES = frozenset({"calling_ae", "called_ae"})
+_CODED: Mapping[str, str] = {
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """The facts of one image that the conditions of rules use. ``sender`` is the name of the peer that sent
+    it, "" for none.
+
+    ``attributes`` are texts by DICOM keyword, as the index keeps them.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    modality: str
+    role: ObjectRole
+    calling_ae: str = ""
+    called_ae: str = ""
+    sender: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """The facts of a study that the conditions of rules use. ``jobs_today`` counts jobs by (rule, calling AE
+    title). ``asked_for``: a person had it fetched, so that it may be old.
+    """
+
+    study_date: str
+    today: date
+    jobs_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    asked_for: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDecision:
+    """A rule that takes images of a study. ``held_reason`` says which limit stops the job, "" for none."""
+
+    rule: RuleSettings
+    source_uids: tuple[str, ...]
+    held_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Whether a rule takes an image, and the first condition that failed."""
+
+    rule: str
+    pipeline: str
+    applies: bool
+    reason: str
+
+
+def decide(
+    rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
+) -> list[RuleDecision]:
+    """Every rule that takes at least one image, with these images in the order of the examination."""
+    decisions = []
+    ordered = sorted(images, key=_order)
+    for rule in rules:
+        taken = [image for image in ordered if not any(_mismatches(rule, image))]
+        if taken:
+            uids = tuple(image.sop_instance_uid for image in taken)
+            decisions.append(RuleDecision(rule, uids, _held(rule, study, taken)))
+    return decisions
+
+
+def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
+    """For each rule whether it takes this image and why not, in the order of the configuration."""
+    found = []
+    for rule in rules:
+        reason = next(_mismatches(rule, image), "")
+        found.append(Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold"))
+    return found
+
+
+def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:
+    """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
+
+    Closest is the rule with the fewest failed conditions on an image, the first of the configuration among
+    equals. Header values are quoted only where they are no free text.
+    """
+    ordered = sorted(images, key=_order)
+    tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]
+    if not tried:
+        return "no rule applies: " + ("none is configured" if images else "the study has no images")
+    name, failed = min(tried, key=lambda attempt: len(attempt[1]))
+    return f"no rule applies; closest is {name}: {' and '.join(failed)}"
+
+
+def _mismatches(rule: RuleSettings, image: ImageFacts) -> Iterator[str]:
+    """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
+    if image.role is ObjectRole.OWN:
+        yield "it is a result of this node"
+    elif image.sop_class_uid in SECONDARY_CAPTURES:
+        if image.sender not in rule.secondary_captures_from:
+            yield "it is a secondary capture, and secondary_captures_from does not name its sender"
+    elif image.role is not ObjectRole.SOURCE:
+        yield "its SOP class is no ultrasound or X-ray image"
+    for name in Conditions.model_fields:
+        patterns: Sequence[str] = getattr(rule.when, name)
+        values = _values(image, name)
+        if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
+            yield _sentence(name, patterns, values)
+
+
+def _values(image: ImageFacts, condition: str) -> list[str]:
+    asked = _ASKED[condition]
+    value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+    return [part.strip() for part in value.split("\\")]
+
+
+def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
+    name = condition.replace("_", " ")
+    wanted = " or ".join(patterns)
+    if not any(values):
+        return f"{name} is empty, not {wanted}"
+    if keyword := _CODED.get(condition):
+        return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
+    shown = f" {'/'.join(values)}" if condition in _AE_TITLES else ""
+    return f"{name}{shown} does not match {wanted}"
+
+
+def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
+    age = None if study.asked_for else _age_days(study)
+    if rule.max_study_age_days and age is not None and age > rule.max_study_age_days:
+        return f"the study is {age} days old, rule {rule.name} takes {rule.max_study_age_days:g}"
+    sender = images[0].calling_ae
+    if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
+        return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"
+    return ""
+
+
+def _age_days(study: StudyFacts) -> int | None:
+    """None for a study without a usable date: nothing says that it is old."""
+    try:
+        taken = datetime.strptime(study.study_date[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+    return (study.today - taken).days
+
+
+def _order(image: ImageFacts) -> tuple[int, int, str]:
+    return (
+        whole(image.attributes.get("SeriesNumber", "")) or 0,
+        whole(image.attributes.get("InstanceNumber", "")) or 0,
+        image.sop_instance_uid,
+    )

@@ -1,0 +1,67 @@
+"""``python -m dicom_node.jobs.worker``: one worker process.
+
+Its configuration is the first line of standard input, as JSON, from the node that starts it, or stands in
+files (``--config FILE``). SIGHUP lets it finish its job and end, SIGTERM hands the job back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ai_pipeline import extras
+from dicom_node import logs
+from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
+from dicom_node.config import loading
+from dicom_node.errors import ExitCode, NodeError
+from dicom_node.store.database import Database
+
+
+def main() -> int:
+    """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
+    parser = argparse.ArgumentParser(prog="python -m dicom_node.jobs", description="One worker of the node.")
+    parser.add_argument("--config", type=Path, action="append", help="as for dicom-node serve")
+    arguments = parser.parse_args()
+    try:
+        loaded = loading.load(arguments.config) if arguments.config else given_settings()
+    except NodeError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(error.exit_code)
+    if lacking := extras.missing():
+        sys.stderr.write(f"{lacking}\n")
+        return ExitCode.CONFIG
+    logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
+    give_way()
+    _limit_threads(loaded.workers.threads)
+    limit_memory(loaded.workers.memory_mib)
+    # After the thread limit, which libraries read when imported.
+    from dicom_node.jobs.worker.process import Worker
+
+    database = Database(loaded.database_url)
+    try:
+        worker = Worker(loaded, database)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stopping.set())
+        signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
+        watch_parent(worker.stopping.set)
+        worker.run_forever()
+    finally:
+        database.dispose()
+    return 0
+
+
+def _limit_threads(threads: int) -> None:
+    """Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(name, str(threads))
+    cores = sorted(os.sched_getaffinity(0))
+    if threads < len(cores):
+        first = os.getpid() % len(cores)
+        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(threads)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Run a pipeline on the images of a job: one by one where it can; analyses made ahead are used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
+from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
+from ai_pipeline.images.decode import DicomImage
+from ai_pipeline.shown import without_research
+from dicom_node.errors import WorkerSpent
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.results import SourceObject
+
+_MOST_DECODED = 4
+"""With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysed:
+    """The findings, and for each image left out the reason, by UID."""
+
+    result: PipelineResult
+    faults: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Whether the pipeline takes the images; for images that could not be judged the reason, by UID."""
+
+    verdict: Accept | Refuse
+    faults: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnalysis:
+    """Runs pipelines on images. ``kept``: analyses made before the study was complete; ``readings`` receives
+    text read in images.
+    """
+
+    kept: Analyses
+    readings: ReadingRecord
+    at_work: AtWork
+
+    def accepts(
+        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
+    ) -> Acceptance:
+        """Which images the pipeline takes. Raises WorkerSpent, and PixelError or NoNumber when it cannot say
+        of any."""
+        if not pipeline.card.per_image:
+            return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
+        verdicts: list[Accept | Refuse] = []
+        faults: dict[str, PixelError | NoNumber] = {}
+        for source in sources:
+            try:
+                with self.at_work.at(source.path.name):
+                    verdicts.append(pipeline.accepts([source.image], options))
+            except (PixelError, NoNumber) as fault:
+                faults[source.image.uid] = fault
+            _forget_pixels(source, sources)
+        if not verdicts:
+            raise _as_one(faults.values())
+        return Acceptance(_joined(verdicts), _in_words(faults))
+
+    def run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> Analysed:
+        """The pipeline's result for these images; text that it read in them goes to ``readings`` only.
+
+        An image that cannot be cleaned is left out with a note; one that cannot be decoded, or of which the
+        model gives no number, as a fault. Raises CleaningFailed, PixelError or NoNumber when none is left,
+        WorkerSpent, and whatever the pipeline raises.
+        """
+        if not pipeline.card.per_image:
+            return Analysed(self._run(pipeline, sources, options, report), {})
+        results: list[PipelineResult] = []
+        done: dict[str, PipelineResult] = {}
+        faults: dict[str, PixelError | NoNumber] = {}
+        withheld: list[QualityNote] = []
+        failures: list[CleaningFailed] = []
+        for number, source in enumerate(sources):
+            report(number / len(sources), f"image {number + 1} of {len(sources)}")
+            key = key_of(pipeline, options, source.path.name, source.pixels_sha256)
+            try:
+                if (result := self.kept.get(key)) is None:
+                    with self.at_work.at(source.path.name):
+                        part = _part(report, number, len(sources))
+                        result = self._run(pipeline, [source], options, part)
+                done[key] = result
+                results.append(result)
+            except WorkerSpent:
+                for name, result in done.items():  # so that the next worker need not analyse them again
+                    self.kept.put(name, result)
+                raise
+            except (PixelError, NoNumber) as fault:
+                faults[source.image.uid] = fault
+            except CleaningFailed as failure:
+                failures.append(failure)
+                text = f"no cleaned picture: {failure}"
+                note = QualityNote(WITHHELD, text, source.image.uid, places=failure.places)
+                withheld.append(note)
+                results.append(PipelineResult(quality=(note,), models=pipeline.models()))
+            _forget_pixels(source, sources)
+        if len(failures) + len(faults) == len(sources):
+            if failures:
+                raise NothingCleaned(str(failures[0]), withheld)
+            raise _as_one(faults.values())
+        return Analysed(PipelineResult.joined(results), _in_words(faults))
+
+    def forget(
+        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
+    ) -> None:
+        """Delete the kept analyses of these images: the job's results are stored."""
+        for source in sources:
+            self.kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
+
+    def _run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> PipelineResult:
+        result = pipeline.run([source.image for source in sources], report, options)
+        uids = [source.image.uid for source in sources]
+        return self.readings.take(pipeline, options, uids, without_research(result))
+
+
+def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
+    """The verdicts on single images as one."""
+    taken = tuple(uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids)
+    refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
+    if taken:
+        return Accept(taken, refused)
+    reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
+    return Refuse("; ".join(dict.fromkeys(reasons)), refused)
+
+
+def _in_words(faults: Mapping[str, PixelError | NoNumber]) -> dict[str, str]:
+    return {uid: str(fault) for uid, fault in faults.items()}
+
+
+def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:
+    """The faults of all images as one: the model's where it is at fault for each."""
+    words = "; ".join(dict.fromkeys(map(str, faults)))
+    return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
+
+
+def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:
+    if len(among) > _MOST_DECODED and isinstance(source.image, DicomImage):
+        source.image.forget()
+
+
+def _part(report: Progress, number: int, count: int) -> Progress:
+    """A report of one image's progress as its part of all."""
+
+    def part(share: float, what: str) -> None:
+        report((number + share) / count, what)
+
+    return part

@@ -1,0 +1,122 @@
+"""Which image a worker is working on, so that one that kills workers or takes all their memory is left out.
+
+One small file per image that is being worked on, a line per worker. The line is removed when the worker has
+finished with the image, whatever the result; a line that remains is a loss that the image caused. Losing the
+files costs further tries only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.limits import lacks_memory
+from dicom_node.errors import TimeLimitReached, WorkerSpent
+from dicom_node.jobs import lease as owners
+
+KEEP_SECONDS = 86_400.0
+
+
+@dataclass(slots=True)
+class AtWork:
+    """The record of one worker. ``most``: workers that an image may cost; ``memory_mib``: their limit."""
+
+    folder: Path
+    owner: str
+    most: int
+    memory_mib: int
+    spent: bool = False
+    """Set when memory ran out: what libraries keep of it is given back only by the process's end."""
+
+    _image: Path | None = None
+    last_try: bool = False
+    """Set while a job runs for the last time: an image that fails now is left out at once."""
+
+    @contextmanager
+    def at(self, spool_name: str) -> Iterator[None]:
+        """While an image is worked on. Raises PixelError when it has cost too many workers; WorkerSpent."""
+        file = self.folder / spool_name
+        if (lost := self._losses(file)) >= self.most:
+            raise PixelError(f"workers lost with this image, or out of memory or time at it: {lost}")
+        self._add(file, self.owner)
+        self._image = file
+        try:
+            yield
+        except TimeLimitReached:
+            self._remove(file)
+            self._add(file, self._token())
+            raise
+        except Exception as error:
+            self._remove(file)
+            if not lacks_memory(error):
+                raise
+            self.spent = True
+            self._add(file, self._token())
+            if self.last_try or self._losses(file) >= self.most:
+                needed = f"the image takes more memory than workers.memory_mib = {self.memory_mib}"
+                raise PixelError(needed) from error
+            raise WorkerSpent("an image took all the memory of its worker") from error
+        else:
+            self._remove(file)
+        finally:
+            self._image = None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While another job passes: if that ends this process, it is no loss that this job's image caused."""
+        image, last_try = self._image, self.last_try
+        if image is not None:
+            self._remove(image)
+        try:
+            yield
+        finally:
+            self._image, self.last_try = image, last_try
+            if image is not None:
+                self._add(image, self.owner)
+
+    def leave(self, spool_name: str) -> None:
+        """Remove the line: this process ends while at the image, which did not cause it."""
+        self._remove(self.folder / spool_name)
+
+    def forget_old(self) -> None:
+        """Delete what is older than a day."""
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - KEEP_SECONDS:
+                    file.unlink()
+
+    def _token(self) -> str:
+        """Stands for a worker that ran out of memory or time; it counts while the limit is the same."""
+        return f"limit of {self.memory_mib} MiB"
+
+    def _losses(self, file: Path) -> int:
+        return sum(line == self._token() or _died_alone(line) for line in _lines(file))
+
+    def _add(self, file: Path, line: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="ascii") as lines:
+            lines.write(f"{line}\n")
+
+    def _remove(self, file: Path) -> None:
+        rest = [line for line in _lines(file) if line != self.owner]
+        if rest:
+            file.write_text("".join(f"{line}\n" for line in rest), encoding="ascii")
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _died_alone(line: str) -> bool:
+    """A worker that died while its node lived on: a power cut is not the image's fault."""
+    return owners.is_dead(line) and not owners.is_dead_with_its_node(line)

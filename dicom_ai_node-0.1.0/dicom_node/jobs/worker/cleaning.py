@@ -1,0 +1,109 @@
+"""What cleaning did to the images of a job: counted in events, and what a person should look at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import ImageKind, Pipeline, PipelineResult, QualityNote
+from ai_pipeline.errors import CleaningFailed
+from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.model.kinds import ReviewCause
+from dicom_node.results import SourceObject
+from dicom_node.store.burned_in import reviews
+from dicom_node.store.transitions import record
+
+WITHHELD: Final = "cleaning_failed"
+"""The quality note on an image of which no cleaned picture is handed back."""
+_CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
+    cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
+}
+
+
+class NothingCleaned(CleaningFailed):
+    """No image of the job could be cleaned; ``notes`` give the reason for each."""
+
+    def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
+        super().__init__(text)
+        self.notes = tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """Images of one job: cleaned, those of them that were filled wider or blacked out, and withheld.
+
+    ``seen``: SOP Instance UIDs of all that were judged; ``asked``: what a person should look at of them.
+    """
+
+    cleaned: int = 0
+    widened: int = 0
+    blacked_out: int = 0
+    withheld: int = 0
+    seen: tuple[str, ...] = ()
+    asked: tuple[reviews.Asked, ...] = ()
+
+    @staticmethod
+    def from_result(
+        result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
+    ) -> Cleaning:
+        noted = Counter(note.name for note in result.quality)
+        cleaned = sum(image.kind is ImageKind.CLEANED for image in result.images)
+        return Cleaning(
+            cleaned,
+            noted["widened"],
+            noted["blacked_out"],
+            noted[WITHHELD],
+            tuple(source.image.uid for source in sources),
+            tuple(_asked(result.quality, pipeline, job, sources)),
+        )
+
+    @staticmethod
+    def failed(
+        failure: CleaningFailed, pipeline: Pipeline | None, job: ClaimedJob, sources: Sequence[SourceObject]
+    ) -> Cleaning:
+        """No image could be cleaned; of a pipeline that does not say which, all are to be looked at."""
+        if pipeline is None:
+            return Cleaning(withheld=len(sources))
+        if isinstance(failure, NothingCleaned):
+            notes = failure.notes
+        else:
+            text = f"no cleaned picture: {failure}"
+            notes = tuple(QualityNote(WITHHELD, text, source.image.uid) for source in sources)
+        return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
+
+    def record(self, session: Session, job: ClaimedJob) -> None:
+        """Write it down with the job's end; nothing where nothing was to be cleaned."""
+        if self.cleaned:
+            counts = {"images": self.cleaned, "widened": self.widened, "blacked_out": self.blacked_out}
+            record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+        if self.withheld:
+            record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=self.withheld)
+        if self.seen:
+            reviews.ask(session, job.id, self.seen, self.asked)
+
+
+NOTHING_CLEANED = Cleaning()
+
+
+def _asked(
+    notes: Sequence[QualityNote], pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
+) -> Iterator[reviews.Asked]:
+    """One for each image, with the most urgent cause."""
+    for source in sources:
+        own = {note.name: note for note in notes if note.source_uid == source.image.uid}
+        name = next((name for name in _CAUSES if name in own), None)
+        if name is not None:
+            note, analysis = own[name], _analysis_sha256(pipeline, job, source)
+            yield reviews.Asked(source.image.uid, _CAUSES[name], note.text, note.places, analysis)
+
+
+def _analysis_sha256(pipeline: Pipeline, job: ClaimedJob, source: SourceObject) -> str:
+    shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,485 @@
+"""The end of a job: its results' files, then one transaction with rows, deliveries and the job's state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from functools import partial
+from typing import Literal
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import Code, CodingScheme, Decision, ModelRef, Pipeline, PipelineResult, Refusal
+from ai_pipeline.shown import without_research
+from dicom_node import outbox, results
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import ResultRefused, UnknownPeer
+from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
+from dicom_node.jobs.worker.images import JobImages
+from dicom_node.jobs.worker.previous import previous_images
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState, JobState
+from dicom_node.monitoring.tally import Tallies, Tally
+from dicom_node.object_store.files import Files
+from dicom_node.results import (
+    BuiltObject,
+    Cause,
+    PreviousImage,
+    Pseudonyms,
+    ResultContext,
+    ResultFile,
+    SourceObject,
+    put_in_place,
+    row_values,
+    written,
+)
+from dicom_node.sitekey import load_or_create
+from dicom_node.store import deliveries, fetches
+from dicom_node.store import results as stored
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Job, Result
+from dicom_node.store.transitions import record, settle_study, utc_now
+
+_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
+_ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
+
+
+@dataclass(frozen=True, slots=True)
+class JobPipeline:
+    """The pipeline of a job as results name it; one that could not be loaded has no version and no models."""
+
+    name: str
+    version: str = "unknown"
+    models: tuple[ModelRef, ...] = ()
+    region: Code | None = None
+    scheme: CodingScheme | None = None
+
+    @staticmethod
+    def from_pipeline(pipeline: Pipeline, models: tuple[ModelRef, ...] = ()) -> JobPipeline:
+        """``models``: those that were run; without any all that it may run."""
+        card = pipeline.card
+        return JobPipeline(card.name, card.version, models or pipeline.models(), card.region, card.scheme)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a job ends, whether its results wait for a person, and of which models they are."""
+
+    state: JobState
+    reason: str
+    assess_first: bool
+    present: frozenset[str] = frozenset()  # findings by the meanings of their codes
+    models: tuple[ModelRef, ...] = ()
+    stat: bool = False  # a condition of the rule makes the study STAT
+
+
+class ResultWriter:
+    """Builds the result objects of a job, and writes files, rows and deliveries, all or none."""
+
+    def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._files = Files(settings)
+        self._tallies = Tallies(settings.workers.models_dir)
+
+    def write(
+        self,
+        job: ClaimedJob,
+        pipeline: Pipeline,
+        images: JobImages,
+        result: PipelineResult,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Write the pipeline's results, and count them and the ``refused`` images.
+
+        Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
+        """
+        analysed_at = job.analysed_at or utc_now()
+        present = _present(result)
+        job, stat = self._routed(job, present)
+        by = JobPipeline.from_pipeline(pipeline, result.models)
+        previous, day = self._previous(job, images)
+        built: list[BuiltObject] = []
+        for peers in _by_boxes(self._peers(job, deidentified=False)):
+            context = self._context(job, by, analysed_at, peers, built=built)
+            context = replace(context, previous=previous, study_day=day)
+            build = partial(results.build, sources=images.readable, result=result)
+            built += _with_purged(self._database, context, build(context), build)
+        contexts = {
+            domain: self._context(job, by, analysed_at, peers, domain=domain)
+            for domain, peers in _by_domain(self._peers(job, deidentified=True)).items()
+        }
+        if contexts:
+            built += self._deidentified(job, contexts, images, result)
+        self._tell_repairs(job, images.readable)
+        tally = self._tallies.count(result.scores, refused)
+        cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), present, by.models, stat)
+        self._end(job, end, built, analysed_at, tally, cleaning)
+
+    def _previous(
+        self, job: ClaimedJob, images: JobImages
+    ) -> tuple[Mapping[str, PreviousImage], date | None]:
+        """What the job's images are compared with; nothing unless its rule asks for it."""
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.compare:
+            return {}, None
+        with self._database.read() as session:
+            uids = [source.image.uid for source in images.readable]
+            return previous_images(session, self._files, job, uids)
+
+    def write_failure(
+        self,
+        job: ClaimedJob,
+        by: JobPipeline,
+        images: Sequence[SourceObject],
+        state: JobState,
+        reason: str,
+        cause: Cause,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Write a short report that the AI did not run, why, and what kind of cause. Raises as ``write``.
+
+        The report is for people who wait for the study, so de-identified destinations get none. It needs no
+        assessment: it says nothing of the patient.
+        """
+        job, stat = self._routed(job, (), assessed=False)
+        known = self._peers(job, deidentified=False)
+        context = self._context(job, by, utc_now(), known)
+        built = results.build_failure(context, images, reason, cause)
+        self._tell_repairs(job, images)
+        end = _Ending(state, reason, assess_first=False, stat=stat)
+        self._end(job, end, built, None, self._tallies.count((), refused))
+
+    def end(
+        self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
+    ) -> None:
+        """End a job without results. Raises LeaseLost."""
+        tally = self._tallies.count((), refused)
+        with self._database.write() as session:
+            self._queue.complete_if_owner(session, job, state, reason)
+            tally.count(session, self._settings)
+            settle_study(session, job.study_id)
+
+    def _end(
+        self,
+        job: ClaimedJob,
+        end: _Ending,
+        built: Sequence[BuiltObject],
+        analysed_at: datetime | None,
+        tally: Tally,
+        cleaning: Cleaning = NOTHING_CLEANED,
+    ) -> None:
+        with written(built, self._files) as files:
+            for _ in range(_ROUNDS):
+                with contextlib.suppress(IntegrityError), self._database.write() as session:
+                    row = self._queue.complete_if_owner(session, job, end.state, end.reason)
+                    row.analysed_at = row.analysed_at or analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in end.models]
+                    new = self._enter(session, job, end, built, files)
+                    _note_routes(session, job, row, stat=end.stat)
+                    tally.count(session, self._settings)
+                    cleaning.record(session, job)
+                    settle_study(session, job.study_id)
+                    session.flush()
+                    # Last before the commit: should it fail, the next try writes the files anew.
+                    put_in_place(new, self._files)
+                    return
+        raise RuntimeError("another worker writes the results of this job again and again")
+
+    def _routed(
+        self, job: ClaimedJob, present: Collection[str], *, assessed: bool = True
+    ) -> tuple[ClaimedJob, bool]:
+        """The job with the further peers of its rule's conditions, and whether one makes its study STAT.
+
+        A peer that got an earlier report of the rule by a condition gets what replaces it, too.
+        """
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.then:
+            return job, False
+        holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
+        with self._database.read() as session:
+            if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
+                return job, False
+            had = stored.receivers(session, job.study_id, job.rule)
+        further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
+        known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
+        names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
+        stat = any(one.priority == "stat" for one in holding)
+        return replace(job, destinations=(*job.destinations, *names)), stat
+
+    def _is_assessed_first(self, job: ClaimedJob) -> bool:
+        """Whether its rule wanted that when it took the study, or wants it now."""
+        rule = self._settings.rule(job.rule)
+        return job.assess_first or (rule is not None and rule.assess_first)
+
+    def _enter(
+        self,
+        session: Session,
+        job: ClaimedJob,
+        end: _Ending,
+        built: Sequence[BuiltObject],
+        files: Mapping[str, ResultFile],
+    ) -> list[ResultFile]:
+        """Rows and deliveries of these objects; returns the files that are to be put in place."""
+        waiting = 0
+        is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
+        rows = stored.existing(session, [item.sop_instance_uid for item in built])
+        new: list[ResultFile] = []
+        for item in built:
+            uid = item.sop_instance_uid
+            if uid not in rows:
+                values = row_values(item, files[uid], self._files)
+                row = Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+                rows[uid] = stored.add(session, row)
+                new.append(files[uid])
+                if item.kind is ResultKind.SR and not item.deidentified:
+                    stored.note_findings(session, rows[uid], end.present)
+            elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
+                stored.restore(session, rows[uid])
+                new.append(files[uid])
+            known = [] if is_prior else self._peers(job, deidentified=item.deidentified)
+            peers = [peer for peer in known if _gets(peer, item)]
+            in_doubt = uid in files and files[uid].was_there
+            if rows[uid].purged:
+                _give_up(session, rows[uid], peers)
+                continue
+            waiting += outbox.enqueue(
+                session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
+            )
+        if end.state is JobState.SUCCEEDED:
+            deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
+        if waiting:
+            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
+        here = [(item, rows[item.sop_instance_uid]) for item in built]
+        self._carry_over(session, job, end, [(item, row) for item, row in here if not row.purged])
+        self._restore_assessments(session, rows.values())
+        return [file for file in new if not file.was_there]
+
+    def _carry_over(
+        self,
+        session: Session,
+        job: ClaimedJob,
+        end: _Ending,
+        built: Sequence[tuple[BuiltObject, Result]],
+    ) -> None:
+        """Peers to which a person sent results that these replace before they left get these instead."""
+        left = deliveries.left_by_hand(session, job.study_id, job.rule)
+        names = {delivery.destination for delivery in left} - set(job.destinations)
+        for peer in (peer for peer in self._settings.peers if peer.name in names):
+            rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
+            for row in rows:
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=end.assess_first)
+            replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
+            for delivery in replaced if rows else ():
+                delivery.withdrawn = False
+
+    def _restore_assessments(self, session: Session, rows: Collection[Result]) -> None:
+        """Deliver withdrawn assessments of reports that did not change after all."""
+        jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
+        for delivery in deliveries.withdrawn_assessments(session, jobs):
+            takers = [peer for peer in self._settings.peers if peer.assessments]
+            peers = [peer for peer in takers if peer.name == delivery.destination]
+            if delivery.result is not None:
+                outbox.enqueue(session, delivery.result, peers)
+
+    def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
+        """An event for each image with attributes that DICOM does not allow: keywords, no values."""
+        faulty = results.repairs_of(images)
+        if not faulty:
+            return
+        with self._database.write() as session:
+            for uid, repairs in faulty.items():
+                record(
+                    session,
+                    SOURCE_REPAIRED,
+                    job.study_id,
+                    job=job.id,
+                    instance=uid,
+                    repaired=",".join(repairs.repaired),
+                    left_out=",".join(repairs.left_out),
+                    kept=",".join(repairs.kept),
+                )
+
+    def _deidentified(
+        self,
+        job: ClaimedJob,
+        contexts: Mapping[str, ResultContext],
+        images: JobImages,
+        result: PipelineResult,
+    ) -> list[BuiltObject]:
+        """Objects for de-identified destinations, by their pseudonym domain; an event is recorded for each
+        that may not leave.
+
+        Raises ResultRefused when nothing may and the job has no other destination.
+        """
+        key = load_or_create(self._settings.node.data_dir)
+        retain = {peer.pseudonym_domain or "": peer.retain for peer in self._peers(job, deidentified=True)}
+        objects: list[BuiltObject] = []
+        reasons: list[str] = []
+        for domain, context in contexts.items():
+            build = partial(
+                results.build_deidentified,
+                sources=images.readable,
+                result=result,
+                pseudonyms=Pseudonyms.of(key, domain),
+                options=frozenset(retain[domain]),
+            )
+            made = build(context)
+            objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
+            reasons += made.withheld
+        if withheld := list(dict.fromkeys(reasons)):
+            with self._database.write() as session:
+                for reason in withheld:
+                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+        if withheld and not objects and not self._peers(job, deidentified=False):
+            raise ResultRefused("; ".join(withheld))
+        return objects
+
+    def _context(
+        self,
+        job: ClaimedJob,
+        by: JobPipeline,
+        analysed_at: datetime,
+        peers: Sequence[PeerSettings],
+        *,
+        domain: str | None = None,
+        built: Sequence[BuiltObject] = (),
+    ) -> ResultContext:
+        """``domain``: of the pseudonyms, None where the patient is named.
+
+        ``built``: objects of this job for other destinations; the same one is not built again.
+        """
+        names = [peer.name for peer in peers]
+        with self._database.read() as session:
+            former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
+            installation = stored.this_installation(session)
+        known = self._peers(job, deidentified=domain is not None)
+        charset: Literal["utf8", "source"] = (
+            "source" if any(peer.charset == "source" for peer in known) else "utf8"
+        )
+        return ResultContext(
+            pipeline=by.name,
+            pipeline_version=by.version,
+            rule=job.rule,
+            models=by.models,
+            analysed_at=analysed_at,
+            kinds=frozenset(kind for peer in peers for kind in peer.results),
+            installation=installation,
+            options=job.options,
+            region=by.region,
+            scheme=by.scheme,
+            station_name=self._settings.node.station_name,
+            charset=charset,
+            burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
+            supersedes=former,
+            supersedes_series=series,
+            exists=self._exists({item.sop_instance_uid for item in built}),
+            series_began=partial(self._series_began, job.study_id),
+        )
+
+    def _series_began(self, study_id: int, series_instance_uid: str) -> datetime | None:
+        with self._database.read() as session:
+            return stored.series_began(session, study_id, series_instance_uid)
+
+    def _exists(self, built: Collection[str]) -> Callable[[str], bool]:
+        def exists_already(uid: str) -> bool:
+            if uid in built:
+                return True
+            with self._database.read() as session:
+                return stored.is_result(session, uid)
+
+        return exists_already
+
+    def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
+        found = []
+        for name in job.destinations:
+            with contextlib.suppress(UnknownPeer):  # the job's start already logged it
+                found.append(self._settings.peer(name))
+        return [peer for peer in found if peer.deidentify is deidentified]
+
+
+def _note_routes(session: Session, job: ClaimedJob, row: Job, *, stat: bool) -> None:
+    """Make the study STAT, and record what the conditions of its rule changed, but no finding."""
+    further = [name for name in job.destinations if name not in row.destinations]
+    if stat:
+        stored.make_stat(session, job.study_id)
+    if further or stat:
+        fields = {"job": job.id, "rule": job.rule, "destinations": ",".join(further), "stat": stat}
+        record(session, RESULTS_ROUTED, job.study_id, **fields)
+
+
+def _present(result: PipelineResult) -> frozenset[str]:
+    shown = without_research(result).findings
+    return frozenset(one.code.meaning[:64] for one in shown if one.decision is Decision.PRESENT)  # as reports
+
+
+def _with_purged(
+    database: Database,
+    context: ResultContext,
+    built: Sequence[BuiltObject],
+    build: Callable[[ResultContext], Sequence[BuiltObject]],
+) -> list[BuiltObject]:
+    """These, and with their bytes those that were made before and whose files were deleted since.
+
+    ``built`` is what ``build`` made in this context. A result is made once: again it must be what it was, so
+    it bears the time of its own job and replaces what it replaced. Raises as ``build``.
+    """
+    objects = {item.sop_instance_uid: item for item in built}
+    with database.read() as session:
+        purged = stored.purged(session, [uid for uid, item in objects.items() if item.data is None])
+    for (analysed_at, supersedes, series), uids in purged.items():
+        as_it_was = replace(
+            context,
+            analysed_at=analysed_at,
+            supersedes=supersedes,
+            supersedes_series=series,
+            exists=(objects.keys() - uids).__contains__,
+        )
+        objects |= {item.sop_instance_uid: item for item in build(as_it_was) if item.data is not None}
+    return list(objects.values())
+
+
+def _objects(
+    build: Callable[[ResultContext], results.Deidentified], context: ResultContext
+) -> Sequence[BuiltObject]:
+    return build(context).objects
+
+
+def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
+    """Whether a peer can show this kind of object, and wants these pseudonyms and boxes."""
+    same_domain = item.pseudonym_domain == (peer.pseudonym_domain or "")
+    return item.kind in peer.results and same_domain and item.burned_in_boxes in (None, peer.burned_in_boxes)
+
+
+def _by_domain(peers: Sequence[PeerSettings]) -> dict[str, list[PeerSettings]]:
+    """De-identified destinations by their pseudonym domain; "": those without one."""
+    found: dict[str, list[PeerSettings]] = {}
+    for peer in peers:
+        found.setdefault(peer.pseudonym_domain or "", []).append(peer)
+    return found
+
+
+def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
+    wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
+    return [group for group in wanted if group] or [[]]
+
+
+def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
+    """Write down who misses a result that would be another object if it were made now.
+
+    Its delivery is withdrawn until a job makes the object as it was.
+    """
+    for peer in peers:
+        delivery = deliveries.add(session, row, peer.name)
+        if delivery.state is DeliveryState.PENDING:
+            deliveries.withdraw(session, delivery, _NOT_AGAIN)
+            named = {"instance": row.sop_instance_uid, "destination": peer.name}
+            record(session, RESULT_LOST, row.study_id, **named)

@@ -1,0 +1,220 @@
+"""A worker process: loads the pipelines once, then claims and runs jobs until it must stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import Pipeline
+from ai_pipeline.errors import PluginError
+from dicom_node.config.settings import Settings
+from dicom_node.errors import (
+    HandedBack,
+    JobCancelled,
+    JobStopped,
+    LeaseLost,
+    NodeError,
+    NoSuchPipeline,
+    WorkerSpent,
+)
+from dicom_node.events import WORKER_READY
+from dicom_node.jobs.lease import new_owner
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.images import device_rules_of
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.run import JobRunner
+from dicom_node.jobs.worker.shadow import Shadow
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, settle_study, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_POLL_SECONDS, _IDLE_POLL_SECONDS = 0.05, 0.25  # after work, and at last when nothing has come for a while
+_FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
+_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is abandoned
+_FAILURE_REPORT_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
+_LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
+_PAUSE_SECONDS = 1.0  # when the database is away
+
+
+class _YieldingProgress:
+    """Reports a job's progress, and between its steps runs shorter or more urgent jobs."""
+
+    def __init__(
+        self,
+        job: ClaimedJob,
+        heartbeat: JobHeartbeat,
+        run_passing_job: Callable[[ClaimedJob, JobHeartbeat], None],
+    ) -> None:
+        self._job, self._heartbeat, self._run_passing_job = job, heartbeat, run_passing_job
+        self._looked_at = time.monotonic()
+
+    def __call__(self, share: float, what: str) -> None:
+        self._heartbeat(share, what)
+        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._run_passing_job(self._job, self._heartbeat)
+            self._looked_at = time.monotonic()
+
+
+class Worker:
+    """Runs jobs of the queue, one at a time."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = new_owner()
+        self._queue = JobQueue(database, settings.workers)
+        self._pipelines: dict[str, Pipeline] = {}
+        self.stopping = threading.Event()
+        """Set by SIGTERM, and when the node that started this worker is gone."""
+        self.retiring = threading.Event()
+        """Set by SIGHUP: end after this job, a successor with another configuration waits."""
+        analyses = Analyses(settings.node.data_dir / "analyses")
+        workers = settings.workers
+        # The last attempt of a job is made without an image that failed the ones before.
+        most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
+        self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
+        self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
+        self._shadow = Shadow(database, settings)
+        self._ahead = Ahead(
+            database, settings, analyses, self._pipeline, self.stopping, self._at_work, self._shadow.give_way
+        )
+
+    def run_forever(self) -> None:
+        """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
+        self.warm_up()
+        self._report_ready()
+        try:
+            self._work()
+        finally:
+            self._shadow.give_way()
+
+    def _work(self) -> None:
+        pause = _POLL_SECONDS
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
+            try:
+                if self.run_once() or self._ahead.run_once():
+                    pause = _POLL_SECONDS
+                else:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
+                    self._shadow.look()
+                    self.stopping.wait(pause)
+                    pause = min(1.2 * pause, _IDLE_POLL_SECONDS)
+            except WorkerSpent as spent:
+                _LOGGER.warning("%s: this worker ends", spent)
+            except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+                self._database.outage.noticed(error)
+                self.stopping.wait(_PAUSE_SECONDS)
+
+    def run_once(self) -> bool:
+        """Claim and run one job; False when there is none."""
+        job = self._queue.claim(self._owner)
+        if job is None:
+            return False
+        self._shadow.give_way()
+        with self._heartbeat(job) as heartbeat:
+            self._runner.run(job, _YieldingProgress(job, heartbeat, self._run_passing_job))
+        return True
+
+    def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
+        """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
+
+        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
+        """
+        if self.stopping.is_set() or self._at_work.spent:
+            return
+        try:
+            other = self._queue.claim(self._owner, passing=job)
+            if other is not None:
+                with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
+                    self._runner.run(other, report)
+        except SQLAlchemyError as error:  # the other's lease ends; this job goes on
+            self._database.outage.noticed(error)
+
+    def _heartbeat(self, job: ClaimedJob) -> JobHeartbeat:
+        workers = self._settings.workers
+        return JobHeartbeat(
+            self._queue,
+            job,
+            interval=min(1.0, workers.lease_seconds / 4),
+            limit=max(workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
+            if job.gives_up
+            else workers.time_limit_seconds,
+            grace=_GRACE_SECONDS,
+            stopping=self.stopping,
+            finish=_FINISH_SECONDS,
+            abandon=self._abandon,
+        )
+
+    def warm_up(self) -> None:
+        """Load the pipelines that rules name and this node runs; one that cannot be loaded fails only its
+        jobs.
+        """
+        started = time.monotonic()
+        for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
+            if not self._settings.workers.takes(name):
+                continue
+            try:
+                self._pipeline(name)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)
+                _LOGGER.error("pipeline %s cannot be loaded: %s", name, error)
+        _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
+
+    def _pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            try:
+                workers = self._settings.workers
+                pipeline = pipelines.create(
+                    name, models_dir=workers.models_dir, device_rules=device_rules_of(self._settings)
+                )
+            except (KeyError, PluginError) as error:
+                raise NoSuchPipeline(str(error.args[0])) from None
+            pipeline.warm_up()
+            self._pipelines[name] = pipeline
+        return self._pipelines[name]
+
+    def _report_ready(self) -> None:
+        """One JSON line for the node that started us, and the event for everybody."""
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            message = json.dumps({"ready": True, "owner": self._owner})
+            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
+            sys.stdout.flush()
+
+    def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
+        """The job hangs in code that cannot be stopped: settle it and end this process."""
+        _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
+        try:
+            with contextlib.suppress(LeaseLost):
+                self._settle(job, stop)
+        except (NodeError, SQLAlchemyError) as error:
+            _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
+        finally:
+            os._exit(1)
+
+    def _settle(self, job: ClaimedJob, stop: JobStopped) -> None:
+        if isinstance(stop, JobCancelled):
+            with self._database.write() as session:
+                self._queue.complete_if_owner(session, job, JobState.CANCELLED)
+                settle_study(session, job.study_id)
+        elif isinstance(stop, HandedBack):
+            self._queue.hand_back(job)
+        elif job.gives_up:
+            self._queue.fail(job, str(stop))
+        elif not isinstance(stop, LeaseLost):
+            # After the last try the next claim gives up, and tells the PACS.
+            wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
+            self._queue.retry_at(job, utc_now() + wait, str(stop))

@@ -1,0 +1,296 @@
+"""One job: images → pipeline → results → one transaction that stores them and ends the job."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
+from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
+from ai_pipeline.images.limits import lacks_memory
+from dicom_node.config.settings import Settings
+from dicom_node.errors import (
+    DecodedDifferently,
+    HandedBack,
+    JobCancelled,
+    LeaseLost,
+    NodeError,
+    NoSuchPipeline,
+    NotTakenOverYet,
+    ResultRefused,
+    StoreAway,
+    TimeLimitReached,
+    UnknownPeer,
+)
+from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.worker.analyse import ImageAnalysis
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.cleaning import Cleaning
+from dicom_node.jobs.worker.images import JobImages, open_images
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.model.lifecycle import JobState
+from dicom_node.results import NOT_HERE, Cause
+from dicom_node.store.database import Database
+from dicom_node.store.entered import is_entered
+from dicom_node.store.transitions import record, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_NO_IMAGE = "there is no image any more"
+_AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time
+_MOST_NAMED = 50  # purged images, in a note
+_ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far this attempt got: what the report says that the PACS gets when it fails."""
+
+    job: ClaimedJob
+    pipeline: Pipeline | None = None
+    images: JobImages = field(default_factory=JobImages)
+    refused: tuple[Refusal, ...] = ()  # by the pipeline; counted when the job ends
+
+
+class _Failed(Exception):
+    """The job fails for good: a further attempt would find the same."""
+
+    def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+_FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
+
+
+class JobRunner:
+    """Runs claimed jobs of this process.
+
+    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses``: results of images that were
+    analysed before their study was complete.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        queue: JobQueue,
+        pipelines: Callable[[str], Pipeline],
+        analyses: Analyses,
+        at_work: AtWork,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._pipelines = pipelines
+        self._at_work = at_work
+        self._analysis = ImageAnalysis(analyses, ReadingRecord(database, settings), at_work)
+        self._results = ResultWriter(database, settings, queue)
+
+    def run(self, job: ClaimedJob, report: Progress) -> None:
+        """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
+
+        ``report`` may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached: so a job is stopped.
+        After a job that took all memory (``AtWork.spent``) this process shall end.
+        """
+        attempt = _Attempt(job)
+        self._at_work.last_try = self._queue.is_last_try(job)
+        try:
+            try:
+                self._end(attempt, report)
+            except JobCancelled:
+                self._results.end(job, JobState.CANCELLED)
+            except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
+                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempt, _LONGEST_AWAY_SECONDS), str(away))
+        except LeaseLost as lost:
+            _LOGGER.warning("%s", lost)
+        finally:
+            self._at_work.last_try = False
+
+    def _end(self, attempt: _Attempt, report: Progress) -> None:
+        job = attempt.job
+        try:
+            self._try(attempt, report)
+        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
+            raise
+        except HandedBack:
+            self._queue.hand_back(job)
+        except _FINAL as failure:
+            if isinstance(failure, CleaningFailed):
+                withheld = Cleaning.failed(failure, attempt.pipeline, job, attempt.images.readable)
+                with self._database.write() as session:
+                    withheld.record(session, job)
+            self._fail(attempt, _sentence(failure), _cause(failure))
+        except ResultRefused as refused:
+            with self._database.write() as session:
+                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
+            self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, then reported)
+            reason = _sentence(error)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent:
+                with self._database.write() as session:
+                    record(
+                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
+                    )
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
+            if self._queue.is_last_try(job):
+                self._fail(attempt, reason, _cause(error))
+            else:
+                self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
+
+    def _check_destinations(self, job: ClaimedJob) -> None:
+        """Raise UnknownPeer when a destination of the job was taken out of the configuration.
+
+        Raises NotTakenOverYet where it was entered, and this machine will know it in a moment.
+        """
+        for name in job.destinations:
+            try:
+                self._settings.peer(name)
+            except UnknownPeer:
+                if is_entered(self._database, "peers", name):
+                    raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
+                raise
+
+    def _try(self, attempt: _Attempt, report: Progress) -> None:
+        job = attempt.job
+        report(0.0, "reading")
+        attempt.images = images = open_images(self._database, self._settings, job)
+        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        self._check_destinations(job)
+        if job.gives_up:
+            tries = min(job.tries - 1, self._settings.workers.attempts)
+            raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
+        if not images.readable:
+            reasons = "; ".join(dict.fromkeys(images.faults.values()))
+            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
+        verdict = self._accepts(attempt, pipeline)
+        attempt.refused = verdict.refused
+        if isinstance(verdict, Refuse):
+            if faults := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
+                raise _Failed("; ".join(dict.fromkeys(faults.values())), Cause.FORMAT)
+            self._refuse(attempt, verdict.reason)
+            return
+        attempt.images = images = attempt.images.only(verdict.source_uids)
+        report(_ACCEPTED, "analysing")
+        result = self._run(attempt, pipeline, report)
+        report(_ANALYSED, "building results")
+        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
+        self._analysis.forget(pipeline, attempt.images.readable, job.options)
+
+    def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
+        """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
+        acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
+        self._leave_out(attempt, acceptance.faults)
+        return acceptance.verdict
+
+    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> PipelineResult:
+        def progress(share: float, what: str) -> None:
+            report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
+
+        analysed = self._analysis.run(pipeline, attempt.images.readable, attempt.job.options, progress)
+        self._leave_out(attempt, analysed.faults)
+        result, images = analysed.result, attempt.images
+        return replace(result, quality=(*result.quality, *_missing(images)))
+
+    def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
+        """These images cannot be analysed; the others of the study are."""
+        if not faults:
+            return
+        attempt.images = attempt.images.without(faults)
+        with self._database.write() as session:
+            for uid, reason in faults.items():
+                job = attempt.job
+                record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
+
+    def _refuse(self, attempt: _Attempt, reason: str) -> None:
+        """Out of scope: listed in the node; reported to the PACS only where the rule asks for it."""
+        rule = self._settings.rule(attempt.job.rule)
+        if rule is not None and rule.tell_pacs_refusals:
+            self._report_failure(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
+        else:
+            self._results.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
+
+    def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
+        """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
+        if attempt.job.analysed_at is None:
+            self._report_failure(attempt, JobState.FAILED, reason, cause)
+        else:
+            self._results.end(attempt.job, JobState.FAILED, reason)
+
+    def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
+        """Write the report that the AI did not run. What memory an image has left may not do for it: then
+        another process writes it."""
+        job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
+        if self._at_work.spent and self._queue.may_be_tried_again(job):
+            self._queue.retry_at(job, utc_now(), reason)
+            return
+        known = attempt.images.all or attempt.images.unopened
+        if not known:  # nothing says whose study it is
+            self._results.end(job, state, reason, refused)
+            return
+        by = JobPipeline.from_pipeline(attempt.pipeline) if attempt.pipeline else JobPipeline(job.pipeline)
+        try:
+            self._results.write_failure(job, by, known, state, reason, cause, refused)
+        except (LeaseLost, JobCancelled, StoreAway):
+            raise
+        except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent and self._queue.may_be_tried_again(job):
+                self._queue.retry_at(job, utc_now(), reason)
+                return
+            _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+            self._results.end(job, state, reason, refused)
+
+
+def _missing(images: JobImages) -> Iterator[QualityNote]:
+    """What of the study is not in this result."""
+    if images.faults:
+        reasons = "; ".join(dict.fromkeys(images.faults.values()))
+        yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
+    if images.purged:
+        named = ", ".join(images.purged[:_MOST_NAMED])
+        if len(images.purged) > _MOST_NAMED:
+            named += f" and {len(images.purged) - _MOST_NAMED} more"
+        yield QualityNote(
+            NOT_HERE, f"image {named} of this study; what an earlier report says of it is not replaced."
+        )
+
+
+def _sentence(error: BaseException) -> str:
+    """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
+    if isinstance(error, DecodedDifferently):
+        return f"a text of the object cannot be decoded ({error})"
+    if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, _Failed)):
+        return str(error)
+    if lacks_memory(error):
+        return "the analysis takes more memory than workers.memory_mib allows"
+    return f"{type(error).__name__} in the pipeline"
+
+
+def _cause(error: BaseException) -> Cause:
+    """The kind of a failure, as the report codes it."""
+    if isinstance(error, _Failed):
+        return error.cause
+    if lacks_memory(error):
+        return Cause.RESOURCES
+    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+
+
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    ((PixelError, DecodedDifferently), Cause.FORMAT),
+    (CleaningFailed, Cause.QUALITY),
+    ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
+    ((CardError, NoNumber, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+)
+
+
+def _where(error: BaseException) -> str:
+    """Type and place of an error, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"

@@ -1,0 +1,1 @@
+"""Pure types that every room may use: life cycles, result kinds, identities. No I/O."""

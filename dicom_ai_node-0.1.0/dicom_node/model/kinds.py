@@ -1,0 +1,212 @@
+"""Kinds of results; roles and outcomes of received objects, associations, analyses; what is audited."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+CONSOLE_AE_TITLE: Final = "CONSOLE"
+"""The calling AE title of what comes in by the console."""
+CONSOLE_NAME: Final = "console"
+"""What rules call it where they name a sender."""
+
+
+class ResultKind(StrEnum):
+    """Kinds of result objects; the words of a peer's ``results`` setting."""
+
+    SR = "sr"
+    GSPS = "gsps"  # grayscale, or colour softcopy presentation state for colour images
+    SC = "sc"  # annotated picture
+    SUMMARY = "summary"  # one page on all images of a job, with one picture
+    PDF = "pdf"  # that page as a document with text
+    HEATMAP = "heatmap"  # heat map picture with colour bar
+    CLEANED = "cleaned"
+    SEG = "seg"  # mask of what was inpainted; outlined organs
+    REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
+    ASSESSMENT = "assessment"  # what a person says of the findings of a report; neither of them
+
+
+NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
+"""Kinds that a peer gets by a key of their own, and that no job builds."""
+DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
+"""What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
+
+
+class RemovalState(StrEnum):
+    """How far the deletion of a withdrawn result at a peer is."""
+
+    ASKED = "asked"  # the peer is asked until it is gone there
+    GONE = "gone"
+    BY_HAND = "by_hand"  # the peer refuses: a person deletes it there
+
+
+class RejectionReason(StrEnum):
+    """Why a result is withdrawn, as far as IHE IOCM can say it."""
+
+    QUALITY = "quality"
+    SAFETY = "safety"
+
+
+class ObjectRole(StrEnum):
+    """What a received object is for the node; only sources may start a job."""
+
+    SOURCE = "source"  # may start a job
+    NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: stored; starts and reopens nothing
+    OWN = "own"  # our own result that came back: stored, never analysed
+    ASIDE = "aside"  # a person decided against it: stored, never analysed
+
+
+class Outcome(StrEnum):
+    """What became of one received object; nothing received is overwritten."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    REVISION = "revision"  # same pixels, other identity: results are issued again
+    CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
+    QUARANTINED = "quarantined"  # faulty content
+    TAKEN = "taken"  # was a conflict; a person took this version
+    SET_ASIDE = "set_aside"  # a person took another one; or it says less, or is no correction of its sender
+
+
+class AssociationOutcome(StrEnum):
+    """How an association ended."""
+
+    OPEN = "open"
+    RELEASED = "released"
+    ABORTED = "aborted"
+    LOST = "lost"  # with its listener
+
+
+class StepStatus(StrEnum):
+    """Performed Procedure Step Status (0040,0252), PS3.3 C.4.14."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
+class Counted(StrEnum):
+    """The outcome of a model on an image, as it is counted. ``REORIENTED`` ones are ``ANALYSED`` too."""
+
+    ANALYSED = "analysed"
+    REORIENTED = "reoriented"  # turned or inverted before it was analysed
+    REFUSED_HEADER = "refused_header"
+    REFUSED_PIXELS = "refused_pixels"
+
+
+class ReaderVerdict(StrEnum):
+    """A person's assessment of a finding, whether the AI called it present or absent (IHE AIRA's words)."""
+
+    ACCEPTED = "accepted"
+    MODIFIED = "modified"  # it is there, but its place, extent or number is another
+    REJECTED = "rejected"
+    MISSING = "missing"  # the AI says nothing of it, and it is there
+
+
+class ReviewCause(StrEnum):
+    """Why a person should look at the cleaning of an image, the most urgent first."""
+
+    WITHHELD = "withheld"  # text may be left: no cleaned image
+    IN_DOUBT = "in_doubt"  # places in the image that may hold letters, and stay
+    BLACKED_OUT = "blacked_out"  # in the second place, as filling left text
+    WIDENED = "widened"  # filled once more around what was still found
+
+
+class ReviewVerdict(StrEnum):
+    """What became of that."""
+
+    ACCEPTED = "accepted"  # by a person: it stays as it is
+    DRAWN = "drawn"  # a person drew boxes: cleaned again
+    REPLACED = "replaced"  # by a later analysis of the same image
+
+
+class Occasion(StrEnum):
+    """What somebody may want to be notified of; the words of a notification's ``on`` setting."""
+
+    FAILURE = "failure"  # jobs and processes that failed for good, a configuration or result refused
+    DEAD_LETTER = "dead_letter"  # a delivery or a notification was given up
+    QUARANTINE = "quarantine"
+    WITHHELD = "withheld"  # an object that might name the patient, images with text left in them
+    DISK = "disk"
+    SILENCE = "silence"  # a peer with ``silent_hours``
+    OUTAGE = "outage"  # a peer that takes no results for longer than outbox.outage_minutes, and its end
+    DRIFT = "drift"
+    ASSESSMENT = "assessment"  # results that wait for a person for longer than outbox.assess_hours
+
+
+class NotificationState(StrEnum):
+    """Where a notification stands."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"  # given up: refused, or not taken for too long
+
+
+class FetchPurpose(StrEnum):
+    """Why a study is fetched from a peer."""
+
+    ASKED = "asked"  # a person asked for it, or for what is missing
+    PRIOR = "prior"  # for the comparison with a newer one: its results are sent nowhere
+    INSTANCES = "instances"  # it is being received, and the peer has more instances of it
+
+
+class QuestionKind(StrEnum):
+    """What a peer is asked about a study that is being received."""
+
+    INSTANCES = "instances"  # Number of Study Related Instances (0020,1208)
+    PRIORS = "priors"  # earlier studies of the same patient
+
+
+class AuditAction(StrEnum):
+    """What a person did, or the node itself; at most 16 characters."""
+
+    SIGNED_IN = "signed_in"
+    SIGN_IN_REFUSED = "sign_in_refused"
+    SIGNED_OUT = "signed_out"
+    USER_ADDED = "user_added"
+    USER_REMOVED = "user_removed"
+    USER_CHANGED = "user_changed"
+    PASSWORD_SET = "password_set"
+    TOKEN_ADDED = "token_added"
+    TOKEN_REMOVED = "token_removed"
+    STUDY_SEEN = "study_seen"
+    LIST_SEEN = "list_seen"  # one with Patient IDs
+    EXPORTED = "exported"  # such a list, as a file
+    STUDY_SEARCHED = "study_searched"  # by patient or accession number
+    STUDY_RERUN = "study_rerun"
+    JOB_CHANGED = "job_changed"
+    STUDY_RELEASED = "study_released"
+    RESULT_WITHDRAWN = "result_withdrawn"
+    DELIVERY_RETRIED = "delivery_retried"
+    OBJECTS_DELETED = "objects_deleted"  # received ones, before their time
+    DISCARDED = "discarded"  # deliveries
+    SENT_TO_PEER = "sent_to_peer"  # a further one
+    UPLOADED = "uploaded"
+    PATIENT_ADDED = "patient_added"  # registered for uploads
+    PATIENT_REMOVED = "patient_removed"  # the registration, not the studies
+    PEER_SAVED = "peer_saved"  # added or changed
+    PEER_REMOVED = "peer_removed"
+    RULE_SAVED = "rule_saved"
+    RULE_REMOVED = "rule_removed"
+    PEER_TESTED = "peer_tested"
+    STUDIES_FETCHED = "studies_fetched"  # asked for at a peer, asked for again, or cancelled
+    NOTIFIER_TESTED = "notifier_tested"
+    NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
+    FEEDBACK_GIVEN = "feedback_given"
+    ASSESSMENT_SENT = "assessment_sent"  # as an object, to peers that take it
+    RESULTS_ASSESSED = "results_assessed"  # held ones: accepted or rejected
+    CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
+    MODEL_ACTIVATED = "model_activated"
+    MODEL_ROLLBACK = "model_rollback"
+    DECISION_SETTLED = "decision_settled"  # one that was lost with the database and could not be applied
+    CONFIG_RELOADED = "config_reloaded"
+    BACKED_UP = "backed_up"
+    RESTORED = "restored"  # from a backup
+    SPOOL_REINDEXED = "spool_reindexed"  # objects put back that the database did not know
+    MACHINE_REMOVED = "machine_removed"  # of the site, after it was lost
+    NODE_STARTED = "node_started"  # these six are the node's own, where audit messages are sent
+    NODE_STOPPING = "node_stopping"
+    IMAGES_RECEIVED = "images_received"  # a study is complete
+    RESULTS_SENT = "results_sent"
+    CALLER_REFUSED = "caller_refused"  # an association, or TLS
+    PEER_ASKED = "peer_asked"  # what it has of a study, of its patient, or without result

@@ -1,0 +1,385 @@
+"""The composition root: start order, stop order, reload.
+
+One main process (:mod:`dicom_node.background`: indexing, assembly, delivery, timers), one listener process
+without database and models, the worker processes, and the console's. ``--role`` lets a site spread them over
+machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dicom_node import __version__, events, logs, preflight
+from dicom_node.background import Background, inode
+from dicom_node.config.settings import NEEDS_RESTART, Settings
+from dicom_node.environment import without_secrets
+from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
+from dicom_node.full_disk import listener_command, listener_place, wait_for_space
+from dicom_node.model.roles import Role
+from dicom_node.monitoring.processes import Sign, node_name
+from dicom_node.object_store.site_key import refuse_another_key
+from dicom_node.preflight.machine import network_file_system
+from dicom_node.printable import redacted
+from dicom_node.processes import Child, console_program, taken_place
+from dicom_node.scp.policy import AEPolicy, policy_path
+from dicom_node.signals import signal_pipe
+from dicom_node.store import faults, migrate
+from dicom_node.store.database import Database
+from dicom_node.store.entered import EnteredFile
+from dicom_node.store.own_events import OwnEvents
+
+_LOGGER = logging.getLogger(__name__)
+_GRACE_SECONDS = 30.0
+_MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
+_LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
+
+
+def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
+    """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
+
+    With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
+    ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning, CannotListen and
+    SpoolError before anything is accepted.
+    """
+    signals = signal_pipe()
+    begun = time.time()
+    settings = _checked(files, role)
+    logs.configure(settings.node.log_level, "node", settings.log_target)
+    _prepare_folder(settings)
+    in_words = faults.in_words(settings.database_url)
+    with in_words, _disk_in_words(settings), taken_place(settings.node.data_dir, role, files) as place:
+        if not wait_for_space(settings, role, place, signals):
+            return ExitCode.OK
+        with _database(settings) as database:
+            _run(settings, files, role, place, database, signals, begun)
+    return ExitCode.OK
+
+
+def _run(
+    settings: Settings,
+    files: Sequence[Path],
+    role: Role,
+    place: str,
+    database: Database,
+    signals: int,
+    begun: float,
+) -> None:
+    entered = EnteredFile(database, settings.node.data_dir)
+    # Lost, older than a database that was restored, or written by another node meanwhile.
+    if entered.renew() or entered.is_newer_than(begun):
+        settings = _checked(files, role)
+    entered.taken_over()
+    node = _MainProcess(settings, files, role, place, entered)
+    node.start()
+    while _wants_reload(signals):
+        node.reload()
+    node.stop()
+
+
+class _MainProcess:
+    """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
+
+    def __init__(
+        self, settings: Settings, files: Sequence[Path], role: Role, place: str, entered: EnteredFile
+    ) -> None:
+        self._settings, self._place, self._entered = settings, place, entered
+        self._files, self._role, self._database = files, role, entered.database
+        self._address, self._ready_lock = "", threading.Lock()
+        self._say = OwnEvents(entered.database).say
+        self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
+        self._listener_spoke, self._cannot_listen = threading.Event(), ""
+        self._database_file = inode(entered.database)
+        self._listener_place = listener_place(place)
+        command = listener_command(settings, place)
+        bare = without_secrets()
+        self._listener = self._child("listener", command, environment=bare) if role.receives else None
+        self._workers = self._make_workers(settings)
+        self._console = self._make_console(settings)
+        self._former_consoles: list[Child] = []  # of configurations before, until the newest serves
+        self._console_serves = False
+        awaited = [self._console] if role is Role.CONSOLE and self._console else self._children()
+        self._waiting_for = {child.name for child in awaited}
+        self._background = self._make_background(settings)
+
+    def start(self) -> None:
+        """Listen first, however much waits in the spool; "ready" is logged when every child says so,
+        but the console where the node does something else too.
+
+        Raises CannotListen; then the children are ended.
+        """
+        self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
+        if self._role.receives:
+            self._write_policy()
+        for child in self._children():
+            child.start()
+        if self._role.receives:
+            self._wait_for_listener()
+        if self._console:  # "ready" does not wait for it: the node receives and works without
+            self._console.start()
+        self._background.start(self._scanned)
+        if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
+            self._say_ready()
+
+    def reload(self) -> None:
+        """Take over the configuration as the files have it now, or leave everything as it is.
+
+        Work under way is not lost: workers finish their job first, the delivery worker what it is sending.
+        """
+        try:
+            settings = self._new_settings()
+            _prepare_folder(settings)
+            background = self._make_background(settings)
+        except NodeError as error:
+            problems = error.problems if isinstance(error, ConfigurationError) else ()
+            for problem in problems or (error,):
+                _LOGGER.error("%s", problem)
+            keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
+            self._answer(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
+            return
+        except Exception as error:
+            _LOGGER.error("the new configuration cannot be used", exc_info=error)
+            self._answer(events.CONFIGURATION_REFUSED, mistakes=1)
+            return
+        self._background.stop()
+        self._settings, self._background = settings, background
+        logs.configure(settings.node.log_level, "node", settings.log_target)
+        if self._listener:
+            self._write_policy()
+            self._listener.hang_up()
+        self._renew_workers()
+        self._renew_console()
+        self._background.start()
+        self._entered.taken_over()
+        self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
+
+    def stop(self) -> None:
+        """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
+        self._say(events.NODE_STOPPING)
+        self._background.say_goodbye()
+        if self._listener:
+            self._listener.stop(_GRACE_SECONDS)
+        children = [*self._workers, *self._consoles()]
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
+        for stopper in stoppers:
+            stopper.start()
+        self._background.stop()
+        for stopper in stoppers:
+            stopper.join(_GRACE_SECONDS)
+        self._background.give_up_scheduler()
+
+    def _new_settings(self) -> Settings:
+        """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
+        self._entered.renew()
+        checked = preflight.check(self._files, self._role)
+        if checked.problems or checked.settings is None:
+            raise ConfigurationError(checked.problems)
+        for key, value in checked.settings.fixed.items():
+            if value != self._settings.fixed[key]:
+                checked.files.add_named(key, str(value), NEEDS_RESTART)
+        if checked.problems:
+            raise ConfigurationError(checked.problems)
+        _warn(checked)
+        return checked.settings
+
+    def _write_policy(self) -> None:
+        path = policy_path(self._settings.node.data_dir, self._listener_place)
+        AEPolicy.from_settings(self._settings).write(path)
+
+    def _make_background(self, settings: Settings) -> Background:
+        known = self._database_file, self._signs_of_life, self._entered.is_behind
+        return Background(self._database, settings, self._role, self._place, self._say, *known)
+
+    def _signs_of_life(self) -> list[Sign]:
+        children = [*self._children(), *([self._console] if self._console else [])]
+        ours = Sign("main", os.getpid())
+        return [ours, *(Sign(child.name, child.pid, child.silent_seconds) for child in children)]
+
+    def _make_workers(self, settings: Settings) -> list[Child]:
+        count = settings.workers.processes if self._role.runs_models else 0
+        # The configuration in force, by standard input: the files may change before a worker starts again.
+        given = settings.for_children()
+        return [
+            self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
+        ]
+
+    def _renew_workers(self) -> None:
+        """Each worker ends after its job and starts again; more or fewer of them as the settings say."""
+        wanted = self._make_workers(self._settings)
+        for child in self._workers[: len(wanted)]:
+            child.renew(self._settings.for_children())
+        for child in self._workers[len(wanted) :]:
+            child.retire()
+        for child in wanted[len(self._workers) :]:
+            child.start()
+        self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
+
+    def _make_console(self, settings: Settings, *more: str) -> Child | None:
+        if not (settings.console.enabled and self._role.may_serve_console):
+            return None
+        return self._child("console", ["-m", console_program(), *more], settings.for_children())
+
+    def _renew_console(self) -> None:
+        """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
+        with self._ready_lock:
+            before = self._consoles()
+            more = ("--beside",) if self._console_serves else ()
+            self._console = self._make_console(self._settings, *more)
+            self._former_consoles = before if self._console and more else []
+        if not self._former_consoles:
+            _retire(before)
+        if self._console:
+            self._console.start()
+
+    def _consoles(self) -> list[Child]:
+        return [*([self._console] if self._console else []), *self._former_consoles]
+
+    def _children(self) -> list[Child]:
+        return [*([self._listener] if self._listener else []), *self._workers]
+
+    def _child(
+        self,
+        name: str,
+        command: Sequence[str],
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
+        heard = (partial(self._child_ready, name), partial(self._child_died, name))
+        return Child(name, command, *heard, given, environment)
+
+    def _wait_for_listener(self) -> None:
+        self._listener_spoke.wait(_LISTENER_SECONDS)
+        if self._cannot_listen:
+            for child in self._children():
+                child.stop(_GRACE_SECONDS)
+            raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
+
+    def _scanned(self, objects: int) -> None:
+        self._say(events.RECOVERY_SCANNED, objects=objects)
+
+    def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
+        if name == "console":
+            self._console_spoke(report)
+            return
+        if name == "listener":
+            self._cannot_listen = str(report.get("cannot_start", ""))
+            self._listener_spoke.set()
+        if "cannot_start" in report:  # the first time the node ends; later the port may become free again
+            return
+        with self._ready_lock:
+            if "listening" in report:
+                self._address = ":".join(str(part) for part in report["listening"])
+            self._wait_no_more_for(name)
+
+    def _wait_no_more_for(self, name: str) -> None:
+        if name in self._waiting_for:
+            self._waiting_for.remove(name)
+            if not self._waiting_for:
+                self._say_ready()
+
+    def _console_spoke(self, report: Mapping[str, Any]) -> None:
+        if "cannot_start" in report:
+            self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
+            return
+        self._say(events.CONSOLE_STARTED, address=str(report["console"]))
+        former: list[Child] = []
+        with self._ready_lock:
+            self._console_serves = True
+            self._wait_no_more_for("console")
+            if self._console and self._console.pid == report["pid"]:
+                former, self._former_consoles = self._former_consoles, []
+        _retire(former)
+
+    def _say_ready(self) -> None:
+        self._say(
+            events.NODE_READY,
+            ae_title=self._settings.node.ae_title,
+            dicom=self._address,
+            workers=len(self._workers),
+            database=redacted(self._settings.database_url),
+        )
+
+    def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
+        if name == "console":
+            self._console_serves = False
+        self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
+
+
+@contextmanager
+def _disk_in_words(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SpoolFull(f"the disk of node.data_dir = {settings.node.data_dir} is full: make room") from None
+
+
+def _retire(children: Sequence[Child]) -> None:
+    for child in children:
+        child.retire()
+
+
+def _checked(files: Sequence[Path], role: Role) -> Settings:
+    """What the files say. Raises ConfigurationError with every mistake."""
+    checked = preflight.check(files, role)
+    if checked.problems or checked.settings is None:
+        raise ConfigurationError(checked.problems)
+    _warn(checked)
+    return checked.settings
+
+
+def _prepare_folder(settings: Settings) -> None:
+    """Create the data folder, close it to other users, and check the site key where it is needed."""
+    folder = settings.node.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o027:  # of an earlier version; which group may read is the admin's to say, none may write
+        folder.chmod(mode & ~0o027)
+        _LOGGER.warning("%s was open to others on this machine: closed (mode %04o)", folder, mode & ~0o027)
+    if any(peer.deidentify for peer in settings.peers):
+        refuse_another_key(settings)
+
+
+def _warn(checked: preflight.Checked) -> None:
+    for line in checked.tried:
+        if not line.ok:
+            _LOGGER.warning("%s: %s", line.subject, line.text)
+
+
+def _wants_reload(signals: int) -> bool:
+    """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
+    return set(os.read(signals, 64)) == {signal.SIGHUP}
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Database]:
+    """The database, made or brought up to date first: one machine, one program, no separate step."""
+    database = Database(settings.database_url)
+    network = network_file_system(settings.node.data_dir) if database.is_sqlite else ""
+    if network:
+        raise UnsafeFolder(
+            f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
+            "node.data_dir, or PostgreSQL by node.database_url"
+        )
+    try:
+        if database.is_sqlite:
+            migrate.upgrade(database)
+        else:
+            migrate.check(database)  # shared with other machines: upgrades are a decision of the admin
+        yield database
+    finally:
+        database.dispose()

@@ -1,0 +1,1 @@
+"""Notifications of events: gathered from the database, written once, sent until the receiver takes them."""

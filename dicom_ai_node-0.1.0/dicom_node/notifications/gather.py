@@ -1,0 +1,249 @@
+"""Events become notifications, each once for each that asks for it, in one transaction with what says so.
+
+Events are read from the database, where each is written in the transaction of what happened: it is sent, also
+after a crash. Numbers of events are given before they are committed, so one may appear behind others: the
+cursor of a notification follows two minutes behind, and the events that it sent are remembered until then.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.settings import ResultSettings, Settings, matches
+from dicom_node.errors import NotInSpool, StoreAway
+from dicom_node.events import JOB_SUCCEEDED, RESULTS_ACCEPTED
+from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.notifications import message
+from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_for, numbers_of, wants_all
+from dicom_node.object_store.files import Files
+from dicom_node.store import fetches
+from dicom_node.store.database import Database
+from dicom_node.store.tables import (
+    Cursor,
+    EventRow,
+    HeldResult,
+    Job,
+    Notification,
+    NotifiedEvent,
+    Result,
+    Study,
+)
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import as_json
+
+_BEHIND_SECONDS = 120.0
+_AT_ONCE = 1000  # events of one notification; more come with the next
+_KEPT = timedelta(days=90)  # how long notifications that ended are shown
+_CURSOR = "notify "
+_IN_WORDS = {
+    "withheld": "Results of this study are withheld.",
+    "not assessed": "The AI did not assess this study.",
+}
+_UNREADABLE = "(the report cannot be read)"
+
+
+def forget_removed(database: Database, settings: Settings) -> None:
+    """Notifications that the settings do not have any more: should one come back, it begins anew."""
+    known = [_cursor_of(rule) for rule in settings.notifications]
+    with database.write() as session:
+        session.execute(
+            delete(Cursor).where(Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(known))
+        )
+
+
+class Gatherer:
+    """Makes notifications. One at a time for a database (the lease of the sender)."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._heads: deque[tuple[float, int]] = deque()
+
+    def run_once(self) -> int:
+        """Write the notifications that are due now; returns their number."""
+        behind = self._behind()
+        done = 0
+        for rule in self._settings.notifications:
+            with suppress(StoreAway):  # its reports are read when the object store is back
+                done += self._gather(rule, behind)
+        return done
+
+    def _behind(self) -> int | None:
+        """The newest event of two minutes ago; None as long as that is not known."""
+        now = time.monotonic()
+        with self._database.read() as session:
+            head = session.scalar(select(func.max(EventRow.id))) or 0
+        if not self._heads or now - self._heads[-1][0] > _BEHIND_SECONDS / 10:
+            self._heads.append((now, head))
+        known = None
+        while self._heads and now - self._heads[0][0] >= _BEHIND_SECONDS:
+            known = self._heads.popleft()[1]
+        return known
+
+    def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
+        with self._database.write() as session:
+            cursor = session.get(Cursor, _cursor_of(rule))
+            if cursor is None:  # no notification of what happened before the rule existed
+                head = session.scalar(select(func.max(EventRow.id))) or 0
+                session.add(Cursor(name=_cursor_of(rule), offset=head))
+                return 0
+            if cursor.offset > (head := session.scalar(select(func.max(EventRow.id))) or 0):
+                cursor.offset = head  # the newest events are gone, and their numbers are given again
+            if not self._is_time(session, rule):
+                return 0
+            further = [one for some in self._all_conditions(rule).values() for one in some]
+            rows = _new(session, rule, numbers_of(rule) | numbers_for(further), cursor.offset)
+            chosen = [found for row in rows if (found := self._as_event(session, rule, row)) is not None]
+            session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
+            if chosen:
+                self._write(session, rule, chosen)
+            if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
+                session.flush()
+                cursor.offset = behind
+                of_rule = NotifiedEvent.rule == rule.name
+                session.execute(delete(NotifiedEvent).where(of_rule, NotifiedEvent.event_id <= behind))
+                _forget(session, rule)
+        return 1 if chosen else 0
+
+    def _is_time(self, session: Session, rule: NotificationSettings) -> bool:
+        last = session.scalar(select(func.max(Notification.created_at)).where(Notification.rule == rule.name))
+        now = utc_now()
+        return last is None or not now - timedelta(minutes=rule.every_minutes) < last <= now
+
+    def _as_event(
+        self, session: Session, rule: NotificationSettings, row: EventRow
+    ) -> message.TemplateEvent | None:
+        """The event as the templates get it, None where the rule does not ask for it."""
+        found: list[str] = []
+        result: list[str] = []
+        conditions = self._conditions(session, rule, row)
+        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        if (conditions or wanted) and row.study_id is not None and fetches.is_prior(session, row.study_id):
+            conditions, wanted = [], []  # an old study is no news
+        if wanted and row.number in WITH_FINDINGS:
+            found, result = self._findings(session, wanted, row)
+        words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
+        result += [_IN_WORDS[word] for word in sorted(words)]
+        is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
+        if is_own or not (found or words or wants_all(rule, row.number)):
+            return None
+        patient = _patient(session, row) if rule.names_patients else None
+        url = self._settings.console.url
+        link = f"{url}/studies/{row.study_id}" if url and row.study_id else ""
+        return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient, link)
+
+    def _all_conditions(self, rule: NotificationSettings) -> dict[str, list[ResultSettings]]:
+        """The conditions that notify by it, by the name of their rule for studies."""
+        named = {one.name: [it for it in one.then if rule.name in it.notify] for one in self._settings.rules}
+        return {name: conditions for name, conditions in named.items() if conditions}
+
+    def _conditions(
+        self, session: Session, rule: NotificationSettings, row: EventRow
+    ) -> list[ResultSettings]:
+        """The conditions of the rules whose jobs or results the event is about."""
+        if not (known := self._all_conditions(rule)):
+            return []
+        chosen = select(Job.rule).distinct()
+        if "job" in row.fields:
+            chosen = chosen.where(Job.id == row.fields["job"])
+        else:
+            results = Result.id.in_(row.fields.get("numbers", []))
+            chosen = chosen.join(Result, Result.job_id == Job.id).where(results)
+        return [one for name in session.scalars(chosen) for one in known.get(name, ())]
+
+    def _findings(
+        self, session: Session, patterns: Sequence[str], row: EventRow
+    ) -> tuple[list[str], list[str]]:
+        """The suspected findings that match the patterns in the event's reports, and these reports' lines."""
+        reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
+        paths = session.scalars(select(Result.path).where(*reports))
+        files = Files(self._settings)
+        names: dict[str, None] = {}
+        lines: dict[str, None] = {}
+        for path in paths:
+            with suppress(NotInSpool):  # lost: it cannot be read either
+                files.here(session, path)
+            suspected, result = _reported(files.data_dir / path)
+            wanted = [name for name in suspected if any(matches(one, name) for one in patterns)]
+            wanted += [_UNREADABLE] if _UNREADABLE in suspected else []
+            names |= dict.fromkeys(wanted)
+            lines |= dict.fromkeys(result if wanted else ())
+        return list(names), list(lines)
+
+    def _write(
+        self, session: Session, rule: NotificationSettings, chosen: list[message.TemplateEvent]
+    ) -> None:
+        made, now = message.written(rule, self._settings.node.ae_title, chosen), utc_now()
+        row = Notification(
+            key=str(uuid.uuid4()),
+            rule=rule.name,
+            subject=made.subject,
+            text=made.text,
+            content=dict(made.content),
+            created_at=now,
+            next_at=now,
+        )
+        session.add(row)
+
+
+def _leave_by(row: EventRow) -> Sequence[ColumnElement[bool]]:
+    """Conditions for the results that may be sent after this event.
+
+    After a job: its results that no person must accept first. After an acceptance: the accepted results.
+    """
+    if row.number == JOB_SUCCEEDED.number:
+        held = select(HeldResult.result_id)
+        return Result.job_id == row.fields.get("job"), Result.id.not_in(held)
+    accepted = row.fields.get("numbers", []) if row.number == RESULTS_ACCEPTED.number else []
+    return (Result.id.in_(accepted),)
+
+
+def _cursor_of(rule: NotificationSettings) -> str:
+    return f"{_CURSOR}{rule.name}"
+
+
+def _new(session: Session, rule: NotificationSettings, numbers: set[int], after: int) -> list[EventRow]:
+    """Events for which this rule has no notification yet, the oldest first."""
+    known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
+    wanted = (EventRow.id > after, EventRow.number.in_(numbers), ~known)
+    return list(session.scalars(select(EventRow).where(*wanted).order_by(EventRow.id).limit(_AT_ONCE)))
+
+
+def _forget(session: Session, rule: NotificationSettings) -> None:
+    ended = (Notification.state != NotificationState.PENDING, Notification.created_at < utc_now() - _KEPT)
+    session.execute(delete(Notification).where(Notification.rule == rule.name, *ended))
+
+
+def _patient(session: Session, row: EventRow) -> dict[str, Any]:
+    study = session.get(Study, row.study_id) if row.study_id else None
+    return {
+        "patient_id": study.patient_id if study else "",
+        "accession_number": study.accession_number if study else "",
+    }
+
+
+@lru_cache(maxsize=64)
+def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The findings that a report suspects, and the lines of its short result.
+
+    A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
+    """
+    from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
+
+    try:
+        found, lines = reading.findings(report), reading.short_result(report)
+    except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
+        return (_UNREADABLE,), (_UNREADABLE,)
+    return tuple(row["finding"] for row in found if row["decision"] == "present"), lines

@@ -1,0 +1,100 @@
+"""The one door to files of received objects and built results, by the paths that their rows have.
+
+With an object store ``node.data_dir`` holds what was not handed over yet, and copies of what is in the bucket
+under the same paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotInSpool, StorageError, StoreAway
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.object_store.bucket import bucket_of
+
+
+class Files:
+    """Files under ``node.data_dir``; paths of rows are relative to it, and are the keys of the bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.data_dir = settings.node.data_dir
+        self.bucket = bucket_of(settings.object_store)
+
+    def here(self, session: Session, path: str) -> Path:
+        """The file of a row's ``path``, fetched where this machine has none.
+
+        Without an object store it shows when it is opened whether it is there. Raises StoreAway (it does not
+        answer, or another machine has not handed the object over yet), NotInSpool (lost or damaged).
+        """
+        file = self.data_dir / path
+        if self.bucket is None:
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file)  # in use: it is not cleared away
+            return file
+        sha256 = stored_rows.known_sha256(session, path)
+        if sha256 is None:
+            raise NotInSpool("an object is neither on this machine nor in the object store")
+        if not sha256:
+            raise StoreAway("another machine has not handed an object over to the object store yet")
+        self.bucket.get(path, file, sha256)
+        return file
+
+    def if_here(self, session: Session, path: str) -> Path | None:
+        """The file as :meth:`here` gives it; None where it is gone or cannot be fetched now."""
+        with contextlib.suppress(StorageError):
+            file = self.here(session, path)
+            return file if file.is_file() else None
+        return None
+
+    def has(self, session: Session, path: str) -> bool:
+        """Whether the object store has the file of this row, so that a copy is not needed here."""
+        return self.bucket is not None and bool(stored_rows.known_sha256(session, path))
+
+    def built_before(self, path: str) -> Path | None:
+        """The file of a result that was built once, whose row may be lost. Raises StoreAway."""
+        file = self.data_dir / path
+        if self.bucket is None or (file.is_file() and self.bucket.size(path) is not None):
+            return file if file.is_file() else None
+        if file.is_file():  # of a time without a store
+            self.bucket.put_first(path, file)
+            return file
+        with contextlib.suppress(NotInSpool):
+            self.bucket.get(path, file)
+            return file
+        return None
+
+    def keep(self, file: Path, path: str) -> None:
+        """Put a built result into the store, before a row of the database names it. Raises StoreAway."""
+        if self.bucket is not None:
+            self.bucket.put_first(path, file)
+        file.replace(self.data_dir / path)
+
+    def stored(self, folder: str) -> Iterator[str]:
+        """Paths below a folder that the object store has. Raises StoreAway."""
+        return iter(()) if self.bucket is None else self.bucket.keys(folder)
+
+    def fetch_unknown(self, file: Path) -> None:
+        """Fetch a file that no row of a restored database names. Raises StoreAway, NotInSpool."""
+        if self.bucket is not None and not file.is_file():
+            self.bucket.get(self.relative(file), file)
+
+    def relative(self, file: Path) -> str:
+        """The path as rows have it. Raises ValueError where the file is outside the data folder."""
+        return str(file.relative_to(self.data_dir))
+
+    def delete(self, *paths: str) -> None:
+        """Delete files, and folders that are empty then. Raises StoreAway: they are gone here only."""
+        for path in paths:
+            file = self.data_dir / path
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: a late object came
+                file.parent.rmdir()
+        if self.bucket is not None and paths:
+            self.bucket.delete(*paths)

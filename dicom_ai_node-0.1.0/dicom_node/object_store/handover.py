@@ -1,0 +1,151 @@
+"""Received objects on their way from this machine's disk into the object store, oldest first.
+
+An object is acknowledged when it is synced here; that it waits stands in its row, so a node that is killed in
+an upload begins it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import StoreAway
+from dicom_node.events import STORE_AWAY, STORE_BACK
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.object_store.bucket import Bucket, sha256_of
+from dicom_node.object_store.rows import Waiting
+from dicom_node.store.database import Database
+
+_T = TypeVar("_T")
+_LOGGER = logging.getLogger(__name__)
+_AT_ONCE = 4  # uploads side by side
+_BATCH = 32  # objects in one transaction
+_PAGE = 500
+_DATABASE_SECONDS = 5.0  # that a database gets to come back
+_POLL_SECONDS, _LONGEST_PAUSE = 0.25, 30.0
+
+
+class HandOver:
+    """Uploads files from the spool of this machine to the object store. ``say`` records an event of the node.
+
+    ``stored``: gives the files that were indexed, those of a time without an object store among them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        bucket: Bucket,
+        say: Callable[..., None],
+        stored: Callable[[], Iterable[Path]] = tuple,
+    ) -> None:
+        self._database, self._bucket, self._say = database, bucket, say
+        self._data_dir, self._machine = settings.node.data_dir, socket.gethostname()[:64]
+        self._stored: Callable[[], Iterable[Path]] | None = stored
+        self._damaged: set[int] = set()  # logged once
+        self._away_since: float | None = None
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Until the stop; a store that is away is asked again after ever longer pauses."""
+        pause = _POLL_SECONDS
+        while not stop.wait(pause):
+            began = time.monotonic()
+            try:
+                self.adopt()
+                done = self.run_once(stop)
+            except SQLAlchemyError as error:
+                self._database.outage.noticed(error)
+                pause = _DATABASE_SECONDS
+                continue
+            except StoreAway as away:
+                pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
+                self._is_away(str(away))
+                continue
+            self._is_back()  # or nothing waits here any more
+            # What other machines have not handed over is looked at each time, too.
+            pause = max(_POLL_SECONDS, 10 * (time.monotonic() - began)) if not done else _POLL_SECONDS
+
+    def run_once(self, stop: threading.Event | None = None) -> int:
+        """Upload all waiting files of this machine; returns how many objects. Raises StoreAway."""
+        done = 0
+        for batch in _batches(self._waiting()):
+            if stop is not None and stop.is_set():
+                break
+            done += self._hand_over(batch)
+        return done
+
+    def adopt(self) -> None:
+        """Files of a time without an object store wait from now on: looked for once."""
+        if self._stored is None:
+            return
+        for batch in _batches(self._stored(), _PAGE):
+            with self._database.write() as session:
+                stored_rows.expect(session, [file.stem for file in batch])
+        self._stored = None
+
+    def _waiting(self) -> Iterator[Waiting]:
+        after = 0
+        while True:
+            with self._database.read() as session:
+                rows = stored_rows.waiting(session, after, _PAGE)
+            if not rows:
+                return
+            after = rows[-1].id
+            yield from (row for row in rows if (self._data_dir / row.path).is_file())
+
+    def _hand_over(self, batch: Sequence[Waiting]) -> int:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            tried = list(pool.map(self._put, batch))
+        hashes = {row.id: answer for row, answer in zip(batch, tried, strict=True) if isinstance(answer, str)}
+        if hashes:
+            with self._database.write() as session:
+                gone = stored_rows.handed_over(session, hashes)
+            if gone:  # purged while it was on its way
+                self._bucket.delete(*gone)
+        if away := next((answer for answer in tried if isinstance(answer, StoreAway)), None):
+            raise away
+        return len(hashes)
+
+    def _put(self, row: Waiting) -> str | StoreAway | None:
+        """The hash of what is in the store then; None for a file that is not what was acknowledged."""
+        file = self._data_dir / row.path
+        try:
+            sha256, size = sha256_of(file), file.stat().st_size
+            if size != row.bytes:
+                raise OSError("it has another size")
+            self._bucket.put(row.path, file)
+        except StoreAway as away:
+            return away
+        except OSError:
+            if row.id not in self._damaged and file.exists():
+                self._damaged.add(row.id)
+                _LOGGER.error("spooled file %s is damaged: not handed over to the object store", file.name)
+            return None
+        return sha256
+
+    def _is_away(self, reason: str) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._say(STORE_AWAY, machine=self._machine, reason=reason)
+
+    def _is_back(self) -> None:
+        if self._away_since is not None:
+            seconds = round(time.monotonic() - self._away_since)
+            self._say(STORE_BACK, machine=self._machine, seconds=seconds)
+            self._away_since = None
+
+
+def _batches(items: Iterable[_T], size: int = _BATCH) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

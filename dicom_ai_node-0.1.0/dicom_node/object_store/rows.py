@@ -1,0 +1,103 @@
+"""Which files are in the object store, and which received objects wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.store.tables import Instance, ReceivedObject, Result, Study
+
+_WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)
+_INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A received object that waits: number and path of its row, bytes of its file."""
+
+    id: int
+    path: str
+    bytes: int
+
+
+def known_sha256(session: Session, path: str) -> str | None:
+    """Hash of the file that a row names: "" where it waits, None where it never was in the store."""
+    name = PurePosixPath(path)
+    if name.parts[0] == "spool":
+        return session.scalar(select(ReceivedObject.sha256).where(ReceivedObject.spool_name == name.stem))
+    return session.scalar(select(Result.sha256).where(Result.sop_instance_uid == name.stem))
+
+
+def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
+    """Received objects that wait for upload, with row numbers above ``after``. Their files may be on another
+    machine.
+    """
+    columns = (ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
+    rows = session.execute(
+        select(*columns).where(_WAITS, ReceivedObject.id > after).order_by(ReceivedObject.id).limit(limit)
+    )
+    return [Waiting(row.id, row.path, row.bytes) for row in rows]
+
+
+def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
+    """The number of the site's waiting objects, and the time of the oldest."""
+    count, since = session.execute(
+        select(func.count(), func.min(ReceivedObject.received_at)).where(_WAITS)
+    ).one()
+    return count, since
+
+
+def waiting_paths(session: Session) -> set[str]:
+    """Paths of all that waits."""
+    return set(session.scalars(select(ReceivedObject.path).where(_WAITS)))
+
+
+def expect(session: Session, spool_names: Collection[str]) -> None:
+    """Files of former times, which no store was there for: they wait now."""
+    session.execute(
+        update(ReceivedObject)
+        .where(ReceivedObject.spool_name.in_(spool_names), ReceivedObject.sha256.is_(None))
+        .values(sha256="")
+    )
+
+
+def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
+    """Enter the hashes of rows whose files are in the store. Returns the paths of files purged meanwhile."""
+    rows = [{"id": number, "sha256": hashes[number]} for number in sorted(hashes)]
+    session.execute(update(ReceivedObject), rows)
+    gone = select(ReceivedObject.path).where(ReceivedObject.id.in_(hashes), ReceivedObject.purged)
+    return list(session.scalars(gone))
+
+
+def purged(session: Session, spool_names: Collection[str], result_uids: Collection[str]) -> set[str]:
+    """The names of these received files and results that were purged."""
+    received = select(ReceivedObject.spool_name).where(ReceivedObject.purged)
+    results = select(Result.sop_instance_uid).where(Result.purged)
+    return {
+        *session.scalars(received.where(ReceivedObject.spool_name.in_(spool_names))),
+        *session.scalars(results.where(Result.sop_instance_uid.in_(result_uids))),
+    }
+
+
+def is_whole() -> ColumnElement[bool]:
+    """SQL: all objects in force of the study are in the store, so that any machine finds them."""
+    file = aliased(ReceivedObject)
+    there = exists().where(
+        file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
+    )
+    return ~exists().where(Instance.study_id == Study.id, Instance.purged.is_(False), ~there)
+
+
+def one_indexer(session: Session) -> None:
+    """Until this transaction ends no other machine of the site indexes.
+
+    A machine that falls silent loses this right after two minutes. SQLite has a single writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.set_config("idle_in_transaction_session_timeout", "120s", True)))
+        session.execute(select(func.pg_advisory_xact_lock(_INDEXING)))

@@ -1,0 +1,22 @@
+"""Results on their way: one row per object and destination, sent until confirmed. Builds no objects."""
+
+from __future__ import annotations
+
+from dicom_node.outbox.by_hand import discard, discard_all, retry, retry_all, send_to
+from dicom_node.outbox.held import accept, in_question, mark, reject
+from dicom_node.outbox.new_deliveries import enqueue
+from dicom_node.outbox.removals import ask_to_remove
+
+__all__ = [
+    "accept",
+    "ask_to_remove",
+    "discard",
+    "discard_all",
+    "enqueue",
+    "in_question",
+    "mark",
+    "reject",
+    "retry",
+    "retry_all",
+    "send_to",
+]

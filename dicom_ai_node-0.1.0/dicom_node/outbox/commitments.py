@@ -1,0 +1,240 @@
+"""Confirmation by storage commitment (PS3.4 Annex J): a request for what was acknowledged, reports entered.
+
+A request is written down before it is sent, and a report before it is answered: a kill between them loses
+nothing, and a report may come first, hours late or twice. No transaction is open while the network is waited
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydicom.uid import generate_uid
+from sqlalchemy import delete, select
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.dicom.commitment import CommitmentReport
+from dicom_node.events import (
+    COMMITMENT_ENTERED,
+    COMMITMENT_REQUESTED,
+    COMMITMENT_SET_ASIDE,
+    COMMITMENT_UNKNOWN,
+)
+from dicom_node.model.lifecycle import CommitmentState, DeliveryState
+from dicom_node.outbox.moves import Moves
+from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
+from dicom_node.scu.destination import RequestAnswer, RequestStatus
+from dicom_node.store import deliveries, intake, requested
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Commitment, Delivery, WaitingReport
+from dicom_node.store.transitions import move_commitment, record, settle_studies, utc_now
+
+_BATCH: Final = 20
+_KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
+
+
+class CommitmentRequests:
+    """Asks one peer for storage commitment. One round at a time; other processes may ask the same peer."""
+
+    def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
+        self._database = database
+        self._settings = settings
+        self._peer = peer
+        self._owner = owner
+        self._requestor: CommitmentUser | None = None
+        self._stopping = False
+
+    def hang_up(self) -> None:
+        """The node stops: end the request under way, from any thread."""
+        self._stopping = True
+        if self._requestor is not None:
+            self._requestor.close()
+
+    def ask(self, objects: Mapping[int, Outgoing]) -> list[int]:
+        """Request commitment for deliveries (by id, held by the owner) without a request under way.
+
+        Returns the deliveries to query instead: no report came, or the peer takes no request.
+        """
+        transaction, wanted, to_query = self._begin(objects)
+        if not wanted:
+            return to_query
+        requestor = self._requestor = open_commitment(self._peer, self._settings)
+        if self._stopping:
+            requestor.close()
+        answer = requestor.ask(transaction, [objects[number] for number in wanted], self._keep)
+        return [*to_query, *self._answered(transaction, wanted, answer)]
+
+    def _begin(self, objects: Mapping[int, Outgoing]) -> tuple[str, list[int], list[int]]:
+        """Write a request down; its Transaction UID, what it asks for, and what is to be queried."""
+        now, transaction = utc_now(), generate_uid()
+        wanted, to_query = [], []
+        with self._database.write() as session:
+            moves = Moves(session, self._peer, self._settings.outbox, now)
+            for row in self._held(session, objects):
+                if row.sent_at is None:
+                    to_query.append(row.id)
+                elif moves.commitment_is_overdue(row):
+                    to_query += self._without(moves, row, "no storage commitment report came")
+                elif _is_under_way(session, row):
+                    moves.await_report(row)
+                else:
+                    wanted.append(row)
+            if wanted:
+                _write_down(session, transaction, wanted, now)
+            settle_studies(session, _studies(session, list(objects)))
+            return transaction, [row.id for row in wanted], to_query
+
+    def _answered(self, transaction: str, wanted: Sequence[int], answer: RequestAnswer) -> list[int]:
+        to_query: list[int] = []
+        with self._database.write() as session:
+            moves = Moves(session, self._peer, self._settings.outbox, utc_now())
+            if answer.status is RequestStatus.ACCEPTED:
+                commitment = _locked(session, transaction)
+                if commitment is not None and commitment.state is CommitmentState.ASKED:
+                    move_commitment(session, commitment, COMMITMENT_REQUESTED)
+            for row in self._held(session, wanted):
+                if answer.status is RequestStatus.ACCEPTED:
+                    moves.await_report(row)
+                elif answer.status is RequestStatus.RETRY:
+                    moves.request_again(row, answer.text)
+                else:
+                    row.transaction_uid = ""
+                    to_query += self._without(moves, row, answer.text)
+            settle_studies(session, _studies(session, wanted))
+        return to_query
+
+    def _without(self, moves: Moves, row: Delivery, reason: str) -> list[int]:
+        """No commitment is to be had: the delivery is given up, or returned to be queried."""
+        moves.commitment_missing(row, reason)
+        return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
+
+    def _held(self, session: Session, numbers: Mapping[int, Outgoing] | Sequence[int]) -> list[Delivery]:
+        """The deliveries that the owner still holds and that no report confirmed meanwhile."""
+        rows = deliveries.held_by(session, self._owner, list(numbers))
+        return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
+
+    def _keep(self, report: CommitmentReport) -> None:
+        """Keep a report that came on the association of the request."""
+        with self._database.write() as session:
+            intake.keep_report(
+                session,
+                report.transaction_uid,
+                self._peer.reporting_titles[-1],
+                report.committed_lines(),
+                report.failed_lines(),
+                utc_now(),
+            )
+
+
+def enter_reports(database: Database, settings: Settings) -> int:
+    """Enter the waiting commitment reports; returns how many. Processes share them: each is entered once."""
+    with database.read() as session:
+        waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_BATCH)).all()
+    return sum(_enter_one(database, settings, number) for number in waiting)
+
+
+def forget_requests(database: Database, _: Settings) -> None:
+    """Delete requests to peers, and of peers, for which no report is expected any more."""
+    with database.write() as session:
+        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+        requested.forget(session, utc_now() - _KEEP)
+
+
+def _enter_one(database: Database, settings: Settings, number: int) -> bool:
+    """In a transaction of its own: what one report does wrong, or waits for, is no other's matter."""
+    chosen = select(WaitingReport).where(WaitingReport.id == number)
+    try:
+        with database.write() as session:
+            report = session.scalar(chosen.with_for_update(skip_locked=True))
+            if report is None:
+                return False
+            _enter(session, settings, report)
+            session.delete(report)
+    except (OperationalError, InterfaceError):  # the database is away, or two waited for each other: later
+        raise
+    except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
+        reason = type(error).__name__  # without its text, which quotes what was to be written
+        with database.write() as session:
+            report = session.scalar(chosen)
+            if report is None:
+                return False
+            record(
+                session,
+                COMMITMENT_SET_ASIDE,
+                transaction=report.transaction_uid,
+                calling=report.calling_ae,
+                reason=reason,
+            )
+            session.delete(report)
+    return True
+
+
+def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+    commitment = _locked(session, report.transaction_uid)
+    peer = _asked(settings, commitment, report)
+    if commitment is None or peer is None:
+        record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
+        return
+    if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
+        move_commitment(session, commitment, COMMITMENT_ENTERED)
+    moves = Moves(session, peer, settings.outbox, utc_now())
+    failed = dict(line.split(" ", 1) for line in report.failed)
+    committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
+    rows = _rows(session, commitment.deliveries)
+    for row in rows:
+        uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
+        if uid in failed:
+            moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
+        elif committed.get(uid) == sop_class:
+            moves.committed(row)
+    settle_studies(session, [row.item.study_id for row in rows])
+
+
+def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
+    """The peer that was asked, if the report is from it."""
+    for peer in settings.peers:
+        if commitment is not None and peer.name == commitment.destination:
+            titles = {title.strip() for title in peer.reporting_titles}
+            return peer if report.calling_ae.strip() in titles else None
+    return None
+
+
+def _is_under_way(session: Session, row: Delivery) -> bool:
+    """Whether it is in a request that reached the destination; a kill may have stopped one that was asked."""
+    if not row.transaction_uid:
+        return False
+    chosen = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+    return session.scalar(chosen) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED)
+
+
+def _write_down(session: Session, transaction: str, rows: Sequence[Delivery], now: datetime) -> None:
+    session.add(
+        Commitment(
+            transaction_uid=transaction,
+            destination=rows[0].destination,
+            deliveries=[row.id for row in rows],
+            asked_at=now,
+        )
+    )
+    for row in rows:
+        row.transaction_uid = transaction
+    session.flush()
+
+
+def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+    chosen = select(Commitment).where(Commitment.transaction_uid == transaction_uid)
+    return session.scalar(chosen.with_for_update())
+
+
+def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
+    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
+    return session.scalars(chosen.with_for_update(of=Delivery)).all()
+
+
+def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
+    """Studies of these deliveries, which are locked."""
+    return [row.item.study_id for row in _rows(session, numbers)]

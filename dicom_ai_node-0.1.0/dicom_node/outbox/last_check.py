@@ -1,0 +1,76 @@
+"""The last check before an object is sent: is it what was built, and may this peer have it?
+
+It reads the bytes themselves. Whatever tables or settings say by then, an object that names a patient is not
+sent to a de-identified destination.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.config.settings import PeerSettings
+from dicom_node.model.deidentified import is_deidentified, retained_by
+from dicom_node.scu import Outgoing
+
+_DAMAGED = "the result file of the node is missing or damaged"
+_READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
+
+
+def study_of(path: Path) -> str:
+    """The Study Instance UID in an object's header, "" where it cannot be read."""
+    header = _header(path)
+    return "" if header is None else str(header.get("StudyInstanceUID") or "")
+
+
+def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
+    """Why this object must not go to this peer; "" when it may.
+
+    ``pseudonym_domain``: of the pseudonyms in the object, "" for none.
+    """
+    if pseudonym_domain != (peer.pseudonym_domain or ""):
+        return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
+    header = _header(item.path) if _is_whole(item) else None
+    if header is None:
+        return _DAMAGED
+    if peer.deidentify and not is_deidentified(header):
+        return "it names the patient, and this peer gets de-identified objects only"
+    if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
+        return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
+    if not peer.deidentify and is_deidentified(header):
+        return "it is de-identified: this peer has no such study"
+    return ""
+
+
+def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
+    """Why this received object must not go to this peer; "" when it may. ``size``: bytes that came.
+
+    Its data set is not read: it is what the sender sent.
+    """
+    if peer.deidentify:
+        return "it names the patient, and this peer gets de-identified objects only"
+    try:
+        whole = item.path.stat().st_size == size
+    except OSError:
+        whole = False
+    return "" if whole else "the received file is missing or damaged"
+
+
+def _is_whole(item: Outgoing) -> bool:
+    """Whether the file still holds the bytes that were built: only those may leave."""
+    try:
+        with item.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError:
+        return False
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return pydicom.dcmread(path, specific_tags=_READ, stop_before_pixels=True)
+    except (OSError, InvalidDicomError):
+        return None

@@ -1,0 +1,242 @@
+"""What an answer of a destination does to one delivery: every decision of the outbox, one transition each.
+
+Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps it
+(storage commitment). A delivery that was given up for want of that report has its ``transaction_uid`` still:
+a late report confirms it. An unconfirmed delivery that was *acknowledged* has ``sent_at``; one that a killed
+process may or may not have sent has none, and is sent again as soon as the destination does not know it: the
+same UID and bytes twice are one object to a PACS. In every other state ``sent_at`` says when the object last
+left, if it may have arrived.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node import events
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import PeerSettings
+from dicom_node.dicom.commitment import failure_text
+from dicom_node.events import EventType
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
+from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.store import deliveries
+from dicom_node.store.tables import Delivery
+from dicom_node.store.transitions import move_delivery, record
+
+NOT_ASKED = "not asked: the peer's profile says confirm = none"
+BY_QUERY = "found by query: the destination gave no storage commitment"
+_NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
+_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
+_DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
+_FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
+_DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
+
+_S = DeliveryState
+
+
+class Moves:
+    """Moves deliveries to one destination, within the caller's transaction.
+
+    The caller holds the lease and the row of a delivery: no other process can move it meanwhile.
+    """
+
+    def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
+        self._session = session
+        self._peer = peer
+        self._settings = settings
+        self._now = now
+
+    def sent(self, delivery: Delivery, report: SendReport) -> None:
+        """Enter the answer to a C-STORE, an upload or a STOW-RS; narrowed objects go to :meth:`narrowed`."""
+        if report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
+            self._acknowledged(delivery, report)
+        elif report.status is SendStatus.REFUSED:
+            self._count_refusal(delivery, report.code, report.text)
+        else:
+            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
+            self._again(delivery, report.code, report.text, left=not answered)
+
+    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
+        """The destination takes no such objects: left out with a warning (peers are different).
+
+        If it takes none of the study's results, leaving all out would call a study "delivered" that nobody
+        will ever see: they are given up instead, so that a person looks.
+        """
+        if takes_others:
+            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
+        else:
+            text = f"{report.text}: it takes none of the results" if delivery.result else report.text
+            self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
+
+    def withdraw(self, delivery: Delivery) -> None:
+        """A conflict came while it waited: nothing of a quarantined study leaves."""
+        deliveries.withdraw(self._session, delivery, "the study is in quarantine")
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """Give up a delivery that no retry can cure."""
+        self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
+
+    def sender_lost(self, delivery: Delivery) -> None:
+        """Ask the peer for the object, or send it again: its sender died, and it may have arrived."""
+        reason = "the sending process was lost"
+        if self._peer.confirm != "query":  # no question to be asked at once
+            self._move(
+                delivery,
+                events.DELIVERY_RETRIED,
+                reason=reason,
+                next_at=self._now,
+                sent_at=self._now,
+                **_DONE,
+            )
+        else:
+            self._move(
+                delivery,
+                events.DELIVERY_IN_DOUBT,
+                reason=reason,
+                sent_at=None,
+                queries=0,
+                **_DONE,
+            )
+
+    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
+        """Enter the answer to a C-FIND, a look-up or a QIDO-RS."""
+        if answer.presence is Presence.FOUND:
+            reason = BY_QUERY if self._peer.confirm == "commitment" else ""
+            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
+        elif answer.presence is Presence.DIFFERENT:
+            self._move(delivery, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
+        elif delivery.sent_at is None:
+            self._doubtful_missing(delivery, answer)
+        elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
+            self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
+        else:
+            self._ask_again(delivery, answer)
+
+    def await_report(self, delivery: Delivery) -> None:
+        """A request for storage commitment is under way: look again at the end of its time, or on the way."""
+        assert delivery.sent_at is not None
+        delivery.reason = "waits for the storage commitment report"
+        delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
+        delivery.lease_owner, delivery.lease_until = "", None
+        self._session.flush()
+
+    def request_again(self, delivery: Delivery, reason: str) -> None:
+        """The request for storage commitment did not get through."""
+        self._ask_again(delivery, Confirmation(Presence.UNKNOWN, reason))
+
+    def commitment_is_overdue(self, delivery: Delivery) -> bool:
+        """Whether the peer has had its time to report."""
+        return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
+
+    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
+        """No report came, or the peer takes no request: a person must look, or the peer is queried."""
+        instance = delivery.item.sop_instance_uid
+        fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
+        if delivery.transaction_uid or not delivery.queries:  # not with each question
+            record(self._session, events.COMMITMENT_MISSING, delivery.item.study_id, **fields)
+        if self._peer.may_be_asked:
+            delivery.transaction_uid = ""
+        else:
+            text = f"acknowledged, but unconfirmed: {reason}"
+            self._move(delivery, events.DELIVERY_DEAD, reason=text, **_FREE)
+
+    def committed(self, delivery: Delivery) -> None:
+        """The destination reports that it keeps the object; also after we have given that up."""
+        given_up = delivery.state is _S.DEAD and delivery.transaction_uid
+        if delivery.state is _S.UNCONFIRMED or given_up:
+            self._confirmed(delivery, reason="", queries=delivery.queries)
+
+    def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
+        """The destination reports that it does not keep the object: sent again, as often as refusals are."""
+        if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
+            self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
+
+    def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
+        event = {
+            SendStatus.STORED: events.DELIVERY_SENT,
+            SendStatus.WARNED: events.DELIVERY_WARNED,
+            SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+        }[report.status]
+        self._move(
+            delivery,
+            event,
+            status=report.code,
+            reason="" if report.status is SendStatus.STORED else report.text,
+            sent_at=self._now,
+            queries=0,
+            next_at=self._now,
+            transaction_uid="",
+        )
+        if self._peer.confirm == "none":
+            reason = "" if self._peer.transport == "hl7" else NOT_ASKED  # MSA-1 AA: it has taken it over
+            self._confirmed(delivery, reason=reason, queries=0)
+
+    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+        self._move(
+            delivery,
+            events.DELIVERY_CONFIRMED,
+            reason=reason,
+            confirmed_at=self._now,
+            sent_at=delivery.sent_at or self._now,
+            queries=queries,
+            **_DONE,
+        )
+
+    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
+        """Try later. ``left``: the object went out, and no answer came."""
+        wait = wait_before_retry(delivery.attempts, self._settings)
+        self._move(
+            delivery,
+            events.DELIVERY_RETRIED,
+            status=status,
+            reason=reason,
+            next_at=self._now + wait,
+            sent_at=self._now if left else delivery.sent_at,
+            **_DONE,
+        )
+
+    def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
+        delivery.refusals += 1
+        self._session.flush()
+        if delivery.refusals >= self._settings.refusals:
+            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
+        else:
+            self._again(delivery, status, reason)
+
+    def _doubtful_missing(self, delivery: Delivery, answer: Confirmation) -> None:
+        """Never acknowledged: no half hour of patience, it is sent (again) now."""
+        unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
+        if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
+            self._ask_again(delivery, answer)
+        else:
+            self._move(
+                delivery,
+                events.DELIVERY_RETRIED,
+                reason=answer.text,
+                next_at=self._now,
+                sent_at=self._now,
+                **_DONE,
+            )
+
+    def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
+        delivery.queries += 1
+        delivery.reason = answer.text
+        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
+        delivery.lease_owner, delivery.lease_until = "", None
+        self._session.flush()
+
+    @property
+    def _report_time(self) -> timedelta:
+        return timedelta(hours=self._peer.commitment_hours)
+
+    def _confirmation_is_overdue(self, delivery: Delivery) -> bool:
+        if delivery.sent_at is None:
+            return False
+        return self._now - delivery.sent_at > timedelta(seconds=self._settings.confirm_seconds)
+
+    def _move(self, delivery: Delivery, event: EventType, **values: Any) -> None:
+        move_delivery(self._session, delivery, event, **values)

@@ -1,0 +1,118 @@
+"""Peers that take none of their waiting results. Sending is tried for ever, so a person must learn of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.events import (
+    DELIVERY_RETRIED,
+    DELIVERY_SENT,
+    DELIVERY_WARNED,
+    DESTINATION_AWAY,
+    DESTINATION_BACK,
+)
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, EventRow, Study
+from dicom_node.store.transitions import record, utc_now
+
+_WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
+# A first try that is under way has not failed.
+_TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
+_TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOutage:
+    """A peer to which every try failed since ``since``. ``reason``: of the newest failure."""
+
+    destination: str
+    since: datetime
+    waiting: int
+    reason: str
+
+
+def outages(session: Session) -> list[PeerOutage]:
+    """The outages by peer: all tries failed since the peer last accepted an object."""
+    return list(_found(session))
+
+
+def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
+    """Why results of these studies still wait after a try, by the number of the study."""
+    chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
+    rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
+    return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
+
+
+def report_outages(database: Database, settings: Settings) -> int:
+    """Record event 5022 once for each outage that lasts too long, and 5023 at its end.
+
+    Returns how many outages were reported as new.
+    """
+    minutes = settings.outbox.outage_minutes
+    if not minutes:
+        return 0
+    with database.read() as session:
+        now = {one.destination: one for one in outages(session)}
+        reported = set(_reported_away(session))
+    late = utc_now() - timedelta(minutes=minutes)
+    new = [one for name, one in now.items() if name not in reported and one.since <= late]
+    if not (new or reported - set(now)):
+        return 0
+    with database.write() as session:
+        for destination in sorted(reported - set(now)):
+            record(session, DESTINATION_BACK, destination=destination)
+        for one in new:
+            known: dict[str, Any] = {
+                "since": one.since.isoformat(),
+                "waiting": one.waiting,
+                "reason": one.reason,
+            }
+            record(session, DESTINATION_AWAY, destination=one.destination, **known)
+    return len(new)
+
+
+def _found(session: Session) -> Iterator[PeerOutage]:
+    ends = select(Delivery.destination, func.min(Delivery.id), func.max(Delivery.id)).where(_WAITING, _TRIED)
+    for destination, oldest, newest in session.execute(ends.group_by(Delivery.destination)).all():
+        since = _since(session, session.get_one(Delivery, oldest))
+        if since is not None:
+            mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
+            waiting = session.scalar(mine) or 0
+            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, newest).reason)
+
+
+def _since(session: Session, oldest: Delivery) -> datetime | None:
+    """When the outage began: the first failed try after the last object that the peer accepted.
+
+    ``oldest``: the oldest waiting delivery to the peer. Failed tries of finished deliveries do not count.
+    The search starts at the first failed try of ``oldest``: a peer that never accepted anything would
+    otherwise cost a search of all events.
+    """
+    failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
+    mine = EventRow.fields["delivery"].as_integer() == oldest.id
+    began = session.scalar(failed.where(EventRow.study_id == oldest.item.study_id, mine))
+    if began is None:
+        return None
+    of_it = EventRow.fields["destination"].as_string() == oldest.destination
+    newest = select(EventRow.id).where(of_it, EventRow.id > began.id).order_by(EventRow.id.desc()).limit(1)
+    took = (session.scalar(newest.where(EventRow.number == kind.number)) for kind in _TOOK)
+    last = max((number for number in took if number is not None), default=None)
+    again = began if last is None else session.scalar(failed.where(of_it, EventRow.id > last))
+    return again.at if again is not None else None
+
+
+def _reported_away(session: Session) -> Iterator[str]:
+    """Destinations whose outage has an event and whose return has none."""
+    both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
+    chosen = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
+    newest = {str(fields.get("destination")): number for number, fields in session.execute(chosen)}
+    return (name for name, number in newest.items() if number == DESTINATION_AWAY.number)

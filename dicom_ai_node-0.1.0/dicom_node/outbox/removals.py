@@ -1,0 +1,125 @@
+"""Withdrawn results are deleted at peers with ``withdraw = "delete"``: asked again until each is gone.
+
+A kill between the deletion and the question costs one more question: what is not there counts as gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import scu
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
+from dicom_node.model.kinds import RemovalState
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.object_store.files import Files
+from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.scu import Outgoing, RemovalAnswer, Remover
+from dicom_node.store.accounts import Removal
+from dicom_node.store.database import Database
+from dicom_node.store.leases import KeptLease
+from dicom_node.store.tables import Delivery, Original, Result
+from dicom_node.store.tables.base import has_come
+from dicom_node.store.transitions import record, utc_now
+
+_BATCH = 50
+_LEASE_SECONDS = 120.0
+_ARRIVED = (DeliveryState.CONFIRMED, DeliveryState.UNCONFIRMED)
+_NO_LONGER = 'the peer is not configured with withdraw = "delete" any more'
+_NO_FILE = "its file is not here: it cannot be compared with the object there"
+
+
+def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
+    """Have a withdrawn result deleted at those of these peers that have it or may have it."""
+    deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
+    for delivery in result.deliveries:
+        arrived = delivery.state in _ARRIVED or delivery.sent_at is not None
+        if arrived and delivery.destination in deleting:
+            session.add(Removal(delivery_id=delivery.id, next_at=utc_now()))
+
+
+class Removals:
+    """Deletes under one configuration; all state is in the database."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        owner: str,
+        open_remover: Callable[[PeerSettings, Settings], Remover] = scu.open_remover,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._open = open_remover
+        self._lease = KeptLease(database, "removals", owner, _LEASE_SECONDS)
+
+    def run_once(self, stop: threading.Event | None = None) -> int:
+        """Ask for all removals that are due, one after the other; returns how many."""
+        if not self._lease.holds():
+            return 0
+        asked = 0
+        for number in self._due():
+            if (stop is not None and stop.is_set()) or not self._lease.holds():
+                break
+            self._note(number, self._ask(number))
+            asked += 1
+        return asked
+
+    def _due(self) -> list[int]:
+        due = (Removal.state == RemovalState.ASKED, has_come(Removal.next_at, utc_now()))
+        with self._database.read() as session:
+            chosen = select(Removal.delivery_id).where(*due).order_by(Removal.next_at).limit(_BATCH)
+            return list(session.scalars(chosen))
+
+    def _ask(self, number: int) -> RemovalAnswer:
+        with self._database.read() as session:
+            delivery = session.get_one(Delivery, number)
+            peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
+            if peer is None or peer.withdraw != "delete":
+                return RemovalAnswer(False, _NO_LONGER, for_good=True)
+            result = delivery.item
+            path = Files(self._settings).if_here(session, result.path)
+            if path is None or isinstance(result, Original):  # which nobody withdraws
+                return RemovalAnswer(False, _NO_FILE, for_good=result.purged)
+            item = _outgoing(result, path)
+        remover = self._open(peer, self._settings)
+        try:
+            return remover.remove(item)
+        finally:
+            remover.close()
+
+    def _note(self, number: int, answer: RemovalAnswer) -> None:
+        now = utc_now()
+        with self._database.write() as session:
+            row = session.get_one(Removal, number)
+            delivery = session.get_one(Delivery, number)
+            about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
+            row.attempts += 1
+            row.reason = answer.text[:255]
+            if answer.gone:
+                row.state, row.ended_at = RemovalState.GONE, now
+                record(session, RESULT_REMOVED, delivery.item.study_id, **about)
+            elif answer.for_good:
+                row.state, row.ended_at = RemovalState.BY_HAND, now
+                record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=answer.text)
+            else:
+                row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
+
+
+def _outgoing(result: Result, path: Path) -> Outgoing:
+    """The object with the UIDs that its file has: a de-identified one has its own."""
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+    return Outgoing(
+        sop_class_uid=result.sop_class_uid,
+        sop_instance_uid=result.sop_instance_uid,
+        study_instance_uid=str(header.StudyInstanceUID),
+        series_instance_uid=str(header.SeriesInstanceUID),
+        path=path,
+        sha256=result.sha256,
+    )

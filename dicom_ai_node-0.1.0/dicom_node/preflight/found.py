@@ -1,0 +1,20 @@
+"""What an examination may find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Something that was tried; not ``ok`` is a warning."""
+
+    subject: str
+    ok: bool
+    text: str
+
+
+Problem = tuple[str, str, str]
+"""Key, value, remedy: something that keeps the node from working."""
+Found = Iterator[Problem | Tried]

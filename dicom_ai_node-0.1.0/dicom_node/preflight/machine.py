@@ -1,0 +1,246 @@
+"""The machine that a configuration asks for: folders, database, port, certificates."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import UID
+
+from dicom_node import sitekey
+from dicom_node.config.settings import Settings, TlsSettings
+from dicom_node.errors import ConfigurationError
+from dicom_node.inbox.journal import listener_lock
+from dicom_node.model.roles import Role
+from dicom_node.preflight.database import check_database, probe_database
+from dicom_node.preflight.found import Found, Problem, Tried
+from dicom_node.scp.policy import policy_path
+
+# On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2", "ocfs2"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs"}
+)
+
+
+AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+"""One answer of ``socket.getaddrinfo``."""
+
+
+def network_file_system(folder: Path) -> str:
+    """The type of the file system that a folder is (or would be) on, if it is a network's; else ""."""
+    device = _existing(folder).stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+        for line in mounts:
+            # man 5 proc: 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw
+            left, _, right = line.partition(" - ")
+            if left.split()[2] == wanted and right.split()[0] in NETWORK_FILE_SYSTEMS:
+                return right.split()[0]
+    return ""
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    whole = folder.resolve()
+    return next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+
+
+def check_machine(settings: Settings, role: Role) -> Found:
+    """Requirements of this role that the machine lacks."""
+    yield from _check_data_dir(settings)
+    yield from _check_site_key(settings)
+    yield from _check_pseudonyms(settings)
+    yield from check_database(settings)
+    if role.receives:
+        yield from _check_listener(settings)
+    yield from _check_tls(settings)
+
+
+def probe_machine(settings: Settings, role: Role) -> Found:
+    """Conditions that may change at any time: database, spool, port."""
+    yield from probe_database(settings)
+    if role.receives:
+        yield from _probe_port(settings)
+
+
+def _check_data_dir(settings: Settings) -> Found:
+    folder = settings.node.data_dir
+    existing = _existing(folder)
+    if not existing.is_dir():
+        yield "node.data_dir", str(folder), f"{existing} is no folder"
+        return
+    if reason := _no_folder_can_be_made_in(existing):
+        remedy = f"the node may not write in {existing} ({reason}): change its owner or choose another folder"
+        yield "node.data_dir", str(folder), remedy
+        return
+    kind = network_file_system(folder)
+    if kind and settings.database_url.startswith("sqlite"):
+        yield (
+            "node.data_dir",
+            str(folder),
+            f"is on a network file system ({kind}), where SQLite loses data: choose a local disk, "
+            "or set node.database_url to a PostgreSQL",
+        )
+    free = shutil.disk_usage(existing).free // 2**20
+    enough = free >= settings.spool.minimum_free_mib
+    note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
+    yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
+
+
+def _no_folder_can_be_made_in(existing: Path) -> str:
+    """Why not, "" where one can: tried, since a file system may refuse what permissions allow."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
+
+
+def _check_site_key(settings: Settings) -> Found:
+    path = sitekey.path_of(settings.node.data_dir)
+    if not any(peer.deidentify for peer in settings.peers):
+        return
+    if not path.exists():
+        yield Tried("site key", True, f"{path}: will be made at the first start; back it up then")
+        return
+    try:
+        sitekey.load_or_create(settings.node.data_dir)
+    except ConfigurationError as error:
+        yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
+        return
+    yield Tried("site key", True, f"{path}: back it up")
+
+
+def _check_pseudonyms(settings: Settings) -> Found:
+    """Who can put together what is known of a patient: peers that get the same pseudonyms."""
+    shared: dict[str | None, list[str]] = {}
+    for peer in settings.peers:
+        if peer.deidentify:
+            shared.setdefault(peer.pseudonym_domain, []).append(peer.name)
+    for domain, names in shared.items():
+        of = f"domain {domain}" if domain else "no domain"
+        if len(names) == 1:
+            yield Tried("pseudonyms", True, f"{of}: {names[0]}")
+        else:
+            linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
+            remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
+            yield Tried("pseudonyms", domain is not None, linked + remedy)
+
+
+def _check_listener(settings: Settings) -> Found:
+    listener = settings.listener
+    for uid in listener.further_storage_classes:
+        if not UID(uid).is_valid:
+            yield "listener.further_storage_classes", repr(uid), "is no UID (PS3.5 9.1)"
+    try:
+        socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)
+    except OSError:
+        yield "listener.host", repr(listener.host), "is not an address of this machine"
+
+
+def _probe_port(settings: Settings) -> Found:
+    listener = settings.listener
+    try:
+        address = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        return  # reported by _check_listener
+    shown = f"{listener.host}:{listener.port}"
+    if _listens(settings):
+        yield Tried("listener", True, f"{shown}: this node runs there already")
+        return
+    problem = port_fault("listener.port", listener.port, address)
+    yield problem or Tried("listener", True, f"{shown} is free")
+
+
+def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
+    """The reason why nobody can listen at this address, None where one can."""
+    with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address[4])
+        except PermissionError:
+            remedy = "ports under 1024 need a privilege: choose another, or give CAP_NET_BIND_SERVICE"
+            return key, str(port), remedy
+        except OSError as error:
+            remedy = f"cannot be listened on ({error.strerror}): stop what uses it, or choose another"
+            return key, f"{address[4][0]}:{port}", remedy
+    return None
+
+
+def _listens(settings: Settings) -> bool:
+    """Whether a listener of this data folder has the port, or is just giving it up: it holds its lock."""
+    further = settings.node.data_dir.glob("policy-*.json")
+    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
+    return any(_listens_at(settings, place) for place in places)
+
+
+def _listens_at(settings: Settings, place: str) -> bool:
+    folder = settings.node.data_dir
+    try:
+        policy = json.loads(policy_path(folder, place).read_bytes())
+        wanted = (settings.listener.host, settings.listener.port)
+        if (policy.get("host"), policy.get("port")) != wanted:
+            return False
+        with listener_lock(folder, place).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
+    return False
+
+
+def _check_tls(settings: Settings) -> Found:
+    if settings.listener.tls:
+        yield from check_certificates("listener.tls", settings.listener.tls)
+        return
+    for peer in settings.peers:
+        if peer.tls:
+            yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
+
+
+def check_certificates(section: str, tls: TlsSettings) -> Found:
+    """What is wrong with the files that a section of the configuration names, "listener.tls"."""
+    faults = [fault for file in _tls_files(tls) if (fault := _file_fault(section, *file))]
+    yield from faults
+    if not faults:
+        yield from _try_certificates(section, tls)
+
+
+def _tls_files(tls: TlsSettings) -> Iterator[tuple[str, Path, str]]:
+    yield "certificate", tls.certificate, "certificate"
+    yield "private_key", tls.private_key, "private key"
+    if tls.trusted is not None:
+        yield "trusted", tls.trusted, "file of trusted certificates"
+
+
+def _file_fault(section: str, key: str, path: Path, what: str) -> Problem | None:
+    if not path.is_file():
+        return f"{section}.{key}", str(path), f"the {what} is missing: there is no such file"
+    if not os.access(path, os.R_OK):
+        return f"{section}.{key}", str(path), f"the {what} may not be read by the user who runs the node"
+    return None
+
+
+def _try_certificates(section: str, tls: TlsSettings) -> Found:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+        yield Tried("TLS", True, f"[{section}]: certificate and private key belong together")
+    except (ssl.SSLError, OSError):
+        remedy = "is no PEM certificate, or the private key is not its own"
+        yield f"{section}.certificate", str(tls.certificate), remedy
+    if tls.trusted is not None:
+        try:
+            context.load_verify_locations(tls.trusted)
+        except (ssl.SSLError, OSError):
+            yield f"{section}.trusted", str(tls.trusted), "holds no PEM certificates"

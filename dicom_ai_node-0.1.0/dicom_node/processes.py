@@ -1,0 +1,220 @@
+"""Child processes of the node: started, watched, restarted, stopped; which nodes run on a data folder.
+
+A child says one JSON line on its standard output when it is ready, further ones to show that it lives, and
+ends when its standard input closes: so it never outlives a node that was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from dicom_node.errors import AlreadyRunning
+from dicom_node.model.roles import Role
+
+_LOGGER = logging.getLogger(__name__)
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
+_STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
+_MAXIMUM_NODES = 64  # of one role on one data folder
+_STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
+
+
+class Child:
+    """One process that the node keeps alive.
+
+    ``command``: arguments of the Python interpreter. ``on_ready`` gets the line that it prints when it is
+    ready, ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line
+    of its standard input, if it reads one; ``environment`` its variables, None: those of this process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        on_ready: Callable[[Mapping[str, Any]], None],
+        on_death: Callable[[int, float], None],
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
+        self._on_ready = on_ready
+        self._on_death = on_death
+        self._given = given
+        self._environment = environment
+        self._renewed = False
+        self._heard_at = time.monotonic()
+        self._lock = threading.Lock()  # on starting a process and on renewing it
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the process and the thread that watches it."""
+        self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds since the last message of the running process; 0 for a while after its start."""
+        return max(time.monotonic() - self._heard_at, 0.0)
+
+    def hang_up(self) -> None:
+        """SIGHUP, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def renew(self, given: str) -> None:
+        """Let it end by SIGHUP, in its own time, and start it again with another first line."""
+        with self._lock:
+            self._given = given
+            self._renewed = self.pid is not None
+            self._heard_at = time.monotonic() + _STARTING  # to end takes its time, too
+            self.hang_up()
+
+    def retire(self) -> None:
+        """Let it end by SIGHUP, in its own time, for good."""
+        self._stopping.set()
+        self.hang_up()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Ask it to end (SIGTERM and end of input); after ``grace_seconds`` kill it."""
+        self._stopping.set()
+        process = self._process
+        if process and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(grace_seconds)
+            except subprocess.TimeoutExpired:
+                _LOGGER.warning("%s did not end in %.0f s and is killed", self.name, grace_seconds)
+                process.kill()
+        self._thread.join(grace_seconds + 5)
+
+    def _keep_alive(self) -> None:
+        wait = _FIRST_WAIT
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                status = self._run_once()
+            except OSError as error:  # no memory, no process to be had just now: the next time there may be
+                _LOGGER.error("%s cannot be started: %s", self.name, error.strerror)
+                status = os.EX_OSERR
+            if self._stopping.is_set():
+                return
+            with self._lock:
+                renewed, self._renewed = self._renewed, False
+            if renewed:
+                wait = _FIRST_WAIT
+                continue
+            if time.monotonic() - started > _STEADY:
+                wait = _FIRST_WAIT
+            self._on_death(status, wait)
+            self._stopping.wait(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _run_once(self) -> int:
+        with self._lock:
+            given = self._given
+            process = self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                bufsize=1,
+                env=self._environment,
+            )
+            self._heard_at = time.monotonic() + _STARTING
+        with process:
+            if self._stopping.is_set():  # asked to stop while it was being started
+                process.terminate()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if given:
+                with suppress(BrokenPipeError):  # it died at once
+                    process.stdin.write(given + "\n")
+            for line in process.stdout:
+                self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
+                if (message := _message_in(line)) and "alive" not in message:
+                    self._heard_at = time.monotonic()
+                    self._on_ready(message)
+            return process.wait()
+
+
+def _message_in(line: str) -> Mapping[str, Any]:
+    """The JSON message in a line that a process printed; empty for any other line, which a library wrote."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):  # the second: a line of brackets alone
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def console_program() -> str:
+    """The module of the console's process, by the entry point ``dicom_node.console``; "" without one."""
+    return next((found.value for found in entry_points(group="dicom_node.console")), "")
+
+
+@contextmanager
+def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
+    """Lock a place on the data folder for one node while it runs; yield the name of the place.
+
+    A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
+    ("worker-1", "worker-2"). The lock file names the process and its configuration files. The kernel drops
+    the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    """
+    many = role is not Role.ALL
+    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
+        # Not for appending, which would heed no position.
+        number = os.open(data_dir / f"{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with os.fdopen(number, "r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            # In place, so that it needs no space on a full disk where it was written before.
+            file.write(_holder(files))
+            file.truncate()
+            yield place
+            return
+    whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
+    raise AlreadyRunning(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
+
+
+def _holder(files: Sequence[Path]) -> bytes:
+    return "\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))).encode()
+
+
+def running(data_dir: Path) -> dict[str, int]:
+    """The nodes of this machine that work on a data folder: process ids by place (``all``, ``worker-1``)."""
+    found = {}
+    for path in sorted(data_dir.glob("*.lock")):
+        with suppress(OSError, ValueError):
+            pid = int(path.read_text(encoding="utf-8").partition("\n")[0])
+            # The folder may be shared: the process of this number may be a stranger on this machine.
+            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
+            if path.resolve() in held:
+                found[path.stem] = pid
+    return found
+
+
+def files_of(data_dir: Path, place: str) -> set[Path]:
+    """The configuration files of the node at this place; empty for a node of an earlier version."""
+    lines = (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()
+    return {Path(line) for line in lines[1:]}

@@ -1,0 +1,42 @@
+"""Findings → SR, presentation state, SC, cleaned image and segmentation, with stable UIDs."""
+
+from dicom_node.dicom.own_objects import Installation, is_own_result
+from dicom_node.results.build import build, build_failure
+from dicom_node.results.build_assessment import FindingAssessment, build_assessment
+from dicom_node.results.build_deidentified import Deidentified, build_deidentified
+from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
+from dicom_node.results.common.source import repairs_of
+from dicom_node.results.deidentify.pseudonyms import Pseudonyms
+from dicom_node.results.files import ResultFile, put_in_place, row_values, written
+from dicom_node.results.pdf import is_installed as pdf_is_installed
+from dicom_node.results.rejection import build_rejection
+from dicom_node.results.sr.reading import stated
+
+__all__ = [
+    "NOT_HERE",
+    "BuiltObject",
+    "Cause",
+    "Deidentified",
+    "EarlierObject",
+    "FindingAssessment",
+    "Installation",
+    "PreviousImage",
+    "Pseudonyms",
+    "ResultContext",
+    "ResultFile",
+    "SourceObject",
+    "StatedNumber",
+    "build",
+    "build_assessment",
+    "build_deidentified",
+    "build_failure",
+    "build_rejection",
+    "is_own_result",
+    "pdf_is_installed",
+    "put_in_place",
+    "repairs_of",
+    "row_values",
+    "stated",
+    "written",
+]

@@ -1,0 +1,219 @@
+"""What a person says of the findings of a report: a further SR that refers to it, as IHE AIRA has it.
+
+Comprehensive 3D SR, TID 1500 (PS3.16): a TID 1501 group for each finding with the finding's own tracking UID,
+and the UID of the report as a UIDREF item (the template is extensible). The report itself is named where the
+header has a place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
+the evidence: what the tree refers to are images, as readers of TID 1500 expect. The verdicts are codes of our
+scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContentSequence,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PersonObserverIdentifyingAttributes,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+    UIDRefContentItem,
+)
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.own_objects import Installation
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.model.kinds import ReaderVerdict, ResultKind
+from dicom_node.results import gate
+from dicom_node.results.common import concepts
+from dicom_node.results.common.context import BuiltObject, ResultContext
+from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
+from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
+from dicom_node.results.common.identity import document_uid
+
+_DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
+_CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
+
+
+@dataclass(frozen=True, slots=True)
+class FindingAssessment:
+    """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
+
+    ``tracking_uid`` is "" for a finding without one in the report, as absent or missing ones are. ``at``:
+    with time zone.
+    """
+
+    finding: str
+    code: tuple[str, str]
+    tracking_uid: str
+    model: str
+    version: str
+    verdict: ReaderVerdict
+    because: str
+    at: datetime
+
+
+def build_assessment(
+    report: Path,
+    said: Sequence[FindingAssessment],
+    person: str,
+    station: str,
+    installation: Installation,
+    former: str,
+) -> BuiltObject:
+    """Build the object with the verdicts of ``person`` (a user's name) on the findings in the file
+    ``report``.
+
+    ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
+    that this one replaces, or "". Raises ResultRefused.
+    """
+    with quiet_pydicom():
+        about = dcmread(report)
+    at = max(one.at for one in said)
+    context = ResultContext.of_person("assessment", at, installation, station)
+    offset = str(about.get("TimezoneOffsetFromUTC") or "")
+    parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
+    document = Comprehensive3DSR(
+        evidence=[about],
+        content=_content(context, about, said, person),
+        series_instance_uid=derived_uid("assessment series", str(about.StudyInstanceUID), person),
+        series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
+        sop_instance_uid=document_uid(context, "assessment", *parts),
+        instance_number=1,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=deepcopy(about.get("ReferencedRequestSequence")) or None,
+        performed_procedure_codes=[_code(item) for item in about.get("PerformedProcedureCodeSequence") or []],
+        previous_versions=[_former(about, former, person)] if former else None,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
+        coding_schemes=concepts.coding_schemes(),
+        contributing_equipment=contributing_equipment(context, offset, ResultKind.ASSESSMENT),
+        **general_equipment(context),
+    )
+    _take_over(document, about)
+    document.ReferencedInstanceSequence = [_related(about)]
+    built = built_document(document, context, ResultKind.ASSESSMENT, offset, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
+
+
+def _content(
+    context: ResultContext, about: Dataset, said: Sequence[FindingAssessment], person: str
+) -> MeasurementReport:
+    content = MeasurementReport(
+        observation_context=_observers(context, person),
+        procedure_reported=[
+            _code(item.ConceptCodeSequence[0])
+            for item in about.ContentSequence
+            if _concept(item) == _PROCEDURE
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=[_group(about, one) for one in said],
+    )
+    *first, measurements = content[0].ContentSequence
+    assessed = UIDRefContentItem(
+        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
+    )
+    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
+    return content
+
+
+def _group(about: Dataset, one: FindingAssessment) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501 with the finding's own tracking UID, the model that found it, and the verdict."""
+    own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
+        finding_type=CodedConcept(*one.code, one.finding[:64]),
+        algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
+        qualitative_evaluations=[
+            QualitativeEvaluation(concepts.ASSESSMENT, concepts.ASSESSMENTS[one.verdict])
+        ],
+    )
+    if one.because:
+        group[0].ContentSequence.append(_text(one.because))
+    return group
+
+
+def _observers(context: ResultContext, person: str) -> ObservationContext:
+    """TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004)."""
+    return ObservationContext(
+        observer_person_context=ObserverContext(
+            observer_type=codes.DCM.Person,
+            observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+                name=f"{person}^", login_name=person
+            ),
+        ),
+        observer_device_context=device_observer(context),
+    )
+
+
+def _take_over(document: Dataset, about: Dataset) -> None:
+    """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
+    for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
+        if keyword in about:
+            document[keyword] = deepcopy(about[keyword])
+    library = [deepcopy(item) for item in about.ContentSequence if _concept(item) == _IMAGE_LIBRARY]
+    *first, measurements = document.ContentSequence
+    document.ContentSequence = [*first, *library, measurements]
+    [mine] = document.CurrentRequestedProcedureEvidenceSequence
+    for study in about.CurrentRequestedProcedureEvidenceSequence:
+        if study.StudyInstanceUID == mine.StudyInstanceUID:
+            mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
+
+
+def _related(about: Dataset) -> Dataset:
+    """The assessed report, and why it is named (PS3.3 Table C.17-2)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
+    return item
+
+
+def _former(about: Dataset, uid: str, person: str) -> Dataset:
+    """The assessment that this one replaces: of the same person, so of the same series."""
+    earlier = Dataset()
+    earlier.SOPClassUID = Comprehensive3DSRStorage
+    earlier.SOPInstanceUID = uid
+    earlier.StudyInstanceUID = about.StudyInstanceUID
+    earlier.SeriesInstanceUID = derived_uid("assessment series", str(about.StudyInstanceUID), person)
+    return earlier
+
+
+def _text(value: str) -> TextContentItem:
+    return TextContentItem(name=concepts.COMMENT, value=value, relationship_type=_CONTAINS)
+
+
+def _code(item: Dataset) -> Code:
+    return Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+
+
+def _concept(item: Dataset) -> str:
+    name = item.get("ConceptNameCodeSequence")
+    return str(name[0].get("CodeValue") or "") if name else ""
+
+
+def _shaping(one: FindingAssessment) -> tuple[object, ...]:
+    named = (one.finding, *one.code, one.tracking_uid, one.model, one.version)
+    return *named, one.verdict, one.because, one.at

@@ -1,0 +1,1 @@
+"""What every kind of result shares: source, identity, equipment, times, codes, encoding."""

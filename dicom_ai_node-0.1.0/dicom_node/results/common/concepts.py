@@ -1,0 +1,207 @@
+"""Coded concepts of our reports: DICOM's and SNOMED CT's where there are any, private ones where not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+
+from ai_pipeline import contract
+from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
+from ai_pipeline.summary import HIGH
+from dicom_node.dicom.own_objects import MANUFACTURER
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.model.kinds import ReaderVerdict
+from dicom_node.results.common.context import Cause
+
+# Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
+SCHEME: Final = contract.BURNED_IN.scheme
+SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
+
+CERTAINTY: Final = DicomCode("111012", "DCM", "Certainty of Finding")  # PS3.16 CID 6048
+PERCENT: Final = DicomCode("%", "UCUM", "Percent")  # PS3.16 CID 7181
+RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
+
+# SNOMED CT 705057003 |Presence (property) (qualifier value)|; as in the finding models of Open Imaging
+# Data and in SNOMED's expressions for LOINC.
+PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
+# PS3.16 CID 240 Present-Absent has all but "Suspected". SNOMED CT's own words for the last two are |Absence
+# findings| and |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
+PRESENT: Final = DicomCode("52101004", "SCT", "Present")
+SUSPECTED: Final = DicomCode("415684004", "SCT", "Suspected")  # PS3.16 CID 3770
+ABSENT: Final = DicomCode("272519000", "SCT", "Absent")
+INDETERMINATE: Final = DicomCode("373068000", "SCT", "Undetermined")
+DECISIONS: Final[Mapping[Decision, DicomCode]] = MappingProxyType(
+    {Decision.PRESENT: SUSPECTED, Decision.ABSENT: ABSENT, Decision.INDETERMINATE: INDETERMINATE}
+)
+
+# PS3.16 CID 244 Laterality: no side but these two is ever claimed.
+SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
+)
+
+QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
+CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")  # PS3.16 CID 7002
+IMAGING_REPORT: Final = DicomCode("18748-4", "LN", "Diagnostic Imaging Report")  # PS3.16 CID 7000
+COMMENT: Final = DicomCode("121106", "DCM", "Comment")  # PS3.16 CID 12101
+# PS3.16 CID 7202
+SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
+PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")  # PS3.16 CID 7005
+MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")  # PS3.16 CID 7005
+ACQUISITION_EQUIPMENT: Final = DicomCode("109101", "DCM", "Acquisition Equipment")  # PS3.16 CID 7005
+DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
+# PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
+PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
+SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
+SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
+IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603
+TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")  # PS3.16 TID 1602
+
+FETUS: Final = DicomCode("121026", "DCM", "Fetus")  # PS3.16 CID 271
+SUBJECT_ID: Final = DicomCode("121030", "DCM", "Subject ID")  # PS3.16 TID 1008
+
+# PS3.16 CID 100, which has nothing for ultrasound but this
+IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")
+RADIOGRAPH: Final = DicomCode("43468-8", "LN", "XR unspecified body region")  # PS3.16 CID 100, since 2023
+# SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
+CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
+RADIOGRAPHY: Final = DicomCode("168537006", "SCT", "Plain radiography")  # PS3.16 CID 10005
+ULTRASONOGRAPHY: Final = DicomCode("16310003", "SCT", "Diagnostic ultrasonography")  # PS3.16 CID 6028
+
+# View Position (0018,5101) of CR and DX in PS3.16 CID 4010 DX View; decubitus positions are no views there.
+VIEWS: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {
+        "PA": DicomCode("272479007", "SCT", "postero-anterior"),
+        "AP": DicomCode("399348003", "SCT", "antero-posterior"),
+        "LL": DicomCode("399173006", "SCT", "left lateral"),
+        "RL": DicomCode("399198007", "SCT", "right lateral"),
+        "LLO": DicomCode("399184004", "SCT", "left oblique"),
+        "RLO": DicomCode("399236003", "SCT", "right oblique"),
+    }
+)
+# PS3.16 CID 4031 gave three regions new codes. Validators of 2022 (PixelMed's, by which IHE judges)
+# know the former ones only, so these stand in a content item, with today's as the equivalent.
+FORMER_REGIONS: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {
+        "816094009": DicomCode("51185008", "SCT", "Chest"),
+        "818981001": DicomCode("113345001", "SCT", "Abdomen"),
+        "816092008": DicomCode("12921003", "SCT", "Pelvis"),
+    }
+)
+ENTIRE_BODY: Final = DicomCode("38266002", "SCT", "Entire body")  # PS3.16 CID 4031
+# PS3.16 CID 4031, members that came later and have no former code
+NEW_REGIONS: Final = frozenset(
+    {
+        "818982008", "34707002", "1217257000", "79741001", "24136001", "303270005", "1217253001", "15776009",
+        "69930009", "1231522001", "706342009", "1217254007", "1217256009",
+    }
+)  # fmt: skip
+# PS3.16 CID 9300 Procedure Discontinuation Reason and CID 9303 (insufficient quality)
+CAUSES: Final[Mapping[Cause, DicomCode]] = MappingProxyType(
+    {
+        Cause.FORMAT: DicomCode("110521", "DCM", "Objects incorrectly formatted"),
+        Cause.OBJECT_TYPE: DicomCode("110522", "DCM", "Object Types not supported"),
+        Cause.INCOMPLETE: DicomCode("110523", "DCM", "Object Set incomplete"),
+        Cause.RESOURCES: DicomCode("110527", "DCM", "Resource inadequate"),
+        Cause.QUALITY: DicomCode("110531", "DCM", "Insufficient quality for interpretation"),
+        Cause.EQUIPMENT: DicomCode("110501", "DCM", "Equipment failure"),
+        Cause.UNKNOWN: DicomCode("110513", "DCM", "Discontinued for unspecified reason"),
+    }
+)
+
+# Private, since neither PS3.16 nor SNOMED CT has them. A meaning that changes gets a new value.
+AI_RESULT: Final = DicomCode("RESULT", SCHEME, "AI result")
+FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
+NONE_FOUND: Final = DicomCode("NONEFOUND", SCHEME, "Nothing found of what AI looked for")
+NONE_SUSPECTED: Final = DicomCode("NONESUSPECTED", SCHEME, "Nothing suspected by AI, nothing excluded")
+NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI")
+MEASURED: Final = DicomCode("MEASURED", SCHEME, "Measured by AI, nothing else assessed")
+NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
+NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
+BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
+BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
+CUT_OFF: Final = DicomCode("CUTOFF", SCHEME, "AI cut-off")
+READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
+# As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
+ASSESSMENT: Final = DicomCode("ASSESSMENT", SCHEME, "Assessment of AI finding by a person")
+ASSESSED_REPORT: Final = DicomCode("ASSESSEDREPORT", SCHEME, "AI report that was assessed")
+ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
+    {
+        ReaderVerdict.ACCEPTED: DicomCode("ACCEPTED", SCHEME, "Accepted"),
+        ReaderVerdict.MODIFIED: DicomCode("MODIFIED", SCHEME, "There, but otherwise than AI says"),
+        ReaderVerdict.REJECTED: DicomCode("REJECTED", SCHEME, "Rejected"),
+        ReaderVerdict.MISSING: DicomCode("MISSING", SCHEME, "There, and not reported by AI"),
+    }
+)
+PRIVATE: Final = (
+    AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
+    BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
+    ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
+)  # fmt: skip
+
+
+def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
+    """Coding Scheme Identification Sequence (0008,0110): the full names behind our private designator and a
+    pipeline's.
+    """
+    scheme = CodingSchemeIdentificationItem(
+        SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
+    )
+    scheme.CodingSchemeUID = SCHEME_UID  # highdicom writes it only with a registry, and ours is in none
+    if further is None:
+        return [scheme]
+    theirs = CodingSchemeIdentificationItem(
+        further.designator, name=further.name, responsible_organization=further.organization
+    )
+    return [scheme, theirs]
+
+
+def coded(code: Code) -> CodedConcept:
+    """The concept of a model card as highdicom takes it; long values go to Long Code Value by themselves."""
+    return CodedConcept(code.value, code.scheme, code.meaning[:64])
+
+
+def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
+    """The concept with another code of the same in Equivalent Code Sequence (PS3.3 8.9)."""
+    concept = CodedConcept.from_code(code)
+    concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
+    return concept
+
+
+def presence(finding: Finding) -> DicomCode:
+    """The concept for a finding's decision: "Present" only for a label whose positive calls are right nine
+    times in ten, else "Suspected"; "Absent"; "Undetermined". Burned-in annotation counts as sure.
+    """
+    is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
+    return PRESENT if finding.decision is Decision.PRESENT and is_sure else DECISIONS[finding.decision]
+
+
+def number_of(finding: Finding) -> CodedConcept:
+    """Concept of a finding's number, 0 to 100 % or a score without unit, with its name in the meaning.
+
+    Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number:
+    "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is.
+    Where a calibrated model reports the finding, (111012, DCM, Certainty of Finding) stands as the equivalent
+    code (PS3.3 8.9): one number, for readers and for programs. Of an absent finding it would read as the
+    certainty of its absence.
+    """
+    calibrated = finding.model.calibrated
+    what = "estimated probability" if calibrated else "score"
+    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.name}")
+    if calibrated and finding.decision is not Decision.ABSENT:
+        return with_equivalent(concept, CERTAINTY)
+    return CodedConcept.from_code(concept)
+
+
+def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:
+    """A private code of this finding and this meaning: its value is a hash of both (VR SH: 16)."""
+    code = finding.code
+    named = "\n".join((code.scheme, code.value, meaning[:64]))
+    value = f"{letter}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
+    return DicomCode(value, SCHEME, meaning[:64])

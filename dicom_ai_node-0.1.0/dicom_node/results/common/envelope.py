@@ -1,0 +1,259 @@
+"""From what highdicom built to the bytes that are sent: identity, frozen times, references, encoding."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import PersonName
+
+from dicom_node.dicom.character_sets import can_hold
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dicom.walk import items
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common import iods
+from dicom_node.results.common.concepts import FORMER_REGIONS, coding_schemes
+from dicom_node.results.common.context import BuiltObject, ResultContext
+from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
+from dicom_node.results.common.identity import series_uid
+from dicom_node.results.common.source import Source
+from dicom_node.results.common.times import dicom_date, dicom_time
+
+UTF8: Final = "ISO_IR 192"
+_SERIES_NAMES: Final = {
+    ResultKind.SR: "AI findings",
+    ResultKind.GSPS: "AI overlay",
+    ResultKind.SC: "AI annotated image",
+    ResultKind.HEATMAP: "AI heat map",
+    ResultKind.CLEANED: "AI cleaned image",
+    ResultKind.SEG: "AI mask of removed text",
+    ResultKind.REJECTION: "AI results withdrawn",
+    ResultKind.ASSESSMENT: "Assessment of AI findings",
+    ResultKind.SUMMARY: "AI summary",
+    ResultKind.PDF: "AI summary (PDF)",
+}
+# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
+OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER = 9010, 9011
+"""Of outlined organs, and of cleaned images that were processed further: in series of their own."""
+SERIES_NUMBERS: Final = {
+    **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
+    ResultKind.PDF: 9012,
+}
+_WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+_REQUEST: Final = (
+    "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
+    "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
+    "ScheduledProcedureStepID", "ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence",
+)  # fmt: skip
+# Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
+_UNPAIRED: Final = frozenset(
+    {
+        "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST",
+        "CHESTABDOMEN", "CHESTABDPELVIS", "CIRCLEOFWILLIS", "COCCYX", "COLON", "CORONARYARTERY", "CSPINE",
+        "CTSPINE", "DUODENUM", "ESOPHAGUS", "FACE", "GALLBLADDER", "HEAD", "HEADNECK", "HEART", "ILEUM",
+        "JAW", "JEJUNUM", "LARYNX", "LIVER", "LSPINE", "LSSPINE", "MAXILLA", "MEDIASTINUM", "MOUTH", "NECK",
+        "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE", "PANCREAS", "PELVIS", "PENIS",
+        "PHARYNX", "PROSTATE", "RECTUM", "SCALP", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM",
+        "STOMACH", "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRACHEA", "TSPINE", "URETHRA", "UTERUS",
+        "VAGINA", "VULVA", "WHOLEBODY",
+    }
+)  # fmt: skip
+
+
+def header_arguments(
+    context: ResultContext, kind: ResultKind, source: Source, uid: str, number: int, *series_parts: str
+) -> dict[str, Any]:
+    """Arguments that all constructors of highdicom share.
+
+    ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` tell apart
+    several series of one kind.
+    """
+    offset = offset_of(source)
+    return {
+        **general_equipment(context),
+        "series_instance_uid": series_uid(context, kind, source, *series_parts),
+        "series_number": SERIES_NUMBERS[kind],
+        "sop_instance_uid": uid,
+        "instance_number": number,
+        "contributing_equipment": contributing_equipment(context, offset, kind),
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+        "specific_character_set": UTF8,
+        "coding_schemes": coding_schemes(context.scheme),
+    }
+
+
+def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
+    """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
+
+    VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name``: in place of the
+    usual name of this kind of series.
+    """
+    warning = _WARNINGS.get(kind, "not for diagnostic use")
+    return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
+
+
+def disclaimer(context: ResultContext) -> str:
+    """The sentence that every result carries."""
+    models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
+    return "AI result - not for diagnostic use, " + (
+        models or f"{context.pipeline} version {context.pipeline_version}"
+    )
+
+
+def offset_of(source: Source) -> str:
+    """Timezone Offset From UTC (0008,0201) of the source, as ``+0100``; empty where it has none."""
+    return str(source.header.get("TimezoneOffsetFromUTC") or "")
+
+
+def complete(
+    dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
+) -> Dataset:
+    """Replace attributes that highdicom left open, copied from the stand-in or set to the present time."""
+    source = sources[0]
+    _copy_identity(dataset, source)
+    _freeze_times(dataset, context, offset_of(source))
+    _begin_series(dataset, context, offset_of(source))
+    _right_references(dataset, sources)
+    dataset.SeriesDescription = series_description(context, kind)
+    if context.station_name:
+        dataset.StationName = context.station_name[:16]
+    if kind not in (ResultKind.SR, ResultKind.PDF):
+        _copy_body_part(dataset, source, kind)
+    if kind is not ResultKind.SR:
+        _copy_requests(dataset, source)
+    _name_implementation(dataset)
+    return dataset
+
+
+def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
+    """The Part 10 file, in ISO_IR 192, or in the source's character set where that was asked for.
+
+    Text that the source's set cannot hold (a label of a model card) makes it ISO_IR 192 again: never "?".
+    """
+    named = source.header.get("SpecificCharacterSet")
+    dataset.SpecificCharacterSet = UTF8
+    if context.charset == "source" and named and can_hold(named, dataset):
+        dataset.SpecificCharacterSet = named
+    return _file(dataset)
+
+
+def built_document(
+    document: Dataset, context: ResultContext, kind: ResultKind, offset: str, supersedes: str = ""
+) -> BuiltObject:
+    """What a person says of results, after its times and equipment are written: it has no source image."""
+    document.SeriesDescription = series_description(context, kind)
+    _freeze_times(document, context, offset)
+    _name_implementation(document)
+    return BuiltObject(
+        kind=kind,
+        sop_instance_uid=document.SOPInstanceUID,
+        sop_class_uid=document.SOPClassUID,
+        series_instance_uid=document.SeriesInstanceUID,
+        supersedes=supersedes,
+        data=_file(document),
+    )
+
+
+def _name_implementation(dataset: Dataset) -> None:
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+def _file(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    with quiet_pydicom():
+        dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _copy_identity(dataset: Dataset, source: Source) -> None:
+    """Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
+
+    What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
+    """
+    for keyword in COPIED:
+        if keyword in source.header:
+            dataset[keyword] = deepcopy(source.header[keyword])
+    with quiet_pydicom():
+        for name in dataset:
+            if name.VR == "PN" and name.value:
+                # As text: pydicom would otherwise keep the bytes of the source's character set.
+                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
+
+
+def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    date, time = dicom_date(context.analysed_at, offset), dicom_time(context.analysed_at, offset)
+    for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
+        if f"{prefix}Date" in dataset:
+            setattr(dataset, f"{prefix}Date", date)
+            setattr(dataset, f"{prefix}Time", time)
+    if "DateOfSecondaryCapture" in dataset:
+        dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
+    finish(dataset, context, offset)
+
+
+def _begin_series(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too."""
+    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
+    dataset.SeriesDate, dataset.SeriesTime = dicom_date(began, offset), dicom_time(began, offset)
+
+
+def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
+    """Name the source's own SOP class where the stand-in bore a successor (results.source)."""
+    classes = {source.uid: source.sop_class_uid for source in sources}
+    for item in items(dataset):
+        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        if uid in classes and "ReferencedSOPClassUID" in item:
+            item.ReferencedSOPClassUID = classes[uid]
+        # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.
+        item.pop("PixelOriginInterpretation", None)
+
+
+def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
+    """General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
+
+    Empty says that the part may have a side and the source does not tell it.
+    """
+    part = str(source.header.get("BodyPartExamined") or "") or _named_region(source)
+    if part:
+        dataset.BodyPartExamined = part
+    if kind is not ResultKind.SEG and not is_unpaired(part):
+        sides = (source.header.get(keyword) for keyword in ("Laterality", "ImageLaterality"))
+        dataset.Laterality = next((side for side in sides if side in ("L", "R")), "")
+
+
+def _named_region(source: Source) -> str:
+    """Anatomic Region Sequence (0008,2218) as a Body Part Examined (PS3.16 Annex L), "" where it is none."""
+    today = {former.value: value for value, former in FORMER_REGIONS.items()}
+    named = (str(item.get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or [])
+    return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
+
+
+def _copy_requests(dataset: Dataset, source: Source) -> None:
+    """Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
+
+    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+    """
+    items = [_request(item) for item in source.header.get("RequestAttributesSequence") or []]
+    if any(items):
+        dataset.RequestAttributesSequence = [item for item in items if item]
+
+
+def _request(attributes: Dataset) -> Dataset:
+    """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
+    request = Dataset()
+    for keyword in _REQUEST:
+        if attributes.get(keyword):
+            request[keyword] = deepcopy(attributes[keyword])
+    return request
+
+
+def is_unpaired(part: str) -> bool:
+    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no side."""
+    return part.upper() in _UNPAIRED

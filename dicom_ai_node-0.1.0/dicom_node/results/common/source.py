@@ -1,0 +1,236 @@
+"""A source image as the builders see it: its decoded header, and a stand-in that highdicom accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from ai_pipeline.images.numbers import value_of, whole_of
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
+from dicom_node.dicom.repair import Repairs, repair
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.errors import ResultRefused
+from dicom_node.results.common import iods
+from dicom_node.results.common.context import SourceObject
+
+_IMAGE_KEYWORDS: Final = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Modality",
+    "SpecificCharacterSet", "SyntheticData",
+    "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
+    "InstitutionName", "InstitutionalDepartmentName", "AcquisitionDateTime", "AcquisitionDate",
+    "AcquisitionTime",
+    "BodyPartExamined", "Laterality", "ImageLaterality", "PatientOrientation", "AnatomicRegionSequence",
+    "RequestAttributesSequence", "ViewPosition", "ViewCodeSequence",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "Rows", "Columns", "NumberOfFrames",
+    "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
+    "ImagerPixelSpacing", "PixelAspectRatio", "NominalScannedPixelSpacing",
+    "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence", "PixelPaddingValue",
+    "SequenceOfUltrasoundRegions",
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter", "ShutterPresentationValue", "ShutterPresentationColorCIELabValue",
+    "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "FrameDelay",
+    "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+
+_PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
+_PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
+_NONE: Final = Repairs()
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# highdicom knows the classes of today's standard; a retired class is built as its successor and the
+# reference is put right afterwards (results.envelope).
+_SUCCESSORS: Final = {_STORAGE + "6": _STORAGE + "6.1", _STORAGE + "3": _STORAGE + "3.1"}
+_US_MULTI_FRAME: Final = _STORAGE + "3.1"
+_SECONDARY_CAPTURE: Final = _STORAGE + "7"
+_SC_MULTI_FRAME: Final = _STORAGE + "7.4"
+# highdicom takes the modality of the image library from the class: a grabbed ultrasound is ultrasound there.
+_OF_MODALITY: Final = {
+    "US": (_STORAGE + "6.1", _US_MULTI_FRAME),
+    "CR": (_STORAGE + "1", ""),
+    "DX": (_STORAGE + "1.1", ""),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """``header`` is decoded, and repaired where DICOM does not allow what it says (``repairs``).
+
+    ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
+    Pixel Spacing, of a retired class). It only has attributes that describe the image; the patient and study
+    attributes of the header are copied into the built object afterwards (results.envelope).
+    """
+
+    stored: SourceObject
+    header: Dataset
+    stand_in: Dataset
+    repairs: Repairs = _NONE
+
+    @property
+    def uid(self) -> str:
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.header.SOPClassUID)
+
+    @property
+    def study_uid(self) -> str:
+        return str(self.header.StudyInstanceUID)
+
+    @property
+    def series_uid(self) -> str:
+        return str(self.header.SeriesInstanceUID)
+
+    @property
+    def rows(self) -> int:
+        return int(self.header.Rows)
+
+    @property
+    def columns(self) -> int:
+        return int(self.header.Columns)
+
+    @property
+    def frames(self) -> int:
+        return self.stored.image.header.frames
+
+    @property
+    def photometric(self) -> str:
+        return str(self.header.PhotometricInterpretation)
+
+    @property
+    def grey(self) -> bool:
+        return self.photometric.startswith("MONOCHROME")
+
+    @property
+    def number(self) -> int:
+        """Instance Number (0020,0013), 1 where the image has none: our picture of image 7 is number 7."""
+        return whole_of(self.header, "InstanceNumber", 1, least=1)
+
+
+def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
+    """Read the headers, ordered by series, instance number and UID.
+
+    Raises ResultRefused when they are not of one patient and study, DecodedDifferently for text that is not
+    in its declared character set.
+    """
+    if not objects:
+        raise ResultRefused("a result needs at least one source image")
+    sources = sorted((_read(one) for one in objects), key=lambda s: (s.series_uid, s.number, s.uid))
+    if len({source.study_uid for source in sources}) > 1:
+        raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
+    if not are_one_patient(_patient(source) for source in sources):
+        raise ResultRefused("the source images contradict each other: no result for more than one patient")
+    _share_patient(sources)
+    return tuple(sources)
+
+
+def _patient(source: Source) -> Patient:
+    return Patient.from_values(
+        *(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT))
+    )
+
+
+def _share_patient(sources: Sequence[Source]) -> None:
+    """What one image says of the patient holds for those that leave it empty: one value for one patient."""
+    for keyword in _PATIENT:
+        given = [source.header[keyword] for source in sources if source.header.get(keyword)]
+        for source in sources:
+            if given and not source.header.get(keyword):
+                source.header[keyword] = deepcopy(given[0])
+
+
+def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
+    """The repairs of faulty headers, by SOP Instance UID; images without a fault are left out.
+
+    Raises as ``read_sources``.
+    """
+    return {source.uid: source.repairs for source in read_sources(objects) if source.repairs}
+
+
+def _read(stored: SourceObject) -> Source:
+    header = read_header(stored.path, (*COPIED, *_IMAGE_KEYWORDS), stored.assume_charset)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        if not header.get(keyword):
+            raise ResultRefused(f"the source image has no {keyword}")
+    if header.SOPInstanceUID != stored.image.uid:
+        raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
+    return source_of(stored, header, repair(header, REQUIRED_MAYBE_EMPTY))
+
+
+def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
+    """The source with this header."""
+    return Source(stored, header, _stand_in(header, stored.image.header.frames), repairs)
+
+
+def _stand_in(header: Dataset, frames: int) -> Dataset:
+    stand_in = Dataset()
+    stand_in.SOPClassUID = _class_for_highdicom(header, frames)
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
+        setattr(stand_in, keyword, header[keyword].value)
+    for keyword in (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "ReferringPhysicianName",
+    ):
+        setattr(stand_in, keyword, None)
+    for keyword in (
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PixelRepresentation",
+        "BitsAllocated",
+        "BitsStored",
+        "PatientOrientation",
+        "ImagerPixelSpacing",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "DeviceSerialNumber",
+        "SoftwareVersions",
+        "StationName",
+        "InstitutionName",
+        "InstitutionalDepartmentName",
+    ):
+        if header.get(keyword) not in (None, ""):
+            setattr(stand_in, keyword, header[keyword].value)
+    if iods.has_frames(stand_in.SOPClassUID):
+        stand_in.NumberOfFrames = frames
+    stand_in.Modality = _modality_for_highdicom(header)
+    return stand_in
+
+
+def _class_for_highdicom(header: Dataset, frames: int) -> str:
+    sop_class_uid = str(header.SOPClassUID)
+    found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
+    if found in SECONDARY_CAPTURES or not iods.is_known(found):
+        still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
+        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
+    if frames > 1 and not iods.has_frames(found):
+        # Cines under the single-frame class are common in old ultrasound.
+        return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME
+    return found
+
+
+def _modality_for_highdicom(header: Dataset) -> str:
+    """Modality decides which descriptors highdicom puts into the image library (TID 1602).
+
+    It raises where a projection radiograph lacks what TID 1603 wants or a slice what TID 1604 wants, so
+    those are announced as what has no further descriptors.
+    """
+    modality = str(header.get("Modality") or "OT")
+    given = (value_of(header, word) for word in ("PatientOrientation", "ImagerPixelSpacing"))
+    described = all(isinstance(values, MultiValue) and len(values) == 2 for values in given)
+    return modality if described and modality in {"CR", "DX", "MG"} else "OT"

@@ -1,0 +1,40 @@
+"""Times in results: always those of the analysis, in the zone of the source image.
+
+Each function takes an aware time and an offset as ``envelope.offset_of`` gives it (``+0100`` or empty).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+_OFFSET: Final = re.compile(r"([+-])(\d{2})(\d{2})")
+
+
+def dicom_date(moment: datetime, offset: str) -> str:
+    """VR DA."""
+    return _local(moment, offset).strftime("%Y%m%d")
+
+
+def dicom_time(moment: datetime, offset: str) -> str:
+    """VR TM with microseconds."""
+    return _local(moment, offset).strftime("%H%M%S.%f")
+
+
+def dicom_datetime(moment: datetime, offset: str) -> str:
+    """VR DT without its own offset: (0008,0201) governs it too (PS3.3 C.12.1), and DCMTK refuses "+0000"."""
+    return _local(moment, offset).strftime("%Y%m%d%H%M%S.%f")
+
+
+def _local(moment: datetime, offset: str) -> datetime:
+    """In the source's Timezone Offset From UTC (0008,0201); without one, in this machine's zone.
+
+    An offset of our own choice would be a lie about the copied Study Date and Time, which it also governs.
+    """
+    match = _OFFSET.fullmatch(offset)
+    if match is None:
+        return moment.astimezone()
+    sign, hours, minutes = match.groups()
+    shift = timedelta(hours=int(hours), minutes=int(minutes))
+    return moment.astimezone(timezone(-shift if sign == "-" else shift))

@@ -1,0 +1,179 @@
+"""Findings in the order in which a reader should meet them, and measurements, each with its tracking UID.
+
+One finding, three faces: report, presentation state and picture are made from the same located findings
+and tracked measurements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, Point, Region
+from ai_pipeline.images.render import label_text
+from dicom_node.errors import ResultRefused
+from dicom_node.results.common import concepts
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.identity import tracking_uid
+from dicom_node.results.common.source import Source
+
+_RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT: 2}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocatedFinding:
+    """One finding at one place, or of the whole image (``region`` None)."""
+
+    finding: Finding
+    region: Region | None
+    tracking_uid: str
+    identifier: str
+    """Tracking Identifier (112039): names the finding, unique within one report."""
+
+    @property
+    def text(self) -> str:
+        """The text beside the box."""
+        return label_text(self.finding)
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings of the patient before burned-in annotation, then present before indeterminate before absent,
+    then by probability, the highest first.
+    """
+    return sorted(
+        findings,
+        key=lambda f: (
+            f.code == BURNED_IN,
+            _RANK[f.decision],
+            -(f.probability or 0.0),
+            f.label,
+            f.code.value,
+        ),
+    )
+
+
+def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings for a reader. Burned-in annotation is among them only for peers that want its boxes."""
+    return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
+
+
+def located_findings(
+    context: ResultContext, source: Source, findings: Sequence[Finding]
+) -> list[LocatedFinding]:
+    """Located findings of one image: all that are reported and not absent, ranked.
+
+    Raises ResultRefused for an impossible frame.
+    """
+    located: list[LocatedFinding] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    for finding in ranked(reported(context, of_source(source, findings))):
+        if finding.decision is Decision.ABSENT:
+            continue
+        check_frame(finding, source)
+        code = finding.code
+        key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
+        for place, region in enumerate(finding.regions or (None,)):
+            given = finding.tracking_uid if place == 0 else ""
+            uid = given or tracking_uid(context, source, *key, str(seen[key]))
+            seen[key] += 1
+            identifier = f"AI {finding.name} {len(located) + 1}, image {source.number}"
+            located.append(LocatedFinding(finding, region, uid, identifier[:64]))
+    if len({one.tracking_uid for one in located}) < len(located):
+        raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
+    return located
+
+
+def tracked(located: Sequence[LocatedFinding]) -> list[Finding]:
+    """Each region as a separate finding with its tracking UID, as the renderer draws it."""
+    return [
+        replace(one.finding, regions=(one.region,) if one.region else (), tracking_uid=one.tracking_uid)
+        for one in located
+    ]
+
+
+def of_source(source: Source, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of one image."""
+    return [finding for finding in findings if finding.source_uid == source.uid]
+
+
+def check_frame(finding: Finding, source: Source) -> None:
+    """Raise ResultRefused when the finding names a frame that the image has not."""
+    if finding.frame is not None and not 1 <= finding.frame <= source.frames:
+        raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
+
+
+def outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
+    """Closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates (column, row), clipped to the image.
+
+    The frame of an image is the limit of both (PS3.3 C.18.6.1.2, C.10.5.1.2). Raises ResultRefused when
+    nothing is left inside.
+    """
+    if region.type == "box":
+        left, top, right, bottom = region.bounds
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    else:
+        corners = list(region.points)
+    points = np.asarray([*corners, corners[0]], np.float64)
+    points = np.clip(points, 0.0, [float(source.columns), float(source.rows)])
+    points = points.astype(np.float32).astype(np.float64)  # Graphic Data has VR FL
+    if (np.ptp(points, axis=0) < 1.0).any():
+        raise ResultRefused("a region lies outside its image or has no area in it")
+    return points
+
+
+LINE: Final = "INTERPOLATED"
+"""Graphic Type of measured lines in presentation states: of two points, it is a straight line."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedMeasurement:
+    """``identifier``: Tracking Identifier (112039). ``lines``: ``[points, 2]`` each, as SCOORD has them."""
+
+    measurement: Measurement
+    tracking_uid: str
+    identifier: str
+    lines: tuple[npt.NDArray[np.float64], ...]
+
+
+def tracked_measurements(
+    context: ResultContext, source: Source, measurements: Sequence[Measurement]
+) -> list[TrackedMeasurement]:
+    """The measurements of this image, in their order.
+
+    Raises ResultRefused for a frame or a point that the image has not.
+    """
+    mine = [measurement for measurement in measurements if measurement.source_uid == source.uid]
+    return [_tracked(context, source, measurement, place) for place, measurement in enumerate(mine, start=1)]
+
+
+def _tracked(
+    context: ResultContext, source: Source, measurement: Measurement, place: int
+) -> TrackedMeasurement:
+    if not 1 <= (measurement.frame or 1) <= source.frames:
+        raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
+    name = measurement.name
+    if measurement.model is None:
+        how = concepts.READ_FROM_IMAGE.meaning.lower()
+        parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
+    else:
+        parts = [measurement.model.id, name, str(measurement.frame or 0)]
+        identifier = f"AI {name}, image {source.number}"
+    return TrackedMeasurement(
+        measurement,
+        tracking_uid(context, source, "measurement", *parts),
+        identifier[:64],
+        tuple(_line(source, line, closed=measurement.closed) for line in measurement.lines),
+    )
+
+
+def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
+    points = np.asarray(line, np.float32).astype(np.float64)  # Graphic Data has VR FL
+    inside = (points >= 0.0).all() and (points <= [float(source.columns), float(source.rows)]).all()
+    if not inside or (points[0] == points[-1]).all():
+        raise ResultRefused("a measurement whose ends do not lie apart in its image")
+    return np.concatenate([points, points[:1]]) if closed else points

@@ -1,0 +1,201 @@
+"""What identifies the patients of the source images, to be looked for in bytes that must not hold it.
+
+The second net under de-identification: values are collected from the whole files of the sources (private
+attributes and items of sequences too) and searched in the whole of what would be sent. Nothing here is ever
+shown: a finding names the attribute that holds the value, not the value.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Final
+
+import pydicom
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from dicom_node.dicom import walk
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.own_objects import NO_INSTALLATION
+from dicom_node.model.deidentified import Retained
+from dicom_node.results.common.source import Source
+from dicom_node.results.deidentify.profile import DUMMY_DATE
+from dicom_node.results.deidentify.retained import KEYWORDS
+
+_IDENTIFYING: Final = frozenset(
+    {
+        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
+        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
+        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
+        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
+        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
+    }
+)  # fmt: skip
+# Named after what stands there: a station is often called like its scanner.
+_PLACES: Final = frozenset(
+    {
+        "GantryID", "InstitutionName", "InstitutionalDepartmentName", "PerformedStationAETitle",
+        "PerformedStationName", "ScheduledStationAETitle", "ScheduledStationName", "StationAETitle",
+        "StationName",
+    }
+)  # fmt: skip
+_OF_STANDARDS: Final = frozenset(
+    {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
+)
+_FREE_TEXT: Final = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
+_WORDS_OF_OURS: Final = (
+    "AI burned-in text found inpainted and verified to be gone not for measurement diagnostic use result "
+    "model version removed image mask cleaned findings summary DICOM node project US"
+)
+_WORDS_OF_OTHERS: Final = frozenset({"CodeMeaning", "Manufacturer", "ManufacturerModelName"})
+_IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
+_DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
+_NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
+
+
+@dataclass(frozen=True, slots=True)
+class KnownIdentity:
+    """Identifying values of the sources, none of which may occur in a de-identified object."""
+
+    _phrases: frozenset[str] = field(repr=False)
+    _places: frozenset[str] = field(repr=False)
+    _name_parts: frozenset[str] = field(repr=False)
+    _uids: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def from_sources(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
+        """The values in the files of these sources and in their decoded headers.
+
+        Values that ``options`` retain on purpose are left out.
+        """
+        retained = {keyword for option in options for keyword in KEYWORDS[option]}
+        found = _Found()
+        for source in sources:
+            with quiet_pydicom():
+                whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
+                for dataset in (whole, source.header):
+                    for keyword, vr, value in _values(dataset):
+                        # A retained date is shifted: the true date still identifies.
+                        if vr == "DA" or keyword not in retained:
+                            found.note(keyword, vr, value)
+        return cls(
+            frozenset(found.phrases),
+            frozenset(found.places - found.phrases),
+            frozenset(found.parts),
+            frozenset(found.uids - {NO_INSTALLATION.device_uid}),
+        )
+
+    def found_in(
+        self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
+    ) -> Iterator[str]:
+        """The places where an object gives the patient away, one sentence each; empty when there are none.
+
+        ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
+        their words are no part of a name. ``scanner``: its manufacturer and model, after which a station may
+        be called.
+        """
+        known = _words(_WORDS_OF_OURS, *ours)
+        wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
+        wanted |= {place for place in self._places if not _words(place) <= known | _words(*scanner)}
+        phrases = [_pattern(phrase) for phrase in wanted]
+        parts = [_pattern(part) for part in self._name_parts - known]
+        for keyword, vr, value in _values(read):
+            text = _plain(value)
+            if vr == "UI" and value in self._uids:
+                yield f"{keyword} is a UID of the source"
+            elif vr in {"DA", "DT"} and text[:8] in self._phrases:
+                yield f"{keyword} is a date of the source"
+            elif vr in _FREE_TEXT and any(one.search(text) for one in _looked_for(keyword, phrases, parts)):
+                yield f"{keyword} holds what identifies the source"
+            elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
+                yield f"{keyword} is what identifies the source"
+        if any(value in header for value in self._encoded(wanted)):
+            yield "its bytes hold what identifies the source"
+
+    def _encoded(self, wanted: set[str]) -> Iterator[bytes]:
+        for uid in self._uids:
+            if len(uid) >= _DIGITS_IN_BYTES:
+                yield uid.encode("ascii", "replace")
+        for phrase in wanted:
+            enough = _DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES
+            if len(phrase) >= enough:
+                spellings = (phrase, phrase.upper(), phrase.title())
+                yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
+
+
+@dataclass(slots=True)
+class _Found:
+    """Values as they are collected."""
+
+    phrases: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    parts: set[str] = field(default_factory=set)
+    uids: set[str] = field(default_factory=set)
+
+    def note(self, keyword: str, vr: str, value: str) -> None:
+        if vr == "UI":
+            if keyword not in _OF_STANDARDS and UID(value).is_private:
+                self.uids.add(value)
+        elif vr == "PN":
+            for name in value.split("="):
+                self._note_name(_plain(name).split())
+        elif vr in {"DA", "DT"}:
+            self._note_day(value[:8])
+        elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
+            (self.places if keyword in _PLACES else self.phrases).add(_plain(value))
+
+    def _note_name(self, words: list[str]) -> None:
+        if len(words) > 1:
+            self.phrases |= {" ".join(words), " ".join(reversed(words))}
+        self.parts |= {word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)}
+
+    def _note_day(self, day: str) -> None:
+        if re.fullmatch(r"\d{8}", day) and day != DUMMY_DATE:
+            year, month, date = day[:4], day[4:6], day[6:]
+            self.phrases |= {
+                day,
+                f"{year}-{month}-{date}",
+                f"{date}.{month}.{year}",
+                f"{month}/{date}/{year}",
+            }
+
+
+def _looked_for(
+    keyword: str, phrases: list[re.Pattern[str]], parts: list[re.Pattern[str]]
+) -> list[re.Pattern[str]]:
+    """Single parts of a name, but not where words of others stand: people are called Left, or Philips."""
+    return phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    """As a word of its own; a number of few digits only as the whole value ("12" is in "image 12" too)."""
+    escaped = re.escape(phrase)
+    short = phrase.isdigit() and len(phrase) < _NAME_PART
+    return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
+
+
+def _words(*texts: str) -> set[str]:
+    return set(_plain(" ".join(texts)).split())
+
+
+def _plain(value: str) -> str:
+    """Case, separators of name parts and repeated blanks do not count."""
+    folded = unicodedata.normalize("NFKC", value).casefold()
+    return re.sub(r"[\^=\s\0]+", " ", folded).strip()
+
+
+def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
+    for element, value in walk.values(dataset):
+        if isinstance(value, bytes):
+            text = value.decode("latin-1")
+        else:
+            text = str(value) if value is not None else ""
+        if text:
+            yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text

@@ -1,0 +1,401 @@
+"""The gate: no object leaves that is not what it should be. It reads the bytes that would be sent.
+
+Every check names the attribute and the rule; values are not repeated (they may be PHI).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence, Set
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
+
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.dicom.walk import items
+from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import Retained
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common import iods
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.envelope import disclaimer, series_description
+from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import LINE
+from dicom_node.results.deidentify import profile
+from dicom_node.results.deidentify.leaks import KnownIdentity
+
+_UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
+_PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
+_PICTURES: Final = frozenset({ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED})
+# Attributes of Type 1 at the root of what we build: present and with a value.
+_TYPE_1: Final = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber",
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "ContributingEquipmentSequence",
+    "SpecificCharacterSet", "SeriesDescription",
+)  # fmt: skip
+_TYPE_1_OF_REPORTS: Final = (
+    "CompletionFlag", "VerificationFlag", "PreliminaryFlag", "ContentDate", "ContentTime", "ValueType",
+    "ConceptNameCodeSequence", "ContentTemplateSequence", "ContentSequence",
+    "CurrentRequestedProcedureEvidenceSequence",
+)  # fmt: skip
+_TYPE_1_OF_KIND: Final = {
+    ResultKind.SR: _TYPE_1_OF_REPORTS,
+    ResultKind.ASSESSMENT: _TYPE_1_OF_REPORTS,
+    ResultKind.GSPS: (
+        "ContentLabel", "PresentationCreationDate", "PresentationCreationTime", "ReferencedSeriesSequence",
+        "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
+    ),
+    ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence"),
+    ResultKind.PDF: (
+        "MIMETypeOfEncapsulatedDocument", "EncapsulatedDocument", "EncapsulatedDocumentLength",
+        "BurnedInAnnotation", "ConversionType", "ConceptNameCodeSequence", "DocumentTitle",
+    ),
+}  # fmt: skip
+_TYPE_1_OF_PICTURES: Final = (
+    "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
+)  # fmt: skip
+
+# Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
+# were wanted at once; highdicom's constructors and the checks below stand for them.
+_NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-frame-functional-groups"})
+
+
+def check(
+    data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
+) -> None:
+    """Raise ResultRefused with all faults of ``data``, a whole Part 10 file.
+
+    ``built`` is the data set that was encoded, ``sources`` are the images that it may refer to; the first
+    one's patient must be in it.
+    """
+    with quiet_pydicom():
+        read, pixel_bytes, _ = _read(data)
+        problems = [
+            *_problems(read, pixel_bytes, built, context, kind, sources),
+            *_keeps_identity(read, kind),
+        ]
+    _refuse(kind, problems)
+
+
+def check_deidentified(
+    data: bytes,
+    built: Dataset,
+    context: ResultContext,
+    kind: ResultKind,
+    sources: Sequence[Source],
+    identity: KnownIdentity,
+    options: Set[Retained] = frozenset(),
+) -> None:
+    """Check an object made of pseudonymised sources, and that it holds no identifying value.
+
+    ``sources``: the pseudonymised sources; ``identity``: the identifying values of the original ones. Raises
+    ResultRefused.
+    """
+    ours = (series_description(context, kind), disclaimer(context), context.pipeline)
+    header_of = sources[0].header
+    scanner = [str(header_of.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
+    with quiet_pydicom():
+        read, pixel_bytes, header = _read(data)
+        problems = [
+            *_problems(read, pixel_bytes, built, context, kind, sources),
+            *profile.faults(read, options),
+            *identity.found_in(read, header, ours, scanner),
+        ]
+    _refuse(kind, problems)
+
+
+def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
+    """Check an object with a person's assessment of our ``report``; the patient is the report's.
+
+    Raises ResultRefused.
+    """
+    kind = ResultKind.ASSESSMENT
+    with quiet_pydicom():
+        read, _, _ = _read(data)
+        problems = [
+            *_same_as_built(read, built),
+            *_complete(read, kind),
+            *_series(read, ()),
+            *_marked_as_ours(read, kind),
+            *(
+                f"{keyword} is not that of the report"
+                for keyword in COPIED
+                if not _equal(read.get(keyword) or "", report.get(keyword) or "")
+            ),
+        ]
+    _refuse(kind, problems)
+
+
+def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
+    """The data set before Pixel Data, the length of that, and the bytes before it."""
+    buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
+    read = pydicom.dcmread(buffer, stop_before_pixels=True)
+    return read, _pixel_bytes(data, buffer.tell()), data[: buffer.tell()]
+
+
+def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
+    if problems:
+        raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
+
+
+def _problems(
+    read: Dataset,
+    pixel_bytes: int | None,
+    built: Dataset,
+    context: ResultContext,
+    kind: ResultKind,
+    sources: Sequence[Source],
+) -> Iterator[str]:
+    """What every object has to keep to, whoever it is for."""
+    yield from _same_as_built(read, built)
+    yield from _complete(read, kind)
+    yield from _uids(read, sources)
+    yield from _of_this_patient(read, sources[0])
+    yield from _series(read, sources)
+    yield from _marked_as_ours(read, kind)
+    yield from _references(read, context, sources)
+    yield from _graphics(read, sources)
+    if kind in _PICTURES:
+        yield from _picture(read)
+    if kind in _PICTURES | {ResultKind.SEG}:
+        yield from _pixels(read, pixel_bytes)
+    if kind is ResultKind.PDF:
+        yield from _document(read)
+
+
+def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    if read.get("PatientIdentityRemoved") == "YES":
+        yield "PatientIdentityRemoved must not be YES: the patient stands in it"
+    if kind in _PICTURES and not read.get("SourceImageSequence"):
+        yield "SourceImageSequence is missing"
+    if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
+        yield "SourceInstanceSequence is missing"
+
+
+def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
+    """What is read back is what was built: text that the character set cannot hold would show here."""
+    if read.file_meta.get("MediaStorageSOPInstanceUID") != read.get("SOPInstanceUID"):
+        yield "the file meta information names another object"
+    for element in built:
+        if element.keyword == "PixelData":
+            continue
+        if element.tag not in read or not _equal(read[element.tag].value, element.value):
+            yield f"{element.keyword} is encoded differently from what was built"
+
+
+def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    wanted = _TYPE_1 + (_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])
+    for keyword in wanted:
+        if keyword not in read or read[keyword].value in (None, "", []):
+            yield f"{keyword} (Type 1) is missing"
+    sop_class_uid = str(read.get("SOPClassUID"))
+    if not iods.is_known(sop_class_uid):
+        yield "its SOP class has no IOD that is known here"
+        return
+    for module in iods.mandatory_modules(sop_class_uid):
+        if module not in _NOT_BY_TABLE and (missing := iods.missing_attribute(read, module)):
+            yield missing
+
+
+def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
+    # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        value = str(read.get(keyword) or "")
+        if len(value) > 64 or not _UID.fullmatch(value):
+            yield f"{keyword} is no UID"
+        if value in theirs | {sources[0].study_uid}:
+            yield f"{keyword} is one of the source"
+    tracking = [str(item.UID) for item in items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
+    if len(set(tracking)) < len(tracking):
+        yield "a Tracking Unique Identifier stands in two groups: viewers show only the first"
+
+
+def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
+    for keyword in COPIED:
+        theirs, ours = source.header.get(keyword), read.get(keyword)
+        if keyword in source.header and source.header[keyword].VR == "SQ":
+            continue  # compared with what was built; unsound optional ones are left out on purpose
+        if not _equal(ours or "", theirs or ""):
+            yield f"{keyword} is not that of the source"
+
+
+def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    if int(read.get("SeriesNumber") or 0) < 9000:
+        yield "SeriesNumber is below 9000"
+    if not re.search(r"\bAI\b", str(read.get("SeriesDescription") or "")):
+        yield "SeriesDescription does not say AI"
+    if any(source.study_uid != str(read.get("StudyInstanceUID")) for source in sources):
+        yield "it lies in another study than its sources"
+
+
+def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    if not is_own_result(read):
+        yield "Contributing Equipment does not name this product"
+    if kind in (ResultKind.SR, ResultKind.ASSESSMENT):
+        if read.get("VerificationFlag") != "UNVERIFIED":
+            yield "an AI report must be UNVERIFIED"
+        if read.get("PreliminaryFlag") != "PRELIMINARY":
+            yield "an AI report must be PRELIMINARY"
+
+
+def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
+    known = {source.uid: source for source in sources}
+    earlier = {one.uid: one for image in context.previous.values() for one in (image.image, image.report)}
+    for item in items(read):
+        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        if not uid or uid == context.supersedes:
+            continue
+        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].sop_class_uid:
+            continue
+        source = known.get(uid)
+        if source is None:
+            if not _copied(read, item):
+                yield "it refers to an object that is no source of this job"
+            continue
+        if item.get("ReferencedSOPClassUID") != source.sop_class_uid:
+            yield "a reference names another SOP class than the source has"
+        if any(not 1 <= number <= source.frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+            yield "a reference names a frame that the source has not"
+
+
+def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    """SCOORD and PIXEL graphics: closed, with an area, inside the image; measured lines are open."""
+    known = {source.uid: source for source in sources}
+    lengths = {id(line) for item in items(read) for line in _measured(item)}
+    for item in items(read):
+        if item.get("ValueType") == "SCOORD":
+            images = [
+                ref
+                for child in item.get("ContentSequence") or []
+                for ref in child.get("ReferencedSOPSequence") or []
+            ]
+            if len(images) != 1:
+                yield "a region is not SELECTED FROM exactly one image"
+            yield from _inside(item, images, known, line=id(item) in lengths)
+        for graphic in item.get("GraphicObjectSequence") or []:
+            line = graphic.get("GraphicType") == LINE
+            yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
+
+
+def _measured(item: Dataset) -> list[Dataset]:
+    """What a number was measured on (TID 320)."""
+    if item.get("ValueType") != "NUM":
+        return []
+    return [child for child in _sequence(item, "ContentSequence") if child.get("ValueType") == "SCOORD"]
+
+
+def _inside(
+    graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source], *, line: bool = False
+) -> Iterator[str]:
+    data = [float(number) for number in graphic.get("GraphicData") or []]
+    points = list(zip(data[::2], data[1::2], strict=False))
+    if line and (len(points) < 2 or len(data) % 2 or (len(points) < 4 and points[0] == points[-1])):
+        yield "a measured length is neither an open line nor an outline"
+        return
+    if not line and (len(points) < 4 or len(data) % 2 or points[0] != points[-1]):
+        yield "a polyline is not closed"
+        return
+    for image in images:
+        source = known.get(str(image.get("ReferencedSOPInstanceUID") or ""))
+        if source is None:
+            yield "a region lies on an object that is no source"
+        elif any(not (0 <= x <= source.columns and 0 <= y <= source.rows) for x, y in points):
+            yield "a region reaches out of its image"
+
+
+def _picture(read: Dataset) -> Iterator[str]:
+    cleaned = "clean" in str(read.get("SeriesDescription")).lower()
+    if read.get("BurnedInAnnotation") != ("NO" if cleaned else "YES"):
+        yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
+    if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
+        yield "ImageType is not DERIVED\\SECONDARY"
+
+
+def _document(read: Dataset) -> Iterator[str]:
+    """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
+    data = bytes(read.get("EncapsulatedDocument") or b"")
+    length = int(read.get("EncapsulatedDocumentLength") or 0)
+    if len(data) != length + length % 2:
+        yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
+    if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
+        yield "EncapsulatedDocument is no whole PDF"
+    if read.get("MIMETypeOfEncapsulatedDocument") != "application/pdf":
+        yield "MIMETypeOfEncapsulatedDocument is not application/pdf"
+    if read.get("BurnedInAnnotation") != "YES":
+        yield "BurnedInAnnotation is YES on documents, which name the patient"
+    if read.get("VerificationFlag") != "UNVERIFIED":
+        yield "an AI document must be UNVERIFIED"
+
+
+def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
+    """Pixel Data of the length that the Image Pixel module says (PS3.5 8.1.1: padded to an even one)."""
+    frames = int(read.get("NumberOfFrames") or 1)
+    bits = frames * int(read.Rows) * int(read.Columns) * int(read.SamplesPerPixel) * int(read.BitsAllocated)
+    size = (bits + 7) // 8
+    if pixel_bytes != size + size % 2:
+        yield "PixelData has not the length that Rows, Columns and frames say"
+
+
+def _pixel_bytes(data: bytes, position: int) -> int | None:
+    """Length of the Pixel Data that begins at ``position``, None unless it reaches just to the end."""
+    if data[position : position + 4] != _PIXEL_DATA_TAG:
+        return None
+    length = int.from_bytes(data[position + 8 : position + 12], "little")
+    return length if position + 12 + length == len(data) else None
+
+
+def _copied(read: Dataset, item: Dataset) -> bool:
+    """References inside what was copied from the source (Referenced Study Sequence …) are the source's."""
+    return any(
+        item is inner
+        for keyword in (*COPIED, "ReferencedRequestSequence", "RequestAttributesSequence")
+        for outer in _sequence(read, keyword)
+        for inner in items(outer)
+    )
+
+
+def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    if keyword not in dataset or dataset[keyword].VR != "SQ":
+        return ()
+    items: Sequence[Dataset] = dataset[keyword].value
+    return items
+
+
+def _tracks(item: Dataset) -> bool:
+    names = item.get("ConceptNameCodeSequence") or []
+    return bool(names) and names[0].get("CodeValue") == "112040"
+
+
+def _numbers(value: Any) -> list[int]:
+    if value in (None, ""):
+        return []
+    return [int(value)] if isinstance(value, (int, str)) else [int(one) for one in value]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compare values as text, item by item; bytes by their hash; a lone value and a list of it are equal."""
+    return bool(_plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    if value is None or (isinstance(value, (str, list)) and len(value) == 0):
+        return ""
+    if isinstance(value, Dataset):
+        return {str(element.tag): _plain(element.value) for element in value}
+    if isinstance(value, bytes):
+        return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
+    if isinstance(value, (int, float)):
+        # As FL keeps it (PS3.5 6.2): numbers cut to some digits may differ though they are nearly the same.
+        return repr(np.float32(value))
+    if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
+        return str(value).rstrip(" \0")
+    values = [_plain(one) for one in value]
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,385 @@
+"""Presentation states: boxes and measured lines over the untouched image, for PACS viewers (PS3.3 A.33)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any, Final
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from highdicom.color import CIELabColor
+from highdicom.pr import (
+    ColorSoftcopyPresentationState,
+    GraphicAnnotation,
+    GraphicLayer,
+    GraphicObject,
+    GrayscaleSoftcopyPresentationState,
+    SoftcopyVOILUTTransformation,
+    TextObject,
+)
+from PIL import ImageCms
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
+
+from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.images.numbers import decimal, decimal_of
+from ai_pipeline.summary import measurement_text, result_lines
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.derivation import copy_present
+from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import (
+    LINE,
+    LocatedFinding,
+    TrackedMeasurement,
+    located_findings,
+    of_source,
+    outline,
+    tracked_measurements,
+)
+
+LINES: Final = "AI_LINES"
+TEXTS: Final = "AI_TEXTS"
+"""Layers of boxes and measured lines, and of words: a viewer can hide either."""
+OVERLAYS: Final = "OVERLAYS"
+
+# In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
+_LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
+_FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
+"""Height of a line of the footer (share of the display), and its letters, at most."""
+_LABEL: Final = (0.3, 0.04)
+"""Width and height of a finding's label (shares of the image)."""
+
+_SHUTTER: Final = {
+    "RECTANGULAR": (
+        "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+        "ShutterLowerHorizontalEdge",
+    ),
+    "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    "POLYGONAL": ("VerticesOfThePolygonalShutter",),
+}  # fmt: skip
+_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
+_OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
+
+
+def build_presentation(
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
+    uid: str,
+) -> Dataset:
+    """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
+
+    A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so they are
+    copied, and the overlays stay on.
+    """
+    overlays = _overlay_groups(source)
+    colour = CIELabColor(82.0, 10.0, 80.0)
+    lines = GraphicLayer(LINES, order=2, description="AI boxes and lines", display_color=colour)
+    texts = GraphicLayer(TEXTS, order=3, description="AI texts", display_color=colour)
+    layers = [lines, texts]
+    if overlays:
+        layers.insert(0, GraphicLayer(OVERLAYS, order=1, description="Overlays of the image"))
+    image = source.stand_in if source.grey else _as_true_colour(source.stand_in)
+    arguments: dict[str, Any] = {
+        "referenced_images": [image],
+        "content_label": "AI_FINDINGS",
+        "content_description": "AI findings - not for diagnostic use",
+        "graphic_layers": layers,
+        "graphic_annotations": [
+            *_measured(context, source, measurements, lines, image),
+            *_boxes(context, source, findings, (lines, texts), image),
+            _words(context, source, findings, measurements, notes, texts, image),
+        ],
+        **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
+    }
+    if source.grey:
+        state = GrayscaleSoftcopyPresentationState(**arguments, **_grey_pipeline(source))
+    else:
+        state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
+    _copy_shutter(state, source)
+    for group in overlays:
+        state.add_new((group, _ACTIVATION_LAYER), "CS", OVERLAYS)
+    return complete(state, context, ResultKind.GSPS, [source])
+
+
+def _copy_shutter(state: Dataset, source: Source) -> None:
+    """Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12): black, if the image gives none."""
+    shapes = [shape for shape in _values(source.header.get("ShutterShape")) if shape in _SHUTTER]
+    whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
+    if not whole:
+        return
+    state.ShutterShape = whole
+    copy_present(state, source, *(word for shape in whole for word in _SHUTTER[shape]))
+    state.ShutterPresentationValue = 0
+    copy_present(state, source, "ShutterPresentationValue", "ShutterPresentationColorCIELabValue")
+    if not source.grey and "ShutterPresentationColorCIELabValue" not in state:
+        state.ShutterPresentationColorCIELabValue = [0, 32896, 32896]  # black (PS3.3 C.10.7.1.1)
+
+
+def _overlay_groups(source: Source) -> list[int]:
+    """Groups of the image's overlay planes: Overlay Activation (PS3.3 C.11.7) is of each of them."""
+    with quiet_pydicom():
+        tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
+    return [group for group in _OVERLAY_GROUPS if Tag(group, _OVERLAY_ROWS) in tags]
+
+
+@cache
+def srgb_profile() -> bytes:
+    """sRGB as a profile of class ``scnr`` with a fixed date.
+
+    PS3.3 C.11.15.1.1 wants an input profile (scnr or spac); Pillow makes a monitor's (mntr), stamped now.
+    """
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[12:16] = b"scnr"
+    profile[24:36] = bytes.fromhex("07E9 0001 0001 0000 0000 0000")
+    return bytes(profile)
+
+
+def _boxes(
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    layers: tuple[GraphicLayer, GraphicLayer],
+    image: Dataset,
+) -> list[GraphicAnnotation]:
+    """The boxes of each frame in the layer of lines, their names in the layer of texts."""
+    located = located_findings(context, source, of_source(source, findings))
+    annotations = []
+    for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
+        placed = [one for one in located if one.region is not None and one.finding.frame == frame]
+        number = (frame or 1) if source.frames > 1 else None
+        drawn = [_box(one, source) for one in placed]
+        names = [_label(one, source) for one in placed]
+        annotations += [
+            GraphicAnnotation([image], layers[0], referenced_frame_number=number, graphic_objects=drawn),
+            GraphicAnnotation([image], layers[1], referenced_frame_number=number, text_objects=names),
+        ]
+    return annotations
+
+
+def _words(
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
+    layer: GraphicLayer,
+    image: Dataset,
+) -> GraphicAnnotation:
+    """The short result with further numbers in a list at the top, where nothing overprints them."""
+    lines = result_lines(of_source(source, findings), measurements, notes)
+    numbers = [
+        measurement_text(one)
+        for one in measurements
+        if one.model is not None and not one.statement and one.unit.value != "{pixels}"
+    ]
+    lines += [line for line in numbers if line not in lines[0]]
+    return GraphicAnnotation([image], layer, text_objects=_texts(context, lines))
+
+
+def _measured(
+    context: ResultContext,
+    source: Source,
+    measurements: Sequence[Measurement],
+    layer: GraphicLayer,
+    image: Dataset,
+) -> list[GraphicAnnotation]:
+    """The lines that a model measured, each once. What was read from the picture is in it already."""
+    annotations = []
+    drawn: set[bytes] = set()
+    by_model = [one for one in measurements if one.model is not None]
+    # A line that two numbers share is drawn for the one that has it alone.
+    for one in sorted(tracked_measurements(context, source, by_model), key=lambda one: len(one.lines)):
+        lines = [line for line in one.lines if line.tobytes() not in drawn]
+        if not lines:
+            continue
+        drawn.update(line.tobytes() for line in lines)
+        annotations.append(
+            GraphicAnnotation(
+                [image],
+                layer,
+                referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
+                graphic_objects=[part for line in lines for part in _drawn(line, one)],
+            )
+        )
+    return annotations
+
+
+def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
+    """An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report."""
+    pieces = [line]
+    if not tracked.measurement.closed:
+        pieces = [np.stack(pair) for pair in pairwise(line) if (pair[0] != pair[1]).any()]
+    return [
+        GraphicObject(
+            LINE, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
+        )
+        for points in pieces
+    ]
+
+
+def _box(located: LocatedFinding, source: Source) -> GraphicObject:
+    assert located.region is not None
+    return GraphicObject(
+        "POLYLINE",
+        outline(located.region, source),
+        units="PIXEL",
+        tracking_id=located.identifier,
+        tracking_uid=located.tracking_uid,
+    )
+
+
+def _label(located: LocatedFinding, source: Source) -> TextObject:
+    """The label above a finding's box, or in it at the upper edge of the image.
+
+    It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
+    """
+    assert located.region is not None
+    left, top = map(float, outline(located.region, source).min(axis=0))
+    width, height = _LABEL[0] * source.columns, _LABEL[1] * source.rows
+    first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
+    above = top - height if top >= height else top
+    return TextObject(
+        located.text,
+        units="PIXEL",
+        bounding_box=(first, above, first + width, above + height),
+        text_justification="LEFT",
+        anchor_point=(left, top),
+        anchor_point_visible=False,
+        tracking_id=located.identifier,
+        tracking_uid=located.tracking_uid,
+    )
+
+
+def _texts(context: ResultContext, listed: Sequence[str]) -> list[TextObject]:
+    texts = []
+    if listed:
+        # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
+        texts.append(_text("\r\n".join(listed)[:1024], _LIST_BOX))
+    footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
+    above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
+    texts.append(_text("\r\n".join(footer)[:1024], (0.01, above, 0.99, 0.99)))
+    return texts
+
+
+def _text(words: str, box: tuple[float, float, float, float]) -> TextObject:
+    return TextObject(words, units="DISPLAY", bounding_box=box, text_justification="LEFT")
+
+
+def _as_true_colour(stand_in: Dataset) -> Dataset:
+    """highdicom takes three samples per pixel only; PALETTE COLOR is a colour image too (PS3.4 N.2.2)."""
+    image = Dataset()
+    image.update(stand_in)
+    image.SamplesPerPixel = 3
+    return image
+
+
+def _grey_pipeline(source: Source) -> dict[str, Any]:
+    """Rescale, window and polarity of the image, given explicitly.
+
+    highdicom looks for them in functional groups where the class is a multi-frame one, and writes IDENTITY
+    for MONOCHROME1, which shows the negative.
+    """
+    shape = "INVERSE" if source.photometric == "MONOCHROME1" else "IDENTITY"
+    return {
+        "modality_lut_transformation": _modality_lut(source),
+        "presentation_lut_transformation": hd.PresentationLUTTransformation(presentation_lut_shape=shape),
+        "voi_lut_transformations": [_voi(source)],
+    }
+
+
+def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
+    header = source.header
+    tables = header.get("ModalityLUTSequence")
+    if tables:
+        kind = str(tables[0].get("ModalityLUTType") or "US")
+        lut = hd.ModalityLUT(lut_type=kind, **_table(source, tables[0]))
+        return hd.ModalityLUTTransformation(modality_lut=_with_depth(lut, tables[0]))
+    return hd.ModalityLUTTransformation(
+        rescale_intercept=decimal_of(header, "RescaleIntercept", 0.0),
+        rescale_slope=decimal_of(header, "RescaleSlope", 0.0) or 1.0,
+        rescale_type=str(header.get("RescaleType") or "US"),
+    )
+
+
+def _voi(source: Source) -> SoftcopyVOILUTTransformation:
+    """The image's VOI LUTs or windows; without any the whole range, or a viewer would choose its own."""
+    header = source.header
+    luts = [
+        _with_depth(hd.VOILUT(**_table(source, table)), table) for table in header.get("VOILUTSequence") or []
+    ]
+    centres, widths = (_decimals(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
+    # PS3.3 C.11.2.1.2.1: a width is at least 1; some images hold 0 for "none".
+    if not centres or len(centres) != len(widths) or widths[0] <= 0:
+        return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
+    explanations = _values(header.get("WindowCenterWidthExplanation"))
+    # The first is the one that the image is shown with; DCMTK's check wants one in a presentation state.
+    return SoftcopyVOILUTTransformation(
+        window_center=centres[0],
+        window_width=widths[0],
+        window_explanation=explanations[0] if len(explanations) == len(centres) else None,
+        voi_lut_function=header.get("VOILUTFunction") or None,
+        voi_luts=luts or None,
+    )
+
+
+def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
+    tables = source.header.get("ModalityLUTSequence")
+    if tables:
+        width = 2.0 ** int(tables[0].LUTDescriptor[2])
+        return SoftcopyVOILUTTransformation(window_center=width / 2, window_width=width)
+    bits = int(source.header.BitsStored)
+    lowest = -(2 ** (bits - 1)) if source.header.get("PixelRepresentation") else 0
+    slope = decimal_of(source.header, "RescaleSlope", 0.0) or 1.0
+    centre = (lowest + 2 ** (bits - 1)) * slope + decimal_of(source.header, "RescaleIntercept", 0.0)
+    return SoftcopyVOILUTTransformation(window_center=centre, window_width=max(2**bits * abs(slope), 1.0))
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    if value in (None, ""):
+        return ()
+    return tuple(value) if isinstance(value, MultiValue | list) else (value,)
+
+
+def _decimals(value: Any) -> tuple[Any, ...]:
+    """All of them, as they were written; none where one is no number."""
+    values = _values(value)
+    return values if all(decimal(one) is not None for one in values) else ()
+
+
+def _table(source: Source, table: Dataset) -> dict[str, Any]:
+    """LUT Data (0028,3006) as numbers, whatever its VR and the byte order of the source."""
+    entries, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+    data = table.LUTData
+    numbers: PixelArray
+    if not isinstance(data, bytes):
+        numbers = np.asarray(data, np.uint16)
+    elif len(data) < 2 * entries:
+        numbers = np.frombuffer(data, np.uint8)[:entries]
+    else:
+        little = source.header.original_encoding[1]
+        numbers = np.frombuffer(data, "<u2" if little else ">u2").astype(np.uint16)
+    return {
+        "first_mapped_value": first % 2**16,  # signed or not, as the pixels are (PS3.3 C.11.1.1)
+        "lut_data": numbers,
+        "lut_explanation": table.get("LUTExplanation") or None,
+    }
+
+
+def _with_depth(lut: Dataset, table: Dataset) -> Dataset:
+    """Bits per entry as in the source: highdicom knows 8 and 16, but 10 and 12 are the usual ones.
+
+    The number is the range of the output (PS3.3 C.11.2.1.1), so 16 for 12 would show a black image.
+    """
+    lut.LUTDescriptor = [lut.LUTDescriptor[0], lut.LUTDescriptor[1], int(table.LUTDescriptor[2])]
+    return lut

@@ -1,0 +1,1 @@
+"""Secondary captures: results drawn in, and cleaned images."""

@@ -1,0 +1,317 @@
+"""The image without burned-in text: the source's samples, inpainted, as secondary captures."""
+
+from __future__ import annotations
+
+import io
+from copy import deepcopy
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import SOPClass
+from highdicom.sc import SCImage
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from ai_pipeline.contract import DerivedImage, PixelArray
+from ai_pipeline.images.numbers import decimal_of
+from ai_pipeline.terms import shown_term
+from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.concepts import PIXEL_MASK, coded
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.derivation import (
+    ORIENTATION_FOR_HIGHDICOM,
+    copy_aspect,
+    copy_present,
+    copy_spacing,
+    describe_derivation,
+    set_orientation,
+)
+from dicom_node.results.common.envelope import (
+    PROCESSED_SERIES_NUMBER,
+    complete,
+    disclaimer,
+    header_arguments,
+    series_description,
+)
+from dicom_node.results.common.source import Source
+
+_FRAME_TIME: Final = 0x00181063
+_FRAME_TIME_VECTOR: Final = 0x00181065
+_PAGE_NUMBER_VECTOR: Final = 0x00182001
+_GREY_DISPLAY: Final = (
+    "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
+)  # fmt: skip
+_CINE: Final = (
+    "CineRate", "RecommendedDisplayFrameRate", "FrameDelay", "ActualFrameDuration", "StartTrim", "StopTrim",
+    "PreferredPlaybackSequencing",
+)  # fmt: skip
+
+
+def build_cleaned(
+    context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
+) -> Dataset:
+    """The cleaned picture of one source, or a further processed one in a series of its own.
+
+    Raises ResultRefused unless it was verified.
+
+    ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
+    colour, nonzero where a pixel was filled. Grey stays grey with the source's depth, sign, window and
+    rescale. Calibration is copied only where nothing was filled; without a mask, nowhere.
+    """
+    if not image.verified:
+        raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
+    frames = frames_of(source, image)
+    series = series_parts(source, image)
+    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
+    if len(frames) == 1:
+        picture = _still(source, image, frames[0], arguments)
+    else:
+        picture = CleanedCine(frames, image.photometric, source, arguments)
+    # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
+    picture.Modality = modality_of(source)
+    codes = (PIXEL_MASK, *([coded(image.processing.code)] if image.processing else []))
+    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *codes)
+    picture.BurnedInAnnotation = "NO"
+    picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    set_orientation(picture, source)
+    everywhere = np.ones((source.rows, source.columns), np.bool_)
+    _calibrate(picture, source, filled(source, mask) if mask else everywhere)
+    whole = complete(picture, context, ResultKind.CLEANED, [source])
+    if image.processing:
+        name = f"AI cleaned, {image.processing.title}"
+        whole.SeriesNumber = PROCESSED_SERIES_NUMBER
+        whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
+    return whole
+
+
+def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
+    """Pixels ``[rows, columns]`` filled in any frame. Raises ResultRefused for a mask of another size."""
+    frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
+    if frames.shape != (source.frames, source.rows, source.columns):
+        raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
+    any_frame = np.zeros(frames.shape[1:], np.bool_)
+    for frame in frames:
+        any_frame |= frame != 0
+    return any_frame
+
+
+def _calibrate(picture: Dataset, source: Source, changed: npt.NDArray[np.bool_]) -> None:
+    """Pixel Spacing if no pixel was filled; the ultrasound regions in which none was."""
+    if changed.any():
+        copy_aspect(picture, source)
+    else:
+        copy_spacing(picture, source)
+    regions = [
+        deepcopy(region)
+        for region in source.header.get("SequenceOfUltrasoundRegions") or []
+        if _is_untouched(region, changed)
+    ]
+    if regions:
+        picture.SequenceOfUltrasoundRegions = regions
+
+
+def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
+    """False also of a region that does not lie in the image: it is of another one (PS3.3 C.8.5.5.1.1)."""
+    corners = [region.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+    if not all(isinstance(corner, int) for corner in corners):
+        return False
+    left, top, right, bottom = corners
+    rows, columns = changed.shape
+    lies_inside = 0 <= left < right < columns and 0 <= top < bottom < rows
+    return bool(lies_inside and not changed[top : bottom + 1, left : right + 1].any())
+
+
+def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
+    """Derivation Description (0028,2111), VR ST: 1,024 characters."""
+    if image.processing:
+        ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
+        what = f"AI: {image.description} by {ours}, {image.processing.caution}"
+        return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
+    proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
+    marked = f" {by_hand}." if by_hand else ""
+    return (
+        f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
+        f"to go.{marked}{proof} {disclaimer(context)}"
+    )[:1024]
+
+
+def cleaned_class(source: Source, image: DerivedImage) -> str:
+    """SOP class of the cleaned image."""
+    frames = frames_of(source, image)
+    return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
+
+
+def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
+    """The parts of the series UID that keep such a picture apart from the other series of the study."""
+    return (modality_of(source), *([image.name] if image.processing else []))
+
+
+def modality_of(source: Source) -> str:
+    """Modality (0008,0060) of a cleaned image and its series: that of the source."""
+    return str(source.header.get("Modality") or "OT")
+
+
+class CleanedCine(SOPClass):  # type: ignore[misc]  # highdicom ships no types that mypy may follow here
+    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), with frames not all in memory."""
+
+    def __init__(
+        self, frames: PixelArray, photometric: str, source: Source, arguments: dict[str, Any]
+    ) -> None:
+        colour = frames.ndim == 4
+        if not colour and (photometric != "MONOCHROME2" or source.header.get("PixelRepresentation")):
+            raise ResultRefused(
+                "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
+            )
+        contributing = arguments.pop("contributing_equipment")
+        super().__init__(
+            study_instance_uid=source.study_uid,
+            sop_class_uid=_class_of(frames),
+            modality="OT",
+            referring_physician_name=None,
+            **arguments,
+        )
+        self._add_contributing_equipment(contributing, source.stand_in)
+        self.Rows, self.Columns = source.rows, source.columns
+        self.SamplesPerPixel = 3 if colour else 1
+        self.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+        if colour:
+            self.PlanarConfiguration = 0
+        else:
+            _describe_grey_cine(self, source)
+        self.BitsAllocated = frames.dtype.itemsize * 8
+        self.BitsStored = 8 if colour else int(source.header.BitsStored)
+        self.HighBit, self.PixelRepresentation = self.BitsStored - 1, 0
+        self.NumberOfFrames = len(frames)
+        _describe_time(self, source, len(frames))
+        self.add_new(
+            "PixelData", "OW" if self.BitsAllocated > 8 else "OB", io.BufferedReader(_FrameStream(frames))
+        )
+
+
+class _FrameStream(io.RawIOBase):
+    """The frames as little-endian bytes, one frame in memory at a time (a memmap stays on disk).
+
+    Padded to an even length (PS3.5 7.1.1).
+    """
+
+    def __init__(self, frames: PixelArray) -> None:
+        super().__init__()
+        self._frames = frames
+        self._frame_bytes = frames[0].nbytes
+        self._size = frames.nbytes + frames.nbytes % 2
+        self._position = 0
+        self._current = (-1, b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self._size:
+            return 0
+        index, start = divmod(self._position, self._frame_bytes)
+        if self._current[0] != index:
+            data = _little_endian(self._frames[index]) if index < len(self._frames) else b"\0"
+            self._current = (index, data)
+        piece = self._current[1][start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+
+def frames_of(source: Source, image: DerivedImage) -> PixelArray:
+    """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused when they are not the source's."""
+    frames = image.frames
+    colour = image.photometric == "RGB"
+    if frames.ndim == (3 if colour else 2):
+        frames = frames[None]
+    wanted = (source.frames, source.rows, source.columns, *((3,) if colour else ()))
+    if frames.shape != wanted:
+        raise ResultRefused(f"the cleaned image is {frames.shape}, its source {wanted}")
+    if colour and frames.dtype != np.uint8:
+        raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
+    if not colour and image.photometric != source.photometric:
+        was = shown_term("PhotometricInterpretation", source.photometric)
+        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
+    if frames.dtype.kind not in "iu" or frames.dtype.itemsize > 2:
+        raise ResultRefused(f"samples of type {frames.dtype} cannot be stored in a secondary capture")
+    return frames
+
+
+def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: dict[str, Any]) -> Dataset:
+    bits = pixels.dtype.itemsize * 8
+    picture = SCImage.from_ref_dataset(
+        source.stand_in,
+        # SCImage takes unsigned samples only; the bits are the same and Pixel Representation is set below.
+        pixels if pixels.dtype.kind == "u" else pixels.view(f"u{pixels.dtype.itemsize}"),
+        photometric_interpretation=image.photometric,
+        bits_allocated=bits,
+        coordinate_system="PATIENT",
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
+        **arguments,
+    )
+    if image.photometric != "RGB":
+        picture.BitsStored = int(source.header.BitsStored)
+        picture.HighBit = picture.BitsStored - 1
+        picture.PixelRepresentation = int(pixels.dtype.kind == "i")
+        copy_present(picture, source, *_GREY_DISPLAY, "PixelPaddingValue", "ModalityLUTSequence")
+        if "ModalityLUTSequence" not in picture:
+            copy_present(picture, source, "RescaleIntercept", "RescaleSlope", "RescaleType")
+            if "RescaleSlope" in picture and "RescaleType" not in picture:
+                picture.RescaleType = "US"  # Type 1 in the Modality LUT module (PS3.3 C.11.1)
+    return picture
+
+
+def _describe_grey_cine(picture: Dataset, source: Source) -> None:
+    """SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated."""
+    picture.PresentationLUTShape = "IDENTITY"
+    picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
+    copy_present(picture, source, *_GREY_DISPLAY)
+
+
+def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
+    """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
+    rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
+    rate = next((one for one in rates if one > 0), 0.0)
+    if source.header.get("FrameTimeVector"):
+        picture.FrameIncrementPointer = _FRAME_TIME_VECTOR
+        copy_present(picture, source, "FrameTimeVector")
+    elif source.header.get("FrameTime"):
+        picture.FrameIncrementPointer = _FRAME_TIME
+        copy_present(picture, source, "FrameTime")
+    elif rate:
+        picture.FrameIncrementPointer = _FRAME_TIME
+        picture.FrameTime = f"{1000 / rate:.4f}"  # milliseconds
+    else:
+        picture.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
+        picture.PageNumberVector = list(range(1, frames + 1))
+    copy_present(picture, source, *_CINE)
+
+
+def _class_of(frames: PixelArray) -> str:
+    if frames.ndim == 4:
+        return str(MultiFrameTrueColorSecondaryCaptureImageStorage)
+    if frames.dtype.itemsize == 1:
+        return str(MultiFrameGrayscaleByteSecondaryCaptureImageStorage)
+    return str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
+
+
+def _little_endian(frame: PixelArray) -> bytes:
+    return np.ascontiguousarray(frame, frame.dtype.newbyteorder("<")).tobytes()

@@ -1,0 +1,212 @@
+"""The summary of a job on one page: patient, the results of all images in words, and one picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import BURNED_IN, Decision, DerivedImage, ImageKind, Measurement, PipelineResult
+from ai_pipeline.images.page import PagePicture, draw_page, drawable
+from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, place_lines
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.derivation import copy_present, pixel_height, reference
+from dicom_node.results.common.envelope import complete, offset_of
+from dicom_node.results.common.source import Source
+from dicom_node.results.common.times import dicom_datetime
+from dicom_node.results.common.tracked import located_findings, of_source, tracked
+from dicom_node.results.sc.captures import Capture, capture, display_of, first_frame
+from dicom_node.results.sr.conclusion import purged_images, results_in_words
+from dicom_node.results.sr.examination import view_of
+
+_BODY_PART: Final = ("BodyPartExamined", "Laterality")
+TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
+"""What the page begins with."""
+_NOT_GIVEN: Final = "not given"
+_OTHER_LETTERS: Final = "(in letters that this page cannot show)"
+_NO_PICTURE: Final = (
+    "No picture: names may be burned into this image, and it was not verified that none is left."
+)
+_MOST_OF_MODELS: Final = 200
+"""Characters."""
+_FAILED: Final = "No picture: the AI did not run."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SummaryPage:
+    """What is on the page of a job.
+
+    ``words``: texts of the results; ``source``: the image in the picture, ``frame`` (from 1) of it;
+    ``filled``: it shows the cleaned image.
+    """
+
+    head: Sequence[str]
+    shown: PagePicture | str
+    captions: Sequence[str]
+    words: Sequence[str]
+    foot: Sequence[str]
+    source: Source
+    what: str
+    frame: int = 1
+    filled: bool = False
+
+
+def summary_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> SummaryPage:
+    """The page on all images of a job, with the picture of the most important one.
+
+    If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
+    verified. Raises PixelError where the picture does not decode.
+    """
+    ordered = sorted(sources, key=lambda source: _importance(source, result))
+    source, cleaned = ordered[0], _cleaned(ordered[0], result)
+    located = located_findings(context, source, [one for one in result.findings if one.code != BURNED_IN])
+    frame = first_frame(located)
+    here = [one for one in located if (one.finding.frame or 1) == frame]
+    places = place_lines(one.region for one in here if one.region is not None)
+    caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
+    shown: PagePicture | str = _NO_PICTURE
+    if cleaned is not None or not _may_show_names(source, result):
+        display = display_of(source, cleaned, frame)
+        shown = PagePicture(display, tracked(here), _measured(source, result, frame), pixel_height(source))
+    words = [text.replace("\r\n", "\n") for text in results_in_words(ordered, result)]
+    if len(sources) == 1:
+        words = [line for text in words for line in text.split("\n")]
+    return SummaryPage(
+        _head(sources[0].header),
+        shown,
+        [caption],
+        [*words, *purged_images(result)],
+        _foot(context, sources),
+        source,
+        f"AI summary of {_counted(len(sources))} on one page.",
+        frame,
+        filled=cleaned is not None,
+    )
+
+
+def failure_summary(context: ResultContext, sources: Sequence[Source], reason: str) -> SummaryPage:
+    """The page that says that the AI did not run, and the reason; without a picture, since the images may
+    not decode."""
+    head, foot = _head(sources[0].header), _foot(context, sources)
+    return SummaryPage(head, _FAILED, [], [f"AI did not run: {reason}"], foot, sources[0], "AI did not run.")
+
+
+def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a picture, of no body part where the ``sources`` differ in it."""
+    pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
+    drawn = Capture(
+        ResultKind.SUMMARY, pixels, summary.frame, len(sources), summary.what, filled=summary.filled
+    )
+    picture = capture(context, sources[0], drawn, uid, summary.source)
+    picture.SourceImageSequence = [reference(one) for one in sources]
+    for one in sources:
+        if not drawn.filled:
+            copy_present(picture, one, "SyntheticData")
+    complete(picture, context, drawn.kind, sources)
+    parts = {tuple(str(one.header.get(word) or "") for word in _BODY_PART) for one in sources}
+    if len(parts) > 1:
+        picture.pop("BodyPartExamined", None)
+        picture.Laterality = ""
+    return picture
+
+
+def _importance(source: Source, result: PipelineResult) -> tuple[int, bool]:
+    """Images with what is suspected come first, then those with what is not excluded or was measured; of such
+    the ones that may be shown."""
+    decisions = {one.decision for one in of_source(source, result.findings) if one.code != BURNED_IN}
+    measured = any(one.model and one.source_uid == source.uid for one in result.measurements)
+    hidden = _cleaned(source, result) is None and _may_show_names(source, result)
+    if Decision.PRESENT in decisions:
+        return 0, hidden
+    return (1 if measured or Decision.INDETERMINATE in decisions else 2), hidden
+
+
+def _measured(source: Source, result: PipelineResult, frame: int) -> list[Measurement]:
+    mine = [one for one in result.measurements if one.source_uid == source.uid]
+    return [one for one in mine if (one.frame or 1) == frame]
+
+
+def _may_show_names(source: Source, result: PipelineResult) -> bool:
+    """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
+    looked = any(one.code == BURNED_IN for one in of_source(source, result.findings))
+    return looked or result.drawn_on == "cleaned" or source.header.get("Modality") == "US"
+
+
+def _cleaned(source: Source, result: PipelineResult) -> DerivedImage | None:
+    """The cleaned image of a source, None where it was not verified."""
+    made = (one for one in result.images if one.source_uid == source.uid and one.kind is ImageKind.CLEANED)
+    return next((one for one in made if one.verified), None)
+
+
+def _foot(context: ResultContext, sources: Sequence[Source]) -> list[str]:
+    analysed = dicom_datetime(context.analysed_at, offset_of(sources[0]))
+    when = f"{_date(analysed[:8])} {analysed[8:10]}:{analysed[10:12]}"
+    return [f"{NOT_FOR_DIAGNOSIS}. Analysed {when}, {_counted(len(sources))}.", _models(context)]
+
+
+def _models(context: ResultContext) -> str:
+    """Names and versions of the models, those that are too many counted."""
+    names = [f"{model.id} {model.version}" for model in context.models]
+    if not names:
+        return f"Pipeline: {context.pipeline} {context.pipeline_version}"
+    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= _MOST_OF_MODELS), 1)
+    more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
+    return f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
+
+
+def _head(header: Dataset) -> list[str]:
+    """Name; ID, birth date and sex; date, accession number and description of the study."""
+    patient = {
+        "ID": _value(header, "PatientID"),
+        "Born": _date(_value(header, "PatientBirthDate")),
+        "Sex": _value(header, "PatientSex"),
+    }
+    study = {
+        "Study": _date(_value(header, "StudyDate")),
+        "Accession number": _value(header, "AccessionNumber"),
+    }
+    lines = [[f"{name}: {value}" for name, value in group.items()] for group in (patient, study)]
+    if header.get("StudyDescription"):
+        lines[1].append(_value(header, "StudyDescription"))
+    return [_patient_name(header), *(" | ".join(line) for line in lines)]
+
+
+def _patient_name(header: Dataset) -> str:
+    """Family name, a comma and the others, of the first group (PS3.5 6.2.1) whose letters can be drawn."""
+    groups = [group.strip("^ ") for group in str(header.get("PatientName") or "").split("=")]
+    given = [group for group in groups if group]
+    group = next(filter(drawable, given), None)
+    if group is None:
+        return f"Name: {_OTHER_LETTERS if given else _NOT_GIVEN}"
+    family, _, others = group.partition("^")
+    return ", ".join(filter(None, (family.strip(), " ".join(others.replace("^", " ").split()))))
+
+
+def _value(header: Dataset, keyword: str) -> str:
+    text = str(header.get(keyword) or "").strip() or _NOT_GIVEN
+    return text if drawable(text) else _OTHER_LETTERS
+
+
+def _date(text: str) -> str:
+    """19700131 as 1970-01-31, anything else as it is."""
+    return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", text)
+
+
+def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
+    """Which image the picture is of, and how it was taken."""
+    parts = [f"Image {source.number}"] if len(sources) > 1 else []
+    view = view_of(source)
+    position = str(source.header.get("ViewPosition") or (view.meaning if view else ""))
+    parts += [f"view: {position}"] if position else []
+    parts += [f"frame {frame} of {source.frames}"] if source.frames > 1 else []
+    parts += ["cleaned image"] if cleaned else []
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def _counted(images: int) -> str:
+    return f"{images} image{'s' if images > 1 else ''}"

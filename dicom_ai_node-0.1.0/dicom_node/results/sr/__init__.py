@@ -1,0 +1,1 @@
+"""The report: Comprehensive 3D SR by TID 1500."""

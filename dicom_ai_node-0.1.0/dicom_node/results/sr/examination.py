@@ -1,0 +1,199 @@
+"""What a header says of the examination, in codes for the report: body part and side, view, procedure.
+
+The image library of the report (TID 1600 to 1603) says it of each image that was looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Final
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    ImageContentItem,
+    RelationshipTypeValues,
+)
+from highdicom.sr.templates import ImageLibraryEntryDescriptors
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+
+from dicom_node.results.common import concepts, iods
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.envelope import is_unpaired
+from dicom_node.results.common.source import Source
+
+_LOCAL: Final = re.compile(r"99|L$")  # PS3.3 8.2: designators of local schemes
+_RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
+_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same codes
+
+
+def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
+    """The body region in the image's header, else the pipeline's; None where neither has one."""
+    return next(_regions(context, source), None)
+
+
+def side_of(source: Source) -> str:
+    """L or R where the image shows one side of a paired body part, else empty."""
+    part = str(source.header.get("BodyPartExamined") or "")
+    letter = str(source.header.get("ImageLaterality") or source.header.get("Laterality") or "").upper()
+    return letter if part and not is_unpaired(part) and letter in concepts.SIDES else ""
+
+
+def target_of(context: ResultContext, source: Source) -> CodedConcept:
+    """The body region as TID 1602 wants it, the first of CID 4031 that image or pipeline name.
+
+    Without one, the whole body.
+    """
+    known = (_common_region(region) for region in _regions(context, source))
+    return next(filter(None, known), CodedConcept.from_code(concepts.ENTIRE_BODY))
+
+
+def view_of(source: Source) -> CodedConcept | DicomCode | None:
+    """View Code Sequence (0054,0220), else the code for View Position (0018,5101); for radiographs only."""
+    if source.header.get("Modality") not in _RADIOGRAPHS:
+        return None
+    given = _codes(source.header, "ViewCodeSequence")
+    return given[0] if given else concepts.VIEWS.get(str(source.header.get("ViewPosition") or ""))
+
+
+def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
+    """(121058, DCM): the procedures of the source in codes of a public scheme, else the kind of its views.
+
+    CID 100 is a baseline (TID 1207): codes that it has not, or not yet, are as good. Local ones are in
+    Performed Procedure Code Sequence only.
+    """
+    return _once(sources, _reported)
+
+
+def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
+    """(0040,A372): the source's Procedure Code Sequence (0008,1032), else the examination of its views."""
+    return _once(
+        sources, lambda source: _codes(source.header, "ProcedureCodeSequence") or _examination(source)
+    )
+
+
+def _reported(source: Source) -> Sequence[CodedConcept | DicomCode]:
+    radiograph = source.header.get("Modality") in _RADIOGRAPHS
+    given = _codes(source.header, "ProcedureCodeSequence")
+    public = [code for code in given if not _LOCAL.match(code.scheme_designator)]
+    return public or [concepts.RADIOGRAPH if radiograph else concepts.IMAGING_PROCEDURE]
+
+
+def _examination(source: Source) -> Sequence[CodedConcept | DicomCode]:
+    modality = source.header.get("Modality")
+    if modality in {"US", "IVUS"}:
+        return [concepts.ULTRASONOGRAPHY]
+    if modality not in _RADIOGRAPHS:
+        return [concepts.IMAGING_PROCEDURE]
+    chest = str(source.header.get("BodyPartExamined") or "").upper() == "CHEST"
+    return [concepts.CHEST_RADIOGRAPHY if chest else concepts.RADIOGRAPHY]
+
+
+def _once(
+    sources: Sequence[Source], codes_of: Callable[[Source], Sequence[CodedConcept | DicomCode]]
+) -> list[CodedConcept]:
+    found = {(code.scheme_designator, code.value): code for source in sources for code in codes_of(source)}
+    return [CodedConcept(code.value, code.scheme_designator, code.meaning) for code in found.values()]
+
+
+def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
+    """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region."""
+    yield from _codes(source.header, "AnatomicRegionSequence")
+    if named := iods.region(source.header.get("BodyPartExamined")):
+        yield named
+    if context.region is not None:
+        yield concepts.coded(context.region)
+
+
+def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
+    """The member of CID 4031 with this code, of SNOMED CT or RT, in words of the standard."""
+    scheme = "SRT" if region.scheme_designator in _SNOMED_RT else region.scheme_designator
+    given = DicomCode(region.value, scheme, region.meaning)  # pydicom knows RT's codes for CT's
+    member = next((code for code in _common_regions() if given in _codes_of(code)), None)
+    if member is None:
+        return None
+    if member.value in concepts.FORMER_REGIONS:
+        return concepts.with_equivalent(concepts.FORMER_REGIONS[member.value], member)
+    return CodedConcept.from_code(member)
+
+
+@cache
+def _common_regions() -> tuple[DicomCode, ...]:
+    """CID 4031, as far as validators of 2022 know it."""
+    group = codes.cid4031
+    members = [getattr(group, word) for word in group.dir()]
+    return tuple(code for code in members if code.value not in concepts.NEW_REGIONS)
+
+
+def _codes_of(member: DicomCode) -> Sequence[DicomCode]:
+    """Today's code of a region, and its former one."""
+    former = concepts.FORMER_REGIONS.get(member.value)
+    return [member, former] if former is not None else [member]
+
+
+def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
+    return [CodedConcept.from_dataset(_one_code(item)) for item in header.get(keyword) or []]
+
+
+def _one_code(item: Dataset) -> Dataset:
+    """The code alone: modifiers and private attributes of the source have no place in a content item."""
+    wanted = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion")
+    code = Dataset()
+    for keyword in (*wanted, "CodeMeaning"):
+        if keyword in item:
+            code[keyword] = item[keyword]
+    return code
+
+
+_HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
+
+
+def all_frames(source: Source) -> list[int] | None:
+    """Numbers (from 1) of all frames of a cine, as PixelMed wants it referenced; None of a still."""
+    return list(range(1, source.frames + 1)) if source.frames > 1 else None
+
+
+def image_library(context: ResultContext, sources: Sequence[Source]) -> ContainerContentItem:
+    """TID 1600 with one group, one entry for each image."""
+    group = _container(codes.DCM.ImageLibraryGroup, [_entry(context, source) for source in sources])
+    return _container(codes.DCM.ImageLibrary, [group])
+
+
+def _entry(context: ResultContext, source: Source) -> ContentItem:
+    """TID 1601: the image, every frame of it, with its descriptors (TID 1602, 1603)."""
+    item = ImageContentItem(
+        name=concepts.SOURCE,
+        referenced_sop_class_uid=source.stand_in.SOPClassUID,
+        referenced_sop_instance_uid=source.uid,
+        referenced_frame_numbers=all_frames(source),
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    item.ContentSequence = ContentSequence(_descriptors(context, source))
+    return item
+
+
+def _descriptors(context: ResultContext, source: Source) -> Iterator[ContentItem]:
+    for item in ImageLibraryEntryDescriptors(source.stand_in):
+        # CID 29 has no "Other": of a secondary capture the modality is left out.
+        if item.ConceptNameCodeSequence[0].CodeValue != codes.DCM.Modality.value or not _is_other(item):
+            yield item
+    yield CodeContentItem(concepts.TARGET_REGION, target_of(context, source), _HAS_ACQ_CONTEXT)
+    if (view := view_of(source)) is not None:
+        yield CodeContentItem(concepts.IMAGE_VIEW, view, _HAS_ACQ_CONTEXT)
+
+
+def _is_other(item: ContentItem) -> bool:
+    return bool(item.ConceptCodeSequence[0].CodeValue == "OT")
+
+
+def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
+    container = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = ContentSequence(items)
+    return container

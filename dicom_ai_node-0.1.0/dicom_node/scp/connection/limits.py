@@ -1,0 +1,74 @@
+"""Nobody outside can stop it: limits of memory, number and time. Who exceeds one is cut off, others go on.
+
+None of these is a setting: each is far above what a modality needs. What a site may want to change
+(associations, time-outs, the size of an object) stands in ``[listener]``.
+"""
+
+from __future__ import annotations
+
+# One PDU and one message.
+LARGEST_REQUEST = 2**18
+"""Bytes of an A-ASSOCIATE-RQ: 128 contexts with every transfer syntax of PS3.5 take 190 KB."""
+LARGEST_PDU = 2**20
+"""Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
+LARGEST_COMMAND = 2**14
+"""Bytes of a command set; a C-STORE-RQ has about 200."""
+HEAD = 2**10
+"""Bytes of a data set in which its SOP Class and Instance UID are looked for before it is answered."""
+TINY_FRAGMENT = 64
+"""Bytes: a PDU with a smaller fragment takes as much time of all senders as one of 16 KiB."""
+TINY_FRAGMENTS = 32
+"""Fragments of one message that are smaller; toolkits send two, the command and the data set's rest."""
+DROPPED = 2**20
+"""Bytes that may still come after we have aborted, before we close without waiting for the peer."""
+
+# Parts of an A-ASSOCIATE-RQ.
+CONTEXTS = 128
+"""Presentation contexts: their identifiers are the odd numbers of one byte (PS3.8 9.3.2.2)."""
+CONTEXT_ITEMS = 8192
+"""Abstract and transfer syntaxes over all contexts."""
+USER_ITEMS = 512
+"""Items of the user information: three for each context, and those that stand alone."""
+
+# Time. ``acse_timeout_seconds`` bounds connect to association as a whole.
+SLOWEST_BYTES_PER_SECOND = 100
+"""A message gets ``network_timeout_seconds``, and one second more for each 100 bytes of it that came."""
+
+# Connections and associations. An address is an IPv4 address or an IPv6 network of 64 bits.
+WAITING = 64
+"""Connections that have not asked for an association yet, of all addresses where no peer is known."""
+WAITING_OF_PEERS = 64
+"""As many places more, which only addresses of peers may use."""
+WAITING_OF_ONE_ADDRESS = 32
+"""Waiting connections of one address; a peer's address may have twice as many."""
+STRANGERS = 10
+"""Associations of unknown callers that may only verify; never more than half of all."""
+STRANGERS_OF_ONE_ADDRESS = 3
+SENDING_STRANGERS_OF_ONE_ADDRESS = 20
+"""Where ``unknown_callers`` are accepted: as many as a peer has by default."""
+
+# Events.
+LISTED_A_MINUTE = 60
+"""Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
+LISTED_OF_ONE_ASSOCIATION = 10
+"""Echoes, and objects of those that may not send, that get an event."""
+REFUSALS_OF_ONE_ASSOCIATION = 100
+"""Refused objects of a sender that get an event; the event of the association's end has their number."""
+EVENTS_WAITING = 1000
+"""Events that wait for the journal while the disk is full; older ones are lost."""
+REPORTS_OF_ONE_ASSOCIATION = 100
+"""Storage commitment reports; further ones may come on another association."""
+REQUESTS_A_MINUTE = 300
+"""Requests of one peer for storage commitment; some modalities make one for each image."""
+OBJECTS_ASKED_A_MINUTE = 20_000
+"""Objects in these requests."""
+STEP_REPORTS_OF_ONE_ASSOCIATION = 100
+"""N-CREATE and N-SET of performed procedure steps; further ones may come on another association."""
+ADDRESSES_A_MINUTE = 20
+"""Addresses that get an event of their own with these counts; others are counted together."""
+ADDRESSES_KEPT = 1000
+"""Addresses remembered at a time."""
+REFUSED_CONTEXTS_NAMED = 8
+"""An event names this many refused presentation contexts; of more it gives the number."""
+REFUSED_CONTEXTS_OF_MANY = 3
+"""How many it names where there are more."""

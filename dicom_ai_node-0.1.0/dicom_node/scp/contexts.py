@@ -1,0 +1,171 @@
+"""What we accept: a table of storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
+
+Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; ``docs/conformance.md`` is generated
+from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom.uid import UID_dictionary
+from pynetdicom import build_context
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.dicom import commitment, performed_step
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
+
+
+class ClassKind(StrEnum):
+    """Why a storage class is accepted."""
+
+    IMAGE = "image"  # what we analyse
+    NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
+
+
+@dataclass(frozen=True, slots=True)
+class StorageClass:
+    """One SOP class of the Storage service (PS3.4 B.5)."""
+
+    uid: str
+    name: str
+    kind: ClassKind
+
+
+_BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
+
+
+def _name(uid: str) -> str:
+    entry = UID_dictionary[uid]
+    return f"{entry[0]} (Retired)" if entry[3] else entry[0]
+
+
+def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
+    return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
+
+
+# Private classes of ultrasound systems, as public dictionaries of UIDs name them.
+_PRIVATE = (
+    ("Private Philips HP Live 3D 01 Storage", "1.2.840.113543.6.6.1.3.10001"),
+    ("Private Philips HP Live 3D 02 Storage", "1.2.840.113543.6.6.1.3.10002"),
+    ("Private Philips 3D Presentation State Storage", "1.3.46.670589.2.5.1.1"),
+    ("Private TomTec Annotation Storage", "1.2.276.0.48.5.1.4.1.1.7"),
+    ("Private Toshiba US Image Storage", "1.2.392.200036.9116.7.8.1.1.1"),
+)
+
+STORAGE_CLASSES: tuple[StorageClass, ...] = (
+    *_classes(
+        ClassKind.IMAGE,
+        """
+        UltrasoundImageStorage UltrasoundMultiFrameImageStorage
+        UltrasoundImageStorageRetired UltrasoundMultiFrameImageStorageRetired
+        ComputedRadiographyImageStorage
+        DigitalXRayImageStorageForPresentation DigitalXRayImageStorageForProcessing
+        SecondaryCaptureImageStorage MultiFrameSingleBitSecondaryCaptureImageStorage
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+        MultiFrameTrueColorSecondaryCaptureImageStorage
+        """,
+    ),
+    *_classes(
+        ClassKind.NON_SOURCE,
+        """
+        BasicTextSRStorage EnhancedSRStorage ComprehensiveSRStorage Comprehensive3DSRStorage
+        ExtensibleSRStorage ProcedureLogStorage MammographyCADSRStorage ChestCADSRStorage ColonCADSRStorage
+        XRayRadiationDoseSRStorage EnhancedXRayRadiationDoseSRStorage PatientRadiationDoseSRStorage
+        AcquisitionContextSRStorage SimplifiedAdultEchoSRStorage KeyObjectSelectionDocumentStorage
+        GrayscaleSoftcopyPresentationStateStorage ColorSoftcopyPresentationStateStorage
+        PseudoColorSoftcopyPresentationStateStorage BlendingSoftcopyPresentationStateStorage
+        AdvancedBlendingPresentationStateStorage VariableModalityLUTSoftcopyPresentationStateStorage
+        SegmentationStorage
+        EncapsulatedPDFStorage EncapsulatedCDAStorage
+        EnhancedUSVolumeStorage RawDataStorage
+        DigitalMammographyXRayImageStorageForPresentation DigitalMammographyXRayImageStorageForProcessing
+        XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage
+        TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
+        """,
+    ),
+    *(StorageClass(uid, name, ClassKind.NON_SOURCE) for name, uid in _PRIVATE),
+)
+"""Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
+job; ``listener.further_storage_classes`` adds to them."""
+
+VERIFICATION = "1.2.840.10008.1.1"
+_SHOWN = 64  # characters of a UID that a peer sent
+_SYNTAXES_SHOWN = 3
+_CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
+
+
+def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
+    """SOP Class UIDs of the Storage service that we accept, with those of the configuration."""
+    return tuple(dict.fromkeys([*(one.uid for one in STORAGE_CLASSES), *further]))
+
+
+def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationContext]:
+    """The presentation contexts that the acceptor supports. pynetdicom takes the first of *our* syntaxes that
+    the peer offers.
+    """
+    syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
+    plain = [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]
+    return [
+        build_context(VERIFICATION, plain),
+        *(build_context(uid, syntaxes) for uid in accepted_classes(further)),
+    ]
+
+
+def commitment_context(*, for_requests: bool = False) -> PresentationContext:
+    """For a peer that reports on storage commitment: the SCP on an association that it opens (PS3.4 J.3).
+
+    ``for_requests``: for one that asks us for it, the SCU as whoever opens an association usually is.
+    """
+    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
+    context = build_context(commitment.SOP_CLASS, plain)
+    context.scu_role, context.scp_role = for_requests, not for_requests
+    return context
+
+
+def step_context() -> PresentationContext:
+    """For a peer that reports on performed procedure steps (PS3.4 F.7)."""
+    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
+    return build_context(performed_step.SOP_CLASS, plain)
+
+
+def refusals(
+    proposed: Iterable[tuple[str, Sequence[str]]], supported: Iterable[PresentationContext]
+) -> tuple[str, ...]:
+    """The proposed contexts (abstract syntax, transfer syntaxes) that will be refused, in words, each once.
+
+    "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)" where we do not take the class; behind a colon the
+    transfer syntaxes, where we take none of them.
+    """
+    ours = {str(one.abstract_syntax): {str(uid) for uid in one.transfer_syntax} for one in supported}
+    found: dict[str, None] = {}
+    for abstract, syntaxes in proposed:
+        if abstract not in ours:
+            found[_named(abstract)] = None
+        elif ours[abstract].isdisjoint(syntaxes):
+            shown = ", ".join(_named(uid) for uid in syntaxes[:_SYNTAXES_SHOWN])
+            more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
+            found[f"{_named(abstract)}: {shown}{more}"] = None
+    return tuple(found)
+
+
+def refused_class(refusal: str) -> str:
+    """The SOP class in one of ``refusals``, "" where it shows no UID or the class itself is accepted."""
+    found = _CLASS.fullmatch(refusal)
+    return found[1] if found else ""
+
+
+def _named(uid: str) -> str:
+    """A UID from outside with its name, if it has one."""
+    return f"{_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
+
+
+def shown_uid(uid: str) -> str:
+    """A UID from outside as events may show it: digits and dots only, so that a name in its place is not
+    shown.
+    """
+    return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])

@@ -1,0 +1,136 @@
+"""Connections that have no association yet: limits on their number, and counts of those that failed.
+
+Nobody outside can stop it: no unknown caller can use up the places of others, by silence or by number, or
+fill the journal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+
+from dicom_node.scp.connection import limits
+
+_MINUTE = 60.0
+OTHERS = "others"
+
+
+class Failure(StrEnum):
+    """Why a connection ended without an association."""
+
+    NO_PLACE = "no_place"  # closed at once: too many wait already
+    TOO_LATE = "too_late"  # no complete association request in the time allowed
+    MALFORMED = "malformed"  # something else than an association request
+    REJECTED = "rejected"  # beyond those that are journalled one by one
+    NO_TLS = "no_tls"  # the same
+
+
+class Entrance:
+    """Counts waiting connections by address. Thread-safe; nothing here blocks or asks the name service."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._peers: OrderedDict[str, None] = OrderedDict()
+
+    def know(self, addresses: Iterable[str]) -> None:
+        """Remember addresses of peers from now on; beyond ``ADDRESSES_KEPT`` the oldest are forgotten."""
+        with self._lock:
+            for address in addresses:
+                self._peers[network(address)] = None
+                self._peers.move_to_end(network(address))
+            while len(self._peers) > limits.ADDRESSES_KEPT:
+                self._peers.popitem(last=False)
+
+    def enter(self, address: str) -> bool:
+        """Take a place for a new connection; False: there is none for this address."""
+        one = network(address)
+        with self._lock:
+            places, mine = limits.WAITING, limits.WAITING_OF_ONE_ADDRESS
+            if one in self._peers:
+                places, mine = places + limits.WAITING_OF_PEERS, 2 * mine
+            if self._waiting.total() >= places or self._waiting[one] >= mine:
+                return False
+            self._waiting[one] += 1
+            return True
+
+    def leave(self, address: str) -> None:
+        """Give the place back: the connection has its association, or is closed."""
+        one = network(address)
+        with self._lock:
+            self._waiting[one] -= 1
+            if self._waiting[one] <= 0:
+                del self._waiting[one]
+
+
+class Failures:
+    """Counts failures by address: the first of an address is due at once, further ones once a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counts: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
+        self._reported: set[str] = set()  # in this minute
+        self._listed: Counter[str] = Counter()
+        self._minute = clock()
+
+    def add(self, address: str, failure: Failure) -> None:
+        """Count one failure of this address."""
+        one = network(address)
+        with self._lock:
+            if one not in self._counts and len(self._counts) >= limits.ADDRESSES_KEPT:
+                one = OTHERS
+            self._counts[one][failure] += 1
+
+    def may_list(self, address: str) -> bool:
+        """Whether a failure of this address may still get an event of its own in this minute."""
+        one = network(address)
+        with self._lock:
+            self._turn_minute()
+            if one not in self._listed and len(self._listed) >= limits.ADDRESSES_KEPT:
+                one = OTHERS
+            self._listed[one] += 1
+            return self._listed[one] <= limits.LISTED_A_MINUTE
+
+    def due(self) -> list[tuple[str, Mapping[Failure, int]]]:
+        """Addresses and counts that are to be journalled now; they are reset by this call."""
+        with self._lock:
+            self._turn_minute()
+            due = [one for one in self._counts if one not in self._reported]
+            reported: dict[str, Counter[Failure]] = {}
+            for one in sorted(due, key=lambda one: -self._counts[one].total()):
+                counts = self._counts.pop(one)
+                if one != OTHERS and len(self._reported) + len(reported) < limits.ADDRESSES_A_MINUTE:
+                    reported[one] = counts
+                elif OTHERS not in self._reported:
+                    reported.setdefault(OTHERS, Counter()).update(counts)
+                else:
+                    self._counts[OTHERS].update(counts)
+            self._reported.update(reported)
+            return list(reported.items())
+
+    def _turn_minute(self) -> None:
+        now = self._clock()
+        if now - self._minute >= _MINUTE:
+            self._minute = now
+            self._listed.clear()
+            self._reported.clear()
+
+
+def network(address: str) -> str:
+    """The unit in which addresses are counted: an IPv4 address, or the IPv6 network in which a machine
+    chooses its address.
+    """
+    one = numeric(address)
+    return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
+
+
+def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its scope; one of IPv4 that is written as IPv6 is one of IPv4."""
+    parsed = ipaddress.ip_address(address.split("%", 1)[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed

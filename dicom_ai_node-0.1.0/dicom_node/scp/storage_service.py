@@ -1,0 +1,613 @@
+"""The storage service that all associations of a listener share: policy, spool, journal, open associations.
+
+The interface between the network and the disk: an association hands over what it received and gets a status
+back; how bytes reach the spool, and how the association waits for them, may change on either side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from pydicom.uid import UID
+
+from dicom_node import events
+from dicom_node.dicom import commitment, performed_step
+from dicom_node.dicom.commitment import CommitmentReport, RequestedObjects
+from dicom_node.dicom.dataset_head import read_sop_uids
+from dicom_node.dicom.transfer_syntaxes import transfer_syntax
+from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
+from dicom_node.events import Event, EventType, FieldValue, happened
+from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.journal import JournalWriter
+from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.scp import statuses
+from dicom_node.scp.command import (
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
+    MalformedCommand,
+    NormalizedAnswer,
+    NormalizedCommand,
+    StoreCommand,
+    name_of,
+)
+from dicom_node.scp.connection import limits
+from dicom_node.scp.connection.reactor import TOO_LATE
+from dicom_node.scp.contexts import VERIFICATION, shown_uid
+from dicom_node.scp.entrance import Entrance, Failure, Failures, network
+from dicom_node.scp.performed_steps import PerformedSteps
+from dicom_node.scp.policy import Permission, PolicyFile, Proposal
+from dicom_node.scp.statuses import Rejection, Status
+
+_LOGGER = logging.getLogger(__name__)
+_MINUTE = 60.0
+
+
+@dataclass(slots=True)
+class AcceptedAssociation:
+    """One accepted association. ``association`` is our own identifier of it, unique for ever."""
+
+    association: str
+    proposal: Proposal
+    permission: Permission
+    beginning: Event | None = None
+    """What the journal lacks because the disk was full: until it has it, no object is acknowledged."""
+    stored: int = 0
+    """Objects acknowledged with Success."""
+    repeatable: int = 0
+    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    refused: int = 0
+    """Objects not acknowledged with Success."""
+    reports: int = 0
+    """Storage commitment reports taken."""
+    steps: int = 0
+    """Reports on performed procedure steps taken."""
+
+    @property
+    def sender(self) -> str:
+        """The owner of the objects: a peer's name, or a stranger's address."""
+        return self.permission.peer or network(self.proposal.address)
+
+
+@dataclass(slots=True)
+class StoreRequest:
+    """One C-STORE being received. ``refusal`` is set as soon as it is known; further bytes are discarded."""
+
+    context_id: int
+    command: StoreCommand
+    incoming: IncomingObject | None = None
+    refusal: Status | None = None
+    comment: str = ""
+    size: int = 0
+    largest: int = 0
+    """Largest data set in bytes that is stored; of one that is refused, twice as many are read."""
+    head: bytearray = field(default_factory=bytearray)
+    """The first bytes of the data set, at most ``limits.HEAD``."""
+    transfer_syntax_uid: str = ""
+    strict_instance_uids: bool = False
+
+    def refuse(self, status: Status, comment: str) -> None:
+        """Settle the answer; nothing of the object is stored."""
+        self.refusal, self.comment = status, comment
+        self.abandon()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
+        self.size += len(data)
+        if self.size > 2 * self.largest:
+            raise MalformedCommand("data set far beyond listener.maximum_object_mib")
+        if self.incoming is None:
+            return
+        if len(self.head) < limits.HEAD:
+            self.head += data[: limits.HEAD - len(self.head)]
+        if self.size > self.largest:
+            self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
+            return
+        try:
+            self.incoming.write(data)
+        except SpoolError as error:
+            self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+
+    def abandon(self) -> None:
+        """Delete what was written: the association ended, or the object is refused."""
+        if self.incoming is not None:
+            self.incoming.abandon()
+            self.incoming = None
+
+
+@dataclass(slots=True)
+class NormalizedRequest:
+    """One DIMSE-N request being received."""
+
+    context_id: int
+    command: NormalizedCommand
+    largest: int = 0
+    """Bytes of its data set that are read."""
+    data: bytearray = field(default_factory=bytearray)
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
+        self.data += data
+        if len(self.data) > self.largest:
+            raise MalformedCommand(f"data set of {name_of(self.command.field)} beyond its largest length")
+
+    def abandon(self) -> None:
+        """The association ended before the request was whole."""
+        self.data.clear()
+
+
+_Taker = Callable[[AcceptedAssociation, NormalizedRequest, UID], NormalizedAnswer]
+
+
+class StorageService:
+    """Shared by the threads of all associations of one listener."""
+
+    def __init__(
+        self,
+        policy: PolicyFile,
+        spool: Spool,
+        waiting: WaitingObjects,
+        journal: JournalWriter,
+        steps: PerformedSteps,
+        listener_id: str,
+    ) -> None:
+        self.policy = policy
+        self._spool, self._waiting = spool, waiting
+        self._journal = journal
+        self._steps = steps
+        self._listener_id = listener_id
+        self.entrance = Entrance()
+        self._failures = Failures()
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
+        self._strangers: Counter[str] = Counter()
+        self._numbers = itertools.count(1)
+        self._unwritten: list[Event] = []
+        self._complained_at = float("-inf")
+        self._asked: Counter[str] = Counter()
+        self._objects_asked: Counter[str] = Counter()
+        self._asked_since = time.monotonic()
+        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step)
+        self._normalized: dict[tuple[str, int], tuple[int, _Taker]] = {
+            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, self._take_report),
+            (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, self._take_request),
+            (performed_step.SOP_CLASS, N_CREATE_RQ): step,
+            (performed_step.SOP_CLASS, N_SET_RQ): step,
+        }
+        """By abstract syntax and command field: the bytes that are read, and who takes them."""
+
+    def arrive(self, address: str) -> bool:
+        """A connection was made; False: it is to be closed, too many of this address wait already."""
+        if self.entrance.enter(address):
+            return True
+        self._failures.add(address, Failure.NO_PLACE)
+        return False
+
+    def give_up(self, address: str, reason: str) -> None:
+        """A connection ended without an association; ``reason`` "": the peer chose so, or was rejected."""
+        self.entrance.leave(address)
+        if reason:
+            self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
+
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
+        """Accept or reject an association; the decision is journalled before the peer is answered.
+
+        On a full disk it is accepted without a line in the journal, and its objects are refused. A rejected
+        connection counts as waiting until it is closed.
+        """
+        policy = self.policy.current()
+        verdict = policy.decide(proposal)
+        if isinstance(verdict, Permission):
+            if verdict.peer:
+                self.entrance.know([proposal.address])
+            elif not verdict.may_send and not self._failures.may_list(proposal.address):
+                verdict = statuses.TEMPORARY_CONGESTION
+        if isinstance(verdict, Permission):
+            with self._lock:
+                if policy.has_room(verdict, self._open, self._strangers[proposal.address]):
+                    self._count(proposal, verdict, 1)
+                else:
+                    verdict = statuses.LOCAL_LIMIT_EXCEEDED
+        if isinstance(verdict, Rejection):
+            return self._reject(proposal, verdict)
+        accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
+        accepted.beginning = self._beginning(accepted)
+        self._journal_beginning(accepted)
+        self.entrance.leave(proposal.address)
+        return accepted
+
+    def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
+        """End an association, after its last object; ``reason`` says why, if without A-RELEASE."""
+        self._leave_room(accepted)
+        fields: dict[str, FieldValue] = {"objects": accepted.stored}
+        if accepted.refused:
+            fields["objects_refused"] = accepted.refused
+        if released:
+            self.record(self._event(events.ASSOCIATION_RELEASED, accepted, outcome="released", **fields))
+        else:
+            fields["reason"] = reason
+            self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
+
+    def open(self, accepted: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
+        """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
+        command, policy = request.command, self.policy.current()
+        request.largest = policy.maximum_object_bytes
+        request.transfer_syntax_uid = context[1]
+        request.strict_instance_uids = policy.strict_instance_uids
+        if not accepted.permission.may_send:
+            request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
+        elif command.sop_class_uid != context[0]:
+            request.refuse(statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context")
+        elif not command.names_an_instance:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
+        elif not command.has_data_set:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
+        elif not self._journal_beginning(accepted):
+            request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
+        elif not self._waiting.has_room(accepted.sender, policy.waiting_objects, policy.waiting_bytes):
+            request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
+        else:
+            try:
+                request.incoming = self._spool.open(
+                    self._arrival(accepted, command),
+                    command.sop_class_uid,
+                    command.sop_instance_uid,
+                    context[1],
+                    accepted.sender,
+                )
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+
+    def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> Status:
+        """All bytes were received: make the object durable, and only then answer Success."""
+        if request.incoming is not None and not request.size:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+        instance_uid = self._compare(request)
+        if request.incoming is not None:
+            try:
+                request.incoming.commit()
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        if request.refusal is None:
+            accepted.stored += 1
+            self._waiting.add(accepted.sender, request.size)
+            if instance_uid != request.command.sop_instance_uid:
+                self._report_instance_uid(accepted, request, instance_uid)
+            return statuses.SUCCESS
+        accepted.refused += 1
+        self._journal_if_few(
+            accepted,
+            self._event(
+                events.STORE_REFUSED,
+                accepted,
+                status=f"{request.refusal.code:04X}",
+                reason=request.comment,
+                sop_class_uid=shown_uid(request.command.sop_class_uid),
+                sop_instance_uid=shown_uid(request.command.sop_instance_uid),
+            ),
+        )
+        return request.refusal
+
+    def _compare(self, request: StoreRequest) -> str:
+        """Refuse a data set that does not match its request (PS3.4 B.2.3); returns its SOP Instance UID.
+
+        What its first bytes do not show is taken to be as requested, and judged when it is inspected.
+        """
+        command = request.command
+        syntax = transfer_syntax(request.transfer_syntax_uid)
+        if request.incoming is None or syntax is None:
+            return command.sop_instance_uid
+        sop_class_uid, sop_instance_uid = read_sop_uids(request.head, syntax)
+        if sop_class_uid not in ("", command.sop_class_uid):
+            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
+        elif request.strict_instance_uids and sop_instance_uid not in ("", command.sop_instance_uid):
+            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Instance UID")
+        return sop_instance_uid or command.sop_instance_uid
+
+    def _report_instance_uid(
+        self, accepted: AcceptedAssociation, request: StoreRequest, sop_instance_uid: str
+    ) -> None:
+        event = self._event(
+            events.INSTANCE_UID_DIFFERS,
+            accepted,
+            requested=shown_uid(request.command.sop_instance_uid),
+            sop_instance_uid=shown_uid(sop_instance_uid),
+        )
+        self._journal_if_few(accepted, event)
+
+    def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
+        """Begin a DIMSE-N request. Raises MalformedCommand where its presentation context is not for it."""
+        field = request.command.field
+        if (abstract_syntax, field) not in self._normalized:
+            raise MalformedCommand(f"not served: {name_of(field)}")
+        request.largest, _ = self._normalized[abstract_syntax, field]
+
+    def take_normalized(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
+    ) -> NormalizedAnswer:
+        """A DIMSE-N request was received: make it durable, and only then answer Success."""
+        _, take = self._normalized[abstract_syntax, request.command.field]
+        return take(accepted, request, UID(syntax))
+
+    def _take_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """A storage commitment report."""
+        report = self._read_report(accepted, request, syntax)
+        if isinstance(report, Status):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, report)
+        fields: dict[str, FieldValue] = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": report.committed_lines(),
+            "failed": report.failed_lines(),
+        }
+        if not self._journal_unlogged(events.COMMITMENT_REPORTED, fields):
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.REPORT_NOT_KEPT)
+        accepted.reports += 1
+        return NormalizedAnswer(statuses.SUCCESS)
+
+    def _read_report(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> CommitmentReport | Status:
+        """What is reported, or why it is refused."""
+        if not accepted.permission.may_report:
+            return statuses.NOT_AUTHORISED
+        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
+            return statuses.REPORT_NOT_KEPT
+        try:
+            return commitment.read_report(bytes(request.data), syntax)
+        except FaultyReport:
+            return statuses.REPORT_UNREADABLE
+
+    def _take_request(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """Storage commitment is asked for."""
+        asked = self._read_request(accepted, request, syntax)
+        if isinstance(asked, Status):
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, asked)
+        fields: dict[str, FieldValue] = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+            "objects": asked.lines(),
+        }
+        if not self._journal_unlogged(events.COMMITMENT_ASKED, fields):
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.REQUEST_NOT_KEPT)
+        return NormalizedAnswer(statuses.SUCCESS)
+
+    def _read_request(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> RequestedObjects | Status:
+        """What is asked for, or why it is refused (PS3.7 10.1.4.1.10)."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.REQUEST_NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.REQUEST_NO_SUCH_INSTANCE),
+            (command.type_id != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return status
+        if not self._may_ask_now(peer, 0):
+            return statuses.REQUEST_NOT_KEPT
+        try:
+            self._spool.check_space()
+            asked = commitment.read_request(bytes(request.data), syntax)
+        except SpoolError:
+            return statuses.REQUEST_NOT_KEPT
+        except FaultyReport:
+            return statuses.REQUEST_UNREADABLE
+        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.REQUEST_NOT_KEPT
+
+    def _may_ask_now(self, peer: str, objects: int) -> bool:
+        """Whether the peer may ask for as many objects in this minute; they count from now on.
+
+        0: whether it may ask at all, before its request is read.
+        """
+        with self._lock:
+            if time.monotonic() - self._asked_since > _MINUTE:
+                self._asked.clear()
+                self._objects_asked.clear()
+                self._asked_since = time.monotonic()
+            if not objects:
+                self._asked[peer] += 1
+            within = self._objects_asked[peer] + objects <= limits.OBJECTS_ASKED_A_MINUTE
+            if within:
+                self._objects_asked[peer] += objects
+            return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
+
+    def _journal_unlogged(self, event_type: EventType, fields: dict[str, FieldValue]) -> bool:
+        """Whether it is durable. Not logged here: it names many objects. The index tells their number."""
+        try:
+            self._journal.append_durably(Event(event_type, datetime.now(UTC), fields))
+        except OSError:
+            return False
+        return True
+
+    def _refuse(
+        self, event_type: EventType, accepted: AcceptedAssociation, status: Status
+    ) -> NormalizedAnswer:
+        fields = {"status": f"{status.code:04X}", "reason": status.meaning}
+        self._journal_if_few(accepted, self._event(event_type, accepted, **fields))
+        return NormalizedAnswer(status)
+
+    def _take_step(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        """An N-CREATE or N-SET of a performed procedure step."""
+        answer = self._answer_step(accepted, request, syntax)
+        if answer.status is statuses.SUCCESS:
+            accepted.steps += 1
+            return answer
+        fields: dict[str, FieldValue] = {
+            "status": f"{answer.status.code:04X}",
+            "reason": answer.comment or answer.status.meaning,
+            "step": shown_uid(request.command.sop_instance_uid),
+        }
+        self._journal_if_few(accepted, self._event(events.STEP_REFUSED, accepted, **fields))
+        return answer
+
+    def _answer_step(
+        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
+    ) -> NormalizedAnswer:
+        if not accepted.permission.mpps:
+            return NormalizedAnswer(statuses.NOT_AUTHORISED)
+        if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
+        try:
+            self._spool.check_space()
+        except SpoolError as error:
+            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": accepted.permission.peer,
+        }
+        peer = accepted.permission.peer
+        return self._steps.take(request.command, bytes(request.data), syntax, peer, fields)
+
+    def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
+        """The answer to a C-ECHO in a presentation context of this abstract syntax."""
+        if abstract_syntax != VERIFICATION:
+            return statuses.SOP_CLASS_NOT_SUPPORTED
+        self._journal_if_few(accepted, self._event(events.ECHOED, accepted))
+        return statuses.SUCCESS
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        """A peer could not agree on TLS with us."""
+        if self._failures.may_list(address):
+            self.record(
+                happened(events.TLS_FAILED, listener=self._listener_id, address=address, reason=reason)
+            )
+        else:
+            self._failures.add(address, Failure.NO_TLS)
+
+    def record(self, event: Event) -> None:
+        """Journal an event; while the disk is full it waits for the next one, if not too many wait."""
+        with self._lock:
+            self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
+            self._write_out()
+
+    def write_out(self) -> None:
+        """Journal the events that could not be written before, and the counts of failed connections."""
+        for address, counts in self._failures.due():
+            numbers = {str(failure): number for failure, number in counts.items()}
+            event = happened(
+                events.CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers
+            )
+            self.record(event)
+        with self._lock:
+            self._write_out()
+
+    def _beginning(self, accepted: AcceptedAssociation) -> Event:
+        """Its refused presentation contexts are logged for debugging only: toolkits offer all they have."""
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        refused = _refused(accepted.proposal)
+        if refused:
+            _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, refused)
+        return replace(event, fields={**event.fields, **refused})
+
+    def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
+        """Before the first object can be acknowledged: else its study could seem complete."""
+        if accepted.beginning is not None:
+            try:
+                self._journal.append(accepted.beginning)
+                accepted.beginning = None
+            except OSError as error:
+                self._cannot_write(error)
+        return accepted.beginning is None
+
+    def _journal_if_few(self, accepted: AcceptedAssociation, event: Event) -> None:
+        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        accepted.repeatable += 1
+        sends = accepted.permission.may_send and event.type is events.STORE_REFUSED
+        listed = limits.REFUSALS_OF_ONE_ASSOCIATION if sends else limits.LISTED_OF_ONE_ASSOCIATION
+        if (accepted.refused if sends else accepted.repeatable) <= listed:
+            self.record(event)
+
+    def _write_out(self) -> None:
+        try:
+            while self._unwritten:
+                self._journal.append(self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as error:
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        """Once a minute: each sender tries again and again."""
+        if time.monotonic() - self._complained_at > _MINUTE:
+            self._complained_at = time.monotonic()
+            _LOGGER.error("the journal cannot be written: %s", error.strerror)
+
+    def _reject(self, proposal: Proposal, rejection: Rejection) -> Rejection:
+        if not self._failures.may_list(proposal.address):
+            self._failures.add(proposal.address, Failure.REJECTED)
+            return rejection
+        event = happened(
+            events.ASSOCIATION_REJECTED,
+            listener=self._listener_id,
+            calling=proposal.calling_ae,
+            called=proposal.called_ae,
+            address=proposal.address,
+            result=rejection.result,
+            source=rejection.source,
+            reason=rejection.reason,
+            meaning=rejection.meaning,
+        )
+        self.record(event)
+        return rejection
+
+    def _leave_room(self, accepted: AcceptedAssociation) -> None:
+        with self._lock:
+            self._count(accepted.proposal, accepted.permission, -1)
+
+    def _count(self, proposal: Proposal, permission: Permission, step: int) -> None:
+        self._open[permission.peer] += step
+        if not permission.peer:
+            self._strangers[proposal.address] += step
+            if not self._strangers[proposal.address]:
+                del self._strangers[proposal.address]
+
+    def _event(self, event_type: EventType, accepted: AcceptedAssociation, **fields: FieldValue) -> Event:
+        return happened(
+            event_type,
+            association=accepted.association,
+            listener=self._listener_id,
+            calling=accepted.proposal.calling_ae,
+            called=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            peer=accepted.permission.peer,
+            **fields,
+        )
+
+    def _arrival(self, accepted: AcceptedAssociation, command: StoreCommand) -> Arrival:
+        return Arrival(
+            association=accepted.association,
+            calling_ae=accepted.proposal.calling_ae,
+            called_ae=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            priority=command.priority,
+            received_at=datetime.now(UTC),
+        )
+
+
+def _refused(proposal: Proposal) -> dict[str, FieldValue]:
+    """The refused presentation contexts, of many only some, and their number; nothing where all are taken."""
+    many = len(proposal.refused) > limits.REFUSED_CONTEXTS_NAMED
+    named = proposal.refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else proposal.refused
+    return {"refused": list(named), "refused_count": len(proposal.refused)} if named else {}
+
+
+def _comment(error: SpoolError) -> str:
+    return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"

@@ -1,0 +1,119 @@
+"""Destinations and archives, each behind one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7, FHIR."""
+
+from __future__ import annotations
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.scu.archive import (
+    MOST_OBJECTS,
+    Archive,
+    FoundStudies,
+    FoundStudy,
+    ObjectSink,
+    Retrieved,
+    RetrieveStatus,
+    StudyQuery,
+)
+from dicom_node.scu.destination import (
+    Check,
+    CommitmentProvider,
+    CommitmentUser,
+    Confirmation,
+    Destination,
+    Outgoing,
+    Presence,
+    RemovalAnswer,
+    Remover,
+    SendReport,
+    SendStatus,
+)
+
+__all__ = [
+    "MOST_OBJECTS",
+    "Archive",
+    "Check",
+    "CommitmentProvider",
+    "CommitmentUser",
+    "Confirmation",
+    "Destination",
+    "FoundStudies",
+    "FoundStudy",
+    "ObjectSink",
+    "Outgoing",
+    "Presence",
+    "RemovalAnswer",
+    "Remover",
+    "RetrieveStatus",
+    "Retrieved",
+    "SendReport",
+    "SendStatus",
+    "StudyQuery",
+    "open_archive",
+    "open_commitment",
+    "open_destination",
+    "open_remover",
+    "open_reporter",
+]
+
+
+def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
+    """The way to ask this peer for studies, by its ``transport``. Opens no connection yet; for one thread."""
+    if peer.transport == "dimse":
+        from dicom_node.scu.dimse_archive import DimseArchive
+
+        return DimseArchive(peer, settings)
+    from dicom_node.scu.http_archive import DicomwebArchive, OrthancArchive
+
+    return OrthancArchive(peer, settings) if peer.transport == "orthanc" else DicomwebArchive(peer, settings)
+
+
+def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
+    """The way to ask this peer for storage commitment. Opens no connection yet; for one thread."""
+    from dicom_node.scu.commitment import CommitmentRequestor
+
+    return CommitmentRequestor(peer, settings)
+
+
+def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
+    """The way to report to this peer on storage commitment. Opens no connection yet; for one thread."""
+    from dicom_node.scu.commitment import CommitmentReporter
+
+    return CommitmentReporter(peer, settings)
+
+
+def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
+    """The way to delete objects at this peer, which has ``withdraw = "delete"``. For one thread."""
+    if peer.transport == "orthanc":
+        from dicom_node.scu.orthanc import OrthancDestination
+
+        return OrthancDestination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
+    from dicom_node.scu.dicomweb import DicomwebDestination
+
+    return DicomwebDestination(peer, settings)
+
+
+def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
+    """The way to this peer, by its ``transport``. Opens no connection yet; for one thread."""
+    # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
+    if peer.transport == "orthanc":
+        from dicom_node.scu.orthanc import OrthancDestination
+
+        return OrthancDestination(peer, settings)
+    if peer.transport == "dicomweb":
+        from dicom_node.scu.dicomweb import DicomwebDestination
+
+        return DicomwebDestination(peer, settings)
+    if peer.transport == "hl7":
+        from dicom_node.scu.mllp import Hl7Destination
+
+        return Hl7Destination(peer, settings)
+    if peer.transport == "fhir":
+        from dicom_node.scu.fhir import FhirDestination
+
+        return FhirDestination(peer, settings)
+    from dicom_node.scu.dimse import DimseDestination
+
+    return DimseDestination(peer, settings)

@@ -1,0 +1,205 @@
+"""The protocol of an archive that may be asked for studies: find, retrieve, test (PS3.4 C, PS3.18 10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Final, Protocol
+
+from dicom_node.dicom.identity import Patient
+from dicom_node.scu.destination import Check
+
+STUDY_KEYS: Final = (
+    "StudyInstanceUID",
+    "StudyDate",
+    "ModalitiesInStudy",
+    "StudyDescription",
+    "NumberOfStudyRelatedInstances",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+)
+"""What is asked of each study (PS3.4 C.6.2.1.2)."""
+MOST_OBJECTS: Final = 20_000
+"""Objects that one retrieval may bring."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_NOBODY = Patient()
+_LONGEST_ID = 64  # LO, PS3.5 6.2
+
+
+@dataclass(frozen=True, slots=True)
+class StudyQuery:
+    """One question: studies of these days that have a modality, or the study of one UID.
+
+    With ``patient_id`` those of one patient; it is matched as it is, so it may hold no wildcard.
+    """
+
+    first: date | None = None
+    last: date | None = None
+    modality: str = ""
+    """A code in capitals; "": any."""
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    """"": any."""
+
+    @property
+    def dates(self) -> str:
+        """The range as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
+        if self.first is None or self.last is None:
+            return ""
+        return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
+
+    def is_answered_by(self, study: FoundStudy) -> bool:
+        """Whether an answer is one to this question: an archive may not match by all keys."""
+        if self.study_instance_uid:
+            return study.study_instance_uid == self.study_instance_uid
+        if self.patient_id and study.patient_id != self.patient_id:
+            return False
+        issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+        if self.patient_id and len(issuers) > 1:
+            return False
+        day, dates = study.study_date, self.dates
+        in_time = not day or not dates or dates[:8] <= day <= dates[9:]
+        return in_time and (not self.modality or not study.modalities or self.modality in study.modalities)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudy:
+    """One study in an answer. What the archive left out is "" or None.
+
+    ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
+    """
+
+    study_instance_uid: str
+    study_date: str = ""
+    modalities: tuple[str, ...] = ()
+    description: str = ""
+    instances: int | None = None
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient: Patient = _NOBODY
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> FoundStudy | None:
+        """From the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance UID."""
+        uid = texts.get("StudyInstanceUID", "").strip("\0 ")
+        if not _UID.fullmatch(uid) or len(uid) > 64:
+            return None
+        day = re.sub(r"\D", "", texts.get("StudyDate", ""))
+        number = texts.get("NumberOfStudyRelatedInstances", "").strip()
+        name, birth, sex = (texts.get(f"Patient{key}", "") for key in ("Name", "BirthDate", "Sex"))
+        return cls(
+            study_instance_uid=uid,
+            study_date=day if len(day) == 8 else "",
+            modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
+            description=texts.get("StudyDescription", "")[:64],
+            instances=int(number) if number.isdecimal() and len(number) < 10 else None,
+            patient_id=_identifier(texts, "PatientID"),
+            issuer_of_patient_id=_identifier(texts, "IssuerOfPatientID"),
+            patient=Patient.from_values("", "", name, birth, sex),
+        )
+
+
+def _identifier(texts: Mapping[str, str], keyword: str) -> str:
+    return texts.get(keyword, "").replace("\0", "").strip()[:_LONGEST_ID]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudies:
+    """The answer to a question. ``strays``: answers that name no study, or another than was asked for."""
+
+    studies: tuple[FoundStudy, ...]
+    strays: int = 0
+
+    @classmethod
+    def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
+        """Those of the given answers that fit the question, each study once."""
+        found: dict[str, FoundStudy] = {}
+        strays = 0
+        for texts in given:
+            study = FoundStudy.from_texts(texts)
+            if study is not None and query.is_answered_by(study):
+                found.setdefault(study.study_instance_uid, study)
+            else:
+                strays += 1
+        return cls(tuple(found.values()), strays)
+
+
+class RetrieveStatus(StrEnum):
+    """The outcome of one retrieval, which decides what is done next."""
+
+    RETRIEVED = "retrieved"
+    INCOMPLETE = "incomplete"  # some objects did not come: tried again, then accepted as it is
+    ABSENT = "absent"  # the archive has no such study
+    RETRY = "retry"  # waiting may cure it
+    UNREACHABLE = "unreachable"  # the archive does not answer: tried for ever
+    REFUSED = "refused"  # waiting does not cure it
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The outcome for one study. ``objects``: that came. ``text``: why not all."""
+
+    status: RetrieveStatus
+    objects: int = 0
+    text: str = ""
+
+
+class ObjectSink(Protocol):
+    """Takes objects that a retrieval brings on our own connection.
+
+    Raises FaultyInput for an object that is not taken, SpoolError where nothing more can be stored.
+    """
+
+    @property
+    def sop_classes(self) -> Collection[str]:
+        """SOP classes that are taken."""
+        ...
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest object that is taken."""
+        ...
+
+    def take_object(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
+    ) -> None:
+        """Store an encoded data set."""
+        ...
+
+    def take_file(self, pieces: Iterable[bytes]) -> None:
+        """Store a Part 10 file (PS3.10 7)."""
+        ...
+
+
+class Archive(Protocol):
+    """One peer that may be asked. For one thread; no connection stays open between calls.
+
+    No call waits for the peer without end.
+    """
+
+    def find(self, query: StudyQuery) -> FoundStudies:
+        """Ask for studies. Raises PeerUnreachable where there is no answer, or none that can be read."""
+        ...
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """Body Part Examined (0018,0015) of the study's series, where it says one. Raises PeerUnreachable."""
+        ...
+
+    def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        """Get all objects of a study. The peer's faults are outcomes, not errors."""
+        ...
+
+    def test(self) -> list[Check]:
+        """Try what questions and retrieval need, without retrieving anything."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...

@@ -1,0 +1,188 @@
+"""The protocol of a destination as the outbox uses it: send, confirm, test. Statuses are data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from dicom_node.dicom.commitment import CommitmentReport
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One result object to be sent: a whole Part 10 file on disk.
+
+    ``path`` is absolute. ``sha256`` is that of the whole file. ``study``: the number of its study on this
+    node, 0 where it is of no interest.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    path: Path
+    sha256: str
+    study: int = 0
+
+
+class SendStatus(StrEnum):
+    """The outcome for one object, which decides what the outbox does next."""
+
+    STORED = "stored"
+    WARNED = "warned"  # stored, with a warning status
+    VERIFY = "verify"  # the destination says it has the object already: ask it
+    RETRY = "retry"  # waiting may cure it
+    HUNG = "hung"  # it stopped taking or answering, and was cut off: waiting may cure it
+    UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
+    REFUSED = "refused"  # waiting does not cure it
+    NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """Answer to one sent object: ``code`` is the DIMSE or HTTP status (to 32 characters), ``text`` why."""
+
+    status: SendStatus
+    code: str = ""
+    text: str = ""
+
+
+class Presence(StrEnum):
+    """The destination's answer on whether it has an object."""
+
+    FOUND = "found"
+    DIFFERENT = "different"  # another object bears this UID there
+    NOT_FOUND = "not found"
+    UNKNOWN = "unknown"  # could not be asked
+    HUNG = "hung"  # the same: it stopped answering, and was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Answer to one question for an object."""
+
+    presence: Presence
+    text: str = ""
+
+
+CUT_OFF = SendReport(SendStatus.HUNG, "", "cut off: it stopped taking or answering, or is too slow")
+NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects before it were cut off")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of ``dicom-node peers test``."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+class Destination(Protocol):
+    """One peer that may receive. Not shared between threads; no connection stays open between calls.
+
+    No call waits for the peer without end (``outbox.answer_seconds``, ``minimum_kib_per_second``).
+    """
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send in this order; one report per object, in order. The peer's faults are reports, not errors."""
+        ...
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Ask whether the objects are there; one answer per object, in the same order."""
+        ...
+
+    def test(self) -> list[Check]:
+        """Try everything that delivery needs, without storing anything."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread: calls that wait for the peer return at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalAnswer:
+    """Whether an object is gone from a destination; ``for_good``: asking again changes nothing."""
+
+    gone: bool
+    text: str = ""
+    for_good: bool = False
+
+
+class Remover(Protocol):
+    """A destination that deletes objects. Not shared between threads."""
+
+    def remove(self, item: Outgoing) -> RemovalAnswer:
+        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...
+
+
+KeepReport = Callable[[CommitmentReport], None]
+"""Makes a report durable, or raises: only then it is answered with Success."""
+
+
+class RequestStatus(StrEnum):
+    """The outcome of a request for storage commitment."""
+
+    ACCEPTED = "accepted"  # a report will follow, or has come already
+    RETRY = "retry"  # waiting may cure it
+    REFUSED = "refused"  # the destination does not do it
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswer:
+    """The answer to one request: ``text`` says why it was not accepted."""
+
+    status: RequestStatus
+    text: str = ""
+
+
+class CommitmentUser(Protocol):
+    """Asks one peer for storage commitment, as the SCU (PS3.4 Annex J). For one thread."""
+
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+        """Ask the peer to commit to these objects; a report that comes at once goes to ``keep``."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...
+
+
+class CommitmentProvider(Protocol):
+    """Reports to one peer on storage commitment, as the SCP (PS3.4 J.3.3). For one thread."""
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        """Report this Event Information; "" where the peer took it, else why not."""
+        ...
+
+    def check(self) -> Check:
+        """Whether the peer takes reports; reports nothing."""
+        ...
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        ...
+
+
+def hangs(reports: Sequence[SendReport]) -> bool:
+    """Two objects in a row hung: it is the destination, not one object, and the rest need not be tried."""
+    return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
+
+
+def shown(item: Outgoing, sop_class: str) -> Confirmation:
+    """The destination shows this UID, as an object of this class; "" where it does not name the class."""
+    if sop_class not in ("", item.sop_class_uid):
+        return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
+    return Confirmation(Presence.FOUND)

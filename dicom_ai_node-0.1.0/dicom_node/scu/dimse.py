@@ -1,0 +1,228 @@
+"""DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
+
+Files leave with the bytes that they have on disk where the peer accepts their transfer syntax. Explicit VR
+Little Endian is converted where it takes Implicit VR Little Endian only; compressed objects are never
+transcoded. Query and store may be two AEs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import _config, build_context
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+from dicom_node.model.kinds import ResultKind
+from dicom_node.scu.association import DimseCaller, NoAssociation
+from dicom_node.scu.commitment import check_commitment
+from dicom_node.scu.destination import (
+    CUT_OFF,
+    NOT_TRIED,
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+    hangs,
+    shown,
+)
+from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.scu.statuses import store_report
+
+# A path given to send_c_store is sent as it stands on disk, in pieces.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+_MEDIUM_PRIORITY = 0
+_PENDING = (0xFF00, 0xFF01)
+_LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+class DimseDestination(DimseCaller):
+    """A PACS that speaks DIMSE."""
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send all on one association; a peer that cuts it at one object is called again for the next."""
+        reports: list[SendReport] = []
+        while len(reports) < len(objects):
+            rest = objects[len(reports) :]
+            reports += [NOT_TRIED] * len(rest) if hangs(reports) else self._send_on_one_association(rest)
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
+        with self.associate(_find_contexts(), service="query") as association:
+            if isinstance(association, NoAssociation):
+                return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
+            found: dict[str, str] = {}
+            unanswered: dict[str, Confirmation] = {}
+            for series in dict.fromkeys(item.series_instance_uid for item in objects):
+                group = [item for item in objects if item.series_instance_uid == series]
+                if problem := self._find(association, group, found):
+                    unanswered[series] = problem
+        return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
+
+    def test(self) -> list[Check]:
+        """C-ECHO, which result classes are taken, and whether confirmation can be asked for."""
+        checks = [self.echo()]
+        if not checks[0].ok:
+            return checks
+        checks += self._check_classes()
+        if self._peer.confirm == "commitment":
+            checks.append(check_commitment(self))
+        if self._peer.may_be_asked:
+            with self.associate(_find_contexts(), service="query") as association:
+                ok = not isinstance(association, NoAssociation)
+                text = (
+                    association.text
+                    if isinstance(association, NoAssociation)
+                    else "Study Root C-FIND accepted"
+                )
+                checks.append(Check("query", ok, text))
+        return checks
+
+    def echo(self) -> Check:
+        """C-ECHO (PS3.4 A)."""
+        began = time.monotonic()
+        with self.associate([build_context(Verification)]) as association:
+            if isinstance(association, NoAssociation):
+                return Check("echo", False, association.text)
+            with self.waiting(association, self._settings.outbox.answer_seconds):
+                status = association.send_c_echo().get("Status")
+        took = f"{(time.monotonic() - began) * 1000:.0f} ms"
+        if status is None:
+            return Check("echo", False, "association lost before the answer")
+        return Check("echo", status == 0, f"status {status:04X}, {took}")
+
+    def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        with self.associate(_store_contexts(objects)) as association:
+            if isinstance(association, NoAssociation):
+                status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
+                return [SendReport(status, "", association.text)] * len(objects)
+            reports: list[SendReport] = []
+            for item in objects:
+                reports.append(self._store(association, item))
+                if not association.is_established:
+                    break
+        return reports
+
+    def _check_classes(self) -> list[Check]:
+        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
+        wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
+        contexts = [
+            build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
+        ]
+        with self.associate(contexts) as association:
+            if isinstance(association, NoAssociation) and not association.takes_nothing:
+                return [Check("results", False, association.text)]
+            accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
+            taken = {context.abstract_syntax for context in accepted}
+        return [
+            Check(
+                str(kind), uid in taken, f"{UID(uid).name}: {'accepted' if uid in taken else 'not accepted'}"
+            )
+            for kind, uid in wanted
+        ]
+
+    def _store(self, association: Association, item: Outgoing) -> SendReport:
+        content = _as_accepted(association, item)
+        if isinstance(content, SendReport):
+            return content
+        with self.waiting(association, self._settings.outbox.seconds_for(item.path.stat().st_size)):
+            try:
+                status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
+            except RuntimeError:  # cut since the last object
+                status = None
+            except ValueError:
+                return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
+            if status is None:
+                association.abort()  # pynetdicom notices a cut late, and would wait for the next answer
+        self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
+        return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
+
+    def _find(
+        self, association: Association, group: Sequence[Outgoing], found: dict[str, str]
+    ) -> Confirmation | None:
+        """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
+        question = _question(group)
+        code = None
+        with self.waiting(association, self._settings.outbox.answer_seconds):
+            try:
+                for status, answer in association.send_c_find(
+                    question, StudyRootQueryRetrieveInformationModelFind
+                ):
+                    code = status.get("Status")
+                    if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
+                        found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "")
+            except RuntimeError:  # an earlier question cost us the association
+                code = None
+            if code is None:
+                association.abort()
+        self.debug("C-FIND", objects=len(group), status=code)
+        if code is None and self._connections.timed_out:
+            return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
+        if code is None:
+            return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
+        return None if code == 0 else Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+
+
+def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
+    """One context per class and transfer syntax, so that the peer answers for each of them."""
+    wanted: dict[tuple[str, str], None] = {}
+    for item in objects:
+        own = _transfer_syntax(item)
+        for syntax in _LITTLE_ENDIAN if own in _LITTLE_ENDIAN else (own,):
+            wanted[item.sop_class_uid, syntax] = None
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def _find_contexts() -> list[PresentationContext]:
+    return [build_context(StudyRootQueryRetrieveInformationModelFind, list(_LITTLE_ENDIAN))]
+
+
+def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
+    """The file, or its data set where it must be converted; a report where no context fits."""
+    syntaxes = {
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == item.sop_class_uid
+    }
+    if not syntaxes:
+        return SendReport(SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} is not accepted")
+    own = _transfer_syntax(item)
+    if own in syntaxes:
+        return item.path
+    if own in _LITTLE_ENDIAN:
+        return dcmread(item.path)
+    return SendReport(
+        SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {own.name} is not accepted"
+    )
+
+
+def _transfer_syntax(item: Outgoing) -> UID:
+    return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
+
+
+def _question(group: Sequence[Outgoing]) -> Dataset:
+    question = Dataset()
+    question.QueryRetrieveLevel = "IMAGE"
+    question.StudyInstanceUID = group[0].study_instance_uid
+    question.SeriesInstanceUID = group[0].series_instance_uid
+    question.SOPInstanceUID = group[0].sop_instance_uid if len(group) == 1 else ""
+    question.SOPClassUID = ""
+    return question
+
+
+def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:
+    if item.sop_instance_uid in found:
+        return shown(item, found[item.sop_instance_uid])
+    return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")

@@ -1,0 +1,280 @@
+"""An archive that speaks DIMSE: C-FIND, then C-MOVE to our own listener or C-GET (PS3.4 C.4, Study Root)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.dicom.character_sets import named, terms
+from dicom_node.dicom.header import decoded, quiet_pydicom
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.errors import DecodedDifferently, FaultyInput, FaultyObject, PeerUnreachable, SpoolError
+from dicom_node.scu.archive import (
+    MOST_OBJECTS,
+    STUDY_KEYS,
+    FoundStudies,
+    ObjectSink,
+    Retrieved,
+    RetrieveStatus,
+    StudyQuery,
+)
+from dicom_node.scu.association import DimseCaller, NoAssociation
+from dicom_node.scu.destination import Check
+from dicom_node.scu.statuses import retrieve_status
+
+LARGEST_BY_GET = 512 * 2**20
+"""Bytes of an object by C-GET, which is in memory once; larger ones come by C-MOVE."""
+_KEPT = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+GET_SYNTAXES = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in _KEPT]
+"""Proposed for objects by C-GET: those that are decoded here. DCMTK gives no answer to as many as we know."""
+_LITTLE_ENDIAN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+_PENDING = (0xFF00, 0xFF01)
+_FIND = StudyRootQueryRetrieveInformationModelFind
+_MODELS = {
+    "move": StudyRootQueryRetrieveInformationModelMove,
+    "get": StudyRootQueryRetrieveInformationModelGet,
+}
+_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2
+_CANNOT_UNDERSTAND, _OUT_OF_RESOURCES = 0xC000, 0xA700  # PS3.4 B.2.3
+_FAULTY_VALUES = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    DecodedDifferently,
+    FaultyObject,
+)
+
+
+class DimseArchive(DimseCaller):
+    """A PACS that is asked by C-FIND."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
+
+    def find(self, query: StudyQuery) -> FoundStudies:
+        """C-FIND at STUDY level. Raises PeerUnreachable."""
+        answers = self._answers(_question(query))
+        return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """C-FIND at SERIES level. Raises PeerUnreachable."""
+        question = Dataset()
+        question.QueryRetrieveLevel, question.StudyInstanceUID = "SERIES", study_instance_uid
+        question.SeriesInstanceUID = question.Modality = question.BodyPartExamined = ""
+        found = set()
+        for answer in self._answers(question):
+            with quiet_pydicom(), suppress(*_FAULTY_VALUES):
+                found.add(_text(answer.get("BodyPartExamined")).strip().upper())
+        return frozenset(found - {""})
+
+    def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        """C-MOVE or C-GET, as ``retrieve`` of the peer says; objects of a C-MOVE come to our listener."""
+        if self._peer.retrieve == "get":
+            return self._get(study_instance_uid, sink)
+        with self.associate(_contexts(_MODELS["move"]), service="query") as association:
+            if isinstance(association, NoAssociation):
+                return _none(association)
+            with self.waiting(association, self._peer.retrieve_seconds):
+                asked = _whole_study(study_instance_uid)
+                ours = self._settings.node.ae_title
+                answers = _until_cut(association.send_c_move, asked, ours, _MODELS["move"])
+                return self._outcome(association, answers, came=None)
+
+    def test(self) -> list[Check]:
+        """Whether queries and retrieval are accepted; nothing is retrieved."""
+        checks = []
+        for name, model in (("find", _FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
+            with self.associate(_contexts(model), service="query") as association:
+                if isinstance(association, NoAssociation):
+                    checks.append(Check(name, False, association.text))
+                else:
+                    checks.append(Check(name, True, f"{model.name} accepted"))
+        return checks
+
+    def _answers(self, question: Dataset) -> list[Dataset]:
+        with self.associate(_contexts(_FIND), service="query") as association:
+            if isinstance(association, NoAssociation):
+                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
+            return self._ask(association, question)
+
+    def _ask(self, association: Association, question: Dataset) -> list[Dataset]:
+        answers: list[Dataset] = []
+        code = None
+        with self.waiting(association, self._settings.outbox.answer_seconds):
+            for status, answer in _until_cut(association.send_c_find, question, _FIND):
+                code = status.get("Status")
+                if code in _PENDING:
+                    answers.append(answer if answer is not None else Dataset())
+            if code is None:
+                association.abort()
+        self.debug("C-FIND", answers=len(answers), status=code)
+        if code is None:
+            cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
+            raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
+        if code != 0:
+            raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
+        return answers
+
+    def _texts(self, answer: Dataset) -> dict[str, str]:
+        """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
+        with quiet_pydicom():
+            for charset in (named(answer), terms(self._peer.assume_charset)):
+                try:
+                    header = decoded(answer, STUDY_KEYS, charset)
+                    return {keyword: _text(header.get(keyword)) for keyword in STUDY_KEYS}
+                except _FAULTY_VALUES:
+                    continue
+            try:
+                return {"StudyInstanceUID": _text(answer.get("StudyInstanceUID"))}
+            except _FAULTY_VALUES:
+                return {"StudyInstanceUID": ""}
+
+    def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        taken = _Taken(sink, self._connections.cut)
+        with self.associate(
+            [*_contexts(_MODELS["get"]), *_storage_contexts(sink)],
+            service="query",
+            handlers=[(evt.EVT_C_STORE, taken.on_store)],
+            roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
+            largest_object=min(sink.largest_bytes, LARGEST_BY_GET),
+        ) as association:
+            if isinstance(association, NoAssociation):
+                return _none(association)
+            if not _accepts(association, _MODELS["get"]):
+                return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
+            with self.waiting(association, self._peer.retrieve_seconds):
+                answers = _until_cut(association.send_c_get, _whole_study(study_instance_uid), _MODELS["get"])
+                outcome = self._outcome(association, answers, came=taken)
+        if taken.stopped:
+            return Retrieved(RetrieveStatus.RETRY, taken.objects, taken.stopped)
+        return outcome
+
+    def _outcome(
+        self,
+        association: Association,
+        answers: Iterator[tuple[Dataset, Dataset | None]],
+        came: _Taken | None,
+    ) -> Retrieved:
+        """Read the answers to their end; ``came``: what the sink took, None where our listener did."""
+        last = Dataset()
+        for status, _identifier in answers:
+            last = status
+        code = last.get("Status")
+        self.debug(self._peer.retrieve, status=code)
+        if code is None:
+            association.abort()
+            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
+            return Retrieved(RetrieveStatus.RETRY, came.objects if came else 0, why)
+        objects = came.objects if came else int(last.get("NumberOfCompletedSuboperations") or 0)
+        failed = int(last.get("NumberOfFailedSuboperations") or 0)
+        outcome, text = retrieve_status(code)
+        if outcome is RetrieveStatus.RETRIEVED and failed:
+            outcome = RetrieveStatus.INCOMPLETE
+        if outcome is RetrieveStatus.INCOMPLETE:
+            text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
+        # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
+        if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
+            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
+        return Retrieved(outcome, objects, text)
+
+
+class _Taken:
+    """What came on one association of a C-GET. ``stopped``: why nothing further is taken."""
+
+    def __init__(self, sink: ObjectSink, hang_up: Any) -> None:
+        self._sink, self._hang_up = sink, hang_up
+        self._lock = threading.Lock()
+        self.objects = self._seen = 0
+        self.stopped = ""
+
+    def on_store(self, event: Any) -> int:
+        """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+        request = event.request
+        with self._lock:
+            self._seen += 1
+            if self._seen > MOST_OBJECTS:
+                self.stopped = f"more than {MOST_OBJECTS} objects"
+                self._hang_up()
+                return _OUT_OF_RESOURCES
+            try:
+                data = request.DataSet.getvalue() if request.DataSet else b""
+                sop_class, instance = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+                self._sink.take_object(sop_class, instance, str(event.context.transfer_syntax), [data])
+            except FaultyInput:
+                return _CANNOT_UNDERSTAND
+            except SpoolError as error:
+                self.stopped = str(error)
+                return _OUT_OF_RESOURCES
+            self.objects += 1
+            return 0x0000
+
+
+def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """The answers to a request; where the association was cut before it, one without a status."""
+    try:
+        yield from send(*request)
+    except RuntimeError:
+        yield Dataset(), None
+
+
+def _accepts(association: Association, model: Any) -> bool:
+    return any(context.abstract_syntax == model for context in association.accepted_contexts)
+
+
+def _none(association: NoAssociation) -> Retrieved:
+    status = RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE
+    return Retrieved(status, 0, association.text)
+
+
+def _contexts(model: Any) -> list[PresentationContext]:
+    return [build_context(model, _LITTLE_ENDIAN)]
+
+
+def _classes(sink: ObjectSink) -> Sequence[str]:
+    return list(sink.sop_classes)[: _MOST_CONTEXTS - 1]
+
+
+def _storage_contexts(sink: ObjectSink) -> list[PresentationContext]:
+    return [build_context(uid, GET_SYNTAXES) for uid in _classes(sink)]
+
+
+def _question(query: StudyQuery) -> Dataset:
+    question = Dataset()
+    question.QueryRetrieveLevel = "STUDY"
+    for keyword in STUDY_KEYS:
+        setattr(question, keyword, "")
+    question.StudyDate = query.dates
+    question.ModalitiesInStudy = query.modality
+    question.StudyInstanceUID = query.study_instance_uid
+    question.PatientID = query.patient_id
+    return question
+
+
+def _whole_study(study_instance_uid: str) -> Dataset:
+    asked = Dataset()
+    asked.QueryRetrieveLevel = "STUDY"
+    asked.StudyInstanceUID = study_instance_uid
+    return asked
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    values = value if isinstance(value, MultiValue | list) else [value]
+    return "\\".join("" if one is None else str(one) for one in values)

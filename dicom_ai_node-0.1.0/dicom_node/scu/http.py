@@ -1,0 +1,238 @@
+"""HTTP with deadlines: sessions that can be cut off, and the meaning of a failed request for the outbox."""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from io import BytesIO
+from typing import Any
+
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.poolmanager import PoolManager, ProxyManager
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
+from dicom_node.scu.destination import (
+    CUT_OFF,
+    NOT_TRIED,
+    Confirmation,
+    Outgoing,
+    Presence,
+    RemovalAnswer,
+    SendReport,
+    SendStatus,
+    hangs,
+)
+from dicom_node.scu.statuses import http_report
+
+CONNECT_SECONDS = 10.0
+UNREADABLE = SendReport(
+    SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
+)
+NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
+_REFUSED = frozenset({400, 401, 403, 405, 410, 422, 501})  # answers to a request to delete that stay
+# What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
+FAULTY_ANSWER = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
+
+
+class BoundedSession(requests.Session):
+    """A session whose ``connections`` can be cut, and whose answers have a largest size.
+
+    Streamed answers are read by who asked for them, and bounded there.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        super().__init__()
+        self._connections = connections
+        self.adapters.clear()
+        for scheme in ("https://", "http://"):
+            super().mount(scheme, _Adapter(connections))
+
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """Take no adapters of others: clients bring theirs for retries, and those belong to the outbox."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end.
+
+        Any status 3xx is an error (requests.HTTPError), with or without an address: an object goes only to
+        the configured address, and no 3xx says that it was stored.
+        """
+        streamed = options.get("stream", False)
+        response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
+        if 300 <= response.status_code < 400:
+            response.close()
+            raise requests.HTTPError("redirected", response=response)
+        if not streamed:
+            try:
+                whole = response.raw.read(MAXIMUM_ANSWER_BYTES + 1, decode_content=True)
+            except HTTPError as error:
+                raise requests.ConnectionError("the answer ended early") from error
+            if len(whole) > MAXIMUM_ANSWER_BYTES:
+                response.close()
+                raise requests.ConnectionError("the answer is too long")
+            response.raw.release_conn()
+            response.raw = BytesIO(whole)
+        if self._connections.timed_out:  # http.client takes the end of a connection for the end of headers
+            response.close()
+            raise requests.ConnectionError("cut off")
+        return response
+
+
+class HttpDestination(ABC):
+    """Base of the destinations over HTTP: a request per object, so that each has its own answer and
+    deadline.
+    """
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._outbox = settings.outbox
+        local = not peer.entered or settings.console.local_peers
+        self._connections = Connections(settings.outbox.answer_seconds, local=local)
+        self._session = BoundedSession(self._connections)
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send one object after the other; after the first that is unreachable, the rest are not tried."""
+        reports: list[SendReport] = []
+        for item in objects:
+            if reports and reports[-1].status is SendStatus.UNREACHABLE:
+                reports.append(reports[-1])
+            else:
+                reports.append(NOT_TRIED if hangs(reports) else self._try_to_store(item))
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Ask for each object; after the first question that was cut off, the rest are not asked."""
+        answers: list[Confirmation] = []
+        for item in objects:
+            hung = bool(answers) and answers[-1].presence is Presence.HUNG
+            answers.append(answers[-1] if hung else self._try_to_look(item))
+        return answers
+
+    def remove(self, item: Outgoing) -> RemovalAnswer:
+        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        try:
+            seen = self._remaining(item)
+            if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
+                return RemovalAnswer(False, f"{seen.text}: look there", for_good=True)
+            if seen.presence is Presence.FOUND:
+                self._delete(item)
+                seen = self._remaining(item)
+        except requests.RequestException as error:
+            report = problem(error, self._connections)
+            for_good = status_of(error) in _REFUSED
+            return RemovalAnswer(False, f"{report.code} {report.text}".strip(), for_good)
+        except FAULTY_ANSWER:
+            return RemovalAnswer(False, UNREADABLE.text)
+        if seen.presence is Presence.DIFFERENT:
+            return RemovalAnswer(False, seen.text, for_good=True)
+        gone = seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE)
+        return RemovalAnswer(gone, "" if gone else seen.text or "it is still there")
+
+    def close(self) -> None:
+        """End all calls under way for good, from any thread."""
+        self._connections.close()
+
+    def _try_to_store(self, item: Outgoing) -> SendReport:
+        try:
+            return self._store(item)
+        except FAULTY_ANSWER:
+            return UNREADABLE
+
+    def _try_to_look(self, item: Outgoing) -> Confirmation:
+        try:
+            return self._look(item)
+        except FAULTY_ANSWER:
+            return unanswered(UNREADABLE)
+
+    def _within(self, item: Outgoing) -> AbstractContextManager[None]:
+        """The time that this object may take to be sent or fetched."""
+        return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
+
+    @abstractmethod
+    def _store(self, item: Outgoing) -> SendReport: ...
+
+    @abstractmethod
+    def _delete(self, item: Outgoing) -> None:
+        """Raises requests.RequestException."""
+
+    @abstractmethod
+    def _look(self, item: Outgoing) -> Confirmation: ...
+
+    def _remaining(self, item: Outgoing) -> Confirmation:
+        """Whether it is still to be deleted."""
+        return self._look(item)
+
+
+class _Adapter(HTTPAdapter):
+    """Tells ``connections`` of each connection that is opened."""
+
+    def __init__(self, connections: Connections) -> None:
+        pools = (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool))
+        self._pools = {scheme: _watched(pool, connections) for scheme, pool in pools}
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        manager: PoolManager = self.poolmanager
+        manager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
+        manager: ProxyManager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[HTTPConnectionPool]:
+    class Watched(pool.ConnectionCls):  # type: ignore[misc, name-defined]  # a class attribute of urllib3
+        def _new_conn(self) -> socket.socket:
+            name = self._dns_host  # type: ignore[has-type]  # of urllib3
+            if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
+                self._dns_host = connections.address_of(name)
+            try:
+                made: socket.socket = super()._new_conn()
+                return made
+            finally:
+                self._dns_host = name  # by which the certificate is checked
+
+        def connect(self) -> None:
+            super().connect()
+            connections.opened(self.sock)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
+
+
+def status_of(error: requests.RequestException) -> int | None:
+    """The HTTP status of a refused request, None when there was no answer."""
+    return error.response.status_code if error.response is not None else None
+
+
+def problem(error: requests.RequestException, connections: Connections) -> SendReport:
+    """The report for any failure of ``requests``, without its text, which may quote the answer."""
+    status = status_of(error)
+    if isinstance(error, requests.HTTPError) and status is not None:
+        return http_report(status)
+    if connections.timed_out or isinstance(error, requests.ReadTimeout):
+        return CUT_OFF
+    if isinstance(error, requests.JSONDecodeError):
+        return UNREADABLE
+    return SendReport(SendStatus.UNREACHABLE, "", connections.refused or "no connection")
+
+
+def unanswered(report: SendReport) -> Confirmation:
+    """The answer to a question that failed as ``report`` says."""
+    if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
+        return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
+    hung = report.status is SendStatus.HUNG
+    return Confirmation(Presence.HUNG if hung else Presence.UNKNOWN, f"query: {report.text}")

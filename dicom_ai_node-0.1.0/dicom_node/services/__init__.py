@@ -1,0 +1,72 @@
+"""What a person may do to a node, one file per noun: command line and console share these functions.
+
+Each takes the settings, opens the database for one short unit of work and raises a ``NodeError`` that
+says what to do. What is heavy to import (networking, models) is imported by the function that needs it: a
+list must be quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.decisions.copies import copy
+from dicom_node.errors import DatabaseNotReady
+from dicom_node.store import faults, migrate
+from dicom_node.store.database import Database, sqlite_file
+
+BUSY_SECONDS = 60.0
+"""How long what a person asked for waits for other writers: eight commands at once on two busy cores, each of
+which holds SQLite's one lock for a second, were too many for the ten seconds of the node's own threads."""
+
+
+@contextmanager
+def open_database(settings: Settings, busy_seconds: float | None = None) -> Iterator[Database]:
+    """The node's database, which must exist and have this version's schema."""
+    _refuse_missing_file(settings)
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
+        try:
+            migrate.check(database)
+            database.copy_decisions = lambda: copy(database, settings)
+            yield database
+        finally:
+            database.dispose()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Session]:
+    """A short reading scope on the node's database."""
+    with open_database(settings) as database, database.read() as session:
+        yield session
+
+
+@contextmanager
+def writing(settings: Settings) -> Iterator[Session]:
+    """A short writing scope on the node's database."""
+    with open_database(settings) as database, database.write() as session:
+        yield session
+
+
+def upgrade_database(settings: Settings) -> str:
+    """Bring the schema to this program's version, and return that version."""
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.upgrade(database)
+            return migrate.current(database) or ""
+        finally:
+            database.dispose()
+
+
+def _refuse_missing_file(settings: Settings) -> None:
+    """SQLite would make an empty file where there is none; a list must not."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        raise DatabaseNotReady(
+            f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
+            "or run `dicom-node db upgrade`"
+        )

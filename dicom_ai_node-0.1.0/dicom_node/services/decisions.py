@@ -1,0 +1,385 @@
+"""Decisions of persons that a restored database does not know: named, done again, or settled by a person.
+
+Each is done by the function that did it, in one transaction with its entry in the audit, under the name and
+the time of the person who decided. What cannot be done yet waits: the study may still come back from the
+spool, the result from its job. What it would hold back waits with it (``store/decisions.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs, outbox
+from dicom_node.config.settings import Settings
+from dicom_node.decisions import copies
+from dicom_node.errors import NodeError, NotAllowedNow, NotFound
+from dicom_node.events import DECISION_SETTLED, DELIVERY_DISCARDED
+from dicom_node.model.kinds import AuditAction, RejectionReason, ReviewVerdict
+from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import assessments, audit, open_database, reading, studies, writing
+from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
+from dicom_node.services.jobs import sources_sha256
+from dicom_node.store import decisions
+from dicom_node.store.accounts import RegisteredPatient
+from dicom_node.store.burned_in import reviews
+from dicom_node.store.database import Database
+from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
+from dicom_node.store.tables.decisions import FAULT
+from dicom_node.store.transitions import record
+from dicom_node.store.views import View, as_json, find_study
+
+_S = DeliveryState
+_SHOWN = 100  # decisions that are named
+_BY_HAND = frozenset(
+    {
+        AuditAction.STUDY_RERUN,
+        AuditAction.SENT_TO_PEER,
+        AuditAction.ASSESSMENT_SENT,
+        AuditAction.PATIENT_ADDED,
+    }
+)
+"""Only their entry in the audit comes back: what they sent has arrived, or a person asks for it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostDecision:
+    """A decision that is to be done again."""
+
+    action: AuditAction
+    study: str
+    by: Person
+    holds: bool
+    waits_for: str
+    what: Mapping[str, Any]
+    words: str
+    fields: Mapping[str, Any]
+
+
+class _NotYet(Exception):
+    """What it is about is not there (any more), in words."""
+
+
+def reconcile(settings: Settings) -> list[View]:
+    """Enter persons' decisions that the database lost, and apply again those that can be applied now.
+
+    Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
+    """
+    with open_database(settings) as database:
+        copies.copy(database, settings)
+        new = {row.id for row in copies.take_in(database, settings)}
+        with database.read() as session:
+            lost = [as_view(row) for row in decisions.waiting(session)]
+    apply_waiting(settings)
+    with reading(settings) as session:
+        left = {row["decision"]: row for row in waiting(session)}
+    return [
+        left.get(row["decision"], row | {"state": "applied", "waits_for": ""})
+        for row in lost
+        if row["decision"] in new or row["decision"] in left
+    ]
+
+
+def apply_waiting(settings: Settings) -> int:
+    """Apply the waiting decisions that can be applied now, in the order in which they were made; returns how
+    many.
+    """
+    with reading(settings) as session:
+        lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
+    done = 0
+    behind: set[str] = set()  # studies of which an earlier one waits
+    for one in lost:
+        reason = "a decision before it" if one.study in behind else _done(settings, one)
+        if not reason:
+            done += 1
+        else:
+            behind |= {one.study} if one.holds and one.study else set()
+            _note_reason(settings, one, reason)
+    return done
+
+
+def waiting(session: Session) -> list[View]:
+    """Lost decisions that are not applied yet, the oldest first; ``waits_for`` says why."""
+    return [as_view(row) for row in decisions.waiting(session)]
+
+
+def in_line(row: Mapping[str, Any]) -> str:
+    """One decision as a line for a person."""
+    study = f" of study {row['study_instance_uid']}" if row["study_instance_uid"] else ""
+    state = f"waits: {row['waits_for']}" if row["state"] == "waits" else "applied again"
+    return f"  {row['at']} {row['actor']} {row['action']}{study}: {state}"
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line about the lost decisions; "" where none was lost."""
+    if not rows:
+        return ""
+    waits = [row for row in rows if row["state"] == "waits"]
+    held = sum(row["holds"] for row in waits)
+    text = f"{len(rows)} decision{'s' if len(rows) != 1 else ''} of persons unknown to the database: "
+    text += f"{len(rows) - len(waits)} applied again"
+    if waits:
+        text += f", {len(waits)} wait{'s' if len(waits) == 1 else ''} (dicom-node decisions list)"
+    return text + (f"; deliveries of {held} wait for them" if held else "")
+
+
+def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAND_LINE) -> None:
+    """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
+
+    Raises NotFound, NotAllowedNow, FaultyInput.
+    """
+    words = checked_reason(because)
+    with writing(settings) as session:
+        row = session.get(DecisionRow, number, with_for_update=True)
+        if row is None:
+            raise NotFound("there is no such decision")
+        try:
+            decisions.apply(session, number)
+        except LookupError:
+            raise NotAllowedNow("this decision is applied") from None
+        row.waits_for = f"settled by a person: {words}"
+        record(session, DECISION_SETTLED, decision=number, action=row.action)
+        audit.note(session, by, AuditAction.DECISION_SETTLED, decision=number, of=row.action)
+
+
+def describe_lost(settings: Settings) -> list[str]:
+    """Lines about decisions made after the restored backup was written, with the outcome for each.
+
+    Empty where there is no such decision.
+    """
+    try:
+        lost = reconcile(settings)
+    except (NodeError, OSError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        return [f"What persons decided since is compared when the node starts, before it sends: {text}"]
+    if not lost:
+        return []
+    return [summary(lost), *map(in_line, lost[:_SHOWN]), *(["  …"] if len(lost) > _SHOWN else [])]
+
+
+def as_view(row: DecisionRow) -> View:
+    """One decision, as lists show it."""
+    return {
+        "decision": row.id,
+        "at": as_json(row.at),
+        "actor": row.record.get("actor", ""),
+        "action": row.action,
+        "study_instance_uid": row.study_uid,
+        "holds": row.holds,
+        "state": "waits" if row.applied_at is None else "applied",
+        "waits_for": row.waits_for,
+    }
+
+
+def _lost(row: DecisionRow) -> LostDecision:
+    record_ = row.record
+    by = Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
+    about = {name: record_[name] for name in ("what", "words", "fields")}
+    return LostDecision(AuditAction(row.action), row.study_uid, by, row.holds, row.waits_for, **about)
+
+
+def _done(settings: Settings, wanted: LostDecision) -> str:
+    """Do it again; "" when it is done, else what it waits for."""
+    try:
+        _AGAIN.get(wanted.action, _only_audit)(settings, wanted)
+    except (NodeError, _NotYet) as not_yet:
+        return str(not_yet)
+    except LookupError:  # another process was quicker
+        return ""
+    return ""
+
+
+def _note_reason(settings: Settings, wanted: LostDecision, reason: str) -> None:
+    if wanted.waits_for != reason[:255]:
+        with writing(settings) as session:
+            here = session.get_one(DecisionRow, wanted.by.decision, with_for_update=True)
+            here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
+
+
+def _only_audit(settings: Settings, wanted: LostDecision) -> None:
+    """Its entry in the audit; what it did is there, or a person asks for it again."""
+    with writing(settings) as session:
+        study = find_study(session, wanted.study).id if wanted.study else None
+        _note(session, wanted, study)
+
+
+def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
+    audit.note(session, wanted.by, wanted.action, study_id=study, **wanted.fields)
+
+
+def _withdraw(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.services.results import withdraw
+
+    with reading(settings) as session:
+        numbers = [row.id for row in _results(session, wanted.what["results"])]
+    reason = RejectionReason(wanted.what["reason"])
+    withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
+
+
+def _assess(settings: Settings, wanted: LostDecision) -> None:
+    what = wanted.what
+    with reading(settings) as session:
+        _results(session, what["results"])
+        study = find_study(session, wanted.study).id
+        asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
+        if {row.sop_instance_uid for row in asked} != set(what["results"]):
+            raise _NotYet("the waiting results changed since they were assessed")
+    if what["verdict"] == HeldState.REJECTED:
+        assessments.reject_results(settings, wanted.study, wanted.by, because=wanted.words)
+    else:
+        assessments.accept_results(settings, wanted.study, wanted.by, rejected=what["rejected"])
+
+
+def _give_feedback(settings: Settings, wanted: LostDecision) -> None:
+    with writing(settings) as session:
+        study = find_study(session, wanted.study).id
+        assessments.assess_again(session, settings, study, wanted.what, wanted.by, wanted.words)
+
+
+def _release(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.studies.choose import Choice
+
+    with open_database(settings) as database:
+        study = _study_number(database, wanted.study)
+        take = Choice(database, settings).again(study, wanted.what)
+        if take is None and _needs_no_release(database, wanted):
+            _only_audit(settings, wanted)
+            return
+    if take is None:
+        raise _NotYet("the study is not in quarantine with the objects that were released")
+    studies.release(settings, wanted.study, take, wanted.by)
+
+
+def _needs_no_release(database: Database, wanted: LostDecision) -> bool:
+    """The study came through without it, or was released once more later."""
+    later = (
+        DecisionRow.study_uid == wanted.study,
+        DecisionRow.action == wanted.action,
+        DecisionRow.at > wanted.by.now,
+    )
+    with database.read() as session:
+        state = find_study(session, wanted.study).state
+        again = session.scalar(select(DecisionRow.id).where(*later).limit(1))
+    return again is not None or state in END_STATES - {StudyState.QUARANTINED}
+
+
+def _discard(settings: Settings, wanted: LostDecision) -> None:
+    with writing(settings) as session:
+        for delivery in _deliveries(session, wanted.what["deliveries"]):
+            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+                outbox.discard(session, delivery.id, wanted.words)
+        _note(session, wanted, find_study(session, wanted.study).id)
+
+
+def _retry(settings: Settings, wanted: LostDecision) -> None:
+    with writing(settings) as session:
+        for delivery in _deliveries(session, wanted.what["deliveries"]):
+            if delivery.state in (_S.DISCARDED, _S.DEAD):
+                outbox.retry(session, delivery.id)
+        _note(session, wanted, None)
+
+
+def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.studies import rerun
+
+    what = wanted.what
+    verdict = ReviewVerdict(what["verdict"])
+    with writing(settings) as session:
+        study = find_study(session, wanted.study)
+        instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
+        if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
+            raise _NotYet("the image that was judged is not here")
+        if verdict is ReviewVerdict.DRAWN:
+            row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
+            row.pixels_sha256, row.boxes = what["pixels_sha256"], what["boxes"]
+            row.at, row.actor, row.role = wanted.by.now, wanted.by.name, UserRole(what["role"])
+            session.add(row)
+        reviews.decide(session, instance.id, verdict, wanted.by.name)
+        _note(session, wanted, study.id)
+        if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
+            rerun.rerun(session, study.id, settings)
+
+
+def _change_job(settings: Settings, wanted: LostDecision) -> None:
+    """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
+    what = wanted.what
+    with writing(settings) as session:
+        study = find_study(session, wanted.study).id
+        if what["change"] == "cancel":
+            of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
+            newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
+            same = (job for job in newest_first if sources_sha256(job) == what["images"])
+            job = next(same, None)
+            if job is None:
+                raise _NotYet("the job that was cancelled is not there")
+            if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
+                jobs.cancel(session, job.id)
+            for delivery in _of_job(session, job.id):
+                if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+                    outbox.discard(session, delivery.id, "its job was cancelled by a person")
+        _note(session, wanted, study)
+
+
+def _delete_received(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.services.studies import delete_received
+
+    with open_database(settings) as database:
+        study = _study_number(database, wanted.study)
+    [row] = delete_received(settings, [study], wanted.by)
+    if not row["deleted"]:
+        raise _NotYet(row["reason"])
+
+
+def _remove_patient(settings: Settings, wanted: LostDecision) -> None:
+    with writing(settings) as session:
+        row = session.get(RegisteredPatient, wanted.what["registration"])
+        if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
+            session.delete(row)
+        _note(session, wanted, None)
+
+
+_AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
+    AuditAction.RESULT_WITHDRAWN: _withdraw,
+    AuditAction.RESULTS_ASSESSED: _assess,
+    AuditAction.FEEDBACK_GIVEN: _give_feedback,
+    AuditAction.STUDY_RELEASED: _release,
+    AuditAction.DISCARDED: _discard,
+    AuditAction.DELIVERY_RETRIED: _retry,
+    AuditAction.CLEANING_JUDGED: _judge_cleaning,
+    AuditAction.JOB_CHANGED: _change_job,
+    AuditAction.OBJECTS_DELETED: _delete_received,
+    AuditAction.PATIENT_REMOVED: _remove_patient,
+}
+
+
+def _study_number(database: Database, uid: str) -> int:
+    with database.read() as session:
+        return find_study(session, uid).id
+
+
+def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
+    """All of them, of a study whose results stand. Raises _NotYet."""
+    rows = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids))).all()
+    if missing := len(set(uids)) - len(rows):
+        raise _NotYet(f"{missing} of {len(set(uids))} results are not built (any more)")
+    return rows
+
+
+def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
+    rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
+    chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
+    found = [session.scalar(one) for one in chosen]
+    there = [row for row in found if row is not None]
+    if len(there) < len(pairs):
+        raise _NotYet("its results do not go to that peer (yet)")
+    return there
+
+
+def _of_job(session: Session, job: int) -> Sequence[Delivery]:
+    chosen = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job)
+    return session.scalars(chosen.order_by(Delivery.id)).all()

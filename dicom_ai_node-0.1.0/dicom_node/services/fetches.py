@@ -1,0 +1,223 @@
+"""Studies that peers have: fetched by the running node, listed, and compared with what has a result here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import date
+from typing import Annotated
+
+from pydantic import Field
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import FaultyInput, NotFound
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
+from dicom_node.services import audit, open_database, reading, writing
+from dicom_node.services.audit import Person
+from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.store import fetches
+from dicom_node.store.views import columns
+
+LONGEST_RANGE = 366 * 30
+"""Days of one request."""
+
+
+class FetchRequest(ServiceRequest):
+    """Studies of a peer from one day to another; ``rule``: the only one that may take them."""
+
+    peer: str
+    first: date
+    last: date
+    modalities: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")], ...] = ()
+    rule: str = ""
+    per_minute: Annotated[float, Field(ge=0, le=600)] = 0
+
+    @property
+    def questions(self) -> int:
+        """How many questions the peer is asked: one for each day and modality."""
+        return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
+
+
+class FetchAsked(ServiceResult):
+    """The outcome: ``wanted`` studies are to be fetched or on their way, ``first`` is the lowest number."""
+
+    found: int
+    here: int
+    before: int
+    strays: int
+    wanted: int
+    first: int
+
+
+class FetchRow(Row):
+    """One study that was asked for."""
+
+    fetch: int
+    peer: str
+    study_instance_uid: str
+    state: FetchState
+    reason: str
+
+
+class Fetches(ServiceResult):
+    """A page of studies that were asked for. ``next``: where the next page begins, null on the last."""
+
+    fetches: list[FetchRow]
+    next: int | None
+
+
+class PeerProgress(ServiceResult):
+    """How many studies of a peer were fetched, are on their way, or were given up or cancelled."""
+
+    fetched: int
+    open: int
+    failed: int
+
+
+class MissingRow(ServiceResult):
+    """One study of a peer that should have a result by the rules, and has none."""
+
+    study_instance_uid: str
+    study_date: str
+    modalities: list[str]
+    rule: str
+    why: str
+    fetched: bool
+
+
+def ask(
+    settings: Settings,
+    request: FetchRequest,
+    by: Person,
+    advance: Callable[[], object] = bool,
+) -> FetchAsked:
+    """Ask the peer for the studies, and have the node fetch those that it has not.
+
+    ``advance`` is called after each question. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
+    what was found before stays asked for.
+    """
+    from dicom_node import fetch, scu
+
+    peer = _queried(settings, request.peer)
+    if request.rule and settings.rule(request.rule) is None:
+        raise NotFound(f"no rule is called {request.rule!r}")
+    if not 0 <= (request.last - request.first).days <= LONGEST_RANGE:
+        raise FaultyInput("the last day lies before the first, or 30 years after it")
+    questions = fetch.questions(request.first, request.last, request.modalities)
+    archive = scu.open_archive(peer, settings)
+    with open_database(settings) as database:
+        asked = fetch.ask(
+            database,
+            archive,
+            peer.name,
+            questions,
+            rule=request.rule,
+            per_minute=request.per_minute,
+            advance=advance,
+        )
+        with database.write() as session:
+            action = AuditAction.STUDIES_FETCHED
+            audit.note(session, by, action, peer=peer.name, studies=asked.wanted, rule=request.rule)
+    return FetchAsked(
+        found=asked.found,
+        here=asked.here,
+        before=asked.before,
+        strays=asked.strays,
+        wanted=asked.wanted,
+        first=asked.first,
+    )
+
+
+def again(settings: Settings, name: str, by: Person) -> int:
+    """Fetch once more what was given up or cancelled; returns how many. Raises UnknownPeer, FaultyInput."""
+    from dicom_node import fetch
+
+    _queried(settings, name)
+    return _changed(settings, name, by, "again", fetch.ask_again)
+
+
+def cancel(settings: Settings, name: str, by: Person) -> int:
+    """Do not fetch what waits for this peer, configured or not; returns how many studies."""
+    from dicom_node import fetch
+
+    return _changed(settings, name, by, "cancelled", fetch.cancel)
+
+
+def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]:
+    """How many studies of a peer are in which state, from this number on."""
+    with reading(settings) as session:
+        return fetches.states_since(session, peer, first)
+
+
+def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them: bool) -> list[MissingRow]:
+    """Studies of the last days that should have a result by the rules, and have none.
+
+    ``fetch_them``: those that never came, or not whole, are fetched. Raises UnknownPeer, PeerUnreachable.
+    """
+    from dicom_node import fetch
+
+    peer = _queried(settings, name)
+    with open_database(settings) as database:
+        found = fetch.missing(database, settings, peer, days)
+        fetched = [one for one in found if one.fetchable] if fetch_them else []
+        if fetched:
+            with database.write() as session:
+                for one in fetched:
+                    fetch.fetch_missing(session, peer.name, one)
+                audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=len(fetched))
+    return [
+        MissingRow(
+            study_instance_uid=one.found.study_instance_uid,
+            study_date=one.found.study_date,
+            modalities=list(one.found.modalities),
+            rule=one.rule,
+            why=one.why,
+            fetched=one in fetched,
+        )
+        for one in found
+    ]
+
+
+def by_peer(settings: Settings) -> dict[str, PeerProgress]:
+    """How far the fetching from each peer is."""
+    with reading(settings) as session:
+        counted = fetches.states_by_peer(session)
+    return {
+        peer: PeerProgress(
+            fetched=states.get(FetchState.FETCHED, 0),
+            open=sum(states.get(state, 0) for state in OPEN_FETCHES),
+            failed=states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
+        )
+        for peer, states in counted.items()
+    }
+
+
+def listed(
+    settings: Settings,
+    peer: str = "",
+    states: Collection[FetchState] = (),
+    limit: int | None = None,
+    before: int | None = None,
+) -> list[FetchRow]:
+    """Studies that were asked for, the newest first; ``before``: only those with a lower number."""
+    names = ("peer", "study_instance_uid", "rule", "state", "reason", "attempts", "objects", "asked_at")
+    with reading(settings) as session:
+        return [
+            FetchRow(fetch=row.id, **columns(row, *names, "started_at", "ended_at"))
+            for row in fetches.listed(session, peer, states, limit, before)
+        ]
+
+
+def _queried(settings: Settings, name: str) -> PeerSettings:
+    """The peer, which may be asked. Raises UnknownPeer, FaultyInput."""
+    peer = settings.peer(name)
+    if "query" not in peer.may:
+        raise FaultyInput(f'peer {name} may not be asked for studies: add "query" to its may')
+    return peer
+
+
+def _changed(settings: Settings, name: str, by: Person, did: str, change: Callable[..., int]) -> int:
+    with writing(settings) as session:
+        number = change(session, name)
+        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=did)
+    return number

@@ -1,0 +1,138 @@
+"""What a person may do to jobs: run again, put first, cancel; each change is in the audit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.model.roles import Role
+from dicom_node.services import audit, open_database, writing
+from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.store.database import Database
+from dicom_node.store.queue import running as running_jobs
+from dicom_node.store.tables import Job, Study
+from dicom_node.store.views import View
+
+Change = Literal["retry", "put_first", "cancel"]
+STUCK = (JobState.HELD, JobState.FAILED, JobState.CANCELLED)
+"""States of a job that goes on only if a person wants it."""
+_AT_ONCE = 100  # jobs that are changed together: others write between
+_MAY_RUN = (Job.study_revision == Study.revision) & Study.state.not_in(
+    (StudyState.RECEIVING, StudyState.QUARANTINED)
+)
+
+
+class JobRow(Row):
+    """A job."""
+
+    job: int
+    rule: str
+    state: JobState
+
+
+class Jobs(ServiceResult):
+    """One page; ``next`` is ``before`` of the next one, null at the end."""
+
+    jobs: list[JobRow]
+    next: int | None
+
+
+class StuckJobs(ServiceRequest):
+    """Jobs that go on only if a person wants it: those in a state, of one rule or of all."""
+
+    state: Literal["held", "failed", "cancelled"]
+    rule: str = ""
+
+
+def change_jobs(
+    settings: Settings,
+    job_ids: Sequence[int],
+    change: Change,
+    by: Person = COMMAND_LINE,
+) -> None:
+    """Apply one of the actions on jobs (``jobs.by_hand``) to all of these or none. Raises NotFound,
+    NotAllowedNow.
+    """
+    with writing(settings) as session:
+        for job_id in dict.fromkeys(job_ids):
+            _change(session, job_id, change, by)
+
+
+def _change(session: Session, job_id: int, change: Change, by: Person) -> None:
+    act = {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change]
+    act(session, job_id)
+    job = session.get_one(Job, job_id)
+    what = {"change": change, "rule": job.rule, "images": sources_sha256(job)}
+    audit.note(
+        session, by, AuditAction.JOB_CHANGED, study_id=job.study_id, what=what, job=job_id, change=change
+    )
+
+
+def stuck(session: Session) -> list[View]:
+    """How many jobs a person may run again, by ``state`` and ``rule``: ``jobs`` of each."""
+    chosen = select(Job.state, Job.rule, func.count()).join(Study, Job.study_id == Study.id)
+    chosen = chosen.where(_MAY_RUN, Job.state.in_(STUCK)).group_by(Job.state, Job.rule)
+    rows = session.execute(chosen.order_by(Job.state, Job.rule))
+    return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
+
+
+def run_all(
+    settings: Settings,
+    states: Collection[JobState],
+    *,
+    rule: str = "",
+    since: datetime | None = None,
+    by: Person = COMMAND_LINE,
+) -> int:
+    """Queue all jobs in these states, among :data:`STUCK`, and return their number.
+
+    ``rule``: of one rule only. ``since``: made since then. A job that changes meanwhile is left out.
+    """
+    chosen = select(Job.id).join(Study, Job.study_id == Study.id).where(_MAY_RUN, Job.state.in_(states))
+    if rule:
+        chosen = chosen.where(Job.rule == rule)
+    if since is not None:
+        chosen = chosen.where(Job.created_at >= since)
+    with open_database(settings) as database:
+        with database.read() as session:
+            found = list(session.scalars(chosen.order_by(Job.id)))
+        parts = [found[first : first + _AT_ONCE] for first in range(0, len(found), _AT_ONCE)]
+        return sum(_run(database, part, by) for part in parts)
+
+
+def _run(database: Database, job_ids: Sequence[int], by: Person) -> int:
+    done = 0
+    with database.write() as session:
+        for job_id in job_ids:
+            with suppress(NotFound, NotAllowedNow):  # before it changes anything
+                _change(session, job_id, "retry", by)
+                done += 1
+    return done
+
+
+def sources_sha256(job: Job) -> str:
+    """The images of a job, in a word that stays when its number is another one."""
+    return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
+
+
+def processes_at_work(session: Session, settings: Settings) -> int:
+    """How many processes work on jobs, for estimates; 0 where no node works, on this machine or another."""
+    from dicom_node.processes import running
+
+    if not any(Role.at(place).runs_models for place in running(settings.node.data_dir)):
+        now, held = datetime.now(UTC), running_jobs(session)
+        if not any(job.lease_until and job.lease_until > now for job in held):
+            return 0
+    return max(settings.workers.processes, 1)

@@ -1,0 +1,118 @@
+"""Notifications: list them, send a test, and send again those that were given up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.model.kinds import AuditAction, NotificationState
+from dicom_node.notifications import message
+from dicom_node.notifications.sender import deliver
+from dicom_node.services import audit, writing
+from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.store.tables import Notification
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+
+class NotificationRow(Row):
+    """A notification: its rule, its events, and whether it was sent."""
+
+    notification: int
+    rule: str
+    state: NotificationState
+
+
+class Notifications(ServiceResult):
+    """One page; ``next`` is ``before`` of the next one, null at the end."""
+
+    notifications: list[NotificationRow]
+    next: int | None
+
+
+def configured(settings: Settings) -> list[View]:
+    """The notification settings, without addresses of webhooks and tokens."""
+    return [
+        {
+            "name": rule.name,
+            "kind": rule.kind,
+            "on": [occasion.value for occasion in rule.on],
+            "events": list(rule.events),
+            "findings": list(rule.findings),
+            "to": list(rule.to),
+            "every_minutes": rule.every_minutes,
+            "names_patients": rule.names_patients,
+        }
+        for rule in settings.notifications
+    ]
+
+
+def list_notifications(
+    session: Session,
+    *,
+    states: Iterable[NotificationState] = (),
+    limit: int | None = None,
+    before: int | None = None,
+) -> list[View]:
+    """Notifications that were sent or wait, the newest first; ``before``: older than this number.
+
+    Without subject and text, which may name a patient (``names_patients``).
+    """
+    chosen = select(Notification).order_by(Notification.id.desc()).limit(limit)
+    if wanted := tuple(states):
+        chosen = chosen.where(Notification.state.in_(wanted))
+    if before is not None:
+        chosen = chosen.where(Notification.id < before)
+    names = ("rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at")
+    return [
+        {"notification": row.id, **columns(row, *names), "events": _events(row)}
+        for row in session.scalars(chosen)
+    ]
+
+
+def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
+    """Send a message that says that it is a test, at once: ``ok`` and ``text``.
+
+    Raises NotFound, FaultyInput (a template fails).
+    """
+    rule = _find(settings, name)
+    message.check_templates(rule)
+    test = message.test_message(rule, settings.node.ae_title)
+    answer = deliver(settings, rule, test, str(uuid.uuid4()))
+    with writing(settings) as session:
+        audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
+    return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}
+
+
+def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_LINE) -> None:
+    """Send given-up notifications once more: all of these or none. Raises NotFound, NotAllowedNow."""
+    with writing(settings) as session:
+        for number in numbers:
+            row = session.get(Notification, number, with_for_update=True)
+            if row is None:
+                raise NotFound(f"no notification has the number {number}")
+            if row.state is not NotificationState.FAILED:
+                raise NotAllowedNow(f"notification {number} is {row.state}: only a failed one is sent again")
+            row.state, row.next_at, row.refusals = NotificationState.PENDING, utc_now(), 0
+        audit.note(session, by, AuditAction.NOTIFIED_AGAIN, notifications=list(numbers))
+
+
+def _find(settings: Settings, name: str) -> NotificationSettings:
+    for rule in settings.notifications:
+        if rule.name == name:
+            return rule
+    known = [rule.name for rule in settings.notifications]
+    raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, known, 'configured')}")
+
+
+def _events(row: Notification) -> list[str]:
+    """The events of a notification, as words, and how often each happened."""
+    return [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())]

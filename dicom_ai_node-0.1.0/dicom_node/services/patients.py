@@ -1,0 +1,166 @@
+"""Patients who are registered for uploads: chosen there instead of typed again, and never mistaken.
+
+The Patient ID stands in the database as that of a study does; name, birth date and sex are sealed
+(AES-256-GCM under a key derived from the site key), since those of studies stand in their files only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import FaultyInput, NotFound
+from dicom_node.model.kinds import AuditAction
+from dicom_node.services import audit, images, writing
+from dicom_node.services.audit import Person
+from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.services.uploads import Described
+from dicom_node.sitekey import Seal
+from dicom_node.store.accounts import RegisteredPatient
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+SHOWN = 500
+"""Registered patients that are listed, the newest."""
+_PURPOSE = "registered patients"
+_SEALED_KEYS = ("PatientName", "PatientBirthDate", "PatientSex")
+_LABELS = {"PatientName": "name", "PatientBirthDate": "birth date", "PatientSex": "sex"}
+
+
+class Registration(ServiceRequest):
+    """A patient: birth date YYYY-MM-DD, sex M, F or O."""
+
+    PatientID: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
+    PatientName: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
+    PatientBirthDate: str = Field("", max_length=10, pattern=PRINTABLE)
+    PatientSex: str = Field("", max_length=1, pattern=PRINTABLE)
+
+
+class Registered(ServiceResult):
+    """The number of a registration."""
+
+    registration: int
+
+
+class RegisteredRow(Row):
+    """A registered patient."""
+
+    id: int
+    PatientID: str
+
+
+def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
+    """Register PatientID, PatientName, PatientBirthDate (YYYY-MM-DD) and PatientSex; returns its number.
+
+    Raises FaultyInput with all that is wrong, also where the ID is registered, or studies say somebody else.
+    """
+    about = Described.from_form({**fields, "Modality": "OT"})
+    if about is None:
+        raise FaultyInput("Patient ID: is missing")
+    identifier = about.texts["PatientID"]
+    with writing(settings) as session:
+        if _row(session, identifier) is not None:
+            raise FaultyInput("this Patient ID is registered already")
+        _refuse_another(_of_studies(session, settings, identifier), about.texts, "studies here")
+        row = RegisteredPatient(
+            patient_id=identifier,
+            sealed=_close(settings, about.texts),
+            registered_at=utc_now(),
+            registered_by=by.name,
+        )
+        session.add(row)
+        session.flush()
+        audit.note(session, by, AuditAction.PATIENT_ADDED, registration=row.id)
+        return row.id
+
+
+def remove(settings: Settings, number: int, by: Person) -> None:
+    """Take a registration back; studies stay. Raises NotFound."""
+    with writing(settings) as session:
+        row = session.get(RegisteredPatient, number)
+        if row is None:
+            raise NotFound("there is no such registration")
+        session.delete(row)
+        what = {"registration": number, "registered_at": row.registered_at.isoformat()}
+        audit.note(session, by, AuditAction.PATIENT_REMOVED, what=what, registration=number)
+
+
+def registered(session: Session, settings: Settings) -> list[View]:
+    """The registered patients, the newest first. Raises ConfigurationError (the site key)."""
+    chosen = select(RegisteredPatient).order_by(RegisteredPatient.id.desc()).limit(SHOWN)
+    return [_shown(settings, row) for row in session.scalars(chosen)]
+
+
+def one(session: Session, settings: Settings, number: int) -> View:
+    """One registration, by keyword. Raises NotFound."""
+    row = session.get(RegisteredPatient, number)
+    if row is None:
+        raise NotFound("there is no such registration")
+    return _shown(settings, row)
+
+
+def refuse_another(session: Session, settings: Settings, about: Described) -> None:
+    """Raises FaultyInput where the form contradicts the registered patient of this Patient ID."""
+    row = _row(session, about.texts["PatientID"])
+    if row is not None:
+        _refuse_another(_open(settings, row), about.texts, "the registration")
+
+
+def _row(session: Session, identifier: str) -> RegisteredPatient | None:
+    return session.scalar(select(RegisteredPatient).where(RegisteredPatient.patient_id == identifier))
+
+
+def _shown(settings: Settings, row: RegisteredPatient) -> View:
+    known = columns(row, "id", "registered_at", "registered_by")
+    return {**known, "PatientID": row.patient_id, **_open(settings, row)}
+
+
+def _of_studies(session: Session, settings: Settings, identifier: str) -> Mapping[str, str]:
+    """What the newest study with this ID and no issuer says, as far as its files are here."""
+    same = (Study.patient_id == identifier, Study.issuer_of_patient_id == "")
+    newest = session.scalar(select(Study.id).where(*same).order_by(Study.id.desc()).limit(1))
+    return {} if newest is None else images.person(session, settings, newest)
+
+
+def _refuse_another(known: Mapping[str, str], given: Mapping[str, str], who: str) -> None:
+    """What only one of them says is no contradiction, but for the name."""
+    differing = [
+        _LABELS[key]
+        for key in _SEALED_KEYS
+        if known.get(key)
+        and _plain(known[key]) != _plain(given[key])
+        and (given[key] or key == "PatientName")
+    ]
+    if differing:
+        raise FaultyInput(f"{who} with this Patient ID: another {' and '.join(differing)}; nothing was taken")
+
+
+def _plain(text: str) -> str:
+    """A name without case and the signs that may be left out at its end (PS3.5 6.2.1)."""
+    return " ".join(text.casefold().rstrip("^= ").split())
+
+
+def _close(settings: Settings, texts: Mapping[str, str]) -> bytes:
+    known = json.dumps({key: texts[key] for key in _SEALED_KEYS})
+    return _seal(settings.node.data_dir).close(known, texts["PatientID"])
+
+
+def _open(settings: Settings, row: RegisteredPatient) -> dict[str, str]:
+    """Empty texts where it was sealed under another key: the registration is to be made anew."""
+    known = _seal(settings.node.data_dir).open(row.sealed, row.patient_id)
+    if known is None:
+        return dict.fromkeys(_SEALED_KEYS, "")
+    return {key: str(value) for key, value in json.loads(known).items()}
+
+
+@cache
+def _seal(data_dir: Path) -> Seal:
+    return Seal(data_dir, _PURPOSE)

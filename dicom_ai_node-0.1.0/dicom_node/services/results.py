@@ -1,0 +1,249 @@
+"""Withdraw results: stop delivery; peers delete them, get a rejection note, or are listed for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import outbox
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.events import RESULT_WITHDRAWN
+from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, ResultKind
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
+from dicom_node.object_store.files import Files
+from dicom_node.services import audit, reading, writing
+from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
+from dicom_node.store import deliveries
+from dicom_node.store import results as stored
+from dicom_node.store.accounts import Removal, Withdrawal
+from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
+from dicom_node.store.views import View, columns, find_study
+
+_S = DeliveryState
+_ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
+_WAITS = (_S.UNASSESSED, _S.PENDING, _S.DEAD)
+_INFORMED = OPEN_DELIVERIES | {_S.CONFIRMED}
+_BEING_SENT = "a result is being sent right now: try again in a moment"
+
+
+def show(session: Session, settings: Settings, study: int) -> View:
+    """The results that can be withdrawn, the withdrawn results, which peers get a note of the withdrawal,
+    and at which peers a person must remove results by hand. Raises NotFound."""
+    if session.get(Study, study) is None:
+        raise NotFound("there is no such study")
+    rows = _results(session, study)
+    gone = _withdrawn(session, rows)
+    kept = [row for row in rows if row.id not in gone]
+    return {
+        "kept": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
+                "arrived": sorted(_arrived(row)),
+            }
+            for row in kept
+        ],
+        "told": sorted(peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may),
+        "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
+        "removals": _removals(session, study),
+        "gone": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid"),
+                **columns(gone[row.id], "at", "actor", "reason", "because"),
+            }
+            for row in rows
+            if row.id in gone
+        ],
+        "by_hand": _by_hand(session, [row for row in rows if row.id in gone]),
+    }
+
+
+def withdraw(
+    settings: Settings,
+    study_instance_uid: str,
+    results: Sequence[int] | None,
+    *,
+    reason: RejectionReason,
+    because: str,
+    by: Person = COMMAND_LINE,
+) -> dict[str, list[str]]:
+    """Withdraw these results of a study, by number, or all. Returns by peer the UIDs to be removed by hand.
+
+    Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to withdraw), FaultyInput.
+    """
+    from dicom_node.results import build_rejection, put_in_place, row_values, written
+
+    words, now = checked_reason(because), by.now
+    door = Files(settings)
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid)
+        session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
+        chosen = _chosen(session, study.id, results)
+        # A note names what the files say: where they are gone, a person removes the results from the PACS.
+        named = [row for row in chosen if not row.deidentified and not row.purged]
+        to_inform = [row for row in named if _arrived(row) & _iocm(settings)]
+        notes = []
+        if to_inform:
+            paths = [door.here(session, row.path) for row in to_inform]
+            by_us = stored.this_installation(session)
+            notes.append(build_rejection(paths, reason, words, now, settings.node.ae_title, by_us))
+        with written(notes, door) as files:
+            note = None
+            for built in notes:
+                values = row_values(built, files[built.sop_instance_uid], door)
+                row = Result(study_id=study.id, job_id=to_inform[0].job_id, created_at=now, **values)
+                note = stored.add(session, row)
+                reached = set().union(*(_arrived(one) for one in to_inform)) & _iocm(settings)
+                outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
+            for row in chosen:
+                _withdraw(
+                    session,
+                    row,
+                    Withdrawal(
+                        result_id=row.id,
+                        at=now,
+                        actor=by.name,
+                        reason=reason,
+                        because=words,
+                        note_id=note.id if note and row in to_inform else None,
+                    ),
+                )
+                outbox.ask_to_remove(session, row, settings.peers)
+            stored.forget_findings(session, [row.id for row in chosen])
+            audit.note(
+                session,
+                by,
+                AuditAction.RESULT_WITHDRAWN,
+                study_id=study.id,
+                reason=reason.value,
+                results=[row.id for row in chosen],
+                words=words,
+                what={"results": [row.sop_instance_uid for row in chosen], "reason": reason.value},
+            )
+            settle_study(session, study.id)
+            session.flush()
+            # One that was there is of a try that was killed before its rows were written.
+            put_in_place([file for file in files.values() if not file.was_there], door)
+        return _by_hand(session, chosen)
+
+
+def withdraw_by_uid(
+    settings: Settings,
+    study_instance_uid: str,
+    uids: Sequence[str] | None,
+    *,
+    reason: RejectionReason,
+    because: str,
+) -> dict[str, list[str]]:
+    """Withdraw results that are named by SOP Instance UID. Raises NotFound as well for an unknown one."""
+    numbers = None
+    if uids is not None:
+        with reading(settings) as session:
+            rows = session.execute(
+                select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
+            )
+            known = {uid: number for uid, number in rows}  # noqa: C416
+        if unknown := [uid for uid in uids if uid not in known]:
+            raise NotFound(f"no result has the UID {unknown[0]}")
+        numbers = list(known.values())
+    return withdraw(settings, study_instance_uid, numbers, reason=reason, because=because)
+
+
+def _results(session: Session, study: int) -> list[Result]:
+    chosen = select(Result).where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
+    return list(session.scalars(chosen.order_by(Result.id)))
+
+
+def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
+    chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+    return {row.result_id: row for row in session.scalars(chosen)}
+
+
+def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[Result]:
+    rows = _results(session, study)
+    if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
+        raise NotFound(f"result {min(wrong)} is none of this study")
+    if wanted is not None:  # assessments of a report are withdrawn with it
+        reports = {row.job_id for row in rows if row.id in wanted and row.kind is ResultKind.SR}
+        assessment_ids = [
+            row.id for row in rows if row.kind is ResultKind.ASSESSMENT and row.job_id in reports
+        ]
+        wanted = [*wanted, *assessment_ids]
+    gone = _withdrawn(session, rows)
+    chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
+    if not chosen:
+        raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
+    # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
+    theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
+    locked = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
+    if any(delivery.state is _S.SENDING for delivery in locked.all()):
+        raise NotAllowedNow(_BEING_SENT)
+    return chosen
+
+
+def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
+    session.add(withdrawal)
+    for delivery in row.deliveries:
+        if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
+            raise NotAllowedNow(_BEING_SENT)
+    session.flush()
+    record(
+        session,
+        RESULT_WITHDRAWN,
+        row.study_id,
+        instance=row.sop_instance_uid,
+        kind=row.kind.value,
+        reason=withdrawal.reason.value,
+    )
+
+
+def _arrived(row: Result) -> set[str]:
+    """The peers that have the result or may have it, including peers that gave no answer."""
+    return {one.destination for one in row.deliveries if one.state in _ARRIVED or one.sent_at is not None}
+
+
+def _iocm(settings: Settings) -> set[str]:
+    return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
+
+
+def _removals(session: Session, study: int) -> list[View]:
+    """How far peers are that delete withdrawn results of the study."""
+    chosen = select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+    chosen = chosen.join(Delivery, Delivery.id == Removal.delivery_id).join(
+        Result, Result.id == Delivery.result_id
+    )
+    rows = session.execute(
+        chosen.where(Result.study_id == study).order_by(Delivery.destination, Removal.delivery_id)
+    )
+    return [
+        {
+            "destination": name,
+            "kind": kind.value,
+            "sop_instance_uid": uid,
+            **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
+        }
+        for row, name, kind, uid in rows
+    ]
+
+
+def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
+    """The withdrawn results at each peer that gets no note of the withdrawal and does not delete them.
+
+    A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
+    when the delivery was discarded.
+    """
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        note = session.get_one(Withdrawal, row.id).note_id
+        informed = select(Delivery.destination).where(
+            Delivery.result_id == note, Delivery.state.in_(_INFORMED)
+        )
+        deleted = select(Delivery.destination).join(Removal, Removal.delivery_id == Delivery.id)
+        deleted = deleted.where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
+        cared_for = {*session.scalars(informed), *session.scalars(deleted)}
+        for name in sorted(_arrived(row) - cared_for):
+            found.setdefault(name, []).append(row.sop_instance_uid)
+    return found

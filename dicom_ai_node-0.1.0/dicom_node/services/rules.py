@@ -1,0 +1,283 @@
+"""Rules: how they read, and what they, or changed ones, make of files, of new and of past studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.pipelines import PIPELINES
+from dicom_node import jobs
+from dicom_node.config.mistakes import described, did_you_mean
+from dicom_node.config.sample import toml_value
+from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
+from dicom_node.dicom.sop_classes import role_of
+from dicom_node.errors import FaultyInput
+from dicom_node.inbox.inspection import Inspected, inspect
+from dicom_node.jobs.enqueue import image_facts
+from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
+from dicom_node.model.kinds import AuditAction, ObjectRole
+from dicom_node.model.lifecycle import HeldState, JobState, StudyState
+from dicom_node.services import audit, entered, open_database
+from dicom_node.services.audit import COMMAND_LINE
+from dicom_node.services.typed import Row
+from dicom_node.store import intake, results
+from dicom_node.store.tables import HeldResult, Job, Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+TRIED = 50
+"""Studies that rules are tried against, the newest."""
+
+
+class RuleRow(Row):
+    """A rule; ``version`` is null if it is in the configuration files."""
+
+    name: str
+    pipeline: str
+    version: int | None
+
+
+class RuleTrial(Row):
+    """One of the newest studies, with the rules that take it ``now``, and ``then`` with the changed rules."""
+
+    study_instance_uid: str | None
+    changes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    path: Path
+    found: Inspected
+    facts: ImageFacts
+
+
+def listed(settings: Settings) -> list[View]:
+    """The rules in their order; a study gets a job for each one that takes it."""
+    return [
+        {
+            "name": rule.name,
+            "when": {key: list(value) for key, value in rule.when if value},
+            "pipeline": rule.pipeline,
+            "send_to": list(rule.send_to),
+            "forward": list(rule.forward),
+            "then": [str(one) for one in rule.then],
+            "priority": rule.priority,
+            "options": {key: toml_value(value) for key, value in rule.options.items()},
+            "limits": _limits(rule),
+        }
+        for rule in settings.rules
+    ]
+
+
+def as_toml(settings: Settings) -> str:
+    """The rules as in their file, without keys left at their default."""
+    tables = (rule.model_dump(mode="json", exclude_defaults=True) for rule in settings.rules)
+    return "\n".join(
+        "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
+        for table in tables
+    )
+
+
+def parsed(settings: Settings, text: str) -> Settings:
+    """The settings with the rules of this text in place of theirs. Raises FaultyInput with every mistake."""
+    data = entered.tables(text)
+    if set(data) != {"rules"}:
+        raise FaultyInput("write only rules, each under a line [[rules]]")
+    try:
+        made = Settings.model_validate({"rules": data["rules"]})
+    except ValidationError as error:
+        mistakes = [f"{_place(place)}: {remedy}" for place, _, remedy in described(error, Settings)]
+        raise FaultyInput("; ".join(mistakes)) from None
+    if unknown := list(_unknown(settings, made.rules)):
+        raise FaultyInput("; ".join(unknown))
+    return settings.model_copy(update={"rules": made.rules})
+
+
+def with_rule(settings: Settings, content: View) -> Settings:
+    """The settings with one rule more, or another one of its name. Raises FaultyInput with every mistake."""
+    others = [rule for rule in settings.rules if rule.name != content["name"]]
+    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content))
+    return settings.model_copy(update={"rules": (*others, *alone.rules)})
+
+
+def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
+    """The outcome of the rules on the newest studies; ``other``: changed rules to compare."""
+    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
+    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    found = []
+    for study in session.scalars(chosen.limit(TRIED)):
+        row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
+        row["now"] = _decided(session, study, settings)
+        if other is not None:
+            row["then"] = _decided(session, study, other)
+            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
+        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        row["modalities"] = sorted({source.modality for source in sources})
+        found.append(row)
+    return found
+
+
+def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | None) -> list[dict[str, Any]]:
+    """One row per file and rule: does it apply, and why (not). ``sender``: who is supposed to send them."""
+    read = [_read(path, settings, sender) for path in files]
+    held = _held(settings, read)
+    rows: list[dict[str, Any]] = []
+    for item in read:
+        if item.found.fault:
+            rows.append(_row(item, "", "", applies=False, reason=f"quarantined: {item.found.fault}"))
+            continue
+        for found in explain(settings.rules, item.facts):
+            limit = held.get((item.found.study_instance_uid, found.rule), "") if found.applies else ""
+            reason = f"held: {limit}" if limit else found.reason
+            row = _row(item, found.rule, found.pipeline, applies=found.applies, reason=reason)
+            rule = settings.rule(found.rule)
+            rows.append(row | {"then": [str(one) for one in rule.then] if rule and found.applies else []})
+    return rows
+
+
+def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
+    """Which studies of that time other rules take now; unless it is a dry run, the rules are applied to them.
+
+    A row for each such study and rule that takes it.
+    """
+    from dicom_node.studies import rerun
+
+    def note(session: Session, study: int) -> None:
+        audit.note(session, COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+
+    with open_database(settings) as database:
+        if dry_run:
+            return rerun.foresee(database, settings, since)
+        return rerun.replay(database, settings, since, note)
+
+
+def _decided(session: Session, study: Study, settings: Settings) -> View:
+    """Rules that take the study, with the limit that would hold the job; else why none does."""
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    decisions = jobs.decide_study(session, study, sources, settings)
+    images = [image_facts(source, settings) for source in sources]
+    return {
+        "rules": [
+            {
+                "name": decision.rule.name,
+                "images": len(decision.source_uids),
+                "held": decision.held_reason,
+                "send_to": list(decision.rule.send_to),
+                "then": _would_do(session, study, decision.rule),
+            }
+            for decision in decisions
+        ],
+        "why": "" if decisions else why_none(settings.rules, images),
+    }
+
+
+def _outcome(decided: View) -> set[tuple[str, ...]]:
+    return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
+
+
+def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
+    """Which conditions hold for what the rule's pipeline made of the study last."""
+    if not rule.then:
+        return []
+    states = (JobState.SUCCEEDED, JobState.FAILED, JobState.NOT_APPLICABLE)
+    ended = (Job.study_id == study.id, Job.pipeline == rule.pipeline, Job.state.in_(states))
+    job = session.scalar(select(Job).where(*ended).order_by(Job.id.desc()).limit(1))
+    if job is None:
+        return []
+    present = results.suspected(session, study.id, rule.pipeline)
+    assessed = job.state is JobState.SUCCEEDED
+    rejected = HeldResult.state == HeldState.REJECTED
+    withheld = bool(session.scalar(select(exists().where(HeldResult.study_id == study.id, rejected))))
+    return [
+        str(one)
+        for one in rule.then
+        if (withheld if one.when == "withheld" else one.holds(present, assessed=assessed))
+        and not (one.finding and withheld)
+    ]
+
+
+def _limits(rule: RuleSettings) -> list[str]:
+    found = []
+    if rule.max_study_age_days:
+        found.append(f"holds studies older than {rule.max_study_age_days:g} days")
+    if rule.daily_cap:
+        found.append(f"at most {rule.daily_cap} jobs a day and sender")
+    if rule.secondary_captures_from:
+        found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
+    if rule.assess_first:
+        found.append("results wait until a person has accepted them")
+    return found
+
+
+def _place(place: Sequence[Any]) -> str:
+    """ "rule 1, when, modality"."""
+    number, *keys = place[1:] or [None]
+    return ", ".join([f"rule {number + 1}" if isinstance(number, int) else "rules", *map(str, keys)])
+
+
+def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]:
+    receiving = [peer.name for peer in settings.peers if "receive" in peer.may]
+    for number, rule in enumerate(rules, start=1):
+        if rule.pipeline not in PIPELINES:
+            yield f"rule {number}, pipeline: {did_you_mean(rule.pipeline, PIPELINES)}"
+        for name in rule.receivers:
+            if name not in receiving:
+                yield f"rule {number}, send_to: {did_you_mean(name, receiving, 'peers that may receive')}"
+        for name in rule.forward:
+            if name not in receiving:
+                yield f"rule {number}, forward: {did_you_mean(name, receiving, 'peers that may receive')}"
+
+
+def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
+    """The limit that would hold a job for a person, by study and rule; daily caps are not known here."""
+    held = {}
+    for uid in dict.fromkeys(item.found.study_instance_uid for item in read):
+        members = [item for item in read if item.found.study_instance_uid == uid and not item.found.fault]
+        if members:
+            facts = StudyFacts(members[0].found.study_date, utc_now().date())
+            for decision in decide(settings.rules, facts, [item.facts for item in members]):
+                held[uid, decision.rule.name] = decision.held_reason
+    return held
+
+
+def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
+    found = inspect(path, sender.assume_charset if sender else "")
+    name = sender.name if sender else ""
+    facts = ImageFacts(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else _role(found.sop_class_uid, settings, name),
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        sender=name,
+        attributes=found.attributes,
+    )
+    return _ReadFile(path, found, facts)
+
+
+def _role(sop_class_uid: str, settings: Settings, sender: str) -> ObjectRole:
+    takes = any(sender in rule.secondary_captures_from for rule in settings.rules)
+    further = frozenset(settings.listener.further_storage_classes)
+    return role_of(sop_class_uid, further, takes_secondary_captures=takes)
+
+
+def _row(item: _ReadFile, rule: str, pipeline: str, *, applies: bool, reason: str) -> dict[str, Any]:
+    return {
+        "file": str(item.path),
+        "study_instance_uid": item.found.study_instance_uid,
+        "sop_instance_uid": item.found.sop_instance_uid,
+        "modality": item.found.modality,
+        "rule": rule,
+        "pipeline": pipeline,
+        "applies": applies,
+        "reason": reason,
+        "then": [],
+    }

@@ -1,0 +1,105 @@
+"""One action of a person on several studies: each is changed alone, and one that refuses stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from sqlalchemy import select
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, RequestRefused
+from dicom_node.model.kinds import RejectionReason
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.services import deliveries, jobs, reading, results, studies
+from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.store.tables import Delivery, Job, Result
+from dicom_node.store.views import find_study
+
+StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
+MOST = 500
+"""Studies that one request changes."""
+
+
+class StudyChangeRequest(ServiceRequest):
+    """``peer`` is for "send", ``reason`` and ``because`` are for "withdraw"."""
+
+    change: StudyChange
+    peer: str = Field("", max_length=64, pattern=PRINTABLE)
+    reason: RejectionReason = RejectionReason.QUALITY
+    because: str = Field("", max_length=256, pattern=PRINTABLE)
+
+
+class SeveralStudies(StudyChangeRequest):
+    """``studies``: by number."""
+
+    studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
+
+
+class ChangedStudy(Row):
+    """Whether it was changed, and why not."""
+
+    study: str
+    done: bool
+    reason: str
+
+
+class ChangedStudies(ServiceResult):
+    """A row for each study, with its number ``id``."""
+
+    studies: list[ChangedStudy]
+
+
+def change_studies(
+    settings: Settings,
+    study_instance_uids: Sequence[str],
+    wanted: StudyChangeRequest,
+    by: Person = COMMAND_LINE,
+) -> list[ChangedStudy]:
+    """Change each of these studies; a row for each, with ``reason`` where it refused.
+
+    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, where nothing is to be
+    chosen. "withdraw": all of its results. Raises UnknownPeer.
+    """
+    if wanted.change == "send":
+        settings.peer(wanted.peer)
+    rows = []
+    for uid in study_instance_uids:
+        reason = ""
+        try:
+            _change(settings, uid, wanted, by)
+        except RequestRefused as refused:
+            reason = str(refused)
+        rows.append(ChangedStudy(study=uid, done=not reason, reason=reason))
+    return rows
+
+
+def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person) -> None:
+    match wanted.change:
+        case "retry":
+            _retry(settings, uid, by)
+        case "rerun":
+            studies.rerun_rules(settings, [uid], by)
+        case "send":
+            deliveries.send_study(settings, uid, wanted.peer, by)
+        case "release":
+            studies.release(settings, uid, by=by)
+        case "withdraw":
+            results.withdraw(settings, uid, None, reason=wanted.reason, because=wanted.because, by=by)
+
+
+def _retry(settings: Settings, uid: str, by: Person) -> None:
+    with reading(settings) as session:
+        study = find_study(session, uid)
+        stopped = select(Job.id).where(Job.study_id == study.id, Job.study_revision == study.revision)
+        job_ids = session.scalars(stopped.where(Job.state.in_(jobs.STUCK))).all()
+        dead = select(Delivery.id).join(Result).where(Result.study_id == study.id)
+        delivery_ids = session.scalars(dead.where(Delivery.state == DeliveryState.DEAD)).all()
+    if not job_ids and not delivery_ids:
+        raise NotAllowedNow("no job was stopped and no delivery was given up")
+    if job_ids:
+        jobs.change_jobs(settings, job_ids, "retry", by)
+    if delivery_ids:
+        deliveries.retry(settings, delivery_ids, by=by)

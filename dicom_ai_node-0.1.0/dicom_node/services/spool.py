@@ -1,0 +1,44 @@
+"""The spool beside the database: in what they differ, and taking in again what the database does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dicom_node.config.settings import Settings
+from dicom_node.model.kinds import AuditAction
+from dicom_node.object_store.files import Files
+from dicom_node.services import audit, open_database
+from dicom_node.services.audit import COMMAND_LINE
+
+if TYPE_CHECKING:
+    from dicom_node.inbox.spool import Spool
+
+
+def compare(settings: Settings) -> str:
+    """In what spool and index differ, and what to do; "" when they agree."""
+    from dicom_node.studies.comparison import compare
+
+    with open_database(settings) as database:
+        return str(compare(database, _spool(settings), Files(settings)))
+
+
+def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
+    """Let the node index spooled objects again that its database does not know; returns how many.
+
+    ``progress`` gets how many of how many were put back. Raises SpoolError.
+    """
+    from dicom_node.studies.comparison import reindex
+
+    with open_database(settings) as database:
+        done = reindex(database, _spool(settings), Files(settings), progress)
+        if done:
+            with database.write() as session:
+                audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+    return done
+
+
+def _spool(settings: Settings) -> Spool:
+    from dicom_node.inbox.spool import Spool
+
+    return Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)

@@ -1,0 +1,281 @@
+"""Objects that programs store by STOW-RS (PS3.18 10.5) come in as what a modality sends: by the spool.
+
+Piece by piece, under the limits of the listener. Nothing of an object is read here but its file meta
+information and the UIDs of its study and series: the inspection opens it as any other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
+from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
+from dicom_node.errors import FaultyInput, SpoolError
+from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.part10 import META_BYTES, FileMeta, is_uid, read_meta
+from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.scp.contexts import accepted_classes
+from dicom_node.scp.statuses import Status
+from dicom_node.services import audit
+from dicom_node.services.audit import Person
+from dicom_node.store import sight
+from dicom_node.store.database import Database
+
+WAY: Final = "STOW-RS"
+"""The field ``way`` of what the audit says of such a request."""
+HEAD: Final = 2**20
+"""Bytes of a data set in which the UIDs of its study and series are looked for."""
+_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
+_TABLE = "PS3.18 Table I.2-2"
+
+NO_ROOM = Status(
+    0xA700,
+    "Refused: Out of Resources",
+    "less free disk space than spool.minimum_free_mib, or the spool cannot be written, or as many objects "
+    "of the console wait to be indexed as spool.waiting_objects or spool.waiting_mib allow; send again later",
+    _TABLE,
+)
+NO_SUCH_CLASS = Status(
+    0x0122, "Refused: SOP Class Not Supported", "the SOP class is none of those in 1.2", _TABLE
+)
+NO_SUCH_SYNTAX = Status(
+    0xC122, "Referenced Transfer Syntax Not Supported", "the transfer syntax is none of those in 7.2", _TABLE
+)
+OTHER_OBJECT = Status(
+    0xA900,
+    "Error: Data Set Does Not Match SOP Class",
+    "the data set has another SOP Class or SOP Instance UID than the file meta information",
+    _TABLE,
+)
+NO_OBJECT = Status(
+    0xC000,
+    "Error: Cannot understand",
+    "the part is no file of DICOM (PS3.10) with valid UIDs and a data set, or its media type is not "
+    "application/dicom, or its Study Instance UID is needed and not in its first MiB",
+    _TABLE,
+)
+TOO_LARGE = Status(
+    0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib", _TABLE
+)
+OTHER_STUDY = Status(
+    0xC409, "Error: Cannot understand", "it is of another study than the address names", _TABLE
+)
+NOT_ITS_STUDY = Status(
+    0x0124,
+    "Refused: Not Authorized",
+    "the user sees the studies of some senders only, and the study is here and none of those",
+    "PS3.7 C.5.24",
+)
+REASONS: Final = (
+    NO_ROOM, NO_SUCH_CLASS, NO_SUCH_SYNTAX, OTHER_OBJECT, NO_OBJECT, TOO_LARGE, OTHER_STUDY, NOT_ITS_STUDY,
+)  # fmt: skip
+"""Failure Reasons (0008,1197) of an answer."""
+
+
+@dataclass(slots=True)
+class StowedInstance:
+    """What became of one part. UIDs are "" as far as they were not read."""
+
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    failure: Status | None = None
+
+
+class StowRequest:
+    """The objects of one request, as of one association. Used by one thread at a time.
+
+    ``study_uid``: of which all are to be, "" for any. Raises SpoolError, FaultyInput for what is no UID.
+    """
+
+    def __init__(self, database: Database, settings: Settings, by: Person, study_uid: str) -> None:
+        if study_uid and not is_uid(study_uid):
+            raise FaultyInput("the address has no valid Study Instance UID")
+        self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
+        self._association = f"console-{secrets.token_hex(8)}"
+        self._classes = accepted_classes(settings.listener.further_storage_classes)
+        minimum = settings.spool.minimum_free_mib * 2**20
+        self._spool, self._waiting = _place(settings.node.data_dir / "spool", minimum)
+        self._part: _Part | None = None
+        self.largest: Final = settings.listener.maximum_object_mib * 2**20
+        """Bytes of the largest data set."""
+        self.instances: Final[list[StowedInstance]] = []
+        """What became of the parts that are whole."""
+
+    def begin(self, media_type: str) -> None:
+        """A part begins; ``media_type``: in lower case, "" where it has none."""
+        self._part = _Part(self)
+        if media_type not in ("", "application/dicom"):
+            self._part.refuse(NO_OBJECT)
+
+    def write(self, data: bytes) -> None:
+        """The next bytes of the part."""
+        if self._part is not None:
+            self._part.write(data)
+
+    def end(self) -> None:
+        """The part is whole: when this returns its object is durable, or refused."""
+        if self._part is not None:
+            self.instances.append(self._part.finish())
+            self._part = None
+
+    def close(self) -> None:
+        """No more comes: nothing of a part that is not whole stays. The audit says how many were stored."""
+        if self._part is not None:
+            self._part.abandon()
+            self._part = None
+        if not self.instances:
+            return
+        refused = len(self.instances) - self.stored
+        with self._database.write() as session:
+            audit.note(
+                session,
+                self._by,
+                AuditAction.UPLOADED,
+                way=WAY,
+                objects=self.stored,
+                refused=refused,
+                association=self._association,
+            )
+
+    @property
+    def stored(self) -> int:
+        """How many objects are durable."""
+        return sum(1 for one in self.instances if not one.failure)
+
+    def open(self, meta: FileMeta) -> IncomingObject:
+        """A place for an object. Raises _Refused, SpoolError."""
+        limits = self._settings.spool
+        if meta.sop_class_uid not in self._classes:
+            raise _Refused(NO_SUCH_CLASS)
+        if transfer_syntax(meta.transfer_syntax_uid) is None:
+            raise _Refused(NO_SUCH_SYNTAX)
+        if not self._waiting.has_room(CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20):
+            raise _Refused(NO_ROOM)
+        ours, now = self._settings.node.ae_title, datetime.now(UTC)
+        arrival = Arrival(self._association, CONSOLE_AE_TITLE, ours, self._by.address, _MEDIUM, now)
+        return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
+
+    def judge(self, study_uid: str) -> None:
+        """Raise _Refused where an object of this study is not taken; "": its head does not show it."""
+        is_limited = bool(sight.SENDERS.get())
+        if not study_uid and (self._study_uid or is_limited):
+            raise _Refused(NO_OBJECT)
+        if self._study_uid and study_uid != self._study_uid:
+            raise _Refused(OTHER_STUDY)
+        if is_limited:
+            with self._database.read() as session:
+                if sight.is_hidden(session, study_uid):
+                    raise _Refused(NOT_ITS_STUDY)
+
+    def count(self, size: int) -> None:
+        """An object of so many bytes waits to be indexed."""
+        self._waiting.add(CONSOLE_AE_TITLE, size)
+
+
+@cache
+def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects]:
+    """The spool, and what waits in it: all requests of this process share them."""
+    spool = Spool(folder, minimum_free_bytes)
+    return spool, WaitingObjects(spool.incoming)
+
+
+class _Refused(Exception):
+    """An object is not stored."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.meaning)
+        self.status = status
+
+
+class _Part:
+    """One part while it comes: its first bytes until they show what it is, then a place in the spool."""
+
+    def __init__(self, request: StowRequest) -> None:
+        self._request = request
+        self._one = StowedInstance()
+        self._start, self._head = bytearray(), bytearray()
+        self._syntax: TransferSyntax | None = None
+        self._incoming: IncomingObject | None = None
+        self._size = 0
+
+    def refuse(self, status: Status) -> None:
+        """Settle the answer; further bytes are discarded."""
+        self._one.failure = status
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nothing of it stays, unless it is durable already."""
+        if self._incoming is not None:
+            self._incoming.abandon()
+            self._incoming = None
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the file."""
+        self._tried(partial(self._take, data))
+
+    def finish(self) -> StowedInstance:
+        """All bytes came: make the object durable."""
+        self._tried(self._commit)
+        return self._one
+
+    def _tried(self, step: Callable[[], None]) -> None:
+        if self._one.failure is not None:
+            return
+        try:
+            step()
+        except _Refused as refused:
+            self.refuse(refused.status)
+        except FaultyInput:
+            self.refuse(NO_OBJECT)
+        except SpoolError:
+            self.refuse(NO_ROOM)
+
+    def _take(self, data: bytes) -> None:
+        if self._incoming is not None:
+            self._append(data)
+            return
+        self._start += data
+        if len(self._start) >= META_BYTES:
+            self._open()
+
+    def _open(self) -> None:
+        start, self._start = bytes(self._start), bytearray()
+        meta = read_meta(start[:META_BYTES])
+        self._one.sop_class_uid, self._one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
+        self._incoming = self._request.open(meta)
+        self._syntax = transfer_syntax(meta.transfer_syntax_uid)
+        self._append(start[meta.length :])
+
+    def _append(self, data: bytes) -> None:
+        assert self._incoming is not None
+        self._size += len(data)
+        if self._size > self._request.largest:
+            raise _Refused(TOO_LARGE)
+        self._head += data[: HEAD - len(self._head)]
+        self._incoming.write(data)
+
+    def _commit(self) -> None:
+        if self._incoming is None:
+            self._open()
+        assert self._incoming is not None and self._syntax is not None
+        for mine, said in zip(
+            read_sop_uids(self._head, self._syntax),
+            (self._one.sop_class_uid, self._one.sop_instance_uid),
+            strict=True,
+        ):
+            if mine not in ("", said):
+                raise _Refused(OTHER_OBJECT)
+        self._one.study_uid, self._one.series_uid = read_study_uids(self._head, self._syntax, HEAD)
+        self._request.judge(self._one.study_uid)
+        self._incoming.commit()
+        self._request.count(self._size)

@@ -1,0 +1,51 @@
+"""The base classes of typed requests and results, which command line, REST API and pages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from dicom_node.services.audit import LONGEST_REASON, SHORTEST_REASON, checked_reason
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+
+
+class ServiceResult(BaseModel):
+    """The answer of a service; its keys can be read as those of a mapping."""
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
+
+
+class Row(ServiceResult):
+    """The keys of ``dicom-node … list --json`` (docs/admin.md), and further ones."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ServiceRequest(BaseModel):
+    """A request to a service; an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _checked_reason(text: object) -> object:
+    """Its words where it is one: a person reads why a reason is refused."""
+    return checked_reason(text) if isinstance(text, str) else text
+
+
+class Because(ServiceRequest):
+    """Why, without names."""
+
+    because: Annotated[
+        str,
+        Field(min_length=SHORTEST_REASON, max_length=LONGEST_REASON, pattern=PRINTABLE),
+        BeforeValidator(_checked_reason),
+    ]
+
+
+class Done(ServiceResult):
+    """How many objects it concerns."""
+
+    objects: int

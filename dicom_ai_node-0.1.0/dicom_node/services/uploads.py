@@ -1,0 +1,387 @@
+"""What a browser sends comes in as what a modality sends: by the spool, under the limits of the listener.
+
+Nothing of an object is read here but its file meta information: the inspection opens it as any other.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import secrets
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from ai_pipeline.contract import PixelArray
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import picture_of
+from ai_pipeline.images.header import NONE_GIVEN
+from ai_pipeline.images.limits import ImageLimits
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.errors import FaultyInput, SpoolError
+from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.part10 import META_BYTES, check_taken, read_meta, store
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.scp.contexts import accepted_classes
+from dicom_node.services import audit
+from dicom_node.services.audit import Person
+from dicom_node.services.typed import ServiceResult
+from dicom_node.store.database import Database
+
+ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
+"""Most files in a ZIP, and most bytes of its directory, which is read whole."""
+RATIO = 200
+"""How many times its packed size a file of a ZIP may be; none under a MiB is asked."""
+_BLOCK = 2**20
+_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
+_END_OF_DIRECTORY = struct.Struct("<4s4H2IH")  # APPNOTE.TXT 4.3.16
+_ZIP64_LOCATOR, _ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20  # 4.3.15: before the end of the directory
+_LOCAL_HEADER_BYTES = 30  # 4.3.7: at least, without the name
+_ENCRYPTED = 1  # 4.4.4, bit 0
+_PACKED_AS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Ways of packing (4.4.5) of which Python unpacks as much as is asked for: BZIP2 and LZMA it unpacks whole.
+"""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file as the browser names it, which may name a patient: for the page only."""
+
+    name: str
+    file: BinaryIO
+
+
+class UploadedRow(ServiceResult):
+    """One uploaded file; ``refusal`` is empty where it was taken."""
+
+    name: str
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The outcome for each file of one upload. ``number``: of its row in the audit, by which it is found."""
+
+    number: int
+    files: Sequence[UploadedRow]
+
+
+def take(
+    database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
+) -> Upload:
+    """Spool all acceptable files; ``about`` describes pictures among them. The audit records how many."""
+    upload = _Upload(settings, by)
+    rows = [row for one in sent for row in upload.take(one, about)]
+    refused = sum(1 for row in rows if row.refusal)
+    with database.write() as session:
+        noted = audit.note(
+            session,
+            by,
+            AuditAction.UPLOADED,
+            objects=len(rows) - refused,
+            refused=refused,
+            association=upload.association,
+        )
+    return Upload(noted.id, rows)
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Upload:
+    """The files of one upload, as of one association."""
+
+    def __init__(self, settings: Settings, by: Person) -> None:
+        self.association = f"console-{secrets.token_hex(8)}"
+        self._settings = settings
+        self._address = by.address
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._classes = frozenset(accepted_classes(settings.listener.further_storage_classes))
+        self._pictures = 0
+        self._unpacked = 0
+
+    def take(self, sent: UploadedFile, about: Described | None) -> Iterator[UploadedRow]:
+        """One file: an object, a picture, or a ZIP of objects."""
+        start = sent.file.read(132)
+        sent.file.seek(0)
+        if start.startswith(b"PK\x03\x04"):
+            yield from self._take_zip(sent)
+        elif start.startswith(_PICTURES):
+            yield self._tried(sent.name, partial(self._take_picture, sent.file, about))
+        else:
+            yield self._tried(sent.name, partial(self._take_object, sent.file))
+
+    def _tried(self, name: str, take: Callable[[], None]) -> UploadedRow:
+        try:
+            take()
+        except (FaultyInput, PixelError, SpoolError) as error:
+            return UploadedRow(name=name, refusal=str(error))
+        except _DAMAGED:
+            return UploadedRow(
+                name=name, refusal="it is damaged, encrypted or packed in a way that is not known here"
+            )
+        return UploadedRow(name=name, refusal="")
+
+    def _take_zip(self, sent: UploadedFile) -> Iterator[UploadedRow]:
+        try:
+            _check_directory(sent.file)
+            archive = zipfile.ZipFile(sent.file)
+        except FaultyInput as error:
+            yield UploadedRow(name=sent.name, refusal=str(error))
+            return
+        except (*_DAMAGED, MemoryError):
+            yield UploadedRow(name=sent.name, refusal="this ZIP cannot be read")
+            return
+        with archive:
+            entries = [entry for entry in archive.infolist() if _may_be_object(entry)]
+            if len(entries) > ENTRIES:
+                yield UploadedRow(name=sent.name, refusal=f"this ZIP has more than {ENTRIES} files")
+                return
+            if _overlap(archive.infolist()):
+                yield UploadedRow(name=sent.name, refusal="files in this ZIP overlap: pack it again")
+                return
+            for entry in entries:
+                # Its name is shown and used for nothing: the node names its files itself.
+                name = f"{sent.name}: {entry.filename}"
+                yield self._tried(name, partial(self._take_entry, archive, entry))
+
+    def _take_entry(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+        if entry.flag_bits & _ENCRYPTED:
+            raise FaultyInput("it is encrypted")
+        if entry.compress_type not in _PACKED_AS:
+            raise FaultyInput("it is packed in another way than stored or deflated: pack it so")
+        left = self._settings.console.upload_mib * 2**20 - self._unpacked
+        most = min(left, max(RATIO * entry.compress_size, 2**20))
+        with archive.open(entry) as file:
+            counted = _UnpackedFile(file, most, entry.file_size)
+            try:
+                self._take_object(counted)
+            finally:
+                self._unpacked += counted.taken
+
+    def _take_object(self, file: _Readable) -> None:
+        start = file.read(META_BYTES)
+        meta = read_meta(start)
+        check_taken(meta.sop_class_uid, meta.transfer_syntax_uid, self._classes)
+        pieces = _pieces(start[meta.length :], file)
+        self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
+
+    def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
+        if about is None:
+            raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
+        self._pictures += 1
+        built = secondary_capture(file, about, self.association, self._pictures, self._settings.images.limits)
+        self._store(built.sop_class_uid, built.sop_instance_uid, built.transfer_syntax_uid, [built.data])
+
+    def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
+        largest = self._settings.listener.maximum_object_mib * 2**20
+        arrival = Arrival(
+            self.association,
+            CONSOLE_AE_TITLE,
+            self._settings.node.ae_title,
+            self._address,
+            _MEDIUM,
+            datetime.now(UTC),
+        )
+        store(self._spool.open(arrival, sop_class, instance, syntax), pieces, largest)
+
+
+class _UnpackedFile:
+    """A file of a ZIP, of which at most ``most`` bytes are unpacked; ``size``: what its directory says."""
+
+    def __init__(self, file: _Readable, most: int, size: int) -> None:
+        self._file = file
+        self._most = most
+        self._size = size
+        self.taken = 0
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes. Raises FaultyInput beyond the limit, and at the end of a file of another size."""
+        data = self._file.read(size)
+        self.taken += len(data)
+        if self.taken > self._most:
+            raise FaultyInput(f"unpacked it is larger than console.upload_mib, or {RATIO} times as packed")
+        if not data and self.taken != self._size:
+            raise FaultyInput("it is damaged: it has another size than its ZIP says")
+        return data
+
+
+def _pieces(first: bytes, file: _Readable) -> Iterator[bytes]:
+    yield first
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _may_be_object(entry: zipfile.ZipInfo) -> bool:
+    """Not folders, the directory of a medium, and what systems add."""
+    base = entry.filename.rpartition("/")[2]
+    hidden = base.startswith(".") or entry.filename.startswith("__MACOSX/")
+    return not (entry.filename.endswith("/") or hidden or base.upper() == "DICOMDIR")
+
+
+def _overlap(entries: Iterable[zipfile.ZipInfo]) -> bool:
+    """Whether bytes are unpacked for more than one file (a bomb: Fifield, WOOT 2019)."""
+    end = 0
+    for entry in sorted(entries, key=attrgetter("header_offset")):
+        if entry.header_offset < end:
+            return True
+        end = entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size
+    return False
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """Raise FaultyInput for a directory that is too large to be read whole."""
+    size = file.seek(0, 2)
+    tail_size = min(size, 65_536 + _END_OF_DIRECTORY.size + _ZIP64_LOCATOR_BYTES)
+    file.seek(size - tail_size)
+    tail = file.read(tail_size)
+    at = tail.rfind(b"PK\x05\x06")
+    file.seek(0)
+    if at < 0 or len(tail) - at < _END_OF_DIRECTORY.size:
+        raise FaultyInput("this ZIP cannot be read")
+    if tail[max(at - _ZIP64_LOCATOR_BYTES, 0) : at].startswith(_ZIP64_LOCATOR):
+        raise FaultyInput("this ZIP has the sizes of ZIP64: pack it in parts of less than 4 GiB")
+    *_, entries, directory, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
+    if entries > ENTRIES or directory > DIRECTORY_BYTES:
+        raise FaultyInput(f"this ZIP has more than {ENTRIES} files, or names that are too long")
+
+
+MODALITIES = ("US", "DX", "CR", "OT")
+SEXES = ("", "F", "M", "O")
+PICTURE_MIB = 256
+"""Largest PNG or JPEG, which is read whole."""
+# VR lengths of PS3.5 6.2; LO and PN have no control characters and no backslash.
+_LONGEST_TEXTS = {"PatientID": 64, "PatientName": 64, "StudyDescription": 64, "AccessionNumber": 16}
+_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
+_LABELS = {
+    "PatientID": "Patient ID",
+    "PatientName": "Name",
+    "StudyDescription": "Study description",
+    "AccessionNumber": "Accession number",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A person's description of pictures, by keyword. They belong to one study."""
+
+    texts: Mapping[str, str]
+    modality: str
+    study_date: str
+
+    @classmethod
+    def from_form(cls, fields: Mapping[str, str]) -> Described | None:
+        """The description in a form, None where it is empty. Raises FaultyInput with all mistakes."""
+        if not any(value for key, value in fields.items() if key not in ("Modality", "PatientSex")):
+            return None
+        texts = {keyword: fields.get(keyword, "") for keyword in _LONGEST_TEXTS}
+        wrong = [
+            f"{_LABELS[keyword]}: at most {longest} characters, no backslash"
+            for keyword, longest in _LONGEST_TEXTS.items()
+            if len(texts[keyword]) > longest or not _TEXT.fullmatch(texts[keyword])
+        ]
+        if not texts["PatientID"]:
+            wrong.append("Patient ID: is missing")
+        if not texts["PatientName"]:
+            wrong.append("Name: is missing")
+        if (modality := fields.get("Modality", "")) not in MODALITIES:
+            wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
+        if (sex := fields.get("PatientSex", "")) not in SEXES:
+            wrong.append("Sex: F, M, O or nothing")
+        dates = {keyword: _date(fields.get(keyword, "")) for keyword in ("PatientBirthDate", "StudyDate")}
+        wrong += [f"{keyword}: no date" for keyword, date in dates.items() if date is None]
+        if wrong:
+            raise FaultyInput("; ".join(wrong))
+        texts |= {"PatientSex": sex, "PatientBirthDate": dates["PatientBirthDate"] or ""}
+        return cls(texts, modality, dates["StudyDate"] or f"{datetime.now().astimezone():%Y%m%d}")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An encoded data set."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data: bytes
+
+
+def secondary_capture(
+    file: BinaryIO, about: Described, upload: str, number: int, limits: ImageLimits
+) -> Built:
+    """The picture as an object; ``upload`` and ``number`` make its UIDs.
+
+    Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
+    """
+    data = file.read(PICTURE_MIB * 2**20 + 1)
+    if len(data) > PICTURE_MIB * 2**20:
+        raise FaultyInput(f"a picture has at most {PICTURE_MIB} MiB")
+    samples = _samples(data, about.modality, limits)
+    instance = derived_uid("upload", upload, "instance", str(number))
+    now = datetime.now().astimezone()
+    made = Dataset()
+    made.SpecificCharacterSet = "ISO_IR 192"
+    made.ImageType = ["DERIVED", "SECONDARY"]
+    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, instance
+    made.StudyDate, made.StudyTime = about.study_date, ""
+    made.Modality, made.ConversionType = about.modality, "WSD"
+    made.ReferringPhysicianName = made.StudyID = ""
+    for keyword, text in about.texts.items():
+        setattr(made, keyword, text)
+    made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+    made.StudyInstanceUID = derived_uid("upload", upload, "study")
+    made.SeriesInstanceUID = derived_uid("upload", upload, "series")
+    made.SeriesNumber, made.InstanceNumber = 1, number
+    made.PatientOrientation = []
+    _set_pixels(made, samples)
+    if not data.startswith(b"\x89PNG"):
+        made.LossyImageCompression, made.LossyImageCompressionMethod = "01", "ISO_10918_1"
+        made.LossyImageCompressionRatio = f"{max(samples.nbytes / len(data), 1):.2f}"
+    encoded = io.BytesIO()
+    dcmwrite(encoded, made, implicit_vr=False, little_endian=True)
+    return Built(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, encoded.getvalue())
+
+
+def _samples(data: bytes, modality: str, limits: ImageLimits) -> PixelArray:
+    """Decoded by a process that can do nothing else."""
+    return np.ascontiguousarray(picture_of(data, modality, limits, NONE_GIVEN).samples)
+
+
+def _set_pixels(made: Dataset, samples: PixelArray) -> None:
+    bits = 8 * samples.dtype.itemsize
+    made.SamplesPerPixel = 3 if samples.ndim == 3 else 1
+    made.PhotometricInterpretation = "RGB" if samples.ndim == 3 else "MONOCHROME2"
+    if samples.ndim == 3:
+        made.PlanarConfiguration = 0
+    made.Rows, made.Columns = samples.shape[:2]
+    made.BitsAllocated = made.BitsStored = bits
+    made.HighBit, made.PixelRepresentation = bits - 1, 0
+    pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    made.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    made["PixelData"].VR = "OW" if bits > 8 else "OB"
+
+
+def _date(text: str) -> str | None:
+    """DA of a date as a browser writes it, "" of none, None of what is no date."""
+    if not text:
+        return ""
+    try:
+        return f"{datetime.strptime(text, '%Y-%m-%d').replace(tzinfo=UTC):%Y%m%d}"
+    except ValueError:
+        return None

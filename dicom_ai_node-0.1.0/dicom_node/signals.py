@@ -1,0 +1,31 @@
+"""Signals as bytes in a pipe, for a main loop that waits for them among other things; signs of life.
+
+Workers (``jobs.worker``) set events instead: their main thread is in a job, and other threads wait.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import Final
+
+ALIVE_SECONDS: Final = 5.0
+"""How often a child process tells its node that it lives."""
+_ALIVE = b'{"alive": true}\n'
+
+
+def signal_pipe() -> int:
+    """A pipe that gets SIGTERM, SIGINT and SIGHUP as one byte each; the handlers themselves do nothing."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def show_life() -> None:
+    """Tell the node that started this process that it lives: one line on standard output."""
+    with suppress(OSError):  # the node is gone: the end of standard input tells that
+        os.write(1, _ALIVE)

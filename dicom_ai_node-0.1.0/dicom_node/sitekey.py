@@ -1,0 +1,121 @@
+"""The site key: the secret from which pseudonyms are derived and under which readings are sealed.
+
+One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
+patient stands behind a pseudonym; a site that loses it gives the same patient another pseudonym from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from dicom_node.errors import ConfigProblem, ConfigurationError
+
+_BYTES: Final = 32
+_NONCE_BYTES: Final = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
+_OTHERS: Final = 0o077  # any right of group or world
+_OTHERS_WRITE: Final = 0o022
+
+
+@dataclass(frozen=True, slots=True)
+class SiteKey:
+    """The secret of a site. Neither ``repr`` nor ``str`` shows it."""
+
+    _secret: bytes = field(repr=False)
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); none can be computed from another."""
+        return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
+
+
+class Seal:
+    """Encrypts texts for one purpose (AES-256-GCM under a key derived from the site key).
+
+    Each is bound to what it is ``of`` (associated data), and opens for nothing else. Raises
+    ConfigurationError where the site key cannot be used.
+    """
+
+    def __init__(self, data_dir: Path, purpose: str) -> None:
+        self._cipher = AESGCM(load_or_create(data_dir).derive(purpose))
+
+    def close(self, text: str, of: str) -> bytes:
+        """The text, sealed."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
+
+    def open(self, sealed: bytes, of: str) -> str | None:
+        """The text again; None where it was sealed under another site key, or is of something else."""
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], of.encode()).decode()
+        except (InvalidTag, ValueError):  # the second: too short to be sealed
+            return None
+
+
+def path_of(data_dir: Path) -> Path:
+    """Path of the key file of a data folder; an admin backs it up."""
+    return data_dir / "keys" / "site.key"
+
+
+def load_or_create(data_dir: Path) -> SiteKey:
+    """The key of this site, made at the first call.
+
+    Of several processes that call at once one makes it and all get the same. Raises ConfigurationError when
+    others than the owner may read the file or put another in its place, or when it holds no key.
+    """
+    path = path_of(data_dir)
+    if not path.exists():
+        _create(path)
+    return _read(path)
+
+
+def _read(path: Path) -> SiteKey:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            content = file.read().strip()
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({error.strerror}): give it to the user of the node") from None
+    if path.parent.stat().st_mode & _OTHERS_WRITE:
+        raise _refused(path, f"others may put another in its place: chmod 700 {path.parent}")
+    if mode & _OTHERS:
+        raise _refused(path, f"has mode {mode:04o}, others may read it: chmod 600 {path}")
+    with suppress(ValueError):
+        secret = bytes.fromhex(content.decode("ascii", "replace"))
+        if len(secret) == _BYTES:
+            return SiteKey(secret)
+    raise _refused(path, "holds no key of 64 hexadecimal digits: put it back from the backup")
+
+
+def _create(path: Path) -> None:
+    """Complete and durable under a name of its own first; the first link to the final name wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was quicker: its key counts
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _refused(path: Path, remedy: str) -> ConfigurationError:
+    return ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])

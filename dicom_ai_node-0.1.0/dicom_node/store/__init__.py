@@ -1,0 +1,1 @@
+"""The database: tables, sessions, compare-and-set transitions. No business rules."""

@@ -1,0 +1,148 @@
+"""The tables of the console: users with sessions and tokens, the audit, what readers say and withdraw."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, RemovalState
+from dicom_node.model.roles import UserRole
+from dicom_node.store.tables import Base, Id
+
+
+class UserAccount(Base):
+    """Who may use the console: known by name and password here, or by the hospital's provider of accounts."""
+
+    __tablename__ = "user_account"
+    __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[UserRole]
+    password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
+    created_at: Mapped[datetime]
+    disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
+    filters: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of the list of studies, by their names
+    senders: Mapped[list[str]] = mapped_column(default=list)  # AE titles of those it sees; []: all
+    issuer: Mapped[str | None] = mapped_column(String(255))  # the provider, which has the password
+    subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not
+
+
+class UserSession(Base):
+    """A browser that signed in; only the hash of its cookie is stored."""
+
+    __tablename__ = "user_session"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    address: Mapped[str] = mapped_column(String(64))
+    browser: Mapped[str] = mapped_column(String(64))  # in words
+    search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
+
+
+class Withdrawal(Base):
+    """A result that a person withdrew. It is sent nowhere any more, and its findings are not shown."""
+
+    __tablename__ = "withdrawal"
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[RejectionReason]
+    because: Mapped[str]  # a person's words: in no log and no event
+    note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
+
+
+class Removal(Base):
+    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it."""
+
+    __tablename__ = "removal"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
+    state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
+    reason: Mapped[str] = mapped_column(default="")
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class RegisteredPatient(Base):
+    """A patient whom a person registered for uploads. The name and the like are sealed under the site key."""
+
+    __tablename__ = "registered_patient"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    patient_id: Mapped[str] = mapped_column(unique=True)  # without issuer, as uploads are
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    registered_at: Mapped[datetime]
+    registered_by: Mapped[str] = mapped_column(String(64))
+
+
+class ApiToken(Base):
+    """A program's substitute for a password; only its hash is stored. It has the rights of its user."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One action of a person, also viewed or refused ones. Append-only; ``fields`` hold no PHI."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_action_at", "action", "at"),
+        Index("ix_audit_reported", "reported", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
+    address: Mapped[str] = mapped_column(String(64), default="")
+    action: Mapped[AuditAction]
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
+
+
+class Feedback(Base):
+    """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        UniqueConstraint(
+            "study_id", "actor", "finding", "tracking_uid", "model", "version", name="uq_feedback_once"
+        ),
+        Index("ix_feedback_model", "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(64))
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
+    decision: Mapped[str] = mapped_column(String(16), default="")  # the AI's decision, "" if it reported none
+    verdict: Mapped[ReaderVerdict]
+    because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
+    report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed
+    sent_in: Mapped[str] = mapped_column(
+        String(64), default=""
+    )  # SOP Instance UID of the last object with it
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    age_group: Mapped[str] = mapped_column(String(64), default="")  # "" also: before version 0032
+    sex: Mapped[str] = mapped_column(String(64), default="")
+    station: Mapped[str] = mapped_column(String(64), default="")  # that made the images

@@ -1,0 +1,275 @@
+"""Queries and updates of the outbox table: what is due, who holds it. ``outbox`` decides when and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.orm import Session, contains_eager, selectinload
+
+from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import decisions
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Delivery, Job, Original, Result, Study
+from dicom_node.store.tables.base import has_come, has_ended
+from dicom_node.store.transitions import move_delivery, utc_now
+
+WITHDRAWN = "withdrawn"
+"""Why a delivery is discarded whose result a person withdrew."""
+
+_S = DeliveryState
+# With further queries: a lock on the deliveries would lock nothing that is joined from outside.
+_OBJECTS = (
+    selectinload(Delivery.result).selectinload(Result.study),
+    selectinload(Delivery.original).selectinload(Original.received),
+    selectinload(Delivery.original).selectinload(Original.study),
+)
+
+
+STUDY = func.coalesce(Result.study_id, Original.study_id)
+"""SQL: the study of a delivery, where both kinds of objects are joined (:func:`with_objects`)."""
+
+
+def with_objects(chosen: Any) -> Any:
+    """Join the object of each delivery, result or original, and its study."""
+    joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
+    return joined.join(Study, Study.id == STUDY)
+
+
+def forward(session: Session, original: Original, destination: str) -> bool:
+    """Put a received object into the outbox for a peer, due now; once only, however often it is asked.
+
+    One that was withdrawn before it was sent is sent after all. Returns whether anything changed.
+    """
+    mine = (Delivery.original_id == original.id, Delivery.destination == destination)
+    found = session.scalar(select(Delivery).where(*mine))
+    if found is None:
+        session.add(Delivery(original=original, destination=destination, next_at=utc_now()))
+        session.flush()
+        return True
+    if not found.withdrawn:
+        return False
+    wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
+    return move_delivery(session, found, DELIVERY_WANTED, **wanted)
+
+
+def add(
+    session: Session,
+    result: Result,
+    destination: str,
+    *,
+    ask_first: bool = False,
+    by_hand: bool = False,
+    unassessed: bool = False,
+) -> Delivery:
+    """Put a result into the outbox for a peer, due now; once only, however often it is asked.
+
+    ``ask_first``: it may have been sent before, so the peer is asked first, and it is sent if it is missing
+    there. ``by_hand``: a person asked for it, not a rule. ``unassessed``: it waits until a person accepts it.
+    """
+    found = session.scalar(
+        select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
+    )
+    if found is not None:
+        return found
+    state = _S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING
+    delivery = Delivery(
+        result=result,
+        destination=destination,
+        state=state,
+        next_at=utc_now(),
+        reason="",
+        status="",
+        by_hand=by_hand,
+    )
+    session.add(delivery)
+    session.flush()
+    return delivery
+
+
+def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
+    """Cancel a delivery until a job wants it again."""
+    move_delivery(
+        session,
+        delivery,
+        DELIVERY_WITHDRAWN,
+        reason=f"withdrawn: {reason}",
+        withdrawn=True,
+        lease_owner="",
+        lease_until=None,
+    )
+
+
+def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
+    """Withdraw unassessed deliveries of a rule's earlier results, except results in ``by``, which a newer job
+    made.
+    """
+    former = select(Delivery).join(Delivery.result).join(Job, Job.id == Result.job_id)
+    of_rule = (Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED)
+    for delivery in session.scalars(former.where(*of_rule, Result.id.not_in(by))).all():
+        withdraw(session, delivery, "newer results replace it")
+
+
+def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
+    """Deliveries of a rule's results that a person added and that were withdrawn before they were sent."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .join(Job, Job.id == Result.job_id)
+            .where(Job.study_id == study_id, Job.rule == rule, Delivery.withdrawn, Delivery.by_hand)
+            .options(contains_eager(Delivery.result))
+        )
+    )
+
+
+def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
+    """Deliveries of persons' assessments of these jobs' reports that were withdrawn before they were sent."""
+    of_jobs = (Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+    return session.scalars(select(Delivery).join(Delivery.result).where(*of_jobs)).all()
+
+
+def discard(session: Session, delivery: Delivery, because: str) -> bool:
+    """Send it no more; False where a sender has taken it meanwhile."""
+    return move_delivery(
+        session,
+        delivery,
+        DELIVERY_DISCARDED,
+        reason="",
+        discarded_because=because,
+        lease_owner="",
+        lease_until=None,
+    )
+
+
+def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
+    """Discard the deliveries that wait or were given up and whose result somebody withdrew meanwhile."""
+    waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
+    results = {one.result_id for one in waiting if one.result_id is not None}
+    gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
+    for delivery in waiting:
+        if delivery.result_id in gone:
+            discard(session, delivery, WITHDRAWN)
+
+
+def due_destinations(session: Session, now: datetime) -> list[str]:
+    """Peers for which something is to be done now."""
+    return list(session.scalars(select(Delivery.destination).where(_due(now)).distinct()))
+
+
+def due_batch(
+    session: Session, destination: str, now: datetime, limit: int, *, by_waiting: bool = False
+) -> list[Delivery]:
+    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting.
+
+    ``by_waiting``: the longest waiting, STAT or not.
+    """
+    waiting = (Delivery.next_at, Delivery.id)
+    first = session.scalar(
+        with_objects(select(STUDY))
+        .where(Delivery.destination == destination, _due(now))
+        .order_by(*waiting if by_waiting else (Study.priority.desc(), *waiting))
+        .limit(1)
+    )
+    if first is None:
+        return []
+    return list(
+        session.scalars(
+            with_objects(select(Delivery))
+            .options(*_OBJECTS)
+            .where(Delivery.destination == destination, first == STUDY, _due(now))
+            .order_by(Delivery.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=Delivery)
+        )
+    )
+
+
+def hold(delivery: Delivery, owner: str, until: datetime) -> None:
+    """Lease a delivery whose state does not change now: one that is to be confirmed."""
+    delivery.lease_owner, delivery.lease_until = owner, until
+
+
+def renew(session: Session, deliveries: Sequence[int], owner: str, until: datetime) -> None:
+    """Renew the owner's leases of these deliveries until ``until``: it is alive."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.id.in_(deliveries), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
+        .values(lease_until=until)
+    )
+
+
+def hand_back(session: Session, owner: str) -> None:
+    """The owner ends: release its deliveries at once; those that it was sending count as lost."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
+        .values(lease_owner="", lease_until=None)
+    )
+
+
+def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
+    """The deliveries that this owner still holds; another process took over the rest."""
+    held = session.scalars(
+        select(Delivery)
+        .where(
+            Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None)
+        )
+        .options(*_OBJECTS)
+        .with_for_update(of=Delivery)
+    )
+    return {delivery.id: delivery for delivery in held}
+
+
+def postpone(session: Session, destination: str, until: datetime) -> None:
+    """The peer is unreachable: its waiting deliveries are not tried before this time."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
+        .values(next_at=until)
+    )
+
+
+def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
+    """The peer is back (None: any may be): make its waiting deliveries due. Refused objects still wait."""
+    waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
+    if destination is not None:
+        waiting.append(Delivery.destination == destination)
+    session.execute(update(Delivery).where(*waiting).values(next_at=now))
+
+
+def clock_put_back(session: Session, now: datetime) -> None:
+    """Make due deliveries that wait until a time ahead: to be sent, or to be asked for."""
+    waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
+    session.execute(update(Delivery).where(waiting).values(next_at=now))
+
+
+def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
+    """Deliveries of the same study to the same peer, without these."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .where(Result.study_id == study_id, Delivery.destination == destination, Delivery.id.not_in(but))
+        )
+    )
+
+
+def is_held(delivery: Delivery, now: datetime) -> bool:
+    """Whether a process works on the delivery."""
+    return not has_ended(delivery.lease_until, now)
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    """Pending or to be confirmed, and its time has come; or held by an owner that is gone.
+
+    Nothing of a study of which a decision was lost with the database, until that is applied again.
+    """
+    free = or_(Delivery.lease_until.is_(None), has_come(Delivery.lease_until, now))
+    waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free)
+    lost = and_(Delivery.state == _S.SENDING, free)
+    return and_(or_(waiting, lost), ~decisions.holds_back())

@@ -1,0 +1,126 @@
+"""Queries of studies that are fetched from peers; ``fetch`` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import FetchPurpose, ObjectRole
+from dicom_node.model.lifecycle import DeliveryState, FetchState
+from dicom_node.store.tables import Delivery, Fetch, Instance, Result, Study
+from dicom_node.store.tables.base import has_come
+
+_S = FetchState
+
+
+def of_study(session: Session, study_instance_uid: str | None) -> Fetch | None:
+    """The fetching of this study, None where it was never asked for."""
+    return session.scalar(select(Fetch).where(Fetch.study_instance_uid == study_instance_uid))
+
+
+def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
+    """The same of several studies, by UID."""
+    chosen = select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids))
+    return {row.study_instance_uid: row for row in session.scalars(chosen)}
+
+
+def number(session: Session, fetch_id: int) -> Fetch | None:
+    """The fetching of this number."""
+    return session.get(Fetch, fetch_id)
+
+
+def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
+    """The due study of this peer that was asked for first; a study that another one waits for goes before."""
+    due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
+    return session.scalar(
+        select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)
+    )
+
+
+def unfinished(session: Session, peer: str) -> Sequence[Fetch]:
+    """Studies of this peer that a process was fetching when it ended."""
+    return session.scalars(select(Fetch).where(Fetch.state == _S.FETCHING, Fetch.peer == peer)).all()
+
+
+def last_start(session: Session, peer: str) -> datetime | None:
+    """When this peer was last asked for a study."""
+    return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
+
+
+def states_since(session: Session, peer: str, first: int) -> dict[FetchState, int]:
+    """How many studies of a peer are in which state, from the row of this number on."""
+    chosen = select(Fetch.state, func.count()).where(Fetch.peer == peer, Fetch.id >= first)
+    return {row[0]: row[1] for row in session.execute(chosen.group_by(Fetch.state))}
+
+
+def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
+    """How many studies of each peer are in which state."""
+    found: dict[str, dict[FetchState, int]] = {}
+    chosen = select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state)
+    for peer, state, number in session.execute(chosen.order_by(Fetch.peer)):
+        found.setdefault(peer, {})[state] = number
+    return found
+
+
+def listed(
+    session: Session,
+    peer: str = "",
+    states: Collection[FetchState] = (),
+    limit: int | None = None,
+    before: int | None = None,
+) -> Sequence[Fetch]:
+    """The newest first; of one peer, in these states, with numbers below ``before``."""
+    chosen = select(Fetch).order_by(Fetch.id.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.where(Fetch.id < before)
+    if peer:
+        chosen = chosen.where(Fetch.peer == peer)
+    if states:
+        chosen = chosen.where(Fetch.state.in_(states))
+    return session.scalars(chosen).all()
+
+
+def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
+    """Whether a study is not being fetched: neither now, nor between a try that failed and the next one.
+
+    A study that got nothing since ``silent_since`` is no longer held open for it. What is fetched for a study
+    that came from elsewhere has an end of its own (``store.questions``).
+    """
+    tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
+    whole = Fetch.purpose != FetchPurpose.INSTANCES
+    theirs = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried, whole)
+    return ~(theirs & (Study.due_at > silent_since))
+
+
+def is_prior(session: Session, study_id: int) -> bool:
+    """Whether a study was fetched as a prior: its results are sent nowhere."""
+    uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
+    prior = (Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
+    return bool(session.scalar(select(exists().where(*prior))))
+
+
+def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    """Studies that this node has, by UID."""
+    chosen = select(Study).where(Study.study_instance_uid.in_(study_instance_uids))
+    return {str(row.study_instance_uid): row for row in session.scalars(chosen)}
+
+
+def received_objects(session: Session, study_id: int) -> int:
+    """How many objects of a study are in force here, results of this node left out."""
+    mine = (Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
+    return session.scalar(select(func.count()).select_from(Instance).where(*mine)) or 0
+
+
+def results_at(session: Session, study_id: int, peer: str) -> int:
+    """How many results of a study are confirmed at this peer."""
+    mine = (Result.study_id == study_id, Delivery.destination == peer)
+    confirmed = select(func.count()).select_from(Delivery).join(Delivery.result)
+    return session.scalar(confirmed.where(*mine, Delivery.state == DeliveryState.CONFIRMED)) or 0
+
+
+def has_results(session: Session, study_id: int) -> bool:
+    """Whether any result of the study was built."""
+    return bool(session.scalar(select(exists().where(Result.study_id == study_id))))

@@ -1,0 +1,363 @@
+"""Queries of indexing: received objects, instances, studies, associations; ``studies`` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.dicom.identity import Patient, are_one_patient
+from dicom_node.model.kinds import AssociationOutcome, ObjectRole, ResultKind
+from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.store.tables import (
+    Association,
+    Cursor,
+    Delivery,
+    Instance,
+    Job,
+    Original,
+    ReceivedObject,
+    Result,
+    Study,
+    WaitingReport,
+)
+
+_HAS_FILE = ReceivedObject.purged.is_(False)
+
+
+def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
+    """The row of a spooled file, if it was indexed."""
+    return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
+
+
+def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
+    """Which of these names were indexed, and whether they were purged since."""
+    chosen = select(ReceivedObject.spool_name, ReceivedObject.purged)
+    rows = session.execute(chosen.where(ReceivedObject.spool_name.in_(spool_names)))
+    return {row.spool_name: row.purged for row in rows}
+
+
+def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
+    """Numbers and paths of received objects after this number whose files were not purged."""
+    chosen = select(ReceivedObject.id, ReceivedObject.path).where(ReceivedObject.id > number, _HAS_FILE)
+    rows = session.execute(chosen.order_by(ReceivedObject.id).limit(limit))
+    return [(row.id, row.path) for row in rows]
+
+
+def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
+    """The first ones received of this SOP instance whose files are here, each file once."""
+    chosen = (
+        select(func.min(ReceivedObject.id))
+        .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
+        .group_by(ReceivedObject.path)
+    )
+    rows = (
+        select(ReceivedObject).where(ReceivedObject.id.in_(chosen)).order_by(ReceivedObject.id).limit(limit)
+    )
+    return session.scalars(rows).all()
+
+
+def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
+    """The received objects of a study that were not purged, in the order in which they were indexed."""
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, _HAS_FILE)
+    return session.scalars(chosen.order_by(ReceivedObject.id)).all()
+
+
+def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
+    """The versions in force by SOP Instance UID, whatever study has them."""
+    chosen = select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids))
+    return {row.sop_instance_uid: row for row in session.scalars(chosen)}
+
+
+def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
+    """A study's objects of these roles."""
+    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles))
+    return session.scalars(chosen.order_by(Instance.id)).all()
+
+
+def instance(session: Session, sop_instance_uid: str) -> Instance | None:
+    """The version of this SOP instance that is in force."""
+    return instances(session, [sop_instance_uid]).get(sop_instance_uid)
+
+
+def study(session: Session, study_instance_uid: str) -> Study | None:
+    """The study, locked against other indexers until the transaction ends."""
+    return session.scalar(
+        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
+    )
+
+
+def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
+    """The newest entry without Study Instance UID of this sender, in quarantine since then at the earliest.
+
+    ``sender``: how the spool names of its objects end. All objects of an entry are of one sender.
+    """
+    first = (
+        select(ReceivedObject.spool_name)
+        .where(ReceivedObject.study_id == Study.id)
+        .order_by(ReceivedObject.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    chosen = select(Study).where(
+        Study.study_instance_uid.is_(None),
+        Study.state == StudyState.QUARANTINED,
+        Study.first_received_at >= since,
+        first.endswith(sender),
+    )
+    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update())
+
+
+def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
+    """The distinct patients named by the study's objects of these roles."""
+    chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
+    return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
+
+
+def of_one_patient(session: Session, studies: Collection[int]) -> bool:
+    """Whether no object of these studies contradicts another about the patient."""
+    texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
+    return are_one_patient([Patient.parse(text) for text in texts])
+
+
+def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
+    """Studies that got their last object since then and whose rules were applied, the oldest first."""
+    coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
+    chosen = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
+    return session.scalars(chosen.order_by(Study.last_received_at, Study.id)).all()
+
+
+def last_associations(session: Session, study_id: int, number: int) -> list[str]:
+    """Associations that brought the study's last objects, one for each object."""
+    chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+    return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
+
+
+def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
+    """Deliveries of the study's results that were not sent yet, except for kinds that stay true in any
+    case.
+    """
+    chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
+    chosen = chosen.where(Result.kind.not_in(but))
+    unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
+    return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
+
+
+def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:
+    """Deliveries of the study's received objects that were not sent yet."""
+    chosen = select(Delivery).join(Delivery.original).where(Original.study_id == study_id)
+    return session.scalars(chosen.where(Delivery.state == DeliveryState.PENDING)).all()
+
+
+def file_of(session: Session, instance: Instance) -> ReceivedObject:
+    """The received object whose file is the version in force."""
+    mine = (
+        ReceivedObject.sop_instance_uid == instance.sop_instance_uid,
+        ReceivedObject.path == instance.path,
+    )
+    return session.scalars(select(ReceivedObject).where(*mine).order_by(ReceivedObject.id).limit(1)).one()
+
+
+def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
+    """The peers that get, or got, objects of this sender in this study by rules that forward."""
+    chosen = select(Delivery.destination).join(Delivery.original).join(Original.received)
+    mine = (Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
+    return session.scalars(chosen.where(*mine).distinct().order_by(Delivery.destination)).all()
+
+
+def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
+    """The newest version of this SOP instance that rules forward."""
+    mine = Original.sop_instance_uid == sop_instance_uid
+    return session.scalar(select(Original).where(mine).order_by(Original.id.desc()).limit(1))
+
+
+def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
+    """Whether none of a study's objects came from ``senders``, given as ends of spool names ("" for names
+    without a mark).
+    """
+    theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
+    return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
+
+
+def next_due(
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
+) -> Study | None:
+    """A study that is quiet: its time has come and no association that brings it objects is open.
+
+    STAT first. An open association no longer holds a study that got nothing since ``silent_since``. Or one to
+    which ``at_once`` applies, quiet or not.
+    """
+    return session.scalar(
+        select(Study)
+        .where(_is_quiet(now, silent_since, at_once), *also)
+        .order_by(Study.priority.desc(), Study.due_at, Study.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def any_due(
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
+) -> bool:
+    """Whether ``next_due`` would find a study, so that a writing transaction is worth it."""
+    return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
+
+
+def any_due_after(session: Session, latest: datetime) -> bool:
+    """Whether a study waits for longer than until ``latest``."""
+    return bool(session.scalar(select(exists().where(_is_late(latest)))))
+
+
+def bring_forward(session: Session, latest: datetime) -> None:
+    """Let no study wait for longer than until ``latest``."""
+    session.execute(update(Study).where(_is_late(latest)).values(due_at=latest))
+
+
+def close_association(
+    session: Session, association: str, at: datetime, outcome: AssociationOutcome, objects: int, reason: str
+) -> None:
+    """Record the end of an association."""
+    session.execute(
+        update(Association)
+        .where(Association.id == association, Association.closed_at.is_(None))
+        .values(closed_at=at, outcome=outcome, objects=objects, reason=reason)
+    )
+
+
+def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
+    """These listeners are gone, and with them their open associations."""
+    session.execute(
+        update(Association)
+        .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
+        .values(closed_at=at, outcome=AssociationOutcome.LOST)
+    )
+
+
+def keep_report(
+    session: Session,
+    transaction_uid: str,
+    calling_ae: str,
+    committed: Sequence[str],
+    failed: Sequence[str],
+    received_at: datetime,
+) -> None:
+    """Keep a report until the outbox enters it; ``failed``: "UID reason" each, in hexadecimal."""
+    report = WaitingReport(
+        transaction_uid=transaction_uid,
+        calling_ae=calling_ae,
+        committed=list(committed),
+        failed=list(failed),
+        received_at=received_at,
+    )
+    session.add(report)
+
+
+def cursors(session: Session) -> dict[str, int]:
+    """How far each journal file was read."""
+    return {row.name: row.offset for row in session.scalars(select(Cursor))}
+
+
+def move_cursor(session: Session, name: str, offset: int) -> None:
+    """Remember how far a journal file was read."""
+    session.merge(Cursor(name=name, offset=offset))
+
+
+def drop_cursors(session: Session, names: Collection[str]) -> None:
+    """These journal files are gone."""
+    session.execute(delete(Cursor).where(Cursor.name.in_(names)))
+
+
+def sources(session: Session, study_id: int) -> Sequence[Instance]:
+    """Images of a study that may start a job and whose files are still here."""
+    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
+    return session.scalars(chosen.where(Instance.purged.is_(False)).order_by(Instance.id)).all()
+
+
+def purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Ended studies whose files may go: nothing happened to them since, and every delivery is confirmed.
+
+    Another transaction may be adding an object to one: ``lock_purgeable`` before anything is deleted.
+    """
+    sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+    forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
+    finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+    unfinished = or_(*(one.where(Delivery.state.not_in(finished)) for one in (sent, forwarded)))
+    fresh = or_(*(one.where(Delivery.confirmed_at >= before) for one in (sent, forwarded)))
+    working = (
+        exists()
+        .where(Job.study_id == Study.id)
+        .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
+    )
+    files = exists().where(ReceivedObject.study_id == Study.id, _HAS_FILE)
+    ended = END_STATES - {StudyState.QUARANTINED}
+    chosen = select(Study.id).where(
+        Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
+    )
+    if among is not None:
+        chosen = chosen.where(Study.id.in_(among))
+    return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
+
+
+def lock_purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Lock purgeable studies until the transaction ends; returns them.
+
+    Studies that another transaction is changing now are left out.
+    """
+    found = purgeable(session, before, limit, among)
+    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
+    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    return purgeable(session, before, limit, locked)
+
+
+def mark_purged(session: Session, study_id: int) -> list[str]:
+    """Mark the objects of a study that is locked as purged; returns the paths of their files."""
+    rows = {row.id: row.path for row in received(session, study_id)}
+    if not rows:
+        return []
+    theirs = (ReceivedObject.study_id == study_id) & (ReceivedObject.id <= max(rows))
+    paths = select(ReceivedObject.path).where(theirs)
+    for chosen in (
+        update(Instance).where(Instance.study_id == study_id, Instance.path.in_(paths)),
+        update(ReceivedObject).where(theirs),
+    ):
+        session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
+    return sorted(set(rows.values()))
+
+
+def _is_late(latest: datetime) -> ColumnElement[bool]:
+    return (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+
+
+def _is_quiet(
+    now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
+) -> ColumnElement[bool]:
+    quiet = _is_due(now) & ~_is_held(silent_since)
+    return quiet if at_once is None else quiet | at_once
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    return (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
+
+
+def _is_held(silent_since: datetime) -> ColumnElement[bool]:
+    open_ones = exists().where(
+        ReceivedObject.study_id == Study.id,
+        Association.id == ReceivedObject.association,
+        Association.closed_at.is_(None),
+    )
+    return open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock

@@ -1,0 +1,60 @@
+"""Named leases that one process at a time holds."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from sqlalchemy import delete, insert, or_, update
+from sqlalchemy.exc import IntegrityError
+
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Lease
+from dicom_node.store.tables.base import has_come
+from dicom_node.store.transitions import utc_now
+
+_LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
+
+
+def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
+    """Take or renew the lease for ``seconds`` from now; False when another owner holds it."""
+    now = utc_now()
+    length = timedelta(seconds=seconds)
+    until = now + length
+    with database.write() as session:
+        taken = session.execute(
+            update(Lease)
+            .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now, length)))
+            .values(owner=owner, until=until)
+        )
+        if getattr(taken, "rowcount", 0):
+            return True
+    try:
+        with database.write() as session:
+            session.execute(insert(Lease).values(name=name, owner=owner, until=until))
+    except IntegrityError:  # there is one, and somebody else holds it
+        return False
+    return True
+
+
+class KeptLease:
+    """A lease that a loop asks for repeatedly: it is renewed only when half of its time has passed."""
+
+    def __init__(self, database: Database, name: str, owner: str, seconds: float) -> None:
+        self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
+        self._held = False
+        self._ask_at = 0.0
+
+    def holds(self) -> bool:
+        """Whether the lease is ours for at least half of ``seconds`` from now on."""
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._held = acquire(self._database, self._name, self._owner, self._seconds)
+            self._ask_at = now + min(self._seconds / 2, _LEAST_PAUSE if not self._held else self._seconds)
+        return self._held
+
+
+def release(database: Database, name: str, owner: str) -> None:
+    """Give the lease back, so that the next owner need not wait until it ends."""
+    with database.write() as session:
+        session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))

@@ -1,0 +1,170 @@
+"""Jobs in SQL: what is free, what runs, what a study has; the turns of the lease table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.config.sections import WorkerSettings
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.tables import Instance, Job
+from dicom_node.store.tables.base import has_come
+
+_IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
+_LAST_JOBS = 20
+_CLAIMS = 0x0D1C0A1  # the number of PostgreSQL's advisory lock for claims that are counted
+
+
+def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
+    """Jobs of a study in these states, whatever their revision."""
+    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
+
+
+def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
+    """Queued jobs that may start only after ``later``: failed jobs that wait for their next try."""
+    chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
+    return session.scalars(chosen.with_for_update()).all()
+
+
+def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
+    """How many jobs of these rules were let through since then, by (rule, calling AE title)."""
+    made = (
+        select(Job.id, Job.rule, Instance.calling_ae)
+        .join(Instance, Instance.study_id == Job.study_id)
+        .where(Job.rule.in_(rules), Job.created_at >= since, Job.state != JobState.HELD)
+        .distinct()
+    )
+    return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
+
+
+def next_free(
+    session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
+) -> Job | None:
+    """The job that a worker should take, locked: STAT first, then whose turn is earliest; None without any.
+
+    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
+    equally urgent one with at most so much work.
+    """
+    chosen = select(Job).where(_is_free(now), _is_taken(session, workers)).order_by(*_IN_TURN).limit(1)
+    if passing is not None:
+        priority, seconds = passing
+        short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
+        chosen = chosen.where((Job.priority > priority) | short)
+    return session.scalar(chosen.with_for_update(skip_locked=True))
+
+
+def expected_waits(session: Session, workers: int) -> dict[int, float]:
+    """How many seconds each queued job will wait for one of ``workers`` (at least 1), by its number.
+
+    The estimates are scaled by what the last jobs really took.
+    """
+    ended = session.execute(
+        select(Job.cost_seconds, Job.started_at, Job.finished_at)
+        .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None), Job.finished_at.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(_LAST_JOBS)
+    ).all()
+    took = sum((row.finished_at - row.started_at).total_seconds() for row in ended)
+    scale = took / estimated if (estimated := sum(row.cost_seconds for row in ended)) else 1.0
+    before = sum(job.cost_seconds * (1.0 - job.share_done) for job in running(session))
+    waits: dict[int, float] = {}
+    queued = select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
+    for number, seconds in session.execute(queued):
+        waits[number] = round(max(scale, 0.0) * before / workers, 1)
+        before += seconds
+    return waits
+
+
+class Work(NamedTuple):
+    """Whether there is a job that may be claimed, and one that a worker holds."""
+
+    free: bool
+    running: bool
+
+
+def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
+    """Whether these workers have something to do; each worker asks 20 times a second, so it is one query."""
+    runs = exists().where(Job.state == JobState.RUNNING)
+    free = exists().where(_is_free(now), _is_taken(session, workers))
+    row = session.execute(select(free, runs)).one()
+    return Work(bool(row[0]), bool(row[1]))
+
+
+def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:
+    """The pipelines that have reached their limit of running jobs. ``at_once``: the limits, by pipeline."""
+    if not at_once:
+        return frozenset()
+    counted = session.execute(
+        select(Job.pipeline, func.count())
+        .where(Job.state == JobState.RUNNING, Job.pipeline.in_(at_once))
+        .group_by(Job.pipeline)
+    )
+    return frozenset(pipeline for pipeline, running in counted if running >= at_once[pipeline])
+
+
+def count_claims_one_by_one(session: Session) -> None:
+    """Let no other claim pass until this transaction ends: two at once would count without each other.
+
+    SQLite has one writing transaction at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_CLAIMS)))
+
+
+def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
+    """Jobs that some worker holds."""
+    chosen = select(Job).where(Job.state == JobState.RUNNING)
+    if lock:
+        chosen = chosen.with_for_update(skip_locked=True)
+    return session.scalars(chosen).all()
+
+
+def beat(
+    session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
+) -> bool | None:
+    """Renew the lease of this attempt; whether a person wants it to stop, None when it is another's."""
+    changed = session.execute(
+        update(Job)
+        .where(_is_held(job_id, owner, attempt))
+        .values(lease_until=until, share_done=share, doing=doing[:255])
+    )
+    if not getattr(changed, "rowcount", 0):
+        return None
+    return session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
+
+
+def held(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
+    """The job, locked, if this attempt of this owner still holds it."""
+    chosen = select(Job).where(_is_held(job_id, owner, attempt)).with_for_update()
+    return session.scalar(chosen.execution_options(populate_existing=True))
+
+
+def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+    return (
+        (Job.id == job_id)
+        & (Job.state == JobState.RUNNING)
+        & (Job.attempts == attempt)
+        & (Job.lease_owner == owner)
+    )
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Queued and due; not while an older revision of the same rule and study still runs."""
+    other = aliased(Job)
+    same_work_runs = exists().where(
+        other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
+    )
+    return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs
+
+
+def _is_taken(session: Session, workers: WorkerSettings) -> ColumnElement[bool]:
+    """SQL: the job's pipeline is run by these workers and has not reached its limit of running jobs."""
+    conditions = [Job.pipeline.in_(workers.pipelines)] if workers.pipelines else []
+    if full := full_pipelines(session, workers.at_once):
+        conditions.append(Job.pipeline.not_in(full))
+    return and_(True, *conditions)

@@ -1,0 +1,122 @@
+"""Requests of peers for storage commitment, and what archives have of the objects; ``outbox`` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import Outcome
+from dicom_node.model.lifecycle import READ_FROM_WORK, DeliveryState, RequestedState
+from dicom_node.store.tables import Delivery, Instance, Original, ReceivedObject, RequestedCommitment, Study
+from dicom_node.store.tables.base import has_come
+
+MOST_OPEN = 5000
+"""Requests of one peer that wait for a decision or a report; further ones are not taken."""
+_BATCH = 500
+
+
+def keep(
+    session: Session, peer: str, calling_ae: str, transaction_uid: str, objects: Sequence[str], at: datetime
+) -> str:
+    """Keep a request; why it is not kept, "" where it is. ``objects``: "instance class"."""
+    mine = RequestedCommitment.peer == peer
+    same = mine & (RequestedCommitment.transaction_uid == transaction_uid)
+    if session.scalar(select(RequestedCommitment.id).where(same)) is not None:
+        return "its Transaction UID was used before"
+    unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
+    if (session.scalar(select(func.count()).where(mine, unfinished)) or 0) >= MOST_OPEN:
+        return "too many requests of this peer wait for a report"
+    row = RequestedCommitment(
+        peer=peer,
+        calling_ae=calling_ae,
+        transaction_uid=transaction_uid,
+        objects=list(objects),
+        asked_at=at,
+        next_at=at,
+    )
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:  # it came to two listeners at once
+        return "its Transaction UID was used before"
+    return ""
+
+
+def due(
+    session: Session, peer: str, state: RequestedState, now: datetime, limit: int
+) -> Sequence[RequestedCommitment]:
+    """Requests of a peer in this state whose time has come, the longest waiting first."""
+    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state == state)
+    chosen = select(RequestedCommitment).where(*mine, has_come(RequestedCommitment.next_at, now))
+    return session.scalars(chosen.order_by(RequestedCommitment.next_at).limit(limit)).all()
+
+
+def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
+    """Unfinished requests of peers that are none of these."""
+    unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
+    chosen = select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers))
+    return session.scalars(chosen.limit(limit)).all()
+
+
+def forget(session: Session, before: datetime) -> None:
+    """Delete requests that were made before."""
+    session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
+
+
+def outcomes(session: Session, calling_ae: str, uids: Sequence[str]) -> Mapping[str, Outcome]:
+    """What became of the newest object that this AE sent under each of these UIDs."""
+    found: dict[str, Outcome] = {}
+    for batch in _batches(uids):
+        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+        newest = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
+        chosen = select(ReceivedObject.sop_instance_uid, ReceivedObject.outcome)
+        found |= dict(session.execute(chosen.where(ReceivedObject.id.in_(newest))).all())
+    return found
+
+
+def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
+    """The SOP class of the version in force of each of these instances."""
+    found: dict[str, str] = {}
+    for batch in _batches(uids):
+        chosen = select(Instance.sop_instance_uid, Instance.sop_class_uid)
+        found |= dict(session.execute(chosen.where(Instance.sop_instance_uid.in_(batch))).all())
+    return found
+
+
+def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -> set[str]:
+    """Those of these instances whose version in force one of these peers has confirmed."""
+    found: set[str] = set()
+    for batch in _batches(uids):
+        of_batch = Original.sop_instance_uid.in_(batch)
+        newest = select(func.max(Original.id)).where(of_batch).group_by(Original.sop_instance_uid)
+        again = ReceivedObject.purged & (Original.identity_sha256 == Instance.identity_sha256)
+        chosen = (
+            select(Original.sop_instance_uid)
+            .join(ReceivedObject, ReceivedObject.id == Original.received_id)
+            .join(Instance, Instance.sop_instance_uid == Original.sop_instance_uid)
+            .join(Delivery, Delivery.original_id == Original.id)
+            .where(Original.id.in_(newest), or_(ReceivedObject.path == Instance.path, again))
+            .where(Delivery.state == DeliveryState.CONFIRMED, Delivery.destination.in_(archives))
+        )
+        found |= set(session.scalars(chosen))
+    return found
+
+
+def left_out(session: Session, uids: Sequence[str]) -> set[str]:
+    """Those of these instances of complete studies that no rule forwards."""
+    found: set[str] = set()
+    forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
+    for batch in _batches(uids):
+        chosen = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
+        settled = (Study.state.in_(READ_FROM_WORK), ~forwarded)
+        found |= set(session.scalars(chosen.where(Instance.sop_instance_uid.in_(batch), *settled)))
+    return found
+
+
+def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """SQLite takes some 30,000 values in a statement."""
+    return (uids[at : at + _BATCH] for at in range(0, len(uids), _BATCH))

@@ -1,0 +1,135 @@
+"""Which studies a user sees: all, or the studies of some senders.
+
+The condition is added here to every statement on a table that belongs to a study, so no page and no service
+can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, event, false, or_, select
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+
+from dicom_node.store.accounts import RegisteredPatient, Removal, Withdrawal
+from dicom_node.store.tables import (
+    Association,
+    Base,
+    CountedImage,
+    Delivery,
+    DrawnByHand,
+    EventRow,
+    Fetch,
+    ImageCount,
+    Instance,
+    Notification,
+    NotifiedEvent,
+    Original,
+    PerformedStep,
+    ReceivedObject,
+    RequestedCommitment,
+    Result,
+    ScoreCount,
+    ShadowScore,
+    StepObject,
+    StepStudy,
+    Study,
+)
+
+SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
+"""Calling AE titles whose studies are seen in this request; () for all."""
+
+_Condition = Callable[[Sequence[str]], ColumnElement[bool]]
+# Tables of Core, to which the conditions themselves are not added.
+_instance, _result, _original, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, Result, Original, Delivery, Study, StepStudy)
+)
+
+
+def _studies(senders: Sequence[str]) -> Select[Any]:
+    return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
+
+
+def _images(senders: Sequence[str]) -> Select[Any]:
+    return select(_instance.c.id).where(_instance.c.study_id.in_(_studies(senders)))
+
+
+def _results(senders: Sequence[str]) -> Select[Any]:
+    return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
+
+
+def _originals(senders: Sequence[str]) -> Select[Any]:
+    return select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))
+
+
+def _deliveries(senders: Sequence[str]) -> Select[Any]:
+    return select(_delivery.c.id).where(_delivery.c.result_id.in_(_results(senders)))
+
+
+def _uids(senders: Sequence[str]) -> Select[Any]:
+    return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
+
+
+def _steps(senders: Sequence[str]) -> Select[Any]:
+    return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
+
+
+_CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
+    Study: lambda senders: Study.id.in_(_studies(senders)),
+    ReceivedObject: lambda senders: or_(
+        ReceivedObject.study_id.in_(_studies(senders)),
+        ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
+    ),
+    EventRow: lambda senders: or_(EventRow.study_id.is_(None), EventRow.study_id.in_(_studies(senders))),
+    Association: Association.calling_ae.in_,
+    RequestedCommitment: RequestedCommitment.calling_ae.in_,
+    Delivery: lambda senders: or_(
+        Delivery.result_id.in_(_results(senders)), Delivery.original_id.in_(_originals(senders))
+    ),
+    Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
+    Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
+    Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
+    StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
+    StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
+    CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
+    ShadowScore: lambda senders: ShadowScore.instance_id.in_(_images(senders)),
+    DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
+    ImageCount: ImageCount.calling_ae.in_,
+    ScoreCount: ScoreCount.calling_ae.in_,
+    Notification: lambda _: false(),  # their texts name findings of all studies
+    NotifiedEvent: lambda _: false(),
+    RegisteredPatient: lambda _: false(),  # of no sender
+}
+"""Of tables that have no ``study_id``, or in which it may be NULL."""
+
+
+def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[bool] | None:
+    """The condition on the rows of a table, None for a table that belongs to no study."""
+    if table in _CONDITIONS:
+        return _CONDITIONS[table](senders)
+    if "study_id" in table.__table__.columns:
+        return table.study_id.in_(_studies(senders))  # type: ignore[attr-defined, no-any-return]
+    return None
+
+
+def is_hidden(session: Session, study_uid: str) -> bool:
+    """Whether this study is here, and the person does not see it."""
+    known = session.execute(select(_study.c.id).where(_study.c.study_instance_uid == study_uid)).first()
+    if known is None:
+        return False
+    return session.scalar(select(Study.id).where(Study.study_instance_uid == study_uid)) is None
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _limit(state: ORMExecuteState) -> None:
+    senders = SENDERS.get()
+    if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
+        return
+    for mapper in Base.registry.mappers:
+        condition = condition_of(mapper.class_, senders)
+        if condition is not None:
+            criteria = with_loader_criteria(mapper.class_, condition, include_aliases=True)
+            state.statement = state.statement.options(criteria)

@@ -1,0 +1,148 @@
+"""Queries of performed procedure steps; ``studies`` decides what they mean for a study."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.events import STEP_BEGUN, STEP_CHANGED
+from dicom_node.model.kinds import ObjectRole, StepStatus
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store.tables import EventRow, Instance, PerformedStep, StepObject, StepStudy, Study
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """A step after one report, as the journal has it; UIDs in ``studies`` and ``objects``."""
+
+    uid: str
+    peer: str
+    calling_ae: str
+    status: StepStatus
+    number: int
+    studies: Sequence[str]
+    objects: Sequence[str]
+    at: datetime
+
+
+def keep(session: Session, report: StepReport) -> None:
+    """Write a step down as this report says, unless a later report of it is known."""
+    step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == report.uid))
+    if step is None:
+        step = PerformedStep(sop_instance_uid=report.uid, peer=report.peer, calling_ae=report.calling_ae)
+        step.begun_at = report.at
+        session.add(step)
+    elif report.number < step.number:
+        step.begun_at = min(step.begun_at, report.at)
+        return
+    step.status, step.number, step.changed_at = report.status, report.number, report.at
+    step.ended_at = None if report.status is StepStatus.IN_PROGRESS else report.at
+    session.flush()
+    _replace(session, step.id, report)
+
+
+def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, int]:
+    """Numbers of those studies that are here, by UID."""
+    chosen = select(Study.study_instance_uid, Study.id).where(
+        Study.study_instance_uid.in_(study_instance_uids)
+    )
+    return {str(row.study_instance_uid): row.id for row in session.execute(chosen)}
+
+
+def adopt_events(session: Session, study: Study) -> None:
+    """A new study gets the events of its steps, which began before its first object came."""
+    begun = session.scalar(
+        select(func.min(PerformedStep.begun_at))
+        .join(StepStudy, StepStudy.step_id == PerformedStep.id)
+        .where(StepStudy.study_instance_uid == study.study_instance_uid)
+    )
+    if begun is None:
+        return
+    theirs = (
+        EventRow.at >= begun,
+        EventRow.number.in_((STEP_BEGUN.number, STEP_CHANGED.number)),
+        EventRow.study_id.is_(None),
+        EventRow.fields["study"].as_string() == study.study_instance_uid,
+    )
+    changed = update(EventRow).where(*theirs).values(study_id=study.id)
+    session.execute(changed, execution_options={"synchronize_session": False})
+
+
+def of_study(
+    session: Session, study_instance_uid: str | None, peers: Collection[str] = ()
+) -> Sequence[PerformedStep]:
+    """The steps of a study in the order in which they began; with ``peers`` only the steps of these peers."""
+    chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
+    chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
+    if peers:
+        chosen = chosen.where(PerformedStep.peer.in_(peers))
+    return session.scalars(chosen.order_by(PerformedStep.begun_at, PerformedStep.id)).all()
+
+
+def named(session: Session, step: int) -> int:
+    """How many objects a step names."""
+    return session.scalar(select(func.count()).where(StepObject.step_id == step)) or 0
+
+
+def missing(session: Session, steps: Iterable[int]) -> int:
+    """How many objects that these steps name are not here."""
+    lacks = (StepObject.step_id.in_(list(steps)), ~_is_here())
+    return session.scalar(select(func.count(StepObject.sop_instance_uid.distinct())).where(*lacks)) or 0
+
+
+def hold(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
+    """Whether a study waits for a step of these peers: for its end, or for an object that it names.
+
+    Not where the study got nothing since ``silent_since``.
+    """
+    return _unfinished(peers) & (Study.due_at > silent_since)
+
+
+def complete(peers: Collection[str]) -> ColumnElement[bool]:
+    """Whether the steps of these peers say that a study is whole, so that no quiet time is needed.
+
+    Only where they name all of its images, which are of one patient, and in its first revision: steps say
+    nothing of corrections.
+    """
+    mine = (Instance.study_id == Study.id, Instance.role == ObjectRole.SOURCE)
+    is_named = exists().where(*_named_by(peers), StepObject.sop_instance_uid == Instance.sop_instance_uid)
+    patients = select(func.count(Instance.patient.distinct())).where(*mine).scalar_subquery()
+    receiving = (Study.state == StudyState.RECEIVING) & (Study.revision == 1)
+    named_all = exists().where(*_named_by(peers)) & ~exists().where(*mine, ~is_named)
+    return receiving & named_all & ~_unfinished(peers) & (patients == 1)
+
+
+def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
+    """Whether a step of the study has not ended, or names an object that is not here."""
+    lacks = exists().where(StepObject.step_id == PerformedStep.id, ~_is_here())
+    return exists().where(*_of(peers), (PerformedStep.status == StepStatus.IN_PROGRESS) | lacks)
+
+
+def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return (
+        StepStudy.study_instance_uid == Study.study_instance_uid,
+        PerformedStep.id == StepStudy.step_id,
+        PerformedStep.peer.in_(peers),
+    )
+
+
+def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return *_of(peers), StepObject.step_id == PerformedStep.id
+
+
+def _is_here() -> ColumnElement[bool]:
+    return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
+
+
+def _replace(session: Session, step: int, report: StepReport) -> None:
+    """Replace the studies and objects of a step by the ones of its newest report."""
+    studies = [{"step_id": step, "study_instance_uid": uid} for uid in report.studies]
+    objects = [{"step_id": step, "sop_instance_uid": uid} for uid in report.objects]
+    for table, rows in ((StepStudy, studies), (StepObject, objects)):
+        session.execute(delete(table).where(table.step_id == step))
+        if rows:
+            session.execute(insert(table), rows)

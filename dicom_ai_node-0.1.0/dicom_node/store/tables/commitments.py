@@ -1,0 +1,60 @@
+"""Storage commitment (PS3.4 Annex J): what we asked for, reports to be entered, and what we are asked for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.model.lifecycle import CommitmentState, RequestedState
+from dicom_node.store.tables.base import Base, Id
+
+
+class Commitment(Base):
+    """One request (N-ACTION) to a destination; written before it is sent, so that every report finds it."""
+
+    __tablename__ = "commitment"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    deliveries: Mapped[list[int]]
+    asked_at: Mapped[datetime] = mapped_column(index=True)
+    state: Mapped[CommitmentState] = mapped_column(default=CommitmentState.ASKED)
+
+
+class WaitingReport(Base):
+    """A report (N-EVENT-REPORT) that was acknowledged; the outbox enters it and deletes the row."""
+
+    __tablename__ = "waiting_report"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    committed: Mapped[list[str]]  # "instance class": UIDs
+    failed: Mapped[list[str]]  # "UID reason", the Failure Reason (0008,1197) in hexadecimal
+    received_at: Mapped[datetime]
+
+
+class RequestedCommitment(Base):
+    """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
+
+    __tablename__ = "requested_commitment"
+    __table_args__ = (
+        UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
+        Index("ix_requested_commitment_due", "peer", "state", "next_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    objects: Mapped[list[str]]  # "instance class": UIDs
+    failed: Mapped[list[str]] = mapped_column(default=list)  # "UID reason", in hexadecimal; once decided
+    state: Mapped[RequestedState] = mapped_column(default=RequestedState.WAITING)
+    reason: Mapped[str] = mapped_column(default="")  # why the report was not taken
+    attempts: Mapped[int] = mapped_column(default=0)
+    asked_at: Mapped[datetime] = mapped_column(index=True)
+    decided_at: Mapped[datetime | None]
+    next_at: Mapped[datetime]

@@ -1,0 +1,259 @@
+"""Tickets: what procrastinate queues in PostgreSQL, one for each job that is queued or runs.
+
+The job's row says what is to be done and who may end it (its state, and the number of its attempt as a
+fence); the ticket says whose turn it is, and whether its holder lives. Both change in the transaction of one
+session, by procrastinate's own statements. A ticket that its job does not name is thrown away when fetched.
+
+A holder is a *worker* of procrastinate: it is registered with each claim, and gone with its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from procrastinate import jobs, types
+from procrastinate.connector import BaseConnector
+from procrastinate.manager import JobManager
+from psycopg.types.json import Jsonb
+from sqlalchemy import column, func, or_, select, table, text, update
+from sqlalchemy.orm import Session
+
+from dicom_node.config.sections import WorkerSettings
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.database import Database
+from dicom_node.store.queue import full_pipelines
+from dicom_node.store.tables import Job
+from dicom_node.store.tables.base import LATEST, has_ended
+
+Answer = TypeVar("Answer")
+TASK: Final = "dicom_node.job"
+_MOST_STALE = 20  # tickets that one claim throws away before it leaves the rest to the next
+_MOST_OFFERED = 100  # jobs without a ticket that one look gives one
+_SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+_LONGEST_TURN = 2_000_000_000  # seconds since then, until 2083: a ticket's priority is a signed 32-bit number
+_STEPS = 4  # classes of estimated work for each doubling of it
+_MOST_WORK = 99  # the highest class: a year and more
+_TICKETS = table(
+    "procrastinate_jobs", *map(column, ("id", "queue_name", "status", "scheduled_at", "worker_id"))
+)
+_HOLDERS = table("procrastinate_workers", column("id"), column("last_heartbeat"))
+
+
+def follow(session: Session, job: Job) -> None:
+    """Bring the ticket in line with its job: one while it is queued, none once it has ended."""
+    if job.state is JobState.RUNNING:
+        return
+    if job.ticket is not None:
+        _remove(session, job.ticket)
+    job.ticket = _offer(session, job) if job.state is JobState.QUEUED else None
+    session.flush()
+
+
+class TicketEngine:
+    """The distributed engine of the queue: turns are procrastinate's priorities, signs of life the heartbeats
+    of its workers, by the clock of the database."""
+
+    def __init__(self, workers: WorkerSettings) -> None:
+        self._workers = workers
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
+        """The queued job, locked, of the ticket whose turn it is; the ticket is then held."""
+        manager, queues = _manager(session), _open_queues(session, self._workers, passing)
+        holder = _run(manager.register_worker())
+        for _ in range(_MOST_STALE):
+            ticket = _run(manager.fetch_job(queues, holder))
+            if ticket is None or ticket.id is None:
+                break
+            number = ticket.task_kwargs.get("job")
+            there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
+            if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
+                _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
+                continue
+            # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
+            chosen = select(Job).where(Job.id == number).with_for_update(skip_locked=True)
+            job = session.scalar(chosen.execution_options(populate_existing=True))
+            if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
+                return job
+            manager.retry_job_by_id(ticket.id, datetime.now(UTC))
+            break
+        _run(manager.unregister_worker(holder))
+        return None
+
+    def beat(self, session: Session, job_id: int) -> None:
+        named = select(Job.ticket).where(Job.id == job_id).scalar_subquery()
+        holder = session.scalar(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == named))
+        if holder is not None:
+            _run(_manager(session).update_heartbeat(holder))
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
+        """A job without a ticket is lost when its lease ends.
+
+        A sign of life from a time ahead was given before the database's clock was put back, and says nothing.
+        """
+        since = func.now() - timedelta(seconds=self._workers.lease_seconds)
+        lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
+        held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
+        alive = set(session.scalars(held.where(lives)))
+        return [
+            job
+            for job in running
+            if (has_ended(job.lease_until, now) if job.ticket is None else job.ticket not in alive)
+        ]
+
+    def repair(self, database: Database) -> int:
+        """Give tickets to queued jobs without one: of a former version, or whose time a clock wrote ahead."""
+        with database.write() as session:
+            _bring_forward(session)
+            waits = (
+                select(_TICKETS.c.id)
+                .where(
+                    _TICKETS.c.id == Job.ticket,
+                    or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
+                )
+                .exists()
+            )
+            queued = select(Job).where(Job.state == JobState.QUEUED, ~waits).limit(_MOST_OFFERED)
+            without = session.scalars(queued.with_for_update(skip_locked=True)).all()
+            for job in without:
+                for ticket in _manager(session).list_jobs(lock=_lock(job), task=TASK, status="todo"):
+                    if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
+                        _remove(session, ticket.id)  # it would hold up the new one
+                follow(session, job)
+            return len(without)
+
+
+def _bring_forward(session: Session) -> None:
+    """Signs of life from a time ahead, before the clock of the database was put back: as of now.
+
+    Else a worker that was killed before would be alive for as long as that clock was ahead.
+    """
+    ahead = _HOLDERS.c.last_heartbeat > func.now()
+    session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
+
+
+def _offer(session: Session, job: Job) -> int | None:
+    ahead = job.run_at - datetime.now(UTC)
+    ticket = jobs.Job(
+        queue=f"{job.pipeline}/{job.priority}/{_work_class(job.cost_seconds)}",
+        priority=_priority(job),
+        lock=_lock(job),
+        queueing_lock=None,
+        task_name=TASK,
+        task_kwargs={"job": job.id},
+        scheduled_at=job.run_at if timedelta() < ahead <= LATEST else None,
+    )
+    return _manager(session).defer_job(ticket).id
+
+
+def _lock(job: Job) -> str:
+    """The name of the job's lock: one of two jobs with the same lock runs, a newer revision waits."""
+    return f"{job.study_id}/{job.rule}"
+
+
+def _remove(session: Session, ticket: int) -> None:
+    """Take it and its holder away, whatever became of them."""
+    found = session.execute(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == ticket)).first()
+    if found is None:
+        return
+    manager = _manager(session)
+    _run(manager.finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
+    if found.worker_id is not None:
+        _run(manager.unregister_worker(found.worker_id))
+
+
+def _priority(job: Job) -> int:
+    """Higher is sooner: STAT before all others, then whose turn is earlier, by the second."""
+    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
+    return (_LONGEST_TURN if job.priority > 0 else 0) - int(turn)
+
+
+def _work_class(seconds: float) -> int:
+    """The lowest number whose :func:`_most_seconds` are at least so many."""
+    return min(max(math.ceil(_STEPS * math.log2(max(seconds, 1.0))), 0), _MOST_WORK)
+
+
+def _most_seconds(work_class: int) -> float:
+    return math.inf if work_class == _MOST_WORK else 2.0 ** (work_class / _STEPS)
+
+
+def _open_queues(
+    session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
+) -> list[str] | None:
+    """The queues from which may be taken; None for all. A queue's name says what its jobs have in common."""
+    full = full_pipelines(session, workers.at_once)
+    if not full and not workers.pipelines and passing is None:
+        return None
+    names = session.scalars(
+        select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
+    )
+    return [name for name in names if _is_open(name, workers, full, passing)]
+
+
+def _is_open(
+    name: str, workers: WorkerSettings, full: frozenset[str], passing: tuple[int, float] | None
+) -> bool:
+    pipeline, priority, work_class = name.rsplit("/", 2)
+    if pipeline in full or not workers.takes(pipeline):
+        return False
+    if passing is None:
+        return True
+    urgency, seconds = passing
+    short = int(priority) == urgency and _most_seconds(int(work_class)) <= seconds
+    return int(priority) > urgency or short
+
+
+def _manager(session: Session) -> JobManager:
+    return JobManager(_InSession(session))
+
+
+def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer of a coroutine that waits for nothing: below it is a session, which blocks."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+    raise AssertionError("a statement in a session does not wait")
+
+
+class _InSession(BaseConnector):
+    """procrastinate's statements in the transaction of a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get_sync_connector(self) -> BaseConnector:
+        return self
+
+    def execute_query(self, query: str, **arguments: Any) -> None:
+        self._execute(query, arguments)
+
+    def execute_query_one(self, query: str, **arguments: Any) -> dict[str, Any]:
+        return dict(self._execute(query, arguments).mappings().one())
+
+    def execute_query_all(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._execute(query, arguments).mappings()]
+
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:
+        self.execute_query(query, **arguments)
+
+    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
+        return self.execute_query_one(query, **arguments)
+
+    async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
+        return self.execute_query_all(query, **arguments)
+
+    def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
+        given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}
+        return self._session.connection().exec_driver_sql(query, given)
+
+
+def _as_driver_takes_it(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_driver_takes_it(one) for one in value]
+    if isinstance(value, types.JobToDefer):
+        return tuple(value._replace(args=Jsonb(value.args)))  # type: ignore[arg-type]
+    return value

@@ -1,0 +1,286 @@
+"""Life-cycle moves as one compare-and-set each, with a numbered event in the same transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import IllegalTransition
+from dicom_node.events import STUDY_MOVED, Event, EventType
+from dicom_node.model.lifecycle import (
+    COMMITMENT,
+    DELIVERY,
+    END_STATES,
+    FETCH,
+    HELD,
+    JOB,
+    OPEN_DELIVERIES,
+    READ_FROM_WORK,
+    REQUESTED,
+    STUDY,
+    DeliveryState,
+    JobState,
+    StudyState,
+    study_state,
+)
+from dicom_node.store.database import EVENTS
+from dicom_node.store.tables import (
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    Original,
+    RequestedCommitment,
+    Result,
+    Study,
+)
+
+_State = TypeVar("_State", bound=StrEnum)
+
+# FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
+FOR_UPDATE = {"key_share": True}
+
+
+def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
+    """Append an event to the table, with its study's UID: whoever has the log looks for that.
+
+    It is logged when the transaction is committed.
+    """
+    if study_id is not None and "study" not in fields:
+        uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id))
+        fields = {"study": uid, **fields}
+    event = Event(event_type, datetime.now(UTC), fields)
+    session.info.setdefault(EVENTS, []).append(event)
+    append(session, event, study_id)
+    return event
+
+
+def append(session: Session, event: Event, study_id: int | None = None) -> None:
+    """Append an event that was logged already (the listener's journal)."""
+    session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
+
+
+def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
+    """Move a study on by an event; False when another process moved it first (the caller looks again).
+
+    Raises IllegalTransition where the event cannot happen to a study in this state.
+    """
+    return _set_study(session, study, _next(STUDY, study, event), event, reason)
+
+
+def _as_listed(session: Session, study_id: int, state: StudyState) -> str:
+    """The state in the word of lists: "held" where nothing came of the study but jobs that a limit holds."""
+    if state is not StudyState.NOT_APPLICABLE:
+        return state
+    held = select(Job.id).where(Job.study_id == study_id, Job.state == JobState.HELD).limit(1)
+    return JobState.HELD if session.scalar(held) is not None else state
+
+
+def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
+    """Move a job on by an event, fenced by its state and attempt number; ``values`` are further columns."""
+    here = (Job.id == job.id) & (Job.state == job.state) & (Job.attempts == job.attempts)
+    if not _set(session, job, _next(JOB, job, event), here, values):
+        return False
+    record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
+    turn_changed(session, job)
+    return True
+
+
+def turn_changed(session: Session, job: Job) -> None:
+    """Tell the distributed engine, where there is one, of a job that was made, moved, or put first."""
+    if session.get_bind().dialect.name == "postgresql":
+        from dicom_node.store import tickets
+
+        tickets.follow(session, job)
+
+
+def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
+    """Move a delivery on by an event, fenced by its state and attempt; ``values`` are further columns."""
+    attempt = (Delivery.id == delivery.id) & (Delivery.attempts == delivery.attempts)
+    here = attempt & (Delivery.state == delivery.state)
+    if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
+        return False
+    item = delivery.item
+    record(
+        session,
+        event,
+        item.study_id,
+        delivery=delivery.id,
+        destination=delivery.destination,
+        instance=item.sop_instance_uid,
+        status=delivery.status,
+        reason=delivery.reason,
+    )
+    return True
+
+
+def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
+    """Move a request for storage commitment by an event, fenced by its state."""
+    here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
+    if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
+        return False
+    record(
+        session,
+        event,
+        destination=commitment.destination,
+        transaction=commitment.transaction_uid,
+        objects=len(commitment.deliveries),
+    )
+    return True
+
+
+def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
+    """Move a peer's request for storage commitment by an event, fenced by its state; ``values``: columns."""
+    here = (RequestedCommitment.id == row.id) & (RequestedCommitment.state == row.state)
+    if not _set(session, row, _next(REQUESTED, row, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        peer=row.peer,
+        transaction=row.transaction_uid,
+        objects=len(row.objects),
+        failed=len(row.failed),
+        attempt=row.attempts,
+        reason=row.reason,
+    )
+    return True
+
+
+def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
+    """Move held results of one study on by one event, each fenced by its state; returns how many moved.
+
+    ``values`` are further columns.
+    """
+    moved = []
+    for row in rows:
+        here = (HeldResult.result_id == row.result_id) & (HeldResult.state == row.state)
+        if _set(session, row, _next(HELD, row, event), here, values):
+            moved.append(row)
+    if moved:
+        since = min(row.since for row in moved).isoformat()
+        numbers = [row.result_id for row in moved]
+        record(session, event, moved[0].study_id, results=len(moved), since=since, numbers=numbers)
+    return len(moved)
+
+
+def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
+    """Move the fetching of a study on by an event, fenced by its state and attempt; ``values``: columns."""
+    here = (Fetch.id == fetch.id) & (Fetch.state == fetch.state) & (Fetch.attempts == fetch.attempts)
+    if not _set(session, fetch, _next(FETCH, fetch, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        study=fetch.study_instance_uid,
+        peer=fetch.peer,
+        attempt=fetch.attempts,
+        objects=fetch.objects,
+        reason=fetch.reason,
+    )
+    return True
+
+
+def settle_study(session: Session, study_id: int) -> None:
+    """Read a study's state from its jobs and deliveries, and move it there.
+
+    Whoever ends a job or a delivery calls this in the same transaction. A study that is being received or
+    is in quarantine is left alone: assembly or a person moves it.
+    """
+    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=FOR_UPDATE)
+    if study.state not in READ_FROM_WORK:
+        return
+    jobs = session.execute(
+        select(Job.state, Job.reason).where(Job.study_id == study_id, Job.study_revision == study.revision)
+    ).all()
+    said = select(Delivery.state, Delivery.reason)
+    results = session.execute(said.join(Delivery.result).where(Result.study_id == study_id)).all()
+    # Results decide the state of a study; originals only while they are on their way, or given up.
+    unfinished = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD})
+    originals = session.execute(
+        said.join(Delivery.original).where(Original.study_id == study_id, unfinished)
+    ).all()
+    deliveries = [*results, *originals]
+    state = study_state([job.state for job in jobs], [delivery.state for delivery in deliveries])
+    if state == study.state:
+        return
+    reason = ""
+    if state in END_STATES:
+        reason = "; ".join(dict.fromkeys(row.reason for row in (*jobs, *deliveries) if row.reason))
+    settle_study_as(session, study, state, reason)
+
+
+def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
+    """Settle each of these studies, in one order: other transactions lock them too."""
+    for study_id in sorted(set(study_ids)):
+        settle_study(session, study_id)
+
+
+def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
+    """Move a study to where its work is; False when another process moved it first.
+
+    Raises IllegalTransition for a study that is being received or is in quarantine.
+    """
+    if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
+        raise IllegalTransition(f"study {study.id}: {study.state} cannot become {state}")
+    return _set_study(session, study, state, STUDY_MOVED, reason)
+
+
+def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
+    before, here = study.state, (Study.id == study.id) & (Study.state == study.state)
+    if not _set(session, study, to, here, {"reason": reason}):
+        return False
+    uid, after = study.study_instance_uid, _as_listed(session, study.id, to)
+    record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
+    return True
+
+
+def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
+    try:
+        return table[row.state, event]
+    except KeyError:
+        number = row.result_id if isinstance(row, HeldResult) else row.id
+        raise IllegalTransition(
+            f"{row.__tablename__} {number} is {row.state}: event {event.number} cannot happen to it"
+        ) from None
+
+
+def _set(
+    session: Session,
+    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch,
+    to: StrEnum,
+    here: ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> bool:
+    """Compare and set: ``here`` finds the row while no other process has moved it."""
+    changed = session.execute(update(type(row)).where(here).values(state=to, **values))
+    assert isinstance(changed, CursorResult)
+    if changed.rowcount != 1:
+        return False
+    session.refresh(row)
+    return True
+
+
+def utc_now() -> datetime:
+    """The present time, aware."""
+    return datetime.now(UTC)
+
+
+_STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+
+
+def steady_now() -> datetime:
+    """UTC at the process's start plus monotonic time since: setting the clock moves no quiet time.
+
+    Times that people see are those of :func:`utc_now`.
+    """
+    return _STARTED + timedelta(seconds=time.monotonic())

@@ -1,0 +1,114 @@
+"""Complete when quiet: no open association brings a study objects, and its quiet time has passed.
+
+Or when its performed procedure steps have ended and all that they name is here, where its peer reports them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.identity import are_one_patient
+from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
+from dicom_node.jobs import enqueue_study
+from dicom_node.model.kinds import ObjectRole, StepStatus
+from dicom_node.object_store.rows import is_whole
+from dicom_node.store import fetches, intake, questions, steps
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import move_study, record, steady_now
+from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient
+from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.quarantine import quarantine_study
+
+# An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
+# the line with the association's end, the study is completed all the same.
+_SILENCE = timedelta(hours=1)
+
+
+class Assembler:
+    """Completes studies that are quiet and has their jobs created by the rules."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        # Where there is an object store, workers of other machines find all of the study in it.
+        self._also = [is_whole()] if settings.object_store.url else []
+        self._fetches = any("query" in peer.may for peer in settings.peers)
+        self._asks = any(rule.complete_from for rule in settings.rules)
+        self._archive = timedelta(seconds=settings.assembly.archive_seconds)
+        self._mpps = [peer.name for peer in settings.peers if peer.mpps]
+        self._at_once = steps.complete(self._mpps) if self._mpps else None
+        assembly = settings.assembly
+        of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
+        quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
+        self._longest = timedelta(seconds=quiet)
+
+    def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
+        """Complete every due study, jobs included, in one transaction each; returns how many.
+
+        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders with objects that wait for the
+        index: their studies may still get objects.
+        """
+        now = now or steady_now()
+        also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
+        if self._fetches:  # what is half fetched would be analysed twice
+            also.append(fetches.is_not_under_way(now - _SILENCE))
+        if self._asks:
+            also.append(questions.waits_for_no_instances(now, self._archive))
+        if self._mpps:
+            silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
+            also.append(~steps.hold(self._mpps, silent_since))
+        self._bring_forward(now + 2 * self._longest)
+        done = 0
+        while self._complete_next(now, also):
+            done += 1
+        return done
+
+    def _bring_forward(self, latest: datetime) -> None:
+        """Limit quiet times: a later one was written by a clock that has been set back since."""
+        with self._database.read() as session:
+            if not intake.any_due_after(session, latest):
+                return
+        with self._database.write() as session:
+            intake.bring_forward(session, latest)
+
+    def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
+        with self._database.read() as session:
+            if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
+                return False
+        with self._database.write() as session:
+            study = intake.next_due(session, now, now - _SILENCE, *also, at_once=self._at_once)
+            if study is None:
+                return False
+            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
+                quarantine_study(session, study, TWO_PATIENTS)
+                return True
+            if self._fetches and is_of_another_patient(session, study):
+                quarantine_study(session, study, OTHER_PATIENT)
+                return True
+            if self._asks and questions.ask_for_instances(session, study, now + self._archive):
+                return True
+            if self._mpps:
+                self._record_steps(session, study)
+            study.due_at = None
+            session.flush()
+            move_study(session, study, STUDY_COMPLETE)
+            enqueue_study(session, study, self._settings)
+            return True
+
+    def _record_steps(self, session: Session, study: Study) -> None:
+        """Say how far the steps of a study were fulfilled when it was taken as complete."""
+        rows = steps.of_study(session, study.study_instance_uid, self._mpps)
+        if not rows:
+            return
+        missing = steps.missing(session, [row.id for row in rows])
+        going_on = sum(row.status is StepStatus.IN_PROGRESS for row in rows)
+        if missing or going_on:
+            record(session, STEPS_NOT_AWAITED, study.id, steps=len(rows), going_on=going_on, missing=missing)
+        else:
+            record(session, STEPS_FULFILLED, study.id, steps=len(rows))

@@ -1,0 +1,403 @@
+"""What a person chooses between when a study is in quarantine: patients, and versions of one image.
+
+Each thing to choose is a question with numbered options. Nothing received is deleted: what is not taken stays
+in the spool, set aside, and is not analysed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, NotInSpool
+from dicom_node.events import VERSION_CHOSEN
+from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.object_store.files import Files
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import ReceivedObject, Study
+from dicom_node.store.transitions import FOR_UPDATE, record
+from dicom_node.store.views import as_json
+from dicom_node.studies.indexing import Arrived, Indexing
+from dicom_node.studies.quarantine import release_study
+
+_CAME_SINCE = "something came for the study meanwhile: look at its versions again"
+_ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one object; ``number``: of its row. ``in_force``: this version is analysed now.
+
+    ``superseded``: a newer version replaced it, as with a corrected name. ``elsewhere``: the Study Instance
+    UID of another study that has this object.
+    """
+
+    number: int
+    item: Arrived
+    in_force: bool
+    superseded: bool = False
+    elsewhere: str = ""
+
+    @property
+    def uid(self) -> str:
+        return self.item.found.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One answer to a question: a patient with all objects, or one version of the image ``sop_instance_uid``.
+
+    ``if_taken``: the question arises only where this patient is taken; None if there is only one patient.
+    """
+
+    number: int
+    sop_instance_uid: str
+    versions: Sequence[Version]
+    if_taken: int | None = None
+
+    @property
+    def question(self) -> tuple[int | None, str]:
+        """The key of the question: options of one question have the same."""
+        return self.if_taken, self.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class _StudyVersions:
+    """A study's versions, patient by patient, and the study as it was when they were read."""
+
+    patients: Sequence[Sequence[Version]]
+    as_of: tuple[int, int]
+
+    @property
+    def shown_as_of(self) -> str:
+        """``as_of`` as text: the study's revision and the number of its newest object."""
+        return f"{self.as_of[0]}-{self.as_of[1]}"
+
+    def options(self) -> list[Option]:
+        """All options, numbered from 1, the patients first, in the order in which they came."""
+        numbers = count(1)
+        patients = [Option(next(numbers), "", group) for group in self.patients if len(self.patients) > 1]
+        found = list(patients)
+        for at, group in enumerate(self.patients):
+            if_taken = patients[at].number if patients else None
+            for uid, versions in _by_uid(group).items():
+                if len(versions) > 1:
+                    found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
+        return found
+
+    def settled(self, take: Collection[int]) -> dict[str, Version]:
+        """The version of each object that is in force with these options. Raises NotAllowedNow."""
+        options = self.options()
+        if wrong := set(take) - {option.number for option in options}:
+            raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
+        patient = _one(options, take, (None, "")) if len(self.patients) > 1 else None
+        group = patient.versions if patient else [version for group in self.patients for version in group]
+        if_taken = patient.number if patient else None
+        if wrong := {
+            o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient
+        }:
+            raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
+        return {
+            uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
+            for uid, versions in _by_uid(group).items()
+        }
+
+
+class Choice:
+    """Shows the choices in a study, and carries them out."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._files = Files(settings)
+        self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
+        self._inspector = Inspector(settings.inspection)
+        spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+        self._indexing = Indexing(spool, settings, self._inspector)
+
+    def rows(self, study_id: int) -> list[dict[str, Any]]:
+        """The choices, as :func:`rows`; empty if the study can be released as it is."""
+        read = self._read(study_id)
+        return rows(read.options(), read.shown_as_of)
+
+    def release(
+        self,
+        study_id: int,
+        take: Collection[int] = (),
+        *,
+        as_of: str | None = None,
+        also: Callable[[Session, dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Release a study from quarantine with the options ``take``, one for each question.
+
+        ``as_of``: the rows among which the person chose, None where they are not known. If objects came since
+        then, a number may mean another patient. ``also`` writes in the same transaction; it is called with
+        the released study and the spool names of each option taken. Raises NotAllowedNow: it is not in
+        quarantine, a choice is missing, there is no such option, or something came since.
+        """
+        read = self._read(study_id)
+        outdated = as_of is not None and as_of != read.shown_as_of
+        with self._database.write() as session:
+            study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
+            if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
+                if outdated:
+                    raise NotAllowedNow(_CAME_SINCE)
+                taken = read.settled(take)
+                if _as_of(session, study) != read.as_of:
+                    raise NotAllowedNow(_CAME_SINCE)
+                self._apply(session, study, read, taken)
+                for option in read.options():
+                    if option.number in take:
+                        _record_choice(session, study, option)
+            release_study(session, study_id)
+            if also is not None:
+                taken_names = [_names(option) for option in read.options() if option.number in take]
+                also(session, {"of": _arrivals(session, study_id), "taken": taken_names})
+
+    def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
+        """The options that were ``taken`` when the study was released, as they are numbered now.
+
+        None unless the study is as it was then: in quarantine, with the same objects.
+        """
+        with self._database.read() as session:
+            in_quarantine = session.get_one(Study, study_id).state is StudyState.QUARANTINED
+            if not in_quarantine or _arrivals(session, study_id) != what["of"]:
+                return None
+        options = self._read(study_id).options()
+        numbers = [option.number for option in options if _names(option) in what["taken"]]
+        return numbers if len(numbers) == len(what["taken"]) else None
+
+    def _apply(
+        self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
+    ) -> None:
+        """Put the taken versions in force, and set the others aside."""
+        for version in taken.values():
+            if not version.in_force and not version.elsewhere:
+                _claim(session, study, version)
+                self._indexing.take(session, study, version.item)
+        versions = [version for group in read.patients for version in group]
+        uids = {version.uid for version in versions}
+        for instance in intake.instances_of(session, study.id, _ROLES):
+            if instance.sop_instance_uid in uids - taken.keys():
+                instance.role = ObjectRole.ASIDE
+        paths = {version.item.path for version in taken.values()}
+        aside = {version.item.path for version in versions if not version.superseded} - paths
+        for row in intake.received(session, study.id):
+            path = self._files.data_dir / row.path
+            if path in aside and row.outcome is not Outcome.DUPLICATE:
+                row.outcome = Outcome.SET_ASIDE
+            elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
+                row.outcome = Outcome.TAKEN
+        for version in [version for version in taken.values() if not version.elsewhere][:1]:
+            found = version.item.found
+            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+            study.study_date = found.study_date
+            self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
+
+    def _read(self, study_id: int) -> _StudyVersions:
+        with self._database.read() as session:
+            study = session.get_one(Study, study_id)
+            as_of = _as_of(session, study)
+            listed = [self._version(*one) for one in _listed(session, study)]
+        try:
+            versions = [self._inspected(version) for version in listed]
+        finally:
+            self._inspector.close()
+        return _StudyVersions(
+            _patients([version for version in versions if not version.item.found.fault]), as_of
+        )
+
+    def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
+        arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
+        item = Arrived(self._files.data_dir / row.path, arrival, Inspected(), row.bytes)
+        return Version(row.id, item, in_force, superseded, elsewhere)
+
+    def _inspected(self, version: Version) -> Version:
+        item = version.item
+        try:
+            with self._database.read() as session:
+                path = self._files.here(session, self._files.relative(item.path))
+            found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
+        except (OSError, NotInSpool):
+            found = Inspected(fault="the file is missing")
+        return replace(version, item=replace(item, found=found))
+
+
+def _names(option: Option) -> list[Any]:
+    """An option by what stays when a database is lost: the spool names of its versions."""
+    names = sorted({version.item.path.stem for version in option.versions})
+    return [option.sop_instance_uid, names]
+
+
+def _arrivals(session: Session, study_id: int) -> str:
+    """What a study was made of: the hash of its spool names."""
+    names = sorted({Path(row.path).stem for row in intake.received(session, study_id)})
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
+
+def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
+    """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names.
+
+    ``as_of`` is in each row: the choice must pass it back.
+    """
+    shown = []
+    for option in options:
+        others = [other for other in options if other.question == option.question]
+        texts = [_values(other) for other in others]
+        mine = _values(option)
+        arrivals = [version.item.arrival for version in option.versions]
+        shown.append(
+            {
+                "as_of": as_of,
+                "number": option.number,
+                "choose": "image" if option.sop_instance_uid else "patient",
+                "if_taken": option.if_taken,
+                "sop_instance_uid": option.sop_instance_uid,
+                "objects": len(_by_uid(option.versions)),
+                "received": [version.number for version in option.versions],
+                "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+                "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
+                "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
+                "counts": any(version.in_force for version in option.versions),
+                "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
+                "differs": {
+                    word: mine.get(word, "")
+                    for word in sorted({word for values in texts for word in values})
+                    if len({values.get(word, "") for values in texts}) > 1
+                },
+            }
+        )
+    return shown
+
+
+def _values(option: Option) -> dict[str, str]:
+    """Texts by keyword: of a patient all that were sent; of an image also those that describe its pixels."""
+    texts: dict[str, set[str]] = defaultdict(set)
+    for version in option.versions:
+        found = version.item.found
+        values = {**found.identity}
+        if option.sop_instance_uid:
+            values |= found.attributes
+            values |= {"TransferSyntaxUID": found.transfer_syntax_uid, "PixelData": found.pixels_sha256[:12]}
+        for word, value in values.items():
+            texts[word].add(value)
+    return {word: " | ".join(sorted(values)) for word, values in texts.items()}
+
+
+def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
+    """Every version of the study's objects, each file once, and of those that another study has.
+
+    With whether it is in force, whether it is superseded, and which other study has it.
+    """
+    by_path: dict[str, ReceivedObject] = {}
+    for row in intake.received(session, study.id):
+        by_path.setdefault(row.path, row)
+    sound = [row for row in by_path.values() if row.outcome is not Outcome.QUARANTINED]
+    now = intake.instances(session, {row.sop_instance_uid for row in sound})
+    for row in sound:
+        instance = now.get(row.sop_instance_uid)
+        if instance is not None and instance.role is ObjectRole.OWN:
+            continue
+        here = instance is not None and instance.study_id == study.id
+        in_force = instance is not None and here and instance.path == row.path and instance.role in _ROLES
+        yield row, in_force, not in_force and row.outcome is not Outcome.CONFLICT, ""
+        if instance is not None and not here and row.outcome is Outcome.CONFLICT:
+            copies = intake.kept_copies(session, row.sop_instance_uid, limit=100)
+            other = session.get_one(Study, instance.study_id).study_instance_uid or ""
+            yield from ((copy, False, False, other) for copy in copies if copy.path == instance.path)
+
+
+def _patients(versions: Sequence[Version]) -> list[list[Version]]:
+    """Groups of versions that do not contradict each other. What is superseded makes no group of its own."""
+    groups: list[list[Version]] = []
+    for version in sorted(versions, key=lambda version: version.superseded):
+        patient = version.item.found.patient
+        fitting = (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g))
+        group = next(fitting, None)
+        if group is not None:
+            group.append(version)
+        elif not version.superseded:
+            groups.append([version])
+    return groups
+
+
+def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
+    """The versions of each object to choose between; of superseded ones the newest, if there is no other.
+
+    One that says less of the patient than an older one does not count: it was never in force.
+    """
+    found: dict[str, list[Version]] = defaultdict(list)
+    for version in group:
+        if not version.superseded:
+            found[version.uid].append(version)
+    live = set(found)
+    for version in group:
+        patient, older = version.item.found.patient, found[version.uid]
+        if version.uid not in live and not any(patient.lacks(one.item.found.patient) for one in older):
+            found[version.uid] = [version]
+    return found
+
+
+def _one(options: Sequence[Option], take: Collection[int], question: tuple[int | None, str]) -> Option:
+    chosen = [option for option in options if option.question == question and option.number in take]
+    if len(chosen) != 1:
+        raise NotAllowedNow(
+            f"choose first, one of each: {_summary(options)}. `dicom-node studies versions UID` shows them, "
+            "`dicom-node studies release UID --take NUMBER` takes one"
+        )
+    return chosen[0]
+
+
+def _summary(options: Sequence[Option]) -> str:
+    """ "patient 1 or 2; image 1.2.3: 3 or 4", without a name."""
+    numbers_of: dict[tuple[int | None, str], list[str]] = defaultdict(list)
+    for option in options:
+        numbers_of[option.question].append(str(option.number))
+    return "; ".join(
+        f"{f'image {uid}' if uid else 'patient'} {' or '.join(numbers)}"
+        + (f" (if {if_taken} is taken)" if if_taken else "")
+        for (if_taken, uid), numbers in numbers_of.items()
+    )
+
+
+def _claim(session: Session, study: Study, version: Version) -> None:
+    """Take an object from another study, which must not have gone on with it."""
+    former = intake.instance(session, version.uid)
+    if former is None or former.study_id == study.id:
+        return
+    other = session.get_one(Study, former.study_id)
+    if other.state is not StudyState.QUARANTINED:
+        where = f"study {other.study_instance_uid}, which is {other.state}"
+        raise NotAllowedNow(f"object {version.uid} is in {where}: it cannot be taken from there")
+
+
+def _as_of(session: Session, study: Study) -> tuple[int, int]:
+    received = intake.received(session, study.id)
+    return study.revision, received[-1].id if received else 0
+
+
+def _record_choice(session: Session, study: Study, option: Option) -> None:
+    arrival = option.versions[0].item.arrival
+    record(
+        session,
+        VERSION_CHOSEN,
+        study.id,
+        study=study.study_instance_uid,
+        instance=option.sop_instance_uid or option.versions[0].uid,
+        objects=len(option.versions),
+        calling=arrival.calling_ae,
+        received=as_json(arrival.received_at),
+    )

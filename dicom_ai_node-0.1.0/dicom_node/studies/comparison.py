@@ -1,0 +1,129 @@
+"""Spool and index compared: what one has and the other lacks is found and named.
+
+Rows are committed before their file is moved, and marked as purged before it is deleted. So a file
+outside ``incoming`` without a row means a lost database, and a row without its file a lost disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from dicom_node.errors import StoreAway
+from dicom_node.events import OBJECTS_REINDEXED, SPOOL_DIFFERS
+from dicom_node.inbox.spool import Spool
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.object_store.files import Files
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record
+
+_BATCH = 500  # rows asked for at once
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How spool and index differ.
+
+    ``unknown``: files without a row, in the order in which they came. ``left_over``: files that are still
+    there after the purge of their study. ``missing``: how many rows name a file that is not there.
+    """
+
+    unknown: Sequence[Path]
+    left_over: Sequence[Path]
+    missing: int
+
+    def __str__(self) -> str:
+        parts = []
+        if self.unknown:
+            number = _objects(len(self.unknown))
+            parts.append(f"{number} unknown to the database: dicom-node spool reindex")
+        if self.missing:
+            parts.append(f"{_objects(self.missing)} of the database without a file: restore or send again")
+        return "; ".join(parts)
+
+
+def compare(database: Database, spool: Spool, files: Files) -> Difference:
+    """Compare both ways; takes some 20 s for a million objects."""
+    unknown, left_over = [], []
+    in_store = set(files.stored("spool"))
+    for batch in _batches(chain(spool.stored(), _only_there(in_store, files))):
+        with database.read() as session:
+            purged = intake.indexed(session, [path.stem for path in batch])
+        unknown += [path for path in batch if path.stem not in purged]
+        left_over += [path for path in batch if purged.get(path.stem)]
+    with database.read() as session:
+        elsewhere = stored_rows.waiting_paths(session)  # maybe, on the way from another machine
+    there = in_store | elsewhere
+    missing = sum(
+        path not in there and not _is_there(files.data_dir / path, spool) for path in _indexed(database)
+    )
+    return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
+
+
+def reconcile(database: Database, spool: Spool, files: Files) -> None:
+    """Delete files that are left over from a purge; record event 2030 when spool and index differ otherwise.
+
+    What was never indexed is never deleted here: ``reindex`` puts it back, and its study is purged in time.
+    """
+    try:
+        found = compare(database, spool, files)
+    except StoreAway:  # the handover logs it; tried again tomorrow
+        return
+    for path in found.left_over:
+        files.delete(files.relative(path))
+    if text := str(found):
+        with database.write() as session:
+            record(session, SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text)
+
+
+def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
+    """Move files without a row back to ``incoming``; returns how many.
+
+    The node indexes them like any other, now or when it starts. ``progress`` is called with (done, all). May
+    be interrupted and run again. Raises SpoolError.
+    """
+    unknown = compare(database, spool, files).unknown
+    for done, path in enumerate(unknown, 1):
+        files.fetch_unknown(path)
+        spool.put_back(path)
+        progress(done, len(unknown))
+    if unknown:
+        with database.write() as session:
+            record(session, OBJECTS_REINDEXED, objects=len(unknown))
+    return len(unknown)
+
+
+def _only_there(in_store: set[str], files: Files) -> Iterator[Path]:
+    """Where the files of these keys lie when they are fetched; those that are here are left out."""
+    paths = (files.data_dir / key for key in in_store if key.endswith(".dcm"))
+    return (path for path in paths if not path.is_file())
+
+
+def _objects(number: int) -> str:
+    return f"{number} object{'s' if number != 1 else ''}"
+
+
+def _is_there(path: Path, spool: Spool) -> bool:
+    """At its place, or still on the way to it."""
+    return path.is_file() or spool.is_pending(path.name) or path.is_file()
+
+
+def _indexed(database: Database) -> Iterator[str]:
+    """The paths of all received objects that were not purged."""
+    last = 0
+    while True:
+        with database.read() as session:
+            rows = intake.paths_after(session, last, _BATCH)
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield from (path for _, path in rows)
+
+
+def _batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    rest = iter(paths)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch

@@ -1,0 +1,399 @@
+"""One received object → its rows: which version is in force, and what becomes of its study."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from dicom_node import events
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.identity import Patient, identity_sha256, is_same_identity
+from dicom_node.dicom.sop_classes import role_of
+from dicom_node.errors import NotInSpool, StoreAway
+from dicom_node.events import EventType
+from dicom_node.inbox.header import Arrival, same_object
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector
+from dicom_node.inbox.spool import Spool, marked
+from dicom_node.jobs import forward_late
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import READ_FROM_WORK, StudyState
+from dicom_node.object_store.files import Files
+from dicom_node.store import intake, steps
+from dicom_node.store.database import Database
+from dicom_node.store.patient_names import PatientNames
+from dicom_node.store.results import is_result
+from dicom_node.store.tables import Instance, ReceivedObject, Study
+from dicom_node.store.transitions import move_study, record, steady_now
+from dicom_node.studies.asked import ask_about
+from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
+from dicom_node.studies.judgement import Former, Judgement, judge
+from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
+
+_PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
+_EVENTS: dict[Outcome, EventType] = {
+    Outcome.NEW: events.OBJECT_INDEXED,
+    Outcome.DUPLICATE: events.OBJECT_DUPLICATE,
+    Outcome.REVISION: events.OBJECT_REVISED,
+    Outcome.CONFLICT: events.OBJECT_CONFLICT,
+    Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
+    Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
+}
+_BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
+_CHANGES_NOTHING = (Outcome.DUPLICATE, Outcome.SET_ASIDE)
+_COMPARED = 20  # versions of one object that a new one is compared with at most
+_LOOK_BACK = 3  # objects that show how a sender uses associations
+_ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A spooled file, how it came and what is in it. ``size`` in bytes, file header included."""
+
+    path: Path
+    arrival: Arrival
+    found: Inspected
+    size: int
+
+    @property
+    def spool_name(self) -> str:
+        """The name under which it was acknowledged."""
+        return self.path.stem
+
+
+class Indexing:
+    """Indexes objects, one after the other, within the caller's transaction."""
+
+    def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
+        self._spool = spool
+        self._inspector = inspector
+        self._settings = settings
+        self._files = Files(settings)
+        self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
+        self._further = frozenset(settings.listener.further_storage_classes)
+        self._mpps = any(peer.mpps for peer in settings.peers)
+        self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
+        self.names = PatientNames(settings.node.data_dir, make_key=True)
+        self._same: dict[tuple[str, Path], bool | None] = {}
+        self._copies: dict[tuple[str, Path], bool] = {}
+
+    def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
+        """Compare and decode objects that came again, before the database is locked for writing."""
+        self._same.clear()
+        self._copies.clear()
+        differing: list[tuple[str, Arrived]] = []
+        with database.read() as session:
+            for item in arrived:
+                with suppress(StoreAway):  # it waits: indexing says so
+                    self._kept_copy(session, item)
+                former = intake.instance(session, item.found.sop_instance_uid)
+                if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
+                    differing.append((former.path, item))
+        with database.read() as session:
+            for path, item in differing:
+                with suppress(StoreAway):
+                    self._same_image(session, path, item)
+
+    def index(self, session: Session, item: Arrived) -> Path:
+        """Write the object's rows; returns the path for its file, or the path of a stored file with the same
+        bytes.
+
+        Raises IntegrityError when another process indexed it first, StoreAway when it must be compared with
+        an object that another machine has not uploaded yet.
+        """
+        found = item.found
+        study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
+        kept = self._kept_copy(session, item)
+        role = self._role(session, item)
+        former = intake.instance(session, found.sop_instance_uid)
+        if found.fault:
+            judgement = Judgement(Outcome.QUARANTINED, found.fault)
+        elif is_of_another_study(session, item.arrival.association, found.study_instance_uid):
+            judgement = Judgement(Outcome.QUARANTINED, OTHER_STUDY)
+        else:
+            judgement = self._judge(session, study, item, role, former)
+        bad = judgement.outcome in _BAD
+        place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
+        if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
+            # Its event was recorded when it came first, and a person may have decided since.
+            self._write_received(session, study, item, Judgement(Outcome.DUPLICATE), place)
+            self._record(session, study, item, events.OBJECT_DUPLICATE)
+            return place
+        if _is_faulty_copy(found, former, study):
+            self._write_received(session, study, item, judgement, place)
+            self._record(session, study, item, events.FAULTY_COPY, reason=judgement.reason)
+            return place
+        if bad:
+            self._quarantine(session, study, item, judgement, place)
+            if former is not None and former.study_id != study.id and not found.fault:
+                other = session.get_one(Study, former.study_id)
+                quarantine_study(session, other, _with_object(judgement.reason, item))
+            return place
+        self._receive(session, study, item, role, judgement.outcome)
+        late: Instance | None = None
+        if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
+            row = self._write_instance(session, study, item, role, place)
+            ask_about(session, study, row, self._settings)
+            late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
+        elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
+            # The new copy takes its place.
+            former.path, former.purged = self._files.relative(place), False
+            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        self._write_received(session, study, item, judgement, place)
+        if late is not None:
+            forward_late(session, study, late, self._settings)
+        event = _EVENTS[judgement.outcome]
+        if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
+            built_here = is_result(session, found.sop_instance_uid)
+            event = (
+                events.OWN_RESULT_RETURNED if built_here else events.UNKNOWN_RESULT
+            )  # of another node, or a copied mark
+        self._record(session, study, item, event, reason=judgement.reason)
+        return place
+
+    def take(self, session: Session, study: Study, item: Arrived) -> None:
+        """Put this version in force, at the path where it is: a person chose it."""
+        row = self._write_instance(session, study, item, self._role(session, item), item.path)
+        row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
+        session.flush()
+
+    def _kept_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
+        """The first received object with the same bytes; None when there is none."""
+        if not item.arrival.calling_ae:  # a stray file, not written by the listener
+            return None
+        rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
+        return next((row for row in rows if self._is_copy(session, row.path, item)), None)
+
+    def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
+        key = (kept, item.path)
+        if key not in self._copies:
+            try:
+                self._copies[key] = same_object(self._where(session, kept, item), item.path)
+            except (OSError, struct.error, NotInSpool):  # gone or truncated: then this one is stored
+                self._copies[key] = False
+        return self._copies[key]
+
+    def _where(self, session: Session, kept: str, item: Arrived) -> Path:
+        """An indexed file; one of the same batch was not moved yet."""
+        on_its_way = item.path.with_name(Path(kept).name)
+        return on_its_way if on_its_way.is_file() else self._files.here(session, kept)
+
+    def _judge(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
+    ) -> Judgement:
+        if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
+            return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
+        if former is None:
+            received = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
+            others = intake.patients(session, study.id, received)
+            return judge(item.found, item.arrival.calling_ae, None, others, lambda: None)
+        before = session.get_one(Study, former.study_id)
+        version = Former(
+            before.study_instance_uid or "",
+            former.pixels_sha256,
+            former.identity_sha256,
+            Patient.parse(former.patient),
+            before.issuer_of_patient_id,
+            former.calling_ae,
+        )
+        same_image = partial(self._same_image, session, former.path, item)
+        return judge(item.found, item.arrival.calling_ae, version, (), same_image)
+
+    def _same_image(self, session: Session, former_path: str, item: Arrived) -> bool | None:
+        """Whether both versions decode to the same samples; None when one does not decode or is purged."""
+        key = (former_path, item.path)
+        if key not in self._same:
+            try:
+                former = self._where(session, former_path, item)
+                self._same[key] = self._inspector.same_image(former, item.path)
+            except NotInSpool:
+                self._same[key] = None
+        return self._same[key]
+
+    def _role(self, session: Session, item: Arrived) -> ObjectRole:
+        if item.found.own or is_result(session, item.found.sop_instance_uid):
+            return ObjectRole.OWN
+        grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
+        return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
+
+    def _study(self, session: Session, item: Arrived) -> Study:
+        """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
+        flood of them fills no list.
+        """
+        found, at = item.found, item.arrival.received_at
+        uid = found.study_instance_uid or None
+        mark = marked(item.path.name)
+        if uid:
+            study = intake.study(session, uid)
+        else:
+            study = intake.faulty_entry(session, mark, at - _ONE_ENTRY) if mark else None
+        if study is not None:
+            study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
+            return study
+        study = Study(
+            study_instance_uid=uid,
+            patient_id=found.patient_id,
+            issuer_of_patient_id=found.issuer_of_patient_id,
+            accession_number=_accession(found),
+            study_date=found.study_date,
+            state=StudyState.RECEIVING,
+            reason="",
+            revision=1,
+            first_received_at=at,
+            last_received_at=at,
+            due_at=steady_now() + timedelta(seconds=self._quiet_seconds(item)),
+            priority=_PRIORITY.get(item.arrival.priority, 0),
+        )
+        session.add(study)
+        session.flush()
+        self.names.enter(session, study, found.identity.get("PatientName", ""))
+        if self._mpps:
+            steps.adopt_events(session, study)
+        record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
+        return study
+
+    def _receive(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
+    ) -> None:
+        """Put the study's quiet time off, or reopen it; a non-source puts it off but reopens nothing."""
+        if role is ObjectRole.OWN or outcome in _CHANGES_NOTHING:
+            return
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        if study.state is StudyState.QUARANTINED:
+            return
+        if study.state is not StudyState.RECEIVING:
+            if role is not ObjectRole.SOURCE:
+                return
+            study.revision += 1
+        study.due_at = self._due_at(session, study, item)
+        session.flush()
+        if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
+            # Nothing more may leave with the old name on it.
+            stop_study(session, study, "superseded: patient or study data changed")
+        if study.state is not StudyState.RECEIVING:
+            drop_waiting(session, study, f"superseded by revision {study.revision}")
+            move_study(session, study, events.STUDY_REOPENED)
+
+    def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
+        """End of the quiet time after this object; doubled for one association an image."""
+        seconds = self._quiet_seconds(item)
+        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
+        if len(last) > 1 and len(set(last)) == len(last):
+            seconds *= 2
+        due_at = steady_now() + timedelta(seconds=seconds)
+        return max(due_at, study.due_at) if study.due_at else due_at
+
+    def _quiet_seconds(self, item: Arrived) -> float:
+        peer = self._peers.get(item.arrival.calling_ae)
+        if peer is not None and peer.quiet_seconds is not None:
+            return peer.quiet_seconds
+        assembly = self._settings.assembly
+        return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
+
+    def _quarantine(
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
+    ) -> None:
+        """Record an object that is not put in force, and quarantine its study.
+
+        A further one of an entry without Study Instance UID is counted there, without an event of its own.
+        """
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        self._write_received(session, study, item, judgement, place)
+        if study.study_instance_uid is None and study.state is StudyState.QUARANTINED:
+            return
+        self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
+        quarantine_study(session, study, _with_object(judgement.reason, item))
+
+    def _write_instance(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
+    ) -> Instance:
+        """Put this version in force; the study's patient is that of the newest version."""
+        found, arrival = item.found, item.arrival
+        former = intake.instance(session, found.sop_instance_uid)
+        row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
+        row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
+        row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
+        row.path, row.purged, row.bytes = self._files.relative(place), False, item.size
+        # The hash that became part of result UIDs stays: another transfer syntax is the same image.
+        row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
+        row.identity_sha256, row.patient = identity_sha256(found.identity), str(found.patient)
+        row.attributes, row.assumed_charset = dict(found.attributes), found.assumed_charset
+        row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
+        row.received_at, row.revision = arrival.received_at, study.revision
+        session.add(row)
+        if former is not None and role is ObjectRole.SOURCE:
+            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+            study.accession_number, study.study_date = _accession(found), found.study_date
+            self.names.enter(session, study, found.identity.get("PatientName", ""))
+        session.flush()
+        return row
+
+    def _place(self, item: Arrived, *, bad: bool) -> Path:
+        if bad:
+            return self._spool.quarantine_place(item.path)
+        return self._spool.place(item.path, item.found.study_instance_uid)
+
+    def _write_received(
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
+    ) -> None:
+        session.add(
+            ReceivedObject(
+                spool_name=item.spool_name,
+                path=self._files.relative(place),
+                sha256="" if self._files.bucket and place.stem == item.spool_name else None,
+                study_id=study.id,
+                sop_instance_uid=item.found.sop_instance_uid,
+                outcome=judgement.outcome,
+                reason=judgement.reason,
+                association=item.arrival.association,
+                calling_ae=item.arrival.calling_ae,
+                called_ae=item.arrival.called_ae,
+                bytes=item.size,
+                received_at=item.arrival.received_at,
+            )
+        )
+        session.flush()
+
+    def _record(
+        self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
+    ) -> None:
+        record(
+            session,
+            event,
+            study.id,
+            study=study.study_instance_uid,
+            instance=item.found.sop_instance_uid,
+            association=item.arrival.association,
+            calling=item.arrival.calling_ae,
+            spool_name=item.spool_name if reason else "",
+            reason=reason,
+        )
+
+
+def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
+    """Whether nothing but the intact object itself is known of it: same study, same patient, as far as read.
+
+    It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
+    another or cannot be read may be a correction, after which nothing may leave with the old name.
+    """
+    if not (found.fault and former and former.study_id == study.id and found.identity):
+        return False
+    return is_same_identity(former.identity_sha256, found.identity)
+
+
+def _accession(found: Inspected) -> str:
+    return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
+
+
+def _with_object(reason: str, item: Arrived) -> str:
+    """The reason with the object, its sender and the time: the study may have hundreds of objects."""
+    at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
+    sender = item.arrival.calling_ae or "an unknown sender"
+    return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"

@@ -1,0 +1,160 @@
+"""A study once more under the present rules: by hand, or because a rule changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow
+from dicom_node.events import STUDY_COMPLETE, STUDY_RERUN
+from dicom_node.jobs import RuleDecision, decide_study, enqueue_study
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.store import intake, queue
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance, Job, Study
+from dicom_node.store.transitions import FOR_UPDATE, move_study
+from dicom_node.studies.quarantine import stop_study
+
+Row = dict[str, Any]
+"""A study and a rule that takes it, or "" for none; the keys stand in ``docs/admin.md``."""
+_Work = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _MissedStudy:
+    """A study that the present rules would have taken; ``refusal`` says why it cannot be run again, or ""."""
+
+    study_id: int
+    study_instance_uid: str | None
+    decisions: Sequence[RuleDecision]
+    refusal: str
+
+
+def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
+    """Apply the rules to a study as if it had just been completed; a row for each that takes it.
+
+    Deliveries of earlier jobs that were not sent yet are withdrawn until a job wants them again. Results that
+    do not change have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
+    """
+    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
+    if reason := _refusal(study, _sources(session, study_id)):
+        raise NotAllowedNow(reason)
+    study.revision += 1
+    session.flush()
+    stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
+    move_study(session, study, STUDY_RERUN)
+    move_study(session, study, STUDY_COMPLETE)
+    decisions = enqueue_study(session, study, settings)
+    return _rows(study.study_instance_uid, decisions, study.reason, queued=True)
+
+
+def replay(
+    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None]
+) -> list[Row]:
+    """Run again what :func:`foresee` lists, a transaction each, in which ``also`` writes of the study."""
+    with database.read() as session:
+        found = _missed(session, settings, since)
+    rows = []
+    for item in found:
+        try:
+            with database.write() as session:
+                rows += rerun(session, item.study_id, settings)
+                also(session, item.study_id)
+        except NotAllowedNow as refused:
+            rows += _rows(item.study_instance_uid, item.decisions, str(refused), queued=False)
+    return rows
+
+
+def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
+    """The effect of :func:`replay`, without carrying it out: a row for each study and rule that takes it.
+
+    These are the studies received since then for which the rules now want a job that they did not get. A
+    study that would only lose a job is left out, since delivered results stay; so is a study whose rules are
+    still to be applied (being received, in quarantine).
+    """
+    with database.read() as session:
+        found = _missed(session, settings, since)
+    return [
+        row
+        for item in found
+        for row in _rows(
+            item.study_instance_uid, item.decisions, item.refusal or "would be queued", queued=False
+        )
+    ]
+
+
+def _missed(session: Session, settings: Settings, since: datetime) -> list[_MissedStudy]:
+    found = []
+    for study in intake.settled_studies(session, since):
+        sources = _sources(session, study.id)
+        had = {_work_of(job) for job in _last_jobs(session, study)}
+        decisions = decide_study(session, study, sources, settings)
+        if any(not decision.held_reason and _work(decision) not in had for decision in decisions):
+            found.append(
+                _MissedStudy(study.id, study.study_instance_uid, decisions, _refusal(study, sources))
+            )
+    return found
+
+
+def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
+    """``reason`` is the study's; a limit of a rule itself goes before."""
+    none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
+    named = {"study_instance_uid": study}
+    taken = [
+        named
+        | {
+            "rule": decision.rule.name,
+            "pipeline": decision.rule.pipeline,
+            "destinations": list(decision.rule.send_to),
+            "sources": len(decision.source_uids),
+            "queued": queued and not decision.held_reason,
+            "reason": f"held: {decision.held_reason}" if decision.held_reason else reason,
+        }
+        for decision in decisions
+    ]
+    return taken or [named | none]
+
+
+def _refusal(study: Study, sources: Sequence[Instance]) -> str:
+    """Why a study cannot be run again, "" where it can."""
+    named = f"study {study.study_instance_uid}"
+    if study.state in (StudyState.RECEIVING, StudyState.COMPLETE):
+        return f"{named} is still being received: its rules are applied when it is complete"
+    if study.state is StudyState.QUARANTINED:
+        return f"{named} is in quarantine: `dicom-node studies release` releases it and applies the rules"
+    if any(source.purged for source in sources):
+        return f"{named} has images that were purged after spool.keep_days: have them sent again"
+    return ""
+
+
+def _sources(session: Session, study_id: int) -> Sequence[Instance]:
+    """Its images, purged ones too."""
+    return intake.instances_of(session, study_id, [ObjectRole.SOURCE])
+
+
+def _last_jobs(session: Session, study: Study) -> list[Job]:
+    """Jobs of the newest revision, without those that a limit of their rule holds."""
+    states = [state for state in JobState if state is not JobState.HELD]
+    jobs = queue.of_study(session, study.id, states)
+    return [job for job in jobs if job.study_revision == study.revision]
+
+
+def _work(decision: RuleDecision) -> _Work:
+    rule = decision.rule
+    return (rule.pipeline, _text(rule.options), tuple(sorted(rule.send_to)), decision.source_uids)
+
+
+def _work_of(job: Job) -> _Work:
+    """What tells one job from another, whatever its rule is called."""
+    return (job.pipeline, _text(job.options), tuple(sorted(job.destinations)), tuple(job.source_uids))
+
+
+def _text(options: Any) -> str:
+    return json.dumps(dict(options), sort_keys=True)

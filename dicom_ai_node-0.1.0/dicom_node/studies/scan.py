@@ -1,0 +1,228 @@
+"""Spool → database, which is also the recovery scan: what was acknowledged is indexed once.
+
+The rows are committed first and the file is moved after: whenever the node dies in between, the next scan
+finds the row and completes the move. Nothing received is overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NodeError, SpoolError, StoreAway
+from dicom_node.inbox.header import Arrival, read_arrival
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector, unread
+from dicom_node.inbox.journal import journal_folders
+from dicom_node.inbox.spool import Spool, in_turn, marked
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.object_store.files import Files
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.studies.associations import JournalIngest
+from dicom_node.studies.indexing import Arrived, Indexing
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
+_BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep the next peer's waiting
+# Until a copy is compared again with an object that another machine has not handed over.
+_STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
+_AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A file and the place that its rows name: another file's where the same bytes are stored already."""
+
+    path: Path
+    place: Path | None
+
+
+class Indexer:
+    """Brings journals and spool into the database. One thread for each data folder at a time runs it."""
+
+    def __init__(
+        self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
+    ) -> None:
+        self._database = database
+        self._spool = spool
+        self._data_dir = settings.node.data_dir
+        self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
+        self._journals: dict[Path, JournalIngest] = {}
+        self._inspector = inspector or Inspector(settings.inspection)
+        self._crashes = CrashRecord(spool.crash_record)
+        self._files = Files(settings)
+        self._indexing = Indexing(spool, settings, self._inspector)
+        self.behind: frozenset[str] = frozenset()
+        """Marks of senders of whom more waits than was indexed in the last round."""
+        self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
+
+    def waiting(self) -> int:
+        """How many files wait."""
+        return len(self._spool.pending())
+
+    def run_once(self, seconds: float = float("inf")) -> int:
+        """Read the journals, then index pending files, those of each sender in turn; returns their number.
+
+        In this order: when an association is known to have ended, all its objects are pending or indexed. No
+        further file is begun after ``seconds``, so that newly received files get their turn.
+        """
+        end = time.monotonic() + seconds
+        for folder in journal_folders(self._data_dir):
+            self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
+        files = in_turn(path for path in self._spool.pending() if not self._waits(path))
+        done = 0
+        while arrived := list(self._batch(files)):
+            done += self._index(arrived)
+            if time.monotonic() > end:
+                break
+        self.behind = frozenset(marked(path.name) for path in files)
+        return done
+
+    def forget_cursors(self) -> None:
+        """Forget the positions in the journals and read them from the database again: another process may
+        have moved them.
+        """
+        self._journals.clear()
+
+    def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
+        """The next ones: as many as fit into one transaction, and no more after a while."""
+        end = time.monotonic() + _BATCH_SECONDS
+        for item in self._read(islice(files, _BATCH)):
+            yield item
+            if time.monotonic() > end:
+                return
+
+    def _index(self, arrived: Sequence[Arrived]) -> int:
+        self._indexing.compare_ahead(self._database, arrived)
+        with self._database.write() as session:
+            if self._files.bucket:  # machines that share a folder share its lock
+                stored_rows.one_indexer(session)
+            placed = [placed for item in arrived if (placed := self._index_one(session, item))]
+        for item in placed:
+            self._move(item)
+        return len(placed)
+
+    def _read(self, batch: Iterator[Path]) -> Iterator[Arrived]:
+        for path in batch:
+            try:
+                size = path.stat().st_size
+                try:
+                    arrival = read_arrival(path)
+                except (SpoolError, ValueError, TypeError, KeyError):
+                    yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
+                    continue
+                yield Arrived(path, arrival, self._inspect(path, arrival), size)
+            except OSError as error:
+                _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
+                self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+            except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
+                fault = f"cannot be indexed ({type(error).__name__})"
+                yield Arrived(path, read_arrival(path), Inspected(fault=fault), size)
+
+    def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
+        """Open the object, unless the node died twice while it was open; once may have another cause."""
+        if self._crashes.count(path.name) > 1:
+            return unread(path, "the node died twice while it was being read")
+        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
+        with self._crashes.noted(path.name):
+            return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
+
+    def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
+        """Write the rows of one file; None when another process writes them, or it is tried again later."""
+        known = intake.received_object(session, item.spool_name)
+        if known is not None:
+            # Purged, and here again after a power failure: it has no place any more.
+            return self._placed(session, item.path, None if known.purged else self._data_dir / known.path)
+        try:
+            with session.begin_nested():
+                place = self._indexing.index(session, item)
+        except StoreAway:
+            waited = (datetime.now(UTC) - item.arrival.received_at).total_seconds()
+            pause = min(max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS)
+            self._unreadable[item.path] = time.monotonic() + pause
+            return None
+        except IntegrityError:
+            _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
+            return None
+        except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
+            _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+            return None
+        return self._placed(session, item.path, place)
+
+    def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
+        """A copy of what the object store has needs no file here."""
+        is_copy = place is not None and place.name != path.name
+        if is_copy and place and self._files.has(session, self._files.relative(place)):
+            place = None
+        return _Placed(path, place)
+
+    def _move(self, item: _Placed) -> None:
+        """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
+        try:
+            if item.place is None:
+                item.path.unlink(missing_ok=True)
+            else:
+                self._spool.settle(item.path, item.place)
+        except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+            _LOGGER.error("spooled file %s cannot be moved: %s", item.path.name, error)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+
+    def _waits(self, path: Path) -> bool:
+        again = self._unreadable.get(path)
+        if again is None:
+            return False
+        if again > time.monotonic():
+            return True
+        del self._unreadable[path]
+        return False
+
+
+def _stray(path: Path) -> Arrival:
+    """The arrival of a file that was put into the folder by hand: without a sender."""
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Arrival("", "", "", "", 0, changed)
+
+
+_LENGTH = 300  # bytes: a number and a file name
+
+
+class CrashRecord:
+    """The note. It survives the process, not a power failure, which no object causes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deaths, _, name = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
+        self._suspect, self._deaths = name, int(deaths) + 1 if deaths.isdecimal() else 0
+
+    def count(self, name: str) -> int:
+        """How many times in a row the node died while this file was open."""
+        return self._deaths if name == self._suspect else 0
+
+    @contextlib.contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Note the file while it is open."""
+        self._write(f"{self.count(name)} {name}")
+        try:
+            yield
+        finally:
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            os.close(self._file)

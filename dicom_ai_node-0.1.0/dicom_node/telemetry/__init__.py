@@ -1,0 +1,1 @@
+"""Traces of studies for OpenTelemetry: one study is one trace, from its associations to confirmation."""

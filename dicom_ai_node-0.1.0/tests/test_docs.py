@@ -1,0 +1,224 @@
+"""What is not in the documentation does not exist: settings, events, exit statuses, verbs, list keys."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+from typer.main import get_command
+
+from dicom_node import cli, events
+from dicom_node.config import sample
+from dicom_node.config.ldap import LdapSettings
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.oidc import OidcSettings
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from dicom_node.errors import ExitCode
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.scp.contexts import STORAGE_CLASSES
+from dicom_node.scp.statuses import STATUSES
+
+ROOT = Path(__file__).resolve().parents[1]
+ADMIN = (ROOT / "docs" / "admin.md").read_text(encoding="utf-8")
+CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+
+
+def sections() -> list[type[BaseModel]]:
+    inner = [field.annotation for field in Settings.model_fields.values()]
+    named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    accounts = OidcSettings, LdapSettings
+    return [*named, TlsSettings, *accounts, PeerSettings, RuleSettings, Conditions, NotificationSettings]
+
+
+SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
+
+
+def verbs(path: str, command: object) -> list[str]:
+    children = getattr(command, "commands", None)
+    if not children:
+        return [path]
+    return [verb for name, child in children.items() for verb in verbs(f"{path} {name}", child)]
+
+
+def test_every_setting_has_a_sentence_in_the_admin_guide() -> None:
+    def is_explained(section: type[BaseModel], key: str) -> bool:
+        sentence = " ".join((section.model_fields[key].description or "").split())
+        return bool(sentence) and f"| `{key}` |" in ADMIN and sentence.replace("|", "\\|") in ADMIN
+
+    assert [f"{section.__name__}.{key}" for section, key in SETTINGS if not is_explained(section, key)] == []
+
+
+def test_every_setting_is_in_a_sample_file() -> None:
+    files = "".join(make() for make in sample.FILES.values())
+
+    def is_shown(section: type[BaseModel], key: str) -> bool:
+        is_table = key in ("tls", "oidc", "ldap") and section is not PeerSettings
+        pattern = rf"^#?\s*\[(listener|console)\.{key}\]" if is_table else rf"^#?\s*{key} = "
+        return re.search(pattern, files, re.MULTILINE) is not None
+
+    assert [f"{section.__name__}.{key}" for section, key in SETTINGS if not is_shown(section, key)] == []
+
+
+def test_the_sample_files_are_those_that_the_program_prints() -> None:
+    for name, make in sample.FILES.items():
+        assert (ROOT / "config" / f"{name}.toml").read_text(encoding="utf-8") == make()
+
+
+def test_every_event_is_listed_once_with_its_number() -> None:
+    numbers = [event.number for event in events.all_types()]
+    assert len(set(numbers)) == len(numbers)
+    for event in events.all_types():
+        assert ADMIN.count(f"| {event.number} |") == 1, event
+        assert event.text in ADMIN
+
+
+def test_every_event_that_the_program_knows_is_used() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "dicom_node").rglob("*.py")}
+    code = "".join(text for path, text in sources.items() if path.name != "events.py")
+    names = [name for name, value in vars(events).items() if isinstance(value, events.EventType)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_every_exit_status_is_explained() -> None:
+    statuses = [int(status) for status in (*ExitCode, cli.INTERRUPTED)]
+    assert [status for status in statuses if f"| {status} |" not in ADMIN] == []
+
+
+def test_every_verb_is_in_the_admin_guide_with_an_example() -> None:
+    def has_example(verb: str) -> bool:
+        _, _, text = ADMIN.partition(f"#### `{verb}`\n")
+        return re.search(rf"Example[^\n]*: {verb}\b", text.partition("\n####")[0]) is not None
+
+    found = verbs("dicom-node", get_command(cli.app))
+    assert len(found) > 1
+    assert [verb for verb in found if not has_example(verb)] == []
+
+
+def test_every_state_is_explained() -> None:
+    for state in (*StudyState, *JobState, *DeliveryState):
+        assert f"`{state}`" in ADMIN
+
+
+def test_the_conformance_statement_names_all_that_is_accepted() -> None:
+    for item in (*STORAGE_CLASSES, *TRANSFER_SYNTAXES):
+        assert f"| {item.name} | {item.uid} |" in CONFORMANCE
+    for status in STATUSES:
+        assert f"| {status.code:04X} |" in CONFORMANCE
+
+
+def test_generated_documents_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_documents_name_files_that_are_there() -> None:
+    for document in ("admin.md", "conformance.md", "security.md"):
+        text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+        names = re.findall(r"`((?:docs|config|tests|orthanc)/[\w./-]+)`", text)
+        assert names
+        for name in names:
+            assert (ROOT / name).exists(), f"{document} names {name}"
+
+
+def test_every_requirement_of_ihe_has_a_test_that_is_there() -> None:
+    text = (ROOT / "docs" / "ihe.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| (?!requirement|---)", line)]
+    assert len(rows) > 30
+    for row in rows:
+        file, name = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", row)[0]
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+def test_every_defence_of_the_threat_model_has_a_test_that_is_there() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) > 50
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+    tables = re.findall(r"^\| (?:tries to|does) .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert [line for table in tables for line in table.splitlines() if line not in rows] == []
+    assert len(tables) == 10
+
+
+def pages() -> list[Path]:
+    """Every page of Markdown that git has, or would take."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [path for name in done.stdout.split() if (path := ROOT / name).is_file()]
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as the part of an address after ``#``."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there() -> None:
+    def is_dead(page: Path, link: str) -> bool:
+        name, _, heading = link.partition("#")
+        there = page.parent / name if name else page
+        return not there.exists() or bool(heading and heading not in headings(there))
+
+    links = [
+        (page, link)
+        for page in pages()
+        for link in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        )
+        if not re.match(r"[a-z]+:", link)
+    ]
+    assert len(links) > 100
+    assert [f"{page.relative_to(ROOT)}: {link}" for page, link in links if is_dead(page, link)] == []
+
+
+def test_every_choice_has_a_short_page() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    choices = design.partition("## Choices that differ")[2].partition("\n## ")[0]
+    rows = [line for line in choices.splitlines() if line.startswith(("*", "  "))]
+    named = [re.fullmatch(r"\* \[(.+)\]\(decisions/(.+)\)", line) for line in rows]
+    assert all(named), "what is not a link goes into a page of docs/decisions"
+    titles = {match[2]: match[1] for match in named if match}
+    assert titles.keys() == {path.name for path in (ROOT / "docs" / "decisions").iterdir()}
+    for name, title in titles.items():
+        text = (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8")
+        assert re.findall(r"^#+ .*$", text, re.MULTILINE) == [
+            f"# {title}", "## What", "## Why", "## What would change our mind",
+        ], name  # fmt: skip
+        assert len(text.split()) <= 250, name
+
+
+def test_the_guide_for_contributors_is_short_and_names_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    for name in re.findall(r"[`\s]((?:\.ci|ai_pipeline|dicom_console|dicom_node|docs|tests)/[\w./-]*)", text):
+        assert (ROOT / name).exists(), name
+    for target in re.findall(r"`make ([a-z-]+)`", text):
+        assert target in targets(), target
+
+
+def targets() -> dict[str, str]:
+    """What ``make help`` shows."""
+    done = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    return dict(re.findall(r"^make (\S+) +(\S.*)$", done.stdout, re.MULTILINE))
+
+
+def test_make_help_shows_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)
+    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
+    assert sorted(targets()) == sorted(named) == sorted(phony)
+
+
+def test_checks_before_a_commit_fetch_nothing() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [hook["entry"].split() for hook in hooks[0]["hooks"]]
+    assert [words[0] for words in entries] == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy"]
+    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}

@@ -1,0 +1,33 @@
+"""What a reader in front of a PACS gets is in sentences that are read at a glance."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ai_pipeline.summary import MOST
+from tests.sentences import sentences
+
+GOLDEN = Path(__file__).parent / "golden"
+# Texts of the objects in the dumps: of reports, presentation states and pictures.
+_TEXT = re.compile(
+    r'(?:TEXT \(.*"(?:Conclusion|Comment)"\) = '
+    r"|(?:UnformattedTextValue|DerivationDescription|ImageComments|PresentationDescription): )(.+)"
+)
+
+
+def test_no_sentence_that_can_reach_a_pacs_is_longer_than_a_line() -> None:
+    catalogue = list(sentences())
+    assert len(catalogue) > 500, "the catalogue is empty"
+    assert [(where, text) for where, text in catalogue if len(text) > MOST] == []
+
+
+def test_no_sentence_of_the_golden_objects_is_longer_than_a_line() -> None:
+    texts = [
+        one
+        for dump in sorted(GOLDEN.glob("*.txt"))
+        for found in _TEXT.finditer(dump.read_text(encoding="utf-8"))
+        for one in re.split(r"(?<=[.!?])\s+| \| ", found[1])
+    ]
+    assert len(texts) > 50, "no text was found"
+    assert [text for text in texts if len(text) > MOST] == []
