@@ -1,1 +1,0 @@
-"""Burned-in annotation: find it, fill it, prove that nothing legible is left. Fails closed."""

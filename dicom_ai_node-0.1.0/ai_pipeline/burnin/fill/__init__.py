@@ -1,1 +1,0 @@
-"""Filling what goes: classical and learned inpainters, in the stored type, inside the mask only."""

@@ -1,1 +1,0 @@
-"""What is seen in a picture: text, drawn marks, bars, lines, and colour flow, which is no annotation."""

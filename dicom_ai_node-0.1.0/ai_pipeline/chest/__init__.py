@@ -1,1 +1,0 @@
-"""Frontal chest X-rays of adults: intended use, findings, boxes, heat maps."""

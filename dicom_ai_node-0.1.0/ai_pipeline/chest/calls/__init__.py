@@ -1,1 +1,0 @@
-"""When a finding is called, and what such a call is worth."""

@@ -1,1 +1,0 @@
-"""Fetal heads in ultrasound: outlined, gated and measured (head circumference, BPD, OFD)."""

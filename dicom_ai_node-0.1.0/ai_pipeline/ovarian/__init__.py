@@ -1,1 +1,0 @@
-"""Ovarian ultrasound: classes of cysts and tumours, and the outline of the lesion."""

@@ -1,1 +1,0 @@
-"""Pipelines that are programs: a command or a container reads a folder of DICOM and writes a folder."""

@@ -1,1 +1,0 @@
-"""What verbs share: the options that they take, and the one way in which they print."""

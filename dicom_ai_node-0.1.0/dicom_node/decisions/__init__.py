@@ -1,1 +1,0 @@
-"""Decisions of persons, beside the database: a file that is only appended to, and the bucket."""

@@ -1,8 +1,0 @@
-"""HL7 v2 messages of reports: ORU^R01 (HL7 2.5.1 chapter 7), and the acknowledgements to them."""
-
-from __future__ import annotations
-
-from dicom_node.hl7.acknowledgement import ACCEPTED, Acknowledgement, parsed_acknowledgement
-from dicom_node.hl7.oru import MessageContext, control_id, oru_of
-
-__all__ = ["ACCEPTED", "Acknowledgement", "MessageContext", "control_id", "oru_of", "parsed_acknowledgement"]

@@ -1,1 +1,0 @@
-"""A worker process: claims jobs, runs pipelines on images, builds and keeps results."""

@@ -1,1 +1,0 @@
-"""Pure types that every room may use: life cycles, result kinds, identities. No I/O."""

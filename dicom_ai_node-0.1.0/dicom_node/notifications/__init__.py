@@ -1,1 +1,0 @@
-"""Notifications of events: gathered from the database, written once, sent until the receiver takes them."""

@@ -1,1 +1,0 @@
-"""What every kind of result shares: source, identity, equipment, times, codes, encoding."""

@@ -1,1 +1,0 @@
-"""Secondary captures: results drawn in, and cleaned images."""

@@ -1,1 +1,0 @@
-"""The storage SCP: associations, AE policy, contexts, statuses. No database, no pixels, no models."""

@@ -1,1 +1,0 @@
-"""The connection of one association: who reads it, within which time."""

@@ -1,1 +1,0 @@
-"""The database: tables, sessions, compare-and-set transitions. No business rules."""

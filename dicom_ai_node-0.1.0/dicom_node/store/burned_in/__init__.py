@@ -1,1 +1,0 @@
-"""What is kept of burned-in annotation: readings, and reviews of its cleaning."""

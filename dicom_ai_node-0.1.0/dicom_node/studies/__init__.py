@@ -1,1 +1,0 @@
-"""What can happen to a study: indexed, assembled, quarantined, released by a person, run again, purged."""

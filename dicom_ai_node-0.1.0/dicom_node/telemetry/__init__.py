@@ -1,1 +1,0 @@
-"""Traces of studies for OpenTelemetry: one study is one trace, from its associations to confirmation."""
