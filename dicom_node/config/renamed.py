@@ -20,7 +20,9 @@ def take_former_names(read: TomlFiles) -> None:
         for table in list(_tables(read.data, path)):
             at = read.at(table)
             if former in at and present in at:
-                read.add((*table, former), "", f"is the former name of {present}, which is set too: take it out")
+                read.add(
+                    (*table, former), "", f"is the former name of {present}, which is set too: take it out"
+                )
                 del at[former]
             elif former in at:
                 read.rename(table, former, present)

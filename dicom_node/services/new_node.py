@@ -65,13 +65,15 @@ def refuse_what_is_there(folder: Path, data_dir: Path | None = None) -> None:
 def create(answers: Answers, folder: Path, password: str) -> None:
     """Write configuration and unit into ``folder``, and make the database where there is an admin.
 
-    Everything is checked before anything is written. Raises what :func:`examine`, :func:`refuse_what_is_there`
-    and ``users.refuse_faulty`` raise.
+    Everything is checked before anything is written. Raises what :func:`examine`,
+    :func:`refuse_what_is_there` and ``users.refuse_faulty`` raise.
     """
     settings = examine(answers)
     for path in (folder, answers.data_dir):
         if not re.fullmatch(r"/[\w./-]*", str(path)):
-            raise FaultyInput(f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore")
+            raise FaultyInput(
+                f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore"
+            )
     refuse_what_is_there(folder, answers.data_dir)
     if answers.admin:
         users.refuse_faulty(answers.admin, password)

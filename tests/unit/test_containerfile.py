@@ -33,7 +33,7 @@ def test_what_it_copies_is_there_and_what_it_installs_has_a_hash() -> None:
     for _, rest in (step for step in instructions() if step[0] == "COPY" and "--from" not in step[1]):
         *sources, _ = shlex.split(rest)
         assert [name for name in sources if not (ROOT / name).exists()] == []
-    installs = " ".join(rest for word, rest in instructions() if word == "RUN")
+    installs = " && ".join(rest for word, rest in instructions() if word == "RUN")
     third_parties, ours = re.findall(r"pip install ([^&]*)", installs)
     assert "--require-hashes --requirement /source/release.lock" in third_parties
     assert "--no-deps --no-build-isolation --no-index /source" in ours

@@ -1,4 +1,4 @@
-"""The site in Kubernetes, as far as it can be read without a cluster: rendered, and its files judged by the node."""
+"""The site in Kubernetes, rendered, as far as it can be judged without a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "config" / "kubernetes"
 
 @pytest.fixture(scope="module")
 def objects() -> list[dict[str, Any]]:
-    """What ``kubectl kustomize`` makes of it; where there is no kubectl, the files without the common part."""
+    """What ``kubectl kustomize`` makes of it; without kubectl the files are put together here."""
     yaml = pytest.importorskip("yaml")
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize", str(FOLDER)]

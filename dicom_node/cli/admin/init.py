@@ -40,7 +40,9 @@ def init(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
     ae_title: Annotated[str | None, typer.Option("--ae-title", help="AE title of this node.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="A new or empty folder.")] = None,
-    pacs: Annotated[str | None, typer.Option("--pacs", metavar="AE@HOST:PORT", help="Where results go.")] = None,
+    pacs: Annotated[
+        str | None, typer.Option("--pacs", metavar="AE@HOST:PORT", help="Where results go.")
+    ] = None,
     machines: Annotated[
         str | None, typer.Option("--machines", metavar="AE@HOST,…", help="What sends images.")
     ] = None,
@@ -62,11 +64,15 @@ def init(
     given = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
     answers = new_node.Answers()
     for key in _QUESTIONS:
-        answers = _answered(answers, key, _QUESTIONS[key][1] if given[key] is None and defaults else given[key])
+        answers = _answered(
+            answers, key, _QUESTIONS[key][1] if given[key] is None and defaults else given[key]
+        )
     new_node.refuse_what_is_there(folder, answers.data_dir)
     new_node.create(answers, folder, asked_password() if answers.admin else "")
     configuration, unit = folder / new_node.CONFIGURATION, folder / new_node.UNIT
-    say(f"{configuration} and {unit} are written" + (f", {answers.admin} is admin." if answers.admin else "."))
+    say(
+        f"{configuration} and {unit} are written" + (f", {answers.admin} is admin." if answers.admin else ".")
+    )
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
     if answers.admin:

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -24,18 +25,19 @@ def at_a_terminal(*arguments: str, answers: dict[str, list[str]]) -> tuple[int, 
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-m", "dicom_node", "init", *arguments])
-    shown, answered, end = "", 0, time.monotonic() + 120
-    while time.monotonic() < end and select.select([terminal], [], [], 120)[0]:
-        try:
-            shown += os.read(terminal, 4096).decode()
-        except OSError:  # it has ended
-            break
-        open_question = shown[answered:]
+    shown, answered, end = "", 0, time.monotonic() + 300
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                shown += os.read(terminal, 4096).decode()
+            except OSError:  # it has ended
+                break
         for question, left in answers.items():
-            if left and question in open_question and open_question.rstrip(" ").endswith(":"):
+            asked = shown.rfind(question, answered) >= 0 and shown.endswith(": ")
+            hidden = not termios.tcgetattr(terminal)[3] & termios.ECHO  # what is typed before is thrown away
+            if left and asked and hidden == (question in ("Password", "Repeat")):
                 os.write(terminal, left.pop(0).encode() + b"\n")
                 answered = len(shown)
-                break
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
@@ -105,6 +107,8 @@ def test_an_option_that_cannot_be_used_is_refused_and_nothing_is_written(
     run: Run, tmp_path: Path, option: str, value: str, because: str
 ) -> None:
     known = {"--data-dir": str(tmp_path / "data")} | {option: value}
-    done = run("init", "--defaults", "--to", tmp_path / "etc", *(word for pair in known.items() for word in pair))
+    done = run(
+        "init", "--defaults", "--to", tmp_path / "etc", *(word for pair in known.items() for word in pair)
+    )
     assert done.status not in (0, ExitCode.SOFTWARE) and because in done.err
     assert not (tmp_path / "etc").exists() and not (tmp_path / "data").exists()

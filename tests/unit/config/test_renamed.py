@@ -31,7 +31,10 @@ def test_it_counts_and_a_warning_names_the_present_name(
     assert found.settings.listener.host == "127.0.0.7"
     assert {peer.name: peer.maximum_associations for peer in found.settings.peers} == {"pacs": 20, "us1": 3}
     assert {(line.subject, line.text) for line in found.tried if "former" in line.text} == {
-        ("peers.us1.at_once", "is the former name of maximum_associations: write maximum_associations, this one will go"),
+        (
+            "peers.us1.at_once",
+            "is the former name of maximum_associations: write maximum_associations, this one will go",
+        ),
         ("listener.address", "is the former name of host: write host, this one will go"),
     }
 
@@ -40,13 +43,14 @@ def test_it_counts_and_a_warning_names_the_present_name(
     ("written", "mistake"),
     [
         ("at_once = 0", "peers.us1.maximum_associations = 0: must be at least 1"),
-        ("at_once = 3\nmaximum_associations = 4", "peers.us1.at_once: is the former name of maximum_associations, "
-         "which is set too: take it out"),
+        (
+            "at_once = 3\nmaximum_associations = 4",
+            "peers.us1.at_once: is the former name of maximum_associations, which is set too: take it out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_it_name_its_line(tmp_path: Path, written: str, mistake: str) -> None:
     site = SITE.replace('ae_title = "US1"', f'ae_title = "US1"\n{written}')
     [problem] = checked(tmp_path, site).problems
     line = next(n for n, text in enumerate(site.splitlines(), 1) if text.startswith("at_once"))
     assert str(problem) == f"{tmp_path / 'node.toml'}:{line}: {mistake}"
-
