@@ -12,7 +12,7 @@ from typing import Any
 
 from dicom_node import services
 from dicom_node.config.loading import examined
-from dicom_node.config.sample import toml_value
+from dicom_node.config.sample import FIRST_RULES, toml_value
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import CannotCreate, ConfigurationError, FaultyInput
@@ -21,7 +21,6 @@ from dicom_node.services import users
 
 CONFIGURATION, UNIT = "node.toml", "dicom-node.service"
 _RESULTS = ["sr", "gsps", "sc", "summary", "cleaned"]
-_RULES = {"ultrasound": ("US", "ultrasound"), "chest": (["CR", "DX"], "chest_xray")}
 _ABOUT = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
     "/opt/dicom-node/bin/dicom-node",
@@ -101,7 +100,7 @@ def _tables(answers: Answers) -> dict[str, Any]:
         found["peers"].insert(0, _pacs(answers.pacs))
         found["rules"] = [
             {"name": name, "when": {"modality": modality}, "pipeline": pipeline, "send_to": ["pacs"]}
-            for name, (modality, pipeline) in _RULES.items()
+            for name, (modality, pipeline) in FIRST_RULES.items()
         ]
     return found
 
