@@ -8,7 +8,7 @@ DATA ?= $(wildcard ../shared/data)
 TOOLS := .venv-release
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
-	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra pdf --extra hl7 --extra fhir --constraint constraints.txt \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.
@@ -22,7 +22,7 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench lock sbom audit clean
+.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -65,6 +65,18 @@ bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom;
 	$(BIN)/python benchmarks/turnaround.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/cleaning.py
+
+released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
+	cd dicom_node/store/migrations/versions && sha256sum 0*.py >../../../../tests/unit/store/released.sha256
+
+version:  ## make version TO=0.2.0: the version of the three packages, and which of the others each needs
+	sed -i -E 's/^version = ".*"/version = "$(TO)"/; s/"(dicom-ai-node\[[a-z,]+\])==[^"]*"/"\1==$(TO)"/' \
+		pyproject.toml dicom_console/pyproject.toml ai_training/pyproject.toml
+
+dist: $(TOOLS)/.installed sbom  ## dist/: wheels and sdists of the three packages, SBOM, lock, checksums
+	for project in . dicom_console ai_training; do $(TOOLS)/bin/python -m build --no-isolation --outdir dist $$project || exit 1; done
+	cp release.lock CHANGELOG.md dist
+	cd dist && sha256sum --binary *.whl *.tar.gz sbom.cdx.json release.lock >SHA256SUMS
 
 lock: $(TOOLS)/.installed  ## release.lock: what a release installs, with the hash of every file
 	$(LOCK) --output-file release.lock pyproject.toml

@@ -17,7 +17,7 @@ from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
-_VERBS = ("admin.node", "network.messages", "network.fetches", "admin.demo")
+_VERBS = ("admin.node", "admin.init", "network.messages", "network.fetches", "admin.demo")
 _NOUNS = {
     "peers": ("network.peers", "app"),
     "rules": ("network.rules", "app"),

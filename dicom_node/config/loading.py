@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dicom_node.config.crosscheck import cross_check
 from dicom_node.config.mistakes import described
+from dicom_node.config.renamed import take_former_names
 from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import Place, TomlFiles
@@ -60,6 +61,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
 
 def examined(read: TomlFiles) -> Settings | None:
     """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
+    take_former_names(read)
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:

@@ -113,6 +113,11 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("Conditions", "series_description"): "*ap*",
 }
 
+FIRST_RULES: Mapping[str, tuple[object, str]] = {
+    "ultrasound": ("US", "ultrasound"),
+    "chest": (["CR", "DX"], "chest_xray"),
+}
+"""Rules of a new node, by name: modality and pipeline."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 _MODALITY = """\
 [[peers]]

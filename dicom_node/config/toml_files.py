@@ -32,6 +32,8 @@ class TomlFiles:
     _written: dict[Place, str] = field(default_factory=dict)  # before ${...} was expanded
     _files: Sequence[str] = ()
     _problems: list[ConfigProblem] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Former name as in the file (``peers.pacs.old``) → present name, of settings that were renamed."""
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> TomlFiles:
@@ -79,6 +81,21 @@ class TomlFiles:
         if written is None:
             return [Path(self._origin(place)[0])]
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
+
+    def rename(self, table: Place, former: str, present: str) -> None:
+        """Give a setting its present name; mistakes in it still name the line of the former."""
+        old, new = (*table, former), (*table, present)
+        self.renamed[self._spelled(old)] = present
+        file, local = next(
+            (origin[0], (*origin[1], *old[length:]))
+            for length in range(len(old), 0, -1)
+            if (origin := self._origins.get(old[:length]))
+        )
+        self._origins[new] = (file, local)
+        for place in [place for place in self._written if place[: len(old)] == old]:
+            self._written[*new, *place[len(old) :]] = self._written.pop(place)
+        at = self.at(table)
+        at[present] = at.pop(former)
 
     def as_written(self, text: str) -> str:
         """A message with ``${NAME}`` and ``${file:...}`` instead of the values that they stand for."""

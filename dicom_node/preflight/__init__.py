@@ -106,6 +106,8 @@ def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | 
 
 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
+    for former, present in read.renamed.items():
+        yield Tried(former, False, f"is the former name of {present}: write {present}, this one will go")
     yield from check_machine(settings, role)
     yield from check_console(settings, role)
     yield from _check_deliveries(settings, role)

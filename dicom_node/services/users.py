@@ -90,16 +90,22 @@ def add_user(
 
     Raises FaultyInput for an invalid name, password or sender, CannotCreate if the name exists.
     """
-    if not _NAME.fullmatch(name):
-        raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
+    refuse_faulty(name, password)
     sees = _checked(senders, role)
-    hashed = _hashed(name, password)
+    hashed = hasher().hash(password)
     with writing(settings) as session:
         if find(session, name) is not None:
             raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
         account = UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
         session.add(account)
         audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
+
+
+def refuse_faulty(name: str, password: str) -> None:
+    """Raise FaultyInput for a name or password that a new user may not have."""
+    if not _NAME.fullmatch(name):
+        raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
+    _refuse_weak(name, password)
 
 
 def list_users(settings: Settings) -> list[View]:
@@ -168,7 +174,8 @@ def set_password(settings: Settings, name: str, password: str, by: Person = COMM
     """
     with reading(settings) as session:  # before a new password is asked for its length
         _refuse_of_provider(_known(session, name), "password")
-    hashed = _hashed(name, password)
+    _refuse_weak(name, password)
+    hashed = hasher().hash(password)
     with writing(settings) as session:
         user = _known(session, name)
         user.password_hash = hashed
@@ -495,12 +502,11 @@ def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
     return titles
 
 
-def _hashed(name: str, password: str) -> str:
+def _refuse_weak(name: str, password: str) -> None:
     if not SHORTEST <= len(password) <= LONGEST:
         raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
     if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
         raise FaultyInput("the password is little more than the name: take another")
-    return hasher().hash(password)
 
 
 def _literally(name: str) -> str:

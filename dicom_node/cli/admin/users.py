@@ -40,7 +40,7 @@ def add(
     """Add a user; the password is asked for, or is the first line of standard input."""
     from dicom_node.services import users
 
-    users.add_user(load(config), name, role, _password(), senders=sees or ())
+    users.add_user(load(config), name, role, asked_password(), senders=sees or ())
     say(f"User {name} may sign in as {role}.")
 
 
@@ -117,7 +117,7 @@ def password(name: Name, config: Config) -> None:
     """Set another password; it is asked for, or is the first line of standard input."""
     from dicom_node.services import users
 
-    users.set_password(load(config), name, _password())
+    users.set_password(load(config), name, asked_password())
     say(f"User {name} has a new password.")
 
 
@@ -156,8 +156,8 @@ def remove_token(
     say(f"Token {token} is removed.")
 
 
-def _password() -> str:
-    """Never an argument: every user of this machine can read those."""
+def asked_password() -> str:
+    """A password, never from an argument: every user of this machine can read those."""
     if sys.stdin.isatty():
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     return sys.stdin.readline().rstrip("\r\n")
