@@ -1,7 +1,7 @@
 """Numbered events: what an admin can look up, alert on and grep. No event holds PHI.
 
 1xxx associations · 2xxx inbox · 3xxx jobs · 4xxx results · 5xxx deliveries · 6xxx the node itself.
-``docs/admin.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules, numbers.
+``docs/reference/events.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules, numbers.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def rules_toml() -> str:
         "",
         *_comment("A rule needs no more than this."),
         _CHEST_RULE,
-        *_comment("For research: classes and outlines of ovarian cysts (docs/admin.md)."),
+        *_comment("For research: classes and outlines of ovarian cysts (docs/operate/rules.md)."),
         _OVARIAN_RULE,
     )
 

@@ -1,6 +1,6 @@
 """All settings: frozen once read, every mistake reported together (exit 78).
 
-Each field says its unit and its reason; ``docs/admin.md`` and ``config/node.toml`` are checked against
+Each field says its unit and its reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked against
 this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
 ``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
 """
@@ -270,7 +270,7 @@ class PeerSettings(_Section):
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
     hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
     """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
-    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/admin.md."""
+    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/connect/ris.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
