@@ -259,7 +259,8 @@ def _pipeline(card: PipelineCard) -> str:
         for one in card.options.listed()
     ]
     options = table(("option", "default", "what it does"), rows) if rows else "It has no options.\n"
-    return f"## Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options.replace('](models.md)', '](../models.md)')}"
+    options = options.replace("](models.md)", "](../models.md)")
+    return f"## Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
 
 
 def example_part(name: str, language: str) -> Callable[[], str]:

@@ -35,13 +35,13 @@ def metric_rows() -> list[Row]:
 def _gauges() -> Iterator[Row]:
     for node in ast.walk(ast.parse(METRICS.read_text(encoding="utf-8"))):
         match node:
-            case ast.Call(ast.Name("Gauge" | "_states" as made), [ast.Constant(name), ast.Constant(about), *rest]):
-                labels = "state" if made == "_states" else "machine, place, process" if len(rest) > 1 else ""
-                yield f"`dicom_node_{name}`", labels, about
+            case ast.Call(ast.Name("_states"), [ast.Constant(name), ast.Constant(about), *_]):
+                yield f"`dicom_node_{name}`", "state", about
+            case ast.Call(ast.Name("Gauge"), [ast.Constant(name), ast.Constant(about), _, *labels]):
+                yield f"`dicom_node_{name}`", "machine, place, process" if labels else "", about
 
 
 def _histograms() -> Iterator[Row]:
     for family in Durations().registry.collect():
-        yield f"`{family.name}`", "peer, rule, modality" if "turnaround" in family.name else "rule, modality", (
-            f"{family.documentation} (histogram)"
-        )
+        labels = "peer, rule, modality" if "turnaround" in family.name else "rule, modality"
+        yield f"`{family.name}`", labels, f"{family.documentation} (histogram)"

@@ -34,7 +34,7 @@ What `release.lock` names: the run time with its extras `ai`, `postgres` and `co
 {release}
 ## Models
 
-Weights inside our own wheel, or in that of a package, by their cards.
+Weights inside our own wheel, or in a package's, by their cards.
 
 {models}
 ## Font

@@ -1,7 +1,7 @@
 """What MkDocs needs beside the pages: the pages from elsewhere in the repository, and those of the API.
 
-``mkdocs.yml`` names this file as a hook. Links between pages are written as they hold in the repository; here they
-become links between pages of the site, or, where their file is no page, its path.
+``mkdocs.yml`` names this file as a hook. Links between pages are written as they hold in the repository; here
+they become links between pages of the site, or, where their file is no page, its path.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from api import first_sentence, rooms  # beside this file
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +26,9 @@ ELSEWHERE = {
     "SECURITY.md": "project/weaknesses.md",
     "README.md": "index.md",
 }
-"""Files of the repository that are pages too: path there, path below ``docs``. The README's is another text."""
+"""Files of the repository that are pages too: path there, path below ``docs``; index.md has its own text."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+_LOADED = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -36,11 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if files.get_file_from_path(here) is None:
             text = (ROOT / there).read_text(encoding="utf-8")
             files.append(File.generated(config, here, content=rebased(text, there, here)))
-    listed = "# API of the packages\n\nWritten from the docstrings, a page for each folder of the code.\n\n"
     for name, text in rooms().items():
-        listed += f"* [{name}](api/{name}.md): {first_sentence(name)}\n"
         files.append(File.generated(config, f"reference/api/{name}.md", content=text))
-    files.append(File.generated(config, "reference/api.md", content=listed))
     named = {one for one in _pages(config.nav) if not one.endswith("/")}
     unnamed = [file.src_uri for file in files.documentation_pages() if file.src_uri not in named]
     config.nav = _with_folders(config.nav, sorted(unnamed))
@@ -48,9 +47,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_more: Any) -> str:
-    """Links to files that are pages of the site under another name."""
+    """Links to files that are pages of the site under another name, and the list of the API's pages."""
     source = f"docs/{page.file.src_uri}"
+    if page.file.src_uri == "reference/api.md":
+        listed = [f"* [{name}](api/{name}.md): {first_sentence(name)}\n" for name in rooms()]
+        return f"{markdown}\n{''.join(listed)}"
     return markdown if page.file.generated_by else rebased(markdown, source, page.file.src_uri)
+
+
+def on_post_page(output: str, *, page: Any, **_more: Any) -> str:
+    """Refuse a page that would load something from another server. Raises PluginError."""
+    if found := _LOADED.search(output):
+        raise PluginError(f"{page.file.src_uri} loads {found[0]} from another server")
+    return output
 
 
 def rebased(text: str, there: str, here: str) -> str:
@@ -67,7 +76,12 @@ def rebased(text: str, there: str, here: str) -> str:
         return f"{mark}[{words}]({posixpath.relpath(page, posixpath.dirname(here) or '.')}{heading})"
 
     parts = _FENCE.split(text)
-    return "".join(part if index % 2 else _LINK.sub(link, part) for index, part in enumerate(parts))
+    return "".join(part if index % 2 else _LINK.sub(link, deeper(part)) for index, part in enumerate(parts))
+
+
+def deeper(text: str) -> str:
+    """What belongs to an item of a list by four spaces, which Python-Markdown wants, not by two or three."""
+    return re.sub(r"(?m)^(?: {2}(?=[*-] )| {3}(?=.))", "    ", text)
 
 
 def _pages(nav: Any) -> Iterator[str]:

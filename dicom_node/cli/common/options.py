@@ -101,7 +101,9 @@ def refuse_unknown(numbers: Iterable[int]) -> None:
 
     known = {event.number for event in events.all_types()}
     if unknown := [str(number) for number in numbers if number not in known]:
-        raise typer.BadParameter(f"there is no event {', '.join(unknown)}: docs/reference/events.md lists the numbers")
+        raise typer.BadParameter(
+            f"there is no event {', '.join(unknown)}: docs/reference/events.md lists the numbers"
+        )
 
 
 def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[str], str]:
