@@ -127,8 +127,8 @@ def test_a_title_that_the_node_was_called_by_is_known_as_such(run: Run, filled: 
      "peers list", "models list", "models verify"],
 )  # fmt: skip
 def test_every_key_is_in_the_reference(run: Run, filled: Path, verb: str) -> None:
-    page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "lists.md"
-    listed = page.read_text(encoding="utf-8")
+    reference = Path(__file__).resolve().parents[3] / "docs" / "reference"
+    listed = "".join((reference / f"{name}.md").read_text(encoding="utf-8") for name in ("lists", "settings"))
     printed = run(*verb.split(), "--config", filled, "--json").json
     keys = set().union(*printed) if isinstance(printed, list) else set(printed)
     assert keys, verb
