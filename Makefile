@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DATA ?= $(wildcard ../shared/data)
 # Tools of a release, in an environment of their own: tests need none of them.
 TOOLS := .venv-release
+# What makes pages of docs/, apart from the node too.
+DOCS := .venv-docs
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
 	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
@@ -22,7 +24,7 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests lint docs studies-smoke site hostile bench released-schema version dist lock sbom audit clean
+.PHONY: demo help check affected test tests lint docs generated studies-smoke site hostile bench released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -47,7 +49,10 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.test  ## write anew what the program writes: samples in config/, the marked parts of docs/
+docs: generated $(DOCS)/.installed  ## the documentation as pages in build/docs, to be read without a network; dead links fail
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+
+generated: $(VENV)/.test  ## write anew what the program writes: samples in config/, the marked parts of docs/
 	for part in node peers rules notifications; do $(BIN)/dicom-node config sample $$part >config/$$part.toml; done
 	$(BIN)/python docs/generate.py
 
@@ -95,6 +100,12 @@ $(TOOLS)/.installed: constraints.txt
 		--upgrade pip setuptools pip-tools cyclonedx-bom pip-audit
 	@touch $@
 
+$(DOCS)/.installed: constraints.txt pyproject.toml
+	@$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		$$(sed -n 's/^docs = \["\(.*\)"\].*/\1/p' pyproject.toml)
+	@touch $@
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...'; exit 1; }
@@ -114,4 +125,4 @@ $(VENV)/.test: pyproject.toml ai_training/pyproject.toml dicom_console/pyproject
 	@touch $@ $(VENV)/.demo
 
 clean:  ## remove the environments and all that is made here
-	rm -rf $(VENV) $(TOOLS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) $(DOCS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,8 @@
 """Numbered events: what an admin can look up, alert on and grep. No event holds PHI.
 
 1xxx associations · 2xxx inbox · 3xxx jobs · 4xxx results · 5xxx deliveries · 6xxx the node itself.
-``docs/admin.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules, numbers.
+``docs/reference/events.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules,
+numbers.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ FETCH_CANCELLED = EventType(2056, _INFO, "a person cancelled the fetching of a s
 STUDIES_MISSING = EventType(
     2057, _WARNING, "a peer has studies that should have a result by the rules, and have none"
 )
-ARCHIVE_ANSWERED = EventType(2058, _INFO, "a peer said what it has of a study, or of its patient")
+ARCHIVE_ANSWERED = EventType(2058, _INFO, "a peer answered what it has of a study, or of its patient")
 ARCHIVE_WAIT_ENDED = EventType(2059, _INFO, "what a peer has of a study, or of its patient, is here")
 ARCHIVE_NOT_AWAITED = EventType(
     2060, _WARNING, "a study went on without all that a peer has of it, or of its patient"

@@ -1,8 +1,7 @@
 """Writes what documentation can be written by the program itself.
 
-``python docs/generate.py`` renews ``docs/conformance.md``, ``docs/licences.md`` and the marked parts of
-``docs/admin.md``, ``docs/design.md`` and ``docs/pipelines.md``; ``--check`` only says what is out of date
-(``tests/test_docs.py`` runs it).
+``python docs/generate.py`` renews ``docs/conformance.md``, ``docs/licences.md`` and the marked parts of the
+pages in ``MARKED``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interfaces import metric_rows, rest_rows  # this and packages: beside this file
+from packages import packages_part
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -40,6 +41,7 @@ from dicom_node.config.settings import (
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
+from dicom_node.notifications.occasions import EVENTS as OCCASIONS
 
 DOCS = Path(__file__).resolve().parent
 _EXIT_MEANINGS: Mapping[int, str] = {
@@ -72,15 +74,9 @@ def documents() -> dict[Path, str]:
     """Each generated document as it should be."""
     from conformance import conformance_statement  # beside this file
     from licences import licences
-    from packages import packages_part
 
-    marked: Mapping[str, Mapping[str, Callable[[], str]]] = {
-        "admin.md": PARTS,
-        "design.md": {"packages": packages_part, "life cycles": life_cycles_part},
-        "pipelines.md": EXAMPLES,
-    }
     return {
-        **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in marked.items()},
+        **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in MARKED.items()},
         DOCS / "conformance.md": conformance_statement(__version__),
         DOCS / "licences.md": licences(),
     }
@@ -127,7 +123,7 @@ def settings_part() -> str:
     sections.append(("[[notifications]]", NotificationSettings))
     for title, model in sections:
         rows = [setting_row(name, field) for name, field in documented_fields(model).items()]
-        parts.append(f"#### `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
+        parts.append(f"## `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
     return "\n".join(parts)
 
 
@@ -149,6 +145,25 @@ def events_part() -> str:
         (event.number, logging.getLevelName(event.level).lower(), event.text) for event in events.all_types()
     ]
     return table(("number", "level", "what happened"), rows)
+
+
+def occasions_part() -> str:
+    """Which events each word of ``on`` in a notification means."""
+    rows = [
+        (f"`{occasion}`", "; ".join(f"{event.number} {event.text}" for event in kinds))
+        for occasion, kinds in OCCASIONS.items()
+    ]
+    return table(("word of `on`", "events"), rows)
+
+
+def rest_part() -> str:
+    """Every address for programs."""
+    return table(("request", "role", "what it does"), rest_rows())
+
+
+def metrics_part() -> str:
+    """Every number of ``/metrics``."""
+    return table(("metric", "labels", "what it is"), metric_rows())
 
 
 def exit_codes_part() -> str:
@@ -197,7 +212,7 @@ def _verb(path: str, command: Any) -> str:
         rows.append((f"`{name}`", (parameter.help or "").strip()))
     example = (command.epilog or "").strip()
     text = " ".join((command.help or "").split())
-    return f"#### `{path}`\n\n{text}\n\n{table(('', ''), rows) + chr(10) if rows else ''}{example}\n"
+    return f"## `{path}`\n\n{text}\n\n{table(('', ''), rows) + chr(10) if rows else ''}{example}\n"
 
 
 def states_part() -> str:
@@ -245,7 +260,8 @@ def _pipeline(card: PipelineCard) -> str:
         for one in card.options.listed()
     ]
     options = table(("option", "default", "what it does"), rows) if rows else "It has no options.\n"
-    return f"#### Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
+    options = options.replace("](models.md)", "](../models.md)")
+    return f"## Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
 
 
 def example_part(name: str, language: str) -> Callable[[], str]:
@@ -257,14 +273,20 @@ EXAMPLES: Mapping[str, Callable[[], str]] = {
     "pyproject.toml": example_part("pyproject.toml", "toml"),
     "our_pipeline.py": example_part("our_pipeline.py", "python"),
 }
-PARTS: Mapping[str, Callable[[], str]] = {
-    "settings": settings_part,
-    "pipelines": pipelines_part,
-    "verbs": verbs_part,
-    "states": states_part,
-    "events": events_part,
-    "exit codes": exit_codes_part,
+MARKED: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "design.md": {"packages": packages_part, "life cycles": life_cycles_part},
+    "operate/notifications.md": {"occasions": occasions_part},
+    "pipelines.md": EXAMPLES,
+    "reference/commands.md": {"verbs": verbs_part},
+    "reference/events.md": {"events": events_part},
+    "reference/exit-statuses.md": {"exit codes": exit_codes_part},
+    "reference/metrics.md": {"metrics": metrics_part},
+    "reference/pipelines.md": {"pipelines": pipelines_part},
+    "reference/rest.md": {"rest": rest_part},
+    "reference/settings.md": {"settings": settings_part},
+    "reference/states.md": {"states": states_part},
 }
+"""Pages with parts between marks, and what writes each part."""
 
 
 if __name__ == "__main__":

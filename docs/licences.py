@@ -35,7 +35,7 @@ What `release.lock` names: the run time with its extras `ai`, `postgres`, `conso
 {release}
 ## Models
 
-Weights inside our own wheel, or in that of a package, by their cards.
+Weights inside our own wheel, or in a package's, by their cards.
 
 {models}
 ## Font

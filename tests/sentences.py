@@ -1,4 +1,5 @@
-"""Every sentence of the code that can reach a PACS: the catalogue that ``tests/test_sentences.py`` reads.
+"""Every sentence of the code that can reach a PACS, every message and every line of the pages: what
+``tests/test_sentences.py`` reads.
 
 A sentence is taken from the literal where it is written, wherever that is in the rooms that word results;
 a value that is put in at run time counts as a word.
@@ -21,6 +22,8 @@ ROOMS = (
 )
 _PUT_IN = "12345678"
 """Stands for a value that is put in: as long as a number with its unit, or a short name."""
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_NO_PROSE = ("CHANGELOG", "models", "training")
 _END = re.compile(r"(?<=[.!?])\s+|\r?\n")
 _NO_SENTENCES = (
     "ai_pipeline/burnin/decide/",
@@ -43,6 +46,26 @@ def sentences() -> Iterator[tuple[str, str]]:
             for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
                 for one in _END.split(text):
                     yield f"{where}:{line}", one.strip()
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """File with line, and text, of all literals of the packages with a space that are no docstrings."""
+    for package in ("ai_pipeline", "ai_training", "dicom_console", "dicom_node"):
+        for path in sorted((HOME / package).rglob("*.py")):
+            for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
+                yield f"{path.relative_to(HOME)}:{line}", text
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """Page with line, and line, outside of code; not the changes, nor yet models, studies and training."""
+    pages = (*(HOME / "docs").rglob("*.md"), *HOME.glob("*.md"), *(HOME / "orthanc").glob("*.md"))
+    for page in sorted(pages):
+        if page.name.startswith(_NO_PROSE) or "studies" in page.parts:
+            continue
+        text = _CODE.sub(lambda code: re.sub(r"[^\n]", "·", code[0]), page.read_text(encoding="utf-8"))
+        yield from (
+            (f"{page.relative_to(HOME)}:{number}", line) for number, line in enumerate(text.splitlines(), 1)
+        )
 
 
 def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ai_pipeline.summary import MOST
-from tests.sentences import sentences
+from tests.sentences import messages, prose, sentences
 
 GOLDEN = Path(__file__).parent / "golden"
 # Texts of the objects in the dumps: of reports, presentation states and pictures.
@@ -14,6 +14,24 @@ _TEXT = re.compile(
     r'(?:TEXT \(.*"(?:Conclusion|Comment)"\) = '
     r"|(?:UnformattedTextValue|DerivationDescription|ImageComments|PresentationDescription): )(.+)"
 )
+
+_PRIVATE = re.compile(
+    r"\b(told|tells? of|said|stands?(?! for| out| upside)|those that|to be had|what lay)\b", re.I
+)
+"""Words that were terms here. Write who does what: "is in" for "stands in", "reports", "images that"."""
+_OF = re.compile(r"\bthat of\b", re.I)
+
+
+def test_no_page_has_private_words() -> None:
+    found = list(prose())
+    assert len(found) > 3000, "no pages"
+    assert [(at, line) for at, line in found if _PRIVATE.search(line) or _OF.search(line)] == []
+
+
+def test_no_message_has_private_words() -> None:
+    found = list(messages())
+    assert len(found) > 3000, "no messages"
+    assert [(at, text) for at, text in found if _PRIVATE.search(text)] == []
 
 
 def test_no_sentence_that_can_reach_a_pacs_is_longer_than_a_line() -> None:

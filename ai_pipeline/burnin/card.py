@@ -55,7 +55,7 @@ class UltrasoundOptions(PipelineOptions):
     )
     """Words of your site that are no names and stay under `clinical`, such as `["R-CY", "L-M"]` (sides and
     organs that only you abbreviate so; 200 words of 24 characters at most). Not in a rule that sends to a
-    de-identified peer. What else stands in the line still has to be proven harmless: of "R-CY SMITH" all
+    de-identified peer. The rest of the line still has to be proven harmless: of "R-CY SMITH" all
     goes."""
     clean: bool = option(True, "Cleaned image and its mask")
     """Hand back the cleaned image and its mask (`cleaned`, `seg`)."""

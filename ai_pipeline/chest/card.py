@@ -36,7 +36,7 @@ class ChestOptions(PipelineOptions):
     """Heart, right lung and left lung as a Segmentation, for peers that take `seg`."""
     clean: bool = option(False, "Picture without its text", "where that can be verified")
     """The picture without the text burned into it, where that can be verified."""
-    all_labels: bool = option(False, "All labels", "also those that their test figures do not support")
+    all_labels: bool = option(False, "All labels", "also labels that their test figures do not support")
     """Report also the labels that their test figures do not support."""
     prevalence: Mapping[str, float] | None = option(
         None,

@@ -1,7 +1,7 @@
 """The intended use of the chest models: frontal, chest, adult, complete, and displayed legibly.
 
 The header is checked first, then the pixels. What neither shows (a lateral view or a limb without a telling
-header, a mirrored image) is named in docs/radiologist.md.
+header, a mirrored image) is named in docs/read/chest.md.
 """
 
 from __future__ import annotations

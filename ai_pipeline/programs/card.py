@@ -39,7 +39,7 @@ class CommandOptions(ProgramOptions):
         wanted='the program and its arguments: ["/opt/tool/run", "{input}", "{output}"]',
     )
     """The program (a whole path, or a name that the system's folders hold) and its arguments; `{input}` and
-    `{output}` become folders. No shell reads it, and nothing of a patient stands in it."""
+    `{output}` become folders. No shell reads it, and it has nothing of a patient."""
     network: bool = option(False, "Network")
     """It may use the network. Without it the network is taken away, and where the kernel does not allow that
     (in some containers) `check` says so and the program is not run."""

@@ -64,7 +64,7 @@ def _what(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _labels(figures: Mapping[str, Any]) -> Iterator[str]:
-    yield "<h2>How well findings are told apart</h2>"
+    yield "<h2>How well findings are distinguished</h2>"
     yield f"<p>Mean AUC: <strong>{interval(figures.get('mean_auc'))}</strong></p>"
     rows = [
         (

@@ -169,9 +169,7 @@ def load_levers(path: Path) -> Levers:
     for name, change in table.get("variants", {}).items():
         against = change.pop("against", "base")
         if against not in known:
-            raise ExperimentError(
-                f"{path}: variants.{name}: against {against!r}, which does not stand before it"
-            )
+            raise ExperimentError(f"{path}: variants.{name}: against {against!r}, which is not before it")
         known[name] = known[against].changed(name, change)
         variants.append(Variant(experiment=known[name], against=against))
     return Levers(base=known["base"], variants=tuple(variants))

@@ -191,7 +191,7 @@ def load(path: Path, *, full: bool = False) -> ChestStudy:
             raise ExperimentError(f"{path}: arms.{arm.name}: against {arm.against!r}, which is no arm")
         if arm.network.from_arm and arm.network.from_arm not in names[:number]:
             start = arm.network.from_arm
-            raise ExperimentError(f"{path}: arms.{arm.name}: {start!r} does not stand before it")
+            raise ExperimentError(f"{path}: arms.{arm.name}: {start!r} is not before it")
     seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
     synthesis = checked(Synthesis, table["synthesis"], f"{path}: synthesis") if "synthesis" in table else None
     return ChestStudy(name=path.stem, arms=arms, synthesis=synthesis, **seeds)

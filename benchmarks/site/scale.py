@@ -47,7 +47,7 @@ MODALITIES_A_MACHINE = 50
 STUDIES_A_DAY = 33  # of one modality: 4,000 of 120
 HOURS = 2
 RECEIVED_A_SECOND = 568  # objects by one listener: docs/benchmarks.md
-STILL_SECONDS, FILM_SECONDS = 1.0, 0.56  # by a worker of two cores: docs/site.md
+STILL_SECONDS, FILM_SECONDS = 1.0, 0.56  # by a worker of two cores: docs/deploy/sizing.md
 STILL_MIB, FILM_MIB = 1, 12
 FOLDER_MIB_A_SECOND, DATABASE_CORES = 1000, 16
 

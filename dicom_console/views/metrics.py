@@ -142,11 +142,11 @@ def _on_the_way(session: Session, now: datetime) -> Iterator[Gauge]:
 
 def _processes(session: Session) -> Iterator[Gauge]:
     """Silence of the processes on all machines of the site; one that stopped as planned does not count."""
-    about = "Since a process of the site showed life."
     found = processes(session)
     for row in found:
         labels = tuple((key, str(row[key])) for key in ("machine", "place", "process"))
-        yield Gauge("process_silent_seconds", about, row["silent_seconds"], labels)
+        seconds = row["silent_seconds"]
+        yield Gauge("process_silent_seconds", "Since a process of the site showed life.", seconds, labels)
     lost = sum(row["state"] == "lost" for row in found)
     yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
 

@@ -83,7 +83,7 @@ def checked_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://, such as http://host:8042")
     if "@" in url:
-        raise ValueError("user and password stand in it and beside it: leave them out of url")
+        raise ValueError("user and password are in it and beside it: leave them out of url")
     if "?" in url or "#" in url:
         raise ValueError("must end with the path: leave out ? or # and what follows")
     try:
@@ -101,7 +101,7 @@ def checked_viewer(address: str) -> str:
     if address.partition("://")[0] not in _VIEWER_SCHEMES:
         raise ValueError(f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}")
     if not {*re.findall(r"{([^{}]*)}", address)} <= {"study", "accession"}:
-        raise ValueError("only {study} and {accession} can stand in it")
+        raise ValueError("only {study} and {accession} can be in it")
     if "{study}" not in address and "{accession}" not in address:
         raise ValueError("must have {study}, the Study Instance UID, or {accession} where it belongs")
     return address

@@ -36,7 +36,7 @@ class LdapSettings(Section):
 
     url: Annotated[str, Field(max_length=255), AfterValidator(_server)]
     """The directory, ldaps://HOST or ldaps://HOST:PORT. Accounts belong to it: better the name of the domain
-    than that of one server. ldap:// only with start_tls, or on this machine."""
+    than of one server. ldap:// only with start_tls, or on this machine."""
     start_tls: bool = False
     """Begin TLS on a connection that ldap:// opened (RFC 4511 4.14); without it nobody signs in."""
     bind_dn: Dn

@@ -62,7 +62,7 @@ class NotificationSettings(Section):
     on: tuple[Occasion, ...] = ()
     """failure, dead_letter, quarantine, withheld, disk, silence, outage, drift, assessment: for events."""
     events: tuple[int, ...] = ()
-    """Numbers of further events (docs/admin.md lists them)."""
+    """Numbers of further events (docs/reference/events.md lists them)."""
     findings: tuple[str, ...] = ()
     """Findings that a report suspects, as it names them; patterns with * and ?."""
     to: tuple[MailAddress, ...] = Field((), max_length=50)

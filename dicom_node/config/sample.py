@@ -1,7 +1,8 @@
-"""Sample configuration files, written from ``settings.py`` so that they cannot grow old.
+"""Sample configuration files: what is needed to start, and all keys.
 
-``config/*.toml`` are these texts (tested). Every key is there with its default and its sentence; a key
-that has no default, or whose default is "not set", stands in a comment.
+``config/*.toml`` are the texts with all keys, written from ``settings.py`` (tested). Every key is
+there with its default and its sentence; a key that has no default, or whose default is "not set", is in a
+comment.
 """
 
 from __future__ import annotations
@@ -147,6 +148,41 @@ _SET = {
 }
 
 
+START = f"""\
+# What a node needs; every other key has a default: dicom-node config sample --all
+
+[node]
+ae_title = "AINODE"           # enter it at the modality and at the PACS
+data_dir = "./var"            # received images, database, results
+
+[listener]
+host = "0.0.0.0"              # 127.0.0.1: this machine only
+port = 11112
+
+[[peers]]                     # where results go
+name = "pacs"
+ae_title = "PACS"
+host = "192.0.2.10"
+port = 104
+may = ["send", "receive"]
+results = ["sr", "gsps", "sc", "summary", "cleaned"]
+
+[[peers]]                     # an ultrasound machine
+name = "us1"
+ae_title = "US1"
+host = "192.0.2.21"
+may = ["send"]
+
+[[rules]]
+name = "ultrasound"
+when = {{ modality = "US" }}
+pipeline = "ultrasound"
+send_to = ["pacs"]
+
+{_CHEST_RULE}"""
+"""The lines that are needed."""
+
+
 def node_toml() -> str:
     """Everything but peers and rules."""
     lines = [
@@ -193,7 +229,7 @@ def rules_toml() -> str:
         "",
         *_comment("A rule needs no more than this."),
         _CHEST_RULE,
-        *_comment("For research: classes and outlines of ovarian cysts (docs/admin.md)."),
+        *_comment("For research: classes and outlines of ovarian cysts (docs/operate/rules.md)."),
         _OVARIAN_RULE,
     )
 

@@ -1,7 +1,7 @@
 """All settings: frozen once read, every mistake reported together (exit 78).
 
-Each field says its unit and its reason; ``docs/admin.md`` and ``config/node.toml`` are checked against
-this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
+Each field says its unit and its reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked
+against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
 ``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
 """
 
@@ -104,7 +104,7 @@ class ListenerSettings(_Section):
     acse_timeout_seconds: float = Field(30, gt=0)
     """How long a peer may take from its connection to the whole of its association request."""
     network_timeout_seconds: float = Field(60, gt=0)
-    """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
+    """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
     """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
     echo_from: Literal["peers", "anyone"] = "anyone"
@@ -273,16 +273,16 @@ class PeerSettings(_Section):
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""
     withdraw: Literal["", "delete"] = ""
-    """With "delete" it is told to delete results that a person withdraws, and asked whether they are gone. By
-    Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are marked as
-    entered in error."""
+    """With "delete" the node deletes there the results that a person withdraws, and asks whether they are
+    gone. By Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are
+    marked as entered in error."""
     assessments: bool = False
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
     hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
     """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
-    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/admin.md."""
+    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/connect/ris.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False

@@ -20,7 +20,7 @@ _REMEDIES: Mapping[str, str] = {
     "Duplicate inline table key": "a key is given twice in a table: leave one out",
     "Expected '=' after a key": "write it as key = value",
     "Expected ']": "a heading is not closed: write it as [node] or [[peers]]",
-    "Expected newline": "nothing but a # comment may follow the value; text must stand in quotes",
+    "Expected newline": "nothing but a # comment may follow the value; text must be in quotes",
     "Invalid hex value": "write \\\\ for a \\ in a text, or put the text in single quotes",
     "Unescaped '\\' in a string": "write \\\\ for a \\ in a text, or put the text in single quotes",
     "Invalid initial character": "a key has letters of ASCII, figures, dash and underscore",
@@ -60,7 +60,7 @@ def _remedy(message: str, line: str) -> str:
 def _about_value(line: str) -> str:
     written = _BARE.match(line)
     if written is None:
-        return 'text must stand in quotes, such as "us1"'
+        return 'text must be in quotes, such as "us1"'
     key, value = written.groups()
     word = value.partition("#")[0].strip()
     if not word:
@@ -69,4 +69,4 @@ def _about_value(line: str) -> str:
         return f"there is no {word} in TOML: leave {key} out"
     if word.casefold() in ("true", "false"):
         return f"write {word.casefold()}, in small letters"
-    return f'text must stand in quotes: {key} = "…"'
+    return f'text must be in quotes: {key} = "…"'

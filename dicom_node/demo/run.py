@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 _STUDY_SECONDS = 900.0  # a long cine on a slow machine
 _POLL_SECONDS = 0.5
-_NEW = ("new", "revision")  # outcomes of objects that the node had not (docs/admin.md)
+_NEW = ("new", "revision")  # outcomes of objects that the node had not (docs/reference/lists.md)
 _ENDED = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
 """States in which nothing more happens to a study by itself."""
 
@@ -84,7 +84,7 @@ def run(
 
 
 def write_summary(out: Path, shown: Sequence[DemoResult]) -> None:
-    """``summary.json``, whose keys others build on (docs/admin.md)."""
+    """``summary.json``, whose keys others build on (docs/reference/lists.md)."""
     studies = [
         {
             "modality": item.study.modality,

@@ -171,5 +171,5 @@ def _reason(item: Dataset) -> int:
 def _uid(value: object) -> str:
     """A UID as sent; events show it, so nothing else may stand there."""
     if not isinstance(value, str) or not _UID.fullmatch(value):
-        raise FaultyReport("storage commitment message without a valid UID where one must stand")
+        raise FaultyReport("storage commitment message without a valid UID where one is needed")
     return str(value)

@@ -274,7 +274,7 @@ def _move(path: Path, folder: Path) -> Path:
         return target
     if target.exists():
         if path.exists():
-            raise SpoolError(f"{path.name} stands in two folders of the spool")
+            raise SpoolError(f"{path.name} is in two folders of the spool")
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,11 @@ def check_notifications(settings: Settings) -> Found:
 def _check(rule: NotificationSettings) -> Found:
     known = {event.number for event in events.all_types()}
     if unknown := [str(number) for number in rule.events if number not in known]:
-        yield f"notifications.{rule.name}.events", ", ".join(unknown), "docs/admin.md lists the numbers"
+        yield (
+            f"notifications.{rule.name}.events",
+            ", ".join(unknown),
+            "docs/reference/events.md lists the numbers",
+        )
     try:
         message.check_templates(rule)
     except FaultyInput as error:

@@ -172,7 +172,7 @@ def _problems(
 
 def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if read.get("PatientIdentityRemoved") == "YES":
-        yield "PatientIdentityRemoved must not be YES: the patient stands in it"
+        yield "PatientIdentityRemoved must not be YES: it names the patient"
     if kind in _PICTURES and not read.get("SourceImageSequence"):
         yield "SourceImageSequence is missing"
     if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
@@ -215,7 +215,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             yield f"{keyword} is one of the source"
     tracking = [str(item.UID) for item in items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
     if len(set(tracking)) < len(tracking):
-        yield "a Tracking Unique Identifier stands in two groups: viewers show only the first"
+        yield "a Tracking Unique Identifier is in two groups: viewers show only the first"
 
 
 def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:

@@ -30,7 +30,7 @@ OUT_OF_RESOURCES = Status(
 SOP_CLASS_NOT_SUPPORTED = Status(
     0x0122,
     "Refused: SOP Class Not Supported",
-    "the Affected SOP Class UID is not that of the presentation context",
+    "the Affected SOP Class UID differs from the presentation context's",
     "PS3.4 B.2.3, PS3.7 C.5.6",
 )
 DATA_SET_MISMATCH = Status(

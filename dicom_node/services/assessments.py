@@ -155,7 +155,7 @@ def accept_results(
         session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
         if others := _contested(session, settings, study):
             raise NotAllowedNow(
-                f"{', '.join(others)}: not accepted as it stands in the results, and they cannot be changed. "
+                f"{', '.join(others)}: not accepted as it is in the results, and they cannot be changed. "
                 "Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)

@@ -46,7 +46,7 @@ _COUNTED: Final = {"faults": "violated", "warnings": "warned of"}
 
 
 def report(settings: Settings, name: str, *, validate: bool = True) -> View:
-    """The report on a peer; the keys are those of ``dicom-node peers conformance --json`` (docs/admin.md).
+    """The report on a peer; keys as ``dicom-node peers conformance --json`` (docs/reference/lists.md).
 
     ``validate``: run dciodvfy on the objects sent there. Raises UnknownPeer, TooManyAtOnce.
     """

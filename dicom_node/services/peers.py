@@ -186,7 +186,7 @@ def _viewed(peer: PeerSettings) -> list[PeerCheck]:
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
-    """All about the caller of this name of a peer, AE title or address, as ``docs/admin.md`` lists the keys.
+    """All about the caller of this name of a peer, AE title or address; keys: docs/reference/lists.md.
 
     A name or title stands for itself only; other titles from its addresses are named under ``others``. For an
     address, ``callers`` answers separately for each title that called from there. Raises NotFound for a name

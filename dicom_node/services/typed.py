@@ -19,7 +19,7 @@ class ServiceResult(BaseModel):
 
 
 class Row(ServiceResult):
-    """The keys of ``dicom-node … list --json`` (docs/admin.md), and further ones."""
+    """The keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""The read side: lists and details as JSON-ready dicts with stable keys (``docs/admin.md`` lists them).
+"""The read side: lists and details as JSON-ready dicts with stable keys (docs/reference/lists.md).
 
 Console and command line show the same rows. ``patient_id`` is the only thing here that identifies a
 patient; events never hold it.

@@ -23,7 +23,7 @@ from dicom_node.store.transitions import FOR_UPDATE, move_study
 from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]
-"""A study and a rule that takes it, or "" for none; the keys stand in ``docs/admin.md``."""
+"""A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
 _Work = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 

@@ -55,7 +55,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "SOPInstanceUID": (_AUTO, "derived from all that shapes the object"),
     "SeriesInstanceUID": (_AUTO, "derived; one series for each kind and study"),
     "SeriesNumber": (_FIXED, "by kind, 9001 and more"),
-    "InstanceNumber": (_AUTO, "that of the source for pictures, states and segmentations; else 1, or the rank"),
+    "InstanceNumber": (_AUTO, "the source's for pictures, states and segmentations; else 1, or the rank"),
     "SeriesDescription": (_FIXED, 'by kind, with "AI" and the name of the pipeline'),
     "Modality": (_FIXED, "SR, PR, SEG, KO, DOC, OT; of a cleaned image the source's"),
     "Manufacturer": (_FIXED, MANUFACTURER),
@@ -208,7 +208,7 @@ def created() -> str:
 
 Results for destinations that may know the patient; what de-identified ones lack is in 8.4. Presence: ALWAYS, ANAP (not
 always present), VNAP (value not always present), EMPTY. Source: FIXED, AUTO (made by the node), ANALYSIS (what a
-pipeline said), CONFIG, COPY(source) (of the source image). Attributes of patient and study are copied to the letter,
+pipeline reported), CONFIG, COPY(source) (of the source image). Attributes of patient and study are copied to the letter,
 by A.D; each kind of result has a series of its own:
 
 {_series()}
@@ -225,7 +225,7 @@ per pixel, and Rescale Intercept 0, Rescale Slope 1, Rescale Type US, Presentati
 
 UIDs are derived (UUIDv5 under 2.25): in one installation the same images and models give the same UIDs. By Manufacturer and
 Manufacturer's Model Name in Contributing Equipment Sequence results that come back are recognised and start nothing.
-Timezone Offset From UTC (0008,0201) is that of the source; where it has none there is none, and times are in the node's zone.
+Timezone Offset From UTC (0008,0201) is the source's; where it has none there is none, and times are in the node's zone.
 Measurements of a fetus have Subject Class (121024, DCM) Fetus and as Subject ID its letter or number in the picture. No
 private attributes are in results.
 """)

@@ -43,7 +43,7 @@ Where `[audit]` names a repository: audit messages of PS3.15 A.5 by syslog over 
 the other application entity as source (110153, DCM) or destination (110152, DCM), and the node ((110150, DCM, "Application")
 where it has neither role; AlternativeUserID has its AE title), objects the study (Study Instance UID) and the patient (Patient
 ID). The last six rows are what no person did: the node's start and stop, a complete study, results sent to a peer (one message
-for those that were sent together), an association or a TLS handshake that was refused, and questions to a peer about a study,
+for messages that were sent together), an association or a TLS handshake that was refused, and questions to a peer about a study,
 its patient, or studies without result. Questions that confirm results are not audited.
 
 {audited}

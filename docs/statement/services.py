@@ -268,7 +268,7 @@ set as well), Subscribe to a work item (`POST …/workitems/{{workitem}}/subscri
 
 A job begins when no association holds its study and a quiet time has passed, or when the performed procedure steps of the study
 say that it is whole (5.2.5). Its results are built once: a repetition, on
-whatever service, sends the same bytes under the same SOP Instance UID. "Delivered" is said only of what the destination shows
+whatever service, sends the same bytes under the same SOP Instance UID. "Delivered" is reported only of objects that the destination shows
 or keeps (`confirm`). A later report names the one that it replaces in Predecessor Documents Sequence.
 
 ### 5.5 Specific Character Sets

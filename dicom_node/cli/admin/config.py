@@ -27,14 +27,20 @@ class Which(StrEnum):
 )
 def sample(
     which: Annotated[
-        Which,
+        Which | None,
         typer.Argument(
             metavar="[node|peers|rules|notifications]",
-            help="Settings of the node, peers, rules, or notifications.",
+            help="Every key of the node, a peer, a rule or a notification.",
         ),
-    ] = Which.NODE,
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every key of all of them, with its default and a sentence.")
+    ] = False,
 ) -> None:
-    """Print every key with its default and a sentence."""
+    """Print a configuration to start from: the lines that are needed, or every key with its default."""
     from dicom_node.config import sample as samples
 
-    print_document(samples.FILES[which]())
+    if everything:
+        print_document("\n".join(make() for make in samples.FILES.values()))
+    else:
+        print_document(samples.FILES[which]() if which else samples.START)

@@ -89,7 +89,7 @@ def states_option(states: type[StrEnum], *further: str) -> Any:
 def event_number(text: str) -> int:
     """The number of an event, four figures."""
     if not re.fullmatch("[0-9]{4}", text):
-        raise typer.BadParameter(f"{text!r} is no number of an event: docs/admin.md lists them")
+        raise typer.BadParameter(f"{text!r} is no number of an event: docs/reference/events.md lists them")
     return int(text)
 
 
@@ -101,7 +101,9 @@ def refuse_unknown(numbers: Iterable[int]) -> None:
 
     known = {event.number for event in events.all_types()}
     if unknown := [str(number) for number in numbers if number not in known]:
-        raise typer.BadParameter(f"there is no event {', '.join(unknown)}: docs/admin.md lists the numbers")
+        raise typer.BadParameter(
+            f"there is no event {', '.join(unknown)}: docs/reference/events.md lists the numbers"
+        )
 
 
 def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[str], str]:

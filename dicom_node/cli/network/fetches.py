@@ -145,7 +145,7 @@ def missing(
     config: Config,
     days: Annotated[int, typer.Option("--days", min=0, max=90, help="Today and so many days before.")] = 3,
     fetch_them: Annotated[
-        bool, typer.Option("--fetch", help="Fetch those that never came, or not whole.")
+        bool, typer.Option("--fetch", help="Fetch the studies that never came, or not whole.")
     ] = False,
     as_json: Json = False,
 ) -> int:

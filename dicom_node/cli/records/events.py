@@ -37,7 +37,7 @@ def list_events(
             "--number",
             parser=event_number,
             metavar="NUMBER",
-            help="Only with this number (docs/admin.md); repeatable.",
+            help="Only with this number (docs/reference/events.md); repeatable.",
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Also events of the level debug.")] = False,

@@ -89,7 +89,7 @@ def test_the_three_lines_of_python_work_as_pasted(
 ) -> None:
     write_dicom(tmp_path / "image.dcm", echo()[None], Modality="DX")
     monkeypatch.chdir(tmp_path)
-    exec(pasted("README.md", "python", "from ai_pipeline"), {})
+    exec(pasted("docs/pipelines.md", "python", "from ai_pipeline import pipelines"), {})
     assert "Finding(label=" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from dicom_node.store.database import Database
 from tests.unit.cli.conftest import Run
 from tests.unit.monitoring.scoring_lab import write_card
 
-ADMIN = Path(__file__).resolve().parents[3] / "docs" / "admin.md"
+LISTS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "lists.md"
 TODAY = datetime.now(UTC).date()
 EVEN, SHIFTED, FEW = [30] * 10, [0] * 8 + [100, 200], [1] * 10
 
@@ -64,10 +64,10 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
 
 
 def test_every_key_is_in_the_admin_guide(run: Run, counted: Path) -> None:
-    admin = ADMIN.read_text(encoding="utf-8")
+    listed = LISTS.read_text(encoding="utf-8")
     rows = run("models", "drift", "--config", counted, "--json").json
     keys = {*rows[0], *rows[0]["scores"][0], *rows[0]["reference"]}
-    assert [key for key in sorted(keys) if f"`{key}`" not in admin] == []
+    assert [key for key in sorted(keys) if f"`{key}`" not in listed] == []
 
 
 def test_a_peer_is_chosen_by_its_name_or_title(run: Run, counted: Path) -> None:

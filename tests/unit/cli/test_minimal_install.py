@@ -95,6 +95,6 @@ def test_a_node_with_postgresql_says_what_to_install(
     assert remedy in said and "Traceback" not in said and "hunter2" not in said
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/admin.md", "docs/site.md"])
+@pytest.mark.parametrize("page", ["docs/start/first-study.md", "docs/site.md"])
 def test_the_extra_of_postgresql_is_named_where_it_is_needed(page: str) -> None:
     assert "postgres]'" in (Path(__file__).parents[3] / page).read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from pydicom import examples
 
 from dicom_node import errors
 from dicom_node.cli import INTERRUPTED
+from dicom_node.config import sample
 from dicom_node.config.loading import load
 from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
@@ -215,7 +216,8 @@ def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
     folder = Path(__file__).resolve().parents[3] / "config"
     for name in ("node", "peers", "rules"):
         assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
-    assert run("config", "sample").out == (folder / "node.toml").read_text(encoding="utf-8")
+    whole = "\n".join((folder / f"{name}.toml").read_text(encoding="utf-8") for name in sample.FILES)
+    assert run("config", "sample", "--all").out == whole
 
 
 def test_configuration_files_come_from_the_environment_too(

@@ -130,7 +130,7 @@ def test_the_condition_that_the_samples_name_for_every_image_is_one(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[node]\nname = us1\n", '2: file: is no TOML: text must stand in quotes: name = "…"'),
+        ("[node]\nname = us1\n", '2: file: is no TOML: text must be in quotes: name = "…"'),
         ("[node]\nhost = 127.0.0.1\n", "2: file: is no TOML: nothing but a # comment may follow"),
         ("[node]\nname = \u201cus1\u201d\n", "2: file: is no TOML: quotes must be straight"),
         ("[node]\nx = null\n", "2: file: is no TOML: there is no null in TOML: leave x out"),
@@ -141,7 +141,7 @@ def test_the_condition_that_the_samples_name_for_every_image_is_one(tmp_path: Pa
         ("[peers]\nx = 1\n[[peers]]\nx = 2\n", "3: file: is no TOML: write [[peers]], with two brackets"),
         ("[node]\nx = 1\n[node]\n", "3: file: is no TOML: [node] is given twice"),
         ('[node]\nx = ["a" "b"]\n', "2: file: is no TOML: a list is not closed, or a comma is missing"),
-        ("[node]\npassword = TOPSECRET\n", '2: file: is no TOML: text must stand in quotes: password = "…"'),
+        ("[node]\npassword = TOPSECRET\n", '2: file: is no TOML: text must be in quotes: password = "…"'),
         ("[node]\nname = 'M\u00fcnchen'\n", "2: file: holds a letter that is not in UTF-8: save"),
     ],
 )

@@ -192,6 +192,13 @@ def test_the_samples_are_a_working_configuration(tmp_path: Path, monkeypatch: py
     assert [rule.name for rule in settings.rules] == ["ultrasound", "chest"]
 
 
+def test_the_first_sample_has_forty_lines_that_work(tmp_path: Path) -> None:
+    settings = load([write(tmp_path / "node.toml", sample.START)])
+    assert len(sample.START.splitlines()) <= 40
+    assert [rule.send_to for rule in settings.rules] == [("pacs",), ("pacs",)]
+    assert {"send", "receive"} <= {*settings.peer("pacs").may} and settings.peer("us1").may == ("send",)
+
+
 def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,8 +237,8 @@ def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
         assert all(top == 0 and bottom <= 0.15 * rows for _, top, _, bottom in boxes), rule.name
 
 
-def test_the_example_of_the_admin_guide_is_a_file_of_rules(tmp_path: Path) -> None:
-    guide = (Path(__file__).parents[4] / "docs" / "admin.md").read_text(encoding="utf-8")
+def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "operate" / "cleaning.md").read_text(encoding="utf-8")
     example = guide.partition("```toml\n# device-rules/")[2].partition("\n")[2].partition("```")[0]
     added = {rule.name for rule in read_rules(folder_with(tmp_path, example))} - {
         r.name for r in read_rules(None)

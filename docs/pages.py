@@ -1,0 +1,102 @@
+"""What MkDocs needs beside the pages: the pages from elsewhere in the repository, and those of the API.
+
+``mkdocs.yml`` names this file as a hook. Links between pages are written as they hold in the repository; here
+they become links between pages of the site, or, where their file is no page, its path.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from api import first_sentence, rooms  # beside this file
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = {
+    "orthanc/README.md": "connect/orthanc.md",
+    "examples/README.md": "project/examples.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "CHANGELOG.md": "project/changes.md",
+    "SECURITY.md": "project/weaknesses.md",
+    "README.md": "index.md",
+}
+"""Files of the repository that are pages too: path there, path below ``docs``; index.md has its own text."""
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+_LOADED = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>")
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from elsewhere and those of the API, and name the pages of folders in the navigation."""
+    for there, here in ELSEWHERE.items():
+        if files.get_file_from_path(here) is None:
+            text = (ROOT / there).read_text(encoding="utf-8")
+            files.append(File.generated(config, here, content=rebased(text, there, here)))
+    for name, text in rooms().items():
+        files.append(File.generated(config, f"reference/api/{name}.md", content=text))
+    named = {one for one in _pages(config.nav) if not one.endswith("/")}
+    unnamed = [file.src_uri for file in files.documentation_pages() if file.src_uri not in named]
+    config.nav = _with_folders(config.nav, sorted(unnamed))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_more: Any) -> str:
+    """Links to files that are pages of the site under another name, and the list of the API's pages."""
+    source = f"docs/{page.file.src_uri}"
+    if page.file.src_uri == "reference/api.md":
+        listed = [f"* [{name}](api/{name}.md): {first_sentence(name)}\n" for name in rooms()]
+        return f"{markdown}\n{''.join(listed)}"
+    return markdown if page.file.generated_by else rebased(markdown, source, page.file.src_uri)
+
+
+def on_post_page(output: str, *, page: Any, **_more: Any) -> str:
+    """Refuse a page that would load something from another server. Raises PluginError."""
+    if found := _LOADED.search(output):
+        raise PluginError(f"{page.file.src_uri} loads {found[0]} from another server")
+    return output
+
+
+def rebased(text: str, there: str, here: str) -> str:
+    """The text of the file ``there`` in the repository as the page ``here``; code stays as it is."""
+
+    def link(match: re.Match[str]) -> str:
+        mark, words, target, heading = match[1], match[2], match[3], match[4] or ""
+        if not target or ":" in target:
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(there), target))
+        page = path.removeprefix("docs/") if path.startswith("docs/") else ELSEWHERE.get(path)
+        if page is None or page.endswith(".py"):
+            return f"{words} (`{path}`)"
+        return f"{mark}[{words}]({posixpath.relpath(page, posixpath.dirname(here) or '.')}{heading})"
+
+    parts = _FENCE.split(text)
+    return "".join(part if index % 2 else _LINK.sub(link, deeper(part)) for index, part in enumerate(parts))
+
+
+def deeper(text: str) -> str:
+    """What belongs to an item of a list by four spaces, which Python-Markdown wants, not by two or three."""
+    return re.sub(r"(?m)^(?: {2}(?=[*-] )| {3}(?=.))", "    ", text)
+
+
+def _pages(nav: Any) -> Iterator[str]:
+    """Every address in the navigation."""
+    if isinstance(nav, str):
+        yield nav
+    for item in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from _pages(item)
+
+
+def _with_folders(nav: Any, unnamed: list[str]) -> Any:
+    """The navigation with ``folder/`` as the pages of that folder that it names nowhere."""
+    if isinstance(nav, dict):
+        return {title: _with_folders(item, unnamed) for title, item in nav.items()}
+    if isinstance(nav, list):
+        items = [_with_folders(item, unnamed) for item in nav]
+        return [one for item in items for one in (item if isinstance(item, list) else [item])]
+    return [page for page in unnamed if page.startswith(nav)] if nav.endswith("/") else nav
