@@ -31,7 +31,7 @@ OPENING = """# Models
 **None of these models is for diagnostic use.** These are the cards of what ships, in
 `ai_pipeline/cards/`, and of two inpainters and an autoencoder that it was compared with and that no pipeline
 runs, in `ai_training/ultrasound/inpaint/compared/` and `ai_training/despeckle/compared/`.
-This page and those that it leads to are written from the cards (`python -m ai_training.pages.models`).
+This page and the pages it leads to are written from the cards (`python -m ai_training.pages.models`).
 
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and

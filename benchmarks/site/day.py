@@ -9,7 +9,8 @@ Made up are the studies (small synthetic images, one or two an X-ray study, thre
 when they come (emergencies round the clock, wards in the morning, clinics by day, by chance within the hour,
 not counted in any hospital), and the models: a program that sleeps for as long as the pipeline was measured
 to take (docs/deploy/sizing.md: .56 s a film, 1.0 s an ultrasound still), so that missing cores are not
-needed. Only the arrivals are compressed, not the work: the load is as many times that of the day as it is shorter.
+needed. Only the arrivals are compressed, not the work: the load is as many times that of the day as it is
+shorter.
 
 Faults, by the hour of the day: 2 a listener's node killed, 5 a worker's, 9 PostgreSQL away for half an hour,
 11 the other worker killed, 14 the PACS away for an hour, 17 the other listener killed. What was killed is
