@@ -79,7 +79,7 @@ class PluginError(PipelineError):
 
 
 class ProgramFailed(PipelineError):
-    """A program that a rule runs (``command``, ``container``) failed, or its answer is not one."""
+    """A program that a rule runs (``command``, ``container``) failed, or its answer is not valid."""
 
 
 class ProgramStopped(ProgramFailed):

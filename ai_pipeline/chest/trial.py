@@ -31,7 +31,7 @@ def try_out(card: Card, seconds: int) -> None:
 
 
 def main() -> None:
-    """Try the card whose path is on standard input. Exit code 65, and one line on standard error, if not."""
+    """Try the card whose path is on standard input. If it fails: exit code 65, one line on standard error."""
     try:
         _try(load(Path(sys.stdin.read())))
     except CardError as error:

@@ -49,8 +49,8 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Despeckler:
-    """``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size. ``strength``, 0 to 1: how
-    far its answer is followed."""
+    """Removes speckle. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
+    ``strength``, 0 to 1: the weight of its answer."""
 
     engine: Callable[[Floats], Mapping[str, Any]]
     strength: float

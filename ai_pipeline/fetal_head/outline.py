@@ -154,7 +154,7 @@ def head_mask(probabilities: Floats) -> Bools:
 
 
 def head_masks(probabilities: Floats) -> list[Bools]:
-    """As :func:`head_mask`, and behind it every further part of ``SECOND`` of its size."""
+    """The mask of :func:`head_mask`, then each further part of at least ``SECOND`` times its size."""
     rows, columns = probabilities.shape
     fine = cv2.resize(probabilities, (columns * FINER, rows * FINER), interpolation=cv2.INTER_LINEAR)
     mask = np.asarray(fine >= SURE, np.bool_)

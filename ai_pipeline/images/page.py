@@ -98,7 +98,7 @@ class PlacedText:
 
 @dataclass(slots=True, eq=False)
 class PageLayout:
-    """What is where on a page, for who writes it in another form than pixels."""
+    """Where everything on a page lies, for writing it in another form than pixels."""
 
     width: int
     height: int
@@ -137,7 +137,7 @@ def lay_out_page(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> PageLayout:
-    """What is where on the page that :func:`draw_page` draws of the same."""
+    """The layout of the page that :func:`draw_page` draws from the same arguments."""
     return _filled(title, head, shown, captions, results, foot).layout
 
 

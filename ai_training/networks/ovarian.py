@@ -111,11 +111,11 @@ class CystClassifier(nn.Module):
 
 
 class CystEnsemble(nn.Module):
-    """Networks with the same frozen part on pictures and their mirror images; all answers are means.
+    """Mean of networks that share their frozen layers, each run on the picture and its mirror image.
 
-    Images ``[N, 3, size, size]`` → logits ``[N, labels]``; ``features [N, C, h, w]`` of the first network;
-    the class activation map of each label (Zhou et al., CVPR 2016) ``places [N, labels, h, w]``, whose mean
-    is the logit but for the bias. What is mirrored lies where it lies in the picture.
+    Takes images ``[N, 3, size, size]``. Returns ``logits [N, labels]``; ``features [N, C, h, w]`` of the
+    first network; ``places [N, labels, h, w]``, the class activation map of each label (Zhou et al., CVPR
+    2016), whose mean is the logit without its bias. Maps of mirror images are flipped back first.
     """
 
     def __init__(self, networks: Sequence[CystClassifier]) -> None:

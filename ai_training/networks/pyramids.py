@@ -148,8 +148,8 @@ class TorchvisionPyramid(Pyramid):
 def unfilled(name: str, rows: int, columns: int) -> Pyramid:
     """The backbone ``name`` for pictures of ``rows`` × ``columns``, with random weights.
 
-    ``efficientnet-lite0`` to ``2``; ``timm/NAME``; ``torchvision/NAME``; a plain name is torchvision's if it
-    has it, else timm's. Raises ExperimentError.
+    ``name``: ``efficientnet-lite0`` to ``efficientnet-lite2``, ``timm/NAME`` or ``torchvision/NAME``. Any
+    other name is looked up in torchvision, then in timm. Raises ExperimentError.
     """
     try:
         if name in LITES:

@@ -63,7 +63,7 @@ class BiometryImage:
 
 
 def biometry_images(data: Path, split: str) -> tuple[BiometryImage, ...]:
-    """The frames of ``split`` (train, val, test) that have a mask, by group and name. Raises DataMissing."""
+    """The frames of ``split`` (train, val, test) with a mask, by group, then name. Raises DataMissing."""
     found = [image for folder, plane in PLANES.items() for image in _frames(data / folder, plane)]
     if not found:
         raise DataMissing(

@@ -155,7 +155,7 @@ class ChestStudy(ExperimentPart):
         return self.model_copy(update={"arms": left})
 
     def toy(self) -> ChestStudy:
-        """Two arms of each network on a few small images for one step: whether it runs, not what it finds."""
+        """A tiny copy that only shows whether it runs: one seed, two arms a network, few images, one step."""
         small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
         networks: dict[StudyNetwork, int] = {}
         arms: list[Arm] = []

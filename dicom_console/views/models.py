@@ -19,7 +19,7 @@ from dicom_node.store.views import View
 
 
 def models(settings: Settings) -> list[View]:
-    """The cards, whether their files are there, and which pipeline uses them. Raises ModelRefused."""
+    """One row per model card: whether its files exist, which pipelines use it. Raises ModelRefused."""
     used = {one.slot: one.model for one in in_use(settings)}
     return [
         {

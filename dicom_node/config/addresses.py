@@ -77,7 +77,7 @@ def checked_host(host: str) -> str:
 
 
 def checked_url(url: str) -> str:
-    """The same base URL, "" included. Raises ValueError that says what is wrong with it."""
+    """Return ``url``, a base URL or "", if it is valid. Raises ValueError that says what is wrong with it."""
     if not url:
         return url
     if not url.startswith(("http://", "https://")):
@@ -108,9 +108,9 @@ def checked_viewer(address: str) -> str:
 
 
 def with_login_apart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a peer, with user and password of its URL under keys of their own.
+    """The keys of a peer, with user and password moved from ``url`` to ``username`` and ``password``.
 
-    So that whoever shows the URL shows no secret. Left as it is where those keys are given, too.
+    So the URL can be shown without a secret. If one of these keys is given, too, nothing is moved.
     """
     url = given.get("url")
     found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None

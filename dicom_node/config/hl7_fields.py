@@ -25,7 +25,7 @@ _LONGEST = 200  # characters of a value
 
 
 def checked_hl7_fields(fields: dict[str, str]) -> dict[str, str]:
-    """The same fields. Raises ValueError that names the first key or value that cannot be."""
+    """Return ``fields`` if all are valid. Raises ValueError that names the first invalid key or value."""
     for key, value in fields.items():
         segment, number, _ = parsed_field(key)
         if number > FIELDS[segment]:

@@ -66,7 +66,7 @@ class ImageSettings(Section):
 
     @property
     def limits(self) -> ImageLimits:
-        """The same, as the decoder takes them."""
+        """These settings in the form that the decoder takes."""
         return ImageLimits(**self.model_dump())
 
 
@@ -221,7 +221,7 @@ def _host_and_port(place: str) -> str:
 
 
 def web_address(example: str, login_in: str) -> AfterValidator:
-    """Of an http address without a login; ``login_in``: the key that a login belongs into."""
+    """Validator of an http or https address without a login; ``login_in`` is the key for the login."""
 
     def checked(url: str) -> str:
         parts = urlsplit(url)

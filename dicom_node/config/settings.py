@@ -723,7 +723,7 @@ class Settings(_Section):
 
     @property
     def fixed(self) -> dict[str, object]:
-        """What listener and database connection have from their start: a running node cannot change it."""
+        """By key, the settings that a running node cannot change: they need a restart."""
         return {
             "node.data_dir": self.node.data_dir,
             "node.database_url": self.node.database_url,

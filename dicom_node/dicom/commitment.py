@@ -56,11 +56,11 @@ class CommitmentReport:
     failed: tuple[tuple[str, int], ...]
 
     def committed_lines(self) -> list[str]:
-        """As journal and database keep them: "instance class"."""
+        """``committed`` as the journal and the database keep it: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.committed]
 
     def failed_lines(self) -> list[str]:
-        """As journal and database keep them: "instance reason", in four hexadecimal digits."""
+        """``failed`` as the journal and the database keep it: "instance reason", four hexadecimal digits."""
         return [f"{instance} {reason:04X}" for instance, reason in self.failed]
 
 
@@ -72,7 +72,7 @@ class RequestedObjects:
     objects: tuple[tuple[str, str], ...]
 
     def lines(self) -> list[str]:
-        """As journal and database keep them: "instance class"."""
+        """``objects`` as the journal and the database keep it: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.objects]
 
 

@@ -118,5 +118,5 @@ _BY_UID = {one.uid: one for one in TRANSFER_SYNTAXES}
 
 
 def transfer_syntax(uid: str) -> TransferSyntax | None:
-    """That of this UID; None where it is none that we take."""
+    """The transfer syntax with this UID; None if the node does not accept it."""
     return _BY_UID.get(uid)

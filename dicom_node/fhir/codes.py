@@ -34,7 +34,7 @@ _KNOWN: Final[StatedSystems] = MappingProxyType(
 
 
 def systems(document: Dataset) -> StatedSystems:
-    """Those of FHIR, and for schemes that the document identifies (0008,0110) their UID."""
+    """FHIR's system URI by coding scheme; for other schemes the UID that the document gives (0008,0110)."""
     identified = document.get("CodingSchemeIdentificationSequence") or ()
     own = {
         str(item.CodingSchemeDesignator): f"urn:oid:{item.CodingSchemeUID}"

@@ -33,7 +33,7 @@ def created(resource: Resource) -> Resource:
 
 
 def updated(resource: Resource, now: Resource) -> Resource:
-    """Put it in place of ``now``, if the server still has that version."""
+    """An entry that replaces ``now`` by ``resource``, if the server still has that version of ``now``."""
     version = (now.get("meta") or {}).get("versionId")
     url = f"{resource['resourceType']}/{now['id']}"
     match = {"ifMatch": f'W/"{version}"'} if version else {}
@@ -41,7 +41,7 @@ def updated(resource: Resource, now: Resource) -> Resource:
 
 
 def marked(resource: Resource) -> Resource:
-    """The same, entered in error."""
+    """An entry that marks ``resource`` as entered in error."""
     return updated({**resource, "status": WITHDRAWN}, resource)
 
 

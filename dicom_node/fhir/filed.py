@@ -55,7 +55,7 @@ class FiledReport:
         return [one for one in named if _OBSERVATION.fullmatch(one)][:MOST_OBSERVATIONS]
 
     def owns(self, observation: Resource) -> bool:
-        """Whether it came with one of these reports: somebody may have added others."""
+        """Whether we made ``observation`` with one of these reports; somebody may have added others."""
         ours = {observation_uid(uid, at) for uid in uids_of(self.report) for at in range(MOST_OBSERVATIONS)}
         return not ours.isdisjoint(uids_of(observation))
 

@@ -26,10 +26,10 @@ def forward_originals(
     sources: Sequence[Instance],
     settings: Settings,
 ) -> bool:
-    """Queue the images that these rules take for the peers of their ``forward``; whether any is new.
+    """Queue the images that these rules take for the peers of their ``forward``; returns whether any is new.
 
-    With them what the same senders sent that is no image: reports, presentation states, captures. Also where
-    a limit of the rule holds its job. Nothing of a study that was fetched as a prior.
+    Reports, presentation states and captures of the same senders go with them. A limit of the rule that holds
+    its job does not hold these. Nothing of a study that was fetched as a prior is queued.
     """
     wanted = [decision for decision in decisions if decision.rule.forward]
     if not wanted or fetches.is_prior(session, study.id):

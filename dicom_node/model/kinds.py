@@ -113,7 +113,7 @@ class ReviewCause(StrEnum):
 
 
 class ReviewVerdict(StrEnum):
-    """What became of that."""
+    """How a person's review of the cleaning of an image ended."""
 
     ACCEPTED = "accepted"  # by a person: it stays as it is
     DRAWN = "drawn"  # a person drew boxes: cleaned again

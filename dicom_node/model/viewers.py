@@ -29,12 +29,12 @@ VIEWERS: Mapping[str, Mapping[ResultKind, ViewerOutcome]] = {
 
 
 def drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> tuple[ResultKind, ...]:
-    """Those of these kinds that a viewer draws. Raises KeyError for one that is not known."""
+    """The ``kinds`` that ``viewer`` draws. Raises KeyError for an unknown viewer or kind."""
     return tuple(kind for kind in kinds if VIEWERS[viewer][kind] is ViewerOutcome.DRAWN)
 
 
 def not_drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> list[tuple[ResultKind, ViewerOutcome]]:
-    """Those that it does not draw, with what becomes of them. Raises KeyError as ``drawn_by``."""
+    """The ``kinds`` that ``viewer`` does not draw, with what becomes of them. Raises KeyError."""
     return [
         (kind, VIEWERS[viewer][kind]) for kind in kinds if VIEWERS[viewer][kind] is not ViewerOutcome.DRAWN
     ]

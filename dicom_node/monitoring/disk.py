@@ -42,7 +42,7 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
 
 
 def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
-    """From the oldest note of the last week, whatever took the space; None before there is a day of notes."""
+    """How fast the disk fills since the oldest record of the last week; None with less than a day of them."""
     now = now or utc_now()
     since = select(DiskSample).where(DiskSample.at >= now - _COMPARED).order_by(DiskSample.at).limit(1)
     oldest = session.scalar(since)

@@ -38,7 +38,7 @@ _POLL_SECONDS, _LONGEST_PAUSE = 0.25, 30.0
 class HandOver:
     """Uploads files from the spool of this machine to the object store. ``say`` records an event of the node.
 
-    ``stored``: gives the files that were indexed, those of a time without an object store among them.
+    ``stored``: gives the indexed files, also those from before the object store was configured.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HandOver:
         self._away_since: float | None = None
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Until the stop; a store that is away is asked again after ever longer pauses."""
+        """Upload until ``stop`` is set. While the store is unreachable, retry after ever longer pauses."""
         pause = _POLL_SECONDS
         while not stop.wait(pause):
             began = time.monotonic()
@@ -85,7 +85,7 @@ class HandOver:
         return done
 
     def adopt(self) -> None:
-        """Files of a time without an object store wait from now on: looked for once."""
+        """Queue, once, the files that were stored before the object store was configured."""
         if self._stored is None:
             return
         for batch in _batches(self._stored(), _PAGE):

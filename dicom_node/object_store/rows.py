@@ -58,7 +58,7 @@ def waiting_paths(session: Session) -> set[str]:
 
 
 def expect(session: Session, spool_names: Collection[str]) -> None:
-    """Files of former times, which no store was there for: they wait now."""
+    """Let files wait for their upload that were stored before the object store was configured."""
     session.execute(
         update(ReceivedObject)
         .where(ReceivedObject.spool_name.in_(spool_names), ReceivedObject.sha256.is_(None))

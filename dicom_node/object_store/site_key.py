@@ -19,7 +19,7 @@ def refuse_another_key(settings: Settings) -> None:
     """Read or make the site key; compare a value derived from it with the one that the first machine left in
     the bucket.
 
-    Raises ConfigurationError where they differ. A store that is away is asked at the next start.
+    Raises ConfigurationError where they differ. An unreachable store is asked at the next start.
     """
     key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings.object_store)
     if bucket is None:

@@ -127,7 +127,7 @@ class Ledger:
                 self._record_hung(session, list(answers), "query")
 
     def put_off(self, batch: Sequence[Leased], reason: str) -> None:
-        """Nothing was sent or asked: the object store is away."""
+        """Put these deliveries off, unsent and unasked: the object store is unreachable."""
         with self._entering(batch) as (_, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:

@@ -61,10 +61,10 @@ class Moves:
             self._again(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
-        """The destination takes no such objects: left out with a warning (peers are different).
+        """Leave out, with a warning, an object of a kind that the destination does not take.
 
-        If it takes none of the study's results, leaving all out would call a study "delivered" that nobody
-        will ever see: they are given up instead, so that a person looks.
+        If it takes none of the study's results, they are given up instead, so that a person looks: else a
+        study would count as "delivered" that nobody will ever see.
         """
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)

@@ -117,9 +117,9 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
 
 
 def commitment_context(*, for_requests: bool = False) -> PresentationContext:
-    """For a peer that reports on storage commitment: the SCP on an association that it opens (PS3.4 J.3).
+    """Presentation context for a peer that reports on storage commitment, as SCP that calls us (PS3.4 J.3).
 
-    ``for_requests``: for one that asks us for it, the SCU as whoever opens an association usually is.
+    ``for_requests``: for a peer that asks us for storage commitment instead, as SCU.
     """
     plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
     context = build_context(commitment.SOP_CLASS, plain)
@@ -128,7 +128,7 @@ def commitment_context(*, for_requests: bool = False) -> PresentationContext:
 
 
 def step_context() -> PresentationContext:
-    """For a peer that reports on performed procedure steps (PS3.4 F.7)."""
+    """Presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
     plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
     return build_context(performed_step.SOP_CLASS, plain)
 

@@ -30,14 +30,14 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class HospitalPerson:
-    """Who has shown to be a person of the hospital."""
+    """A person whom the hospital's provider or directory has identified at the sign-in."""
 
     origin: str
     """"oidc" or "ldap", in the audit."""
     issuer: str
-    """Who says so: the address of the provider or of the directory."""
+    """Address of the provider or directory that identified the person."""
     subject: str
-    """Whom it means: never given to another person."""
+    """The issuer's own identifier of the person, never given to another person."""
     name: str
     """For a new account: of :func:`name_at`."""
     groups: frozenset[str]

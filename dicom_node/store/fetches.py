@@ -22,7 +22,7 @@ def of_study(session: Session, study_instance_uid: str | None) -> Fetch | None:
 
 
 def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
-    """The same of several studies, by UID."""
+    """The fetches of several studies, by Study Instance UID."""
     chosen = select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids))
     return {row.study_instance_uid: row for row in session.scalars(chosen)}
 

@@ -26,7 +26,7 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
 
 
 def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
-    """Queued jobs that may start only after ``later``: failed jobs that wait for their next try."""
+    """Queued jobs, locked, that may start only after ``later``: for a next try or earlier studies."""
     chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
     return session.scalars(chosen.with_for_update()).all()
 

@@ -95,7 +95,7 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """Those of these instances whose version in force one of these peers has confirmed."""
+    """The ``uids`` of instances whose version in force one of the peers ``archives`` has confirmed."""
     found: set[str] = set()
     for batch in _batches(uids):
         of_batch = Original.sop_instance_uid.in_(batch)

@@ -52,7 +52,7 @@ def claimed(session: Session, peer: str) -> set[str]:
 
 
 def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
-    """The same as rows, of one UID."""
+    """Claimed items of this manager with this UID whose cancellation nobody asked for."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
     named = ClaimedWorkitem.workitem_uid == uid
     return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()

@@ -14,8 +14,8 @@ from dicom_node.store.tables import Instance, Study
 def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
     """Write down the questions of the rules that take this image, each once a revision.
 
-    None about a study that was fetched as a prior (its priors would have priors), and none for the missing
-    instances of one that was fetched whole.
+    Nothing is asked about a study that was fetched as a prior (its priors would have priors). For one
+    that was fetched whole, nothing is asked about missing instances.
     """
     if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return

@@ -37,7 +37,7 @@ COUNTER = re.compile(r"\d+ ?/ ?\d+")
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that another reading of the same place proves.
 
-    A proof needs more than a few characters, and no letter less: "45" does not prove "45Y" harmless.
+    A proof needs more than a few characters, and every letter: "45" does not prove "45Y" harmless.
     """
     proven = [
         text

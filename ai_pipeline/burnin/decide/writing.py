@@ -282,7 +282,7 @@ def _turned(box: Box) -> Box:
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
-    """Whether the box, which may slope, lies in the mask but for its rim."""
+    """Whether the mask covers the box, which may slope, except for its rim."""
     inside = mask[index_of(box.box)]
     place = np.zeros(inside.shape, np.uint8)
     origin = np.maximum(box.box[:2], 0).astype(np.float32)

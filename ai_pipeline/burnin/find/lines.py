@@ -40,7 +40,7 @@ def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
 def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
     """The line from ``start`` to ``end`` (column, row) as 1, if it is yellower than its sides; else all 0.
 
-    ``picture``: RGB. A line of less than 20 pixels is none.
+    ``picture``: RGB. For a line of less than 20 pixels all is 0.
     """
     flags = np.zeros(picture.shape[:2], np.uint8)
     length = int(np.hypot(end[0] - start[0], end[1] - start[1]))

@@ -39,7 +39,10 @@ class AtWork:
 
     @contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
-        """While an image is worked on. Raises PixelError when it has cost too many workers; WorkerSpent."""
+        """Note the image that is worked on in this scope, in case the process ends there.
+
+        Raises PixelError when the image has cost too many workers, WorkerSpent when it took all memory.
+        """
         file = self.folder / spool_name
         if (lost := self._losses(file)) >= self.most:
             raise PixelError(f"workers lost with this image, or out of memory or time at it: {lost}")
@@ -68,7 +71,7 @@ class AtWork:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """While another job passes: if that ends this process, it is no loss that this job's image caused."""
+        """Scope in which another job passes: if the process ends there, this job's image is not blamed."""
         image, last_try = self._image, self.last_try
         if image is not None:
             self._remove(image)

@@ -19,11 +19,11 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class JobHeartbeat:
-    """While a job runs: heartbeats, the time limit, and the way to stop it.
+    """Sends the heartbeats of a running job, watches its time limit, and stops it.
 
-    All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish`` that a
-    job may still run when the worker is to stop. A job is stopped when it reports progress next; if it does
-    not for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
+    long the job may still run when the worker is to stop. A job is stopped at its next report of progress; if
+    none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class JobHeartbeat:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While another job passes this one: the lease is renewed, its time limit waits."""
+        """Scope in which another job runs first: this job's lease is renewed, its time limit stands still."""
         began, self._paused = time.monotonic(), True
         try:
             yield

@@ -23,9 +23,9 @@ def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Sourc
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
-    """Series of all results of one kind in a study: results of late images go into the same series.
+    """Series Instance UID for all results of one kind in a study, also of images that arrive later.
 
-    A changed identity of the patient makes another series, because a series has one patient.
+    It changes when the patient's identity changes, because a series has one patient.
     """
     identity = source.stored.identity_sha256
     return derived_uid("series", *_shaping(context), kind, source.study_uid, identity, *parts)

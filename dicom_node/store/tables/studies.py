@@ -174,7 +174,7 @@ class Job(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
-    run_at: Mapped[datetime]  # not before, after a failed try
+    run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
     turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/queue.py)
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
@@ -247,12 +247,12 @@ class Original(Base):
 
     @property
     def path(self) -> str:
-        """Of its file, as for results."""
+        """Path of its file, as for results."""
         return self.received.path
 
     @property
     def bytes(self) -> int:
-        """Of its file."""
+        """Size of its file."""
         return self.received.bytes
 
     @property
