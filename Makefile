@@ -8,7 +8,7 @@ DATA ?= $(wildcard ../shared/data)
 TOOLS := .venv-release
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
-	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra pdf --constraint constraints.txt \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra pdf --extra hl7 --extra fhir --constraint constraints.txt \
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.

@@ -24,6 +24,11 @@ def figures_text(figures: Mapping[str, Any]) -> str:
     return "\n".join([*_block("", figures), "", NOT_DIAGNOSTIC])
 
 
+def sentence(text: str) -> str:
+    """``text`` with a capital letter and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table, with an empty one behind it."""
     return [_line(headings), "|" + "---|" * len(headings), *map(_line, rows), ""]

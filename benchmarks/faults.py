@@ -228,19 +228,24 @@ def kill(site: Site, kills: int, until: float, chance: random.Random, killed: Co
     """kill -9 of one random process at a time, ``until`` (monotonic seconds); ``killed`` counts them."""
     while killed.total() < kills and time.monotonic() < until:
         time.sleep(chance.uniform(0.1, 0.9))
-        node = chance.choice(site.nodes)
         before = killed.total()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if chance.random() < 0.25:
-                node.kill()
-                killed["a node and all its processes"] += 1
-                in_background(lambda node=node: start(node)).join(chance.uniform(0, 6))
-            elif children := list(_children(node)):
-                kind, child = chance.choice(children)
-                child.kill()
-                killed[kind] += 1
+        kill_one(site, chance, killed)
         if killed.total() % 20 == 0 and killed.total() != before:
             _progress(f"{killed.total()} killed, {len(site.pacs.instances())} results")
+
+
+def kill_one(site: Site, chance: random.Random, killed: Counter[str]) -> None:
+    """kill -9 of a node, which is started again, or of one of its children; ``killed`` counts it."""
+    node = chance.choice(site.nodes)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if chance.random() < 0.25:
+            node.kill()
+            killed["a node and all its processes"] += 1
+            in_background(lambda: start(node)).join(chance.uniform(0, 6))
+        elif children := list(_children(node)):
+            kind, child = chance.choice(children)
+            child.kill()
+            killed[kind] += 1
 
 
 def _progress(text: str) -> None:
@@ -260,6 +265,7 @@ def _children(node: Node) -> Iterator[tuple[str, psutil.Process]]:
             ("dicom_node.scp", "a listener process"),
             ("dicom_node.inbox", "an inspector"),
             ("dicom_node.jobs.worker", "a worker process"),
+            ("dicom_console", "a console process"),
         ):
             if module in words:
                 yield kind, child

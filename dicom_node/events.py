@@ -130,6 +130,16 @@ ARCHIVE_NOT_AWAITED = EventType(
     2060, _WARNING, "a study went on without all that a peer has of it, or of its patient"
 )
 
+WORKITEM_WANTED = EventType(2070, _INFO, "a work item of a worklist manager is to be claimed")
+WORKITEM_CLAIMED = EventType(2071, _INFO, "work item claimed")
+WORKITEM_LOST = EventType(2072, _WARNING, "a work item is another performer's, or its manager ended it")
+WORKITEM_DECIDED = EventType(2073, _INFO, "the outcome of a work item is decided, and to be reported")
+WORKITEM_COMPLETED = EventType(2074, _INFO, "work item reported as completed")
+WORKITEM_CANCELED = EventType(2075, _WARNING, "work item reported as cancelled")
+WORKITEM_GIVEN_UP = EventType(2076, _ERROR, "a worklist manager does not take what became of a work item")
+WORKITEM_PASSED = EventType(2077, _WARNING, "a work item for this node was not claimed")
+WORKITEM_STOPPED = EventType(2078, _WARNING, "the worklist manager asked for cancellation of a work item")
+
 JOB_QUEUED = EventType(3001, _INFO, "job queued")
 JOB_STARTED = EventType(3002, _INFO, "job started")
 JOB_SUCCEEDED = EventType(3003, _INFO, "job succeeded")
@@ -238,6 +248,8 @@ TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for fi
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")
 STORE_AWAY = EventType(6050, _ERROR, "the object store takes no objects: they wait on this machine")
 STORE_BACK = EventType(6051, _INFO, "the object store takes received objects again")
+WORKLIST_AWAY = EventType(6070, _WARNING, "a worklist manager does not answer")
+WORKLIST_BACK = EventType(6071, _INFO, "a worklist manager answers again")
 AUDIT_NOT_SENT = EventType(6030, _ERROR, "audit messages cannot be sent: they wait")
 AUDIT_SENT_AGAIN = EventType(6031, _INFO, "audit messages are sent again")
 AUDIT_NOT_MADE = EventType(6059, _ERROR, "no valid audit message can be made of a record: it was not sent")

@@ -24,6 +24,7 @@ from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
@@ -125,7 +126,7 @@ def settings_part() -> str:
     sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))
     for title, model in sections:
-        rows = [setting_row(name, field) for name, field in model.model_fields.items()]
+        rows = [setting_row(name, field) for name, field in documented_fields(model).items()]
         parts.append(f"#### `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
     return "\n".join(parts)
 
@@ -179,11 +180,11 @@ def verbs() -> list[tuple[str, Any]]:
 
 
 def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-    children = getattr(command, "commands", None)
-    if not children:
+    names = command.list_commands(None) if hasattr(command, "list_commands") else ()
+    if not names:
         yield path, command
-    for name, child in (children or {}).items():
-        yield from _walk(f"{path} {name}", child)
+    for name in names:
+        yield from _walk(f"{path} {name}", command.commands[name])
 
 
 def _verb(path: str, command: Any) -> str:

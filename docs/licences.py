@@ -29,7 +29,8 @@ gives them its source.**
 {copyleft}
 ## A release
 
-What `release.lock` names: the run time with its extras `ai`, `postgres` and `console`.
+What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `oidc`, `ldap`, `s3`,
+`pdf`, `hl7` and `fhir`.
 
 {release}
 ## Models
@@ -49,8 +50,6 @@ release.
 
 {training}
 The extra `telemetry`, no part of a release either: opentelemetry-proto (Apache-2.0), protobuf (BSD-3-Clause).
-The extra `hl7` likewise: hl7apy (MIT).
-The extra `fhir`, no part of a release either: fhir.resources and fhir-core (BSD).
 
 ## Programs of the container image
 

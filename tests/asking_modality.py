@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -19,6 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_node.dicom import commitment
 from tests.modality import ULTRASOUND
 from tests.ports import free_port
+from tests.raw_requests import status_of
 
 
 @dataclass
@@ -104,20 +104,11 @@ def ask(
 
 def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:
     """N-ACTION with these bytes as Action Information; None: the association was cut."""
-    association = associate_to_ask(port, calling)
-    assert association.is_established
     request = N_ACTION()
-    request.MessageID, request.ActionTypeID = 1, 1
+    request.ActionTypeID = 1
     request.RequestedSOPClassUID = StorageCommitmentPushModel
     request.RequestedSOPInstanceUID = commitment.SOP_INSTANCE
-    request.ActionInformation = BytesIO(encoded) if encoded else None
-    (context,) = association.accepted_contexts
-    association._reactor_checkpoint.clear()
-    association.dimse.send_msg(request, context.context_id)
-    _, answer = association.dimse.get_msg(block=True)
-    association._reactor_checkpoint.set()
-    association.abort()
-    return None if answer is None else answer.Status
+    return status_of(associate_to_ask(port, calling), request, "ActionInformation", encoded)
 
 
 def encoded_request(transaction: str, objects: Mapping[str, str] | list[str]) -> bytes:

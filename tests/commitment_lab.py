@@ -6,7 +6,6 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -19,6 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom.commitment import SOP_INSTANCE
 from tests.pacs_lab import Pacs
+from tests.raw_requests import status_of
 
 NO_SUCH_OBJECT = 0x0112
 SOP_CLASS = UID("1.2.840.10008.5.1.4.1.1.7")
@@ -101,19 +101,10 @@ def send_report(
 
 def send_raw_report(port: int, encoded: bytes, calling: str = "PACS") -> int | None:
     """Report these bytes as Event Information in Implicit VR Little Endian; None: the association was cut."""
-    association = associate(port, calling)
-    assert association.is_established
     request = N_EVENT_REPORT()
-    request.MessageID, request.EventTypeID = 1, 1
+    request.EventTypeID = 1
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = StorageCommitmentPushModel, SOP_INSTANCE
-    request.EventInformation = BytesIO(encoded) if encoded else None
-    (context,) = association.accepted_contexts
-    association._reactor_checkpoint.clear()
-    association.dimse.send_msg(request, context.context_id)
-    _, answer = association.dimse.get_msg(block=True)
-    association._reactor_checkpoint.set()
-    association.abort()
-    return None if answer is None else answer.Status
+    return status_of(associate(port, calling), request, "EventInformation", encoded)
 
 
 def empty_sequences(depth: int) -> bytes:

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *CELLAR,
         *STORE,
         *SITE_KEY,
-        "dicom_node.inbox.spool",
+        "dicom_node.inbox.sync",
         "dicom_node.object_store.bucket",
     ),
     "dicom_node.studies": (*CELLAR, *STORE, *FILES, "dicom_node.inbox.*", "dicom_node.jobs"),
@@ -162,6 +162,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_console.forms": (
         "dicom_console.web.languages",
         *CELLAR,
+        "dicom_node.config.docstrings",
         "dicom_node.services",
         "dicom_node.services.entered",
         "dicom_node.store.views",

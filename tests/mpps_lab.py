@@ -6,7 +6,6 @@ DCMTK has no free one: its ``mppsscu`` is sold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -18,6 +17,7 @@ from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from dicom_node.scu.transport import CallingAE
 from tests.inbox_lab import CONFIG
+from tests.raw_requests import status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 WITH_STEPS: dict[str, Any] = {
@@ -97,18 +97,9 @@ def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1
     ae.dimse_timeout = 30
     context = build_context(ModalityPerformedProcedureStep, ImplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
-    assert association.is_established
     request = N_CREATE()
-    request.MessageID = 1
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = ModalityPerformedProcedureStep, uid
-    request.AttributeList = BytesIO(encoded) if encoded else None
-    (accepted,) = association.accepted_contexts
-    association._reactor_checkpoint.clear()
-    association.dimse.send_msg(request, accepted.context_id)
-    _, answer = association.dimse.get_msg(block=True)
-    association._reactor_checkpoint.set()
-    association.abort()
-    return None if answer is None else answer.Status
+    return status_of(association, request, "AttributeList", encoded)
 
 
 def _ask(port: int, calling: str, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | None:

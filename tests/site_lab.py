@@ -27,11 +27,12 @@ class Site:
     listeners: tuple[Node, ...]
     workers: tuple[Node, ...]
     pacs: Orthanc
+    consoles: tuple[Node, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """All, listeners first."""
-        return (*self.listeners, *self.workers)
+        return (*self.listeners, *self.workers, *self.consoles)
 
 
 @contextmanager
@@ -46,14 +47,17 @@ def running_site(
     apart: bool = False,
     processes: int = 1,
     archive: bool = False,
+    console: str = "",
+    lua: Sequence[Path] = (),
 ) -> Iterator[Site]:
     """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
 
     ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
     ``processes``: workers of each worker's machine. ``archive``: the PACS may be asked for studies.
+    ``console``: the table of a node with a console alone. ``lua``: scripts of Orthanc.
     """
     open_to_all = {"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True}
-    with start_orthanc(folder / "orthanc", config=open_to_all if archive else {}) as pacs:
+    with start_orthanc(folder / "orthanc", config=open_to_all if archive else {}, lua=lua) as pacs:
         config = site_config(
             pacs.dicom_port,
             rules,
@@ -68,13 +72,13 @@ def running_site(
             config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
         config += more
 
-        def node(role: str, number: int) -> Node:
+        def node(role: str, number: int, own: str = "") -> Node:
             name = f"{role}-{number}"
             place = folder / name if apart else folder
-            return Node(place, config, role=role, name=name, database_url=database_url)
+            return Node(place, config + own, role=role, name=name, database_url=database_url)
 
         listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
-        site = Site(listeners, workers, pacs)
+        site = Site(listeners, workers, pacs, (node("console", 1, console),) if console else ())
         upgraded = listeners[0].run_apart("db", "upgrade")
         assert upgraded.returncode == 0, upgraded.stderr
         try:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from typer.main import get_command
 
 from dicom_node import cli, events
 from dicom_node.config import sample
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
@@ -38,16 +40,16 @@ def sections() -> list[type[BaseModel]]:
 SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
 
 
-def verbs(path: str, command: object) -> list[str]:
-    children = getattr(command, "commands", None)
-    if not children:
+def verbs(path: str, command: Any) -> list[str]:
+    if not hasattr(command, "list_commands"):
         return [path]
-    return [verb for name, child in children.items() for verb in verbs(f"{path} {name}", child)]
+    names = command.list_commands(None)
+    return [verb for name in names for verb in verbs(f"{path} {name}", command.commands[name])]
 
 
 def test_every_setting_has_a_sentence_in_the_admin_guide() -> None:
     def is_explained(section: type[BaseModel], key: str) -> bool:
-        sentence = " ".join((section.model_fields[key].description or "").split())
+        sentence = " ".join((documented_fields(section)[key].description or "").split())
         return bool(sentence) and f"| `{key}` |" in ADMIN and sentence.replace("|", "\\|") in ADMIN
 
     assert [f"{section.__name__}.{key}" for section, key in SETTINGS if not is_explained(section, key)] == []

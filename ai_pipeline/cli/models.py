@@ -103,7 +103,7 @@ def add_model(
         str,
         typer.Argument(
             metavar="FILE|FOLDER|URL",
-            help="ONNX or safetensors; a folder in Hugging Face's layout; a URL is https.",
+            help="ONNX or safetensors; a folder in Hugging Face's layout or MONAI's; a URL is https.",
         ),
     ],
     card: Annotated[
@@ -125,7 +125,9 @@ def add_model(
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
     the one in the card, or when it holds anything but a network of standard operators. A folder in Hugging
     Face's layout (config.json, model.safetensors, preprocessor_config.json) becomes ONNX with a first card.
+    Of a bundle of MONAI models/model.onnx is taken, with the card in it or a first one from its metadata.
     """
+    from ai_pipeline.models.store import label_map as label_maps
     from ai_pipeline.models.store.fetch import is_url
 
     if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
@@ -135,6 +137,21 @@ def add_model(
         if card is not None:
             raise typer.BadParameter("a folder gets its card from its config.json", param_hint="--card")
         with _errors(), TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+            from ai_pipeline.models.store import bundle
+
+            if bundle.is_bundle(Path(source)):
+                taken = bundle.read(
+                    Path(source),
+                    Path(scratch),
+                    most=most << 20,
+                    label_map=label_maps.read(label_map) if label_map else None,
+                    licence=licence,
+                    model_id=model_id,
+                    version=version,
+                )
+                name = Path(source).name
+                _add(str(taken.network), taken.card, store, sha256.lower(), most << 20, name, accept_licence)
+                return
             made = _from_folder(
                 Path(source),
                 Path(scratch),
@@ -206,6 +223,23 @@ def _add(
         made = folder.add(inside, card, added, store, folder.ModelOrigin(shown(origin), described.licence))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
+
+
+@models_app.command("bundle", epilog="Example:  ai-pipeline models bundle xrv-all@1 --out xrv-all")
+def bundle_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    models_dir: ModelsDir = None,
+) -> None:
+    """Write a classifier as a bundle of MONAI, which its `monai.bundle run` runs and `models add` takes."""
+    from ai_pipeline.models.registry import find, verify
+    from ai_pipeline.models.store.bundle import write
+
+    with _errors():
+        card = find(model, models_dir)
+        verify(card)
+        made = write(card, out)
+    typer.echo(f"{made} holds {card.name}: configs, models, docs, LICENSE")
 
 
 @models_app.command("activate", epilog="Example:  ai-pipeline models activate xrv-densenet121-res224-all@1")

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import foreign, huggingface, nih
 from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.filling import fill, own_names
 from ai_pipeline.networks.foreign import DENSENETS
 from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
@@ -54,7 +56,7 @@ def _xrv(path: Path, described: NetworkDescription) -> Adapted:
         raise CannotAdapt(f"say which weights these are, as --architecture: one of {', '.join(RELEASES)}")
     known = RELEASES[key]
     kept = [index for index, point in enumerate(known.points) if point is not None]
-    state = _plain(read_state(path), "conv0.weight" if known.architecture in DENSENETS else "conv1.weight")
+    state = own_names(_skeleton("xrv", known.architecture).state_dict(), read_state(path))
     head = "classifier" if known.architecture in DENSENETS else "fc"
     if len(state.get(f"{head}.weight", ())) != len(TARGETS):
         raise CannotAdapt(f"{path.name} has no {head} of {len(TARGETS)} outputs: it is not {key}")
@@ -85,8 +87,7 @@ def _named(path: Path, described: NetworkDescription) -> Adapted:
         raise CannotAdapt(
             "say which network the parameters belong to: --architecture densenet121, for example"
         )
-    stem = "conv0.weight" if architecture in DENSENETS else ""
-    state = _plain(read_state(path), stem)
+    state = own_names(_skeleton(described.family, architecture).state_dict(), read_state(path))
     head, channels = _head(state), _channels(state)
     if len(described.labels) != head:
         raise CannotAdapt(f"the file has {head} outputs, --labels names {len(described.labels)}")
@@ -142,25 +143,6 @@ _ADAPTERS = {
 }
 
 
-def _plain(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:
-    """Parameters by the networks' own names, without the prefixes and wrappers of training scripts."""
-    names = [name for name in state if stem and name.endswith(stem)]
-    prefix = names[0][: -len(stem)].removesuffix("features.") if names else ""
-    plain = {
-        name.removeprefix(prefix).removeprefix("module."): value
-        for name, value in state.items()
-        if not name.endswith(("op_threshs", "num_batches_tracked"))
-    }
-    # torchvision before 0.3 wrote norm.1 for norm1; CheXNet's heads are Sequential(Linear, Sigmoid).
-    plain = {
-        re.sub(r"(denselayer\d+\.\w+)\.([12])\.", r"\1\2.", name): value for name, value in plain.items()
-    }
-    heads = {name.rpartition(".")[0] for name in plain if re.match(r"(classifier|fc)\.\d", name)}
-    if len(heads) != 1 or not next(iter(heads)).endswith(".0"):
-        return plain
-    return {re.sub(r"^(classifier|fc)\.0\.", r"\1.", name): value for name, value in plain.items()}
-
-
 def _head(state: Mapping[str, Tensor]) -> int:
     """How many outputs: the rows of the last matrix."""
     matrices = [value for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
@@ -184,6 +166,14 @@ def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (255.0 * sum(values) / len(values),)
 
 
+def _skeleton(family: Family, architecture: str) -> Any:
+    """The network without memory for its parameters, whose names and shapes are known all the same."""
+    with torch.device("meta"):
+        if family == "timm" or architecture in DENSENETS:
+            return foreign.timm_network(architecture, 1, 3)
+        return foreign.torchvision_network(architecture, 1)
+
+
 def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> Any:
     """torchvision's network, or timm's behind :class:`WithMaps`; for inference."""
     if architecture in DENSENETS:
@@ -191,5 +181,5 @@ def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels:
     if family == "timm":
         return foreign.filled_timm_network(architecture, state, labels, channels)
     network = foreign.torchvision_network(architecture, labels)
-    foreign.fill(network, state, f"torchvision's {architecture}")
+    fill(network.eval(), state, f"torchvision's {architecture}")
     return FirstOf(network)

@@ -9,7 +9,9 @@ boxes after the classifier is done, without touching it (51 %).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,26 +35,26 @@ _NORMALISED = (
 """Convolutions of the library's blocks, each with what normalises its output."""
 
 
-class PlacedClassifier(nn.Module):
-    """Backbone, mean over the last feature maps, linear head; beside it a linear head for the place.
+class PlacedNetwork(nn.Module):
+    """A backbone, mean over its last feature maps, linear head; beside it a linear head for the place.
 
     ``forward`` takes float32 ``[N, 3, size, size]`` and returns ``logits [N, labels]``, ``features
     [N, C, h, w]`` and ``places [N, labels, size/16, size/16]``: the logarithm, but for a constant, of how
-    likely each cell belongs to the lesion if the label is present. ``size`` is a multiple of 32.
+    likely each cell belongs to the lesion if the label is present. ``channels`` of the last feature maps;
+    ``beside``: of the finer maps that the place head reads. ``size`` is a multiple of 32.
     """
 
-    def __init__(self, labels: int, size: int, dropout: float = 0.3) -> None:
+    def __init__(
+        self, backbone: nn.Module, channels: int, beside: int, labels: int, size: int, dropout: float
+    ) -> None:
         super().__init__()
-        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
-        self.backbone = EfficientNet.from_name(NAME, image_size=size)
-        channels = self.backbone._fc.in_features
-        self.backbone._fc = nn.Identity()
+        self.backbone: Any = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, labels)
         nn.init.zeros_(self.head.bias)
-        cells = size // 16
-        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + labels, labels, 1, bias=False)
-        self.place_bias = nn.Parameter(torch.zeros(labels, cells, cells))
+        self.cells = size // 16
+        self.place = nn.Conv2d(beside + labels, labels, 1, bias=False)
+        self.place_bias = nn.Parameter(torch.zeros(labels, self.cells, self.cells))
         nn.init.zeros_(self.place.weight)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,6 +64,43 @@ class PlacedClassifier(nn.Module):
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The last feature maps, and the input of the place head: middle layers and class activation."""
+        features, beside = self.layers(images)
+        weights = self.head.weight[:, :, None, None]
+        activation = interpolate(
+            nn.functional.conv2d(features, weights),
+            size=(self.cells, self.cells),
+            mode="bilinear",
+            align_corners=False,
+        )
+        return features, torch.cat([beside, activation], 1)
+
+    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last feature maps, and ``[N, beside, size/16, size/16]``."""
+        raise NotImplementedError
+
+    def narrowed(self, rows: Sequence[int]) -> Self:
+        """A copy for inference with the outputs ``rows`` alone and with a new place head."""
+        made = copy.deepcopy(self)
+        made.head = nn.Linear(self.head.in_features, len(rows))
+        made.head.load_state_dict({name: value[rows] for name, value in self.head.state_dict().items()})
+        beside = self.place.in_channels - self.head.out_features
+        made.place = nn.Conv2d(beside + len(rows), len(rows), 1, bias=False)
+        nn.init.zeros_(made.place.weight)
+        made.place_bias = nn.Parameter(torch.zeros(len(rows), self.cells, self.cells))
+        return made.eval()
+
+
+class PlacedClassifier(PlacedNetwork):
+    """:class:`PlacedNetwork` on EfficientNet-Lite0."""
+
+    def __init__(self, labels: int, size: int, dropout: float = 0.3) -> None:
+        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
+        backbone = EfficientNet.from_name(NAME, image_size=size)
+        channels = backbone._fc.in_features
+        backbone._fc = nn.Identity()
+        super().__init__(backbone, channels, MIDDLE_CHANNELS + FINE_CHANNELS, labels, size, dropout)
+
+    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
         backbone = self.backbone
         x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
         kept: dict[int, Tensor] = {}
@@ -71,11 +110,7 @@ class PlacedClassifier(nn.Module):
             if index in (FINE, MIDDLE):
                 kept[index] = x
         features: Tensor = backbone._swish(backbone._bn1(backbone._conv_head(x)))
-        weights = self.head.weight[:, :, None, None]
-        activation = interpolate(
-            nn.functional.conv2d(features, weights), scale_factor=2.0, mode="bilinear", align_corners=False
-        )
-        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
+        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2)], 1)
 
 
 def fused(network: PlacedClassifier) -> PlacedClassifier:

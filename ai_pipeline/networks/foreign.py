@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,28 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.filling import State, fill
 from ai_pipeline.networks.wrappers import WithMaps
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
 MOST_OPERATORS = 10
+STRIDES = (2, 4, 8, 16, 32)
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
-def timm_network(architecture: str, labels: int, channels: int) -> Any:
+def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
     """timm's network of that name, for so many ``labels`` and ``channels``, unfilled. Raises CannotAdapt."""
     timm = _timm()
     if not timm.is_model(architecture):
         raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}")
-    return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels)
+    return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels, **how)
+
+
+def timm_fixes_its_size(architecture: str) -> bool:
+    """Whether timm's network is built for one size of pictures, its ``img_size``."""
+    about = _timm().models.get_pretrained_cfg(architecture, allow_unregistered=True)
+    return bool(about is not None and about.fixed_input_size)
 
 
 def timm_eva(**shape: Any) -> Any:
@@ -58,8 +68,23 @@ def _timm() -> Any:
 def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
     """timm's network of that name with the parameters of ``state``, for inference. Raises CannotAdapt."""
     network = timm_network(architecture, labels, channels)
-    fill(network, state, f"timm's {architecture}")
+    fill_timm(network, state, architecture)
     return _with_maps(network, channels)
+
+
+def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tuple[str, ...]:
+    """:func:`fill`, for inference; files of a network's authors are converted as timm does it."""
+    convert: Any = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+
+    def adjust(found: dict[str, Tensor]) -> State:
+        try:
+            adjusted: State = convert(found, network)
+        except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError, IndexError):
+            return found  # of another network
+        return adjusted
+
+    network.eval()
+    return fill(network, state, f"timm's {architecture}", adjust=adjust if convert else None, **how)
 
 
 def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channels: int) -> WithMaps:
@@ -70,32 +95,92 @@ def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channe
     """
     network = timm_network(architecture, labels, channels)
     own = {name: state[name] for name in network.state_dict() if name in state}
-    fill(network, own, architecture)
+    fill(network.eval(), own, architecture)
     return WithMaps(network, features=True, places=True)
 
 
-def fill(network: Any, state: dict[str, Tensor], name: str) -> None:
-    """Put the parameters of ``state`` into ``network``, for inference. Raises CannotAdapt, which names it."""
-    own = network.state_dict().items()
-    counters = {name: value for name, value in own if name.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict(counters | state)
-    except RuntimeError as error:
-        raise CannotAdapt(f"the file does not hold the parameters of {name}") from error
-    network.eval()
+def torchvision_network(architecture: str, labels: int, size: int | None = None) -> nn.Module:
+    """torchvision's network of that name, for so many ``labels``, unfilled; ``size`` of its squares in pixels
+    if it is a transformer. Raises CannotAdapt."""
+    models = _torchvision_models()
+    if architecture not in models.list_models(module=models):
+        raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
+    how = {"image_size": size} if size and architecture.startswith("vit_") else {}
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels, **how)
+    return network
 
 
-def torchvision_network(architecture: str, labels: int) -> nn.Module:
-    """torchvision's network of that name, for so many ``labels``, unfilled. Raises CannotAdapt."""
+def is_of_torchvision(architecture: str) -> bool:
+    """Whether torchvision has a classifier of that name. Raises CannotAdapt without torchvision."""
+    models = _torchvision_models()
+    return architecture in models.list_models(module=models)
+
+
+def torchvision_maps(network: nn.Module, rows: int, columns: int) -> nn.Module:
+    """``network`` up to its last feature map; it returns the last map of each stride up to 32, by number.
+
+    Raises CannotAdapt where it has none.
+    """
+    from torchvision import ops
+    from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
+
+    # As create_feature_extractor traces: what is random in training keeps its own switch.
+    leaves = [one for one in vars(ops).values() if isinstance(one, type) and issubclass(one, nn.Module)]
+    tracer = NodePathTracer(leaf_modules=leaves, autowrap_modules=(math, ops))
+    shapes = _Shapes(torch.fx.GraphModule(network.eval(), tracer.trace(network)))
+    with torch.inference_mode():
+        shapes.run(torch.zeros(1, 3, rows, columns))
+    last: dict[int, str] = {}
+    for node, (high, wide) in shapes.seen.items():
+        stride = rows // high
+        if stride in STRIDES and (high * stride, wide * stride) == (rows, columns):
+            last[stride] = tracer.node_to_qualname[node]
+    if not last:
+        raise CannotAdapt(f"it gives no maps of the strides {', '.join(map(str, STRIDES))}")
+    names = {last[stride]: str(stride) for stride in sorted(last)}
+    maps: nn.Module = create_feature_extractor(network, names)
+    return maps
+
+
+class _Shapes(torch.fx.Interpreter):
+    """Runs a graph and notes rows and columns of every map in it."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[torch.fx.Node, tuple[int, int]] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        found = super().run_node(n)
+        if n.op != "placeholder" and isinstance(found, Tensor) and found.ndim == 4:
+            self.seen[n] = (found.shape[2], found.shape[3])
+        return found
+
+
+def torchvision_adjusted(network: Any) -> Callable[[State], State]:
+    """What makes a state of torchvision's fit ``network``: a transformer for pictures of another size, or a
+    network that ends at its last feature map and lacks what lies behind."""
+
+    def adjusted(state: State) -> State:
+        if "encoder.pos_embedding" in state and hasattr(network, "patch_size"):
+            from torchvision.models.vision_transformer import interpolate_embeddings
+
+            resized = interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(state))
+            return dict(resized)
+        if not isinstance(network, torch.fx.GraphModule):
+            return state
+        own = network.state_dict()
+        return {name: value for name, value in state.items() if name in own}
+
+    return adjusted
+
+
+def _torchvision_models() -> Any:
     offer_torchvision_operators()
     try:
         from torchvision import models
     except ImportError as error:
         raise CannotAdapt(f"this network needs torchvision: pip install torchvision ({error})") from error
-    if architecture not in models.list_models(module=models):
-        raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
-    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels)
-    return network
+    return models
 
 
 def _with_maps(network: Any, channels: int) -> WithMaps:

@@ -17,6 +17,7 @@ from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import foreign
 from ai_pipeline.networks.adapted import Adapted, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.filling import fill
 
 LABELS = (
     "Atelectasis",
@@ -101,7 +102,7 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
         ref_feat_shape=(_reference(state, side, width // heads),) * 2,
     )
     own = {_own_name(key, separate): value for key, value in state.items() if "rope" not in key}
-    foreign.fill(network, own, name)
+    fill(network.eval(), own, name)
     return Adapted(
         network=EvaX(network, side),
         outputs=EvaX.outputs,

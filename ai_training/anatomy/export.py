@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.export import Dim
 
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.anatomy.data import CHAIN, MEAN, SCALE
 from ai_training.cards import new_card
 from ai_training.networks.outlines import ORGANS, SIDE, AnatomyGraph, OutlineNetwork
+from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.onnx_file import export
 
 ID = "chest-anatomy-unet"
@@ -26,12 +28,17 @@ def export_anatomy(network: OutlineNetwork, path: Path) -> None:
     export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, ("organs",), path)
 
 
-def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
-    """Write the card beside the weights; test figures come by ``ai-pipeline evaluate anatomy``."""
+def write_card(
+    folder: Path, training: Mapping[str, Any], backbone: str = NAME, start: StartWeights = DEFAULT_START
+) -> Path:
+    """Write the card beside the weights of a network on ``backbone``.
+
+    Test figures come by ``ai-pipeline evaluate anatomy``.
+    """
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
-        "architecture": "anatomy-unet",
-        "licence": "AGPL-3.0-or-later; trunk from ImageNet weights (Apache-2.0)",
+        "architecture": "anatomy-unet" if backbone == NAME else f"anatomy-unet on {backbone}",
+        "licence": start.licence_of(backbone, "trunk"),
         "intended_use": (
             "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
             "reader checks. Comparable on PA films only."
@@ -53,7 +60,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
         },
         "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
-        "training": training,
+        "training": {**training, "start": start.described(backbone)},
     }
     made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
     return new_card(folder, ID, made_by, "anatomy", about, tables)

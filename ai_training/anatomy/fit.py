@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ai_pipeline.chest.anatomy import FINER, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.anatomy.data import (
     AnatomyBatches,
     AnatomyImage,
@@ -30,7 +31,8 @@ from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
 from ai_training.engine.run import Recipe, RecipeRun, Validation
 from ai_training.engine.setup import input_of
-from ai_training.networks.outlines import ORGANS, OutlineNetwork, less_dice
+from ai_training.networks.outlines import ORGANS, SIDE, OutlineNetwork, less_dice, outline_network
+from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.progress import Report, silent
 
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
@@ -42,6 +44,8 @@ class AnatomyRecipe(Recipe):
     """``dice_weight``: of the Dice loss beside the cross-entropy."""
 
     iterations: int = 2000
+    backbone: str = NAME
+    start: StartWeights = DEFAULT_START
     batch: int = 8
     augment: Augment = field(default_factory=Augment)
     learning_rate: float = 2e-3
@@ -62,7 +66,8 @@ def train(
     network = cast(OutlineNetwork, run.trained(report, resume=resume))
     export_anatomy(network, out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
-    return write_card(out, {"data": learned, "recipe": recipe.described(), "chosen": run.best})
+    training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
+    return write_card(out, training, recipe.backbone, recipe.start)
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
@@ -86,9 +91,7 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
         self.validation = [_Case.from_image(image) for image in anatomy_images(data, "val")]
 
     def new_network(self) -> OutlineNetwork:
-        network = OutlineNetwork(len(ORGANS))
-        network.load_imagenet()
-        return network
+        return outline_network(self.recipe.backbone, self.recipe.start, len(ORGANS), SIDE, SIDE)
 
     def examples(self) -> AnatomyBatches:
         return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)

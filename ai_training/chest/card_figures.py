@@ -1,4 +1,4 @@
-"""What of an evaluation goes into a card's table ``[metrics]``, which docs/models.md is written from."""
+"""What of an evaluation goes into a card's ``[metrics]``, which docs/models/chest.md is written from."""
 
 from __future__ import annotations
 

@@ -15,16 +15,22 @@ from pydantic import Field
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import ExperimentError
 from ai_training.experiments import ExperimentPart, NotNegative, Share, checked, laid_over, read_table
+from ai_training.networks.start import StartWeights
 
 SHIPPED = Path(__file__).parent / "experiments"
 
 
 class Network(ExperimentPart):
-    """``initial``: ``imagenet``, ``random``, or the path of a ``*.pt`` that an earlier run left."""
+    """``architecture``: a backbone (:func:`ai_training.networks.pyramids.unfilled`).
 
-    architecture: Literal["efficientnet-lite0"] = "efficientnet-lite0"
+    ``initial``: ``imagenet`` (of a package), ``random``, or the path of a file with its weights, such as the
+    ``*.pt`` that an earlier run left; ``licence`` of that file.
+    """
+
+    architecture: str = "efficientnet-lite0"
     size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
     initial: str = "imagenet"
+    licence: str | None = None
     dropout: Share = 0.3
     drop_connect: Share = 0.2
 
@@ -100,6 +106,17 @@ class Experiment(ExperimentPart):
     schedule: Schedule = Field(default_factory=Schedule)
 
     @property
+    def start(self) -> StartWeights:
+        """The weights that the backbone starts from."""
+        return StartWeights(self.network.initial, self.network.licence or "")
+
+    def described(self) -> dict[str, Any]:
+        """The experiment in the form of a card's table, without folders of this machine."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        found["network"]["initial"] = Path(self.network.initial).name
+        return found
+
+    @property
     def size(self) -> int:
         """Side of the network's input in pixels."""
         return self.network.size
@@ -108,6 +125,12 @@ class Experiment(ExperimentPart):
     def chain(self) -> Chain:
         """The preprocessing that every image passes first."""
         return self.images.chain
+
+    def on_backbone(self, backbone: str, weights: str = "", licence: str = "") -> Experiment:
+        """This experiment on another ``backbone``, with ``weights`` as :class:`StartWeights` says."""
+        initial = StartWeights(weights).of(backbone)
+        network = {"architecture": backbone, "initial": initial, "licence": licence or None}
+        return self.changed(self.name, {"network": network})
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
         """This experiment with ``change`` (nested tables, as in TOML) laid over it."""

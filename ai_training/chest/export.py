@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,55 +13,61 @@ import torch
 
 from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.models.registry import SHIPPED, Chain
-from ai_pipeline.networks.efficientnet import OUTPUTS, PlacedClassifier, fused
+from ai_pipeline.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
 from ai_training.calibrate import THRESHOLDS, LabelCalibration
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.card_figures import card_metrics, supported
 from ai_training.chest.gates import TRUE_POSITIVE_RATE
+from ai_training.networks.start import StartWeights
 from ai_training.onnx_file import export
 from ai_training.sets.images import LABELS
 
 ID = "chest-efficientnet-lite0"
+PACKAGED = StartWeights().licence_of(NAME, "trunk")
 TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
 """Words of the shipped card's limits that are true of its own training alone."""
 
 
-def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
+def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
     """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
 
-    The batch normalisations are folded in (``network`` is changed), the parameters keep their names.
+    The batch normalisations of EfficientNet-Lite0 are folded in (``network`` is changed), the parameters keep
+    their names.
     """
+    fuse(network.eval())
     export(
-        fused(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+        network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
         (torch.zeros(2, 3, size, size),),
         {"images": {0: torch.export.Dim("batch")}},
         OUTPUTS,
         path,
-        ID,
+        path.stem,
     )
 
 
-def narrowed(network: PlacedClassifier, size: int, labels: Sequence[str]) -> PlacedClassifier:
+def card_id(backbone: str) -> str:
+    """The id of a chest classifier on ``backbone``."""
+    return f"chest-{re.sub('[^A-Za-z0-9._+-]+', '-', backbone)}"[:64]
+
+
+def narrowed(network: PlacedNetwork, labels: Sequence[str]) -> PlacedNetwork:
     """``network`` with the outputs of ``labels`` alone, in their order among :data:`LABELS`, and with a new
     place head; itself if that is all of them.
     """
     if len(labels) == len(LABELS):
         return network
-    rows = [LABELS.index(label) for label in labels]
-    state = network.state_dict()
-    state |= {name: state[name][rows] for name in ("head.weight", "head.bias")}
-    made = PlacedClassifier(len(labels), size, 0.0)
-    fresh = {name: value for name, value in made.state_dict().items() if name.startswith("place")}
-    made.load_state_dict(state | fresh)
-    return made.eval()
+    return network.narrowed([LABELS.index(label) for label in labels])
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The parts of a card that describe one training: labels, input, calibration, gate, reference for drift,
-    how it was made. ``taught_by``: the training set, empty for the set of the shipped card.
+    how it was made. ``taught_by``: the training set, empty for the set of the shipped card. ``backbone``, and
+    the ``licence`` of a network on it.
     """
 
+    backbone: str
+    licence: str
     taught_by: str
     labels: tuple[str, ...]
     size: int
@@ -78,11 +85,17 @@ def write_card(folder: Path, facts: Facts) -> Path:
     Test figures and operating points of older weights are dropped; no label is supported until ``ai-pipeline
     evaluate`` says so.
     """
-    path = folder / f"{ID}.toml"
-    with changed_card(SHIPPED / path.name, path) as card:
+    name = card_id(facts.backbone)
+    path = folder / f"{name}.toml"
+    with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
         for weights in card["weights"]:
-            weights.update(weights_row(weights["role"], folder / weights["file"]))
+            file = weights["file"].replace(ID, name)
+            weights.update(weights_row(weights["role"], folder / file))
+        if facts.backbone != NAME or facts.licence != PACKAGED:
+            card.update({"id": name, "architecture": facts.backbone, "licence": facts.licence})
+        if facts.backbone != NAME:
+            card["version"] = "1"
         card["input"]["size"] = facts.size
         card["input"]["chain"].update(asdict(facts.chain))
         card["gate"]["threshold"] = round(facts.gate_threshold, 6)

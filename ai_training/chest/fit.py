@@ -20,19 +20,22 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
 
 from ai_pipeline.models.preprocess import enlarge, normalise
-from ai_pipeline.networks.efficientnet import FINE_CHANNELS, MIDDLE_CHANNELS, PlacedClassifier
+from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, ChestBatches, Targets
 from ai_training.chest.experiment import Experiment, Loss
 from ai_training.engine.run import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.engine.setup import run_options, seed_all
 from ai_training.errors import DataMissing
 from ai_training.metrics import within_source_auc
-from ai_training.networks.backbone import load_backbone, pretrained_on_imagenet, set_drop_connect
+from ai_training.networks.backbone import classifier, set_drop_connect, unfilled_classifier
+from ai_training.networks.studies import folded, restore_normalisation
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import boxes_of, chest_set, label_matrix, reduced_images
 from ai_training.sets.files import size_of
 from ai_training.sets.images import LABELS, ChestImage
 
+TAUGHT = 64
+"""Images from which norms that a file has folded are restored."""
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 """Images and label left out when a checkpoint is chosen: there the repository alone predicts pneumonia."""
 
@@ -41,7 +44,7 @@ UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 class Trained:
     """The outcome of a run: the best network by validation, and the history of validation figures."""
 
-    network: PlacedClassifier
+    network: PlacedNetwork
     history: tuple[dict[str, float], ...]
     experiment: Experiment
 
@@ -122,12 +125,12 @@ def trained_in(folder: Path) -> Trained:
     """The outcome of the run in ``folder``. Raises OSError when nothing is there."""
     state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
     experiment = Experiment.model_validate_json(state["experiment"])
-    network = PlacedClassifier(len(LABELS), experiment.size)
+    network = unfilled_classifier(experiment.network.architecture, len(LABELS), experiment.size)
     network.load_state_dict(torch.load(folder / BEST, weights_only=True, map_location="cpu"))
     return Trained(network.eval(), tuple(state["history"]), experiment)
 
 
-def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> NetworkOutputs:
+def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> NetworkOutputs:
     """Run reduced images ``[N, side, side]`` through ``network`` as at run time."""
     network.eval()
     device = next(network.parameters()).device
@@ -146,12 +149,12 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
 class Tasks(nn.Module):
     """The network with the heads that only training needs: teacher's log-odds, header, place of the boxes."""
 
-    def __init__(self, network: PlacedClassifier) -> None:
+    def __init__(self, network: PlacedNetwork) -> None:
         super().__init__()
         self.network = network
         self.teacher = nn.Linear(network.head.in_features, len(LABELS))
         self.header = nn.Linear(network.head.in_features, len(HEADER))
-        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + len(LABELS), len(LABELS), 1)
+        self.place = nn.Conv2d(network.place.in_channels, len(LABELS), 1)
 
     def forward(self, images: Tensor) -> Predictions:
         """Everything that the loss may ask for."""
@@ -161,7 +164,7 @@ class Tasks(nn.Module):
             self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle)
         )
 
-    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
+    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedNetwork:
         """The network with one head: its own plus ``share`` of the teacher's, each in units of its spread.
 
         ``pooled [N, C]``: features of the images on which the spreads are taken.
@@ -239,7 +242,8 @@ class ClassifierRun(TrainingRun):
         cuda = run_options().chosen_device() == "cuda"
         self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if cuda else 0
         precision = "bf16" if made.precision == "bfloat16" or (made.precision == "auto" and cuda) else "fp32"
-        super().__init__(out, experiment.model_dump_json(), plan, Tasks(_initial(experiment)), precision)
+        tasks = Tasks(_initial(experiment, material.pixels[self.train_rows[:TAUGHT]]))
+        super().__init__(out, experiment.model_dump_json(), plan, tasks, precision)
 
     @property
     def tasks(self) -> Tasks:
@@ -265,7 +269,7 @@ class ClassifierRun(TrainingRun):
         arrays = {"names": names, "logits": logits}
         return Validation({"validation_auc": auc}, f"validation AUC {auc:.4f}", network.state_dict(), arrays)
 
-    def _shipped(self, average: Tasks, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
+    def _shipped(self, average: Tasks, pooled: npt.NDArray[np.float32]) -> PlacedNetwork:
         """What ships if the run ends here: the average, its heads merged if there is a teacher."""
         weights = self.experiment.loss
         if not (weights.teacher and weights.teacher_share):
@@ -273,14 +277,13 @@ class ClassifierRun(TrainingRun):
         return copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)
 
 
-def _initial(experiment: Experiment) -> PlacedClassifier:
+def _initial(experiment: Experiment, pixels: npt.NDArray[np.uint8]) -> PlacedNetwork:
+    """The network before its first step; ``pixels`` of training restore norms that a file has folded."""
     wanted, size = experiment.network, experiment.size
-    if wanted.initial == "imagenet":
-        network = pretrained_on_imagenet(len(LABELS), size, wanted.dropout)
-    else:
-        network = PlacedClassifier(len(LABELS), size, wanted.dropout)
-        if wanted.initial != "random":
-            load_backbone(network, Path(wanted.initial))
+    network = classifier(wanted.architecture, experiment.start, len(LABELS), size, wanted.dropout)
+    if experiment.start.path(wanted.architecture) is not None and folded(network):
+        inputs = normalise(np.stack([enlarge(one, size) for one in pixels]), MEAN, SCALE)
+        restore_normalisation(network, torch.from_numpy(inputs))
     set_drop_connect(network, wanted.drop_connect)
     return network
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ai_pipeline.chest.explain import BoxTemplates, share_inside
 from ai_pipeline.models.preprocess import normalise, prepare
-from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.experiment import Experiment
 from ai_training.sets.chest import truth_boxes
@@ -41,7 +41,7 @@ class Places:
 
 
 def fit_places(
-    network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
+    network: PlacedNetwork, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
     """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among.
 
@@ -112,7 +112,7 @@ def _fit(
     return (shared + own).detach() * learned, trust.detach()
 
 
-def _maps(network: PlacedClassifier, paths: list[Path], experiment: Experiment) -> Tensor:
+def _maps(network: PlacedNetwork, paths: list[Path], experiment: Experiment) -> Tensor:
     network.eval()
     parts: list[Tensor] = []
     with torch.inference_mode():

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.models.preprocess import reduce
-from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.calibrate import calibrated, prevalence, reference
 from ai_training.chest import gates
 from ai_training.chest.experiment import Experiment
-from ai_training.chest.export import ID, Facts, export_onnx, narrowed, write_card
+from ai_training.chest.export import Facts, card_id, export_onnx, narrowed, write_card
 from ai_training.chest.fit import Material, Trained, infer
 from ai_training.chest.places import fit_places
 from ai_training.progress import Report, silent
@@ -34,9 +34,10 @@ def ship(
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
+    backbone = experiment.network.architecture
     material = Material.gather(data, experiment, cache, report)
     labels = material.labels
-    network = narrowed(trained.network, experiment.size, labels)
+    network = narrowed(trained.network, labels)
     places = fit_places(network, data, experiment, labels)
     fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
@@ -44,9 +45,10 @@ def ship(
     truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, of_labels]
     outputs = infer(network, material.pixels[validated], experiment.size)
     points = tuple(calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(labels)))
-    export_onnx(network, experiment.size, out / f"{ID}.onnx")
-    (out / f"{ID}.gate.npz").write_bytes(fitted.gate.to_bytes())
-    (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
+    name = card_id(backbone)
+    export_onnx(network, experiment.size, out / f"{name}.onnx")
+    (out / f"{name}.gate.npz").write_bytes(fitted.gate.to_bytes())
+    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
     training = {
         "data": [found.title, *found.notes],
@@ -55,7 +57,8 @@ def ship(
         "chosen_iteration": int(best["iteration"]),
         "validation_auc_within_sources": round(best["validation_auc"], 4),
         "validation_images": len(validated),
-        "experiment": experiment.model_dump(mode="json", exclude_none=True),
+        "start": experiment.start.described(backbone),
+        "experiment": experiment.described(),
     }
     if levers is not None:
         training["levers"] = _lever_rows(levers)
@@ -67,6 +70,8 @@ def ship(
     return write_card(
         out,
         Facts(
+            backbone,
+            experiment.start.licence_of(backbone, "trunk"),
             "" if found.name == SHIPPED_SET else found.title,
             labels,
             experiment.size,
@@ -93,7 +98,7 @@ def _lever_rows(levers: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _seen_by(network: PlacedClassifier, experiment: Experiment) -> gates.See:
+def _seen_by(network: PlacedNetwork, experiment: Experiment) -> gates.See:
     def see(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         reduced = np.stack([reduce(picture, experiment.chain)[0] for picture in pictures])
         return infer(network, reduced, experiment.size).pooled

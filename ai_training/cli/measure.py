@@ -504,16 +504,32 @@ def evaluate_ovarian(
             "cleaning costs."
         ),
     ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="Predict again from the images instead of reading what is committed."
+        ),
+    ] = False,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --recompute: what `train ovarian` left; networks of folds that it lacks are trained."
+        ),
+    ] = None,
 ) -> Figures:
     """Print every figure of classifier, gate, outline and study; intervals by bootstrap over groups.
 
-    Example: ai-pipeline evaluate ovarian --data DIR
+    Examples: ai-pipeline evaluate ovarian --data DIR
+
+    ai-pipeline evaluate ovarian --data DIR --recompute --runs runs/ovarian
     """
+    if recompute != (runs is not None):
+        raise typer.BadParameter("--recompute and --runs go together", param_hint="--runs")
     from ai_pipeline.models.registry import find
     from ai_training.ovarian.evaluate import evaluate, missed_targets
     from ai_training.ovarian.ship import ID
 
-    result = evaluate(data, find(ID, models_dir), report)
+    result = evaluate(data, find(ID, models_dir), report, runs)
     if pictures:
         from ai_training.evaluation.plots import differences
         from ai_training.ovarian import study, study_figures

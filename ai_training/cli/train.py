@@ -32,13 +32,18 @@ def train_chest(
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
+    backbone: options.Backbone = "",
+    weights: options.StartFrom = "",
+    weights_licence: options.StartLicence = "",
     threads: options.Threads = 0,
     cache: options.Cache = None,
     resume: options.Resume = False,
 ) -> Path:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
 
-    Example: ai-pipeline train chest --data DIR --out runs/chest
+    Examples: ai-pipeline train chest --data DIR --out runs/chest
+
+    ai-pipeline train chest --data DIR --out runs/d121 --backbone densenet121 --weights densenet121.pth
 
     Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
     """
@@ -51,6 +56,8 @@ def train_chest(
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
         made = made.changed(made.name, {"schedule": {"iterations": iterations}})
+    if backbone or weights:
+        made = made.on_backbone(backbone or made.network.architecture, weights, weights_licence)
     run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
     return ship(data, out, run, cache or out / "cache", report)
 
@@ -303,10 +310,9 @@ def train_ovarian(
             help="Passes over the training frames; the outline in proportion. Default: the shipped recipe's."
         ),
     ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(help="efficientnet-lite0 (default), or a network of timm, trained from scratch."),
-    ] = None,
+    backbone: options.Backbone = "efficientnet-lite0",
+    weights: options.StartFrom = "",
+    weights_licence: options.StartLicence = "",
     frozen: Annotated[
         int | None, typer.Option(help="First blocks of EfficientNet-Lite0 that do not learn; 0: none.")
     ] = None,
@@ -327,11 +333,13 @@ def train_ovarian(
     import torch
 
     from ai_training.engine.run import CHECKPOINT
+    from ai_training.networks.start import StartWeights
     from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
     from ai_training.ovarian import study as cleaning
 
     torch.set_num_threads(threads)
-    recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
+    start = StartWeights(weights, weights_licence)
+    recipe = fit.recipe(epochs=epochs, architecture=backbone, frozen=frozen, start=start)
     numbers = range(1, seeds + 1)
     fit.train(data, out, recipe, numbers, report=report)
     outline = outline_fit.recipe(epochs=recipe.epochs, threads=threads)
@@ -473,12 +481,8 @@ def _filters() -> dict[str, Filter]:
     return {**tried, **autoencoders(), "ours": Despeckler.active().picture}
 
 
-def _train_by_recipe(
-    name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]], data: Any = options.PublicData
-) -> None:
-    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains,
-    ``data`` is the kind of its option.
-    """
+def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
+    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains."""
 
     def train(
         *,
@@ -496,7 +500,37 @@ def _train_by_recipe(
         card: Path = trained(data, out, how, resume=resume, report=report)
         return card
 
-    train.__annotations__["data"] = data
+    train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
+    verb(train_app, name)(train)
+
+
+def _train_on_backbone(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
+    """:func:`_train_by_recipe` of a network that may be on any backbone."""
+
+    def train(
+        *,
+        report: Report,
+        data: options.SetData,
+        out: options.Out,
+        backbone: options.Backbone = "efficientnet-lite0",
+        weights: options.StartFrom = "",
+        weights_licence: options.StartLicence = "",
+        iterations: options.Iterations = steps,
+        seed: options.Seed = 1,
+        threads: options.NetworkThreads = 2,
+        workers: options.Workers = 1,
+        resume: options.Resume = False,
+    ) -> Path:
+        from ai_training.networks.start import StartWeights
+
+        recipe, trained = load()
+        start = StartWeights(weights, weights_licence)
+        how = recipe(
+            iterations=iterations, seed=seed, threads=threads, workers=workers, backbone=backbone, start=start
+        )
+        card: Path = trained(data, out, how, resume=resume, report=report)
+        return card
+
     train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
     verb(train_app, name)(train)
 
@@ -527,9 +561,5 @@ def _fetal() -> tuple[Any, Any]:
 
 _train_by_recipe("marks", 6000, "Train the detector of burned-in annotation in ultrasound pictures.", _marks)
 _train_by_recipe("reader", 9000, "Train the reader of small letters on ultrasound pictures.", _reader)
-_train_by_recipe(
-    "anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy, options.SetData
-)
-_train_by_recipe(
-    "fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal, options.SetData
-)
+_train_on_backbone("anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy)
+_train_on_backbone("fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal)

@@ -64,6 +64,7 @@ class Recipe(Plan):
     def described(self) -> dict[str, Any]:
         """The recipe in the form of a card's table."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        found.pop("start", None)  # may be a path of this machine; cards have its origin beside the recipe
         return found
 
 

@@ -12,8 +12,10 @@ from torch.export import Dim
 
 from ai_pipeline.fetal_head.outline import HeadLimits
 from ai_pipeline.fetal_head.picture import COLUMNS, ROWS
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.cards import new_card
 from ai_training.networks.outlines import HeadGraph, HeadNetwork
+from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.onnx_file import export
 
 ID = "fetal-head-unet"
@@ -27,12 +29,21 @@ def export_head(network: HeadNetwork, path: Path) -> None:
     export(HeadGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, outputs, path)
 
 
-def write_card(folder: Path, limits: HeadLimits, training: Mapping[str, Any]) -> Path:
-    """Write the card beside the weights; test figures come by ``ai-pipeline evaluate fetal``."""
+def write_card(
+    folder: Path,
+    limits: HeadLimits,
+    training: Mapping[str, Any],
+    backbone: str = NAME,
+    start: StartWeights = DEFAULT_START,
+) -> Path:
+    """Write the card beside the weights of a network on ``backbone``.
+
+    Test figures come by ``ai-pipeline evaluate fetal``.
+    """
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",
-        "architecture": "head-unet",
-        "licence": "AGPL-3.0-or-later; trunk from ImageNet weights (Apache-2.0)",
+        "architecture": "head-unet" if backbone == NAME else f"head-unet on {backbone}",
+        "licence": start.licence_of(backbone, "trunk"),
         "intended_use": (
             "To measure the head of a fetus in a still picture of the plane for biometry, by an ellipse that "
             "a sonographer checks."
@@ -51,7 +62,7 @@ def write_card(folder: Path, limits: HeadLimits, training: Mapping[str, Any]) ->
             "calibrated": False,
             "method": "none: outlines, no probabilities; limits of the gate fitted on validation pictures",
         },
-        "training": training,
+        "training": {**training, "start": start.described(backbone)},
     }
     made_by = "Model card of the network that outlines fetal heads: `ai-pipeline train fetal`."
     return new_card(folder, ID, made_by, "head", about, tables)

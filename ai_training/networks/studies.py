@@ -9,25 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.networks.efficientnet import PlacedClassifier, PlacedNetwork
 from ai_pipeline.networks.foreign import timm_network, torchvision_network
-from ai_training.errors import DataMissing, ExperimentError
+from ai_training.errors import ExperimentError
 from ai_training.networks.backbone import pretrained_on_imagenet, set_drop_connect
+from ai_training.networks.pyramids import HEADS, TIMM, TORCHVISION, fill_backbone, fill_from
+from ai_training.networks.start import IMAGENET
 
 LITE0 = "efficientnet-lite0"
-TIMM = "timm/"
-STARTS = ("random", "imagenet")
-WRAPPED = "network."  # before the parameters' names of :class:`Logits`
+PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedNetwork
 
 
 class Logits(nn.Module):
     """EfficientNet-Lite0 as this project has it, without its other outputs."""
 
-    def __init__(self, network: PlacedClassifier) -> None:
+    def __init__(self, network: PlacedNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -50,39 +49,30 @@ def study_network(architecture: str, initial: str, labels: int, size: int) -> nn
 
 def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
     if architecture == LITE0:
-        made = pretrained_on_imagenet if initial == "imagenet" else PlacedClassifier
-        network = made(labels, size, 0.2)
+        made = pretrained_on_imagenet if initial == IMAGENET else PlacedClassifier
+        network: PlacedNetwork = made(labels, size, 0.2)
         set_drop_connect(network, 0.0)
         return Logits(network)
-    if initial == "imagenet":
+    if initial == IMAGENET:
         raise ExperimentError(f"{architecture}: no ImageNet weights come with a package: name a file")
     if architecture.startswith(TIMM):
         found: nn.Module = timm_network(architecture.removeprefix(TIMM), labels, 3)
         return found
-    return torchvision_network(architecture, labels)
+    return torchvision_network(architecture.removeprefix(TORCHVISION), labels)
 
 
-def fill(network: nn.Module, path: Path) -> None:
-    """Take over from ``path`` (``.safetensors``, or a ``.pt`` of numbers only) all parameters that fit.
+def fill(network: nn.Module, architecture: str, path: Path) -> None:
+    """Take over the parameters in ``path``; those of a head for other labels need not fit.
 
-    The parameters of a head for other labels do not fit. Raises DataMissing without the file, ExperimentError
-    when less than half of the network is in it.
+    Raises DataMissing, ExperimentError, which says what does not fit.
     """
-    if not path.is_file():
-        raise DataMissing(f"{path} is missing: the training starts from it")
-    safe = path.suffix == ".safetensors"
-    state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    found = {name.removeprefix(WRAPPED): value.float() for name, value in state.items()}
-    own = {name: value for name, value in network.state_dict().items() if value.dtype.is_floating_point}
-    fitting = {
-        name: found[bare]
-        for name, value in own.items()
-        if (bare := name.removeprefix(WRAPPED)) in found and found[bare].shape == value.shape
-    }
-    parameters = [name for name, _ in network.named_parameters()]
-    if 2 * sum(name in fitting for name in parameters) < len(parameters):
-        raise ExperimentError(f"{path} does not hold the parameters of this network")
-    network.load_state_dict(fitting, strict=False)
+    if not isinstance(network, Logits):
+        fill_from(network, path, architecture, HEADS)
+        return
+    try:
+        fill_from(network.network, path, architecture, PLACED_HEADS)
+    except ExperimentError:
+        fill_backbone(network.network.backbone, path, architecture)
 
 
 def folded(network: nn.Module) -> bool:

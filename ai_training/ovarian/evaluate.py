@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from what is committed."""
+"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from what is committed or again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_pipeline.ovarian.outline import Outliner, dice
+from ai_training.engine.run import BEST
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.ovarian import figures, gate, predictions, study_figures
+from ai_training.ovarian import figures, fit, gate, predictions, study_figures
+from ai_training.ovarian.ship import predict
 from ai_training.progress import Report, silent
 from ai_training.sets.ovarian import OvarianFrame, ovarian_frames
 
@@ -21,24 +24,62 @@ TARGET = 0.90
 """The design's target of the macro AUC."""
 
 
-def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, card: Card, report: Report = silent, runs: Path | None = None) -> dict[str, Any]:
     """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
-    test splits; all other figures come from the committed predictions of the folds. Raises DataMissing,
-    CardError.
+    test splits; all other figures come from the committed predictions of the folds.
+
+    With ``runs`` the networks of the folds predict again from the images (:func:`recompute`); the study and
+    the other networks stay what was committed. Raises DataMissing, CardError, ExperimentError.
     """
     frames = ovarian_frames(data)
-    held_out = predictions.read(frames)
+    folder = recompute(data, card, runs, report) if runs else predictions.FOLDER
+    held_out = predictions.read(frames, folder)
     points = card.labels[0]
+    again = {"recomputed": agreement(held_out, predictions.read(frames))} if runs else {}
     return {
+        **again,
         "model": card.id,
         "version": card.version,
         "cross_validation": figures.classification(held_out),
         "answers": figures.answer_figures(held_out, points.threshold, points.absent_below),
-        "gate": gate.figures(predictions.FOLDER / predictions.GATE, OvarianClassifier(card), data, report),
+        "gate": gate.figures(folder / predictions.GATE, OvarianClassifier(card), data, report),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
         "study": study_figures.figures(held_out),
         "trained_on_cleaned": study_figures.trained_on_cleaned(held_out),
         "other_networks": study_figures.other_networks(held_out),
+    }
+
+
+def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Path:
+    """The folder with predictions and distances that the networks of the folds make anew from the images.
+
+    The networks are those that ``ai-pipeline train ovarian`` left in ``runs``; those that are not there are
+    trained first, by the recipe and with the seeds that ``card`` names. Raises DataMissing, CardError,
+    ExperimentError where ``runs`` holds those of another recipe.
+    """
+    training = card.details["training"]
+    try:
+        recipe = fit.OvarianRecipe(**training["recipe"])
+        seeds = range(1, int(training["seeds"]) + 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CardError(f"{card.path.name} does not say by which recipe its network was trained") from error
+    folder = runs / "recomputed"
+    left = [runs / f"seed-{seed}" / fold / BEST for seed in seeds for fold in fit.FOLD_RUNS]
+    if not all(path.is_file() for path in left):
+        fit.train(data, runs, recipe, seeds, fit.FOLD_RUNS, report)
+    predict(data, runs, recipe, seeds, folder, report, fit.FOLD_RUNS)
+    return folder
+
+
+def agreement(again: predictions.HeldOut, committed: predictions.HeldOut) -> dict[str, Any]:
+    """How near new predictions are to the committed ones."""
+    same = again.mean.argmax(1) == committed.mean.argmax(1)
+    off = np.abs(again.mean - committed.mean)
+    return {
+        "frames": len(same),
+        "same class": round(float(same.mean()), 4),
+        "logits apart, mean": round(float(off.mean()), 4),
+        "logits apart, at most": round(float(off.max()), 4),
     }
 
 

@@ -27,6 +27,7 @@ from ai_pipeline.networks.efficientnet import NAME
 from ai_training.engine.run import BEST, Plan, TrainingRun, Validation
 from ai_training.engine.setup import input_of, run_options, seed_all
 from ai_training.networks.ovarian import CystClassifier, CystEnsemble, cyst_classifier
+from ai_training.networks.start import DEFAULT_START, RANDOM, StartWeights
 from ai_training.progress import Report, silent
 from ai_training.sets.ovarian import (
     FOLDS,
@@ -51,13 +52,17 @@ Both = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class OvarianRecipe:
-    """Everything that shapes a run. ``epochs``: passes over its training frames; ``frozen``: first blocks of
-    EfficientNet-Lite0 that keep their ImageNet weights; ``balance``: exponent of a class's count by which its
-    frames are drawn less often (0: as they are, 1: every class as often). The frozen part sees ``copies`` of
-    each frame, once for all runs (0: a new copy in every step). Of a copy: ``rotation`` in degrees, the rest
-    as shares of the picture or of its grey levels."""
+    """Everything that shapes a run.
+
+    ``start``: the weights that ``architecture`` starts from; ``epochs``: passes over its training frames;
+    ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights; ``balance``: exponent of a class's
+    count by which its frames are drawn less often (0: as they are, 1: every class as often). The frozen part
+    sees ``copies`` of each frame, once for all runs (0: a new copy in every step). Of a copy: ``rotation`` in
+    degrees, the rest as shares of the picture or of its grey levels.
+    """
 
     architecture: str = NAME
+    start: StartWeights = DEFAULT_START
     size: int = 192
     frozen: int = 11
     epochs: float = 16.0
@@ -114,19 +119,35 @@ def train(
 
 
 def recipe(
-    *, epochs: float | None = None, architecture: str | None = None, frozen: int | None = None
+    *,
+    epochs: float | None = None,
+    architecture: str | None = None,
+    frozen: int | None = None,
+    start: StartWeights = DEFAULT_START,
 ) -> OvarianRecipe:
     """The shipped recipe with the given changes. Where nothing is frozen every step sees new copies."""
     made = OvarianRecipe()
     architecture = architecture or made.architecture
     kept = 0 if architecture != NAME else made.frozen if frozen is None else frozen
     copies = made.copies if kept else 0
-    return replace(made, architecture=architecture, frozen=kept, copies=copies, epochs=epochs or made.epochs)
+    return replace(
+        made,
+        architecture=architecture,
+        start=start,
+        frozen=kept,
+        copies=copies,
+        epochs=epochs or made.epochs,
+    )
+
+
+def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
+    """The network of ``recipe`` before its first step. Raises ExperimentError, DataMissing."""
+    return cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS), recipe.start)
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
-    network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS))
+    network = new_classifier(replace(recipe, start=StartWeights(RANDOM)))
     network.load_state_dict(torch.load(folder / BEST, map_location="cpu", weights_only=True))
     return network.eval()
 
@@ -191,7 +212,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
     """``[N, copies, C, h, w]`` float16: what the frozen part makes of copies of each frame."""
-    network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS)).eval()
+    network = new_classifier(recipe).eval()
     network.to(run_options().chosen_device())
     found = []
     for number, picture in enumerate(pixels):
@@ -247,7 +268,7 @@ class _OvarianRun(TrainingRun):
         self.recipe, self.pixels, self.seen = recipe, pixels, seen
         self.labels = np.array([frame.label for frame in frames], np.intp)
         self.rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS))
+        network = new_classifier(recipe)
         steps = recipe.iterations(len(self.rows))
         plan = Plan(
             iterations=steps,

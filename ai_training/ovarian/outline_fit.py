@@ -20,10 +20,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.networks.efficientnet import NAME
 from ai_pipeline.ovarian.outline import SURE, dice
 from ai_training.engine.run import Recipe, RecipeRun, Validation
 from ai_training.engine.setup import input_of
-from ai_training.networks.outlines import OutlineNetwork, less_dice
+from ai_training.networks.outlines import OutlineNetwork, less_dice, outline_network
+from ai_training.networks.start import DEFAULT_START
 from ai_training.ovarian.fit import OvarianRecipe, exposed, motion
 from ai_training.progress import Report, silent
 from ai_training.sets.ovarian import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
@@ -121,8 +123,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
 
     def new_network(self) -> OutlineNetwork:
-        network = OutlineNetwork(OUTLINES)
-        network.load_imagenet()
+        network = outline_network(NAME, DEFAULT_START, OUTLINES, self.recipe.size, self.recipe.size)
         for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
             part.requires_grad_(False)
         return network

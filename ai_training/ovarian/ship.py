@@ -17,6 +17,7 @@ from ai_pipeline.networks.efficientnet import fuse
 from ai_training.cards import new_card, weights_row
 from ai_training.networks.outlines import AnatomyGraph
 from ai_training.networks.ovarian import CystEnsemble
+from ai_training.networks.start import DEFAULT_START
 from ai_training.onnx_file import export, store_in_half
 from ai_training.ovarian import gate, outline_fit, predictions
 from ai_training.ovarian.calibration import (
@@ -27,7 +28,7 @@ from ai_training.ovarian.calibration import (
     cross_fitted,
     scaled,
 )
-from ai_training.ovarian.fit import ALL, OvarianRecipe, ensemble, lower_of, outputs_above
+from ai_training.ovarian.fit import ALL, FOLD_RUNS, OvarianRecipe, ensemble, lower_of, outputs_above
 from ai_training.ovarian.predictions import HeldOut
 from ai_training.progress import Report, silent
 from ai_training.sets.ovarian import (
@@ -81,16 +82,32 @@ def ship(
 ) -> Path:
     """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
     card. Raises DataMissing; OSError where a run is missing."""
-    frames = ovarian_frames(data)
-    held_out = _held_out(out, recipe, seeds, frames, report)
-    predictions.write(held_out, out / predictions.FOLDER.name)
-    _gates(data, out, recipe, seeds, frames, held_out, report)
+    held_out = predict(data, out, recipe, seeds, out / predictions.FOLDER.name, report)
     export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
     outliner = outline_fit.trained_outliner(out / "outline")
     example = (torch.zeros(2, 3, outline.size, outline.size),)
     batch = {"images": {0: Dim("pictures", max=16)}}
     export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
     return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
+
+
+def predict(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    seeds: Sequence[int],
+    folder: Path,
+    report: Report = silent,
+    runs: Sequence[str] = (*FOLD_RUNS, ALL),
+) -> HeldOut:
+    """Write into ``folder`` what the networks of the folds below ``out``, and their gates, answer to the
+    frames that they have not seen; with :data:`ALL` among ``runs`` the gate that ships into ``out``, too.
+    """
+    frames = ovarian_frames(data)
+    held_out = _held_out(out, recipe, seeds, frames, report)
+    predictions.write(held_out, folder)
+    _gates(data, out, recipe, seeds, held_out, folder, runs, report)
+    return held_out
 
 
 def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
@@ -119,7 +136,8 @@ def write_card(
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
-        "licence": "AGPL-3.0-or-later; trunks from ImageNet weights (Apache-2.0)",
+        "licence": recipe.start.licence_of(recipe.architecture, "trunks")
+        + ("" if recipe.start == DEFAULT_START else "; outline from ImageNet weights (Apache-2.0)"),
         "intended_use": (
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
@@ -156,7 +174,8 @@ def write_card(
             "seeds": len(held_out.logits),
             "views": "picture and mirror image, the mean of their logits",
             "held_out_looks": LOOKS,
-            "recipe": asdict(recipe),
+            "start": recipe.start.described(recipe.architecture),
+            "recipe": {name: value for name, value in asdict(recipe).items() if name != "start"},
             "outline": outline.described(),
         },
     }
@@ -209,21 +228,23 @@ def _gates(
     out: Path,
     recipe: OvarianRecipe,
     seeds: Sequence[int],
-    frames: Sequence[OvarianFrame],
     held_out: HeldOut,
+    folder: Path,
+    runs: Sequence[str],
     report: Report,
 ) -> None:
-    """The gate of each fold, judged on the frames that it has not seen, and the one that ships."""
+    """The gate of each of ``runs``: of a fold judged on the frames that it has not seen, of all it ships."""
+    frames = held_out.frames
     pixels = reduced([frame.rgb() for frame in frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
-    below = ensemble(out, recipe, seeds[:1], ALL)
+    below = ensemble(out, recipe, seeds[:1], runs[0])
     seen = lower_of(below, pixels, recipe.size)
     shown = {
         name: lower_of(below, reduced([one for _, one in named]), recipe.size)
         for name, named in gate.other_pictures(data, "train").items()
     }
     rows: list[tuple[str, str, int, float]] = []
-    for name in (*map(str, range(FOLDS)), ALL):
+    for name in runs:
         report(0.0, f"gate, {name}\n")
         network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
         features = outputs_above(network, seen)[1]
@@ -232,8 +253,8 @@ def _gates(
         made = gate.fit(features[~outside], others)
         if name == ALL:
             (out / f"{ID}.gate.npz").write_bytes(made.to_bytes())
-            break
+            continue
         distances = made.distance(features[outside])
         names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
         rows += [(gate.FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
-    gate.write(rows, out / predictions.FOLDER.name / predictions.GATE)
+    gate.write(rows, folder / predictions.GATE)

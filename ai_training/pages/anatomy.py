@@ -1,4 +1,4 @@
-"""The part of docs/models.md on the network that outlines heart and lungs."""
+"""The part of docs/models/outlines.md on the network that outlines heart and lungs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ai_training.text import interval
 def anatomy_lines(card: Card) -> list[str]:
     """Dice of each organ, agreement of the cardiothoracic ratio on the test images; nothing without them."""
     tested = card.details.get("metrics", {}).get("test")
-    if not tested:
+    if "anatomy" not in card.details or not tested:
         return []
     ratio = tested["ratio"]
     low, high = ratio["limits"]
@@ -27,6 +27,6 @@ def anatomy_lines(card: Card) -> list[str]:
         f"| measured | {tested['measured']} of {tested['images']} |",
         f"| not measured | {missed} |",
         "",
-        "Looked at on 60 films of another hospital: [studies/anatomy.md](studies/anatomy.md).",
+        "Looked at on 60 films of another hospital: [studies/anatomy.md](../studies/anatomy.md).",
         "",
     ]

@@ -1,10 +1,11 @@
-"""The part of docs/models.md about a box detector: which labels get boxes, and what the boxes are worth."""
+"""The boxes of docs/models/chest-calls.md: which labels get them, and what they are worth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ai_pipeline.models.card import Card
 from ai_training.text import interval, markdown_table
 
 NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")
@@ -19,8 +20,11 @@ ARMS = {
 }
 
 
-def box_lines(figures: Mapping[str, Any]) -> list[str]:
-    """Lines from the table ``detection`` of a card; missing figures are left out."""
+def box_lines(card: Card) -> list[str]:
+    """Lines from the table ``detection`` of a card; nothing without it."""
+    figures = card.details.get("detection")
+    if not figures:
+        return []
     lines = [
         "### Boxes",
         "",

@@ -1,4 +1,4 @@
-"""The part of docs/models.md on the network that reduces speckle."""
+"""The part of docs/models/ultrasound.md on the network that reduces speckle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ai_training.text import interval, markdown_table
 def despeckle_lines(card: Card) -> list[str]:
     """Noise, texture and heads on the test frames, filter by filter; nothing without them."""
     tested = card.details.get("metrics", {}).get("test")
-    if not tested:
+    if "despeckler" not in card.details or not tested:
         return []
     return [
         f"On {tested['frames']} test frames (`ai-pipeline evaluate despeckle`; intervals are 95 %, by "
@@ -37,7 +37,7 @@ def despeckle_lines(card: Card) -> list[str]:
             },
             4,
         ),
-        "What was tried and what it means: [studies/despeckle.md](studies/despeckle.md).",
+        "What was tried and what it means: [studies/despeckle.md](../studies/despeckle.md).",
         "",
     ]
 

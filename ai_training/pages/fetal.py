@@ -1,4 +1,4 @@
-"""The part of docs/models.md on the network that outlines fetal heads."""
+"""The part of docs/models/outlines.md on the network that outlines fetal heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ai_training.text import interval
 def head_lines(card: Card) -> list[str]:
     """Dice, circumference and gate on the test images; nothing without them."""
     tested = card.details.get("metrics", {}).get("test")
-    if not tested:
+    if "head" not in card.details or not tested:
         return []
     of, small = tested["circumference"], tested["small"]
     low, high = of["limits"]
@@ -35,6 +35,6 @@ def head_lines(card: Card) -> list[str]:
             for name, row in tested["gate"].items()
         ),
         "",
-        "Looked at on pictures of another source: [studies/fetal-head.md](studies/fetal-head.md).",
+        "Looked at on pictures of another source: [studies/fetal-head.md](../studies/fetal-head.md).",
         "",
     ]

@@ -1,352 +1,161 @@
-"""docs/models.md, written from the cards: ``python -m ai_training.pages.models > docs/models.md``.
+"""docs/models.md and docs/models/*.md, written from the cards: ``python -m ai_training.pages.models``.
 
-A test holds the page equal to the cards, so no figure in it can be older than the model it speaks of.
+A test holds the pages equal to the cards, so no figure in them can be older than the model it speaks of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ai_pipeline.models.card import Card
 from ai_training.despeckle.compared import compared_cards
 from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
+from ai_training.pages.chest import chest_lines
 from ai_training.pages.despeckle import despeckle_lines
 from ai_training.pages.fetal import head_lines
 from ai_training.pages.operating_points import operating_point_lines
 from ai_training.pages.ovarian import ovarian_lines
-from ai_training.pages.ultrasound import inpaint_lines, marks_lines
-from ai_training.text import interval
+from ai_training.pages.training import training_lines
+from ai_training.pages.ultrasound import ultrasound_lines
+from ai_training.text import NOT_DIAGNOSTIC, interval, sentence
 from ai_training.ultrasound.inpaint.compared import cards_with_compared
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+CARDS = "models.md"
 OPENING = """# Models
 
-**None of these models is for diagnostic use.** This page is written from the cards of what ships, in
+**None of these models is for diagnostic use.** These are the cards of what ships, in
 `ai_pipeline/cards/`, and of two inpainters and an autoencoder that it was compared with and that no pipeline
-runs, in `ai_training/ultrasound/inpaint/compared/` and `ai_training/despeckle/compared/`
-(`python -m ai_training.pages.models > docs/models.md`); [training.md](training.md) says how figures are made.
+runs, in `ai_training/ultrasound/inpaint/compared/` and `ai_training/despeckle/compared/`.
+This page and those that it leads to are written from the cards (`python -m ai_training.pages.models`).
 
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
 name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
 a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and whether intact.
-[models-own.md](models-own.md) says how a checkpoint of another project is converted, evaluated and activated.
+
+[How they were trained](models/training.md) · [how figures are made](training.md) · [a model of one's
+own](models-own.md) · [the works that this follows, repeated](studies/README.md)
 """
+PICTURES = {
+    "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
+    "chest-efficientnet-lite0": (
+        "chest-sc-heatmap.png",
+        "A finding with its box, the lines of the cardiothoracic ratio, and the heat map",
+    ),
+    "ovarian-efficientnet-lite0": ("ovarian-activation.png", "Frames, and where the network looks"),
+    "ultrasound-despeckle-residual": ("despeckle.png", "Frame, median filter, this network"),
+    "ultrasound-inpaint-oci-gan": ("inpainting-1.png", "Overlaid, filled, truth"),
+    "ultrasound-marks-unet": ("ultrasound-source-sc-cleaned.png", "As it came, marks found, cleaned"),
+}
 
 
-def page() -> str:
-    """The whole page, from the cards of the shipped models and of models that they were compared with."""
+@dataclass(frozen=True, slots=True)
+class FigurePage:
+    """A page of figures: ``sections`` write the lines of one card, none for a card that is not theirs."""
+
+    file: str
+    title: str
+    sections: tuple[Callable[[Card], Sequence[str]], ...]
+    note: str = ""
+
+
+FIGURES = (
+    FigurePage("chest.md", "Chest X-rays: findings", (chest_lines,)),
+    FigurePage(
+        "chest-calls.md", "Chest X-rays: what calls and boxes are worth", (operating_point_lines, box_lines)
+    ),
+    FigurePage("outlines.md", "Outlines of hearts, lungs and fetal heads", (anatomy_lines, head_lines)),
+    FigurePage("ovarian.md", "Ovaries", (ovarian_lines,)),
+    FigurePage("ultrasound.md", "Ultrasound: marks, filling, speckle", (ultrasound_lines, despeckle_lines)),
+)
+TRAINING = FigurePage(
+    "training.md",
+    "How the models were trained",
+    (training_lines,),
+    " Commands: [training](../training.md), [ultrasound](../training-ultrasound.md). A recipe has the keys "
+    "of the training's file or options.",
+)
+
+
+def pages() -> dict[str, str]:
+    """Each page's text by its name below docs/, from the shipped cards and those that were compared with."""
     known = {**cards_with_compared(), **{card.id: card for card in compared_cards()}}
-    return "\n".join([OPENING, *(line for _, card in sorted(known.items()) for line in lines_of(card))])
+    cards = [card for _, card in sorted(known.items())]
+    found = {CARDS: "\n".join([OPENING, *(line for card in cards for line in card_lines(card))])}
+    return found | {f"models/{page.file}": _written(page, cards) for page in (*FIGURES, TRAINING)}
 
 
-def lines_of(card: Card) -> list[str]:
-    """The section of one card; figures that its ``[metrics]`` lacks are left out."""
-    lines = [
-        f"## {card.id}, version {card.version}",
+def card_lines(card: Card) -> list[str]:
+    """The card: what it is for, its licence, weights and limits, a picture, and where its figures are."""
+    drawn = PICTURES.get(card.id)
+    leading = [page for page in FIGURES if figure_lines(page, card)]
+    links = [f"[{page.title}](models/{page.file}#{_anchor(card)})" for page in leading]
+    return [
+        f"## {_title(card)}",
         "",
-        "**Not for diagnostic use.**",
+        f"**{NOT_DIAGNOSTIC}**",
         "",
-        f"{_sentence(card.task)}",
+        f"{sentence(card.task)}{_headline(card)}",
         "",
+        *([f"![{drawn[1]}](pictures/{drawn[0]})", ""] if drawn else []),
         f"* **Intended use:** {card.intended_use}",
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
         *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
         f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}",
+        *([f"* **Figures:** {'; '.join(links)}"] if links else []),
         "",
         "Limits:",
         "",
         *(f"* {limit}" for limit in card.limits),
         "",
     ]
+
+
+def figure_lines(page: FigurePage, card: Card) -> list[str]:
+    """What ``page`` has of ``card``; nothing where it has no such figures."""
+    return [line for section in page.sections for line in section(card)]
+
+
+def _written(page: FigurePage, cards: Sequence[Card]) -> str:
+    lines = [
+        f"# {page.title}",
+        "",
+        f"**{NOT_DIAGNOSTIC}** From the [cards](../{CARDS}), where limits and licences are.{page.note}",
+        "",
+    ]
+    for card in cards:
+        if found := figure_lines(page, card):
+            lines += [f"## {_title(card)}", "", *found]
+    return "\n".join(lines)
+
+
+def _headline(card: Card) -> str:
+    """The one figure to know a classifier by, as a sentence; nothing for the others."""
     metrics = card.details.get("metrics", {})
-    if "cross_validation" in metrics:
-        return lines + ovarian_lines(card)
-    if card.labels and metrics:
-        parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
-        boxes = box_lines(card.details["detection"]) if "detection" in card.details else []
-        points = operating_point_lines(card)
-        lines += [*(line for part in parts for line in part), *_external(card)]
-        lines += [*points, *boxes, *_training(card)]
-    lines += anatomy_lines(card) if "anatomy" in card.details else []
-    lines += head_lines(card) if "head" in card.details else []
-    lines += despeckle_lines(card) if "despeckler" in card.details else []
-    if "detector" in card.details:
-        lines += marks_lines(metrics)
-    if "tile" in card.details:
-        lines += inpaint_lines(metrics)
-    return lines
-
-
-def _findings(card: Card) -> list[str]:
-    return [
-        "### Findings",
-        "",
-        "A label is reported only when its test images hold at least 15 positives and the lower end of the",
-        "interval of its AUC is above .5; the others are measured here, hidden unless `all_labels` is set.",
-        "",
-        "| label | code | place | reported | present from | absent below | box |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {label.name} | {label.code.value} {label.code.scheme} *{label.code.meaning}* "
-            f"| {label.site.meaning if label.site else ''} | {_yes(label.supported)} | {label.threshold:.3f} "
-            f"| {label.absent_below:.3f} | {_yes(label.detector if card.plays('detector') else label.box)} |"
-            for label in card.labels
-        ),
-        "",
-    ]
-
-
-def _figures(metrics: Mapping[str, Any]) -> list[str]:
-    looks = f" Looks at the test split with these weights: {metrics['looks']}." if "looks" in metrics else ""
-    lines = ["### Test figures", "", f"{metrics['set']}.{looks}", ""]
     if "mean_auc" in metrics:
-        lines += [
-            f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
-            f"**{interval(metrics['mean_auc'])}**.{_compared(metrics)}",
-            "",
-        ]
-    if "with_children" in metrics:
-        row = metrics["with_children"]
-        lines += [f"With children: {row['images']} images, {interval(row['mean_auc'])}.", ""]
-    if "within_source" in metrics:
-        lines += [*_within(metrics["within_source"], metrics.get("source_probe", {})), ""]
-    lines += [
-        "Sensitivity and specificity at the thresholds of `balanced`:",
-        "",
-        "| label | positives | AUC | average precision | sensitivity / specificity, present | … not absent |",
-        "|---|---|---|---|---|---|",
-        *(_row(name, row) for name, row in metrics["labels"].items()),
-        "",
-    ]
-    return [*lines, *_shown(metrics), *_others(metrics)]
+        return f" Mean AUC of {len(metrics['mean_auc_labels'])} labels: {interval(metrics['mean_auc'])}."
+    if "cross_validation" in metrics:
+        return f" Macro AUC of the classes: {interval(metrics['cross_validation']['macro_auc'])}."
+    return ""
 
 
-def _compared(metrics: Mapping[str, Any]) -> str:
-    titles = {"hog": "HOG + kernel ridge with the same labels", "age_sex_view": "Age, sex and view alone"}
-    return "".join(
-        f" {title}: {interval(metrics[f'mean_auc_{name}'])}, paired difference "
-        f"{interval(metrics[f'difference_to_{name}'])}."
-        for name, title in titles.items()
-        if f"mean_auc_{name}" in metrics
-    )
+def _title(card: Card) -> str:
+    return f"{card.id}, version {card.version}"
 
 
-def _within(within: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"Mean of {within['cells']} AUCs, each of one label inside one source: {interval(within['model'])}"
-        + (f" (HOG {interval(within['hog'])})" if "hog" in within else "")
-        + "."
-    ]
-    if probe:
-        known = ", ".join(f"{label} {auc:.2f}" for label, auc in probe["pooled_auc"].items() if auc >= 0.7)
-        lines.append(
-            "What pooled figures are worth: a classifier that sees nothing but the source of an image "
-            f"reaches {interval(probe['mean_pooled_auc'])} over all sources{f' ({known})' if known else ''}."
-        )
-    return lines
-
-
-def _row(name: str, row: Mapping[str, Any]) -> str:
-    def cell(key: str) -> str:
-        return _share(row[key]) if key in row else "–"  # without positives there is no sensitivity
-
-    present = f"{cell('sensitivity_present')} / {cell('specificity_present')}"
-    not_absent = f"{cell('sensitivity_not_absent')} / {cell('specificity_not_absent')}"
-    precision = cell("average_precision")
-    auc = interval(row["auc"]) if "auc" in row else "–"
-    return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
-
-
-def _shown(metrics: Mapping[str, Any]) -> list[str]:
-    """What a reader gets to see: the top three, all findings, boxes, and what the gate turns away."""
-    lines: list[str] = []
-    if "top3" in metrics:
-        top = metrics["top3"]
-        constant = f" (the three most frequent labels for everyone: {interval(top['constant'])})"
-        lines.append(
-            f"One of the top three labels is right in {interval(top['all_labels'])} of the images with a "
-            f"finding{constant if 'constant' in top else ''}."
-        )
-    if "all_findings" in metrics:
-        row = metrics["all_findings"]
-        lines.append(
-            "All findings of the supported labels at `balanced`: precision "
-            f"{interval(row['precision'])}, recall {interval(row['recall'])}, {row['called_per_image']} an "
-            "image."
-        )
-    if "pointing" in metrics:
-        point, overlap = metrics["pointing"], metrics["iou_at_least_0.3"]
-        lines.append(
-            f"Boxes: the map's peak lies in the true box in {interval(point['model'])} of cases (one fixed "
-            f"map per label: {interval(point['constant'])}, difference {interval(point['difference'])}); "
-            f"the box overlaps it by at least .3 in {interval(overlap['model'])} (one fixed box per label: "
-            f"{interval(overlap['constant'])}, difference {interval(overlap['difference'])})."
-        )
-    return [*(text for line in lines for text in (line, "")), *_gate(metrics.get("gate", {}))]
-
-
-def _gate(gate: Mapping[str, Any]) -> list[str]:
-    if not gate:
-        return []
-    return [
-        "What the gate does with pictures; false positives: the share that passes as shown where 95 % of the "
-        "adults do.",
-        "",
-        "| picture | number | false positives | accepted | reoriented | refused |",
-        "|---|---|---|---|---|---|",
-        _outcome("chests of adults", gate["adults"]),
-        *(_outcome(name, row) for name, row in gate["kinds"].items()),
-        "",
-    ]
-
-
-def _outcome(name: str, row: Mapping[str, Any]) -> str:
-    passes = interval(row["false_positives_at_95"]) if "false_positives_at_95" in row else ""
-    shares = " | ".join(f"{row[key]:.3f}" for key in ("accepted", "mended", "refused"))
-    return f"| {name} | {row['images']} | {passes} | {shares} |"
-
-
-def _others(metrics: Mapping[str, Any]) -> list[str]:
-    lines: list[str] = []
-    if "sources" in metrics:
-        lines += ["| source | images | patients | labels | mean AUC |", "|---|---|---|---|---|"]
-        for name, row in metrics["sources"].items():
-            auc = interval(row["mean_auc"]) if "mean_auc" in row else "–"
-            lines.append(f"| {name} | {row['images']} | {row['patients']} | {len(row['labels'])} | {auc} |")
-        left = [
-            f"{label} of {source}: {why}"
-            for source, row in metrics["sources"].items()
-            for label, why in row.get("left_out", {}).items()
-        ]
-        lines += ["", *([f"Left out: {'; '.join(left)}.", ""] if left else [])]
-    taught = metrics.get("teacher", {})
-    for name, row in taught.get("sources", {}).items():
-        lines += [
-            f"Beside the teacher on {row['images']} images of {name} that it scored, "
-            f"{len(row['labels'])} labels: {interval(row['model'])}, teacher {interval(row['teacher'])}, "
-            f"difference {interval(row['difference'])}.",
-            "",
-        ]
-    return [*lines, *([f"{_sentence(taught['note'])}", ""] if "note" in taught else [])]
-
-
-def _external(card: Card) -> list[str]:
-    """What others measured; a label is hidden where the lower limit is not above .5 there."""
-    found = card.details.get("external")
-    if not found:
-        return []
-    rows = [f"| {label} | {interval(auc)} |" for label, auc in found["auc"].items()]
-    return [
-        "### Elsewhere",
-        "",
-        f"AUC on {found['images']} {found['source']}; {found['called_present']}. "
-        "A label is shown only if the lower limit of its AUC is above .5 there too.",
-        "",
-        "| label | AUC |",
-        "| --- | --- |",
-        *rows,
-        "",
-    ]
-
-
-def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:
-    found = card.details.get("calibration", {})
-    if not found:
-        return []
-    rates = found["prevalence"]
-    if isinstance(rates, Mapping):
-        rates = ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
-    lines = [
-        "### Calibration",
-        "",
-        f"{found['method']}, whose rates are {rates}. Thresholds: {found['thresholds']}.",
-        "",
-    ]
-    for name, row in metrics.get("calibration", {}).items():
-        kind = "natural prevalence" if row["natural_prevalence"] else "chosen by disease"
-        lines += [
-            f"{name} ({kind}), {row['images']} images; slope 1 and intercept 0 are perfect:",
-            "",
-            "| label | prevalence | ECE | Brier score | slope | intercept |",
-            "|---|---|---|---|---|---|",
-            *(_believed(label, cells) for label, cells in row["labels"].items()),
-            "",
-        ]
-    return lines
-
-
-def _believed(label: str, row: Mapping[str, Any]) -> str:
-    cells = (interval(row[key]) if key in row else "–" for key in ("ece", "brier", "slope", "intercept"))
-    return f"| {label} | {row['prevalence']:.3f} | {' | '.join(cells)} |"
-
-
-def _subgroups(metrics: Mapping[str, Any]) -> list[str]:
-    rows = metrics.get("subgroups", [])
-    if not rows:
-        return []
-    return [
-        "### Subgroups",
-        "",
-        "Labels with at least 20 positives in the group; the mean is over the labels that all groups have.",
-        "",
-        "| set | group | images | mean AUC (labels) | AUC of the labels (positives) |",
-        "|---|---|---|---|---|",
-        *(_subgroup(row) for row in rows),
-        "",
-    ]
-
-
-def _subgroup(row: Mapping[str, Any]) -> str:
-    mean = f"{interval(row['mean_auc'])} ({len(row['labels_of_mean'])})" if "mean_auc" in row else "–"
-    cells = "; ".join(f"{k} {interval(v['auc'])} ({v['positives']})" for k, v in row["labels"].items())
-    return f"| {row['set']} | {row['attribute']} {row['group']} | {row['images']} | {mean} | {cells} |"
-
-
-def _training(card: Card) -> list[str]:
-    training = card.details.get("training", {})
-    if not training:
-        return []
-    lines = [
-        "### Training",
-        "",
-        *(f"* {source}" for source in training["data"]),
-        f"* {training['images']} images of {training['patients']} patients; chosen at iteration "
-        f"{training['chosen_iteration']} by a validation AUC of {training['validation_auc_within_sources']} "
-        f"(inside sources, {training['validation_images']} images).",
-        "",
-    ]
-    levers = training.get("levers", [])
-    if levers:
-        lines += [
-            "What each lever gave on validation images (mean AUC inside sources, paired image by image):",
-            "",
-            "| lever | validation AUC | difference, 95 % by patient | against |",
-            "|---|---|---|---|",
-            *(_lever(row) for row in levers),
-            "",
-        ]
-    return lines
-
-
-def _lever(row: Mapping[str, Any]) -> str:
-    gain = interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
-    return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('against', '')} |"
-
-
-def _share(value: float | Sequence[float]) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else interval(value, 2)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+def _anchor(card: Card) -> str:
+    """The heading of a card as the part of an address after ``#``."""
+    return "".join(c for c in _title(card).lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    into = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    for name, text in pages().items():
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        (into / name).write_text(text, encoding="utf-8")

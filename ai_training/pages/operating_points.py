@@ -1,4 +1,4 @@
-"""The part of docs/models.md about operating points: thresholds, and what calls at them are worth."""
+"""Operating points for docs/models/chest-calls.md: thresholds, and what calls at them are worth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ai_training.text import interval, markdown_table
 
 def operating_point_lines(card: Card) -> list[str]:
     """One table for each operating point that was measured; nothing without figures."""
-    tested = card.details["metrics"].get("operating_points")
+    tested = card.details.get("metrics", {}).get("operating_points")
     if not tested:
         return []
     chosen = card.details.get("operating_points", {})
@@ -25,7 +25,8 @@ def operating_point_lines(card: Card) -> list[str]:
         "A rule chooses one (`operating_point`); the first here is the default. Thresholds come from",
         f"validation images{_size(chosen)}, everything else from test images of all sources{_size(tested)}.",
         "How many calls are right follows by Bayes' rule from the likelihood ratios and the prevalence that",
-        "the model was calibrated at (see Calibration); in a report from the site's own, where it sets one.",
+        "the model was calibrated at ([calibration](chest.md#calibration)); in a report from the site's own,",
+        "where it sets one.",
         "",
     ]
     for point in points_of(card):

@@ -1,4 +1,4 @@
-"""The part of docs/models.md on the ovarian model."""
+"""The figures of the ovarian model, for docs/models/ovarian.md."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def _others(metrics: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     if metrics["study"]:
-        yield "What cleaning does to it: [studies/ovarian.md](studies/ovarian.md)."
+        yield "What cleaning does to it: [studies/ovarian.md](../studies/ovarian.md)."
         yield ""

@@ -1,14 +1,23 @@
-"""The test figures of the ultrasound networks, as docs/models.md shows them (from their cards)."""
+"""The test figures of the ultrasound networks, as docs/models/ultrasound.md shows them (from their cards)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ai_pipeline.models.card import Card
 from ai_training.text import interval, markdown_table
 
 CLASSES = ("text", "caliper", "marker", "scale", "logo")
 WAYS = {"network": "network alone", "text_boxes": "text detector alone", "node": "all that the node removes"}
+
+
+def ultrasound_lines(card: Card) -> list[str]:
+    """The figures of a mark detector or of an inpainter; nothing for other cards."""
+    metrics = card.details.get("metrics", {})
+    if "detector" in card.details:
+        return marks_lines(metrics)
+    return inpaint_lines(metrics) if "tile" in card.details else []
 
 
 def marks_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -40,7 +49,7 @@ def inpaint_lines(metrics: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         *markdown_table(headings, rows),
-        "[The study](studies/inpainting.md) has the other ways and pictures.",
+        "[The study](../studies/inpainting.md) has the other ways and pictures.",
         "",
     ]
 

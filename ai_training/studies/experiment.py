@@ -1,11 +1,13 @@
 """A study as one typed TOML file: ``[base]``, and arms that each differ from another one by what they say.
 
+``[full]`` has what the full length changes: its tables are those of the file, ``[full.base.lesson]`` for one.
 The folder ``experiments`` holds those whose reports are under ``docs/studies``. A key that is left out has
 the default below; a key that is not known is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +16,7 @@ from pydantic import Field
 from ai_training.chest.experiment import Augmentation
 from ai_training.errors import ExperimentError
 from ai_training.experiments import ExperimentPart, NotNegative, Share, checked, laid_over, read_table
+from ai_training.networks.start import STARTS
 from ai_training.sets.images import LABELS
 from ai_training.studies.synthetic.recipe import Synthesis
 
@@ -132,6 +135,25 @@ class ChestStudy(ExperimentPart):
     images: int = 0
     synthesis: Synthesis | None = None
 
+    def without_weights(self, folder: Path) -> dict[str, str]:
+        """Arms whose file of weights is not in ``folder``, and those that need such an arm, each with why."""
+        found: dict[str, str] = {}
+        for arm in self.arms:
+            network = arm.network
+            if network.from_arm in found:
+                found[arm.name] = f"which starts from {network.from_arm}"
+            elif not (network.from_arm or network.initial in STARTS or (folder / network.initial).is_file()):
+                found[arm.name] = f"whose weights {network.initial} are not in the folder (--weights)"
+        against = {arm.name: arm.against for arm in self.arms if arm.against in found}
+        return found | {name: f"which is compared with {other}" for name, other in against.items()}
+
+    def without(self, arms: Collection[str]) -> ChestStudy:
+        """The study without ``arms``. Raises ExperimentError where none is left."""
+        left = tuple(arm for arm in self.arms if arm.name not in arms)
+        if not left:
+            raise ExperimentError(f"{self.name}: no arm has the weights that it starts from (--weights)")
+        return self.model_copy(update={"arms": left})
+
     def toy(self) -> ChestStudy:
         """Two arms of each network on a few small images for one step: whether it runs, not what it finds."""
         small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
@@ -146,9 +168,16 @@ class ChestStudy(ExperimentPart):
         return self.model_copy(update=change)
 
 
-def load(path: Path) -> ChestStudy:
-    """Read a study file. Raises ExperimentError naming every wrong key, OSError when there is no file."""
+def load(path: Path, *, full: bool = False) -> ChestStudy:
+    """Read a study file, ``full`` as its table of that name changes it.
+
+    Raises ExperimentError naming every wrong key, or that there is no full length; OSError without a file.
+    """
     table = read_table(path)
+    longer = table.pop("full", None)
+    if full and longer is None:
+        raise ExperimentError(f"{path}: no table [full]: the study has one length only")
+    table = laid_over(table, longer) if full and longer else table
     known = ("seeds", "base", "arms", "synthesis")
     if unknown := sorted(set(table) - set(known)):
         raise ExperimentError(f"{path}: {', '.join(unknown)}: only {', '.join(known)}")

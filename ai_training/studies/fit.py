@@ -18,7 +18,8 @@ from ai_pipeline.models.preprocess import normalise
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.engine.run import CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.engine.setup import seed_all
-from ai_training.networks.studies import STARTS, fill, folded, restore_normalisation, study_network
+from ai_training.networks.start import STARTS
+from ai_training.networks.studies import fill, folded, restore_normalisation, study_network
 from ai_training.progress import Report, silent
 from ai_training.studies.alter import altered
 from ai_training.studies.experiment import Arm
@@ -159,7 +160,7 @@ def started(arm: Arm, weights: Path, images: Bytes) -> nn.Module:
     if wanted.initial in STARTS:
         return study_network(wanted.architecture, wanted.initial, len(arm.task.labels), wanted.size)
     network = study_network(wanted.architecture, "random", len(arm.task.labels), wanted.size)
-    fill(network, weights / wanted.initial if weights.is_dir() else weights)
+    fill(network, wanted.architecture, weights / wanted.initial if weights.is_dir() else weights)
     if folded(network):
         restore_normalisation(network, tensor(images))
     return network

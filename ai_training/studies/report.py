@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,21 @@ from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, without_n
 MINUS = "−"
 
 
-def write_report(out: Path, study: ChestStudy, rows: Sequence[ArmRow]) -> Path:
-    """Write ``figures.json``, ``report.md`` and ``arms.png`` into ``out``; returns the page."""
+def write_report(
+    out: Path, study: ChestStudy, rows: Sequence[ArmRow], left_out: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Write ``figures.json``, ``report.md`` and ``arms.png`` into ``out``; returns the page.
+
+    ``left_out``: arms that did not run, and why.
+    """
     out.mkdir(parents=True, exist_ok=True)
     found = {"study": study.model_dump(mode="json"), "machine": machine(), "arms": [asdict(r) for r in rows]}
+    found["left_out"] = dict(left_out)
     (out / "figures.json").write_text(json.dumps(without_nan(found), indent=1))
     forest(out / "arms.png", rows)
     page = out / "report.md"
-    lines = [f"# {study.name}", "", f"**{NOT_DIAGNOSTIC}** {machine()}", "", *tables(rows)]
+    not_run = [f"Left out: **{name}**, {why}." for name, why in left_out.items()]
+    lines = [f"# {study.name}", "", f"**{NOT_DIAGNOSTIC}** {machine()}", "", *tables(rows), *not_run]
     page.write_text("\n".join(lines), encoding="utf-8")
     return page
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -28,25 +29,34 @@ def run_study(
     out: Path,
     study: ChestStudy,
     *,
+    weights: Path | None = None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
     threads: int = 0,
     cache: Path | None = None,
     report: Report = silent,
 ) -> tuple[StudyMaterial, Answers]:
     """Train every arm with every seed into folders of ``out``; a finished one is not trained again.
 
+    ``weights``: the folder of the files that arms start from, ``data`` if None. ``left_out``: arms that do
+    not run, and why; they may later, into the same ``out``.
+
     Raises DataMissing, ExperimentError: also where ``out`` holds another study, or one on other images.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = StudyMaterial.gather(data, study, cache or out / "cache", report)
     _claim(out, study, material)
+    study = study.without(left_out)
+    for name, why in left_out.items():
+        report(0.0, f"left out: {name}, {why}\n")
     if study.synthesis:
         material = _with_synthetic(material, study.synthesis, out, report)
     runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
     answers: dict[str, list[HeldAnswers]] = {arm.name: [] for arm in study.arms}
     for number, (seed, arm) in enumerate(runs):
         part = part_of(report, number, len(runs), f"{arm.name}, seed {seed}")
-        weights = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else data
-        answers[arm.name].append(run_arm(arm, seed, material, weights, out / f"{arm.name}-{seed}", part))
+        of_arm = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else None
+        start, to = of_arm or weights or data, out / f"{arm.name}-{seed}"
+        answers[arm.name].append(run_arm(arm, seed, material, start, to, part))
     return material, {name: tuple(found) for name, found in answers.items()}
 
 

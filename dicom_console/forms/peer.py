@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ai_pipeline.images.numbers import whole
 from dicom_console.web.languages import N_
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
@@ -109,7 +110,7 @@ def _rest(form: Form) -> dict[str, Any]:
 
 def _further() -> dict[str, str]:
     """Keys that have no field, with what they do."""
-    known = PeerSettings.model_fields.items()
+    known = documented_fields(PeerSettings).items()
     return {key: about.description or "" for key, about in known if key not in (*_FIELDS, *_NO_FIELD)}
 
 

@@ -17,7 +17,7 @@ from dicom_node.services.happened import MOST, Happened, HappenedQuery, around
 
 faces = Faces()
 
-SPANS = {5: N_("5 minutes"), 30: N_("half an hour"), 120: N_("2 hours"), 1440: N_("a day")}
+SPANS = {1: N_("1 minute"), 5: N_("5 minutes"), 30: N_("half an hour"), 120: N_("2 hours"), 1440: N_("a day")}
 """How far before and after the time to look (minutes), in words."""
 _LONGEST = 60 * 24 * 31
 _LAST_HOUR = 60
@@ -34,24 +34,26 @@ def list_events(
     peer: Text = "",
     number: Annotated[str, Query(pattern=r"^\d{0,5}$")] = "",
     words: Text = "",
+    problems: bool = False,
 ) -> Happened:
     """Events and associations, the oldest first: around the time ``at``, without one of the last hour.
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
+    ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
     """
     middle = _time(at.strip())
-    now = datetime.now(UTC)
-    since = middle - timedelta(minutes=minutes) if middle else now - timedelta(minutes=_LAST_HOUR)
-    until = middle + timedelta(minutes=minutes) if middle else now + timedelta(minutes=1)
-    query = HappenedQuery(since, until, peer.strip(), int(number or 0), words.strip())
+    nearest = middle or datetime.now(UTC)
+    since = nearest - timedelta(minutes=minutes if middle else _LAST_HOUR)
+    until = nearest + timedelta(minutes=minutes if middle else 1)
+    query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
     with asked.site.database.read() as session:
         return around(session, asked.site.settings, query)
 
 
 @faces.page_of(list_events)
 def _page(asked: Visit, found: Happened) -> Response:
-    names = ("at", "minutes", "peer", "number", "words")
+    names = ("at", "minutes", "peer", "number", "words", "problems")
     with asked.site.database.read() as session:
         named = listing.named(session, found.events)
     return asked.page(

@@ -204,7 +204,15 @@ def _page(asked: Visit, name: str, checks: list[PeerCheck] | None = None) -> Res
         row = directory.peer(session, asked.site.settings, name)
         known = entered.listed(session, "peers").get(name)
     found = services.why(asked.site.settings, name, _since())
-    return asked.page("peer.html", peer=row, found=found, checks=checks, days=directory.DAYS, entered=known)
+    return asked.page(
+        "peer.html",
+        peer=row,
+        found=found,
+        checks=checks,
+        days=directory.DAYS,
+        most_asked=directory.ASKED,
+        entered=known,
+    )
 
 
 def _since() -> datetime:

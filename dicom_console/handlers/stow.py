@@ -16,13 +16,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import dicomweb
-from dicom_console.handlers.uploads import SECONDS, refuse_without_room
+from dicom_console.handlers.uploads import SECONDS, refuse_who_would_not_see_it, refuse_without_room
 from dicom_console.web.access import Asked, Visit, needs
 from dicom_console.web.parts import PartReader
-from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.model.roles import UserRole
 from dicom_node.services.stow import NO_OBJECT, NO_ROOM, StowedInstance, StowRequest
-from dicom_node.store import sight
 
 router = APIRouter(prefix=dicomweb.router.prefix)
 
@@ -42,7 +40,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 async def store(asked: Asked, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
     boundary = _boundary(asked)
-    _refuse_who_would_not_see_it()
+    refuse_who_would_not_see_it()
     refuse_without_room(asked.request, asked.site.settings, without_length=0)
     if _places.locked():
         raise HTTPException(503, "Other requests to store are under way: try again when they are done.")
@@ -80,15 +78,6 @@ def _boundary(asked: Visit) -> str:
     if not _BOUNDARY.fullmatch(boundary):
         raise HTTPException(400, "The media type has no boundary of 1 to 70 characters.")
     return boundary
-
-
-def _refuse_who_would_not_see_it() -> None:
-    """Who sees the studies of some senders only stores for one of them."""
-    senders = sight.SENDERS.get()
-    if senders and CONSOLE_AE_TITLE not in senders:
-        raise HTTPException(
-            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
-        )
 
 
 async def _read(asked: Visit, parts: PartReader) -> None:

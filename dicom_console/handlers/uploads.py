@@ -17,9 +17,11 @@ from dicom_console.web.access import Asked, Number, Since, Visit, form_of, needs
 from dicom_console.web.faces import VERSION, Faces
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput
+from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, patients, uploads
 from dicom_node.services.uploads import Described, Upload, UploadedFile, UploadedRow
+from dicom_node.store import sight
 from dicom_node.store.views import View
 
 faces = Faces()
@@ -94,6 +96,7 @@ async def take(asked: Asked) -> list[UploadedRow]:
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
     """The form with its files, when all of it came. Raises HTTPException."""
     settings = asked.site.settings
+    refuse_who_would_not_see_it()
     refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
     if _places.locked():
         raise HTTPException(503, "Other uploads are under way: try again when they are done.")
@@ -119,6 +122,15 @@ def taken(asked: Visit, form: FormData) -> Upload:
         with site.database.read() as session:
             patients.refuse_another(session, site.settings, about)
     return uploads.take(site.database, site.settings, sent, about, asked.person)
+
+
+def refuse_who_would_not_see_it() -> None:
+    """Who sees the studies of some senders only adds objects of one of them. Raises HTTPException."""
+    senders = sight.SENDERS.get()
+    if senders and CONSOLE_AE_TITLE not in senders:
+        raise HTTPException(
+            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
+        )
 
 
 def _answer(asked: Visit, form: FormData) -> Response:

@@ -11,12 +11,15 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import requested
 from dicom_node.store.tables import Association, Delivery
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, columns, list_events
 
 DAYS = 30
 """How far back it is looked who called."""
+ASKED = 50
+"""Requests for storage commitment that the page of a peer lists."""
 _SECRET = frozenset({"username", "password", "token"})
 _STRANGERS = 20
 _REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED)]
@@ -37,7 +40,17 @@ def peer(session: Session, settings: Settings, name: str) -> View:
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
     keys = {key: value for key, value in given.items() if value not in (None, "")}
-    return _shown(found) | {"keys": keys, "took": _took(session, found)}
+    asked = _unreported(session, found) if found.commit_after else None
+    return _shown(found) | {"keys": keys, "took": _took(session, found), "asked": asked}
+
+
+def _unreported(session: Session, peer: PeerSettings) -> list[View]:
+    """Its requests for storage commitment without a report that it took."""
+    return [
+        columns(row, "asked_at", "state", "attempts", "reason", "transaction_uid")
+        | {"objects": len(row.objects), "failed": len(row.failed)}
+        for row in requested.unreported(session, peer.name, ASKED)
+    ]
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicom_console.views.likeliest import likeliest
 from dicom_console.views.search import remarked
 from dicom_console.views.timeline import timeline
 from dicom_node.config.settings import Settings
@@ -48,6 +49,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     images = _images(session, number)
     results = _results(session, settings, number)
     reported = _report(session, settings, number)
+    reported["likeliest"] = likeliest(reported["findings"])
     reported["missing"] = assessments.missing_findings(session, settings, number, reported["findings"])
     reported["findings"] = assessments.with_verdicts(session, number, reported["findings"])
     return {

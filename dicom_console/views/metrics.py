@@ -20,10 +20,13 @@ from dicom_node.model.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
     OPEN_JOBS,
+    OPEN_WORKITEMS,
     DeliveryState,
     FetchState,
     JobState,
+    RequestedState,
     StudyState,
+    WorkitemState,
 )
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
@@ -33,10 +36,12 @@ from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.store.tables import (
     Association,
+    ClaimedWorkitem,
     Delivery,
     Fetch,
     Job,
     ReceivedObject,
+    RequestedCommitment,
     Result,
     SiteProcess,
     Study,
@@ -54,6 +59,7 @@ _OPEN_STUDIES = (
     StudyState.QUARANTINED,
     StudyState.FAILED,
 )
+_OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,12 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield from _states("deliveries", "Deliveries not confirmed.", _by_state(session, Delivery.state, waits))
     fetches = _by_state(session, Fetch.state, [*OPEN_FETCHES, FetchState.FAILED])
     yield from _states("fetches", "Studies to be fetched from peers, or given up.", fetches)
+    items = _by_state(session, ClaimedWorkitem.state, [*OPEN_WORKITEMS, WorkitemState.GIVEN_UP])
+    yield from _states("workitems", "Work items of worklist managers, claimed or given up.", items)
+    if any(peer.commit_after for peer in settings.peers):
+        about = "Requests of peers for storage commitment without a report."
+        asked = _by_state(session, RequestedCommitment.state, _OPEN_REQUESTS)
+        yield from _states("commitment_requests", about, asked)
     queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
     age = (now - queued).total_seconds() if queued else 0.0
     yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)

@@ -14,7 +14,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import reasons
-from dicom_node.store import steps
+from dicom_node.store import steps, workitems
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
 from dicom_node.store.views import View, as_json
 
@@ -30,7 +30,7 @@ _Step = tuple[datetime, str, str]
 
 def timeline(session: Session, study: int) -> list[View]:
     """The steps in the order of time, each with the seconds since the one before it."""
-    sources = (_received, _performed, _completed, _jobs, _assessed, _deliveries, _tries)
+    sources = (_received, _performed, _work, _completed, _jobs, _assessed, _deliveries, _tries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None
     found: list[View] = []
@@ -88,6 +88,15 @@ def _performed(session: Session, study: int) -> Iterator[_Step]:
             named = steps.named(session, row.id)
             more = f"of {named} object{'' if named == 1 else 's'}"
             yield row.ended_at, f"{row.calling_ae} reported its procedure step {row.status.value}", more
+
+
+def _work(session: Session, study: int) -> Iterator[_Step]:
+    """Claim and end of work items of worklist managers."""
+    uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study))
+    for row in workitems.of_study(session, uid)[:_MOST]:
+        yield row.began_at, f"work item of {row.peer} taken", row.doing if row.ended_at is None else ""
+        if row.ended_at is not None:
+            yield row.ended_at, f"work item of {row.peer} {row.state.value.replace('_', ' ')}", row.reason
 
 
 def _jobs(session: Session, study: int) -> Iterator[_Step]:

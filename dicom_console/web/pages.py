@@ -161,8 +161,13 @@ def date(text: str, language: str = "en") -> str:
 
 
 def person(text: str) -> str:
-    """A person's name (PN, PS3.5 6.2.1) without the signs between its parts."""
-    return " ".join(text.replace("^", " ").replace("=", " = ").split())
+    """A person's name (PN, PS3.5 6.2.1): family name, a comma and the others, in each group of letters."""
+    return " = ".join(filter(None, map(_in_words, text.split("="))))
+
+
+def _in_words(group: str) -> str:
+    family, _, others = group.partition("^")
+    return ", ".join(filter(None, (" ".join(part.replace("^", " ").split()) for part in (family, others))))
 
 
 def unit(number: str, language: str = "en") -> str:

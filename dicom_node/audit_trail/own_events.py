@@ -31,6 +31,7 @@ AUDITED = {
     events.TLS_FAILED.number: _A.CALLER_REFUSED,
     events.ARCHIVE_ANSWERED.number: _A.PEER_ASKED,
     events.STUDIES_MISSING.number: _A.PEER_ASKED,
+    events.WORKITEM_WANTED.number: _A.PEER_ASKED,
 }
 _AT_ONCE = 100
 _LATE = timedelta(seconds=2)  # a transaction with a smaller number may still be under way

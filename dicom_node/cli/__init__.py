@@ -4,59 +4,78 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from dicom_node import logs
-from dicom_node.cli.admin import config, demo, node, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
-from dicom_node.cli.network import fetches, messages, peers, rules
-from dicom_node.cli.records import (
-    decisions,
-    events,
-    jobs,
-    models,
-    notifications,
-    outbox,
-    processes,
-    spool,
-    studies,
-)
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
+_VERBS = ("admin.node", "network.messages", "network.fetches", "admin.demo")
+_NOUNS = {
+    "peers": ("network.peers", "app"),
+    "rules": ("network.rules", "app"),
+    "fetches": ("network.fetches", "fetches_app"),
+    "studies": ("records.studies", "app"),
+    "spool": ("records.spool", "app"),
+    "decisions": ("records.decisions", "app"),
+    "jobs": ("records.jobs", "app"),
+    "outbox": ("records.outbox", "app"),
+    "notifications": ("records.notifications", "app"),
+    "events": ("records.events", "app"),
+    "associations": ("records.events", "associations"),
+    "processes": ("records.processes", "app"),
+    "models": ("records.models", "app"),
+    "config": ("admin.config", "app"),
+    "db": ("admin.node", "database"),
+    "users": ("admin.users", "app"),
+    "tokens": ("admin.users", "tokens"),
+}
+"""The module of each noun and the name of its group there."""
+
+
+class VerbGroup(TyperGroup):
+    """All verbs. The module of a noun is imported when the noun is asked for: a list needs no other."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _NOUNS:
+            self._load_noun(cmd_name)
+        else:
+            self._load_all()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._load_all()
+        return super().list_commands(ctx)
+
+    def _load_noun(self, noun: str) -> None:
+        if noun not in self.commands:
+            module, name = _NOUNS[noun]
+            found = get_group(getattr(import_module(f"{__name__}.{module}"), name))
+            found.name = noun
+            self.commands[noun] = found
+
+    def _load_all(self) -> None:
+        for module in _VERBS:
+            self.commands.update(get_group(import_module(f"{__name__}.{module}").app).commands)
+        for noun in _NOUNS:
+            self._load_noun(noun)
+
+
 app = typer.Typer(
     name="dicom-node",
+    cls=VerbGroup,
     help="A DICOM node that runs AI on studies and returns the results to the PACS. Not for diagnostic use.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-for verb in (node, messages, fetches, demo):
-    app.add_typer(verb.app)
-for name, group in (
-    ("peers", peers.app),
-    ("rules", rules.app),
-    ("fetches", fetches.fetches_app),
-    ("studies", studies.app),
-    ("spool", spool.app),
-    ("decisions", decisions.app),
-    ("jobs", jobs.app),
-    ("outbox", outbox.app),
-    ("notifications", notifications.app),
-    ("events", events.app),
-    ("associations", events.associations),
-    ("processes", processes.app),
-    ("models", models.app),
-    ("config", config.app),
-    ("db", node.database),
-    ("users", users.app),
-    ("tokens", users.tokens),
-):
-    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:

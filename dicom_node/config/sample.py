@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.mistakes import sections
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
@@ -173,7 +174,7 @@ def peers_toml() -> str:
 
 def rules_toml() -> str:
     """Two rules: ultrasound with every key, chest X-ray with those it needs; one that is commented out."""
-    when = [line for name, field in Conditions.model_fields.items() for line in _condition(name, field)]
+    when = [line for name, field in documented_fields(Conditions).items() for line in _condition(name, field)]
     return _lines(
         *_comment(
             "Which pipeline for which study, and where the results go. Every rule that matches an image "
@@ -242,7 +243,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
     mark = "# " if commented else ""
     yield f"{mark}[{path}]"
     inner: list[str] = []
-    for name, field in model.model_fields.items():
+    for name, field in documented_fields(model).items():
         if sub := sections(model).get(name):
             inner += ["", *_section(f"{path}.{name}", sub, commented=field.default is None)]
             continue
@@ -251,7 +252,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for name, field in documented_fields(model).items():
         if name == "when":
             yield from _comment(_described(field, "Which images: a table of conditions, see below."))
             yield 'when = { modality = "US" }'

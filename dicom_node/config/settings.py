@@ -50,6 +50,7 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+_WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
@@ -257,6 +258,17 @@ class PeerSettings(_Section):
     commit_hours: float = Field(24, gt=0, le=168)
     """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
     that the peer does not take is given up after as long."""
+    worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
+    """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
+    Workitem Code, or "*" for any; by UPS-RS at url (transport = "dicomweb"), or by UPS Pull ("dimse"). Empty:
+    it is not asked."""
+    worklist_seconds: float = Field(30, ge=2, le=3600)
+    """With worklist: how often it is searched, and a claimed item looked up."""
+    worklist_items: int = Field(10, ge=1, le=1000)
+    """With worklist: claimed items at the same time at most; others are left to other performers."""
+    worklist_hours: float = Field(24, gt=0, le=168)
+    """With worklist: what is not done after this time is reported as CANCELED, and an outcome that the
+    manager does not take is given up after as long."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""
@@ -428,6 +440,20 @@ class PeerSettings(_Section):
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
                 "and commitment_port, at which they take our report"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_have_work(self) -> Self:
+        if not self.worklist:
+            return self
+        if self.transport not in ("dimse", "dicomweb"):
+            raise ValueError(
+                'worklist is for peers with transport = "dicomweb" (UPS-RS) or "dimse" (UPS Pull)'
+            )
+        if self.transport == "dicomweb" and not self.url:
+            raise ValueError("transport dicomweb needs url")
+        if self.transport == "dimse" and (missing := self.missing_of_address()):
+            raise ValueError(f"{missing}: a worklist manager needs host and port")
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dicom_node.inbox.spool import sync_folder
+from dicom_node.inbox.sync import sync_folder
 
 Line = Mapping[str, Any]
 """``n`` (from 1), ``before`` (hash of the line before), ``id``, what was decided, and ``sha256`` of all."""

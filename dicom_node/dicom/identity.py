@@ -9,10 +9,11 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from itertools import combinations
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+if TYPE_CHECKING:  # lists do without pydicom
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
 
 COPIED: Final = (
     # patient

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +19,7 @@ from dicom_node.events import FETCH_DONE, FETCH_FAILED, FETCH_RETRIED, FETCH_STA
 from dicom_node.fetch.incoming import Incoming
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import Archive, Retrieved, RetrieveStatus
+from dicom_node.scu import Retrieved, RetrieveStatus
 from dicom_node.store import fetches, leases
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Fetch
@@ -31,6 +32,10 @@ ATTEMPTS_OF_KILLED = 10
 _MARGIN_SECONDS = 120.0  # of the lease, above what a retrieval may take: associations, the database
 _WATCH_SECONDS = 0.2
 _LOOK_SECONDS = 30.0  # between looks whether the next study is still wanted
+
+
+class _Closed(Protocol):
+    def close(self) -> None: ...
 
 
 class Fetcher:
@@ -143,14 +148,14 @@ class Fetcher:
 
 
 @contextmanager
-def closed_at(stop: threading.Event, archive: Archive) -> Iterator[None]:
-    """End the archive's calls when ``stop`` is set, which another thread does."""
+def closed_at(stop: threading.Event, called: _Closed) -> Iterator[None]:
+    """End the calls of an archive or a worklist manager when ``stop`` is set, which another thread does."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():
             if stop.wait(_WATCH_SECONDS):
-                archive.close()
+                called.close()
                 return
 
     watcher = threading.Thread(target=watch, name="fetch watcher", daemon=True)

@@ -31,7 +31,7 @@ from dicom_node.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_ui
 from dicom_node.fhir.moments import date_time, written
 from dicom_node.fhir.patient import patient_identifier, patient_reference
 from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.previous import StatedCode, StatedNumber
+from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
@@ -182,9 +182,9 @@ class ReportTransaction:
         self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
     ) -> Iterator[Resource]:
         """Findings in the order of the report, then measurements; no text that was burned into an image."""
-        findings = [one for one in reading.findings(self._path) if one["code"][0] != BURNED_IN.value]
-        said = [(one["model"], one["tracking_uid"], self._finding(one)) for one in findings]
-        _, numbers = reading.stated(self._path)
+        findings, numbers = reading.stated(self._path)
+        shown = [one for one in findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)]
+        said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
         said += [(one.model, one.tracking_uid, self._measurement(one)) for one in numbers]
         if len(said) > MOST_OBSERVATIONS:
             raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
@@ -203,18 +203,17 @@ class ReportTransaction:
                 **content,
             )
 
-    def _finding(self, row: Mapping[str, Any]) -> Resource:
-        code, display = _INTERPRETATIONS[row["decision"]]
+    def _finding(self, finding: StatedFinding) -> Resource:
+        code, display = _INTERPRETATIONS[finding.decision]
         meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
-        numbers = row["numbers"].items()
         return {
-            "code": concept(self._systems, row["code"][0], row["code"][1], row["finding"]),
-            "valueCodeableConcept": concept(self._systems, *row["presence"]),
+            "code": concept(self._systems, *finding.code, finding.meaning),
+            "valueCodeableConcept": concept(self._systems, *finding.presence),
             "interpretation": [{"coding": [meaning]}],
-            "bodySite": self._site(row["sites"]),
+            "bodySite": self._site(finding.sites),
             "component": [
                 {"code": {"text": name}, "valueQuantity": _quantity(*number.split(" ", 1))}
-                for name, number in numbers
+                for name, number in finding.numbers.items()
             ],
         }
 

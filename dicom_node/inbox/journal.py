@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicom_node.events import Event, by_number
-from dicom_node.inbox.spool import sync_folder
+from dicom_node.inbox.sync import sync_folder
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20

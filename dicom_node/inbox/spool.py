@@ -28,6 +28,7 @@ from pathlib import Path
 from dicom_node.errors import SpoolError, SpoolFull
 from dicom_node.inbox import header
 from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.sync import sync_folder
 
 _FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -265,15 +266,6 @@ class _GroupCommit:
             self._failed, self._error = self._begun, error
         self._finished = self._begun
         self._changed.notify_all()
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in it are durable. Opened anew each time: it may have been deleted and made again."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _move(path: Path, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dicom_node.inbox.spool import sync_folder
+from dicom_node.inbox.sync import sync_folder
 from dicom_node.model.kinds import StepStatus
 
 _LOCK = "lock"

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from ai_pipeline.images.numbers import whole
 from dicom_node import events
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost
@@ -350,6 +349,8 @@ def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
 
 
 def _megapixels(image: Mapping[str, Any]) -> float:
+    from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
+
     pixels = 1.0
     for keyword in ("Rows", "Columns", "NumberOfFrames"):
         pixels *= whole(image.get(keyword), least=1, most=999_999) or 1

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from ai_pipeline.images.numbers import whole
 from ai_pipeline.terms import shown_term
 from dicom_node.config.settings import Conditions, RuleSettings, matches
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
@@ -170,6 +169,8 @@ def _age_days(study: StudyFacts) -> int | None:
 
 
 def _order(image: ImageFacts) -> tuple[int, int, str]:
+    from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
+
     return (
         whole(image.attributes.get("SeriesNumber", "")) or 0,
         whole(image.attributes.get("InstanceNumber", "")) or 0,

@@ -91,8 +91,20 @@ class FetchState(StrEnum):
     CANCELLED = "cancelled"  # by a person
 
 
+class WorkitemState(StrEnum):
+    """One work item (UPS) of a worklist manager that the node wants, or performs."""
+
+    CLAIMING = "claiming"  # written down with its Transaction UID; whether the claim was taken is not known
+    CLAIMED = "claimed"
+    ENDING = "ending"  # its outcome is decided and waits to be taken
+    COMPLETED = "completed"
+    CANCELED = "canceled"
+    LOST = "lost"  # another performer has it, or its manager ended it
+    GIVEN_UP = "given_up"  # the manager does not take the outcome
+
+
 _S, _J, _D, _C, _H = StudyState, JobState, DeliveryState, CommitmentState, HeldState
-_F, _R = FetchState, RequestedState
+_F, _R, _W = FetchState, RequestedState, WorkitemState
 _State = TypeVar("_State", bound=StrEnum)
 
 
@@ -173,6 +185,15 @@ FETCH = _table(
     (set(_F) - {_F.OTHER_PATIENT}, events.FETCHED_OTHER_PATIENT, _F.OTHER_PATIENT),
 )
 
+WORKITEM = _table(
+    ({_W.CLAIMING}, events.WORKITEM_CLAIMED, _W.CLAIMED),
+    ({_W.CLAIMED}, events.WORKITEM_DECIDED, _W.ENDING),
+    ({_W.ENDING}, events.WORKITEM_COMPLETED, _W.COMPLETED),
+    ({_W.ENDING}, events.WORKITEM_CANCELED, _W.CANCELED),
+    ({_W.CLAIMING, _W.CLAIMED, _W.ENDING}, events.WORKITEM_LOST, _W.LOST),
+    ({_W.CLAIMING, _W.CLAIMED, _W.ENDING}, events.WORKITEM_GIVEN_UP, _W.GIVEN_UP),
+)
+
 LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
     "study": STUDY,
     "job": JOB,
@@ -181,12 +202,14 @@ LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
     "storage commitment asked of the node": REQUESTED,
     "held result": HELD,
     "fetched study": FETCH,
+    "work item": WORKITEM,
 }
 """All of them by what they are of, for whoever draws or tests them."""
 
 UNDECIDED = frozenset({_H.WAITING, _H.OVERDUE})
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
 OPEN_FETCHES = frozenset({_F.WAITING, _F.FETCHING})
+OPEN_WORKITEMS = frozenset({_W.CLAIMING, _W.CLAIMED, _W.ENDING})
 OPEN_DELIVERIES = frozenset({_D.PENDING, _D.SENDING, _D.UNCONFIRMED})
 END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAILED, _S.CANCELLED})
 

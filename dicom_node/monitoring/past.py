@@ -1,4 +1,4 @@
-"""Events, ended associations and procedure steps of long ago are deleted.
+"""Events, ended associations, procedure steps and work items of long ago are deleted.
 
 Rows of studies, results and deliveries stay.
 """
@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from dicom_node.config.settings import Settings
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, EventRow, NotifiedEvent, PerformedStep
+from dicom_node.store.tables import Association, ClaimedWorkitem, EventRow, NotifiedEvent, PerformedStep
 from dicom_node.store.transitions import utc_now
 
 _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
@@ -30,10 +30,12 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
     events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
     associations = select(Association.id).where(Association.closed_at < before)
     steps = select(PerformedStep.id).where(PerformedStep.changed_at < before)
+    items = select(ClaimedWorkitem.id).where(ClaimedWorkitem.ended_at < before)
     return (
         _forget(database, events, delete(EventRow).where(~named), EventRow.id)
         + _forget(database, associations, delete(Association), Association.id)
         + _forget(database, steps, delete(PerformedStep), PerformedStep.id)
+        + _forget(database, items, delete(ClaimedWorkitem), ClaimedWorkitem.id)
     )
 
 

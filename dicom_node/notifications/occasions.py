@@ -29,6 +29,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.THREAD_FAILED,
         events.COMMITMENT_SET_ASIDE,
         events.COMMITMENT_ANSWER_GIVEN_UP,
+        events.WORKITEM_GIVEN_UP,
         events.CONFIGURATION_REFUSED,
         events.CONSOLE_CANNOT_START,
         events.AUDIT_NOT_SENT,

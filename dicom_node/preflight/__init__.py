@@ -36,7 +36,7 @@ from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
-from dicom_node.scu import open_archive, open_destination, open_reporter
+from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
 _SECRETS_IN_WORDS = {
     "token": "token",
@@ -130,6 +130,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for peer in settings.peers:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
+        yield from _check_worklist(peer, settings)
+        yield from _check_steps(peer, settings)
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:
@@ -244,6 +246,24 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
 
 
+def _check_worklist(peer: PeerSettings, settings: Settings) -> Found:
+    if peer.worklist and not any("query" in one.may for one in settings.peers):
+        text = "worklist: no peer may be queried, so only work on studies that are here is taken"
+        yield Tried(f"peer {peer.name}", False, text)
+
+
+def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
+    """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
+    if not peer.mpps:
+        return
+    minutes = f"{settings.assembly.mpps_minutes:g}"
+    text = f"MPPS: a study waits for the end of its steps, {minutes} minutes at most after it is quiet"
+    yield Tried(f"peer {peer.name}", True, text)
+    if settings.object_store.url:
+        text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
+        yield Tried(f"peer {peer.name}", False, text)
+
+
 def _check_fhir(peer: PeerSettings) -> Found:
     if peer.transport == "fhir" and find_spec("fhir") is None:
         remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
@@ -268,6 +288,7 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
             lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
+            lines += open_worklist(peer, settings).test() if peer.worklist else []
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

@@ -66,7 +66,7 @@ class PerformedSteps:
         except FaultyStep as error:
             return _refusal(error)
         except (OSError, ValueError):
-            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "the step cannot be written")
+            return NormalizedAnswer(statuses.NOT_KEPT, "the step cannot be written")
 
     def forget_old(self) -> None:
         """Called about once a second: once an hour steps are deleted that nobody reports on any more."""

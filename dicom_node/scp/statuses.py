@@ -54,22 +54,32 @@ TOO_LARGE = Status(
     0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
 )
 
-REPORT_UNREADABLE = Status(
+NO_SUCH_CLASS = Status(
+    0x0118,
+    "No such SOP Class",
+    "the request names another class than its presentation context",
+    "PS3.7 Annex C",
+)
+INFORMATION_UNREADABLE = Status(
     0x0115,
     "Invalid argument value",
-    "the Event Information cannot be read, or is beyond its limits",
-    "PS3.7 10.1.1.1.8",
+    "the Event or Action Information cannot be read, names no object, or is beyond its limits",
+    "PS3.7 10.1.1.1.8, 10.1.4.1.10",
 )
-REPORT_NOT_KEPT = Status(
+NOT_KEPT = Status(
     0x0213,
     "Resource limitation",
-    "the report cannot be written to disk; report again later",
-    "PS3.7 10.1.1.1.8",
+    "it cannot be written to disk, is beyond its limits, or too many came; send it again later",
+    "PS3.7 Annex C",
 )
+NO_SUCH_PUSH_MODEL = Status(
+    0x0112,
+    "No such SOP Instance",
+    "the Requested SOP Instance UID is not the well-known one (PS3.4 J.3.5)",
+    "PS3.7 10.1.4.1.10",
+)
+NO_SUCH_ACTION = Status(0x0123, "No such action", "the Action Type ID is not 1", "PS3.7 10.1.4.1.10")
 
-NO_SUCH_CLASS = Status(
-    0x0118, "No such SOP Class", "the request names another class than the context", "PS3.7 Annex C"
-)
 STEP_INVALID = Status(
     0x0106,
     "Invalid attribute value",
@@ -99,53 +109,19 @@ STEP_UNKNOWN = Status(
 STEP_INSTANCE = Status(
     0x0117, "Invalid SOP Instance", "the SOP Instance UID of the request is none", "PS3.7 Annex C"
 )
-STEP_NOT_TAKEN = Status(
-    0x0213,
-    "Resource limitation",
-    "it cannot be written to disk, or is beyond its limits",
-    "PS3.7 Annex C",
-)
 
 STEP_STATUSES = (
     SUCCESS, STEP_INVALID, STEP_FAILURE, STEP_KNOWN, STEP_UNKNOWN, STEP_INSTANCE, NO_SUCH_CLASS, STEP_MISSING,
-    STEP_EMPTY, NOT_AUTHORISED, STEP_NOT_TAKEN,
+    STEP_EMPTY, NOT_AUTHORISED, NOT_KEPT,
 )  # fmt: skip
 """All that an N-CREATE or N-SET of a performed procedure step can get."""
-REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, REPORT_UNREADABLE, REPORT_NOT_KEPT)
+REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, INFORMATION_UNREADABLE, NOT_KEPT)
 """All that an N-EVENT-REPORT can get."""
-
-REQUEST_NO_SUCH_CLASS = Status(
-    0x0118,
-    "No such SOP Class",
-    "the Requested SOP Class UID is not Storage Commitment Push Model",
-    "PS3.7 10.1.4.1.10",
-)
-REQUEST_NO_SUCH_INSTANCE = Status(
-    0x0112,
-    "No such SOP Instance",
-    "the Requested SOP Instance UID is not the well-known one (PS3.4 J.3.5)",
-    "PS3.7 10.1.4.1.10",
-)
-REQUEST_NO_SUCH_ACTION = Status(0x0123, "No such action", "the Action Type ID is not 1", "PS3.7 10.1.4.1.10")
-REQUEST_UNREADABLE = Status(
-    0x0115,
-    "Invalid argument value",
-    "the Action Information cannot be read, names no object, or is beyond its limits",
-    "PS3.7 10.1.4.1.10",
-)
-REQUEST_NOT_KEPT = Status(
-    0x0213,
-    "Resource limitation",
-    "the request cannot be written to disk, or too many came in a minute; ask again later",
-    "PS3.7 10.1.4.1.10",
-)
-
 REQUEST_STATUSES = (
-    SUCCESS, NOT_AUTHORISED, REQUEST_NO_SUCH_CLASS, REQUEST_NO_SUCH_INSTANCE, REQUEST_NO_SUCH_ACTION,
-    REQUEST_UNREADABLE, REQUEST_NOT_KEPT,
+    SUCCESS, NOT_AUTHORISED, NO_SUCH_CLASS, NO_SUCH_PUSH_MODEL, NO_SUCH_ACTION, INFORMATION_UNREADABLE,
+    NOT_KEPT,
 )  # fmt: skip
 """All that an N-ACTION can get."""
-
 STATUSES = (
     SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, DATA_SET_MISMATCH, NOT_AUTHORISED, CANNOT_UNDERSTAND,
     TOO_LARGE,

@@ -351,7 +351,7 @@ class StorageService:
             "failed": report.failed_lines(),
         }
         if not self._journal_unlogged(events.COMMITMENT_REPORTED, fields):
-            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.REPORT_NOT_KEPT)
+            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.NOT_KEPT)
         accepted.reports += 1
         return NormalizedAnswer(statuses.SUCCESS)
 
@@ -362,11 +362,11 @@ class StorageService:
         if not accepted.permission.may_report:
             return statuses.NOT_AUTHORISED
         if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
-            return statuses.REPORT_NOT_KEPT
+            return statuses.NOT_KEPT
         try:
             return commitment.read_report(bytes(request.data), syntax)
         except FaultyReport:
-            return statuses.REPORT_UNREADABLE
+            return statuses.INFORMATION_UNREADABLE
 
     def _take_request(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
@@ -382,7 +382,7 @@ class StorageService:
             "objects": asked.lines(),
         }
         if not self._journal_unlogged(events.COMMITMENT_ASKED, fields):
-            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.REQUEST_NOT_KEPT)
+            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.NOT_KEPT)
         return NormalizedAnswer(statuses.SUCCESS)
 
     def _read_request(
@@ -392,22 +392,22 @@ class StorageService:
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
-            (command.sop_class_uid != commitment.SOP_CLASS, statuses.REQUEST_NO_SUCH_CLASS),
-            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.REQUEST_NO_SUCH_INSTANCE),
-            (command.type_id != commitment.REQUEST, statuses.REQUEST_NO_SUCH_ACTION),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
+            (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
         ):
             if wrong:
                 return status
         if not self._may_ask_now(peer, 0):
-            return statuses.REQUEST_NOT_KEPT
+            return statuses.NOT_KEPT
         try:
             self._spool.check_space()
             asked = commitment.read_request(bytes(request.data), syntax)
         except SpoolError:
-            return statuses.REQUEST_NOT_KEPT
+            return statuses.NOT_KEPT
         except FaultyReport:
-            return statuses.REQUEST_UNREADABLE
-        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.REQUEST_NOT_KEPT
+            return statuses.INFORMATION_UNREADABLE
+        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.NOT_KEPT
 
     def _may_ask_now(self, peer: str, objects: int) -> bool:
         """Whether the peer may ask for as many objects in this minute; they count from now on.
@@ -463,11 +463,11 @@ class StorageService:
         if not accepted.permission.mpps:
             return NormalizedAnswer(statuses.NOT_AUTHORISED)
         if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
-            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, "too many on one association")
+            return NormalizedAnswer(statuses.NOT_KEPT, "too many on one association")
         try:
             self._spool.check_space()
         except SpoolError as error:
-            return NormalizedAnswer(statuses.STEP_NOT_TAKEN, _comment(error))
+            return NormalizedAnswer(statuses.NOT_KEPT, _comment(error))
         fields = {
             "association": accepted.association,
             "listener": self._listener_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
@@ -26,10 +28,16 @@ from dicom_node.scu.destination import (
     SendReport,
     SendStatus,
 )
+from dicom_node.scu.worklist import ChangeAnswer, ChangeStatus, WorklistManager
+
+if TYPE_CHECKING:
+    from dicom_node.scu.ups_events import UpsEvents
 
 __all__ = [
     "MOST_OBJECTS",
     "Archive",
+    "ChangeAnswer",
+    "ChangeStatus",
     "Check",
     "CommitmentProvider",
     "CommitmentUser",
@@ -47,11 +55,14 @@ __all__ = [
     "SendReport",
     "SendStatus",
     "StudyQuery",
+    "WorklistManager",
     "open_archive",
     "open_commitment",
     "open_destination",
+    "open_events",
     "open_remover",
     "open_reporter",
+    "open_worklist",
 ]
 
 
@@ -78,6 +89,24 @@ def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
     from dicom_node.scu.commitment import CommitmentReporter
 
     return CommitmentReporter(peer, settings)
+
+
+def open_worklist(peer: PeerSettings, settings: Settings) -> WorklistManager:
+    """The way to this worklist manager, by its ``transport``. Opens no connection yet; for one thread."""
+    if peer.transport == "dimse":
+        from dicom_node.scu.ups_dimse import DimseManager
+
+        return DimseManager(peer, settings)
+    from dicom_node.scu.ups_rs import UpsRsManager
+
+    return UpsRsManager(peer, settings)
+
+
+def open_events(peer: PeerSettings, settings: Settings) -> UpsEvents:
+    """The way to events of this worklist manager, which has UPS-RS. For one thread."""
+    from dicom_node.scu.ups_events import UpsEvents
+
+    return UpsEvents(peer, settings)
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:

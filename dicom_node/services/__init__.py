@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.decisions.copies import copy
 from dicom_node.errors import DatabaseNotReady
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, sqlite_file
@@ -31,7 +30,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
         try:
             migrate.check(database)
-            database.copy_decisions = lambda: copy(database, settings)
+            database.copy_decisions = lambda: _copy_decisions(database, settings)
             yield database
         finally:
             database.dispose()
@@ -60,6 +59,12 @@ def upgrade_database(settings: Settings) -> str:
             return migrate.current(database) or ""
         finally:
             database.dispose()
+
+
+def _copy_decisions(database: Database, settings: Settings) -> None:
+    from dicom_node.decisions.copies import copy  # it imports pydicom; few commands decide anything
+
+    copy(database, settings)
 
 
 def _refuse_missing_file(settings: Settings) -> None:

@@ -6,29 +6,36 @@ patients.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
+from dicom_node.events import all_types
 from dicom_node.services.typed import Row, ServiceResult
 from dicom_node.store import views
+from dicom_node.store.views import View
 
 MOST = 500
-"""Events and associations that are shown, of each; the newest."""
-_READ = 5000  # events that are looked through for a peer or words, the newest
+"""Events and associations that are shown, of each: those nearest to the time that was asked for."""
+_READ = 2500  # events that are looked through before the time, and as many after it
+_PROBLEMS = frozenset(kind.number for kind in all_types() if kind.level >= logging.WARNING)
+_OF_ONE_OBJECT = frozenset({"instance", "spool_name", "association", "id"})
 
 
 class HappenedEvent(Row):
-    """One event: its time, number, level and words, its study and its fields."""
+    """One event: time, number, level, words, study and fields; ``times``: how often in a row."""
 
     at: str
     number: int
     level: str
     text: str
+    times: int = 1
 
 
 class HappenedAssociation(Row):
@@ -40,7 +47,7 @@ class HappenedAssociation(Row):
 
 
 class Happened(ServiceResult):
-    """Events and associations of a time, the oldest first. ``more``: older ones are left out."""
+    """Events and associations around a time, the oldest first. ``more``: those far from it are left out."""
 
     events: list[HappenedEvent]
     associations: list[HappenedAssociation]
@@ -51,39 +58,79 @@ class Happened(ServiceResult):
 class HappenedQuery:
     """A question for events and associations from ``since`` until ``until``; "" and 0 let all pass.
 
-    ``peer``: the name of a peer, an AE title or an address. ``words``: in the text or a field of an event.
+    ``nearest``: of too many, those nearest to this time are shown. ``peer``: the name of a peer, an AE
+    title or an address. ``words``: in the text or a field of an event. ``problems``: warnings, errors.
     """
 
     since: datetime
     until: datetime
+    nearest: datetime
     peer: str = ""
     number: int = 0
     words: str = ""
+    problems: bool = False
 
 
 def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happened:
     """The events and associations that were asked for."""
-    numbers = (asked.number,) if asked.number else ()
-    read = views.list_events(
-        session, since=asked.since, until=asked.until, numbers=numbers, debug=False, limit=_READ
-    )
     called = _names_of(settings, asked.peer)
-    events = [row for row in read if _is_of(row["fields"], called) and _has(row, asked.words.casefold())]
-    associations = _associations(session, asked, called)
+    before, after = _read(session, asked)
+    matching = (row for row in before + after if _is_of(row["fields"], called))
+    found = _counted(row for row in matching if _has(row, asked.words.casefold()))
+    events = _nearest(found, "at", asked.nearest)
+    opened = _associations(session, asked, called)
+    associations = _nearest(opened, "opened_at", asked.nearest)
     return Happened(
-        events=[HappenedEvent(**row) for row in events[-MOST:]],
-        associations=[HappenedAssociation(**row) for row in associations[-MOST:]],
-        more=len(events) > MOST or len(associations) > MOST or len(read) == _READ,
+        events=[HappenedEvent(**row) for row in events],
+        associations=[HappenedAssociation(**row) for row in associations],
+        more=len(events) < len(found)
+        or len(associations) < len(opened)
+        or _READ in (len(before), len(after)),
     )
 
 
-def _associations(
-    session: Session, asked: HappenedQuery, called: Collection[str]
-) -> Sequence[Mapping[str, Any]]:
+def _read(session: Session, asked: HappenedQuery) -> tuple[list[View], list[View]]:
+    """The events before and after the time, of each at most ``_READ``: the nearest."""
+    numbers = _PROBLEMS if asked.problems else frozenset[int]()
+    if asked.number:
+        numbers = numbers & {asked.number} if asked.problems else frozenset({asked.number})
+        if not numbers:
+            return [], []
+    chosen = partial(views.list_events, session, numbers=numbers, debug=False, limit=_READ)
+    before = chosen(since=asked.since, until=asked.nearest)
+    return before, chosen(since=asked.nearest, until=asked.until, oldest=True)
+
+
+def _counted(rows: Iterable[View]) -> list[View]:
+    """Events, each once where the same happened several times in a row: the last one, and how often."""
+    found: list[View] = []
+    for row in rows:
+        if found and _same(found[-1]) == _same(row):
+            found[-1] = row | {"times": found[-1]["times"] + 1}
+        else:
+            found.append(row | {"times": 1})
+    return found
+
+
+def _same(row: View) -> object:
+    """Equal for events that say the same: numbers and single objects in them differ."""
+    texts = {key: value for key, value in row["fields"].items() if key not in _OF_ONE_OBJECT}
+    return row["number"], row["study_instance_uid"], {k: v for k, v in texts.items() if isinstance(v, str)}
+
+
+def _nearest(rows: Sequence[View], key: str, to: datetime) -> Sequence[View]:
+    """At most ``MOST`` rows, in their order: those whose time is nearest."""
+    if len(rows) <= MOST:
+        return rows
+    nearest = sorted(rows, key=lambda row: abs(datetime.fromisoformat(row[key]) - to))[:MOST]
+    return sorted(nearest, key=lambda row: str(row[key]))
+
+
+def _associations(session: Session, asked: HappenedQuery, called: Collection[str]) -> list[View]:
     """Associations that were opened in the time, the oldest first; none where events alone were asked for."""
-    if asked.number or asked.words:
+    if asked.number or asked.words or asked.problems:
         return []
-    read = views.list_associations(session, since=asked.since, until=asked.until, limit=_READ)
+    read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
     return [row for row in reversed(read) if _is_of(row, called)]
 
 

@@ -136,7 +136,8 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 
     ``by``: whom the audit names; the command line needs no database. Raises UnknownPeer, TooManyAtOnce.
     """
-    called = [peer for peer in settings.peers if {"receive", "query"} & {*peer.may} or peer.commit_after]
+    asked = {"receive", "query"}
+    called = [one for one in settings.peers if asked & {*one.may} or one.commit_after or one.worklist]
     chosen = [settings.peer(name) for name in names] or called
     with place_for_test():
         rows = [
@@ -154,14 +155,16 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.scu import open_archive, open_destination, open_reporter
+    from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
-    if "receive" in peer.may or not ("query" in peer.may or peer.commit_after):
+    if "receive" in peer.may or not ("query" in peer.may or peer.commit_after or peer.worklist):
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
         yield open_reporter(peer, settings).check()
+    if peer.worklist:
+        yield from open_worklist(peer, settings).test()
 
 
 def _viewed(peer: PeerSettings) -> list[PeerCheck]:

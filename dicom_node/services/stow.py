@@ -26,13 +26,12 @@ from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.statuses import Status
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
+from dicom_node.services.uploads import HEAD
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
 WAY: Final = "STOW-RS"
 """The field ``way`` of what the audit says of such a request."""
-HEAD: Final = 2**20
-"""Bytes of a data set in which the UIDs of its study and series are looked for."""
 _MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 _TABLE = "PS3.18 Table I.2-2"
 

@@ -1,6 +1,7 @@
 """What a browser sends comes in as what a modality sends: by the spool, under the limits of the listener.
 
-Nothing of an object is read here but its file meta information: the inspection opens it as any other.
+Nothing of an object is read here but its file meta information, and the UID of its study where the person
+sees the studies of some senders only: the inspection opens it as any other.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
+from dicom_node.dicom.dataset_head import read_study_uids
+from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.inbox.header import Arrival
@@ -39,8 +42,11 @@ from dicom_node.scp.contexts import accepted_classes
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import ServiceResult
+from dicom_node.store import sight
 from dicom_node.store.database import Database
 
+HEAD = 2**20
+"""Bytes of a data set in which the UIDs of its study and series are looked for."""
 ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
 """Most files in a ZIP, and most bytes of its directory, which is read whole."""
 RATIO = 200
@@ -85,7 +91,7 @@ def take(
     database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
 ) -> Upload:
     """Spool all acceptable files; ``about`` describes pictures among them. The audit records how many."""
-    upload = _Upload(settings, by)
+    upload = _Upload(database, settings, by)
     rows = [row for one in sent for row in upload.take(one, about)]
     refused = sum(1 for row in rows if row.refusal)
     with database.write() as session:
@@ -107,7 +113,8 @@ class _Readable(Protocol):
 class _Upload:
     """The files of one upload, as of one association."""
 
-    def __init__(self, settings: Settings, by: Person) -> None:
+    def __init__(self, database: Database, settings: Settings, by: Person) -> None:
+        self._database = database
         self.association = f"console-{secrets.token_hex(8)}"
         self._settings = settings
         self._address = by.address
@@ -179,8 +186,22 @@ class _Upload:
         start = file.read(META_BYTES)
         meta = read_meta(start)
         check_taken(meta.sop_class_uid, meta.transfer_syntax_uid, self._classes)
-        pieces = _pieces(start[meta.length :], file)
+        head = start[meta.length :]
+        if sight.SENDERS.get():
+            head += file.read(HEAD)
+            self._refuse_hidden(head, meta.transfer_syntax_uid)
+        pieces = _pieces(head, file)
         self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
+
+    def _refuse_hidden(self, head: bytes, syntax: str) -> None:
+        """Raise FaultyInput where the study is here, and the person does not see it."""
+        known = transfer_syntax(syntax)
+        study = read_study_uids(head, known, HEAD)[0] if known else ""
+        if not study:
+            raise FaultyInput("its Study Instance UID is not in its first MiB")
+        with self._database.read() as session:
+            if sight.is_hidden(session, study):
+                raise FaultyInput("its study is one that you do not see")
 
     def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
         if about is None:

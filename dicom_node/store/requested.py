@@ -46,6 +46,13 @@ def keep(
     return ""
 
 
+def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCommitment]:
+    """Requests of a peer that have no report, or whose report it did not take, the newest first."""
+    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
+    chosen = select(RequestedCommitment).where(*mine).order_by(RequestedCommitment.asked_at.desc())
+    return session.scalars(chosen.limit(limit)).all()
+
+
 def due(
     session: Session, peer: str, state: RequestedState, now: datetime, limit: int
 ) -> Sequence[RequestedCommitment]:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, event, false, or_, select
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
-from dicom_node.store.accounts import RegisteredPatient, Removal, Withdrawal
+from dicom_node.store.accounts import AuditRow, RegisteredPatient, Removal, Withdrawal
 from dicom_node.store.tables import (
     Association,
     Base,
+    ClaimedWorkitem,
     CountedImage,
     Delivery,
     DrawnByHand,
@@ -83,6 +84,7 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
         ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
     ),
     EventRow: lambda senders: or_(EventRow.study_id.is_(None), EventRow.study_id.in_(_studies(senders))),
+    AuditRow: lambda senders: or_(AuditRow.study_id.is_(None), AuditRow.study_id.in_(_studies(senders))),
     Association: Association.calling_ae.in_,
     RequestedCommitment: RequestedCommitment.calling_ae.in_,
     Delivery: lambda senders: or_(
@@ -91,6 +93,7 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
     Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    ClaimedWorkitem: lambda senders: ClaimedWorkitem.study_instance_uid.in_(_uids(senders)),
     PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
     StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
     StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),

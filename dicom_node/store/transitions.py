@@ -25,6 +25,7 @@ from dicom_node.model.lifecycle import (
     READ_FROM_WORK,
     REQUESTED,
     STUDY,
+    WORKITEM,
     DeliveryState,
     JobState,
     StudyState,
@@ -32,6 +33,7 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.store.database import EVENTS
 from dicom_node.store.tables import (
+    ClaimedWorkitem,
     Commitment,
     Delivery,
     EventRow,
@@ -190,6 +192,24 @@ def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) 
     return True
 
 
+def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
+    """Move a work item on by an event, fenced by its state; ``values`` are further columns."""
+    here = (ClaimedWorkitem.id == row.id) & (ClaimedWorkitem.state == row.state)
+    if not _set(session, row, _next(WORKITEM, row, event), here, values):
+        return False
+    record(
+        session,
+        event,
+        study=row.study_instance_uid,
+        peer=row.peer,
+        workitem=row.workitem_uid,
+        outcome=row.outcome,
+        attempt=row.attempts,
+        reason=row.reason,
+    )
+    return True
+
+
 def settle_study(session: Session, study_id: int) -> None:
     """Read a study's state from its jobs and deliveries, and move it there.
 
@@ -256,7 +276,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
 
 def _set(
     session: Session,
-    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch,
+    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch | ClaimedWorkitem,
     to: StrEnum,
     here: ColumnElement[bool],
     values: Mapping[str, Any],

@@ -208,8 +208,9 @@ def list_events(
     numbers: Iterable[int] = (),
     debug: bool = True,
     limit: int | None = None,
+    oldest: bool = False,
 ) -> list[View]:
-    """Events, oldest first; with ``limit`` only the newest.
+    """Events, oldest first; with ``limit`` only the newest, or the ``oldest``.
 
     A study's events include those of the associations that brought its objects. Events of the level debug
     need ``debug``, or ``numbers`` that ask for them.
@@ -227,8 +228,10 @@ def list_events(
         chosen = chosen.where(EventRow.number.in_(wanted))
     elif not debug:
         chosen = chosen.where(EventRow.number.not_in(_DEBUG_EVENTS))
-    rows = session.execute(chosen.order_by(EventRow.at.desc(), EventRow.id.desc()).limit(limit)).all()
-    return [_event(row, uid) for row, uid in reversed(rows)]
+    columns = (EventRow.at, EventRow.id)
+    order = columns if oldest else [column.desc() for column in columns]
+    rows = session.execute(chosen.order_by(*order).limit(limit)).all()
+    return [_event(row, uid) for row, uid in (rows if oldest else reversed(rows))]
 
 
 def list_associations(

@@ -14,6 +14,7 @@ from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dicom.workitem import PULL
 from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import (
@@ -240,6 +241,7 @@ def _contexts() -> str:
             for uid in dict.fromkeys(uid for uids in SOP_CLASSES.values() for uid in uids)
         ),
         ("query", class_name(STUDY_ROOT_FIND), STUDY_ROOT_FIND, both),
+        ("work items", class_name(PULL), PULL, both),
         ("storage commitment", class_name(commitment.SOP_CLASS), commitment.SOP_CLASS, both),
         (
             "storage commitment report, with SCP role",

@@ -17,11 +17,13 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_console.web.parts import PARTS
+from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.sections import AssemblySettings, AuditSettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, PeerSettings
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from dicom_node.dicom.workitem import PULL, CancelReason
 from dicom_node.model.kinds import ResultKind
 from dicom_node.outbox.commitment_answers import INDEXED_AFTER
 from dicom_node.results.common.envelope import SERIES_NUMBERS
@@ -31,6 +33,9 @@ from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scu.archive import MOST_OBJECTS, STUDY_KEYS
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.scu.ups_dimse import KEYS
+from dicom_node.scu.ups_events import MAXIMUM_MESSAGE
+from dicom_node.scu.worklist import MOST_ITEMS
 from dicom_node.services.stow import REASONS
 from dicom_node.store.requested import MOST_OPEN
 
@@ -96,8 +101,7 @@ only for what an archive behind it has confirmed (`commit_after`).
 ### 1.1 DIMSE services
 
 {table(("service", "user (SCU)", "provider (SCP)", "section"), rows)}
-Not supported: Modality Worklist, Modality Performed Procedure Step as user, Unified Worklist and Procedure Step, Instance Availability
-Notification, Print Management, Query/Retrieve as provider.
+Not supported: Modality Worklist, Modality Performed Procedure Step as user, Instance Availability Notification, Print Management, Query/Retrieve as provider.
 
 ### 1.2 SOP classes
 
@@ -109,6 +113,7 @@ Notification, Print Management, Query/Retrieve as provider.
 | Studies: Store (STOW-RS) | Yes | Yes, with `console.dicomweb_store` |
 | Studies: Search (QIDO-RS) | Yes | Yes, with `console.dicomweb` |
 | Studies: Retrieve (WADO-RS) | Yes | Yes, with `console.dicomweb` |
+| Worklist (UPS-RS) | Yes, of peers with `worklist` | No |
 | all others | No | No |
 
 ### 1.4 Media services
@@ -184,6 +189,17 @@ def services() -> str:
             "delivery, fetching",
             'peers with `transport = "orthanc"`',
         ),
+        (
+            "C-FIND, N-GET, N-SET, N-ACTION as SCU of UPS Pull",
+            "work",
+            'peers with `worklist` and `transport = "dimse"`',
+        ),
+        ("UPS-RS", "work", 'peers with `worklist` and `transport = "dicomweb"`'),
+        (
+            "HL7 v2 ORU^R01 by MLLP (no DICOM service)",
+            "delivery of reports",
+            'peers with `transport = "hl7"`',
+        ),
         ("HL7 FHIR R4 (no DICOM service)", "delivery of reports", 'peers with `transport = "fhir"`'),
     ]
     parts = "\n".join(
@@ -235,8 +251,18 @@ withdrew, which PS3.18 does not have; with `transport = "orthanc"` `DELETE /inst
 With `transport = "orthanc"`, which is no DICOM service: `POST /instances`, confirmed by `POST /tools/lookup` and comparison with what
 is stored; studies are found by `POST /tools/find` and fetched by `GET /instances/{{id}}/file`.
 
+With `transport = "hl7"`, which is no DICOM service: a message ORU^R01 of HL7 2.5.1 for each report, and with `iocm` for each withdrawal,
+by MLLP, plain or TLS; confirmed by the acknowledgement AA or CA of its MSH-10.
+
 With `transport = "fhir"`, which is no DICOM service: a transaction of HL7 FHIR R4 for each report, confirmed by a search for its SOP
 Instance UID.
+
+Worklist service as user agent, where a peer has `worklist` and `transport = "dicomweb"` (`application/dicom+json`), with the attributes and the
+behaviour of 5.2.6: Search (`GET …/workitems`, by Procedure Step State, `includefield=all`), Retrieve (`GET …/workitems/{{workitem}}`),
+Change State (`PUT …/workitems/{{workitem}}/state`), Update (`POST …/workitems/{{workitem}}?{{transaction-uid}}`, with the Transaction UID in the data
+set as well), Subscribe to a work item (`POST …/workitems/{{workitem}}/subscribers/{{AE title}}`) and Open Event Channel (`GET
+…/subscribers/{{AE title}}`, WebSocket), of which UPS Cancel Requested is read, in messages of one frame of at most {MAXIMUM_MESSAGE // 1024} KiB. A
+400 or 409 is followed by Retrieve, and the state of the item decides.
 
 ### 5.4 Cross-service considerations
 
@@ -272,7 +298,7 @@ port is registered for DICOM; the default AE title is AINODE (`node.ae_title`). 
 
 
 def _settings(model: type[BaseModel]) -> str:
-    rows = [setting_row(name, field) for name, field in model.model_fields.items()]
+    rows = [setting_row(name, field) for name, field in documented_fields(model).items()]
     return table(("parameter", "default", "what it does"), rows)
 
 
@@ -476,6 +502,30 @@ event 1083. Statuses: 7.3.7.
 """
 
 
+def _work() -> str:
+    keys = [(dictionary_description(key), str(Tag(tag_for_keyword(key) or 0))) for key in KEYS]
+    reasons = [(reason.value, f"{reason.code.value}, {reason.code.meaning}") for reason in CancelReason]
+    return f"""\
+As SCU of UPS Pull (PS3.4 CC), for peers with `worklist` and `transport = "dimse"`: C-FIND (matching by Procedure Step State SCHEDULED),
+N-GET, N-ACTION (Change UPS State) and N-SET, each on an association of its own, with the UPS Push SOP Class as Requested SOP Class. Tried
+against a program of ours only. Neither UPS Watch nor UPS Event is supported: cancellation can be asked for by UPS-RS (5.3) only.
+
+{table(("attribute asked for", "tag"), keys)}
+Of a search {MOST_ITEMS} items are looked at. An item is claimed where Input Readiness State is READY or empty, a Scheduled Workitem Code is one of
+`worklist`, Scheduled Station Name Code Sequence is empty or has `node.station_name` as a Code Value, and the Input Information Sequence names one
+study: one that is here, or that a peer which may be queried has (Retrieve AE Title, or Retrieve URL of WADO-RS Retrieval).
+
+Progress is set as Procedure Step Progress and its Description. COMPLETED is set when the results of the study are confirmed, with Performed
+Station Name Code, Start and End DateTime, Performed Workitem Code (the scheduled ones) and Output Information Sequence: an item for each series
+of results, with Referenced SOP Sequence and with Retrieve AE Title or Retrieve URL of the peers that have confirmed them. CANCELED is set with the
+same, without outputs, and with Procedure Step Cancellation DateTime, Reason For Cancellation and a discontinuation reason:
+
+{table(("reason", "code (DCM, CID 9300)"), reasons)}
+Warnings count as Success. C300, C301, C302 and C310 are followed by N-GET, and the state of the item decides; C307 and 0112: the item is let go;
+0110, 0210, 0213 and no answer: tried again, later each time; any other: claim let go, outcome given up (event 2076).
+"""
+
+
 SERVICES: Final[tuple[Service, ...]] = (
     Service("Verification", (VERIFICATION,), (VERIFICATION,), _verification),
     Service(
@@ -487,5 +537,6 @@ SERVICES: Final[tuple[Service, ...]] = (
     Service("Storage Commitment", (str(commitment.SOP_CLASS),), (str(commitment.SOP_CLASS),), _commitment),
     Service("Query/Retrieve", (STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET), (), _query),
     Service("Modality Performed Procedure Step", (), (str(performed_step.SOP_CLASS),), _performed_steps),
+    Service("Unified Worklist and Procedure Step", (str(PULL),), (), _work),
 )
 """In the order of the statement."""

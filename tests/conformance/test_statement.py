@@ -26,7 +26,7 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.fetch.incoming import Incoming
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import ResultKind
-from dicom_node.scu import open_archive
+from dicom_node.scu import open_archive, open_worklist
 from dicom_node.scu.dimse import DimseDestination
 from tests import golden_lab
 from tests.conformance.test_results import _source_file, everything
@@ -174,6 +174,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": server.server_address[1],
             "may": ["send", "receive", "query"], "results": kinds, "confirm": confirm, "iocm": True,
             "assessments": True, "retrieve": {"query": "get", "commitment": "move"}[confirm],
+            "worklist": ["*"],
         }  # fmt: skip
         settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer]})
         DimseDestination(settings.peers[0], settings).test()
@@ -181,6 +182,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
         sink = Incoming(spool, WaitingObjects(spool.incoming), settings, settings.peers[0], 1)
         open_archive(settings.peers[0], settings).retrieve("2.25.1", sink)
         open_archive(settings.peers[0], settings).test()
+        open_worklist(settings.peers[0], settings).test()
     server.shutdown()
     stated = {row[2]: row[3] for row in rows(section("7.2.1 Association initiation")) if row[2][:1].isdigit()}
     assert proposed.keys() == stated.keys()

@@ -32,7 +32,7 @@ def test_the_lock_says_what_is_installed_and_not_where_it_comes_from() -> None:
 def test_the_lock_holds_all_that_a_release_needs_in_the_versions_that_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
-    parts = ("ai", "postgres", "console", "oidc", "ldap", "s3", "pdf")
+    parts = ("ai", "postgres", "console", "oidc", "ldap", "s3", "pdf", "hl7", "fhir")
     asked = [*project["project"]["dependencies"], *(one for part in parts for one in extras[part])]
     wanted = [Requirement(text) for text in (*asked, *project["build-system"]["requires"])]
     assert len(wanted) > 20

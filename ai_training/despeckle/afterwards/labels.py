@@ -25,12 +25,14 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.despeckle.afterwards import Filter
 from ai_training.engine.run import Plan, TrainingRun
 from ai_training.engine.setup import seed_all
 from ai_training.fetal.data import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
 from ai_training.networks.outlines import OutlineNetwork
+from ai_training.networks.start import imagenet_file
 from ai_training.progress import Report, silent
 
 ROWS, COLUMNS = 64, 96
@@ -113,7 +115,7 @@ class _LabelRun(TrainingRun):
         seed_all(recipe.seed)
         self.heads, self.output, self.recipe = heads, output, recipe
         network = OutlineNetwork(LEVELS if output == "classes" else 1)
-        network.load_imagenet()
+        network.load_trunk(imagenet_file(NAME))
         plan = Plan(
             iterations=recipe.iterations,
             learning_rate=recipe.learning_rate,

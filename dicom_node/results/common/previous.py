@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Final
 
@@ -22,7 +22,11 @@ StatedCode = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class StatedFinding:
-    """A finding of an earlier report. ``code``: value and scheme; ``model``: name and version."""
+    """A finding of an earlier report. ``code``: value and scheme; ``model``: name and version.
+
+    ``presence``: the concept of its decision. ``sites``: where it is, and on which side. ``numbers``: number
+    and unit by name.
+    """
 
     image: str
     code: tuple[str, str]
@@ -30,6 +34,9 @@ class StatedFinding:
     decision: Decision
     model: str
     tracking_uid: str
+    presence: StatedCode = ("", "", "")
+    sites: tuple[StatedCode, ...] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

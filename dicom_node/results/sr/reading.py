@@ -73,9 +73,17 @@ def stated(report: Path) -> tuple[list[StatedFinding], list[StatedNumber]]:
 
 def _stated_finding(row: Mapping[str, Any], item: Dataset) -> StatedFinding:
     value, scheme = row["code"]
-    decision = Decision(row["decision"])
-    model, tracking = row["model"], row["tracking_uid"]
-    return StatedFinding(_image(item), (value, scheme), row["finding"], decision, model, tracking)
+    return StatedFinding(
+        _image(item),
+        (value, scheme),
+        row["finding"],
+        Decision(row["decision"]),
+        row["model"],
+        row["tracking_uid"],
+        row["presence"],
+        row["sites"],
+        row["numbers"],
+    )
 
 
 def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:

@@ -37,12 +37,14 @@ from dicom_node.store.tables.studies import (
     Study,
     StudyName,
 )
+from dicom_node.store.tables.workitems import ClaimedWorkitem
 
 __all__ = [
     "AnnotationReading",
     "ArchiveQuestion",
     "Association",
     "Base",
+    "ClaimedWorkitem",
     "CleaningReview",
     "Commitment",
     "CountedImage",

@@ -50,6 +50,7 @@ from dicom_node.model.lifecycle import (
     JobState,
     RequestedState,
     StudyState,
+    WorkitemState,
 )
 from dicom_node.model.roles import UserRole
 
@@ -96,6 +97,7 @@ class Base(DeclarativeBase):
         DeliveryState: _words(DeliveryState),
         CommitmentState: _words(CommitmentState),
         RequestedState: _words(RequestedState),
+        WorkitemState: _words(WorkitemState),
         HeldState: _words(HeldState),
         FetchState: _words(FetchState),
         FetchPurpose: _words(FetchPurpose),

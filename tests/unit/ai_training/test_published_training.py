@@ -12,13 +12,21 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+import torch
+
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
+from ai_pipeline.models.registry import find
+from ai_pipeline.networks.foreign import timm_network
 from ai_training.cli.console import EXIT_DATA
+from ai_training.ovarian import predictions
+from ai_training.ovarian.evaluate import agreement, recompute
 from ai_training.sets.images import LABELS
+from ai_training.sets.ovarian import ovarian_frames
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training.nih_lab import nih_download
 
+BACKBONE = "timm/test_convnext"
 CHEST = """
 name = "small"
 [network]
@@ -51,6 +59,26 @@ def added(card: Path, store: Path) -> dict[str, Any]:
     return tomllib.loads(card.read_text())
 
 
+def on_backbone(folder: Path) -> tuple[object, ...]:
+    """Options that start a training from a file with another head, as a training script leaves it."""
+    network = timm_network("test_convnext", 5, 3)
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, folder / "own.pt")
+    return ("--backbone", BACKBONE, "--weights", folder / "own.pt", "--weights-licence", "CC0")
+
+
+def starts_from_the_file(card: dict[str, Any]) -> bool:
+    """Whether the card says backbone, file and licence, and no folder of this machine."""
+    start = card["training"]["start"]
+    named = (start["backbone"], start["weights"], start["licence"]) == (BACKBONE, "own.pt", "CC0")
+    return (
+        named
+        and BACKBONE in card["architecture"]
+        and "own.pt: CC0" in card["licence"]
+        and ("/own.pt" not in str(card))
+    )
+
+
 def trained_chest(data: Path, folder: Path, *more: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.toml").write_text(CHEST)
@@ -71,9 +99,13 @@ def trained_chest(data: Path, folder: Path, *more: str) -> Path:
 def test_chest_films_become_a_model_of_the_labels_that_they_have(
     made: Any, labels: tuple[str, ...] | None, tmp_path: Path
 ) -> None:
-    card_file = trained_chest(made(tmp_path / "set"), tmp_path / "new")
+    other = on_backbone(tmp_path) if made is lab.rsna else ()
+    card_file = trained_chest(made(tmp_path / "set"), tmp_path / "new", *other)
 
     card = added(card_file, tmp_path / "models")
+    if other:
+        assert card["id"] == card_file.stem == "chest-timm-test_convnext"
+        assert starts_from_the_file(card)
 
     known = [label["name"] for label in card["labels"]]
     assert known == list(labels or (n for n in LABELS if n in known))
@@ -102,9 +134,10 @@ def test_hc18_alone_becomes_a_model_of_fetal_heads(tmp_path: Path) -> None:
     data, out = lab.hc18(tmp_path / "set"), tmp_path / "run"
     small = ("--iterations", "2", "--workers", "0", "--threads", "1")
 
-    command("train", "fetal", "--data", data, "--out", out, *small)
+    command("train", "fetal", "--data", data, "--out", out, *small, *on_backbone(tmp_path))
 
     card = added(out / "fetal-head-unet.toml", tmp_path / "models")
+    assert starts_from_the_file(card)
     [heads] = card["training"]["data"]
     assert heads.startswith("HC18 (T. van den Heuvel")
 
@@ -113,19 +146,27 @@ def test_hc18_alone_becomes_a_model_of_fetal_heads(tmp_path: Path) -> None:
 def test_otu_alone_becomes_a_model_of_ovaries(tmp_path: Path) -> None:
     data, out = lab.otu(tmp_path / "set", of_each=5), tmp_path / "run"
 
-    command("train", "ovarian", "--data", data, "--out", out, "--epochs", "0.01", "--threads", "1")
+    small = ("--epochs", "0.01", "--threads", "1")
+    command("train", "ovarian", "--data", data, "--out", out, *small, *on_backbone(tmp_path))
 
     card = added(out / "ovarian-efficientnet-lite0.toml", tmp_path / "models")
+    assert starts_from_the_file(card)
     assert card["training"]["data"][0].startswith("MMOTU, OTU_2d")
     assert card["training"]["frames"] == 48
     assert card["training"]["groups"] == 46
+
+    again = recompute(data, find("ovarian-efficientnet-lite0", out), out)
+    for name in (predictions.TABLE, predictions.GATE):
+        assert (again / name).read_text() == (out / "held_out" / name).read_text()
+    assert agreement(*[predictions.read(ovarian_frames(data), again)] * 2)["same class"] == 1.0
 
 
 def test_jsrt_becomes_a_model_of_heart_and_lungs(tmp_path: Path) -> None:
     data, out = lab.jsrt(tmp_path / "set", films=6), tmp_path / "run"
     small = ("--iterations", "1", "--workers", "0", "--threads", "1")
 
-    command("train", "anatomy", "--data", data, "--out", out, *small)
+    command("train", "anatomy", "--data", data, "--out", out, *small, *on_backbone(tmp_path))
 
     card = added(out / "chest-anatomy-unet.toml", tmp_path / "models")
+    assert starts_from_the_file(card)
     assert card["training"]["data"][0].startswith("JSRT with the masks of SCR")

@@ -7,12 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from ai_pipeline.chest import trial
 from ai_pipeline.models.registry import SHIPPED
+from dicom_console.views.metrics import gauges
 from dicom_node.events import ASSOCIATION_REJECTED
+from dicom_node.model.lifecycle import RequestedState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered, models, rules
+from dicom_node.store import requested
+from dicom_node.store.tables import RequestedCommitment
+from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -53,6 +59,31 @@ def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: Console
     assert browser.get("/peers/nobody") == 404
     assert browser.get("/peers/why?caller=NEVER") == 200
     assert "did not call in this time" in browser.text
+
+
+def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    asking = {"host": "127.0.0.1", "port": 104, "commit_after": "delivered"}
+    known = console.settings.peers
+    peers = [one.model_copy(update=asking if one.name == "modality" else {}) for one in known]
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/peers/modality")
+    assert "Storage commitment" not in browser.text
+    console.take(console.settings.model_copy(update={"peers": tuple(peers)}))
+    browser.get("/peers/modality")
+    assert "It has a report on all that it asked for." in browser.text
+    with inbox.database.write() as session:
+        for uid in ("2.25.1", "2.25.2"):
+            requested.keep(session, "modality", "MODALITY", uid, ["1.2 1.3", "1.4 1.3"], utc_now())
+        done, waits = session.scalars(select(RequestedCommitment).order_by(RequestedCommitment.id))
+        done.state, waits.reason = RequestedState.REPORTED, "cannot connect"
+    browser.get("/peers/modality")
+    assert "…2.25.2" in browser.text and "2.25.1" not in browser.text
+    assert '<td data-label="objects">2</td>' in browser.text and "cannot connect" in browser.text
+    with inbox.database.read() as session:
+        counted = {one.labels: one.value for one in gauges(session, console.settings) if "commit" in one.name}
+    assert counted == {(("state", "waiting"),): 1, (("state", "decided"),): 0}
 
 
 def test_a_peer_is_tested_and_the_audit_says_so(console: ConsoleLab) -> None:

@@ -101,12 +101,6 @@ def test_what_cannot_be_read_is_refused_in_words(site: ConsoleLab, asked: dict[s
     assert browser.get(f"/events?{urlencode(asked)}") in (400, 409, 422)
 
 
-def test_more_than_a_page_says_so(site: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(happened, "MOST", 2)
-    page = shown(site)
-    assert "More happened than is shown" in page and "C-ECHO" in page and "listener started" not in page
-
-
 def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) -> None:
     with console.database.write() as session:
         for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
@@ -118,3 +112,40 @@ def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) 
     assert browser.text.count(">CT9<") == 1 and ">2<" in browser.text
     assert "not recognised" in browser.text and "too many" not in browser.text
     assert 'href="/events?at=' in browser.text
+
+
+def test_of_too_many_the_nearest_to_the_time_are_shown(
+    site: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.database.write() as session:
+        for minutes in (4, -4):
+            for port in range(6):
+                fields = {"port": port, "host": f"192.0.2.{port}"}
+                append(session, Event(events.LISTENER_STARTED, at(minutes), fields))
+    monkeypatch.setattr(happened, "MOST", 3)
+    page = shown(site)
+    assert "More happened than is shown" in page
+    assert "association rejected" in page and "C-ECHO answered" in page  # 1 and 2 minutes after the time
+    assert "192.0.2.3" not in page
+    monkeypatch.setattr(happened, "_READ", 2)  # of what is read too
+    assert "association rejected" in shown(site) and "192.0.2.0" not in shown(site)
+
+
+def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
+    with site.database.write() as session:
+        for number in range(40):
+            fields = {
+                "destination": "pacs",
+                "reason": "no answer",
+                "delivery": number,
+                "instance": f"2.25.{number}",
+            }
+            append(session, Event(events.DELIVERY_RETRIED, at(number / 60), fields))
+    page = shown(site)
+    assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
+
+
+def test_warnings_and_errors_alone(site: ConsoleLab) -> None:
+    page = shown(site, problems="true")
+    assert "association rejected" in page and "C-ECHO" not in page and "listener started" not in page
+    assert "No events" in shown(site, problems="true", number=events.ECHOED.number)

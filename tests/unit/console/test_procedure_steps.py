@@ -5,6 +5,7 @@ from __future__ import annotations
 from typer.testing import CliRunner
 
 from dicom_console.views import timeline
+from dicom_node import preflight
 from dicom_node.cli import app
 from dicom_node.config import loading
 from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
@@ -100,3 +101,15 @@ def test_the_form_of_a_peer_has_the_switch(console: ConsoleLab, inbox: Inbox) ->
     refused = {"name": "pacs2", "ae_title": "P", "host": "h", "port": "104", "may": "receive", "mpps": "on"}
     assert browser.post("/peers/new", **refused, results="sr", version="0", rest="") == 400
     assert "mpps is for peers with may" in browser.text
+
+
+def test_check_says_what_steps_change_and_that_a_bucket_has_none_of_them(inbox: Inbox) -> None:
+    steps = '[assembly]\nmpps_minutes = 7.5\n[[peers]]\nname = "us2"\nae_title = "US2"\nmpps = true\n'
+    bucket = '[object_store]\nurl = "s3://bucket"\n'
+    said = []
+    for text in (steps, bucket + steps):
+        file = config_file(inbox.settings, text)
+        said.append([line.ok for line in preflight.check([file]).tried if line.text.startswith("MPPS")])
+    assert said == [[True], [True, False]]
+    texts = [line.text for line in preflight.check([file]).tried if line.subject == "peer us2"]
+    assert "7.5 minutes at most" in texts[0] and "one listener only" in texts[1]

@@ -30,7 +30,7 @@ def test_a_registered_patient_is_chosen_for_an_upload(console: ConsoleLab, inbox
     inbox.settle()
     assert [study for study in (row.patient_id for row in studies(inbox)) if study] == ["P-77"]
     browser.get("/patients")
-    assert "Secret Anna" in browser.text
+    assert "Secret, Anna" in browser.text
     assert browser.post("/patients/registered/1/remove") == 303
     assert browser.post("/patients/registered/1/remove") == 404
     assert browser.get("/upload?patient=1") == 404

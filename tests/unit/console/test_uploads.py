@@ -21,9 +21,9 @@ from dicom_console.views import uploaded
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import uploads
+from dicom_node.services import uploads, users
 from dicom_node.store.tables import Job, Study
-from tests.console_lab import Browser, ConsoleLab, audited
+from tests.console_lab import PASSWORD, Browser, ConsoleLab, audited
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed, small_xray
@@ -87,6 +87,30 @@ def test_a_zip_is_its_objects_whatever_their_names(browser: Browser, inbox: Inbo
     inbox.settle()
     assert inbox.outcomes() == ["new", "new"]
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, inbox: Inbox) -> None:
+    secret, new = ultrasound("secret"), ultrasound("new")
+    inbox.receive(secret, calling="ROOM9")
+    inbox.settle()
+    added = part_10(changed(secret, SOPInstanceUID="1.2.826.0.1.3680043.10.543.77"))
+    files = [added, part_10(new), part_10(changed(new, StudyInstanceUID=""))]
+    for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
+        users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
+    browser = console.browser()
+    browser.sign_in("elsewhere")
+    assert browser.upload(("new", files[1])) == 403
+    browser = console.browser()
+    browser.sign_in("limited")
+    browser.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
+    hidden, no_study = (
+        "its study is one that you do not see",
+        "its Study Instance UID is not in its first MiB",
+    )
+    assert outcomes(browser) == [hidden, no_study, "taken"]
+    assert len(inbox.spool.pending()) == 1
+    [taken] = inbox.spool.pending()
+    assert taken.read_bytes().endswith(new.PixelData)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ from dicom_node.model.lifecycle import (
     JobState,
     RequestedState,
     StudyState,
+    WorkitemState,
 )
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
+    ClaimedWorkitem,
     Commitment,
     Delivery,
     EventRow,
@@ -45,6 +47,7 @@ from dicom_node.store.transitions import (
     move_job,
     move_requested,
     move_study,
+    move_workitem,
     settle_study_as,
 )
 from tests.rows import a_job, a_result, a_study
@@ -60,12 +63,13 @@ MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
     "storage commitment asked of the node": (RequestedCommitment, RequestedState, move_requested),
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
     "fetched study": (Fetch, FetchState, move_fetch),
+    "work item": (ClaimedWorkitem, WorkitemState, move_workitem),
 }
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A study with a job, its result, which is held, a delivery, a request for commitment; a fetch."""
+    """A study with a job, its result, which is held, a delivery, a request for commitment; a work item."""
     folder: Path = tmp_path_factory.mktemp("life")
     database = Database(f"sqlite:///{folder / 'node.db'}")
     migrate.upgrade(database)
@@ -91,7 +95,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
             peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"]
         )
         of_us.asked_at = of_us.next_at = NOW
-        session.add_all([asked, held, fetch, of_us])
+        item = ClaimedWorkitem(peer="ris", workitem_uid="1.2.5", transaction_uid="1.2.6")
+        item.study_instance_uid, item.began_at, item.checked_at, item.next_at = "1.2.3", NOW, NOW, NOW
+        session.add_all([asked, held, fetch, of_us, item])
     yield database
     database.dispose()
 

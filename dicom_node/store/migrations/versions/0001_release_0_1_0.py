@@ -266,6 +266,35 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_requested_commitment_due", "requested_commitment", ["peer", "state", "next_at"])
 
     op.create_table(
+        "claimed_workitem",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("workitem_uid", sa.String(length=64), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("work", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("percent", sa.Integer(), nullable=False),
+        sa.Column("doing", sa.String(length=255), nullable=False),
+        sa.Column("fetch_asked", sa.Boolean(), nullable=False),
+        sa.Column("cancel_asked", sa.Boolean(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("began_at", sa.DateTime(), nullable=False),
+        sa.Column("checked_at", sa.DateTime(), nullable=False),
+        sa.Column("decided_at", sa.DateTime(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(), nullable=True),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_claimed_workitem")),
+        sa.UniqueConstraint("peer", "workitem_uid", name="uq_claimed_workitem_once"),
+    )
+    op.create_index("ix_claimed_workitem_due", "claimed_workitem", ["peer", "state", "next_at"])
+    op.create_index(
+        op.f("ix_claimed_workitem_study_instance_uid"), "claimed_workitem", ["study_instance_uid"]
+    )
+
+    op.create_table(
         "performed_step",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),

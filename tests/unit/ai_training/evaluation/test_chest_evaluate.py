@@ -209,7 +209,9 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
 
     card = registry.load(tmp_path / "card.toml")
-    page = "\n".join(cardpage.lines_of(card))
+    pages = (*cardpage.FIGURES, cardpage.TRAINING)
+    lines = [line for one in pages for line in cardpage.figure_lines(one, card)]
+    page = "\n".join([*cardpage.card_lines(card), *lines])
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")

@@ -16,10 +16,9 @@ import torch
 from torch.export import Dim
 
 from ai_pipeline.burnin.tools import shared_tools
-from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.models.registry import find
 from ai_pipeline.ovarian.classifier import OvarianClassifier
-from ai_training.errors import DataMissing
+from ai_training.errors import DataMissing, ExperimentError
 from ai_training.evaluation.plots import differences
 from ai_training.networks.ovarian import CystEnsemble
 from ai_training.onnx_file import export, store_in_half
@@ -132,7 +131,7 @@ def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
     logits, features = fit.cyst_classifier(recipe.architecture, 64, 0, len(LABELS))(torch.zeros(2, 3, 64, 64))
     assert logits.shape == (2, len(LABELS))
     assert features.shape == (2, 320, 2, 2)
-    with pytest.raises(CannotAdapt, match="knows no network"):
+    with pytest.raises(ExperimentError, match="knows no network"):
         fit.cyst_classifier("resnet_of_nobody", 64, 0, len(LABELS))
 
 

@@ -107,14 +107,17 @@ def test_weights_are_taken_over_but_for_another_head_and_refused_of_another_netw
     torch.save(many.state_dict(), tmp_path / "many.pt")
     one = study_network("resnet18", "random", 1, 32)
     head = one.state_dict()["fc.weight"].clone()
-    fill(one, tmp_path / "many.pt")
+    fill(one, "resnet18", tmp_path / "many.pt")
     assert torch.equal(one.state_dict()["conv1.weight"], many.state_dict()["conv1.weight"])
     assert torch.equal(one.state_dict()["fc.weight"], head)
 
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ExperimentError, match="does not hold"):
-        fill(one, tmp_path / "other.safetensors")
+    with pytest.raises(
+        ExperimentError,
+        match=r"other\.safetensors does not hold .*: 100 of .*1 are not known",
+    ):
+        fill(one, "resnet18", tmp_path / "other.safetensors")
     with pytest.raises(DataMissing, match="missing"):
-        fill(one, tmp_path / "nothing.pt")
+        fill(one, "resnet18", tmp_path / "nothing.pt")
     with pytest.raises(ExperimentError, match="no classifier"):
         study_network("no_such_network", "random", 1, 32)

@@ -40,6 +40,27 @@ def test_every_arm_of_a_shipped_study_differs_from_the_one_it_is_compared_with(p
             assert arm.model_copy(update=same) != arms[arm.against].model_copy(update=same)
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_full_length_of_a_shipped_study_has_the_same_arms_for_longer(path: Path) -> None:
+    short, full = experiment.load(path), experiment.load(path, full=True)
+    assert [arm.name for arm in full.arms] == [arm.name for arm in short.arms]
+    for one, other in zip(short.arms, full.arms, strict=True):
+        assert other.lesson.iterations > 10 * one.lesson.iterations
+        assert other.network.architecture == one.network.architecture
+
+
+def test_every_shipped_study_has_a_row_among_the_works_that_are_repeated() -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs" / "studies" / "README.md").read_text("utf-8")
+    assert [path.stem for path in SHIPPED if f"`ai-pipeline study {path.stem}`" not in page] == []
+
+
+def test_a_study_of_one_length_has_no_full_one(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text("[arms.a]\n")
+    with pytest.raises(ExperimentError, match="no table \\[full\\]"):
+        experiment.load(path, full=True)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -55,6 +76,24 @@ def test_a_wrong_study_file_is_refused_with_the_reason(tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(ExperimentError, match=why):
         experiment.load(path)
+
+
+def test_arms_without_their_weights_are_left_out_with_those_that_need_them(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        "[arms.plain]\n[arms.file]\nnetwork = { initial = 'own.pt' }\n"
+        "[arms.after]\nnetwork = { initial = 'arm:file' }\n[arms.beside]\nagainst = 'file'\n"
+    )
+    study = experiment.load(tmp_path / "study.toml")
+
+    left_out = study.without_weights(tmp_path)
+
+    assert set(left_out) == {"file", "after", "beside"}
+    assert "own.pt" in left_out["file"]
+    assert [arm.name for arm in study.without(left_out).arms] == ["plain"]
+    (tmp_path / "own.pt").touch()
+    assert study.without_weights(tmp_path) == {}
+    with pytest.raises(ExperimentError, match="no arm"):
+        study.without([arm.name for arm in study.arms])
 
 
 def test_given_splits_are_those_of_the_manifest(material: StudyMaterial) -> None:

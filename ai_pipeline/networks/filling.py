@@ -1,0 +1,98 @@
+"""Parameters of a file into a network: the one loader of conversion, training and studies.
+
+A file may name a network's parameters as training scripts leave them: behind a prefix (``module.``,
+``backbone.``), as torchvision before 0.3 did (``norm.1`` for ``norm1``), its head as CheXNet's
+``Sequential(Linear, Sigmoid)``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ai_pipeline.errors import CannotAdapt
+
+State = Mapping[str, Tensor]
+SHOWN = 3
+"""Names of each kind that a refusal lists."""
+_COUNTERS = ("num_batches_tracked", "op_threshs")
+"""Ends of names of buffers that no answer depends on."""
+
+
+def fill(
+    network: nn.Module,
+    state: State,
+    what: str,
+    *,
+    file: str = "the file",
+    heads: Sequence[str] = (),
+    adjust: Callable[[dict[str, Tensor]], State] | None = None,
+) -> tuple[str, ...]:
+    """Put the parameters of ``state`` into ``network``; returns the names of those that keep their values.
+
+    ``what``: the network's name, ``file``: the file's, both for the refusal. ``heads``: beginnings of the
+    names of parameters that the file need not have, may have for other labels, or may have beside the
+    network's own. ``adjust``: makes of a state that does not fit another one (other names, resized places).
+    Raises CannotAdapt, which says what is missing, not known, or of another shape.
+    """
+    own = {name: value for name, value in network.state_dict().items() if not name.endswith(_COUNTERS)}
+    found = own_names(own, state)
+    if adjust is not None and _faults(own, found, heads):
+        found = dict(adjust(found))
+    if faults := _faults(own, found, heads):
+        raise CannotAdapt(f"{file} does not hold the parameters of {what}: {'; '.join(faults)}")
+    taken = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
+    network.load_state_dict(taken, strict=False)
+    return tuple(name for name in own if name not in taken)
+
+
+def own_names(own: State, state: State) -> dict[str, Tensor]:
+    """``state`` by the names that the network with the parameters ``own`` gives them, as far as it knows."""
+    plain = {
+        re.sub(r"(denselayer\d+\.\w+)\.([12])\.", r"\1\2.", name): value
+        for name, value in state.items()
+        if not name.endswith(_COUNTERS)
+    }
+    first = next(iter(own), "")
+    prefixes = [name.removesuffix(first) for name in plain if name.endswith(f".{first}")]
+    if first not in plain and prefixes:
+        prefix = min(prefixes, key=len)
+        # What lies beside the prefix belongs to another part, the head of another training for one.
+        inside = {
+            name.removeprefix(prefix): value for name, value in plain.items() if name.startswith(prefix)
+        }
+        plain = inside if len(own.keys() & inside) > len(own.keys() & plain) else plain
+    wrapped = re.compile(r"(classifier|fc)\.0\.(weight|bias)")
+    return {
+        wrapped.sub(r"\1.\2", name) if wrapped.fullmatch(name) and name not in own else name: value
+        for name, value in plain.items()
+    }
+
+
+def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
+    def needed(name: str) -> bool:
+        return not name.startswith(tuple(heads))
+
+    missing = [name for name in own if name not in found and needed(name)]
+    unknown = [name for name in found if name not in own and needed(name)]
+    other = [
+        f"{name}: expected {_shape(own[name])}, found {_shape(value)}"
+        for name, value in found.items()
+        if name in own and own[name].shape != value.shape and needed(name)
+    ]
+    kinds = (
+        (missing, f"of {len(own)} are missing"),
+        (unknown, "are not known"),
+        (other, "have another shape"),
+    )
+    return [f"{len(names)} {kind} ({_listed(names)})" for names, kind in kinds if names]
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(map(str, value.shape)) or "one number"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name[:120] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

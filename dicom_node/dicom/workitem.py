@@ -1,0 +1,291 @@
+"""Unified Procedure Steps (PS3.3 C.30, PS3.4 CC): what a work item asks for, and what its performer writes.
+
+Text of a work item names its patient, so none is in an error, and what is read is limited.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import UID
+
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import Patient
+
+PUSH: Final = UID("1.2.840.10008.5.1.4.34.6.1")
+"""The SOP Class of every work item, whichever service it is reached by (PS3.4 CC.3.1)."""
+PULL: Final = UID("1.2.840.10008.5.1.4.34.6.3")
+CHANGE_STATE: Final = 1
+"""Action Type ID (PS3.4 Table CC.2.1-1)."""
+MOST_INPUTS: Final = 1000
+"""Items of an Input Information Sequence that are read."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # some write components with leading zeros
+_CODE = re.compile(r"[!-\]_-~]{1,16}")  # SH, without the ^ that separates
+_MOST_CODES = 10
+_LONGEST_ID = 64  # LO, PS3.5 6.2
+_STATION_SCHEME = "L"  # local codes, PS3.16 8.2
+_FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+
+
+class ProcedureStepState(StrEnum):
+    """Procedure Step State (0074,1000), PS3.4 CC.1.1."""
+
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+
+
+class CancelReason(StrEnum):
+    """Why a work item is cancelled, as a code of PS3.16 CID 9300."""
+
+    NOT_AT_HAND = "input not at hand"
+    NOT_APPLICABLE = "no analysis applies"
+    FAILED = "analysis or delivery failed"
+    STOPPED = "stopped by a person"
+    ON_REQUEST = "cancelled on request"
+    EXPIRED = "not done in time"
+
+    @property
+    def code(self) -> Code:
+        """For Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
+        reasons = codes.cid9300
+        found: Code = {
+            CancelReason.NOT_AT_HAND: reasons.ObjectSetIncomplete,
+            CancelReason.NOT_APPLICABLE: reasons.ObjectTypesNotSupported,
+            CancelReason.FAILED: reasons.EquipmentFailure,
+            CancelReason.STOPPED: reasons.DiscontinuedForUnspecifiedReason,
+            CancelReason.ON_REQUEST: reasons.DiscontinuedForUnspecifiedReason,
+            CancelReason.EXPIRED: reasons.WorkitemExpired,
+        }[self]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Workitem:
+    """One work item as far as a performer of analyses needs it.
+
+    ``study_instance_uid``: "" where the input is none, or of several studies. ``sources``: Retrieve AE Titles
+    and URLs of the input. ``codes``: of the work; ``stations``: Code Values of the stations
+    that it is scheduled for; none: for any.
+    """
+
+    uid: str
+    state: str
+    is_ready: bool
+    is_urgent: bool
+    codes: tuple[Code, ...]
+    stations: frozenset[str]
+    study_instance_uid: str
+    sources: frozenset[str]
+    patient_id: str
+    issuer_of_patient_id: str
+    patient: Patient
+
+    def is_for(self, wanted: Iterable[str], station: str) -> bool:
+        """Whether it is scheduled, ready, for this station, and of a wanted code."""
+        if self.state != ProcedureStepState.SCHEDULED or not self.is_ready:
+            return False
+        if self.stations and station not in self.stations:
+            return False
+        mine = {f"{code.value}^{code.scheme_designator}" for code in self.codes}
+        return any(code == "*" or code in mine for code in wanted)
+
+    @property
+    def work(self) -> list[str]:
+        """``codes`` as texts, for the database: value^scheme^meaning."""
+        return [f"{code.value}^{code.scheme_designator}^{code.meaning}" for code in self.codes]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Results of one series. ``ae_titles`` and ``urls``: of the peers that have confirmed them."""
+
+    series_instance_uid: str
+    objects: Sequence[tuple[str, str]]
+    """SOP Class UID and SOP Instance UID."""
+    ae_titles: Sequence[str] = ()
+    urls: Sequence[str] = ()
+
+
+def read_workitem(given: Dataset, uid: str = "") -> Workitem | None:
+    """What a data set of a worklist says; None where it has no valid UID or cannot be read.
+
+    ``uid``: of the item that was asked for, whatever the answer says of that; "": the answer's own.
+    """
+    with quiet_pydicom():
+        try:
+            return _read(given, uid or _text(given.get("SOPInstanceUID")))
+        except _FAULTY:
+            return None
+
+
+def state_of(given: Dataset) -> str:
+    """Procedure Step State; "" where none can be read."""
+    with quiet_pydicom():
+        try:
+            return _text(given.get("ProcedureStepState")).upper()
+        except _FAULTY:
+            return ""
+
+
+def change_of_state(transaction_uid: str, state: ProcedureStepState) -> Dataset:
+    """Action Information of Change UPS State (PS3.4 Table CC.2.1-1)."""
+    changed = Dataset()
+    changed.TransactionUID, changed.ProcedureStepState = transaction_uid, state.value
+    return changed
+
+
+def progress(percent: int, description: str) -> Dataset:
+    """UPS Progress Information (PS3.3 C.30.1); ``description``: at most 1024 characters."""
+    item = Dataset()
+    item.ProcedureStepProgress, item.ProcedureStepProgressDescription = str(percent), description
+    return _with(ProcedureStepProgressInformationSequence=[item])
+
+
+def completed(
+    study_instance_uid: str,
+    outputs: Sequence[Output],
+    work: Sequence[Code],
+    station: str,
+    began: datetime,
+    ended: datetime,
+) -> Dataset:
+    """All that the state COMPLETED needs (PS3.4 Table CC.2.5-3), with progress 100. Times aware.
+
+    ``work``: codes of what was performed; none: Image Processing is said (PS3.16 CID 9231).
+    """
+    done = progress(100, "results delivered")
+    performed = _performed(work, station, began, ended)
+    performed.OutputInformationSequence = [_output(study_instance_uid, one) for one in outputs]
+    done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
+    return done
+
+
+def cancelled(
+    reason: CancelReason, percent: int, work: Sequence[Code], station: str, began: datetime, ended: datetime
+) -> Dataset:
+    """All that the state CANCELED needs (PS3.4 Table CC.2.5-3)."""
+    done = progress(percent, reason.value)
+    item = done.ProcedureStepProgressInformationSequence[0]
+    item.ProcedureStepCancellationDateTime = _moment(ended)
+    item.ReasonForCancellation = reason.value
+    item.ProcedureStepDiscontinuationReasonCodeSequence = [_code(reason.code)]
+    performed = _performed(work, station, began, ended)
+    performed.OutputInformationSequence = []
+    done.UnifiedProcedureStepPerformedProcedureSequence = [performed]
+    return done
+
+
+def parse_work(texts: Iterable[str]) -> list[Code]:
+    """From ``Workitem.work``."""
+    return [Code(*text.split("^", 2)) for text in texts]
+
+
+def _read(given: Dataset, uid: str) -> Workitem | None:
+    if not _is_uid(uid):
+        return None
+    inputs = _items(given, "InputInformationSequence")
+    studies = {_text(item.get("StudyInstanceUID")) for item in inputs}
+    study = studies.pop() if len(studies) == 1 else ""
+    name, birth, sex = (_text(given.get(f"Patient{key}")) for key in ("Name", "BirthDate", "Sex"))
+    return Workitem(
+        uid=uid,
+        state=state_of(given),
+        is_ready=_text(given.get("InputReadinessState")) in ("READY", ""),  # "" where a manager keeps none
+        is_urgent=_text(given.get("ScheduledProcedureStepPriority")) == "HIGH",
+        codes=tuple(_coded(given, "ScheduledWorkitemCodeSequence")),
+        stations=frozenset(
+            _text(item.get("CodeValue")) for item in _items(given, "ScheduledStationNameCodeSequence")
+        ),
+        study_instance_uid=study if _is_uid(study) else "",
+        sources=frozenset(source for item in inputs for source in _sources(item)),
+        patient_id=_text(given.get("PatientID"))[:_LONGEST_ID],
+        issuer_of_patient_id=_text(given.get("IssuerOfPatientID"))[:_LONGEST_ID],
+        patient=Patient.from_values("", "", name, birth, sex),
+    )
+
+
+def _sources(item: Dataset) -> Iterator[str]:
+    """Where an input can be retrieved (PS3.3 Table 10-3b)."""
+    for sequence, keyword in (
+        ("DICOMRetrievalSequence", "RetrieveAETitle"),
+        ("WADORSRetrievalSequence", "RetrieveURL"),
+    ):
+        for way in _items(item, sequence)[:MOST_INPUTS]:
+            values = way.get(keyword) or ()
+            yield from ([_text(values)] if isinstance(values, str) else map(_text, values))
+
+
+def _coded(given: Dataset, keyword: str) -> Iterator[Code]:
+    for item in _items(given, keyword)[:_MOST_CODES]:
+        value, scheme = _text(item.get("CodeValue")), _text(item.get("CodingSchemeDesignator"))
+        if _CODE.fullmatch(value) and _CODE.fullmatch(scheme):
+            yield Code(value, scheme, _text(item.get("CodeMeaning"))[:_LONGEST_ID] or value)
+
+
+def _items(given: Dataset, keyword: str) -> list[Dataset]:
+    found = list(given.get(keyword) or ())
+    if len(found) > MOST_INPUTS:
+        raise ValueError("more items than are read")
+    return found
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).replace("\0", "").strip()
+
+
+def _is_uid(text: str) -> bool:
+    return len(text) <= 64 and bool(_UID.fullmatch(text))
+
+
+def _performed(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
+    """An item of UPS Performed Procedure Sequence (PS3.3 C.30.3)."""
+    item = Dataset()
+    item.PerformedStationNameCodeSequence = [_code(Code(station, _STATION_SCHEME, station))]
+    item.PerformedProcedureStepStartDateTime = _moment(began)
+    item.PerformedProcedureStepEndDateTime = _moment(ended)
+    item.PerformedWorkitemCodeSequence = [_code(one) for one in work or (codes.DCM.ImageProcessing,)]
+    return item
+
+
+def _output(study_instance_uid: str, output: Output) -> Dataset:
+    """Referenced Instances and Access (PS3.3 Table 10-3b)."""
+    item = Dataset()
+    item.TypeOfInstances = "DICOM"
+    item.StudyInstanceUID, item.SeriesInstanceUID = study_instance_uid, output.series_instance_uid
+    item.ReferencedSOPSequence = [
+        _with(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid)
+        for sop_class, uid in output.objects
+    ]
+    if output.ae_titles:
+        item.DICOMRetrievalSequence = [_with(RetrieveAETitle=list(output.ae_titles))]
+    if output.urls:
+        item.WADORSRetrievalSequence = [_with(RetrieveURL=url) for url in output.urls]
+    return item
+
+
+def _with(**values: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def _code(code: Code) -> Dataset:
+    return _with(
+        CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
+    )
+
+
+def _moment(at: datetime) -> str:
+    """DT with its offset from UTC (PS3.5 6.2)."""
+    return f"{at:%Y%m%d%H%M%S%z}"

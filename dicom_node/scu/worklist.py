@@ -1,0 +1,55 @@
+"""The protocol of a worklist manager (PS3.4 CC, PS3.18 11): search, claim, update, complete or cancel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from pydicom.dataset import Dataset
+
+from dicom_node.dicom.workitem import ProcedureStepState
+from dicom_node.scu.destination import Check
+
+MOST_ITEMS: Final = 200
+"""Work items of one search that are looked at."""
+
+
+class ChangeStatus(StrEnum):
+    """What a worklist manager answered to a change of a work item."""
+
+    DONE = "done"
+    CONFLICT = "conflict"  # the item's state, or the Transaction UID, is another: read it
+    ABSENT = "absent"
+    REFUSED = "refused"  # waiting does not cure it
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeAnswer:
+    """The answer to one change; ``text``: a status, and no text of the manager's."""
+
+    status: ChangeStatus
+    text: str = ""
+
+
+class WorklistManager(Protocol):
+    """Who has the work items. For one thread; ``close`` from any."""
+
+    def search(self) -> list[Dataset]:
+        """Items that are SCHEDULED, at most ``MOST_ITEMS``. Raises PeerUnreachable."""
+
+    def read(self, uid: str) -> Dataset | None:
+        """All attributes of an item; None where there is no such one. Raises PeerUnreachable."""
+
+    def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
+        """Claim, complete or cancel an item."""
+
+    def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
+        """Replace attributes of an item that the Transaction UID claimed."""
+
+    def test(self) -> list[Check]:
+        """Whether it answers and lets us in; changes nothing."""
+
+    def close(self) -> None:
+        """End all calls under way for good."""

@@ -1,0 +1,118 @@
+"""Queries of claimed work items, and of the results that they bring; ``fetch.worklist`` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import OPEN_WORKITEMS, DeliveryState, JobState, WorkitemState
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result
+from dicom_node.store.tables.base import has_come
+
+_NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
+
+
+@dataclass(slots=True)
+class DeliveredSeries:
+    """Results of one series that are in force and confirmed; ``destinations``: names of peers."""
+
+    objects: dict[str, str] = field(default_factory=dict)
+    """SOP Class UID by SOP Instance UID."""
+    destinations: set[str] = field(default_factory=set)
+
+
+def due(session: Session, peer: str, now: datetime, limit: int) -> Sequence[int]:
+    """Numbers of the open items of this manager whose time has come, the longest waiting first."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
+    chosen = select(ClaimedWorkitem.id).where(*mine, has_come(ClaimedWorkitem.next_at, now))
+    return session.scalars(chosen.order_by(ClaimedWorkitem.next_at).limit(limit)).all()
+
+
+def number(session: Session, workitem_id: int) -> ClaimedWorkitem:
+    """The item of this number."""
+    return session.get_one(ClaimedWorkitem, workitem_id)
+
+
+def open_items(session: Session, peer: str) -> int:
+    """How many items of this manager are claimed and not ended."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
+    return session.scalar(select(func.count()).select_from(ClaimedWorkitem).where(*mine)) or 0
+
+
+def claimed(session: Session, peer: str) -> set[str]:
+    """UIDs of the items of this manager that are claimed and whose cancellation nobody asked for."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
+    return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine, _NOT_ASKED)))
+
+
+def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
+    """The same as rows, of one UID."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
+    named = ClaimedWorkitem.workitem_uid == uid
+    return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()
+
+
+def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
+    """Open items of managers that are none of these."""
+    open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
+    return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
+
+
+def others_of_study(session: Session, row: ClaimedWorkitem) -> bool:
+    """Whether another open item wants the same study."""
+    same = (ClaimedWorkitem.study_instance_uid == row.study_instance_uid, ClaimedWorkitem.id != row.id)
+    return bool(session.scalar(select(exists().where(*same, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)))))
+
+
+def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
+    """Jobs of a study that wait, are held, or run."""
+    states = (JobState.HELD, JobState.QUEUED, JobState.RUNNING)
+    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
+
+
+def known(session: Session, peer: str, uids: Collection[str]) -> set[str]:
+    """Those of these work items that were ever to be claimed."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids))
+    return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine)))
+
+
+def of_study(session: Session, study_instance_uid: str | None) -> Sequence[ClaimedWorkitem]:
+    """The items of this study, the oldest first."""
+    mine = ClaimedWorkitem.study_instance_uid == study_instance_uid
+    return session.scalars(select(ClaimedWorkitem).where(mine).order_by(ClaimedWorkitem.id)).all()
+
+
+def share_done(session: Session, study_id: int) -> float:
+    """The part of the study's running jobs that is done, 0 to 1."""
+    mine = (Job.study_id == study_id, Job.state == JobState.RUNNING)
+    return session.scalar(select(func.avg(Job.share_done)).where(*mine)) or 0.0
+
+
+def delivered(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
+    """By Series Instance UID: results with identity that are confirmed, not withdrawn and not replaced."""
+    replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
+    chosen = (
+        select(Result, Delivery.destination)
+        .join(Delivery, Delivery.result_id == Result.id)
+        .where(
+            Result.study_id == study_id,
+            Result.deidentified.is_(False),
+            Result.kind != ResultKind.REJECTION,
+            Result.id.not_in(select(Withdrawal.result_id)),
+            Result.sop_instance_uid.not_in(replaced),
+            Delivery.state == DeliveryState.CONFIRMED,
+        )
+        .order_by(Result.id)
+    )
+    found: dict[str, DeliveredSeries] = {}
+    for result, destination in session.execute(chosen):
+        series = found.setdefault(result.series_instance_uid, DeliveredSeries())
+        series.objects[result.sop_instance_uid] = result.sop_class_uid
+        series.destinations.add(destination)
+    return found

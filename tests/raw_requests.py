@@ -1,0 +1,27 @@
+"""DIMSE-N requests with any bytes as their data set, as only a faulty or hostile peer sends them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT
+
+
+def status_of(
+    association: Association, request: N_ACTION | N_CREATE | N_EVENT_REPORT, keyword: str, encoded: bytes
+) -> int | None:
+    """Send the request with these bytes in the one context that was accepted, and abort.
+
+    ``keyword``: the attribute of the request that holds the data set. None: the association was cut.
+    """
+    assert association.is_established
+    request.MessageID = 1
+    setattr(request, keyword, BytesIO(encoded) if encoded else None)
+    (context,) = association.accepted_contexts
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    association.abort()
+    return None if answer is None else answer.Status

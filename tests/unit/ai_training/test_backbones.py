@@ -1,0 +1,192 @@
+"""Any backbone, any start: what is read from a file, what is refused and how, what is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.export import Dim
+
+from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.networks.checkpoints import read_weights
+from ai_pipeline.networks.filling import fill
+from ai_pipeline.networks.foreign import timm_network, torchvision_network
+from ai_training.chest.export import export_onnx
+from ai_training.errors import DataMissing, ExperimentError
+from ai_training.networks.backbone import classifier
+from ai_training.networks.outlines import HeadGraph, HeadNetwork, outline_network
+from ai_training.networks.pyramids import pyramid, unfilled
+from ai_training.networks.start import StartWeights
+from ai_training.networks.studies import folded, restore_normalisation
+from ai_training.onnx_file import export
+
+RANDOM = StartWeights("random")
+
+
+class NamedLayer(nn.Module):
+    """A network with the names of a DenseNet's layer, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denselayer1 = nn.ModuleDict({"conv": nn.ModuleDict()})
+        self.denselayer1["conv1"] = nn.Conv2d(3, 2, 1)
+        self.classifier = nn.Linear(2, 2)
+
+
+def state_of(rename: Any) -> dict[str, Tensor]:
+    return {rename(name): value for name, value in NamedLayer().state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        str,
+        lambda name: f"module.model.{name}",
+        lambda name: name.replace("conv1", "conv.1"),
+        lambda name: name.replace("classifier.", "classifier.0."),
+    ],
+    ids=["plain", "prefixed", "old torchvision", "chexnet"],
+)
+def test_parameters_are_found_by_the_names_that_files_give_them(rename: Any) -> None:
+    state, network = state_of(rename), NamedLayer()
+
+    assert fill(network, state, "it") == ()
+
+    given = list(state.values())
+    assert all(torch.equal(*pair) for pair in zip(network.state_dict().values(), given, strict=True))
+
+
+def test_a_refusal_says_the_file_what_was_expected_and_what_was_found() -> None:
+    state = state_of(str)
+    state["classifier.weight"] = torch.zeros(7, 2)
+    state["other.bias"] = state.pop("classifier.bias")
+
+    with pytest.raises(CannotAdapt) as refused:
+        fill(NamedLayer(), state, "a layer", file="own.pt")
+
+    assert str(refused.value) == (
+        "own.pt does not hold the parameters of a layer: 1 of 4 are missing (classifier.bias); 1 are not "
+        "known (other.bias); 1 have another shape (classifier.weight: expected 2×2, found 7×2)"
+    )
+    left = fill(NamedLayer(), state, "a layer", heads=("classifier.", "other."))
+    assert left == ("classifier.weight", "classifier.bias")
+
+
+def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_path: Path) -> None:
+    torch.save({"net": NamedLayer()}, tmp_path / "whole.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+
+    with pytest.raises(UnreadableCheckpoint, match=r"whole\.pt holds more than numbers"):
+        read_weights(tmp_path / "whole.pt")
+    with pytest.raises(UnreadableCheckpoint, match=r"text\.pt"):
+        read_weights(tmp_path / "text.pt")
+    with pytest.raises(DataMissing, match=r"gone\.pt is missing"):
+        pyramid("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("efficientnet-lite0", (2, 4, 8, 16, 32)),
+        ("mobilenet_v2", (2, 4, 8, 16, 32)),
+        ("timm/resnet18", (2, 4, 8, 16, 32)),
+        ("test_convnext", (4, 8, 16, 32)),
+        ("timm/test_vit", (16,)),
+    ],
+)
+def test_a_backbone_gives_a_map_of_each_of_its_strides(name: str, strides: tuple[int, ...]) -> None:
+    made = unfilled(name, 64, 96).train()
+
+    maps = made(torch.zeros(2, 3, 64, 96))
+
+    assert made.strides == strides
+    wanted = [(2, c, 64 // s, 96 // s) for c, s in zip(made.channels, strides, strict=True)]
+    assert [tuple(one.shape) for one in maps] == wanted
+
+
+def test_torchvision_s_weights_give_torchvision_s_maps_whatever_their_head(tmp_path: Path) -> None:
+    theirs = torchvision_network("mobilenet_v2", 3).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "own.pth")
+    images = torch.rand(1, 3, 64, 64)
+    mean, spread = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    ours = pyramid("mobilenet_v2", StartWeights(str(tmp_path / "own.pth")), 64, 64).eval()
+
+    with torch.inference_mode():
+        expected = theirs.features((images - mean) / spread)  # type: ignore[operator]
+        found = ours((255 * images - 127) / 128)[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:
+    state = timm_network("test_vit", 9, 3).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "vit.safetensors")
+    start = StartWeights(str(tmp_path / "vit.safetensors"))
+
+    made: Any = pyramid("timm/test_vit", start, 64, 96)
+
+    assert torch.equal(made.network.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert made.network.pos_embed.shape != state["pos_embed"].shape
+    with pytest.raises(ExperimentError, match=r"vit\.safetensors does not hold .*test_convnext: \d+ of"):
+        pyramid("timm/test_convnext", start, 64, 64)
+    with pytest.raises(ExperimentError, match="no package has ImageNet weights of resnet18"):
+        pyramid("resnet18", StartWeights("imagenet"), 64, 64)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_convnext", "timm/test_vit"])
+def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
+    network = classifier(name, RANDOM, 4, 64).eval()
+    narrow, images = network.narrowed([2, 0]), torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        expected = [part.numpy() for part in narrow(images)]
+        every = network(images)[0].numpy()
+
+    export_onnx(narrow, 64, tmp_path / "network.onnx")
+
+    found = OnnxRuntime((tmp_path / "network.onnx").read_bytes(), 1)(images.numpy())
+    for output, wanted in zip(("logits", "features", "places"), expected, strict=True):
+        np.testing.assert_allclose(found[output], wanted, atol=1e-4)
+    np.testing.assert_allclose(expected[0], every[:, [2, 0]], atol=1e-5)
+    assert expected[2].shape == (3, 2, 4, 4)
+    assert np.ptp(expected[0]) > 0
+
+
+@pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_vit"])
+def test_an_outline_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
+    network = HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))
+    graph, images = HeadGraph(network).eval(), torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        head, present = (part.numpy() for part in graph(images))
+
+    shapes = {"images": {0: Dim("pictures", max=16)}}
+    export(graph, (images,), shapes, ("head", "present"), tmp_path / "head.onnx")
+
+    found = OnnxRuntime((tmp_path / "head.onnx").read_bytes(), 1)(images.numpy())
+    assert head.shape == (2, 64, 96)
+    np.testing.assert_allclose(found["head"], head, atol=1e-4)
+    np.testing.assert_allclose(found["present"], present, atol=1e-4)
+
+
+def test_norms_that_a_file_has_folded_are_restored_without_another_answer(tmp_path: Path) -> None:
+    state = torchvision_network("mobilenet_v2", 1).state_dict()
+    torch.save({key: v for key, v in state.items() if key.startswith("features")}, tmp_path / "f.pt")
+    network = classifier("mobilenet_v2", StartWeights(str(tmp_path / "f.pt")), 2, 32).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        before = network(images)[0]
+
+    assert folded(network)
+    restore_normalisation(network, images)
+
+    assert not folded(network)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(images)[0], before, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,353 @@
+"""A worklist manager of ours, strictly by the standard (PS3.4 CC, PS3.18 11), by UPS-RS and by UPS Pull.
+
+None of another maker can be had from the package registries: that it and the node agree shows no more than
+that both read the standard alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import queue
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, evt
+
+from dicom_node.dicom.workitem import PULL, PUSH
+from tests.ports import free_port
+
+SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
+LOSE, HANG = "lose", "hang"
+"""Faults: do what was asked and cut the line before the answer; answer nothing for seconds."""
+_HTTP = {
+    0x0000: 200,
+    0xC300: 409,
+    0xC301: 400,
+    0xC302: 409,
+    0xC304: 409,
+    0xC307: 404,
+    0xC310: 409,
+    0xB304: 200,
+}
+
+
+def work_item(study: str, **other: Any) -> Dataset:
+    """A scheduled item with this input study."""
+    item = Dataset()
+    item.SOPClassUID, item.SOPInstanceUID = PUSH, generate_uid()
+    item.ProcedureStepState, item.InputReadinessState = SCHEDULED, "READY"
+    item.ScheduledProcedureStepPriority = "MEDIUM"
+    item.ScheduledWorkitemCodeSequence = [code("110004", "DCM", "Computer Aided Detection")]
+    item.InputInformationSequence = [instances(study)]
+    item.PatientID = item.PatientName = ""
+    for keyword, value in other.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    made = Dataset()
+    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = value, scheme, meaning
+    return made
+
+
+def instances(study: str, ae_title: str = "", url: str = "") -> Dataset:
+    """An item of Input Information Sequence."""
+    item, way = Dataset(), Dataset()
+    item.TypeOfInstances, item.StudyInstanceUID = "DICOM", study
+    if ae_title:
+        way.RetrieveAETitle = ae_title
+        item.DICOMRetrievalSequence = [way]
+    if url:
+        way.RetrieveURL = url
+        item.WADORSRetrievalSequence = [way]
+    return item
+
+
+@dataclass
+class Manager:
+    """Work items and who claimed them. ``fault``: of an operation and how often it came, or "" for none.
+
+    ``log``: operations that were carried out, as "claim", "COMPLETED", "update 40", with their status.
+    """
+
+    items: dict[str, Dataset] = field(default_factory=dict)
+    locks: dict[str, str] = field(default_factory=dict)
+    log: list[tuple[str, int]] = field(default_factory=list)
+    fault: Callable[[str, int], str] = lambda operation, times: ""
+    subscribed: list[str] = field(default_factory=list)
+    frames: queue.Queue[bytes] = field(default_factory=queue.Queue)
+    """Frames for whoever has the event channel open."""
+    _times: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, item: Dataset) -> str:
+        self.items[item.SOPInstanceUID] = item
+        return str(item.SOPInstanceUID)
+
+    def state(self, uid: str) -> str:
+        return str(self.items[uid].ProcedureStepState)
+
+    def done(self) -> list[str]:
+        """Operations that changed something."""
+        return [name for name, status in self.log if status == 0]
+
+    def claimed_by_another(self, uid: str) -> None:
+        self.change(uid, generate_uid(), IN_PROGRESS)
+
+    def request_cancel(self, uid: str) -> None:
+        """Request UPS Cancel (PS3.4 CC.2.2) of somebody else: an event for the performer."""
+        self.tell({"00001000": {"vr": "UI", "Value": [uid]}, "00001002": {"vr": "US", "Value": [2]}})
+
+    def tell(self, event: Any) -> None:
+        body = json.dumps(event).encode()
+        length = bytes([len(body)]) if len(body) < 126 else bytes([126]) + len(body).to_bytes(2, "big")
+        self.frames.put(b"\x81" + length + body)
+
+    def faulty(self, operation: str) -> str:
+        with self._lock:
+            self._times[operation] = self._times.get(operation, 0) + 1
+            return self.fault(operation, self._times[operation])
+
+    def search(self, keys: dict[str, str]) -> list[Dataset]:
+        return [
+            item
+            for item in self.items.values()
+            if all(not value or str(item.get(keyword, "")) == value for keyword, value in keys.items())
+        ]
+
+    def change(self, uid: str, transaction: str, state: str) -> int:
+        """Change UPS State (PS3.4 Table CC.1.1-2)."""
+        with self._lock:
+            status = self._change(uid, transaction, state)
+            self.log.append(("claim" if state == IN_PROGRESS else state, status))
+            return status
+
+    def _change(self, uid: str, transaction: str, state: str) -> int:  # noqa: PLR0911 - rows of the table
+        if (item := self.items.get(uid)) is None:
+            return 0xC307
+        now = item.ProcedureStepState
+        if now in (COMPLETED, CANCELED):
+            return 0xB304 if now == state else 0xC300
+        if state == IN_PROGRESS:
+            if now == IN_PROGRESS:
+                return 0xC302
+            self.locks[uid], item.ProcedureStepState = transaction, IN_PROGRESS
+            return 0
+        if now == SCHEDULED:
+            return 0xC310
+        if self.locks[uid] != transaction:
+            return 0xC301
+        if missing_for(item, state):
+            return 0xC304
+        item.ProcedureStepState = state
+        return 0
+
+    def update(self, uid: str, transaction: str, changes: Dataset) -> int:
+        """N-SET (PS3.4 CC.2.6)."""
+        with self._lock:
+            status = self._update(uid, transaction, changes)
+            steps = changes.get("ProcedureStepProgressInformationSequence") or [Dataset()]
+            self.log.append((f"update {float(steps[0].get('ProcedureStepProgress', 0)):.0f}", status))
+            return status
+
+    def _update(self, uid: str, transaction: str, changes: Dataset) -> int:
+        if (item := self.items.get(uid)) is None:
+            return 0xC307
+        if item.ProcedureStepState in (COMPLETED, CANCELED):
+            return 0xC300
+        if item.ProcedureStepState == IN_PROGRESS and self.locks[uid] != transaction:
+            return 0xC301
+        for element in changes:
+            if element.keyword not in ("TransactionUID", "ProcedureStepState"):
+                item[element.tag] = element
+        return 0
+
+
+def missing_for(item: Dataset, state: str) -> list[str]:
+    """What the final state needs and the item lacks (PS3.4 Table CC.2.5-3)."""
+    [performed] = item.get("UnifiedProcedureStepPerformedProcedureSequence") or [Dataset()]
+    [progress] = item.get("ProcedureStepProgressInformationSequence") or [Dataset()]
+    lacks = (
+        [] if state == COMPLETED or progress.get("ProcedureStepCancellationDateTime") else ["cancelled at"]
+    )
+    if state == CANCELED:
+        reasons = progress.get("ProcedureStepDiscontinuationReasonCodeSequence")
+        return lacks if reasons else [*lacks, "discontinuation reason"]
+    needed = (
+        "PerformedStationNameCodeSequence",
+        "PerformedProcedureStepStartDateTime",
+        "PerformedProcedureStepEndDateTime",
+        "PerformedWorkitemCodeSequence",
+    )
+    lacks += [keyword for keyword in needed if not performed.get(keyword)]
+    return lacks if "OutputInformationSequence" in performed else [*lacks, "outputs"]
+
+
+@contextmanager
+def ups_rs(manager: Manager) -> Iterator[str]:
+    """The manager as an origin server of UPS-RS; its base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            names = parts.path.strip("/").split("/")
+            if names[0] == "subscribers":
+                return self._channel()
+            if self._faulty("search" if len(names) == 1 else "read"):
+                return None
+            if len(names) == 1:
+                known = {key: values[0] for key, values in parse_qs(parts.query).items()}
+                keys = {key: known.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
+                found = manager.search(keys)
+                self._answer(200 if found else 204, [item.to_json_dict() for item in found] or None)
+            else:
+                item = manager.items.get(names[1])
+                self._answer(200 if item else 404, [item.to_json_dict()] if item else None)
+            return None
+
+        def _channel(self) -> None:
+            """RFC 6455, from the server's side."""
+            key = self.headers["Sec-WebSocket-Key"].encode()
+            guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key + guid).digest()).decode()
+            self.protocol_version = "HTTP/1.1"
+            self.send_response(101)
+            for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):
+                self.send_header(name, value)
+            self.send_header("Sec-WebSocket-Accept", accept)
+            self.end_headers()
+            while frame := manager.frames.get():
+                self.wfile.write(frame)
+            self.close_connection = True
+
+        def do_PUT(self) -> None:
+            [_, uid, _state] = urlsplit(self.path).path.strip("/").split("/")
+            given = self._body()
+            state = str(given.ProcedureStepState)
+            fault = manager.faulty("claim" if state == IN_PROGRESS else state)
+            self._after(fault, lambda: manager.change(uid, str(given.TransactionUID), state))
+
+        def do_POST(self) -> None:
+            parts = urlsplit(self.path)
+            if "/subscribers/" in parts.path:
+                manager.subscribed.append(parts.path.split("/")[2])
+                return self._answer(201)
+            uid, given = parts.path.strip("/").split("/")[1], self._body()
+            fault = manager.faulty("update")
+            return self._after(fault, lambda: manager.update(uid, unquote(parts.query), given))
+
+        def _body(self) -> Dataset:
+            assert self.headers["Content-Type"] == "application/dicom+json"
+            [row] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            return Dataset.from_json(row)
+
+        def _faulty(self, operation: str) -> bool:
+            fault = manager.faulty(operation)
+            if fault:
+                self._after(fault, lambda: 0)
+            return bool(fault)
+
+        def _after(self, fault: str, carry_out: Callable[[], int]) -> None:
+            if fault == HANG:
+                time.sleep(3)
+                return
+            if fault.isdecimal():
+                self._answer(int(fault))
+                return
+            status = carry_out()
+            if fault == LOSE:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                return
+            self._answer(_HTTP[status])
+
+        def _answer(self, status: int, rows: Any = None) -> None:
+            body = b"" if rows is None else json.dumps(rows).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+        def handle(self) -> None:
+            with suppress(OSError, ValueError):
+                super().handle()
+
+        def finish(self) -> None:
+            with suppress(OSError, ValueError):
+                super().finish()
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+    finally:
+        manager.frames.put(b"")
+        running.shutdown()
+        running.server_close()
+
+
+@contextmanager
+def ups_pull(manager: Manager) -> Iterator[int]:
+    """The manager as an SCP of UPS Pull (pynetdicom); its port."""
+
+    def on_find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        for item in manager.search({"ProcedureStepState": str(event.identifier.ProcedureStepState)}):
+            yield 0xFF00, item
+        yield 0x0000, None
+
+    def on_get(event: evt.Event) -> tuple[int, Dataset | None]:
+        item = manager.items.get(str(event.request.RequestedSOPInstanceUID))
+        if item is None:
+            return 0xC307, None
+        found = Dataset()
+        found.update({one.tag: one for one in item if one.keyword not in ("SOPClassUID", "SOPInstanceUID")})
+        return 0x0000, found  # the UIDs are in the command set
+
+    def on_set(event: evt.Event) -> tuple[int, Dataset | None]:
+        uid, changes = str(event.request.RequestedSOPInstanceUID), event.modification_list
+        fault = manager.faulty("update")
+        status = manager.update(uid, str(changes.get("TransactionUID", "")), changes)
+        if fault == LOSE:
+            event.assoc.abort()
+        return status, None
+
+    def on_action(event: evt.Event) -> tuple[int, Dataset | None]:
+        given, uid = event.action_information, str(event.request.RequestedSOPInstanceUID)
+        assert (event.action_type, event.request.RequestedSOPClassUID) == (1, PUSH)
+        state = str(given.ProcedureStepState)
+        fault = manager.faulty("claim" if state == IN_PROGRESS else state)
+        status = manager.change(uid, str(given.TransactionUID), state)
+        if fault == LOSE:
+            event.assoc.abort()
+        return status, None
+
+    port, ae = free_port(), AE("MANAGER")
+    ae.add_supported_context(PULL)
+    handlers: list[Any] = [
+        (evt.EVT_C_FIND, on_find),
+        (evt.EVT_N_GET, on_get),
+        (evt.EVT_N_SET, on_set),
+        (evt.EVT_N_ACTION, on_action),
+    ]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield port
+    finally:
+        server.shutdown()
