@@ -266,6 +266,7 @@ OPEN = ("dicom_node.model", "dicom_node.dicom", "dicom_node.store")
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("ai_training", "ai_pipeline.networks", "ai_pipeline.models.engine",
               "ai_pipeline.models.store.conversion_process"),
+    "lightning_fabric": ("ai_training.engine",),
     "onnxruntime": ("ai_pipeline.models.engine", "ai_training"),
     "orthanc_rest_client": ("dicom_node.scu.orthanc",),
     "hl7apy": ("dicom_node.hl7.segments",),

@@ -29,10 +29,11 @@ from ai_training.anatomy.data import (
 )
 from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.networks.outlines import ORGANS, SIDE, OutlineNetwork, less_dice, outline_network
 from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 """From the fine grid of the masks to the network's input: measured there, the ratio is the same."""
@@ -97,8 +98,9 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, organs = batch
-        logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        return loss_of(logits, organs, self.recipe.dice_weight)
+        with self.autocast():
+            logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        return loss_of(logits.float(), organs, self.recipe.dice_weight)
 
     def validate(self) -> Validation:
         found = scores(cast(OutlineNetwork, self.average).eval(), self.validation)
@@ -128,7 +130,7 @@ def scores(network: OutlineNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
     dices, errors = [], []
     for case in cases:
         with torch.inference_mode():
-            found = torch.sigmoid(network(torch.from_numpy(case.values[None])))[0].numpy()
+            found = torch.sigmoid(network(input_of(network, case.values[None])))[0].cpu().numpy()
         masks = organ_masks(found)
         dices.append(dice(masks, case.organs))
         errors.append(abs(ratio(masks) - case.ratio))

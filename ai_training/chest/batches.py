@@ -5,15 +5,15 @@ So it is the same whether one process or eight workers prepare it, and whether a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import normalise
 from ai_training.chest.experiment import Augmentation, Experiment
@@ -89,12 +89,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``, images channels-last."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in (*KNOWN, "placed", "placed_label", "place")
-        }
-        images = self.images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        return Batch(images, **moved)
+        images, *rest = (getattr(self, field.name).to(device, non_blocking=True) for field in fields(self))
+        return Batch(images.contiguous(memory_format=torch.channels_last), *rest)
 
 
 class ChestBatches(Dataset[Batch]):
@@ -123,19 +119,6 @@ class ChestBatches(Dataset[Batch]):
             parts = _mixed(parts, made.augment.mixup, random)
         tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
         return Batch(*(*tensors, *placed))
-
-
-def stream(
-    experiment: Experiment,
-    pixels: Bytes,
-    targets: Targets,
-    rows: npt.NDArray[np.intp],
-    span: range,
-    workers: int,
-) -> Iterator[Batch]:
-    """The batches of the iterations ``span``, prepared by ``workers`` processes (0: by this one)."""
-    batches = ChestBatches(experiment, pixels, targets, rows)
-    return iter(DataLoader(batches, batch_size=None, sampler=list(span), num_workers=workers))
 
 
 def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> tuple[Bytes, Floats]:

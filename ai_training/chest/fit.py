@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -22,14 +21,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, s
 
 from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import PlacedNetwork
-from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
+from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, ChestBatches, Targets
 from ai_training.chest.experiment import Experiment, Loss
+from ai_training.engine.run import BEST, CHECKPOINT, Plan, TrainingRun, Validation
+from ai_training.engine.setup import run_options, seed_all
 from ai_training.errors import DataMissing
 from ai_training.metrics import within_source_auc
 from ai_training.networks.backbone import classifier, set_drop_connect, unfilled_classifier
 from ai_training.networks.studies import folded, restore_normalisation
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.sets.chest import boxes_of, chest_set, label_matrix, reduced_images
 from ai_training.sets.files import size_of
 from ai_training.sets.images import LABELS, ChestImage
@@ -224,15 +224,12 @@ class ClassifierRun(TrainingRun):
     KIND = "experiment"
 
     def __init__(self, experiment: Experiment, material: Material, targets: Targets, out: Path) -> None:
-        torch.manual_seed(experiment.seed)
+        seed_all(experiment.seed)
         self.experiment, self.material, self.targets = experiment, material, targets
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         made = experiment.schedule
         self.train_rows = material.rows("train", experiment.images.smallest)
         self.validation_rows = material.rows("val")
         per_epoch = max(1, len(self.train_rows) // made.batch)
-        tasks = Tasks(_initial(experiment, material.pixels[self.train_rows[:TAUGHT]])).to(self.device)
-        self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
         iterations = made.iterations or round(made.epochs * per_epoch)
         plan = Plan(
             iterations=iterations,
@@ -240,24 +237,25 @@ class ClassifierRun(TrainingRun):
             warm_up=made.warm_up,
             validate_every=per_epoch,
             ema=made.ema,
+            weight_decay=made.weight_decay,
         )
-        super().__init__(out, experiment.model_dump_json(), plan, tasks, made.weight_decay)
+        cuda = run_options().chosen_device() == "cuda"
+        self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if cuda else 0
+        precision = "bf16" if made.precision == "bfloat16" or (made.precision == "auto" and cuda) else "fp32"
+        tasks = Tasks(_initial(experiment, material.pixels[self.train_rows[:TAUGHT]]))
+        super().__init__(out, experiment.model_dump_json(), plan, tasks, precision)
 
     @property
     def tasks(self) -> Tasks:
         """The network with its training heads."""
         return cast(Tasks, self.network)
 
-    def batches(self, iterations: range) -> Iterable[Batch]:
-        workers = max(0, len(os.sched_getaffinity(0)) - 1) if self.device.type == "cuda" else 0
-        return stream(
-            self.experiment, self.material.pixels, self.targets, self.train_rows, iterations, workers
-        )
+    def examples(self) -> ChestBatches:
+        return ChestBatches(self.experiment, self.material.pixels, self.targets, self.train_rows)
 
     def loss(self, batch: Batch) -> Tensor:
-        batch = batch.to(self.device)
-        torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.short):
+        torch.manual_seed(hash((self.experiment.seed, self.batch_number)) % 2**31)  # dropout, drop connect
+        with self.autocast():
             predicted = self.tasks(batch.images)
         return loss_of(predicted, batch, self.experiment.loss)
 

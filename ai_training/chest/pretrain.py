@@ -8,9 +8,12 @@ and the other hospitals too, since no label is used; validation and test images 
 from __future__ import annotations
 
 import copy
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,12 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import normalise, reduce
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.gate_images import OTHER_CHESTS, files_of_split
+from ai_training.engine.run import Plan, TrainingRun, Validation
+from ai_training.engine.setup import seed_all
 from ai_training.networks.backbone import pretrained_on_imagenet
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import chest_set, reduced_images
@@ -57,86 +62,105 @@ def pretrain(
     *,
     threads: int = 0,
     cache: Path | None = None,
+    resume: bool = False,
     report: Report = silent,
 ) -> Path:
     """Train; returns ``out/pretrained.pt``, which ``[network] initial`` of an experiment may name."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     cv2.setNumThreads(1)
-    pixels = _pixels(data, cache or out / "cache", report)
-    torch.manual_seed(how.seed)
-    learner = _Learner(how)
-    last = int(how.epochs * len(pixels) / how.batch)
-    optimiser = torch.optim.AdamW(
-        learner.parameters_to_train(), how.learning_rate, weight_decay=how.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, how.learning_rate, total_steps=last, pct_start=0.15
-    )
-    for iteration in range(last):
-        loss, right = learner.step(_views(pixels, how, iteration), iteration)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        learner.follow()
-        end = "\n" if (iteration + 1) % 50 == 0 else ""
-        report(
-            (iteration + 1) / last,
-            f"iteration {iteration + 1}, loss {loss.item():.3f}, {right:.2f} of pairs found{end}",
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    torch.save(learner.network.state_dict(), out / "pretrained.pt")
+    run = _ContrastRun(_pixels(data, cache or out / "cache", report), out, how)
+    torch.save(run.finish(report, resume=resume), out / "pretrained.pt")
     return out / "pretrained.pt"
 
 
-class _Learner:
-    """Network and projection, their slow copies that make the keys, and the queue of keys."""
+class _Learned(nn.Module):
+    """The network, and the projection that only pre-training needs."""
 
     def __init__(self, how: Contrast) -> None:
-        self.how = how
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = pretrained_on_imagenet(len(LABELS), how.size).to(self.device)
+        super().__init__()
+        self.network = pretrained_on_imagenet(len(LABELS), how.size)
         width = self.network.head.in_features
-        self.projection = nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 128)).to(self.device)
-        self.slow = copy.deepcopy(self.network), copy.deepcopy(self.projection)
-        for part in self.slow:
-            part.requires_grad_(False)
-        self.queue = normalize(torch.randn(how.queue, 128, device=self.device))
-        self.place = 0
+        self.projection = nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 128))
 
-    def parameters_to_train(self) -> list[nn.Parameter]:
-        return [*self.network.backbone.parameters(), *self.projection.parameters()]
+    def forward(self, images: Tensor) -> Tensor:
+        features, _ = self.network.maps(images)
+        return normalize(self.projection(features.mean((2, 3))))
 
-    def step(self, views: tuple[Tensor, Tensor], iteration: int) -> tuple[Tensor, float]:
-        """The loss of one batch, and the share of images whose other view was ranked first."""
-        torch.manual_seed(self.how.seed * 1_000_003 + iteration)
-        asked, keys = (view.to(self.device) for view in views)
-        self.network.train()
-        queries = _embedded(self.network, self.projection, asked)
-        with torch.no_grad():
-            found = _embedded(*self.slow, keys)
+
+class _Views(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i: two views of the same images, drawn from (seed, i) alone."""
+
+    def __init__(self, pixels: Bytes, how: Contrast) -> None:
+        self._pixels, self._how = pixels, how
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        how = self._how
+        random = np.random.default_rng((how.seed, iteration))
+        rows = random.choice(len(self._pixels), how.batch, replace=False)
+        one, other = (np.stack([_view(self._pixels[row], how, random) for row in rows]) for _ in range(2))
+        return _tensor(one), _tensor(other)
+
+
+class _ContrastRun(TrainingRun):
+    """Network and projection, their slow copies that make the keys, and the queue of keys."""
+
+    PARTS = (*TrainingRun.PARTS, "slow", "queue", "found")
+    CHOSEN_BY = "iteration"
+    MEMORY = torch.contiguous_format
+
+    def __init__(self, pixels: Bytes, out: Path, how: Contrast) -> None:
+        seed_all(how.seed)
+        self.pixels, self.how = pixels, how
+        steps = max(1, int(how.epochs * len(pixels) / how.batch))
+        plan = Plan(
+            iterations=steps,
+            learning_rate=how.learning_rate,
+            warm_up=0.15,
+            validate_every=50,
+            ema=0.0,
+            clip=0.0,
+            weight_decay=how.weight_decay,
+        )
+        super().__init__(out, json.dumps(asdict(how)), plan, _Learned(how))
+        self.slow = copy.deepcopy(self.network).requires_grad_(False)
+        self.queue = normalize(torch.randn(how.queue, 128).to(self.device))
+        self.found: list[float] = []
+
+    def examples(self) -> _Views:
+        return _Views(self.pixels, self.how)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        torch.manual_seed(self.how.seed * 1_000_003 + self.batch_number)
+        asked, keys = batch
+        with self.autocast():
+            queries = self.network(asked)
+            with torch.no_grad():
+                found = self.slow(keys)
+        queries, found = queries.float(), found.float()
         scores = torch.cat([(queries * found).sum(1, keepdim=True), queries @ self.queue.clone().T], 1)
         first = torch.zeros(len(scores), dtype=torch.long, device=self.device)
-        loss = cross_entropy(scores / self.how.temperature, first)
         self._enqueue(found)
-        return loss, float((scores.argmax(1) == 0).float().mean())
+        self.found.append(float((scores.argmax(1) == 0).float().mean()))
+        return cross_entropy(scores / self.how.temperature, first)
 
-    def follow(self) -> None:
-        """Move the slow copies towards the learned ones."""
+    def step(self, batches: Iterator[Any]) -> float:
+        loss = super().step(batches)
         with torch.no_grad():
-            for learned, slow in zip((self.network, self.projection), self.slow, strict=True):
-                for ahead, behind in zip(learned.parameters(), slow.parameters(), strict=True):
-                    behind.lerp_(ahead, 1 - self.how.momentum)
+            for ahead, behind in zip(self.network.parameters(), self.slow.parameters(), strict=True):
+                behind.lerp_(ahead, 1 - self.how.momentum)
+        return loss
+
+    def validate(self) -> Validation:
+        """The share of images whose other view was ranked first, of the last batches."""
+        right, network = float(np.mean(self.found)), cast(_Learned, self.network).network
+        self.found.clear()
+        figures = {"iteration": self.done, "pairs found": right}
+        return Validation(figures, f"{right:.2f} of pairs found", network.state_dict())
 
     def _enqueue(self, keys: Tensor) -> None:
-        rows = (torch.arange(len(keys), device=self.device) + self.place) % len(self.queue)
+        place = self.batch_number * len(keys)
+        rows = (torch.arange(len(keys), device=self.device) + place) % len(self.queue)
         self.queue[rows] = keys
-        self.place = (self.place + len(keys)) % len(self.queue)
-
-
-def _embedded(network: PlacedNetwork, projection: nn.Module, images: Tensor) -> Tensor:
-    features, _ = network.maps(images)
-    return normalize(projection(features.mean((2, 3))))
 
 
 def _pixels(data: Path, cache: Path, report: Report) -> Bytes:
@@ -146,13 +170,6 @@ def _pixels(data: Path, cache: Path, report: Report) -> Bytes:
     if others := files_of_split(data / OTHER_CHESTS, "train"):
         parts.append(np.stack([reduce(read_grey(path), chain)[0] for path in others]))
     return np.concatenate(parts)
-
-
-def _views(pixels: Bytes, how: Contrast, iteration: int) -> tuple[Tensor, Tensor]:
-    random = np.random.default_rng((how.seed, iteration))
-    rows = random.choice(len(pixels), how.batch, replace=False)
-    one, other = (np.stack([_view(pixels[row], how, random) for row in rows]) for _ in range(2))
-    return _tensor(one), _tensor(other)
 
 
 def _tensor(images: Bytes) -> Tensor:

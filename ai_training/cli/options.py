@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +11,6 @@ import typer
 from ai_pipeline.errors import CardError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ai_pipeline.models.card import Card
 
 
@@ -52,6 +51,44 @@ Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
+HOW_IT_RUNS = "How it runs"
+
+
+def _how(about: str, **limits: Any) -> Any:
+    """An option of the training engine."""
+    return typer.Option(help=about, rich_help_panel=HOW_IT_RUNS, **limits)
+
+
+RUN: Mapping[str, tuple[Any, Any]] = {
+    "device": (
+        Annotated[
+            Literal["auto", "cpu", "cuda", "mps"], _how("Where it trains; auto: CUDA if there is one.")
+        ],
+        "auto",
+    ),
+    "precision": (
+        Annotated[
+            Literal["auto", "fp32", "bf16", "fp16"],
+            _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
+        ],
+        "auto",
+    ),
+    "accumulate": (Annotated[int, _how("Batches in one step of the optimiser.", min=1, max=1024)], 1),
+    "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+    "save_steps": (Annotated[int, _how("Steps between two checkpoints; 0: by time alone.", min=0)], 0),
+    "patience": (
+        Annotated[int, _how("Stop after so many validations that are no better; 0: never.", min=0)],
+        0,
+    ),
+    "log": (
+        Annotated[
+            Literal["none", "tensorboard", "mlflow"],
+            _how("Also log there (extras of the same names); MLFLOW_TRACKING_URI names a server."),
+        ],
+        "none",
+    ),
+}
+"""What a user chooses for a run of the training engine, and the defaults (ai_training/engine/setup.py)."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Backbone = Annotated[
     str,

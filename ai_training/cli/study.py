@@ -83,6 +83,7 @@ def finetune(
         Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
     ] = None,
     threads: options.Threads = 0,
+    resume: options.Resume = False,
 ) -> Figures:
     """Fine-tune a chest network on images of one's own: one finding against the rest.
 
@@ -101,6 +102,7 @@ def finetune(
         seed=seed,
         external=external,
         threads=threads,
+        resume=resume,
         report=report,
     )
     measured = {"held out": found.held_out, "other hospital": found.external}

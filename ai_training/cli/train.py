@@ -131,6 +131,7 @@ def train_pretrain(
     seed: options.Seed = 7,
     threads: options.Threads = 0,
     cache: options.Cache = None,
+    resume: options.Resume = False,
 ) -> Path:
     """Pre-train the backbone on chest X-rays without labels (momentum contrast).
 
@@ -140,7 +141,7 @@ def train_pretrain(
     from ai_training.chest.pretrain import Contrast, pretrain
 
     how = Contrast(epochs=epochs, seed=seed)
-    return pretrain(data, out, how, threads=threads, cache=cache, report=report)
+    return pretrain(data, out, how, threads=threads, cache=cache, resume=resume, report=report)
 
 
 @verb(
@@ -331,10 +332,10 @@ def train_ovarian(
     """
     import torch
 
+    from ai_training.engine.run import CHECKPOINT
     from ai_training.networks.start import StartWeights
     from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
     from ai_training.ovarian import study as cleaning
-    from ai_training.runs import CHECKPOINT
 
     torch.set_num_threads(threads)
     start = StartWeights(weights, weights_licence)
@@ -385,7 +386,7 @@ def train_despeckle(
     return train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
 
 
-@verb(train_app, "label-colours")
+@verb(train_app, "label-colours", trains=True)
 def train_label_colours(*, report: Report, data: options.PublicData) -> Figures:
     """Train four small networks that show where colours between the classes come from; two minutes.
 
@@ -396,7 +397,7 @@ def train_label_colours(*, report: Report, data: options.PublicData) -> Figures:
     return compare(data, LabelRecipe(), report)
 
 
-@verb(train_app, "segmenters")
+@verb(train_app, "segmenters", trains=True)
 def train_segmenters(
     *,
     report: Report,
@@ -417,7 +418,7 @@ def train_segmenters(
     return compare(data, recipe, _filters(), report)
 
 
-@verb(train_app, "plane-segmenters")
+@verb(train_app, "plane-segmenters", trains=True)
 def train_plane_segmenters(
     *,
     report: Report,

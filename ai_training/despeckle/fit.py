@@ -18,13 +18,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ai_training.despeckle.data import SpeckleBatches, SpeckleMix
 from ai_training.despeckle.loss import DespeckleLoss, loss_of
 from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.errors import ExperimentError
 from ai_training.fetal.data import head_images
 from ai_training.networks.despeckle import NETWORKS, STEP
 from ai_training.networks.outlines import HeadNetwork
 from ai_training.networks.perception import Perception
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.sets.files import read_grey
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -88,9 +89,10 @@ class _DespeckleRun(RecipeRun[DespeckleRecipe]):
     def __init__(self, data: Path, out: Path, recipe: DespeckleRecipe, segmenter: Path | None) -> None:
         super().__init__(out, recipe)
         self.data = data
-        self.segmenter = _frozen(segmenter) if recipe.loss is DespeckleLoss.TASK else None
+        task = recipe.loss is DespeckleLoss.TASK
+        self.segmenter = _frozen(segmenter).to(self.device) if task else None
         perceives = recipe.loss in {DespeckleLoss.L1_PERCEPTUAL, DespeckleLoss.L2_PERCEPTUAL}
-        self.perception = Perception() if perceives else None
+        self.perception = Perception().to(self.device) if perceives else None
         images = head_images(data, "val")[:VALIDATED]
         self.validation = [
             reduced(read_grey(image.picture).astype(np.float32) / np.float32(255)) for image in images
@@ -105,12 +107,12 @@ class _DespeckleRun(RecipeRun[DespeckleRecipe]):
 
     def loss(self, batch: Batch) -> Tensor:
         speckled, below, whole, frame = batch
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+        with self.autocast():
             made = self.network(speckled)
         loss = loss_of(made.float(), below, self.recipe.loss, self.perception)
-        if self.segmenter is None or self.done % self.recipe.task_every:
+        if self.segmenter is None or self.batch_number % self.recipe.task_every:
             return loss
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+        with self.autocast():
             after = self.segmenter(_as_input(self.network(whole)))[0]
             with torch.no_grad():
                 before = torch.sigmoid(self.segmenter(_as_input(frame))[0].float())
@@ -135,9 +137,9 @@ def psnr_of(network: nn.Module, frames: Sequence[np.ndarray]) -> list[float]:
         for frame in frames:
             rows, columns = (length // STEP * STEP for length in frame.shape)
             whole = frame[:rows, :columns]
-            speckled = torch.from_numpy(rayleigh(whole, sigma, random))[None, None]
+            speckled = input_of(network, rayleigh(whole, sigma, random))[None, None]
             with torch.inference_mode():
-                made = network(speckled).clamp(0, 1)[0, 0].numpy()
+                made = network(speckled).clamp(0, 1)[0, 0].cpu().numpy()
             values.append(-10 * np.log10(np.mean((made - whole) ** 2)))
         found.append(float(np.mean(values)))
     return found

@@ -19,12 +19,13 @@ from ai_pipeline.fetal_head.ellipse import ellipse_of
 from ai_pipeline.fetal_head.outline import GRID, head_mask
 from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
 from ai_pipeline.networks.efficientnet import NAME
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.fetal.data import HeadAugment, HeadBatches, HeadImage, HeadMix, head_images
 from ai_training.metrics import dice
 from ai_training.networks.outlines import HeadNetwork, less_dice, outline_network
 from ai_training.networks.start import DEFAULT_START, StartWeights
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -87,7 +88,7 @@ class _HeadRun(RecipeRun[HeadRecipe]):
         return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+        with self.autocast():
             logits, present = self.network(batch[0].contiguous(memory_format=torch.channels_last))
         return loss_of((logits.float(), present.float()), batch, self.recipe)
 
@@ -108,7 +109,7 @@ def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, fl
         picture, head = image.read()
         small, to_input = fit_to_input(picture)
         with torch.inference_mode():
-            found = torch.sigmoid(network(torch.from_numpy(values(small[None])))[0])[0].numpy()
+            found = torch.sigmoid(network(input_of(network, values(small[None])))[0])[0].cpu().numpy()
         ellipse = ellipse_of(head_mask(found), to_input.inverse().after(GRID))
         overlaps.append(dice(ellipse.mask(*head.shape), head) if ellipse else 0.0)
         measured = ellipse.circumference * image.pixel_mm if ellipse else 0.0

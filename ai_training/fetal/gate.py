@@ -12,6 +12,7 @@ from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel, HeadOutline
 from ai_pipeline.fetal_head.picture import fit_to_input
 from ai_pipeline.images.coordinates import Affine
+from ai_training.errors import ExperimentError
 from ai_training.fetal.data import OTHERS, PLANES, Bytes, HeadImage, head_images, other_images, without_head
 from ai_training.progress import Report, silent
 from ai_training.sets.files import read_grey
@@ -28,7 +29,10 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLimits:
-    """Limits for the network of ``model``, whose own limits must be :data:`OPEN`. Raises DataMissing."""
+    """Limits for the network of ``model``, whose own limits must be :data:`OPEN`.
+
+    Raises DataMissing, ExperimentError where the network outlines no head.
+    """
     heads = [image.read()[0] for image in head_images(data, "val")]
     heads += [read_grey(image.picture) for image in other_images(data, PLANES, "val")]
     others = [picture for name in (*OTHERS, "") for picture in headless(data, name, "val")]
@@ -37,6 +41,8 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     ellipses = [(image, _reference(image)) for image in head_images(data, "train")]
     round_ = [ellipse.short / ellipse.long for _, ellipse in ellipses]
     outlined = [one for one in seen if one.area is not None]
+    if not outlined:
+        raise ExperimentError("the network outlines no head of the validation split: train it longer")
     return HeadLimits(
         present=_rounded(max(0.5, float(np.percentile(scores, REFUSED)))),
         shape=_rounded(float(np.percentile([one.shape for one in outlined], KEPT)), up=False),

@@ -13,11 +13,11 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_pipeline.ovarian.outline import Outliner, dice
+from ai_training.engine.run import BEST
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.ovarian import figures, fit, gate, predictions, study_figures
 from ai_training.ovarian.ship import predict
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST
 from ai_training.sets.ovarian import OvarianFrame, ovarian_frames
 
 TARGET = 0.90

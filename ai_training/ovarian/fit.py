@@ -20,14 +20,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import NAME
+from ai_training.engine.run import BEST, Plan, TrainingRun, Validation
+from ai_training.engine.setup import input_of, run_options, seed_all
 from ai_training.networks.ovarian import CystClassifier, CystEnsemble, cyst_classifier
 from ai_training.networks.start import DEFAULT_START, RANDOM, StartWeights
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.sets.ovarian import (
     FOLDS,
     LABELS,
@@ -114,7 +115,7 @@ def train(
         own = replace(recipe, seed=seed)
         run = _OvarianRun(out / f"seed-{seed}" / name, own, pixels, frames, held_out, seen)
         report(0.0, f"seed {seed}, {name}: {run.plan.iterations} steps\n")
-        run.finish(report, resume=(run.out / CHECKPOINT).exists())
+        run.finish(report, resume=run.begun)
 
 
 def recipe(
@@ -167,7 +168,7 @@ def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) ->
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
         with torch.inference_mode():
-            images = torch.from_numpy(normalise(squares, MEAN, SCALE))
+            images = input_of(network, normalise(squares, MEAN, SCALE))
             images = images.contiguous(memory_format=torch.channels_last)
             found.append((network.lower(images), network.lower(images.flip(3))))
     return found
@@ -179,8 +180,8 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats,
     for upright, mirrored in lower:
         with torch.inference_mode():
             found, maps, _ = network.upper(upright, mirrored)
-        logits.append(found.numpy())
-        features.append(maps.mean((2, 3)).numpy())
+        logits.append(found.cpu().numpy())
+        features.append(maps.mean((2, 3)).cpu().numpy())
     return np.concatenate(logits), np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
 
@@ -212,13 +213,14 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
     """``[N, copies, C, h, w]`` float16: what the frozen part makes of copies of each frame."""
     network = new_classifier(recipe).eval()
+    network.to(run_options().chosen_device())
     found = []
     for number, picture in enumerate(pixels):
         random = np.random.default_rng((recipe.seed, number, recipe.copies))
         copies = np.stack([augmented(picture, recipe, random) for _ in range(recipe.copies)])
-        images = torch.from_numpy(normalise(copies, MEAN, SCALE))
+        images = input_of(network, normalise(copies, MEAN, SCALE))
         images = images.contiguous(memory_format=torch.channels_last)
-        found.append(network.trunk.lower(images).half().contiguous())
+        found.append(network.trunk.lower(images).half().contiguous().cpu())
         report(number / len(pixels), "copies through the frozen part")
     return torch.stack(found)
 
@@ -262,7 +264,7 @@ class _OvarianRun(TrainingRun):
         held_out: npt.NDArray[np.bool_],
         seen: Tensor | None,
     ) -> None:
-        torch.manual_seed(recipe.seed)
+        seed_all(recipe.seed)
         self.recipe, self.pixels, self.seen = recipe, pixels, seen
         self.labels = np.array([frame.label for frame in frames], np.intp)
         self.rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -274,19 +276,20 @@ class _OvarianRun(TrainingRun):
             warm_up=recipe.warm_up,
             validate_every=steps,
             ema=recipe.ema,
+            weight_decay=recipe.weight_decay,
         )
-        super().__init__(out, json.dumps(asdict(recipe)), plan, network, recipe.weight_decay)
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network)
 
-    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = OvarianBatches(self.recipe, self.pixels, self.labels, self.rows, self.seen)
-        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=0)
+    def examples(self) -> OvarianBatches:
+        return OvarianBatches(self.recipe, self.pixels, self.labels, self.rows, self.seen)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         network = cast(CystClassifier, self.network)
-        logits, _ = network(images) if self.seen is None else network.upper(images)
-        return cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing)
+        with self.autocast():
+            logits, _ = network(images) if self.seen is None else network.upper(images)
+        return cross_entropy(logits.float(), labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
         network = CystEnsemble([cast(CystClassifier, self.average.eval())])

@@ -22,11 +22,12 @@ from torch.utils.data import Dataset
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME
 from ai_pipeline.ovarian.outline import SURE, dice
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.networks.outlines import OutlineNetwork, less_dice, outline_network
 from ai_training.networks.start import DEFAULT_START
 from ai_training.ovarian.fit import OvarianRecipe, exposed, motion
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.sets.ovarian import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
 
 OUTLINES = 1
@@ -132,7 +133,8 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, masks = batch
-        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        with self.autocast():
+            logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
         return (
             binary_cross_entropy_with_logits(logits, masks) + less_dice(torch.sigmoid(logits), masks).mean()
         )
@@ -146,5 +148,5 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():
-            logits = self.average.eval()(torch.from_numpy(values))[0, 0].numpy()
+            logits = self.average.eval()(input_of(self.average, values))[0, 0].cpu().numpy()
         return dice(logits >= np.log(SURE / (1 - SURE)), enlarge(mask, size) > 127)

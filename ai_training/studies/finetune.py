@@ -70,6 +70,7 @@ def finetune(
     seed: int = 1,
     external: Path | None = None,
     threads: int = 0,
+    resume: bool = False,
     report: Report = silent,
 ) -> Finetuned:
     """Fine-tune on the table ``labels``; leaves ``best.pt`` and ``figures.json`` in ``out``.
@@ -98,7 +99,7 @@ def finetune(
     copies = max(1.0, (len(learned) - positives) / positives / 2)
     arm = made.model_copy(update={"lesson": Lesson(iterations=iterations, copies=copies)})
     run = ArmRun(arm, seed, material, Path(weights), out)
-    run.train(report)
+    run.finish(report, resume=resume)
     held = run.held_out()
     found = Finetuned(
         out / "best.pt",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import Dataset
 
 from ai_pipeline.models.preprocess import normalise
 from ai_training.chest.batches import MEAN, SCALE
+from ai_training.engine.run import CHECKPOINT, Plan, TrainingRun, Validation
+from ai_training.engine.setup import seed_all
 from ai_training.networks.start import STARTS
 from ai_training.networks.studies import fill, folded, restore_normalisation, study_network
 from ai_training.progress import Report, silent
-from ai_training.runs import Plan, TrainingRun, Validation
 from ai_training.studies.alter import altered
 from ai_training.studies.experiment import Arm
 from ai_training.studies.material import Rows, StudyMaterial
@@ -44,6 +45,31 @@ class HeldAnswers:
     learned: int
 
 
+class ArmBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of an arm: images and their labels ``[B, labels]``, drawn from (seed, i) alone."""
+
+    def __init__(self, arm: Arm, seed: int, pixels: Bytes, truth: Floats, learned: Rows) -> None:
+        self._arm, self._seed, self._pixels, self._truth, self._rows = arm, seed, pixels, truth, learned
+        self._positive = truth[learned].max(1) > 0
+        odds = np.where(self._positive, arm.lesson.copies, 1.0)
+        self._odds = odds / odds.sum()
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng((self._seed, iteration))
+        picked = random.choice(len(self._rows), self._arm.lesson.batch, p=self._odds)
+        images = [self._image(int(k), random) for k in picked]
+        return tensor(np.stack(images)), torch.from_numpy(self._truth[self._rows[picked]])
+
+    def _image(self, picked: int, random: np.random.Generator) -> Bytes:
+        image, lesson = np.asarray(self._pixels[self._rows[picked]]), self._arm.lesson
+        taken = lesson.altered == "all" or (
+            self._positive[picked] and random.random() < 1 - 1 / lesson.copies
+        )
+        if not taken:
+            return image
+        return altered(image, self._arm.alter, random)
+
+
 class ArmRun(TrainingRun):
     """The training of one arm with one seed. Nothing is chosen: the last weights are the result."""
 
@@ -51,12 +77,11 @@ class ArmRun(TrainingRun):
     KIND = "arm"
 
     def __init__(self, arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path) -> None:
-        torch.manual_seed(seed)
+        seed_all(seed)
         self.arm, self.seed = arm, seed
         self.pixels, self.truth = material.sized(arm.network.size), material.labels(arm.task)
         self.learned, self.held = material.rows(arm)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = started(arm, weights, self.pixels[self.learned[: 2 * AT_ONCE]]).to(self.device)
+        network = started(arm, weights, self.pixels[self.learned[: 2 * AT_ONCE]])
         lesson = arm.lesson
         plan = Plan(
             iterations=lesson.iterations,
@@ -64,24 +89,18 @@ class ArmRun(TrainingRun):
             warm_up=lesson.warm_up,
             validate_every=lesson.iterations,
             ema=0.0,
+            weight_decay=lesson.weight_decay,
         )
-        super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, lesson.weight_decay)
+        precision = "bf16" if arm.network.precision == "bfloat16" else "fp32"
+        super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, precision)
 
-    def batches(self, iterations: range) -> Iterator[tuple[Tensor, Tensor]]:
-        copies = self.arm.lesson.copies
-        positive = self.truth[self.learned].max(1) > 0
-        odds = np.where(positive, copies, 1.0)
-        for iteration in iterations:
-            random = np.random.default_rng((self.seed, iteration))
-            picked = random.choice(len(self.learned), self.arm.lesson.batch, p=odds / odds.sum())
-            images = [self._image(int(k), bool(positive[k]), random) for k in picked]
-            yield tensor(np.stack(images)), torch.from_numpy(self.truth[self.learned[picked]])
+    def examples(self) -> ArmBatches:
+        return ArmBatches(self.arm, self.seed, self.pixels, self.truth, self.learned)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, truth = (part.to(self.device) for part in batch)
-        torch.manual_seed(hash((self.seed, self.done)) % 2**31)  # dropout
-        short = self.arm.network.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=short):
+        images, truth = batch
+        torch.manual_seed(hash((self.seed, self.batch_number)) % 2**31)  # dropout
+        with self.autocast():
             logits = self.network(images)
         return binary_cross_entropy_with_logits(logits.float(), truth)
 
@@ -89,19 +108,10 @@ class ArmRun(TrainingRun):
         """Save the last weights; they are measured once, by :meth:`held_out`."""
         return Validation({"iteration": self.done}, "done", self.network.state_dict())
 
-    def save(self) -> None:
-        """No checkpoint: an arm takes minutes, and one that was interrupted begins anew."""
-
     def held_out(self) -> HeldAnswers:
         """The present network's answers on the held-out images."""
         logits = logits_of(self.network, self.pixels[self.held])
         return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
-
-    def _image(self, picked: int, positive: bool, random: np.random.Generator) -> Bytes:
-        image, lesson = np.asarray(self.pixels[self.learned[picked]]), self.arm.lesson
-        if lesson.altered == "copies" and not (positive and random.random() < 1 - 1 / lesson.copies):
-            return image
-        return altered(image, self.arm.alter, random)
 
 
 def run_arm(
@@ -118,7 +128,7 @@ def run_arm(
     if stored.is_file() and done.is_file() and done.read_text() == text:
         return read(stored)
     run = ArmRun(arm, seed, material, weights, out)
-    run.train(report)
+    run.finish(report, resume=run.begun)
     held = run.held_out()
     np.savez(
         stored,
@@ -129,6 +139,7 @@ def run_arm(
         learned=held.learned,
     )
     done.write_text(text)
+    (out / CHECKPOINT).unlink()  # it is three times as large as the weights, and of no more use
     return held
 
 

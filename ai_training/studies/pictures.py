@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
 
+from ai_training.engine.run import BEST
 from ai_training.evaluation.plots import GREY, save
 from ai_training.evaluation.saliency.gradcam import last_feature_maps, signed_grad_cam
 from ai_training.metrics import Floats
 from ai_training.networks.studies import study_network
-from ai_training.runs import BEST
 from ai_training.studies.compare import ArmRow
 from ai_training.studies.experiment import Arm, ChestStudy
 from ai_training.studies.fit import tensor

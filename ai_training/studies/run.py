@@ -11,9 +11,9 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from ai_training.engine.run import BEST
 from ai_training.errors import ExperimentError
 from ai_training.progress import Report, part_of, silent
-from ai_training.runs import BEST
 from ai_training.studies.experiment import ChestStudy
 from ai_training.studies.fit import HeldAnswers, run_arm
 from ai_training.studies.material import StudyMaterial

@@ -8,9 +8,8 @@ regresses the value itself. One value stands for a colour: 0 is the background, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.preprocess import normalise
 from ai_pipeline.networks.efficientnet import NAME
 from ai_training.despeckle.afterwards import Filter
+from ai_training.engine.run import Plan, TrainingRun
+from ai_training.engine.setup import seed_all
 from ai_training.fetal.data import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
 from ai_training.networks.outlines import OutlineNetwork
@@ -75,16 +78,14 @@ def compare(data: Path, recipe: LabelRecipe, report: Report = silent) -> dict[st
     for resized, output in product(RESIZED, OUTPUTS):
         name = f"{resized} labels, {output}"
         lessons = _read(data, "train", resized, None)
-        network = _trained(lessons, output, recipe, partial(_part, report, name))
+        run = _LabelRun(lessons, output, recipe)
+        run.train(lambda share, _, name=name: report(share, name))  # type: ignore[misc]
+        network = run.network.cpu().eval()
         found[name] = {
             seen: _judged(network, pictures, exam.heads, output, weights)
             for seen, pictures in (("raw", exam.raw), ("despeckled", exam.despeckled))
         }
     return {"recipe": asdict(recipe), "frames": len(exam.raw), "runs": found}
-
-
-def _part(report: Report, name: str, share: float) -> None:
-    report(share, name)
 
 
 def _read(data: Path, split: str, resized: str, despeckle: Filter | None) -> _Heads:
@@ -105,29 +106,44 @@ def _small(picture: Grey) -> Grey:
     return np.asarray(cv2.resize(picture, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _trained(heads: _Heads, output: str, recipe: LabelRecipe, report: Callable[[float], None]) -> nn.Module:
-    torch.manual_seed(recipe.seed)
-    network = OutlineNetwork(LEVELS if output == "classes" else 1)
-    network.load_trunk(imagenet_file(NAME))
-    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
-    random = np.random.default_rng(recipe.seed)
-    for iteration in range(recipe.iterations):
-        report(iteration / recipe.iterations)
-        rows = random.choice(len(heads.raw), recipe.batch)
-        mirrored = slice(None, None, -1 if random.random() < 0.5 else 1)
-        made = network(_input(heads.raw[rows][..., mirrored]))
-        wanted = torch.from_numpy(np.ascontiguousarray(heads.heads[rows][..., mirrored]))
-        loss = _loss(made, wanted, output)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return network.eval()
+class _LabelRun(TrainingRun):
+    """One of the four, which leaves no files."""
 
+    MEMORY = torch.contiguous_format
 
-def _loss(made: Tensor, wanted: Tensor, output: str) -> Tensor:
-    if output == "classes":
-        return cross_entropy(made, (wanted * (LEVELS - 1)).round().long())
-    return mse_loss(torch.sigmoid(made[:, 0]), wanted)
+    def __init__(self, heads: _Heads, output: str, recipe: LabelRecipe) -> None:
+        seed_all(recipe.seed)
+        self.heads, self.output, self.recipe = heads, output, recipe
+        network = OutlineNetwork(LEVELS if output == "classes" else 1)
+        network.load_trunk(imagenet_file(NAME))
+        plan = Plan(
+            iterations=recipe.iterations,
+            learning_rate=recipe.learning_rate,
+            warm_up=0.0,
+            validate_every=0,
+            ema=0.0,
+            clip=0.0,
+            weight_decay=0.01,
+        )
+        super().__init__(None, output, plan, network)
+
+    def new_schedule(self, optimiser: Optimizer) -> LRScheduler:
+        return ConstantLR(optimiser, factor=1.0)
+
+    def batches(self, numbers: range) -> Iterator[tuple[Tensor, Tensor]]:
+        heads, random = self.heads, np.random.default_rng(self.recipe.seed)
+        for _ in numbers:
+            rows = random.choice(len(heads.raw), self.recipe.batch)
+            mirrored = slice(None, None, -1 if random.random() < 0.5 else 1)
+            wanted = torch.from_numpy(np.ascontiguousarray(heads.heads[rows][..., mirrored]))
+            yield _input(heads.raw[rows][..., mirrored]), wanted
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with self.autocast():
+            made = self.network(batch[0])
+        if self.output == "classes":
+            return cross_entropy(made.float(), (batch[1] * (LEVELS - 1)).round().long())
+        return mse_loss(torch.sigmoid(made[:, 0].float()), batch[1])
 
 
 def _judged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ai_training.despeckle.afterwards import Filter
+from ai_training.engine.run import Plan, TrainingRun
+from ai_training.engine.setup import input_of, seed_all
 from ai_training.networks.segmenters import PUBLISHED_WIDTHS, SEGMENTERS, WIDTHS
 from ai_training.progress import Report
 
@@ -25,7 +27,6 @@ STRONG = "Gaussian blur of 4 pixels"
 BLURS = (1, 2, 4, 8)
 """Standard deviations in pixels of the file, for Dice against the strength of smoothing."""
 TAUGHT_BY = {"raw": ("raw",), "smoothed": (STRONG,), "both": ("raw", STRONG)}
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 
@@ -104,54 +105,58 @@ def answers(
 ) -> dict[str, Grey]:
     """What the segmenter ``name``, taught ``by`` one of :data:`TAUGHT_BY`, makes of ``exam``: by filter the
     class of each pixel, ``[N, rows, columns]``."""
-    network = _taught(name, lessons, TAUGHT_BY[by], recipe, seed, partial(_say, report, name, by, seed))
-    return {seen: _outlined(network, pictures) for seen, pictures in exam.pictures.items()}
+    run = _SegmenterRun(name, lessons, TAUGHT_BY[by], recipe, seed)
+    run.train(lambda share, _: report(share, f"{name}, taught by {by}, seed {seed}"))
+    return {seen: _outlined(run.network.eval(), pictures) for seen, pictures in exam.pictures.items()}
 
 
-def _say(report: Report, name: str, by: str, seed: int, share: float) -> None:
-    report(share, f"{name}, taught by {by}, seed {seed}")
+class _SegmenterRun(TrainingRun):
+    """One segmenter, which leaves no files."""
 
+    MEMORY = torch.contiguous_format
 
-def _taught(
-    name: str,
-    lessons: Frames,
-    by: Sequence[str],
-    recipe: SegmenterRecipe,
-    seed: int,
-    report: Callable[[float], None],
-) -> nn.Module:
-    torch.manual_seed(seed)
-    network = SEGMENTERS[name](int(lessons.classes.max()) + 1, recipe.widths).to(DEVICE)
-    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, total_steps=recipe.iterations
-    )
-    random = np.random.default_rng(seed)
-    for iteration in range(recipe.iterations):
-        report(iteration / recipe.iterations)
-        rows = random.choice(len(lessons.classes), recipe.batch)
-        pictures = lessons.pictures[by[int(random.integers(len(by)))]]
-        mirrored = slice(None, None, -1 if random.random() < 0.5 else 1)
-        wanted = np.ascontiguousarray(lessons.classes[rows][..., mirrored]).astype(np.int64)
-        made = network(_input(pictures[rows][..., mirrored]))
-        loss = cross_entropy(made, torch.from_numpy(wanted).to(DEVICE))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-    return network.eval()
+    def __init__(
+        self, name: str, lessons: Frames, by: Sequence[str], recipe: SegmenterRecipe, seed: int
+    ) -> None:
+        seed_all(seed)
+        self.lessons, self.by, self.recipe, self.seed = lessons, by, recipe, seed
+        network = SEGMENTERS[name](int(lessons.classes.max()) + 1, recipe.widths)
+        plan = Plan(
+            iterations=recipe.iterations,
+            learning_rate=recipe.learning_rate,
+            warm_up=0.3,
+            validate_every=0,
+            ema=0.0,
+            clip=0.0,
+            weight_decay=0.01,
+        )
+        super().__init__(None, name, plan, network)
+
+    def batches(self, numbers: range) -> Iterator[tuple[Tensor, Tensor]]:
+        random = np.random.default_rng(self.seed)
+        for _ in numbers:
+            rows = random.choice(len(self.lessons.classes), self.recipe.batch)
+            pictures = self.lessons.pictures[self.by[int(random.integers(len(self.by)))]]
+            mirrored = slice(None, None, -1 if random.random() < 0.5 else 1)
+            wanted = np.ascontiguousarray(self.lessons.classes[rows][..., mirrored]).astype(np.int64)
+            yield torch.from_numpy(_input(pictures[rows][..., mirrored])), torch.from_numpy(wanted)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with self.autocast():
+            made = self.network(batch[0])
+        return cross_entropy(made.float(), batch[1])
 
 
 def _outlined(network: nn.Module, pictures: Grey) -> Grey:
     parts = np.array_split(pictures, math.ceil(len(pictures) / 16))
     with torch.inference_mode():
-        found = [network(_input(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in parts]
-    return np.concatenate(found)
+        found = [network(input_of(network, _input(part))).argmax(1) for part in parts]
+    return np.concatenate([classes.to(torch.uint8).cpu().numpy() for classes in found])
 
 
-def _input(pictures: Grey) -> Tensor:
+def _input(pictures: Grey) -> Floats:
     values = np.ascontiguousarray(pictures[:, None]).astype(np.float32)
-    return torch.from_numpy((values - 127) / np.float32(128)).to(DEVICE)
+    return np.asarray((values - 127) / np.float32(128), np.float32)
 
 
 def _small(shares: Floats, size: tuple[int, int]) -> Grey:

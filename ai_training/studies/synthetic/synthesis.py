@@ -67,8 +67,8 @@ def _made(
         with np.load(stored, allow_pickle=False) as found:
             if str(found["recipe"]) == recipe:
                 return MadeImages(found["of_all"], found["of_label"])
-    made = make_images(how, kind, real[source.learned], real[source.learned & source.labelled], report)
-    out.mkdir(parents=True, exist_ok=True)
+    rare = real[source.learned & source.labelled]
+    made = make_images(how, kind, real[source.learned], rare, out / f"synthetic-{kind}", report)
     np.savez(stored, allow_pickle=False, recipe=recipe, of_all=made.of_all, of_label=made.of_label)
     return made
 

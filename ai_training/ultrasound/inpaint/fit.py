@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai_training.engine.run import Recipe, RecipeRun, Validation
 from ai_training.networks.inpaint import ARCHITECTURES, Filler, PatchDiscriminator, Vae
 from ai_training.networks.perception import Perception
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.ultrasound.inpaint.data import Hole, HoleBatches, HoleMix, as_tensors, cut_holes
 from ai_training.ultrasound.inpaint.export import export_filler, file_id, write_filler_card
 from ai_training.ultrasound.inpaint.loss import (
@@ -83,7 +83,8 @@ def psnr_in_holes(network: Filler, holes: list[Hole]) -> tuple[float, float]:
     network.eval()
     made_scores, start_scores = [], []
     for first in range(0, len(holes), 16):
-        start, hole, truth = as_tensors(holes[first : first + 16])
+        device = next(network.parameters()).device
+        start, hole, truth = (part.to(device) for part in as_tensors(holes[first : first + 16]))
         with torch.inference_mode():
             made = network(start, hole)
         made_scores += _psnr(made, truth, hole)
@@ -106,8 +107,8 @@ class _InpainterRun(RecipeRun[InpaintRecipe]):
     def __init__(self, data: Path, out: Path, recipe: InpaintRecipe) -> None:
         super().__init__(out, recipe)
         self.data = data
-        self.adversary = PatchDiscriminator()
-        self.perception = Perception()
+        self.adversary = PatchDiscriminator().to(self.device)
+        self.perception = Perception().to(self.device)
         self.against = torch.optim.Adam(self.adversary.parameters(), recipe.adversary_rate, betas=(0.0, 0.99))
         self._holes: list[Hole] | None = None
 
@@ -120,9 +121,11 @@ class _InpainterRun(RecipeRun[InpaintRecipe]):
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         start, hole, truth = batch
         recipe = self.recipe
-        torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # the VAE's noise, resumed or not
+        torch.manual_seed(recipe.seed * 1_000_003 + self.batch_number)  # the VAE's noise
+        with self.autocast():
+            filled = self.network(start, hole).float()
         # Outside the hole the source's pixels stay, so the loss is of the hole alone.
-        made = truth + hole * (self.network(start, hole) - truth)
+        made = truth + hole * (filled - truth)
         loss = reconstruction(made, truth, hole, recipe.weights, self.perception)
         if isinstance(self.network, Vae) and self.network.moments is not None:
             loss = loss + recipe.weights.divergence * divergence(self.network.moments)
@@ -133,9 +136,7 @@ class _InpainterRun(RecipeRun[InpaintRecipe]):
 
     def _train_adversary(self, made: Tensor, truth: Tensor, hole: Tensor) -> None:
         loss = discriminator_loss(self.adversary(truth, hole), self.adversary(made, hole), hole)
-        self.against.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.against.step()
+        self.descend(self.against, loss)
 
     def validate(self) -> Validation:
         if self._holes is None:

@@ -21,10 +21,11 @@ from torch.nn.functional import cross_entropy
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
 from ai_training.networks.marks import MarkFinderGraph as FinderGraph
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, MarkBatches, Mix, burned_frames
 from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
@@ -95,7 +96,7 @@ def train(
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
     """Cross-entropy over the classes, "any mark" where only that is known, and Dice of mark against none."""
-    weights = torch.tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
+    weights = logits.new_tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
     # Not the mean of torch's: a batch of real frames may hold no known pixel, and 0 / 0 ends a run.
     summed = cross_entropy(logits, known, weights, ignore_index=IGNORED, reduction="sum")
@@ -169,8 +170,8 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
 
     def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            outputs = graph(torch.from_numpy(frames))
-        return {name: part.numpy() for name, part in zip(OUTPUTS, outputs, strict=True)}
+            outputs = graph(input_of(network, frames))
+        return {name: part.cpu().numpy() for name, part in zip(OUTPUTS, outputs, strict=True)}
 
     return MarkFinder(run)
 
@@ -190,8 +191,9 @@ class _MarkRun(RecipeRun[MarkRecipe]):
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         frames, targets = batch
-        logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        return loss_of(logits, targets, self.recipe)
+        with self.autocast():
+            logits = self.network(frames.contiguous(memory_format=torch.channels_last))
+        return loss_of(logits.float(), targets, self.recipe)
 
     def validate(self) -> Validation:
         finder = torch_finder(cast(MarkNetwork, self.average))

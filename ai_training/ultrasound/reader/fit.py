@@ -17,9 +17,10 @@ from torch.nn.functional import ctc_loss
 from ai_pipeline.burnin.annotation.pixels import brightest
 from ai_pipeline.burnin.find.line_network import decoded, prepared
 from ai_pipeline.burnin.find.symbols import SYMBOLS, known
+from ai_training.engine.run import Recipe, RecipeRun, Validation
+from ai_training.engine.setup import input_of
 from ai_training.networks.reader import ReaderGraph, ReaderNetwork
 from ai_training.progress import Report, silent
-from ai_training.runs import Recipe, RecipeRun, Validation
 from ai_training.ultrasound.legible.evaluate import SEED
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.overlays import HELD_OUT, MarkClass, clean_frames
@@ -80,7 +81,7 @@ class _ReaderRun(RecipeRun[ReaderRecipe]):
 
     def loss(self, batch: Batch) -> Tensor:
         lines, symbols, lengths = batch
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+        with self.autocast():
             logits = self.network(lines.contiguous(memory_format=torch.channels_last))
         shares = logits.float().log_softmax(2).transpose(0, 1)
         columns = torch.full((shares.shape[1],), shares.shape[0])
@@ -108,7 +109,7 @@ def scores(network: ReaderNetwork, lines: Sequence[WrittenLine]) -> tuple[float,
     changes = letters = right = 0
     for line in lines:
         with torch.inference_mode():
-            shares = graph(torch.from_numpy(prepared(line.picture)[None, None]))[0].numpy()
+            shares = graph(input_of(network, prepared(line.picture)[None, None]))[0].cpu().numpy()
         read, truth = (text.replace(" ", "") for text in (decoded(shares)[0], line.text))
         changes, letters, right = (
             changes + distance(read, truth),

@@ -17,7 +17,7 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Chain, find
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest import experiment, levers
-from ai_training.chest.batches import ChestBatches, Targets, augment, stream
+from ai_training.chest.batches import ChestBatches, Targets, augment
 from ai_training.chest.experiment import Augmentation, Experiment, ExperimentError
 from ai_training.chest.fit import ClassifierRun, Material, Tasks, fit, loss_of
 from ai_training.chest.pretrain import Contrast, pretrain
@@ -111,16 +111,15 @@ def test_a_box_follows_its_image_through_augmentation() -> None:
             assert inside[bright.numpy()].mean() > 0.97
 
 
-def test_the_batches_are_the_same_whoever_prepares_them() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64)).astype(np.uint8)
-    targets = Targets.from_images([_image(str(number)) for number in range(6)], [()] * 6)
+def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
+    material = _material(12)
     made = SMALL.changed("mixed", {"augment": {"mixup": 0.4}})
+    run = ClassifierRun(made, material, Targets.from_images(material.images, [()] * 12), tmp_path)
+    prepared = []
+    for run.workers in (0, 1):
+        prepared.append(list(run.batches(range(1, 4))))
 
-    alone, helped = (
-        list(stream(made, pixels, targets, np.arange(6), range(1, 4), workers)) for workers in (0, 1)
-    )
-
-    for one, other in zip(alone, helped, strict=True):
+    for one, other in zip(*prepared, strict=True):
         torch.testing.assert_close(one.images, other.images)
         torch.testing.assert_close(one.soft, other.soft)
 
@@ -162,7 +161,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 
     def run(folder: str, until: int) -> ClassifierRun:
         started = ClassifierRun(SMALL, material, targets, tmp_path / folder)
-        if (started.out / "checkpoint.pt").exists():
+        if started.begun:
             started.load()
         started.train(until=until)
         started.save()

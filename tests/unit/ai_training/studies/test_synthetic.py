@@ -95,9 +95,10 @@ def test_a_maker_draws_the_same_images_for_the_same_seed(kind: str) -> None:
 @pytest.mark.parametrize("maker", [DcganMaker, GrowingMaker])
 def test_a_critic_learns_to_tell_real_images_from_noise(maker: type[DcganMaker | GrowingMaker]) -> None:
     torch.manual_seed(0)
-    made = maker(SMALL)
+    pixels = np.zeros((8, 16, 16), np.uint8)
+    made = maker(SMALL, pixels, pixels)
     real = torch.linspace(-1, 1, 16).expand(8, 1, 16, 16)
-    losses = [made.step(real, 1.0) for _ in range(30)]
+    losses = [made.learn(real, 1.0) for _ in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 

@@ -1,0 +1,348 @@
+"""The loop that all networks are trained by: resumable to the bit on a CPU, on a GPU where there is one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+
+from ai_training.engine.checkpoint import random_state, save_whole, set_random_state
+from ai_training.engine.records import LOSS, POINTS, STEP, Curve, History, tracker, write_history
+from ai_training.engine.setup import run_options, seed_all
+from ai_training.errors import ExperimentError
+from ai_training.progress import Report, silent
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long and how a run trains. ``warm_up``: share of the iterations with a rising learning rate.
+
+    ``iterations``: steps of the optimiser; ``validate_every`` of them (0: never); ``ema``: weight of the past
+    in the moving average, 0 to 1; ``clip``: largest norm of the gradients (0: any); ``weight_decay``,
+    ``betas`` of AdamW.
+    """
+
+    iterations: int
+    learning_rate: float
+    warm_up: float
+    validate_every: int
+    ema: float
+    clip: float = 2.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Plan):
+    """The settings of a run whose network is not chosen by a file. Each network adds its own settings.
+
+    ``half``: convolutions in bfloat16, unless the user chooses a precision; ``threads`` of the network;
+    ``workers``: processes that draw batches.
+    """
+
+    seed: int = 1
+    warm_up: float = 0.1
+    half: bool = False
+    threads: int = 2
+    workers: int = 1
+
+    def described(self) -> dict[str, Any]:
+        """The recipe in the form of a card's table."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        found.pop("start", None)  # may be a path of this machine; cards have its origin beside the recipe
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """The outcome of one validation: figures for the history, a line for a person, the weights to ship.
+
+    ``arrays``: arrays that ``validation.npz`` stores for the best validation.
+    """
+
+    figures: Mapping[str, float]
+    text: str
+    weights: Mapping[str, Tensor]
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class TrainingRun:
+    """The state of one run: network, its moving average, optimiser, schedule, steps done, history.
+
+    A subclass defines its batches (:meth:`examples`), the loss of a batch and how to validate, and names
+    further contents of a checkpoint in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
+    ``history.png``, ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and ``validation.npz``, if
+    there are arrays; without ``out`` nothing is written and nothing can be resumed.
+
+    A run that is killed and resumed on the CPU ends with the weights, to the bit, of one that was not: a
+    checkpoint holds all of the state, the global random numbers too, and batch i is a function of i alone.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
+    CHOSEN_BY: ClassVar[str]
+    KIND: ClassVar[str] = "recipe"
+    MEMORY: ClassVar[torch.memory_format] = torch.channels_last
+    workers: int = 0
+
+    def __init__(
+        self, out: Path | None, recipe: str, plan: Plan, network: nn.Module, precision: str = "fp32"
+    ) -> None:
+        """``recipe``: all that shapes the run, as text; a checkpoint of another one is refused.
+
+        ``precision``: ``fp32`` or ``bf16``, unless the user chooses another. Raises ExperimentError where the
+        device that the user chose is not there.
+        """
+        self.options = run_options()
+        self.fabric = self.options.fabric(precision)
+        self.device = self.fabric.device
+        self.out, self.recipe_text, self.plan = out, recipe, plan
+        self.network = network.to(self.device, memory_format=self.MEMORY)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimiser = self.new_optimiser(trained)
+        self.schedule = self.new_schedule(self.optimiser)
+        self.done = self.batch_number = 0
+        self.history: History = []
+        self.curve: Curve = []
+        self.losses: list[float] = []  # since the last validation
+        self.curve_losses: list[float] = []  # since the last point of the curve
+
+    def new_optimiser(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """AdamW as the plan has it."""
+        plan = self.plan
+        return AdamW(parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay)
+
+    def new_schedule(self, optimiser: Optimizer) -> LRScheduler:
+        """One cycle over the whole run."""
+        plan = self.plan
+        return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=plan.warm_up)
+
+    def examples(self) -> Dataset[Any]:
+        """Batch i of the run as item i, drawn from the seed and i alone."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of one batch, in training mode; ``batch`` is on the run's device."""
+        raise NotImplementedError
+
+    def validate(self) -> Validation:
+        """Measure the moving average on the validation split."""
+        raise NotImplementedError
+
+    def batches(self, numbers: range) -> Iterable[Any]:
+        """The batches of these numbers, drawn by :attr:`workers` processes (0: by this one)."""
+        own = torch.Generator()  # else a resumed loader would take a number from the global ones
+        return DataLoader(
+            self.examples(), batch_size=None, sampler=numbers, num_workers=self.workers, generator=own
+        )
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of the run, for forward passes."""
+        return self.fabric.autocast()
+
+    def train(self, report: Report = silent, until: int | None = None) -> None:
+        """Train up to step ``until`` (default: the end), validating and saving on the way."""
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+        last, each = min(until or self.plan.iterations, self.plan.iterations), self.options.accumulate
+        if self.done >= last or self.stopped:
+            return
+        logs = tracker(self.options.log, self.out, self.recipe_text) if self.out else None
+        saved = time.monotonic()
+        batches = iter(self.batches(range(self.done * each, last * each)))
+        while self.done < last and not self.stopped:
+            self.network.train()
+            self._note(self.step(batches))
+            report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
+            validated = self.validation_due()
+            if validated:
+                self._validate(report)
+            if logs and (validated or self.curve[-1][0] == self.done):
+                logs.log(self.history[-1] if validated else {LOSS: self.curve[-1][1]}, self.done)
+            if validated or self._save_due(saved):
+                self.save()
+                saved = time.monotonic()
+        if logs:
+            logs.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.out is not None and (self.out / CHECKPOINT).is_file()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last validations brought nothing better, more of them than the user's patience."""
+        if not (self.options.patience and self.history):
+            return False
+        first = int(np.argmax([self._value(entry) for entry in self.history]))
+        return len(self.history) - 1 - first >= self.options.patience
+
+    def validation_due(self) -> bool:
+        """Whether the step that is done now is one after which the run validates."""
+        each = self.plan.validate_every
+        return bool(each) and (self.done % each == 0 or self.done == self.plan.iterations)
+
+    def step(self, batches: Iterator[Any]) -> float:
+        """One step of the optimiser over the user's number of batches; their mean loss."""
+        self.optimiser.zero_grad()
+        total, each = 0.0, self.options.accumulate
+        for part in range(each):
+            self.batch_number = self.done * each + part
+            loss = self.loss(self.fabric.to_device(next(batches))) / each
+            self.fabric.backward(loss)
+            total += float(loss.detach())
+        self.apply(self.optimiser, self.plan.clip)
+        self.schedule.step()
+        move_average(self.average, self.network, self.done, self.plan.ema)
+        return total
+
+    def descend(self, optimiser: Optimizer, loss: Tensor) -> None:
+        """One step of an ``optimiser`` down ``loss`` alone."""
+        optimiser.zero_grad()
+        self.fabric.backward(loss)
+        self.apply(optimiser)
+
+    def apply(self, optimiser: Optimizer, clip: float = 0.0) -> None:
+        """Step with the gradients that are there, of ``clip``'s norm at most; 0: as they are."""
+        if clip:  # float16 may overflow in its first steps: the scaler leaves these out
+            self.fabric.clip_gradients(self.network, optimiser, max_norm=clip, error_if_nonfinite=False)
+        self.fabric.strategy.optimizer_step(optimiser)
+
+    def finish(self, report: Report = silent, *, resume: bool = False) -> Mapping[str, Tensor]:
+        """Train to the end, with ``resume`` from the checkpoint on; returns the best weights, on the CPU."""
+        assert self.out is not None
+        if resume:
+            self.load()
+        self.train(report)
+        best: Mapping[str, Tensor] = torch.load(self.out / BEST, weights_only=True, map_location="cpu")
+        return best
+
+    def load(self) -> None:
+        """Go on from the checkpoint. ExperimentError when it is of another recipe, OSError without one."""
+        assert self.out is not None
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
+        if state.get(self.KIND) != self.recipe_text:
+            raise ExperimentError(f"{CHECKPOINT} was made by another {self.KIND}: train into a new folder")
+        if state.get("carried out") != self._carried_out:
+            raise ExperimentError(
+                f"{CHECKPOINT} was made with another precision, with another --accumulate or by an older "
+                "version: train into a new folder"
+            )
+        for name in self.PARTS:
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, self.fabric.to_device(state[name]))
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        for name in ("done", "history", "curve", "losses", "curve_losses"):
+            setattr(self, name, state[name])
+        set_random_state(state["random"])
+
+    def save(self) -> None:
+        """Write the checkpoint and the history, each in one step."""
+        if not self.out:
+            return
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        state = {
+            name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()
+        }
+        state |= {
+            name: getattr(self, name) for name in ("done", "history", "curve", "losses", "curve_losses")
+        }
+        state |= {self.KIND: self.recipe_text, "carried out": self._carried_out, "random": random_state()}
+        save_whole(state | {"scaler": self.fabric.strategy.precision.state_dict()}, self.out / CHECKPOINT)
+        write_history(self.out, self.history, self.curve)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The history's entry with the highest :data:`CHOSEN_BY`, the last of equals."""
+        return max(reversed(self.history), key=self._value)
+
+    def _value(self, entry: Mapping[str, float]) -> float:
+        value = entry[self.CHOSEN_BY]
+        return -np.inf if np.isnan(value) else value  # NaN: too few images to measure
+
+    @property
+    def _carried_out(self) -> str:
+        return f"{self.fabric.strategy.precision.precision}, {self.options.accumulate} batches a step"
+
+    def _save_due(self, saved: float) -> bool:
+        steps = self.options.save_steps
+        return (
+            bool(steps and self.done % steps == 0)
+            or time.monotonic() - saved > 60 * self.options.save_minutes
+        )
+
+    def _note(self, loss: float) -> None:
+        self.done += 1
+        self.losses.append(loss)
+        self.curve_losses.append(loss)
+        if self.done % -(-self.plan.iterations // POINTS) == 0 or self.done == 1:
+            self.curve.append((self.done, float(np.mean(self.curve_losses))))
+            self.curve_losses.clear()
+
+    def _validate(self, report: Report) -> None:
+        found = self.validate()
+        loss = float(np.mean(self.losses))
+        self.losses.clear()
+        self.history.append({STEP: self.done, LOSS: loss, **found.figures})
+        text = f"iteration {self.done}, loss {loss:.4f}, {found.text}\n"
+        report(self.done / self.plan.iterations, text)
+        if self.out and self.best is self.history[-1]:
+            save_whole(found.weights, self.out / BEST)
+            if found.arrays:
+                np.savez(self.out / "validation.npz", allow_pickle=False, **found.arrays)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+class RecipeRun(TrainingRun, Generic[R]):
+    """A run that is defined by a recipe alone. A subclass defines the network and the batches."""
+
+    def __init__(self, out: Path, recipe: R) -> None:
+        torch.set_num_threads(recipe.threads)
+        seed_all(recipe.seed)
+        self.recipe, self.workers = recipe, recipe.workers
+        precision = "bf16" if recipe.half else "fp32"
+        super().__init__(out, json.dumps(asdict(recipe)), recipe, self.new_network(), precision)
+
+    def new_network(self) -> nn.Module:
+        """The network before its first step."""
+        raise NotImplementedError
+
+    def trained(self, report: Report = silent, *, resume: bool = False) -> nn.Module:
+        """Train to the end; returns the network with the best weights, ready for inference on the CPU."""
+        best = self.finish(report, resume=resume)
+        network = self.new_network()
+        network.load_state_dict(best)
+        return network.eval()
+
+
+def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:
+    """Move ``average`` towards ``network``; quickly in the first iterations (``keep``: 0 to 1)."""
+    keep = min(keep, (1 + done) / (10 + done))
+    current = network.state_dict()
+    with torch.no_grad():
+        for name, value in average.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.lerp_(current[name], 1 - keep)
+            else:
+                value.copy_(current[name])

@@ -1,0 +1,232 @@
+"""The training engine: resumed to the bit after SIGKILL, stopped early, averaged over batches, recorded."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import Dataset
+
+from ai_training.cli import console, options
+from ai_training.cli.console import EXIT_CONFIG, verb
+from ai_training.engine.run import BEST, CHECKPOINT, Recipe, RecipeRun, Validation
+from ai_training.engine.setup import RunOptions, carried_out
+from ai_training.errors import ExperimentError
+
+RECIPE = Recipe(
+    iterations=12, learning_rate=1e-2, validate_every=5, ema=0.9, weight_decay=0.1, threads=1, workers=0
+)
+
+
+class _Numbers(Dataset[tuple[Tensor, Tensor]]):
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        drawn = torch.from_numpy(np.random.default_rng(number).normal(size=(2, 4, 8)).astype(np.float32))
+        return drawn[0], drawn[1, :, :2]
+
+
+class _Toy(RecipeRun[Recipe]):
+    """Draws from all global random numbers, as a network with dropout and a careless loss would."""
+
+    CHOSEN_BY = "choice"
+    MEMORY = torch.contiguous_format
+    choices: Iterator[float] | None = None
+
+    def new_network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 2))
+
+    def examples(self) -> _Numbers:
+        return _Numbers()
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with self.autocast():
+            made = self.network(batch[0])
+        return mse_loss(made.float(), batch[1]) * (1 + random.random() + np.random.random())
+
+    def validate(self) -> Validation:
+        choice = next(self.choices) if self.choices else float(self.done)
+        return Validation({"choice": choice}, "", self.average.state_dict(), {"drawn": np.array(choice)})
+
+
+def _until_killed(out: Path, how: RunOptions, stage: Any) -> None:
+    """Train up to step 8, then wait to be killed."""
+
+    def report(_share: float, what: str) -> None:
+        if what.startswith("iteration 8,"):
+            stage.set()
+            threading.Event().wait()
+
+    with carried_out(how):
+        _Toy(out, RECIPE).train(report)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_is_killed_and_resumed_ends_as_the_unbroken_one_to_the_bit(
+    tmp_path: Path, precision: Any
+) -> None:
+    how = RunOptions(device="cpu", precision=precision, accumulate=2, save_steps=3)
+    with carried_out(how):
+        _Toy(tmp_path / "whole", RECIPE).finish()
+    forks = multiprocessing.get_context("fork")
+    stage = forks.Event()
+    child = forks.Process(target=_until_killed, args=(tmp_path / "killed", how, stage), daemon=True)
+    child.start()
+    assert stage.wait(120)
+    child.kill()
+    child.join()
+    assert child.exitcode == -9
+    assert torch.load(tmp_path / "killed" / CHECKPOINT, weights_only=True)["done"] == 6
+
+    random.seed(99), np.random.seed(99)
+    with carried_out(how):
+        _Toy(tmp_path / "killed", RECIPE).finish(resume=True)
+
+    for name in (CHECKPOINT, BEST):
+        whole, resumed = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed"))
+        assert _differences(whole, resumed) == []
+    assert (tmp_path / "whole/history.json").read_text() == (tmp_path / "killed/history.json").read_text()
+
+
+def _differences(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two checkpoints differ."""
+    if isinstance(one, Tensor):
+        return [] if torch.equal(one, other) else [at]
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return [found for key in one for found in _differences(one[key], other[key], f"{at}/{key}")]
+    if isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        return [found for k in range(len(one)) for found in _differences(one[k], other[k], f"{at}/{k}")]
+    return [] if one == other else [at]
+
+
+def test_another_precision_or_recipe_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    _Toy(tmp_path, RECIPE).train(until=5)
+
+    with carried_out(RunOptions(accumulate=2)), pytest.raises(ExperimentError, match="accumulate"):
+        _Toy(tmp_path, RECIPE).load()
+    with pytest.raises(ExperimentError, match="another recipe"):
+        _Toy(tmp_path, Recipe(iterations=12, learning_rate=1, validate_every=5, ema=0.9)).load()
+
+
+def test_accumulated_batches_are_one_step_down_their_mean_loss(tmp_path: Path) -> None:
+    class Plain(_Toy):
+        def new_network(self) -> nn.Module:
+            return nn.Linear(8, 2)
+
+        def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return mse_loss(self.network(batch[0]), batch[1])
+
+    class AtOnce(Plain):
+        def examples(self) -> Any:
+            pair = [_Numbers()[0], _Numbers()[1]]
+            return [tuple(torch.cat(parts) for parts in zip(*pair, strict=True))]
+
+    with carried_out(RunOptions(accumulate=2)):
+        parts = Plain(tmp_path / "parts", RECIPE)
+    whole = AtOnce(tmp_path / "whole", RECIPE)
+    for run in (parts, whole):
+        run.train(until=1)
+
+    assert parts.losses == pytest.approx(whole.losses)
+    torch.testing.assert_close(parts.network.state_dict(), whole.network.state_dict())
+
+
+def test_a_run_stops_early_keeps_the_best_and_is_not_resumed_past_its_end(tmp_path: Path) -> None:
+    choices = iter([0.5, 0.9, float("nan"), 0.7, 1.0])
+    recipe = Recipe(iterations=12, learning_rate=1e-2, validate_every=2, ema=0.9, threads=1, workers=0)
+    with carried_out(RunOptions(patience=2)):
+        run = _Toy(tmp_path, recipe)
+        run.choices = choices
+        run.finish()
+        again = _Toy(tmp_path, recipe)
+        again.finish(resume=True)
+
+    assert run.done == again.done == 8
+    assert run.best["iteration"] == 4
+    with np.load(tmp_path / "validation.npz") as arrays:
+        assert float(arrays["drawn"]) == 0.9
+    assert [entry["iteration"] for entry in json.loads((tmp_path / "history.json").read_text())] == [
+        2,
+        4,
+        6,
+        8,
+    ]
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert [step for step, _ in run.curve] == list(range(1, 9))
+
+
+def test_a_checkpoint_is_written_when_its_minutes_are_over(tmp_path: Path) -> None:
+    with carried_out(RunOptions(save_minutes=0)):
+        _Toy(tmp_path, RECIPE).train(until=1)
+
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["done"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
+        (["--device", "mps"], "no such device"),
+        (["--log", "mlflow"], "extra 'mlflow'"),
+    ],
+)
+def test_what_is_not_here_ends_a_command_before_it_reads(
+    tmp_path: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(console, "find_spec", lambda _: None)
+    app = typer.Typer()
+
+    @app.callback()
+    def _several() -> None:
+        """Commands have names."""
+
+    @verb(app, "toy")
+    def toy(*, out: options.Out) -> str:
+        raise AssertionError(out)
+
+    result = CliRunner().invoke(app, ["toy", "--out", str(tmp_path), *arguments])
+
+    assert result.exit_code == EXIT_CONFIG
+    assert said in result.output
+
+
+def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0, 10, 20, 61, 70, 122])
+    monkeypatch.setattr("ai_training.cli.console.time.monotonic", lambda: float(next(clock)))
+
+    with console.progress() as report:
+        for share, what in ((0.1, "a"), (0.2, "b\n"), (0.3, "c"), (0.4, "d"), (0.5, "e")):
+            report(share, what)
+
+    assert capsys.readouterr().err == "20% b\n50% e\n"
+
+
+def test_tensorboard_holds_losses_and_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with carried_out(RunOptions(log="tensorboard")):
+        _Toy(tmp_path, RECIPE).finish()
+
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("choice")] == [5, 10, 12]
+    assert [event.step for event in found.Scalars("loss")] == list(range(1, 13))
