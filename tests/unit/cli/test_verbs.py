@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -263,16 +261,6 @@ def test_every_error_has_an_exit_code_of_its_kind() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NodeError)]
     assert all(isinstance(kind.exit_code, ExitCode) and kind.exit_code != ExitCode.OK for kind in kinds)
     assert INTERRUPTED == 130
-
-
-def test_help_is_quick() -> None:
-    """Counted in processor time, because other tests may have the machine."""
-    command = [sys.executable, "-m", "dicom_node", "--help"]
-    subprocess.run(command, capture_output=True, check=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_a_reload_with_other_files_than_the_nodes_is_refused(run: Run, site: Path) -> None:

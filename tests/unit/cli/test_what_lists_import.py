@@ -30,3 +30,10 @@ def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str
     assert "dicom_node.store.tables" in loaded  # it did its work
     nouns = {name for name in loaded if name.startswith("dicom_node.cli.") and name.count(".") == 3}
     assert {name for name in nouns if ".common." not in name} == {f"dicom_node.cli.records.{noun}"}
+
+
+def test_help_imports_neither_the_database_nor_a_library_of_images() -> None:
+    command = [sys.executable, "-c", PROGRAM, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.rpartition("LOADED")[2].split()}
+    assert "dicom_node" in loaded and (HEAVY | {"sqlalchemy", "ai_pipeline"}) & loaded == set()
