@@ -34,7 +34,7 @@ SETTINGS_PAGE, EVENTS_PAGE, COMMANDS_PAGE, STATES_PAGE, STATUSES_PAGE = (
 CONFORMANCE = (DOCS / "conformance.md").read_text(encoding="utf-8")
 _FILE = r"`((?:docs|tests|orthanc)/[\w./-]+|config/[\w/-]+\.(?!py`)\w+)`"
 REFERENCE = {
-    "benchmarks.md", "conformance.md", "design.md", "models.md", "models-own.md", "pipelines.md",
+    "benchmarks.md", "conformance.md", "design.md", "models.md", "models-own.md",
     "reliability.md", "security.md", "training.md",
 }  # fmt: skip
 """Longer pages: what is generated, tables to look up, and what is still to be cut."""

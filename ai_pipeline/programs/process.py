@@ -129,7 +129,7 @@ def _judge(run: ProgramRun, answer: bytes) -> None:
     if ended in _LIMITS:
         raise ProgramStopped(f"the program {_LIMITS[ended].format(**asdict(run))}")
     if ended == "network":
-        raise ProgramFailed("this machine cannot take the network from a program: see docs/pipelines.md")
+        raise ProgramFailed("this machine cannot take the network from a program: see docs/programs.md")
     if ended == "start":
         raise ProgramFailed("the program cannot be started")
     if ended != 0:
