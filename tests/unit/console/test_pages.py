@@ -154,7 +154,7 @@ def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLa
     a_dead_delivery(console)
     browser = console.browser(UserRole.VIEWER)
     assert browser.get("/studies/1") == 200
-    for shown in ("Müller Änne", "MODALITY", "object indexed", "/studies/images/1/1?longest=320"):
+    for shown in ("Müller, Änne", "MODALITY", "object indexed", "/studies/images/1/1?longest=320"):
         assert shown in browser.text, shown
     assert 'class="state dead"' in browser.text
     assert "Run the rules again" not in browser.text
