@@ -30,7 +30,7 @@ def fill(
     heads: Sequence[str] = (),
     adjust: Callable[[dict[str, Tensor]], State] | None = None,
 ) -> tuple[str, ...]:
-    """Put the parameters of ``state`` into ``network``; returns the names of those that keep their values.
+    """Put the parameters of ``state`` into ``network``; returns the names of unchanged ones.
 
     ``what``: the network's name, ``file``: the file's, both for the refusal. ``heads``: beginnings of the
     names of parameters that the file need not have, may have for other labels, or may have beside the
@@ -59,7 +59,7 @@ def own_names(own: State, state: State) -> dict[str, Tensor]:
     prefixes = [name.removesuffix(first) for name in plain if name.endswith(f".{first}")]
     if first not in plain and prefixes:
         prefix = min(prefixes, key=len)
-        # What lies beside the prefix belongs to another part, the head of another training for one.
+        # Names without the prefix belong to another part, such as the head of another training.
         inside = {
             name.removeprefix(prefix): value for name, value in plain.items() if name.startswith(prefix)
         }

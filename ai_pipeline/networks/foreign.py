@@ -157,8 +157,11 @@ class _Shapes(torch.fx.Interpreter):
 
 
 def torchvision_adjusted(network: Any) -> Callable[[State], State]:
-    """What makes a state of torchvision's fit ``network``: a transformer for pictures of another size, or a
-    network that ends at its last feature map and lacks what lies behind."""
+    """A function that changes a state dict of torchvision so that ``network`` takes it.
+
+    Needed for a transformer for pictures of another size, and for a network without the layers behind its
+    last feature map.
+    """
 
     def adjusted(state: State) -> State:
         if "encoder.pos_embedding" in state and hasattr(network, "patch_size"):

@@ -20,7 +20,7 @@ def study(
     data: options.ChestData,
     out: options.Out,
     weights: Annotated[
-        Path | None, typer.Option(help="Folder of the files that arms start from. Default: that of --data.")
+        Path | None, typer.Option(help="Folder of the first weights of arms. Default: the folder of --data.")
     ] = None,
     threads: options.Threads = 0,
     cache: options.Cache = None,

@@ -18,8 +18,10 @@ UNKNOWN_LICENCE = "not known: ask those who made the file"
 
 @dataclass(frozen=True, slots=True)
 class StartWeights:
-    """``weights``: ``imagenet`` (of a package), ``random``, or a file; empty: a package's, or random where
-    there is none. ``licence`` of a file, in words.
+    """Where the first weights of a training come from.
+
+    ``weights``: ``imagenet`` (from a package), ``random``, or the path of a file. Empty: the package's
+    weights if a package has some for the backbone, else random ones. ``licence``: the file's, in words.
     """
 
     weights: str = ""
@@ -30,7 +32,7 @@ class StartWeights:
         return self.weights or (IMAGENET if backbone in LITES else RANDOM)
 
     def path(self, backbone: str) -> Path | None:
-        """The file that they are read from; None for random ones. Raises ExperimentError."""
+        """The file of the weights; None for random ones. Raises ExperimentError."""
         wanted = self.of(backbone)
         if wanted == RANDOM:
             return None

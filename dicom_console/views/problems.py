@@ -16,6 +16,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.events import EventType
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import END_STATES, JobState, StudyState
+from dicom_node.services.happened import same_again
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.tables import Association, EventRow, Job, ReceivedObject, Study
 from dicom_node.store.transitions import utc_now
@@ -51,7 +52,6 @@ _ENDED_BY: Final[Mapping[EventType, tuple[EventType, tuple[str, ...]]]] = {
 """The event that ends an alarm, and the fields that say that it is the same one."""
 _TOLD_OF_REJECTION: Final = ("calling", "called", "address", "meaning")
 """Without the numbers of PS3.8 9.3.4, which the meaning says in words."""
-_OF_ONE_OBJECT: Final = ("instance", "spool_name", "association", "id")
 _WHILE: Final[Mapping[EventType, StudyState]] = {
     events.OBJECT_CONFLICT: StudyState.QUARANTINED,
     events.OBJECT_QUARANTINED: StudyState.QUARANTINED,
@@ -96,7 +96,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
     """
     found: dict[object, View] = {}
     for row in map(_in_words, reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT))):
-        same = found.setdefault(_same(row), row | {"times": 0})
+        same = found.setdefault(same_again(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
     ends = list(_ends(session, rows))
@@ -113,13 +113,6 @@ def _in_words(row: View) -> View:
         return row | {"caller": ""}
     fields = {key: value for key, value in row["fields"].items() if key in _TOLD_OF_REJECTION}
     return row | {"fields": fields, "caller": str(fields.get("calling", ""))}
-
-
-def _same(row: View) -> object:
-    """What tells of the same thing: numbers in it and single objects differ from time to time."""
-    fields = row["fields"].items()
-    texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
-    return row["number"], row["study_instance_uid"], tuple(sorted(texts))
 
 
 def _ends(session: Session, rows: list[View]) -> Iterator[View]:

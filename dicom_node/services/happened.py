@@ -105,17 +105,18 @@ def _counted(rows: Iterable[View]) -> list[View]:
     """Events, each once where the same happened several times in a row: the last one, and how often."""
     found: list[View] = []
     for row in rows:
-        if found and _same(found[-1]) == _same(row):
+        if found and same_again(found[-1]) == same_again(row):
             found[-1] = row | {"times": found[-1]["times"] + 1}
         else:
             found.append(row | {"times": 1})
     return found
 
 
-def _same(row: View) -> object:
-    """Equal for events that say the same: numbers and single objects in them differ."""
-    texts = {key: value for key, value in row["fields"].items() if key not in _OF_ONE_OBJECT}
-    return row["number"], row["study_instance_uid"], {k: v for k, v in texts.items() if isinstance(v, str)}
+def same_again(row: View) -> object:
+    """A key that is equal for events which differ only in numbers and in the object that they are about."""
+    fields = row["fields"].items()
+    texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
+    return row["number"], row["study_instance_uid"], tuple(sorted(texts))
 
 
 def _nearest(rows: Sequence[View], key: str, to: datetime) -> Sequence[View]:
