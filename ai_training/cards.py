@@ -11,6 +11,8 @@ from typing import Any
 import tomlkit
 from tomlkit import TOMLDocument
 
+from ai_training.engine.records import read_times
+
 
 @contextmanager
 def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
@@ -37,12 +39,16 @@ def new_card(
 ) -> Path:
     """Write ``card_id.toml`` beside the weights ``card_id.onnx`` of ``role``; returns its path.
 
-    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them.
+    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them. A
+    run in ``folder`` adds the milliseconds of its steps to the table ``training``.
     """
     card = tomlkit.document()
     card.add(tomlkit.comment(made_by))
     weights = tomlkit.aot()
     weights.append(weights_row(role, folder / f"{card_id}.onnx"))
+    tables = {key: dict(table) for key, table in tables.items()}
+    if times := read_times(folder):
+        tables.setdefault("training", {})["time"] = times
     for key, value in {"id": card_id, "version": version, **about, "weights": weights, **tables}.items():
         card[key] = value
     path = folder / f"{card_id}.toml"

@@ -63,7 +63,7 @@ def ms_ssim(made: Tensor, truth: Tensor, scales: tuple[float, ...] = SCALES) -> 
 
 def _ssim(made: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Structural similarity, and its part without brightness, mean over pictures."""
-    offsets = torch.arange(11) - 5.0
+    offsets = torch.arange(11, device=made.device) - 5.0
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
     window = (line / line.sum()).to(made.dtype)
 

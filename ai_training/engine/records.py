@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,8 @@ Curve = list[tuple[int, float]]
 POINTS = 200
 """Points of a loss curve, at most."""
 STEP, LOSS = "iteration", "loss"
+TIMES = "time.json"
+"""The file with the milliseconds of a step on each device that a run was carried out on."""
 
 
 class Tracker(Protocol):
@@ -81,6 +84,19 @@ def write_history(folder: Path, history: History, curve: Sequence[tuple[int, flo
     partial.replace(folder / "history.json")
     _plot(partial, history, curve)
     partial.replace(folder / "history.png")
+
+
+def write_time(folder: Path, device: str, seconds: Sequence[float]) -> None:
+    """Note in :data:`TIMES` the median of ``seconds``, which steps on ``device`` took."""
+    times = read_times(folder) | {device: round(statistics.median(seconds) * 1000, 1)}
+    (folder / TIMES).write_text(json.dumps(times, indent=1))
+
+
+def read_times(folder: Path) -> dict[str, float]:
+    """Device → milliseconds of a step, as :func:`write_time` noted them; empty without the file."""
+    path = folder / TIMES
+    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
 def _plot(path: Path, history: History, curve: Sequence[tuple[int, float]]) -> None:

@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 from ai_training.engine.checkpoint import random_state, save_whole, set_random_state
-from ai_training.engine.records import LOSS, POINTS, STEP, Curve, History, tracker, write_history
-from ai_training.engine.setup import run_options, seed_all
+from ai_training.engine.records import LOSS, POINTS, STEP, Curve, History, tracker, write_history, write_time
+from ai_training.engine.setup import device_name, run_options, seed_all
 from ai_training.errors import ExperimentError
 from ai_training.progress import Report, silent
 
@@ -86,8 +86,8 @@ class TrainingRun:
 
     A subclass defines its batches (:meth:`examples`), the loss of a batch and how to validate, and names
     further contents of a checkpoint in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
-    ``history.png``, ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and ``validation.npz``, if
-    there are arrays; without ``out`` nothing is written and nothing can be resumed.
+    ``history.png``, ``time.json``, ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and
+    ``validation.npz``, if there are arrays; without ``out`` nothing is written and nothing can be resumed.
 
     A run that is killed and resumed on the CPU ends with the weights, to the bit, of one that was not: a
     checkpoint holds all of the state, the global random numbers too, and batch i is a function of i alone.
@@ -130,7 +130,8 @@ class TrainingRun:
     def new_schedule(self, optimiser: Optimizer) -> LRScheduler:
         """One cycle over the whole run."""
         plan = self.plan
-        return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=plan.warm_up)
+        rising = 0.0 if plan.warm_up * plan.iterations <= 1 else plan.warm_up  # torch divides by the rest
+        return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=rising)
 
     def examples(self) -> Dataset[Any]:
         """Batch i of the run as item i, drawn from the seed and i alone."""
@@ -164,10 +165,13 @@ class TrainingRun:
             return
         logs = tracker(self.options.log, self.out, self.recipe_text) if self.out else None
         saved = time.monotonic()
+        seconds: list[float] = []
         batches = iter(self.batches(range(self.done * each, last * each)))
         while self.done < last and not self.stopped:
             self.network.train()
+            begun = time.monotonic()
             self._note(self.step(batches))
+            seconds.append(time.monotonic() - begun)
             report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
             validated = self.validation_due()
             if validated:
@@ -179,6 +183,8 @@ class TrainingRun:
                 saved = time.monotonic()
         if logs:
             logs.close()
+        if self.out:
+            write_time(self.out, device_name(self.device), seconds)
 
     @property
     def begun(self) -> bool:

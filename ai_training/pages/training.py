@@ -32,6 +32,7 @@ def training_lines(card: Card) -> list[str]:
         *(f"* {source}" for source in training["data"]),
         *(f"* {words}: {training[key]}" for key, words in WORDS.items() if key in training),
         *_chosen(training.get("chosen", {})),
+        *_times(training.get("time", {})),
         "",
         *(line for key, title in RECIPES.items() for line in _recipe(title, training.get(key, {}))),
         *_levers(training.get("levers", [])),
@@ -42,6 +43,12 @@ def _chosen(chosen: Mapping[str, Any]) -> list[str]:
     """The iteration whose weights ship, and what they reached on the validation split."""
     reached = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if name != "iteration")
     return [f"* chosen at iteration: {chosen['iteration']} ({reached})"] if chosen else []
+
+
+def _times(times: Mapping[str, float]) -> list[str]:
+    """The milliseconds of a step on each device that it was timed on."""
+    measured = "; ".join(f"{milliseconds:,.0f} ms on {device}" for device, milliseconds in times.items())
+    return [f"* one step took {measured}"] if measured else []
 
 
 def _recipe(title: str, table: Mapping[str, Any]) -> list[str]:

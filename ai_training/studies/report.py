@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ai_training.engine.setup import device_name, run_options
 from ai_training.evaluation.plots import BLUE, GREY, ORANGE, save
 from ai_training.metrics import Interval
 from ai_training.studies.compare import ArmRow
@@ -45,8 +45,8 @@ def write_report(
 
 def machine() -> str:
     """Processor or GPU, threads and version of torch that the study runs with."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    device = torch.device(run_options().chosen_device())
+    return f"{device_name(device)}, torch {torch.__version__}"
 
 
 def tables(rows: Sequence[ArmRow]) -> list[str]:
@@ -121,11 +121,3 @@ def _value(found: Any) -> str:
 def text(found: Interval) -> str:
     """``0.690 [0.648, 0.730]``; a dash where there are too few images."""
     return "–" if np.isnan(found.value) else interval(found.as_list(), minus=MINUS)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")

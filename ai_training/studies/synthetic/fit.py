@@ -31,7 +31,7 @@ from ai_training.studies.synthetic.recipe import Synthesis
 
 PENALTY, DRIFT = 10.0, 1e-3  # of WGAN-GP (Gulrajani et al., NeurIPS 2017) and PGGAN
 AVERAGE = 0.99  # of the generator's weights
-AT_ONCE, MILESTONE = 64, 50
+AT_ONCE = 64
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -92,7 +92,7 @@ class Maker(TrainingRun):
             iterations=steps,
             learning_rate=self.RATE,
             warm_up=0.0,
-            validate_every=MILESTONE,
+            validate_every=0,
             ema=AVERAGE,
             betas=self.BETAS,
         )
@@ -131,12 +131,11 @@ class Maker(TrainingRun):
         return loss
 
     def validation_due(self) -> bool:
-        return super().validation_due() or self.done == self.how.iterations
+        return self.done in (self.how.iterations, self.plan.iterations)
 
     def validate(self) -> Validation:
         phase = int(self.done > self.how.iterations)
-        if self.done in (self.how.iterations, self.plan.iterations):
-            self.drawn.append(self._drawn(phase))
+        self.drawn.append(self._drawn(phase))
         return Validation({"iteration": self.done}, f"phase {phase + 1}", self.average.state_dict())
 
     def latent(self, count: int) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 
+from ai_training.cards import new_card
 from ai_training.cli import console, options
 from ai_training.cli.console import EXIT_CONFIG, verb
 from ai_training.engine.run import BEST, CHECKPOINT, Recipe, RecipeRun, Validation
@@ -175,6 +177,32 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over(tmp_path: Path) -> No
         _Toy(tmp_path, RECIPE).train(until=1)
 
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["done"] == 1
+
+
+@pytest.mark.parametrize("iterations", [1, 9, 10, 11])  # the tenth is the first that the rate may rise for
+def test_a_short_run_has_a_learning_rate_for_each_step(tmp_path: Path, iterations: int) -> None:
+    recipe = Recipe(
+        iterations=iterations, learning_rate=1e-2, validate_every=20, ema=0.9, threads=1, workers=0
+    )
+
+    run = _Toy(tmp_path, recipe)
+    run.finish()
+
+    assert run.done == iterations
+
+
+def test_the_card_has_the_time_of_a_step_on_each_device(tmp_path: Path) -> None:
+    (tmp_path / "time.json").write_text('{"a GPU": 3.5}')
+    (tmp_path / "net.onnx").write_bytes(b"weights")
+
+    _Toy(tmp_path, RECIPE).train(until=3)
+    card = tomllib.loads(new_card(tmp_path, "net", "a test", "net", {}, {}).read_text())
+
+    times = card["training"]["time"]
+    assert times.pop("a GPU") == 3.5
+    [(device, milliseconds)] = times.items()
+    assert device.endswith("1 thread")
+    assert milliseconds > 0
 
 
 @pytest.mark.parametrize(
