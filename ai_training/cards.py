@@ -46,9 +46,8 @@ def new_card(
     card.add(tomlkit.comment(made_by))
     weights = tomlkit.aot()
     weights.append(weights_row(role, folder / f"{card_id}.onnx"))
-    tables = {key: dict(table) for key, table in tables.items()}
     if times := read_times(folder):
-        tables.setdefault("training", {})["time"] = times
+        tables = {**tables, "training": {**tables.get("training", {}), "time": times}}
     for key, value in {"id": card_id, "version": version, **about, "weights": weights, **tables}.items():
         card[key] = value
     path = folder / f"{card_id}.toml"

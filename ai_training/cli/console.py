@@ -23,7 +23,7 @@ from ai_training.text import figures_text
 
 Figures = Mapping[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
-EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard", "mlflow": "mlflow"}
+EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard", "mlflow": "mlflow", "optuna": "tune"}
 """The extra that brings a package, where it is not ``torch``."""
 AS_JSON = inspect.Parameter(
     "as_json",

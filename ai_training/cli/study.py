@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ai_training.cli import options
-from ai_training.cli.console import Figures
+from ai_training.cli.console import Figures, needed
 from ai_training.progress import Report
 
 
@@ -62,6 +62,30 @@ def study(
     page = write_report(out, wanted, rows, left_out)
     write_pictures(out, wanted, material, answers, rows)
     return page
+
+
+def tune(
+    *,
+    report: Report,
+    experiment: Annotated[Path, typer.Argument(help="TOML file of an experiment, with a table [search].")],
+    data: options.ChestData,
+    out: options.Out,
+    trials: Annotated[int, typer.Option(help="Trials in all, finished ones in --out included.", min=1)] = 20,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+) -> Figures:
+    """Search settings of the chest classifier for the best validation AUC, with Optuna.
+
+    [search] names keys of the experiment with a range or a list of values. An interrupted search continues.
+    The test split is not looked at. Leaves trials.csv, trials.png and each trial's run in --out.
+    """
+    needed("optuna")
+    from ai_training.chest import tune as tuning
+
+    best = tuning.tune(
+        data, out, tuning.load(experiment), trials, threads=threads, cache=cache, report=report
+    )
+    return {"validation AUC": best.value, **best.params, "run": str(out / f"trial-{best.number}")}
 
 
 def finetune(
