@@ -36,7 +36,7 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Diagrams are drawn by the site's own Mermaid. Without it they stay text: Material would load it from elsewhere."""
+    """Mermaid draws diagrams from a file of the site; without this file they stay text."""
     if MERMAID.is_file():
         fence = {"name": "mermaid", "class": "mermaid", "format": fence_code_format}
         config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
