@@ -8,6 +8,8 @@ DATA ?= $(wildcard ../shared/data)
 TOOLS := .venv-release
 # What makes pages of docs/, apart from the node too.
 DOCS := .venv-docs
+# Draws the diagrams of docs/: the package's version and the SHA-256 of its file.
+MERMAID := 11.12.1 198b19442f86f0b46a17e56d3abf744c3a28a3427e66fa8dada3b589a77babcc
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
 	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
@@ -104,6 +106,10 @@ $(DOCS)/.installed: constraints.txt pyproject.toml
 	@$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		$$(sed -n 's/^docs = \["\(.*\)"\].*/\1/p' pyproject.toml)
+	@cd $(DOCS) && if npm pack --silent mermaid@$(firstword $(MERMAID)) >/dev/null; then \
+		tar -xzf mermaid-*.tgz --strip-components=2 package/dist/mermaid.min.js && rm mermaid-*.tgz && \
+		echo "$(lastword $(MERMAID))  mermaid.min.js" | sha256sum --check --quiet || { rm -f mermaid.min.js; exit 1; }; \
+		else echo "no npm: diagrams are shown as text"; fi
 	@touch $@
 
 $(VENV)/bin/python:

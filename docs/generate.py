@@ -216,7 +216,7 @@ def _verb(path: str, command: Any) -> str:
 
 
 def states_part() -> str:
-    """The life cycles."""
+    """The life cycles, each as a picture and as a table."""
     parts = []
     for title, cycle in LIFE_CYCLES.items():
         states: dict[tuple[EventType, str], list[str]] = {}
@@ -226,26 +226,24 @@ def states_part() -> str:
             (", ".join(sorted(before)), f"{event.number} {event.text}", f"`{to}`")
             for (event, to), before in states.items()
         ]
-        parts.append(f"{title.capitalize()}:\n\n{table(('state', 'event', 'becomes'), rows)}")
+        moves = table(("state", "event", "becomes"), rows)
+        parts.append(f"## {title.capitalize()}\n\n{_life_cycle(cycle)}\n{moves}")
     return "\n".join(parts)
 
 
-def life_cycles_part() -> str:
-    """The tables of ``model/lifecycle.py`` as pictures (Mermaid); an arrow bears the number of its event."""
-    parts = []
-    for title, cycle in LIFE_CYCLES.items():
-        arrows: dict[tuple[str, str], list[str]] = {}
-        for (state, event), to in cycle.items():
-            before = "at_work" if cycle is STUDY and state in READ_FROM_WORK else str(state)
-            numbers = arrows.setdefault((before, str(to)), [])
-            if str(event.number) not in numbers:
-                numbers.append(str(event.number))
-        lines = [f"    {before} --> {to} : {', '.join(numbers)}" for (before, to), numbers in arrows.items()]
-        if cycle is STUDY:
-            lines += [f"    {state} --> at_work : 2015" for state in ("complete", "at_work")]
-            lines.append(f"    at_work : {', '.join(sorted(READ_FROM_WORK))}")
-        parts.append(f"The {title}:\n\n```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n")
-    return "\n".join(parts)
+def _life_cycle(cycle: Mapping[tuple[Any, EventType], Any]) -> str:
+    """A table of ``model/lifecycle.py`` as a picture (Mermaid); an arrow bears the number of its event."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for (state, event), to in cycle.items():
+        before = "at_work" if cycle is STUDY and state in READ_FROM_WORK else str(state)
+        numbers = arrows.setdefault((before, str(to)), [])
+        if str(event.number) not in numbers:
+            numbers.append(str(event.number))
+    lines = [f"    {before} --> {to} : {', '.join(numbers)}" for (before, to), numbers in arrows.items()]
+    if cycle is STUDY:
+        lines += [f"    {state} --> at_work : 2015" for state in ("complete", "at_work")]
+        lines.append(f"    at_work : {', '.join(sorted(READ_FROM_WORK))}")
+    return "```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n"
 
 
 def pipelines_part() -> str:
@@ -274,9 +272,9 @@ EXAMPLES: Mapping[str, Callable[[], str]] = {
     "our_pipeline.py": example_part("our_pipeline.py", "python"),
 }
 MARKED: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "design.md": {"packages": packages_part, "life cycles": life_cycles_part},
     "operate/notifications.md": {"occasions": occasions_part},
     "pipelines.md": EXAMPLES,
+    "reference/code.md": {"packages": packages_part},
     "reference/commands.md": {"verbs": verbs_part},
     "reference/events.md": {"events": events_part},
     "reference/exit-statuses.md": {"exit codes": exit_codes_part},

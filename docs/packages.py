@@ -1,4 +1,4 @@
-"""The drawing of all packages in ``design.md``: who imports whom, read from the code.
+"""The drawing of all packages in ``reference/code.md``: who imports whom, read from the code.
 
 An arrow that follows from others is left out (cli uses store through services too), and so is what every room
 may use. ``CycleError`` where the arrows do not go one way.

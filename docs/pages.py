@@ -16,8 +16,11 @@ from api import first_sentence, rooms  # beside this file
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from pymdownx.superfences import fence_code_format
 
 ROOT = Path(__file__).resolve().parents[1]
+MERMAID = ROOT / ".venv-docs" / "mermaid.min.js"
+"""Draws the diagrams; `make docs` fetches it."""
 ELSEWHERE = {
     "orthanc/README.md": "connect/orthanc.md",
     "examples/README.md": "project/examples.md",
@@ -32,12 +35,23 @@ _LOADED = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Mermaid draws diagrams from a file of the site; without this file they stay text."""
+    if MERMAID.is_file():
+        fence = {"name": "mermaid", "class": "mermaid", "format": fence_code_format}
+        config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+        config.extra_javascript.append("assets/mermaid.min.js")
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from elsewhere and those of the API, and name the pages of folders in the navigation."""
     for there, here in ELSEWHERE.items():
         if files.get_file_from_path(here) is None:
             text = (ROOT / there).read_text(encoding="utf-8")
             files.append(File.generated(config, here, content=rebased(text, there, here)))
+    if MERMAID.is_file():
+        files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
     for name, text in rooms().items():
         files.append(File.generated(config, f"reference/api/{name}.md", content=text))
     named = {one for one in _pages(config.nav) if not one.endswith("/")}

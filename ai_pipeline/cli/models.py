@@ -38,7 +38,7 @@ LabelMapFile = Annotated[
     Path | None,
     typer.Option(
         "--label-map",
-        help="TOML that says which of the node's labels each label of the model is: docs/models-own.md.",
+        help="TOML that says which of the node's labels each label of the model is: docs/models-convert.md.",
     ),
 ]
 Slot = Annotated[
@@ -168,7 +168,7 @@ def add_model(
         return
     if card is None:
         raise typer.BadParameter(
-            "no card, no model: `ai-pipeline models convert` writes one; see docs/models-own.md",
+            "no card, no model: `ai-pipeline models convert` writes one; see docs/reference/cards.md",
             param_hint="--card",
         )
     if label_map is not None or model_id or licence:

@@ -2,7 +2,7 @@
 
 It has no file, no network, no environment and no other process to reach. From it come samples, as many as the
 header says, or a complaint; whatever is in a frame ends no more than the process of this frame.
-docs/design.md ("Decoding") says what is promised where.
+docs/reference/confinement.md says what is promised where.
 """
 
 from __future__ import annotations

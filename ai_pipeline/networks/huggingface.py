@@ -99,7 +99,7 @@ def adapt(folder: Path, described: NetworkDescription) -> Adapted:
         raise CannotAdapt(
             f"{CONFIG} says model_type {str(kind)[:40]!r}: taken are {', '.join(TRANSFORMERS)} of "
             "transformers and the "
-            "networks of timm; export another one to ONNX and write a card for it (docs/models-own.md)"
+            "networks of timm; export another one to ONNX and write a card for it (docs/reference/cards.md)"
         )
     return _transformers(folder, config, described)
 

@@ -26,15 +26,20 @@ ChestData = Annotated[
 ]
 BoxData = Annotated[Path, typer.Option(help="A set with boxes as it is published, or the public sets.")]
 SetData = Annotated[
-    Path, typer.Option(help="A set as it is published, or a folder with the public sets (docs/training.md).")
+    Path,
+    typer.Option(
+        help="A set as it is published, or a folder with the public sets (docs/reference/data-sets.md)."
+    ),
 ]
 READ_BY_LAYOUT = (ChestData, BoxData, SetData)
 """What ``--layout`` goes with."""
-PublicData = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
+PublicData = Annotated[
+    Path, typer.Option(help="Folder with the public image sets (docs/reference/data-sets.md).")
+]
 Layout = Annotated[
     str,
     typer.Option(
-        help="Layout of --data (docs/training.md), where its files do not tell: folder, nih, rsna …"
+        help="Layout of --data (docs/reference/data-sets.md), where it is not clear: folder, nih, rsna …"
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]

@@ -423,7 +423,10 @@ def train_plane_segmenters(
     *,
     report: Report,
     data: Annotated[
-        Path, typer.Option(help="The unpacked archives of doi 10.5281/zenodo.8265464 (docs/training.md).")
+        Path,
+        typer.Option(
+            help="The unpacked archives of doi 10.5281/zenodo.8265464 (docs/reference/data-sets.md)."
+        ),
     ],
     iterations: Annotated[
         int | None,

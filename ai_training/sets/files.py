@@ -31,7 +31,9 @@ def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> li
     ``split``. Raises DataMissing, also where a column of ``needs`` is missing.
     """
     if not table.is_file():
-        raise DataMissing(f"{table} is missing: --data must name a folder laid out as docs/training.md says")
+        raise DataMissing(
+            f"{table} is missing: --data must name a folder laid out as docs/reference/data-sets.md says"
+        )
     opened = gzip.open if table.suffix == ".gz" else open
     try:
         with opened(table, "rt", newline="", encoding="utf-8-sig") as file:

@@ -1,7 +1,7 @@
 """Image sets by their layouts: chosen by the content of a folder, or by name.
 
 A new layout is a :class:`~ai_training.sets.layout.SetLayout` in :data:`LAYOUTS`, and a line in
-docs/training.md.
+docs/reference/data-sets.md.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def read_set(where: Path, kind: str) -> ImageSet:
             layout, folder = found[0]
             return layout.read(folder)
     looked = "; ".join(f"{layout.name}: {', '.join(layout.needs)}" for layout in known if layout.needs)
-    raise DataMissing(f"{where} holds no {kind} in a layout of docs/training.md. Looked for {looked}")
+    raise DataMissing(
+        f"{where} holds no {kind} in a layout of docs/reference/data-sets.md. Looked for {looked}"
+    )
 
 
 def named_set(data: Path, name: str, kind: str) -> ImageSet:

@@ -144,7 +144,7 @@ def _check_decoder() -> Found:
     except NoDecoder as error:
         yield "decoder", "", str(error)
     else:
-        text = f"this machine cannot take from it {lacking} (docs/design.md, Decoding)"
+        text = f"this machine cannot take from it {lacking} (docs/reference/confinement.md)"
         yield Tried("decoder", not lacking, text if lacking else DECODER)
 
 

@@ -131,7 +131,7 @@ def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
         return
     if card.box_output is None:
         raise CardError(
-            f"{card.name} is no detector: its card has no table [box_output] (docs/models-own.md)"
+            f"{card.name} is no detector: its card has no table [box_output] (docs/models-detector.md)"
         )
     if not any(label.detector for label in card.labels):
         raise CardError(

@@ -1,7 +1,8 @@
 """Foreign files are opened in a process that can do nothing else: by bubblewrap, else by Landlock, seccomp.
 
 bubblewrap gives the process file system, processes and network of its own; limits, Landlock and seccomp
-(:mod:`.confined`) hold inside it as well. docs/security.md says what is promised with which of them.
+(:mod:`.confined`) hold inside it as well.
+docs/reference/confinement.md says what is promised with which of them.
 """
 
 from __future__ import annotations

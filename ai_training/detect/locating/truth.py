@@ -32,7 +32,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     for path in more:
         boxes += _new(boxes, _boxes_on(by_name, path))
     if not boxes:
-        raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/training.md)")
+        raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/reference/data-sets.md)")
     return tuple(boxes)
 
 

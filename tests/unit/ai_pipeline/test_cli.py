@@ -48,7 +48,7 @@ def test_a_folder_means_the_dicom_files_below_it(tmp_path: Path, capsys: pytest.
 
 
 def test_all_mistakes_of_a_card_are_told_at_once(tmp_path: Path) -> None:
-    text = pasted("docs/models-own.md", "toml", 'id = "mine"')
+    text = pasted("docs/reference/cards.md", "toml", 'id = "mine"')
     text = text.replace('licence = "not for others"\n', "").replace("size = 224", 'size = "big"')
     text = text.replace("absent_below = 0.5", "absent_below = 0.9").replace('sha256 = "0', 'sha256 = "X')
     (tmp_path / "mine.toml").write_text(text)
@@ -75,7 +75,7 @@ def test_the_smallest_card_works_as_pasted(tmp_path: Path) -> None:
     )
     digest = hashlib.sha256((tmp_path / "mine.onnx").read_bytes()).hexdigest()
     (tmp_path / "mine.toml").write_text(
-        pasted("docs/models-own.md", "toml", 'id = "mine"').replace("0" * 64, digest)
+        pasted("docs/reference/cards.md", "toml", 'id = "mine"').replace("0" * 64, digest)
     )
     card = registry.find("mine", tmp_path)
     registry.verify(card)

@@ -149,7 +149,7 @@ def test_a_label_whose_text_results_may_not_show_is_refused(tmp_path: Path, key:
 
 
 def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> None:
-    text = pasted("docs/models-own.md", "toml", '"Pleural Effusion" = "Effusion"')
+    text = pasted("docs/models-convert.md", "toml", '"Pleural Effusion" = "Effusion"')
     (tmp_path / "labels.toml").write_text(text)
 
     found = label_map.read(tmp_path / "labels.toml")

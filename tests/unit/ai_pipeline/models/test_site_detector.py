@@ -159,7 +159,7 @@ def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Pa
         tmp_path / "site-yolo.onnx"
     )
     card = tmp_path / "site-yolo.toml"
-    text = pasted("docs/models-own.md", "toml", 'id = "site-yolo"')
+    text = pasted("docs/models-detector.md", "toml", 'id = "site-yolo"')
     card.write_text(text.replace("0" * 64, hashlib.sha256(network.read_bytes()).hexdigest()))
 
     assert add(network, card).exit_code == 0
