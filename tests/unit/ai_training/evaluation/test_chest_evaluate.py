@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import SHIPPED, find
+from ai_training import metrics, reliability
 from ai_training.chest import gates
 from ai_training.chest.card_figures import card_metrics, supported
 from ai_training.cli.measure import evaluate_app
@@ -45,13 +46,15 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_pictures() -> Iterator[None]:
-    """The gate and the heat maps have tests of their own: here a handful of pictures are asked, and what the
-    network has to beat learns from a quarter of the images."""
+    """The gate and the heat maps have tests of their own: here a handful of pictures are asked, what the
+    network has to beat learns from a quarter of the images, and intervals come from a tenth of the resamples.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gates, "USUAL", 50)
         patch.setattr(gates, "MEASURED", 4)
         patch.setattr(evaluate, "MAPPED", 4)
         patch.setattr(baseline, "MOST", 1500)
+        patch.setattr(metrics, "RESAMPLES", 200)
         yield
 
 
@@ -269,7 +272,16 @@ def test_no_patient_is_in_two_splits_and_labels_are_in_the_cards_order(data: Pat
 
 
 @pytest.mark.data
-def test_the_evaluation_prints_the_figures_of_the_card(data: Path, tmp_path: Path) -> None:
+def test_the_evaluation_prints_the_figures_of_the_card(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 2000)  # those of the card: its intervals are compared too
+    for place, not_compared in (
+        (evaluate, "gate_figures"),
+        (evaluate, "saliency_figures"),
+        (reliability, "calibration"),
+    ):
+        monkeypatch.setattr(place, not_compared, lambda *_, **__: {})
     result = evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(MODEL).details["metrics"]
 

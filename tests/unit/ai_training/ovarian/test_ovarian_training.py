@@ -91,9 +91,13 @@ def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = ovarian_frames(data)
+    two = study.CLEANED[:2]  # of the ways to clean, the networks of each learn alike
+    fillers = {name: study.ways()[name] for name in two}
+    monkeypatch.setattr(trained_on_cleaned, "CLEANED", two)
+    monkeypatch.setattr(trained_on_cleaned, "ways", lambda: fillers)
     path = trained_on_cleaned.run(data, tmp_path, SMALL)
     with np.load(path) as found:
-        assert tuple(found["names"]) == study.CLEANED
+        assert tuple(found["names"]) == two
         assert found["files"].tolist() == [frame.name for frame in frames]
         logits = found["logits"]
     assert np.isfinite(logits).all()
@@ -107,8 +111,8 @@ def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
 
     made = HeldOut(frames, folds(frames), logits[:1].astype(np.float64))
     table = study_figures.trained_on_cleaned(made, path.parent)["rows"]
-    assert list(table) == [study.ORIGINAL, *study.CLEANED]
-    assert table[study.CLEANED[0]]["difference"] == [0, 0, 0]
+    assert list(table) == [study.ORIGINAL, *two]
+    assert table[two[0]]["difference"] == [0, 0, 0]
     assert study_figures.trained_on_cleaned(made, tmp_path) == {}
 
 
@@ -153,10 +157,10 @@ def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
     pair: CystEnsemble, tmp_path: Path
 ) -> None:
     path = tmp_path / "network.onnx"
-    images = torch.randn(2, 3, 64, 64)
+    images, one_of_them = torch.randn(2, 3, 64, 64), CystEnsemble([pair.networks[0]]).eval()
     with torch.inference_mode():
-        expected = [part.numpy() for part in pair(images)]
-    export(pair, (images,), {"images": {0: Dim("batch")}}, ("logits", "features", "places"), path)
+        expected = [part.numpy() for part in one_of_them(images)]
+    export(one_of_them, (images,), {"images": {0: Dim("batch")}}, ("logits", "features", "places"), path)
     single = path.stat().st_size
     store_in_half(path)
     assert path.stat().st_size < 0.55 * single
