@@ -45,6 +45,11 @@ def create(
         ) from error
 
 
+def is_ours(name: str) -> bool:
+    """Whether the pipeline called ``name`` is of this package."""
+    return name in PIPELINES and PIPELINES[name].module.startswith("ai_pipeline.")
+
+
 def card_of(name: str) -> PipelineCard:
     """The card of the pipeline called ``name``; no model is loaded. Raises as :func:`pipeline_class`."""
     return pipeline_class(name).card

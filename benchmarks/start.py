@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Seconds until the port answers with a backlog in the spool, and of a film that arrives behind a cine.
+"""Seconds until the port answers with a backlog in the spool, until the first film is delivered, until a
+changed rule is in force, and of a film that arrives behind a cine.
 
     benchmarks/start.py [--backlog N] [--rounds N] [--frames N] [--data DIR]
 
 * **Start**: ``dicom-node serve`` with an empty spool and with files waiting in it, in turn: from the start of
   the main process, and from that of the listener, until a peer is let in; processor time of the listener;
   which processes hold torch.
+* **First film, changed rule**: ``dicom-node serve`` with a rule for chest X-rays gets one as soon as its port
+  answers: from the start of the main process to the film's delivery. Then the rule changes: from the reload
+  until a worker is ready under it. Both with the processor time of all processes.
 * **Film behind a cine**: a node with one worker gets a chest X-ray alone, then one behind a cine that is
   being cleaned: from its acknowledgement to its delivery. Public images of ``--data``, as in turnaround.py.
 """
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,7 +35,7 @@ from pydicom.dataset import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bombs import ENDS, quick, state_of
-from benchmarks.lab import command_line, rule
+from benchmarks.lab import command_line, configuration, rule
 from benchmarks.sender import associate
 from benchmarks.turnaround import chests
 from dicom_node.inbox.header import Arrival
@@ -68,6 +73,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     print_starts(args.backlog, args.rounds)
+    print_first(args.data, args.rounds)
     if args.frames:
         print_films(args.data, args.rounds, args.frames)
     return 0
@@ -113,11 +119,17 @@ def serving(folder: Path, backlog: int) -> Iterator[tuple[psutil.Process, int]]:
     for number in range(backlog):
         item = small(number, pixels=5000)
         spooled(spool, arrival, US, item.sop_instance_uid, EXPLICIT, [item.data_set])
+    with served(node) as process:
+        yield process, node.port
+
+
+@contextmanager
+def served(node: Node) -> Iterator[psutil.Process]:
     command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(node.config)]
-    with node.log.open("wb") as log, subprocess.Popen(command, stderr=log, cwd=folder) as started:
+    with node.log.open("wb") as log, subprocess.Popen(command, stderr=log, cwd=node.folder) as started:
         process = psutil.Process(started.pid)
         try:
-            yield process, node.port
+            yield process
         finally:
             for one in (process, *process.children(recursive=True)):
                 one.kill()
@@ -139,6 +151,44 @@ def kind(process: psutil.Process) -> str:
 
 def holds_torch(process: psutil.Process) -> bool:
     return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def print_first(data: Path, rounds: int) -> None:
+    films = list(chests(data, rounds))
+    first, changed = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name, run_pacs(Pacs(free_port())) as pacs:
+            site = configuration(pacs.port, rule("chest_xray", ["DX"]), title="PACS", confirm="none")
+            node = Node(Path(name), site)
+            with served(node) as process:
+                wait_until(lambda port=node.port: answers(port), 120, "an answer at the port", step=0.01)
+                delivered(node, films.pop())
+                first.append((time.time() - process.create_time(), busy(process)))
+                changed.append(reloaded(node, process))
+    for words, found in {"serve to the first film": first, "a changed rule": changed}.items():
+        clock, processor = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"{words:24} median {clock:5.2f} s, worst {max(found)[0]:5.2f} s, processor {processor:5.2f} s")
+
+
+def reloaded(node: Node, process: psutil.Process) -> tuple[float, float]:
+    """Seconds until the worker is ready under a changed rule, and processor seconds of all processes."""
+    text = node.config.read_text(encoding="utf-8")
+    node.config.write_text(text.replace('["DX"]', '["DX", "CR"]'), encoding="utf-8")
+    ready, before, began = ready_workers(node), busy(process), time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    wait_until(lambda: ready_workers(node) > ready, 120, "a worker under the new rule", step=0.01)
+    return time.monotonic() - began, busy(process) - before
+
+
+def ready_workers(node: Node) -> int:
+    """How often one was ready."""
+    return node.log.read_text(encoding="utf-8").count("pipelines loaded in")
+
+
+def busy(process: psutil.Process) -> float:
+    """Processor seconds of it and all its children so far, those that ended included."""
+    family = (process, *process.children(recursive=True))
+    return sum(sum(one.cpu_times()[:4]) for one in family)
 
 
 def print_films(data: Path, rounds: int, frames: int) -> None:

@@ -18,31 +18,50 @@ NICENESS = 5
 """Niceness of processes that compute: beside others that want the same core they get a quarter of it."""
 
 
+class _Lines:
+    """Lines of standard input. Not sys.stdin itself: its lock would trouble the interpreter's end."""
+
+    def __init__(self) -> None:
+        self._read = b""
+
+    def next(self) -> bytes:
+        """The next line, empty at the end. While none comes, report to the node that this process lives."""
+        stdin = sys.stdin.fileno()
+        while b"\n" not in self._read:
+            if select.select([stdin], [], [], ALIVE_SECONDS)[0]:
+                if not (some := os.read(stdin, 65536)):
+                    return b""
+                self._read += some
+            show_life()
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
+
+_LINES = _Lines()
+
+
 def given_settings() -> Settings:
-    """The settings in the first line of standard input, read unbuffered: only its end follows."""
-    line = b""
-    while not line.endswith(b"\n"):
-        some = os.read(sys.stdin.fileno(), 65536)
-        if not some:
-            raise SystemExit(int(ExitCode.USAGE))
-        line += some
+    """The settings in the first line of standard input."""
+    if not (line := _LINES.next()):
+        raise SystemExit(int(ExitCode.USAGE))
     return Settings.model_validate_json(line)
 
 
-def watch_parent(stop: Callable[[], object]) -> None:
+def watch_parent(stop: Callable[[], object], take_over: Callable[[Settings], object] | None = None) -> None:
     """Stop when standard input closes: it is a pipe from the node, which closes however the node dies.
 
-    Until then, report to the node that this process lives.
+    Until then, report to the node that this process lives. ``take_over`` gets the settings of further lines.
     """
-    stdin = sys.stdin.fileno()
-    if not stat.S_ISFIFO(os.fstat(stdin).st_mode):
+    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
 
     def watch() -> None:
-        # Not sys.stdin itself: its lock would trouble the interpreter's end.
-        while not select.select([stdin], [], [], ALIVE_SECONDS)[0] or os.read(stdin, 4096):
-            show_life()
-        stop()
+        try:
+            while line := _LINES.next():
+                if take_over:
+                    take_over(Settings.model_validate_json(line))
+        finally:
+            stop()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

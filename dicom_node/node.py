@@ -26,6 +26,7 @@ from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.environment import without_secrets
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.full_disk import listener_command, listener_place, wait_for_space
+from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
 from dicom_node.object_store.site_key import refuse_another_key
@@ -104,9 +105,9 @@ class _MainProcess:
         command = listener_command(settings, place)
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
-        self._workers = self._make_workers(settings)
+        self._workers, self._at_start = self._make_workers(settings), AtStart.under(settings)
+        self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
         self._console = self._make_console(settings)
-        self._former_consoles: list[Child] = []  # of configurations before, until the newest serves
         self._console_serves = False
         awaited = [self._console] if role is Role.CONSOLE and self._console else self._children()
         self._waiting_for = {child.name for child in awaited}
@@ -169,7 +170,7 @@ class _MainProcess:
         self._background.say_goodbye()
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        children = [*self._workers, *self._consoles()]
+        children = [*self._workers, *([self._console] if self._console else []), *self._replaced.values()]
         stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
         for stopper in stoppers:
             stopper.start()
@@ -214,15 +215,17 @@ class _MainProcess:
         ]
 
     def _renew_workers(self) -> None:
-        """Each worker ends after its job and starts again; more or fewer of them as the settings say."""
-        wanted = self._make_workers(self._settings)
-        for child in self._workers[: len(wanted)]:
-            child.renew(self._settings.for_children())
-        for child in self._workers[len(wanted) :]:
-            child.retire()
-        for child in wanted[len(self._workers) :]:
-            child.start()
-        self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
+        """Each goes on after its job; where it cannot, it ends after that once another one is ready. More or
+        fewer of them as the settings say.
+        """
+        wanted, before = self._make_workers(self._settings), self._at_start
+        self._at_start = AtStart.under(self._settings)
+        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
+        for child in kept:
+            child.give(self._settings.for_children())
+        former = self._workers[len(kept) :]
+        self._workers = [*kept, *wanted[len(kept) :]]
+        self._replace(former, self._workers[len(kept) :])
 
     def _make_console(self, settings: Settings, *more: str) -> Child | None:
         if not (settings.console.enabled and self._role.may_serve_console):
@@ -231,18 +234,25 @@ class _MainProcess:
 
     def _renew_console(self) -> None:
         """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
-        with self._ready_lock:
-            before = self._consoles()
-            more = ("--beside",) if self._console_serves else ()
-            self._console = self._make_console(self._settings, *more)
-            self._former_consoles = before if self._console and more else []
-        if not self._former_consoles:
-            _retire(before)
-        if self._console:
-            self._console.start()
+        former, beside = [self._console] if self._console else [], self._console_serves
+        self._console = self._make_console(self._settings, *(("--beside",) if beside else ()))
+        if not beside:  # it would take the port
+            _retire(former)
+        self._replace(former if beside else [], [self._console] if self._console else [])
 
-    def _consoles(self) -> list[Child]:
-        return [*([self._console] if self._console else []), *self._former_consoles]
+    def _replace(self, former: Sequence[Child], new: Sequence[Child]) -> None:
+        """Start the new ones; a former one ends once the new one of its name is ready, now where there is
+        none.
+        """
+        names = {child.name for child in new}
+        with self._ready_lock:
+            for child in former:
+                if child.name not in names:
+                    _retire([child, *filter(None, [self._replaced.pop(child.name, None)])])
+                elif self._replaced.setdefault(child.name, child) is not child:  # the one before it works on
+                    child.retire()
+        for child in new:
+            child.start()
 
     def _children(self) -> list[Child]:
         return [*([self._listener] if self._listener else []), *self._workers]
@@ -279,9 +289,11 @@ class _MainProcess:
         with self._ready_lock:
             if "listening" in report:
                 self._address = ":".join(str(part) for part in report["listening"])
-            self._wait_no_more_for(name)
+            self._is_ready(name)
 
-    def _wait_no_more_for(self, name: str) -> None:
+    def _is_ready(self, name: str) -> None:
+        if former := self._replaced.pop(name, None):
+            former.retire()
         if name in self._waiting_for:
             self._waiting_for.remove(name)
             if not self._waiting_for:
@@ -292,13 +304,9 @@ class _MainProcess:
             self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
             return
         self._say(events.CONSOLE_STARTED, address=str(report["console"]))
-        former: list[Child] = []
         with self._ready_lock:
             self._console_serves = True
-            self._wait_no_more_for("console")
-            if self._console and self._console.pid == report["pid"]:
-                former, self._former_consoles = self._former_consoles, []
-        _retire(former)
+            self._is_ready("console")
 
     def _say_ready(self) -> None:
         self._say(

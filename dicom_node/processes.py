@@ -36,7 +36,8 @@ class Child:
 
     ``command``: arguments of the Python interpreter. ``on_ready`` gets the line that it prints when it is
     ready, ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line
-    of its standard input, if it reads one; ``environment`` its variables, None: those of this process.
+    of its standard input, if it reads one; ``environment`` its variables, None: those of this process. A
+    child that is to end is heard no more.
     """
 
     def __init__(
@@ -54,9 +55,8 @@ class Child:
         self._on_death = on_death
         self._given = given
         self._environment = environment
-        self._renewed = False
         self._heard_at = time.monotonic()
-        self._lock = threading.Lock()  # on starting a process and on renewing it
+        self._lock = threading.Lock()  # on starting a process and on giving it a line
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
@@ -80,13 +80,12 @@ class Child:
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
 
-    def renew(self, given: str) -> None:
-        """Let it end by SIGHUP, in its own time, and start it again with another first line."""
+    def give(self, line: str) -> None:
+        """Write it a further line, with which it also starts from now on."""
         with self._lock:
-            self._given = given
-            self._renewed = self.pid is not None
-            self._heard_at = time.monotonic() + _STARTING  # to end takes its time, too
-            self.hang_up()
+            self._given = line
+            if self._process:
+                _write(self._process, line)
 
     def retire(self) -> None:
         """Let it end by SIGHUP, in its own time, for good."""
@@ -117,11 +116,6 @@ class Child:
                 status = os.EX_OSERR
             if self._stopping.is_set():
                 return
-            with self._lock:
-                renewed, self._renewed = self._renewed, False
-            if renewed:
-                wait = _FIRST_WAIT
-                continue
             if time.monotonic() - started > _STEADY:
                 wait = _FIRST_WAIT
             self._on_death(status, wait)
@@ -130,7 +124,6 @@ class Child:
 
     def _run_once(self) -> int:
         with self._lock:
-            given = self._given
             process = self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -140,21 +133,27 @@ class Child:
                 bufsize=1,
                 env=self._environment,
             )
+            if self._given:
+                _write(process, self._given)
             self._heard_at = time.monotonic() + _STARTING
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
-            assert process.stdin is not None
             assert process.stdout is not None
-            if given:
-                with suppress(BrokenPipeError):  # it died at once
-                    process.stdin.write(given + "\n")
             for line in process.stdout:
                 self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
+                if self._stopping.is_set():
+                    continue
                 if (message := _message_in(line)) and "alive" not in message:
                     self._heard_at = time.monotonic()
                     self._on_ready(message)
             return process.wait()
+
+
+def _write(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it died
+        process.stdin.write(line + "\n")
 
 
 def _message_in(line: str) -> Mapping[str, Any]:

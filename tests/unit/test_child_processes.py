@@ -179,12 +179,10 @@ def test_a_child_that_is_starting_does_not_count_as_silent() -> None:
         child.stop(5)
 
 
-def test_a_child_that_shows_life_and_loads_on_or_takes_long_to_end_does_not_count_as_silent() -> None:
-    """A new configuration: the worker before ends, its successor imports and loads, on a busy machine."""
+def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:
     heard: list[object] = []
     code = (
-        "import signal, sys, time; from dicom_node.signals import show_life\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN); show_life(); time.sleep(1)\n"
+        "import time; from dicom_node.signals import show_life; show_life(); time.sleep(1)\n"
         "print('{\"ready\": true}', flush=True); time.sleep(60)"
     )
     child = Child("worker-1", ["-c", code], heard.append, lambda *_: None)
@@ -194,7 +192,37 @@ def test_a_child_that_shows_life_and_loads_on_or_takes_long_to_end_does_not_coun
             assert child.silent_seconds < 5
             time.sleep(0.02)
         wait_until(lambda: child.silent_seconds > 0.1, 60, "what is ready has to show life")
-        child.renew("")
-        assert child.silent_seconds == 0
     finally:
         child.stop(0.1)
+
+
+def test_a_child_is_given_further_lines_and_starts_anew_with_the_last_one() -> None:
+    heard: list[dict[str, str]] = []
+    code = "import json, sys\nfor line in sys.stdin: print(json.dumps({'given': line.strip()}), flush=True)"
+    child = Child("worker-1", ["-c", code], heard.append, lambda *_: None, "first")
+    child.start()
+    try:
+        wait_until(lambda: heard, 60, "the first line")
+        child.give("second")
+        wait_until(lambda: len(heard) == 2, 60, "the second line")
+        assert child.pid
+        os.kill(child.pid, signal.SIGKILL)
+        wait_until(lambda: len(heard) == 3, 60, "another process")
+    finally:
+        child.stop(5)
+    assert [line["given"] for line in heard] == ["first", "second", "second"]
+
+
+def test_a_child_that_is_to_end_is_heard_no_more() -> None:
+    heard: list[object] = []
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, lambda *_: print('{\"late\": 1}', flush=True))\n"
+        "print('{\"ready\": 1}', flush=True); signal.pause()"
+    )
+    child = Child("worker-1", ["-c", code], heard.append, lambda *_: None)
+    child.start()
+    wait_until(lambda: heard, 60, "the child is ready")
+    child.retire()
+    wait_until(lambda: child.pid is None, 60, "its end")
+    child.stop(5)
+    assert heard == [{"ready": 1}]

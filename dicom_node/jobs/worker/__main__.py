@@ -1,7 +1,8 @@
 """``python -m dicom_node.jobs.worker``: one worker process.
 
-Its configuration is the first line of standard input, as JSON, from the node that starts it, or stands in
-files (``--config FILE``). SIGHUP lets it finish its job and end, SIGTERM hands the job back.
+Its configuration is the first line of standard input, as JSON, from the node that starts it, or is in files
+(``--config FILE``); under that of a further line it goes on after its job. SIGHUP lets it finish its job and
+end, SIGTERM hands the job back.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ai_pipeline import extras
 from dicom_node import logs
 from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
 from dicom_node.config import loading
+from dicom_node.config.settings import Settings
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.store.database import Database
+
+if TYPE_CHECKING:
+    from dicom_node.jobs.worker.process import Worker
 
 
 def main() -> int:
@@ -42,15 +48,27 @@ def main() -> int:
 
     database = Database(loaded.database_url)
     try:
-        worker = Worker(loaded, database)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stopping.set())
-        signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
-        watch_parent(worker.stopping.set)
-        worker.run_forever()
+        _work(Worker(loaded, database))
     finally:
         database.dispose()
     return 0
+
+
+def _work(worker: Worker) -> None:
+    """Work by ``worker``, then by its successors."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stopping.set())
+    signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
+    newest: Worker = worker
+    at_work: Worker | None = worker
+
+    def take_over(settings: Settings) -> None:
+        nonlocal newest
+        newest = newest.succeeded_under(settings)
+
+    watch_parent(worker.stopping.set, take_over)
+    while at_work:
+        at_work = at_work.run_forever()
 
 
 def _limit_threads(threads: int) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -70,18 +70,23 @@ class _YieldingProgress:
 
 
 class Worker:
-    """Runs jobs of the queue, one at a time."""
+    """Runs jobs of the queue, one at a time, under one configuration.
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    ``before``: the worker of this process under the configuration before, whose pipelines it keeps.
+    """
+
+    def __init__(self, settings: Settings, database: Database, before: Worker | None = None) -> None:
         self._settings = settings
         self._database = database
         self._owner = new_owner()
         self._queue = JobQueue(database, settings.workers)
-        self._pipelines: dict[str, Pipeline] = {}
-        self.stopping = threading.Event()
-        """Set by SIGTERM, and when the node that started this worker is gone."""
-        self.retiring = threading.Event()
-        """Set by SIGHUP: end after this job, a successor with another configuration waits."""
+        kept = before._pipelines if before else {}
+        self._pipelines: dict[str, Pipeline] = {name: kept[name] for name in self._named if name in kept}
+        self.stopping: threading.Event = before.stopping if before else threading.Event()
+        """Set by SIGTERM, and when the node that started this process is gone."""
+        self.retiring: threading.Event = before.retiring if before else threading.Event()
+        """Set by SIGHUP: end after this job, another process works under another configuration."""
+        self._successor: Worker | None = None
         analyses = Analyses(settings.node.data_dir / "analyses")
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
@@ -93,18 +98,40 @@ class Worker:
             database, settings, analyses, self._pipeline, self.stopping, self._at_work, self._shadow.give_way
         )
 
-    def run_forever(self) -> None:
-        """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
+    def run_forever(self) -> Worker | None:
+        """Warm up, report that it is ready, and work until it must stop, its memory is used up, or the
+        returned successor is there.
+        """
         self.warm_up()
         self._report_ready()
         try:
             self._work()
         finally:
             self._shadow.give_way()
+        return None if self._must_end else self._successor
+
+    def succeeded_under(self, settings: Settings) -> Worker:
+        """Its successor under other settings; called in another thread, which loads what is new while this
+        one works on.
+        """
+        successor = Worker(settings, self._database, self)
+        successor.warm_up()
+        self._successor = successor
+        return successor
+
+    @property
+    def _must_end(self) -> bool:
+        return self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent
+
+    @property
+    def _named(self) -> Iterator[str]:
+        """The pipelines that rules name and this node runs."""
+        names = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        return filter(self._settings.workers.takes, names)
 
     def _work(self) -> None:
         pause = _POLL_SECONDS
-        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
+        while not (self._must_end or self._successor):
             try:
                 if self.run_once() or self._ahead.run_once():
                     pause = _POLL_SECONDS
@@ -159,13 +186,9 @@ class Worker:
         )
 
     def warm_up(self) -> None:
-        """Load the pipelines that rules name and this node runs; one that cannot be loaded fails only its
-        jobs.
-        """
+        """Load the pipelines of the rules; one that cannot be loaded fails only its jobs."""
         started = time.monotonic()
-        for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
-            if not self._settings.workers.takes(name):
-                continue
+        for name in self._named:
             try:
                 self._pipeline(name)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from ai_pipeline import pipelines
 from dicom_node import jobs
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Job, Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import configuration
+from tests.unit.jobs.worker_lab import configuration, register
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,6 +107,24 @@ def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(tmp_
         with worker_of(node):
             wait_until(in_state(node, JobState.SUCCEEDED))
         assert the_job(node).attempts == 2
+
+
+def test_a_successor_under_another_configuration_keeps_the_pipelines_that_rules_still_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
+    register()
+    with node_with(tmp_path, "find") as node:
+        (rule,) = node.settings.rules
+        program = rule.model_copy(update={"name": "other", "pipeline": "command"})
+        worker = Worker(node.settings.model_copy(update={"rules": (rule, program)}), node.database)
+        worker.warm_up()
+        successor = worker.succeeded_under(node.settings)
+        assert successor._pipelines == {"obedient": worker._pipelines["obedient"]}
+        assert worker.run_forever() is successor
+        assert the_job(node).state is JobState.QUEUED, "it leaves what waits to its successor"
+        worker.retiring.set()
+        assert successor.run_forever() is None
 
 
 @pytest.mark.parametrize(("do", "limit"), [("hang", 4), ("die", 60)])

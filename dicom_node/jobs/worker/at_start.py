@@ -1,0 +1,55 @@
+"""What a worker process takes at its start and keeps to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_pipeline.models.registry import from_environment
+from ai_pipeline.pipelines import is_ours
+from dicom_node.config.settings import Settings
+from dicom_node.jobs.worker.images import device_rules_of
+from dicom_node.logs import LogTarget
+
+_Stamp = tuple[Path, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AtStart:
+    """``files``: the site's models and device rules, with size and time. ``foreign``: pipelines of other
+    packages, whose code may change at any time.
+    """
+
+    threads: int
+    memory_mib: int
+    log: tuple[str, LogTarget]
+    files: frozenset[_Stamp]
+    foreign: frozenset[str]
+
+    @staticmethod
+    def under(settings: Settings) -> AtStart:
+        """What a process takes that starts now."""
+        workers = settings.workers
+        folders = workers.models_dir or from_environment(), device_rules_of(settings)
+        names = {rule.pipeline for rule in settings.rules if workers.takes(rule.pipeline)}
+        return AtStart(
+            workers.threads,
+            workers.memory_mib,
+            (settings.node.log_level, settings.log_target),
+            frozenset(stamp for folder in folders if folder for stamp in _stamps(folder)),
+            frozenset(name for name in names if not is_ours(name)),
+        )
+
+    def serves(self, now: AtStart) -> bool:
+        """Whether a process that took this may go on where a new one would take what is there ``now``."""
+        return self == now and not self.foreign
+
+
+def _stamps(folder: Path) -> Iterator[_Stamp]:
+    yield folder, 0, 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            about = path.lstat()
+            yield path, about.st_size, about.st_mtime_ns
