@@ -27,6 +27,7 @@ from ai_training.studies.material import Rows, StudyMaterial
 
 PREDICTIONS = "predictions.npz"
 TIMED, AT_ONCE = 10, 64
+GPU_WORKERS = 2  # a step of a GPU takes as long as to draw its batch
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -93,6 +94,7 @@ class ArmRun(TrainingRun):
         )
         precision = "bf16" if arm.network.precision == "bfloat16" else "fp32"
         super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, precision)
+        self.workers = GPU_WORKERS if self.device.type == "cuda" else 0
 
     def examples(self) -> ArmBatches:
         return ArmBatches(self.arm, self.seed, self.pixels, self.truth, self.learned)
