@@ -49,15 +49,15 @@ class Receiver:
     name: str
     durable: str
     start: Callable[[Path, int], subprocess.Popen[bytes]]
-    program: str = ""
-    """Of Debian; "" for Python's."""
+    programs: tuple[str, ...] = ()
+    """What it needs beside Python."""
     stalls: bool = False
     """Sends responses in two pieces with Nagle on."""
 
     @property
     def is_installed(self) -> bool:
         """Whether it can be started here."""
-        return not self.program or _which(self.program) is not None
+        return all(_which(program) is not None for program in self.programs)
 
 
 @dataclass(slots=True)
@@ -128,9 +128,13 @@ def _wait_until_accepting(process: subprocess.Popen[bytes], port: int, sop_class
             time.sleep(0.05)
 
 
-def _start(*command: str) -> subprocess.Popen[bytes]:
+def _start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
     )
 
 
@@ -172,15 +176,22 @@ def _sink(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return _start(sys.executable, str(Path(__file__).with_name("sink.py")), str(folder), str(port))
 
 
-def _storescp(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    return _start(_path("storescp"), "--fork", "+xa", "-od", str(folder), "--max-pdu", "131072", str(port))
+def _storescp(folder: Path, port: int, **environment: str) -> subprocess.Popen[bytes]:
+    options = ("--fork", "+xa", "-od", str(folder), "--max-pdu", "131072", str(port))
+    return _start(_path("storescp"), *options, **environment)
+
+
+def _storescp_syncing(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    library = folder.parent / "sync_on_close.so"
+    source = Path(__file__).with_name("sync_on_close.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return _storescp(folder, port, LD_PRELOAD=str(library))
 
 
 def _orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
     config = {
         "Name": "bench",
         "StorageDirectory": str(folder / "storage"),
-        "SyncStorageArea": False,
         "HttpServerEnabled": False,
         "DicomAet": "AINODE",
         "DicomPort": port,
@@ -206,8 +217,9 @@ def _path(program: str) -> str:
 
 NODE = Receiver("this node", "yes", _node)
 DOCUMENTED = Receiver("pynetdicom as documented", "no", _documented)
-STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
-ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
+STORESCP = Receiver("storescp", "no", _storescp, ("storescp",), stalls=True)
+SYNCING = Receiver("storescp, a sync per file", "yes", _storescp_syncing, ("storescp", "cc"), stalls=True)
+ORTHANC = Receiver("Orthanc", "yes", _orthanc, ("Orthanc",), stalls=True)
 SINK = Receiver("bare sink", "yes", _sink)
 TWO_LISTENERS = Receiver("this node, two listeners", "yes", _two_listeners)
-RECEIVERS = (NODE, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)
+RECEIVERS = (NODE, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, SYNCING, ORTHANC)
