@@ -19,7 +19,10 @@ def delayed(address: tuple[str, int], seconds: float) -> Iterator[tuple[str, int
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         other = await asyncio.open_connection(*address)
-        await asyncio.gather(_pass_on(reader, other[1], seconds / 2), _pass_on(other[0], writer, seconds / 2))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(
+                _pass_on(reader, other[1], seconds / 2), _pass_on(other[0], writer, seconds / 2)
+            )
 
     server = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, "127.0.0.1", 0), loop).result()
     try:

@@ -33,7 +33,7 @@ SETTINGS_PAGE, EVENTS_PAGE, COMMANDS_PAGE, STATES_PAGE, STATUSES_PAGE = (
 )
 CONFORMANCE = (DOCS / "conformance.md").read_text(encoding="utf-8")
 _FILE = r"`((?:docs|tests|orthanc)/[\w./-]+|config/[\w/-]+\.(?!py`)\w+)`"
-REFERENCE = {"benchmarks.md", "conformance.md", "models.md"}
+REFERENCE = {"conformance.md", "models.md"}
 """Longer pages beside those of docs/reference: what is generated, and measurements to look up."""
 
 

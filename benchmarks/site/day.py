@@ -61,7 +61,7 @@ _BY_HOUR = {  # how many of its studies come in which hour, from midnight
     "clinic": [0, 0, 0, 0, 0, 0, 0, 3, 9, 12, 12, 10, 5, 8, 10, 9, 6, 2, 0, 0, 0, 0, 0, 0],
 }
 _SHARE = {"emergency": 0.3, "ward": 0.25, "clinic": 0.45}  # of the modalities
-_SECONDS = {"US": 1.0, "DX": 0.56}  # for each image: docs/benchmarks.md
+_SECONDS = {"US": 1.0, "DX": 0.56}  # for each image: docs/reference/measurements.md
 _SAMPLE_SECONDS = 5.0
 
 

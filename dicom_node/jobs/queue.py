@@ -335,7 +335,8 @@ LOW = timedelta(hours=1)
 PASSES = 0.25
 """A running job is interrupted for others whose estimated work is at most this share of its own."""
 SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 1.0, 0.5
-"""A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/benchmarks.md)."""
+"""A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/reference/
+measurements.md)."""
 
 
 def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:

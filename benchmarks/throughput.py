@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""How many studies an hour a node manages, and how long results take while it does: a clinic's mix.
+
+    benchmarks/throughput.py --data DIR [--studies N] [--shares .5 .8] [--json FILE] [--flame FILE]
+
+Of ten studies six are chest X-rays (2,500 × 2,500), three ultrasound stills (1,024 × 768), one is a cine (60
+frames of 640 × 480). One node with one worker and a real Orthanc as PACS, quiet time 0. First all studies are
+sent as fast as the node takes them: that is the limit. Then they come evenly, at shares of the limit.
+Turnaround is from the last acknowledgement of a study to its last result confirmed in the PACS. Processor
+time is that of the node's processes; ``--flame`` draws where it went (py-spy, as root).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.cleaning import write_cine
+from benchmarks.lab import command_line, configuration
+from benchmarks.turnaround import END, RULES, chests, seconds_to_confirmed, ultrasounds
+from dicom_node.dicom.uids import derived_uid
+from tests.node_lab import Node, running, store
+from tests.wire.orthanc_lab import start_orthanc
+
+FRAMES = 60
+CHESTS, STILLS = 6, 3  # of ten; the tenth is a cine
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rate. ``rate``: studies that were sent in an hour, 0: at once; seconds; CPU seconds a study."""
+
+    rate: float
+    studies: int
+    an_hour: float
+    p50: float
+    p95: float
+    cpu: dict[str, float]
+    memory_mib: float
+    ends: dict[str, int]
+
+
+def main() -> int:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the public sets")
+    parser.add_argument("--studies", type=int, default=40, help="of each rate")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.5, 0.8], help="of the limit")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--flame", type=Path, help="write a flame graph (SVG) of the first rate here")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="throughput-") as name:
+        folder = Path(name)
+        mix = list(make_mix(given.data, folder))
+        rows = [measure(folder / "limit", mix, given.studies, 0, given.flame)]
+        for share in given.shares:
+            rate = rows[0].an_hour * share
+            rows.append(measure(folder / f"share-{share}", mix, given.studies, rate))
+    print_rows(rows)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return 0
+
+
+def make_mix(data: Path, folder: Path) -> Iterator[Path]:
+    """Files of ten images, in the order that they are sent in again and again."""
+    images = [*list(chests(data, CHESTS))[:CHESTS], *list(ultrasounds(data, STILLS))[:STILLS]]
+    for number, image in enumerate(images):
+        path = folder / f"{number}.dcm"
+        image.save_as(path, enforce_file_format=True)
+        yield path
+    yield write_cine(data, folder / "cine.dcm", FRAMES)
+
+
+def measure(folder: Path, mix: Sequence[Path], studies: int, rate: float, flame: Path | None = None) -> Row:
+    """Send ``studies`` at ``rate`` an hour (0: at once) to a fresh node; one of each kind warms it up."""
+    with (
+        start_orthanc(folder / "pacs", ae_title="ORTHANC") as pacs,
+        running(Node(folder / "node", configuration(pacs.dicom_port, *RULES))) as node,
+    ):
+        first = [copy_of(mix[place], -1 - place) for place in (0, CHESTS)]
+        for image in first:
+            store(node.port, [image], "MODALITY")
+        node.wait_for(END, count=len(first))
+        before = cpu_seconds(node.pid)
+        with _drawn(node.pid, flame):
+            begun = time.monotonic()
+            sent = [_send(node, mix, number, rate, begun) for number in range(studies)]
+            found = node.wait_for(END, count=studies + len(first), seconds=900)
+            took = time.monotonic() - begun
+        cpu = {
+            name: (seconds - before.get(name, 0)) / studies for name, seconds in cpu_seconds(node.pid).items()
+        }
+        memory = sum(one.memory_full_info().pss for one in processes(node.pid)) / 2**20
+        ended = [found[uid] for uid in sent]
+        seconds = [seconds_to_confirmed(node, study) for study in ended if study["state"] == "delivered"]
+    return Row(
+        rate=rate,
+        studies=studies,
+        an_hour=3600 * studies / took,
+        p50=float(np.percentile(seconds, 50)),
+        p95=float(np.percentile(seconds, 95)),
+        cpu=cpu,
+        memory_mib=memory,
+        ends=dict(Counter(study["state"] for study in ended)),
+    )
+
+
+def copy_of(path: Path, number: int) -> Dataset:
+    """The image as a study of its own."""
+    image = dcmread(path)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(image, keyword, derived_uid("throughput", keyword, str(number)))
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.PatientID = f"MIX{number}"
+    return image
+
+
+def _send(node: Node, mix: Sequence[Path], number: int, rate: float, begun: float) -> str:
+    image = copy_of(mix[(7 * number) % len(mix)], number)  # the kinds alternate
+    if rate:
+        time.sleep(max(0.0, begun + 3600 / rate * number - time.monotonic()))
+    assert store(node.port, [image], "MODALITY") == [0x0000]
+    return str(image.StudyInstanceUID)
+
+
+def processes(pid: int) -> list[psutil.Process]:
+    """The node's main process and all that it started."""
+    main_process = psutil.Process(pid)
+    return [main_process, *main_process.children(recursive=True)]
+
+
+def cpu_seconds(pid: int) -> dict[str, float]:
+    """Processor seconds by kind of process: ``dicom_node.scp``, ``dicom_node.jobs.worker``, …"""
+    found: Counter[str] = Counter()
+    for process in processes(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            words, times = process.cmdline(), process.cpu_times()
+            name = words[words.index("-m") + 1] if "-m" in words else "other"
+            found[name] += times.user + times.system + times.children_user + times.children_system
+    return dict(found)
+
+
+@contextlib.contextmanager
+def _drawn(pid: int, flame: Path | None) -> Iterator[None]:
+    if flame is None:
+        yield
+        return
+    words = ["py-spy", "record", "--subprocesses", "--rate", "50", "--pid", str(pid), "--output", str(flame)]
+    recorder = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        recorder.send_signal(signal.SIGINT)  # py-spy writes its graph then
+        recorder.wait()
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A table in Markdown, then processor seconds by process at the limit."""
+    print("| sent an hour | studies | done an hour | turnaround p50 s | p95 s | CPU s a study | MiB | ends |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        ends = ", ".join(f"{count} {state}" for state, count in row.ends.items())
+        print(
+            f"| {f'{row.rate:.0f}' if row.rate else 'at once'} | {row.studies} | {row.an_hour:.0f} "
+            f"| {row.p50:.1f} | {row.p95:.1f} | {sum(row.cpu.values()):.2f} | {row.memory_mib:.0f} | {ends} |"
+        )
+    print("\nProcessor seconds a study at the limit:")
+    for name, seconds in sorted(rows[0].cpu.items(), key=lambda pair: -pair[1]):
+        print(f"  {name:30}{seconds:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
