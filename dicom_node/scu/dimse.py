@@ -14,7 +14,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
@@ -66,7 +66,7 @@ class DimseDestination(DimseCaller):
             unanswered: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                if problem := self._find(association, group, found):
+                if problem := self._find(association, _question(group), found):
                     unanswered[series] = problem
         return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
 
@@ -79,14 +79,7 @@ class DimseDestination(DimseCaller):
         if self._peer.confirm == "commitment":
             checks.append(check_commitment(self))
         if self._peer.may_be_asked:
-            with self.associate(_find_contexts(), service="query") as association:
-                ok = not isinstance(association, NoAssociation)
-                text = (
-                    association.text
-                    if isinstance(association, NoAssociation)
-                    else "Study Root C-FIND accepted"
-                )
-                checks.append(Check("query", ok, text))
+            checks.append(self._check_query())
         return checks
 
     def echo(self) -> Check:
@@ -133,6 +126,15 @@ class DimseDestination(DimseCaller):
             for kind, uid in wanted
         ]
 
+    def _check_query(self) -> Check:
+        """C-FIND for an object that nobody has: a PACS may accept the context and refuse the question."""
+        question = _image_question(generate_uid(), generate_uid(), generate_uid())
+        with self.associate(_find_contexts(), service="query") as association:
+            if isinstance(association, NoAssociation):
+                return Check("query", False, association.text)
+            problem = self._find(association, question, {})
+        return Check("query", problem is None, problem.text if problem else "Study Root C-FIND answered")
+
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
@@ -150,10 +152,9 @@ class DimseDestination(DimseCaller):
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _find(
-        self, association: Association, group: Sequence[Outgoing], found: dict[str, str]
+        self, association: Association, question: Dataset, found: dict[str, str]
     ) -> Confirmation | None:
-        """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
-        question = _question(group)
+        """Ask for objects of one series; what is there goes to ``found``. Returns what went wrong."""
         code = None
         with self.waiting(association, self._settings.outbox.answer_seconds):
             try:
@@ -167,7 +168,7 @@ class DimseDestination(DimseCaller):
                 code = None
             if code is None:
                 association.abort()
-        self.debug("C-FIND", objects=len(group), status=code)
+        self.debug("C-FIND", found=len(found), status=code)
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
         if code is None:
@@ -213,11 +214,17 @@ def _transfer_syntax(item: Outgoing) -> UID:
 
 
 def _question(group: Sequence[Outgoing]) -> Dataset:
+    first = group[0]
+    instance = first.sop_instance_uid if len(group) == 1 else ""
+    return _image_question(first.study_instance_uid, first.series_instance_uid, instance)
+
+
+def _image_question(study: str, series: str, instance: str) -> Dataset:
     question = Dataset()
     question.QueryRetrieveLevel = "IMAGE"
-    question.StudyInstanceUID = group[0].study_instance_uid
-    question.SeriesInstanceUID = group[0].series_instance_uid
-    question.SOPInstanceUID = group[0].sop_instance_uid if len(group) == 1 else ""
+    question.StudyInstanceUID = study
+    question.SeriesInstanceUID = series
+    question.SOPInstanceUID = instance
     question.SOPClassUID = ""
     return question
 

@@ -75,9 +75,17 @@ def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
     """What event 6011 says, with the lines of the settings that it names."""
     for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else "the node's log says why (6011)")
+        read.add_named(key, "", _why_refused(key, settings))
     why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
     return "\n  ".join(["the node keeps the configuration before:", *why])
+
+
+def _why_refused(key: str, settings: Settings) -> str:
+    if key in settings.fixed:
+        return NEEDS_RESTART
+    if key.endswith(".pipeline"):
+        return "the running node cannot load it: restart the node if it was installed since its start"
+    return "the node's log says why (6011)"
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ImplicitVRLittleEndian,
     MRImageStorage,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom import evt
 
 from dicom_node.events import (
     DELIVERY_CONFIRMED,
@@ -316,6 +319,25 @@ def test_peers_test_says_what_the_pacs_takes(tmp_path: Path) -> None:
         checks = open_destination(outbox.settings.peer("pacs"), outbox.settings).test()
     assert {check.name for check in checks if check.ok} == {"echo", "sr"}
     assert {check.name for check in checks if not check.ok} == {"gsps", "sc", "query"}
+
+
+class SilentToStrangers(Pacs):
+    """As Orthanc does with a node that its DicomModalities do not name."""
+
+    def handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
+        return [*super().handlers(), (evt.EVT_C_FIND, self._refuse)]
+
+    @staticmethod
+    def _refuse(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        event.assoc.abort()
+        yield 0xC000, None
+
+
+def test_peers_test_asks_a_pacs_that_accepts_queries_and_answers_none(tmp_path: Path) -> None:
+    with run_pacs(SilentToStrangers(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer()])
+        checks = open_destination(outbox.settings.peer("pacs"), outbox.settings).test()
+    assert [check.name for check in checks if not check.ok] == ["query"]
 
 
 @pytest.mark.debian("postgresql")
