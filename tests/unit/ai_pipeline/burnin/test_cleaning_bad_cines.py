@@ -37,7 +37,8 @@ from tests.unit.ai_pipeline.phantoms import (
 )
 
 SIZE = (480, 640)
-LONG, WARM = 80, 16  # frames
+SMALL = (160, 240)
+LONG, WARM = 48, 16  # frames; the first are a window
 TRUNCATED = [
     pytest.param(0.02, id="its header alone"),
     pytest.param(0.5, id="half of it"),
@@ -57,8 +58,8 @@ def coloured(frames: Sequence[Picture]) -> list[Picture]:
 
 @pytest.mark.parametrize(("shown_in", "colour"), [(0, False), (7, True), (16, False), (17, True)])
 def test_a_name_in_one_frame_goes_whichever_it_is(shown_in: int, colour: bool, reader: Reader) -> None:
-    frames = coloured(cine(18)) if colour else cine(18)
-    frames[shown_in] = burn(frames[shown_in], NAME, (90, 120), (255, 255, 255) if colour else 255, 16)
+    frames = coloured(cine(18, size=SMALL)) if colour else cine(18, size=SMALL)
+    frames[shown_in] = burn(frames[shown_in], NAME, (60, 80), (255, 255, 255) if colour else 255, 16)
     image = ArrayImage(stacked(frames), photometric="RGB" if colour else "MONOCHROME2")
     assert frames_with_secrets(image.frames, [shown_in], reader) == [shown_in]
     assert left_over(image, [shown_in], reader) == []
@@ -66,20 +67,22 @@ def test_a_name_in_one_frame_goes_whichever_it_is(shown_in: int, colour: bool, r
 
 def test_a_name_that_moves_goes_from_every_frame(reader: Reader) -> None:
     frames = [
-        burn(frame, NAME, (10 + 9 * index, 20 + 11 * index), 255, 16) for index, frame in enumerate(cine(12))
+        burn(frame, NAME, (10 + 9 * index, 20 + 11 * index), 255, 16) for index, frame in enumerate(cine(8))
     ]
-    assert left_over(ArrayImage(stacked(frames)), range(0, 12, 2), reader) == []
+    assert left_over(ArrayImage(stacked(frames)), range(0, 8, 2), reader) == []
 
 
 def test_a_name_that_fades_in_goes(reader: Reader) -> None:
-    frames = [burn(frame, NAME, (8, 10), 24 * index, 16) for index, frame in enumerate(cine(10))]
-    assert left_over(ArrayImage(stacked(frames)), range(10), reader) == []
+    frames = [burn(frame, NAME, (8, 10), 40 * index, 16) for index, frame in enumerate(cine(6, size=SMALL))]
+    assert left_over(ArrayImage(stacked(frames)), range(6), reader) == []
 
 
 def test_names_that_take_turns_at_one_place_go(reader: Reader) -> None:
     texts = (NAME, "BORN " + BORN, "ID " + NUMBER)
-    frames = [burn(frame, texts[index % 3], (8, 10), 255, 16) for index, frame in enumerate(cine(12))]
-    assert left_over(ArrayImage(stacked(frames)), range(6), reader) == []
+    frames = [
+        burn(frame, texts[index % 3], (8, 10), 255, 16) for index, frame in enumerate(cine(6, size=SMALL))
+    ]
+    assert left_over(ArrayImage(stacked(frames)), range(3), reader) == []
 
 
 def left_over(image: ArrayImage, numbers: Sequence[int], reader: Reader) -> list[int]:

@@ -162,7 +162,7 @@ HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
     "very small": lambda: (echo(), burn(echo(), NAME, (8, 8), 255, 9)),
     "very large": lambda: (echo(), burn(echo(), "KOWALSKA", (8, 8), 255, 60)),
     "dark grey on black": lambda: (echo(), burn(echo(), NAME, (8, 8), 28, 18)),
-    "in a tall strip": lambda: in_a_strip((1800, 240)),
+    "in a tall strip": lambda: in_a_strip((1200, 160)),
     "in Korean": lambda: in_other_letters("홍길동", (10, 8)),
     "in Korean with a date": lambda: in_other_letters("김민준 여 1970-01-02", (150, 180)),
     "in Japanese": lambda: in_other_letters("山田 太郎", (200, 180)),

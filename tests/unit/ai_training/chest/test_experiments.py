@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path) -> None:
-    small, out = subset(data, tmp_path / "data", per_split=40), tmp_path / "out"
+    small, out = subset(data, tmp_path / "data", per_split=16), tmp_path / "out"
     made = SMALL.changed("tiny", {"schedule": {"iterations": 2}, "seed": 3})
 
     card = registry.load(ship(small, out, fit(small, out, made), out / "cache"))
@@ -203,7 +203,7 @@ def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path
 
 @pytest.mark.data
 def test_levers_are_compared_on_the_same_validation_images(data: Path, tmp_path: Path) -> None:
-    small = subset(data, tmp_path / "data", per_split=40)
+    small = subset(data, tmp_path / "data", per_split=16)
     base = SMALL.changed("base", {})
     soft = experiment.Variant(experiment=base.changed("soft", {"loss": {"soft": 0.0}}), against="base")
     study = experiment.Levers(base=base, variants=(soft,))
@@ -220,7 +220,7 @@ def test_levers_are_compared_on_the_same_validation_images(data: Path, tmp_path:
 
 @pytest.mark.data
 def test_pretraining_leaves_a_backbone_that_an_experiment_starts_from(data: Path, tmp_path: Path) -> None:
-    small = subset(data, tmp_path / "data", per_split=40)
+    small = subset(data, tmp_path / "data", per_split=16)
     how = Contrast(size=64, batch=8, epochs=0.3, queue=32)
     left = pretrain(small, tmp_path / "pre", how)
     made = SMALL.changed("started", {"network": {"initial": str(left)}})

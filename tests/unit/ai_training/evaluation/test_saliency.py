@@ -159,7 +159,7 @@ def test_many_layers_are_lost_in_few_stages_the_topmost_alone() -> None:
 
 @pytest.mark.data
 def test_the_shown_heat_map_knows_more_than_the_centre_and_depends_on_the_network(data: Path) -> None:
-    figures = saliency_figures(data, "val", Classifier(find("chest-efficientnet-lite0")), most=12)
+    figures = saliency_figures(data, "val", Classifier(find("chest-efficientnet-lite0")), most=6)
 
     assert figures["pointing"]["shown"][0] > figures["pointing"]["centre"][0]
     assert figures["energy"]["shown - centre"][1] > 0.0
