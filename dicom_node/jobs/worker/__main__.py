@@ -47,6 +47,7 @@ def main() -> int:
     from dicom_node.jobs.worker.process import Worker
 
     database = Database(loaded.database_url)
+    database.changes.follow(database.engine)
     try:
         _work(Worker(loaded, database))
     finally:
