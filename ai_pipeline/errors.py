@@ -67,6 +67,10 @@ class NotThisNetwork(ModelError):
     """The architecture is unknown or the parameters are another network's. The text says the remedy."""
 
 
+class NoProvider(ModelError):
+    """Networks cannot be run where the setting says. The text says what is missing and the remedy."""
+
+
 class NoNumber(ModelError):
     """A network returned NaN or infinity, so there is no result for this image."""
 

@@ -57,6 +57,7 @@ from dicom_node.outbox.removals import Removals
 from dicom_node.processes import running
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
+from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.assemble import Assembler
@@ -64,7 +65,7 @@ from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
 
-_INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
 _INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
 _INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
@@ -75,6 +76,7 @@ _ENTERED_SECONDS = 10.0
 _MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
 _DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
+_REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
 _LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
 
@@ -199,16 +201,20 @@ class Background:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
-        """Work once a second until the stop, in a thread; what is under way then is ended first."""
+        """Work until the stop, in a thread, once a second while something happens, else more seldom; what is
+        under way then is ended first.
+        """
 
         def loop() -> None:
             while not self._stop.is_set():
+                seen = self._database.changes.count
                 try:
                     work(self._stop)
                 except SQLAlchemyError as error:
                     self._database.outage.noticed(error)
                     self._stop.wait(_AWAY_SECONDS)
-                self._stop.wait(1.0)
+                self._stop.wait(_REPEAT_SECONDS)
+                self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
         self._run(name, loop)
 
@@ -245,8 +251,10 @@ class Background:
         return False
 
     def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
+        changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
+            seen, traces = changes.count, self._indexer.traces()
             while waits_for_first:
                 waits_for_first.pop()(self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
@@ -254,8 +262,16 @@ class Background:
             self._indexing_goes_on()
             if ending:
                 return
+            pause = changes.pause(pause, found=bool(busy))
             if not busy:
-                self._stop.wait(_INDEX_POLL_SECONDS)
+                self._wait_for_work(seen, traces, min(pause, self._assembler.seconds_to_next()))
+
+    def _wait_for_work(self, seen: int, traces: object, seconds: float) -> None:
+        """Wait until something was received or committed, or a study may be quiet."""
+        end = time.monotonic() + seconds
+        while not self._stop.wait(_ARRIVAL_SECONDS) and time.monotonic() < end:
+            if self._database.changes.count != seen or self._indexer.traces() != traces:
+                return
 
     def _indexing_failed(self, error: Exception) -> None:
         """An event for the first of a row; without the text, which may quote data."""

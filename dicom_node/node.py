@@ -81,6 +81,7 @@ def _run(
     if entered.renew() or entered.is_newer_than(begun):
         settings = _checked(files, role)
     entered.taken_over()
+    database.changes.follow(database.engine)
     node = _MainProcess(settings, files, role, place, entered)
     node.start()
     while _wants_reload(signals):

@@ -1,7 +1,8 @@
 """Inference: arrays in, arrays out, whatever runs the network.
 
-ONNX Runtime is the default (imports in 0.2 s, needs no torch). ``torch`` (training, GPU) and ``openvino``
-run the same file where they are installed; a test holds the backends equal on every shipped model.
+ONNX Runtime is the default (imports in 0.2 s, needs no torch), with one execution provider for all networks,
+which :data:`INFERENCE` chooses. ``torch`` (training, GPU) and ``openvino`` run the same file where they are
+installed; a test holds backends and providers equal.
 """
 
 from __future__ import annotations
@@ -10,18 +11,26 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.errors import CardError, NoNumber
+from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models.registry import Card, Weights, read
 
 Floats = npt.NDArray[np.float32]
 Backend = Literal["onnxruntime", "torch", "openvino"]
 ONNX, SAFETENSORS = ".onnx", ".safetensors"
 FORMATS = (ONNX, SAFETENSORS)
+INFERENCE: Final = "AI_PIPELINE_INFERENCE"
+"""The environment's variable that says where networks run, by a name of ``PROVIDERS``; cpu without it."""
+PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # Without these both compute with fewer bits where they can: other findings.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "openvino": ("OpenVINOExecutionProvider", {"device_type": "CPU", "precision": "FP32"}),
+}
 LARGE_INPUT = 16 << 20
 """Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times as much:
 it would be missing in the next step. Of smaller ones it is kept for the next run, which is quicker."""
@@ -100,18 +109,52 @@ def parameters(weights: Weights) -> dict[str, Floats]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
+def inference() -> str:
+    """The name in ``PROVIDERS`` of where this process runs networks."""
+    return os.environ.get(INFERENCE) or "cpu"
+
+
+def lacking(where: str) -> str:
+    """What the installed ONNX Runtime lacks to run networks there, with the remedy; empty when it can."""
+    if where == "cpu":
+        return ""
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    if where not in PROVIDERS:
+        return f"there is no inference {where!r}: choose from {', '.join(PROVIDERS)}"
+    if (provider := PROVIDERS[where][0]) in there:
+        return ""
+    return (
+        f"the installed onnxruntime {onnxruntime.__version__} has no {provider} (it has {', '.join(there)}): "
+        "install the build of onnxruntime that has it, or choose cpu (docs/deploy/inference.md)"
+    )
+
+
+def session(data: bytes, threads: int) -> Any:
+    """An ONNX file as a session of ONNX Runtime where this process runs networks. Raises NoProvider."""
+    import onnxruntime
+
+    where = inference()
+    if missing := lacking(where):
+        raise NoProvider(missing)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads must not spin: workers, listener and decoder share the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    chosen = dict.fromkeys([where, "cpu"])
+    made = onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[one] for one in chosen])
+    if PROVIDERS[where][0] not in made.get_providers():  # it falls back in silence
+        raise NoProvider(f"inference on {where} does not start here: the log has the reason of ONNX Runtime")
+    return made
+
+
 class OnnxRuntime:
-    """An ONNX file on ONNX Runtime's CPU provider."""
+    """An ONNX file on ONNX Runtime."""
 
     def __init__(self, data: bytes, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads must not spin: workers, listener and decoder share the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = session(data, threads)
         self._inputs = [given.name for given in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 

@@ -124,6 +124,8 @@ class WorkerSettings(Section):
     """Worker processes of this node; 0: this machine runs none."""
     threads: int = Field(2, ge=1, le=128)
     """CPU threads of one worker's inference."""
+    inference: Literal["cpu", "cuda", "openvino"] = "cpu"
+    """Where ONNX Runtime runs all networks: cuda and openvino need a build of it that has them."""
     models_dir: Path | None = None
     """Folder with your own model cards and weights, besides those shipped."""
     device_rules_dir: Path | None = None

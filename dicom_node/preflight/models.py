@@ -11,6 +11,7 @@ from ai_pipeline.contract import PipelineCard
 from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
+from ai_pipeline.models.engine import lacking
 from ai_pipeline.models.store.folder import in_use
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults, slots
 from dicom_node.config.mistakes import did_you_mean
@@ -133,6 +134,8 @@ def check_models(settings: Settings) -> Found:
         further = ", or set 0 on a machine that runs no models"
         yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"
         return
+    if remedy := lacking(settings.workers.inference):
+        yield "workers.inference", settings.workers.inference, remedy
     yield from _check_decoder()
     yield from _check_cards(settings)
     yield from _check_device_rules(settings)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import (
@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
 from dicom_node.events import log
+from dicom_node.store.changes import CHANNEL, Changes
 
 EVENTS = "dicom_node_events"
 """Under which the session of a writing scope keeps its events until it is committed."""
@@ -66,6 +67,7 @@ class Database:
                 "node.database_url cannot be read: write postgresql+psycopg://USER@HOST:PORT/NAME"
             ) from None
         self.outage = DatabaseOutage()
+        self.changes = Changes()
         self.copy_decisions: Callable[[], object] | None = None
         """Called after a transaction with a decision of a person, before its caller goes on."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -101,6 +103,8 @@ class Database:
         with Session(self._writing, expire_on_commit=False) as session:
             with session.begin():
                 yield session
+                if session.info.get(EVENTS) and not self.is_sqlite:
+                    session.execute(text(f"NOTIFY {CHANNEL}"))
             for recorded in session.info.get(EVENTS, ()):
                 log(recorded)
         self.outage.over()

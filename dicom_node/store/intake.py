@@ -213,6 +213,11 @@ def any_due(
     return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
+def next_due_at(session: Session, now: datetime) -> datetime | None:
+    """When the next quiet time ends of those that have not ended."""
+    return session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
+
+
 def any_due_after(session: Session, latest: datetime) -> bool:
     """Whether a study waits for longer than until ``latest``."""
     return bool(session.scalar(select(exists().where(_is_late(latest)))))

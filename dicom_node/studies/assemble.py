@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from math import inf
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
@@ -68,6 +69,13 @@ class Assembler:
         while self._complete_next(now, also):
             done += 1
         return done
+
+    def seconds_to_next(self) -> float:
+        """Seconds until the next quiet time ends; infinite without one."""
+        now = steady_now()
+        with self._database.read() as session:
+            due = intake.next_due_at(session, now)
+        return (due - now).total_seconds() if due else inf
 
     def _bring_forward(self, latest: datetime) -> None:
         """Limit quiet times: a later one was written by a clock that has been set back since."""

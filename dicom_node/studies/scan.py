@@ -29,6 +29,7 @@ from dicom_node.inbox.spool import Spool, in_turn, marked
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
+from dicom_node.store.changes import stamp
 from dicom_node.store.database import Database
 from dicom_node.studies.associations import JournalIngest
 from dicom_node.studies.indexing import Arrived, Indexing
@@ -66,11 +67,16 @@ class Indexer:
         self._indexing = Indexing(spool, settings, self._inspector)
         self.behind: frozenset[str] = frozenset()
         """Marks of senders of whom more waits than was indexed in the last round."""
+        self._watched: Sequence[Path] = ()
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def waiting(self) -> int:
         """How many files wait."""
         return len(self._spool.pending())
+
+    def traces(self) -> Sequence[object]:
+        """What differs once a listener has spooled a file or written a line; it costs less than a look."""
+        return [stamp(path) for path in self._watched]
 
     def run_once(self, seconds: float = float("inf")) -> int:
         """Read the journals, then index pending files, those of each sender in turn; returns their number.
@@ -79,7 +85,10 @@ class Indexer:
         further file is begun after ``seconds``, so that newly received files get their turn.
         """
         end = time.monotonic() + seconds
-        for folder in journal_folders(self._data_dir):
+        folders = journal_folders(self._data_dir)
+        lines = (path for folder in folders for path in folder.glob("*.jsonl"))
+        self._watched = [self._spool.incoming, *folders, *lines]
+        for folder in folders:
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
         files = in_turn(path for path in self._spool.pending() if not self._waits(path))
         done = 0

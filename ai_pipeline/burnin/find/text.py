@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.find.line_network import Line, LineReader
-from ai_pipeline.models.engine import giving_memory_back
+from ai_pipeline.models.engine import giving_memory_back, inference, session
 
 CERTAIN_TEXT = 0.5
 """Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
@@ -118,6 +118,16 @@ class TextReader:
                 "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,  # 20 % quicker at 1024 × 768
             }
         )
+        if inference() != "cpu":  # rapidocr knows less about where networks run
+            self._run_elsewhere(detector, recogniser, cores)
+
+    def _run_elsewhere(self, detector: Path, recogniser: Path, threads: int) -> None:
+        from omegaconf import flag_override
+
+        config = self._ocr.cfg
+        with flag_override(config, "allow_objects", True):
+            config.Det.session = session(detector.read_bytes(), threads)
+            config.Rec.session = session(recogniser.read_bytes(), threads)
 
     def warm_up(self) -> None:
         """Load both networks."""
@@ -171,9 +181,9 @@ class TextReader:
 
     def _give_memory_back(self) -> None:
         """What the detector took for a tile, half a gigabyte: the next steps on a large picture need it."""
-        session = self._ocr.text_det.session.session
-        [given] = session.get_inputs()
-        session.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
+        detector = self._ocr.text_det.session.session
+        [given] = detector.get_inputs()
+        detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
         """Read a place level or along a vertical line, and upside down where nothing is legible that way.

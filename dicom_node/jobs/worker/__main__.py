@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_pipeline import extras
+from ai_pipeline.models.engine import INFERENCE
 from dicom_node import logs
 from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
 from dicom_node.config import loading
@@ -42,11 +43,13 @@ def main() -> int:
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
     give_way()
     _limit_threads(loaded.workers.threads)
+    os.environ[INFERENCE] = loaded.workers.inference
     limit_memory(loaded.workers.memory_mib)
     # After the thread limit, which libraries read when imported.
     from dicom_node.jobs.worker.process import Worker
 
     database = Database(loaded.database_url)
+    database.changes.follow(database.engine)
     try:
         _work(Worker(loaded, database))
     finally:

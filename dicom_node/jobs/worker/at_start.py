@@ -23,6 +23,7 @@ class AtStart:
     """
 
     threads: int
+    inference: str
     memory_mib: int
     log: tuple[str, LogTarget]
     files: frozenset[_Stamp]
@@ -36,6 +37,7 @@ class AtStart:
         names = {rule.pipeline for rule in settings.rules if workers.takes(rule.pipeline)}
         return AtStart(
             workers.threads,
+            workers.inference,
             workers.memory_mib,
             (settings.node.log_level, settings.log_target),
             frozenset(stamp for folder in folders if folder for stamp in _stamps(folder)),

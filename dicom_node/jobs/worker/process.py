@@ -38,11 +38,11 @@ from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.jobs.worker.shadow import Shadow
 from dicom_node.model.lifecycle import JobState
+from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _LOGGER = logging.getLogger(__name__)
-_POLL_SECONDS, _IDLE_POLL_SECONDS = 0.05, 0.25  # after work, and at last when nothing has come for a while
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
 _GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is abandoned
 _FAILURE_REPORT_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
@@ -117,6 +117,7 @@ class Worker:
         successor = Worker(settings, self._database, self)
         successor.warm_up()
         self._successor = successor
+        self._database.changes.announce()
         return successor
 
     @property
@@ -130,15 +131,15 @@ class Worker:
         return filter(self._settings.workers.takes, names)
 
     def _work(self) -> None:
-        pause = _POLL_SECONDS
+        changes, pause = self._database.changes, SHORTEST
         while not (self._must_end or self._successor):
+            seen = changes.count
             try:
-                if self.run_once() or self._ahead.run_once():
-                    pause = _POLL_SECONDS
-                else:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
+                found = self.run_once() or self._ahead.run_once()
+                pause = changes.pause(pause, found=found)
+                if not found:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
                     self._shadow.look()
-                    self.stopping.wait(pause)
-                    pause = min(1.2 * pause, _IDLE_POLL_SECONDS)
+                    changes.wait(seen, pause, self.stopping)
             except WorkerSpent as spent:
                 _LOGGER.warning("%s: this worker ends", spent)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over

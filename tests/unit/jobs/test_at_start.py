@@ -29,6 +29,7 @@ def test_it_goes_on_under_other_rules_peers_and_limits(tmp_path: Path) -> None:
     [
         lambda folder: taken(folder, workers={"threads": 1}),
         lambda folder: taken(folder, workers={"memory_mib": 0}),
+        lambda folder: taken(folder, workers={"inference": "openvino"}),
         lambda folder: taken(folder, log={"format": "json"}),
         lambda folder: taken(folder / "other"),
         lambda folder: [(folder / "card.toml").write_text("new"), taken(folder)][1],
