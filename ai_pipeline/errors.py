@@ -24,11 +24,11 @@ class HeaderError(ImageError):
 
 
 class PixelError(ImageError):
-    """The pixels cannot be had."""
+    """The pixels of the image cannot be read or decoded."""
 
 
 class OutOfMemory(PixelError):
-    """This process may not have the memory that the image takes."""
+    """The image needs more memory than this process may use."""
 
 
 class CodestreamFault(ImageError, ValueError):

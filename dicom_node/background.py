@@ -428,7 +428,7 @@ class Background:
 
 
 def inode(database: Database) -> int:
-    """Which file the database is; 0 where it is none, or is gone."""
+    """The inode of the SQLite file; 0 for other databases and for a file that is gone."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
 

@@ -51,7 +51,7 @@ def listener_place(place: str) -> str:
 
 
 def listener_command(settings: Settings, place: str) -> list[str]:
-    """How the listener is started."""
+    """The arguments of the Python interpreter that start the listener."""
     command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
     return command + (["--place", listener_place(place)] if listener_place(place) else [])
 

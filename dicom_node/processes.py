@@ -67,7 +67,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """The process id, None while the process does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     @property
@@ -76,12 +76,12 @@ class Child:
         return max(time.monotonic() - self._heard_at, 0.0)
 
     def hang_up(self) -> None:
-        """SIGHUP, if it runs."""
+        """Send SIGHUP to the process if it runs."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
 
     def give(self, line: str) -> None:
-        """Write it a further line, with which it also starts from now on."""
+        """Write a line to the process; a process that is started again gets the line as well."""
         with self._lock:
             self._given = line
             if self._process:

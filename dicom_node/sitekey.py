@@ -48,7 +48,7 @@ class Seal:
         self._cipher = AESGCM(load_or_create(data_dir).derive(purpose))
 
     def close(self, text: str, of: str) -> bytes:
-        """The text, sealed."""
+        """Encrypt ``text`` with the site key; only a call of ``open`` with the same ``of`` can decrypt it."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
 

@@ -41,7 +41,7 @@ class Tools:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """All models, as results list them."""
+        """The models for text, lines, marks and filling, as results list them."""
         return self.text_model, self.line_model, self.mark_model, self.fill_model
 
 

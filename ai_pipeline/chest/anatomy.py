@@ -58,8 +58,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """A width across the patient: ``points`` run from the right edge to the middle and, at the height of the
-    other edge, to the left edge, in source coordinates. ``length`` in pixels of the source."""
+    """A width across the patient, in pixels of the source image.
+
+    ``points``: from the right edge to the midline, then, at the height of the left edge, from the midline to
+    the left edge. ``length``: horizontal distance between the two ends.
+    """
 
     points: tuple[Point, ...]
     length: float

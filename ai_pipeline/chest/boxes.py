@@ -42,8 +42,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBox:
-    """``corners`` and ``point`` as shares of the model input's sides; ``score`` 0 to 1: the overlap (IoU)
-    that is to be expected of the box where the finding is there."""
+    """A box for one finding. ``corners`` and ``point`` are shares of the model input's sides.
+
+    ``score``, 0 to 1: the overlap (IoU) with the true box that is expected if the finding is present.
+    """
 
     corners: tuple[float, float, float, float]
     point: tuple[float, float]
@@ -52,9 +54,9 @@ class ScoredBox:
 
 @dataclass(frozen=True, eq=False)
 class BoxHead:
-    """The candidates of every label that has boxes, by the label's name, in the order of the maps.
+    """Finds boxes among fixed candidates. ``candidates``: by label name, in the order of the network's maps.
 
-    ``trust``: what a detection of a YOLO adds to the score of a candidate that it covers exactly.
+    ``trust``: what a YOLO detection adds to the score of a candidate box that it covers exactly.
     """
 
     candidates: Mapping[str, Candidates]

@@ -63,7 +63,9 @@ class Classifier:
 
     @property
     def has_gate(self) -> bool:
-        """False when only the header can tell whether an image is one that the model was made for."""
+        """Whether the card has a pixel gate. Without one, only the DICOM header can show that an image is
+        unsuitable.
+        """
         return self._gate is not None
 
     def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:

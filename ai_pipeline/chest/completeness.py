@@ -53,21 +53,26 @@ NEEDS: Final[Mapping[str, Edge]] = {"Effusion": Edge.BOTTOM, "Pneumothorax": Edg
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The judge of an edge: ``weights [6]`` and ``offset`` of a logistic model, and the value above which the
-    film is cut there."""
+    """A logistic model that judges whether the film is cut off at one edge.
+
+    ``weights [6]`` and ``offset`` of the model; the film is cut off where the model's value is above
+    ``limit``.
+    """
 
     weights: tuple[float, ...]
     offset: float
     limit: float
 
     def is_cut(self, figures: Sequence[float]) -> bool:
-        """Whether the film is cut at an edge with these ``figures``."""
+        """Whether the film is cut off at an edge, from the six ``figures`` measured there."""
         return figures[0] <= FAR and float(np.dot(self.weights, figures) + self.offset) > self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Judges of the three edges; of a card without coefficients none, and nothing is called cut."""
+    """The judges of the three edges. If the card has no coefficients, there are none, and no edge is called
+    cut.
+    """
 
     judges: Mapping[Edge, Judge]
 

@@ -76,11 +76,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureGate:
-    """``mean [C]``, ``spread [C]``, ``directions [K, C]`` (orthonormal rows); ``head`` None in old gates.
+    """Measures how far an image's features are from those of chest X-rays.
 
-    ``usual``: the share of a feature vector's deviation that the directions leave unexplained in nine of ten
-    chests. Severe disease deviates far as well, but along the directions, so the unexplained part counts in
-    full only from this share on. 0 in old gates: it always does.
+    ``mean [C]``, ``spread [C]`` and ``directions [K, C]`` (orthonormal rows) describe the features of chest
+    X-rays. ``head``: a classifier as a second measure, None in old gates.
+
+    ``usual``: in nine of ten chest X-rays the directions leave at most this share of the deviation from the
+    mean unexplained. Severe disease deviates far as well, but along the directions; so the unexplained part
+    counts less below this share. 0 in old gates: it always counts in full.
     """
 
     mean: Floats

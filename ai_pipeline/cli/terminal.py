@@ -26,7 +26,7 @@ def progress_bar(total: float | None = None) -> Iterator[Callable[..., None]]:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Print a table; long words are folded, since an id is there to be copied."""
+    """Print a table. Long words are folded, not cut, so that a person can copy a whole id."""
     from rich.console import Console
     from rich.table import Table
 
@@ -39,7 +39,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def print_text(text: str) -> None:
-    """Print text as it is, without the control characters that a file name may hold."""
+    """Print a text without markup and colours, and without the control characters that a file name may
+    contain.
+    """
     from rich.console import Console
 
     Console().print(text, markup=False, highlight=False)

@@ -19,7 +19,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def version() -> int:
-    """Which Landlock this kernel has; 0 where there is none, or it is switched off."""
+    """The version of the kernel's Landlock ABI; 0 if the kernel has none or it is switched off."""
     return max(0, int(ctypes.CDLL(None).syscall(_CREATE, None, ctypes.c_size_t(0), 1)))
 
 

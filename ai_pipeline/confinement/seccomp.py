@@ -61,7 +61,7 @@ _PR_SET_SECCOMP, _FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 
 
 def known() -> bool:
-    """True when there is a filter for this machine."""
+    """Whether this module has a system call filter for the processor of this machine."""
     return platform.machine() in _MACHINES
 
 

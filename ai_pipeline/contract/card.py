@@ -22,10 +22,11 @@ from ai_pipeline.contract.findings import Code
 class PipelineOption:
     """One option of a pipeline.
 
-    ``kind`` of its value: bool, int, float, str, list (of texts) or dict (of numbers by name). ``choices``:
-    all the values of a text, none for any. ``default`` in words; ``help`` for the form of a rule, ``manual``
-    for the documentation. ``lifts``: the condition of a rule ("modality") that does not bind the pipeline
-    where it is set. ``leaves_text``: set, it leaves text in pictures, which no de-identified peer may get.
+    ``kind``: type of the value: bool, int, float, str, list (of texts) or dict (of numbers by name).
+    ``choices``: the texts that the value may be; empty: any text. ``default``: in words. ``help``: the text
+    in the form of a rule. ``manual``: the text in the documentation. ``lifts``: when the option is set, this
+    condition of a rule ("modality") does not bind the pipeline. ``leaves_text``: True when the option, once
+    set, leaves text in pictures; such pictures must not go to a de-identified peer.
     """
 
     key: str

@@ -62,7 +62,7 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
 
 
 def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
-    """Why a head of this size is none, as a sentence; empty where it can be one or its size is unknown."""
+    """A sentence why no head can have this size; "" if it can, or if the pixel spacing is unknown."""
     if spacing is None:
         return ""
     low, high = POSSIBLE

@@ -44,11 +44,11 @@ class Ellipse:
         return tuple(self._at(2 * math.pi * step / count) for step in range(count))
 
     def long_axis(self) -> tuple[Point, Point]:
-        """Its two ends."""
+        """The two ends of the long axis."""
         return self._at(0.0), self._at(math.pi)
 
     def short_axis(self) -> tuple[Point, Point]:
-        """Its two ends."""
+        """The two ends of the short axis."""
         return self._at(math.pi / 2), self._at(3 * math.pi / 2)
 
     def mask(self, rows: int, columns: int) -> Bools:

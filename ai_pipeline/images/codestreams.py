@@ -92,7 +92,7 @@ def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
 
 
 def check_inflation(path: Path, most_mib: int) -> None:
-    """Inflate a deflated data set without keeping it. Raises CodestreamFault when it is larger than that."""
+    """Inflate a deflated data set without keeping it. Raises CodestreamFault above ``most_mib`` MiB."""
     with path.open("rb") as file:
         read_preamble(file, False)
         meta = _read_file_meta_info(file)

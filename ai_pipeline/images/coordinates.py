@@ -26,7 +26,7 @@ class Affine:
         return tuple((self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f) for x, y in points)
 
     def after(self, first: Affine) -> Affine:
-        """``first``, then this map."""
+        """The map that applies ``first`` and then this map."""
         return Affine(
             self.a * first.a + self.b * first.d,
             self.a * first.b + self.b * first.e,

@@ -204,7 +204,7 @@ class _Memory:
         return True
 
     def close(self) -> None:
-        """No process can get it any more."""
+        """Close the shared memory's file: no further process can get the memory."""
         os.close(self.file)
 
 

@@ -32,7 +32,9 @@ _ASKED_SECONDS = 30.0
 
 
 def engine(wanted: str = "") -> str:
-    """The engine of that name, or the first that is installed; "" when there is none."""
+    """The name of the container engine: ``wanted`` or, without it, the first installed one. "" if not
+    installed.
+    """
     names = [wanted] if wanted else ENGINES
     return next((name for name in names if shutil.which(name)), "")
 

@@ -48,7 +48,7 @@ FEWEST_PATIENTS = 40
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The new card in the store, and the page to sign."""
+    """The result of an acceptance: the new card in the store, and the HTML page that a person signs."""
 
     card: Card
     page: Path

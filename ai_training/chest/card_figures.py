@@ -76,7 +76,7 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_only(value: Any) -> Any:
-    """``value`` without the figures that could not be had."""
+    """A copy of ``value`` without the figures that are None."""
     if isinstance(value, Mapping):
         known = {key: known_only(item) for key, item in value.items()}
         return {key: item for key, item in known.items() if item is not None}

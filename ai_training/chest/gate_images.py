@@ -61,7 +61,7 @@ def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
 
 
 def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
-    """No change."""
+    """The image unchanged: the change that changes nothing."""
     return image
 
 
@@ -91,7 +91,9 @@ def posed(pose: Pose, before: Change = as_it_is) -> Change:
 
 
 def tilted(least: float, most: float) -> Change:
-    """Turned either way by so many degrees, no quarter turn; the corners become black."""
+    """A change that turns an image by ``least`` to ``most`` degrees, to either side; the corners become
+    black.
+    """
 
     def tilt(image: Grey, random: Random) -> Grey:
         rows, columns = image.shape

@@ -25,7 +25,11 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """One row: mean AUC inside sources on validation; the difference to ``against`` with a 95 % interval."""
+    """The result of training one variant.
+
+    ``validation_auc``: mean AUC inside the sources, on validation. ``difference``: of that AUC to the variant
+    ``against``, with a 95 % interval.
+    """
 
     name: str
     against: str | None

@@ -258,7 +258,7 @@ def folds_of(patients: Sequence[str], seed: int = 1) -> Rows:
 
 
 def rows_of(targets: Targets, rows: Rows) -> Targets:
-    """Some images of ``targets``."""
+    """The part of ``targets`` that belongs to the images ``rows``."""
     return Targets(
         targets.hard[rows],
         targets.soft[rows],

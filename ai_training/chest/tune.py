@@ -41,7 +41,7 @@ class Range(ExperimentPart):
         return self
 
     def suggested(self, trial: Trial, key: str) -> Value:
-        """A value for ``trial``."""
+        """The value that ``trial`` proposes for ``key``, inside this range."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
@@ -54,14 +54,16 @@ class Search(ExperimentPart):
     search: Annotated[dict[str, Range | tuple[Value, ...]], Field(min_length=1)]
 
     def of(self, values: Mapping[str, Any]) -> Experiment:
-        """The experiment with ``values`` of the keys. Raises ExperimentError naming a wrong one."""
+        """The base experiment with ``values`` in place of its own. Raises ExperimentError naming a wrong key
+        or value.
+        """
         change: dict[str, Any] = {}
         for key, value in values.items():
             change = laid_over(change, _nested(key.split("."), value))
         return self.base.changed(self.base.name, change)
 
     def suggested(self, trial: Trial) -> Experiment:
-        """The experiment of ``trial``."""
+        """The base experiment with the values that ``trial`` proposes."""
         return self.of(
             {
                 key: one.suggested(trial, key)

@@ -177,13 +177,13 @@ def pooled(
 
 
 def digest(images: Sequence[ChestImage]) -> str:
-    """What tells one list of images from another."""
+    """A short hash of the images' names: it differs for different lists of images."""
     names = "\n".join(f"{image.path.parent.name}/{image.path.name}" for image in images)
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 
 
 def save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    """Store ``array``, whole or not at all."""
+    """Store ``array`` in ``path``; after a crash the file is complete or missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_ = path.with_suffix(".partial.npy")
     np.save(partial_, array)

@@ -17,25 +17,29 @@ FLOOR = 1 / 255
 
 
 def median(picture: Floats) -> Floats:
-    """5 × 5."""
+    """The picture after a median filter of 5 × 5 pixels."""
     return np.asarray(cv2.medianBlur(picture, 5), np.float32)
 
 
 def bilateral(picture: Floats) -> Floats:
-    """Nine pixels wide; differences above the noise's spread keep their edges."""
+    """The picture after a bilateral filter, 9 pixels wide; differences above the noise keep their edges."""
     return np.asarray(cv2.bilateralFilter(picture, 9, 2 * spread(picture), 3), np.float32)
 
 
 def non_local_means(picture: Floats) -> Floats:
-    """A. Buades et al., CVPR 2005: 7 × 7 patches in 21 × 21 pixels."""
+    """The picture after non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21
+    pixels.
+    """
     bytes_ = np.asarray(np.clip(picture * 255, 0, 255), np.uint8)
     filtered = cv2.fastNlMeansDenoising(bytes_, None, 255 * spread(picture), 7, 21)
     return np.asarray(filtered / 255, np.float32)
 
 
 def bm3d_of_logarithm(picture: Floats) -> Floats:
-    """K. Dabov et al., TIP 2007, on the logarithm, in which a factor is a sum. Needs the package ``bm3d``,
-    which is free for non-commercial use only."""
+    """The picture after BM3D (K. Dabov et al., TIP 2007) of its logarithm, in which speckle is a sum.
+
+    Needs the package ``bm3d``, which is free for non-commercial use only.
+    """
     import bm3d
 
     logarithm = np.log(picture + FLOOR)
@@ -51,7 +55,7 @@ def spread(picture: Floats) -> float:
 
 
 def filters() -> Mapping[str, Filter]:
-    """All that are installed, by name; BM3D may be missing."""
+    """The installed filters by name. BM3D is missing where its package is not installed."""
     found: dict[str, Filter] = {
         "median": median,
         "bilateral": bilateral,

@@ -27,7 +27,7 @@ COMPARISON = "To compare with: no pipeline runs it."
 
 
 def name_of(network: str, loss: str) -> str:
-    """The id of the card."""
+    """The id of the model card for this network and loss."""
     return MODEL if network == "residual" else f"ultrasound-despeckle-{network}-{loss}"
 
 

@@ -123,7 +123,7 @@ class TrainingRun:
         self.curve_losses: list[float] = []  # since the last point of the curve
 
     def new_optimiser(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """AdamW as the plan has it."""
+        """An AdamW optimiser with the plan's learning rate, betas and weight decay."""
         plan = self.plan
         return AdamW(parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay)
 

@@ -57,8 +57,10 @@ class OutlineNetwork(nn.Module):
         return self.outline(*self.seen(images))
 
     def seen(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Features at the coarsest stride ``[N, CONTEXT, rows / 16, columns / 16]``, and the maps of finer
-        strides from 2 on, None where the backbone has none.
+        """Features at the coarsest stride ``[N, CONTEXT, rows / 16, columns / 16]``, and the maps of the
+        finer strides.
+
+        The maps begin with stride 2; a map is None where the backbone has none at that stride.
         """
         x = self.act(self.norm(self.stem(images)))
         skips: list[Tensor] = []

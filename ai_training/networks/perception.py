@@ -13,7 +13,10 @@ BLOCKS = (0, 2, 4)
 
 
 class Perception(nn.Module):
-    """Takes RGB ``[N, 3, h, w]`` in -1..1; the ImageNet weights come with a package (Apache-2.0)."""
+    """A network with ImageNet weights whose features show how alike two pictures look.
+
+    It takes RGB ``[N, 3, h, w]`` in -1..1. The weights come with a package (Apache-2.0).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +25,7 @@ class Perception(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Perception:  # noqa: ARG002 - torch calls it
-        """Stays in evaluation mode whatever it is part of."""
+        """Stay in evaluation mode, also when a network that contains this one is set to training."""
         return super().train(False)
 
     def layers(self, pictures: Tensor) -> list[Tensor]:

@@ -172,7 +172,8 @@ def pyramid(name: str, start: StartWeights, rows: int, columns: int) -> Pyramid:
 
 
 def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
-    """Fill a :class:`Pyramid`, or an EfficientNet-Lite alone, from a file that may have any head.
+    """Fill a :class:`Pyramid` or an EfficientNet-Lite with weights from a file; any head in the file is
+    ignored.
 
     Raises ExperimentError, which says what does not fit, DataMissing.
     """

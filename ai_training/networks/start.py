@@ -28,7 +28,7 @@ class StartWeights:
     licence: str = ""
 
     def of(self, backbone: str) -> str:
-        """``weights``, never empty."""
+        """The weights to start ``backbone`` from; the default if ``weights`` is empty."""
         return self.weights or (IMAGENET if backbone in LITES else RANDOM)
 
     def path(self, backbone: str) -> Path | None:
@@ -39,7 +39,7 @@ class StartWeights:
         return imagenet_file(backbone) if wanted == IMAGENET else Path(wanted)
 
     def described(self, backbone: str) -> dict[str, str]:
-        """Origin and licence, for a card."""
+        """Origin and licence of the weights, for a model card."""
         wanted, path = self.of(backbone), self.path(backbone)
         if path is None:
             return {"backbone": backbone, "weights": RANDOM}

@@ -31,7 +31,7 @@ _NAMED: ContextVar[str] = ContextVar("layout of --data", default="")
 
 @contextmanager
 def named(layout: str) -> Iterator[None]:
-    """Inside, ``--data`` is read as the layout of this name. Raises DataMissing where there is none."""
+    """In this scope ``--data`` is read in the layout of this name. Raises DataMissing for an unknown name."""
     if layout not in (names := [one.name for one in LAYOUTS]):
         raise DataMissing(f"no layout is named {layout!r}: {', '.join(names)}")
     token = _NAMED.set(layout)

@@ -39,7 +39,7 @@ class StudyNetwork(ExperimentPart):
 
     @property
     def from_arm(self) -> str:
-        """The arm that it starts from, or nothing."""
+        """The arm whose weights the network starts from, "" for none."""
         return self.initial.removeprefix(ARM) if self.initial.startswith(ARM) else ""
 
 
@@ -169,9 +169,10 @@ class ChestStudy(ExperimentPart):
 
 
 def load(path: Path, *, full: bool = False) -> ChestStudy:
-    """Read a study file, ``full`` as its table of that name changes it.
+    """Read a study file. ``full``: with the changes of its table ``[full]``, the longer run.
 
-    Raises ExperimentError naming every wrong key, or that there is no full length; OSError without a file.
+    Raises ExperimentError that names every wrong key, or that the file has no ``[full]``; OSError without a
+    file.
     """
     table = read_table(path)
     longer = table.pop("full", None)

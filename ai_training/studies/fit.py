@@ -119,9 +119,11 @@ class ArmRun(TrainingRun):
 def run_arm(
     arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path, report: Report = silent
 ) -> HeldAnswers:
-    """Train ``arm`` with ``seed`` into ``out``, unless that was done before, and return its answers.
+    """Train ``arm`` with ``seed`` and store the results in ``out``; returns the answers for the held-out
+    images.
 
-    ``weights``: the file or folder that ``initial`` of its network is in.
+    If ``out`` holds the finished run of this arm and seed, the stored answers are returned without training.
+    ``weights``: the file or folder that ``initial`` of the network refers to.
 
     Raises ExperimentError where ``out`` holds another arm, DataMissing.
     """

@@ -43,13 +43,13 @@ class Live:
         return self.stops_when()
 
     def refuse_too_many(self, token: str) -> None:
-        """Raises HTTPException where no place is free."""
+        """Raise HTTPException if too many streams are open, in all or in this session."""
         if self._open.total() >= STREAMS or self._open[token] >= STREAMS_OF_A_SESSION:
             raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
 
     @contextmanager
     def place(self, token: str) -> Iterator[None]:
-        """Hold a place."""
+        """Count one open stream of this session while the scope lasts."""
         self._open[token] += 1
         try:
             yield

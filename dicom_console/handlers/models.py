@@ -80,6 +80,6 @@ def activate(asked: Asked, identifier: str, version: str) -> Response:
 @router.post("/{pipeline}/rollback")
 @needs(UserRole.ADMIN)
 def roll_back(asked: Asked, pipeline: str) -> Response:
-    """Back to the model before."""
+    """Let a pipeline use the model that was active before."""
     used.roll_back(asked.site.settings, pipeline, asked.person)
     return see_other("/models")

@@ -54,7 +54,7 @@ def _shown(asked: Visit, found: Notifications, tested: View | None) -> Response:
 @faces.people.post("/notifications/{name}/test")
 @needs(UserRole.OPERATOR)
 def test(asked: Asked, name: str) -> Response:
-    """Send a test at once."""
+    """Send a test message of this notification now, and show the outcome."""
     if not _places.acquire(blocking=False):
         raise HTTPException(503, "Other tests are under way: try again when they are done.")
     try:

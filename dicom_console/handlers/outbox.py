@@ -86,7 +86,7 @@ def retry(asked: Asked, number: Number) -> None:
 
 @faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _back)
 def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
-    """Send it no more."""
+    """Discard a delivery: it is not sent any more."""
     deliveries.discard(asked.site.settings, [number], because=why.because, by=asked.person)
 
 

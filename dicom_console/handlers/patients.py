@@ -29,7 +29,7 @@ def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Re
 @faces.people.post("/patients/search")
 @needs(UserRole.VIEWER)
 def search(asked: Asked) -> Response:
-    """Keep the ID in the session."""
+    """Keep the searched Patient ID in the session, so that no address contains it."""
     wanted = asked.text("patient")[:64]
     about = {"patient": wanted} if wanted else {}
     users.keep_search(asked.site.database, asked.token, about, asked.person)

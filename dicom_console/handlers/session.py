@@ -40,7 +40,7 @@ def ask(asked: Asked) -> Response:
 @router.post("/sign-in")
 @needs(ANYONE)
 def begin(asked: Asked) -> Response:
-    """A new session, under a new token."""
+    """Sign the user of the form in, with a new session token."""
     name, password = asked.text("name"), asked.form.get("password", "")
     try:
         given = password if isinstance(password, str) else ""
@@ -75,9 +75,10 @@ def begin_elsewhere(asked: Asked) -> Response:
 @router.get(oidc.BACK)
 @needs(ANYONE)
 def come_back(asked: Asked) -> Response:
-    """A new session for whom the provider sends back.
+    """Start a session for a person whom the identity provider has sent back.
 
-    A page that goes on by itself, since a browser that comes from another site sends no strict cookie.
+    The answer is a page that continues by itself: a browser that comes from another site sends no strict
+    cookie.
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
     site = asked.site
@@ -132,7 +133,7 @@ def choose_language(asked: Asked) -> Response:
 @router.get("/static/{name}")
 @needs(ANYONE)
 def file(name: str, asked: Asked) -> Response:
-    """A file that every page needs."""
+    """A static file, such as a style sheet, that pages need also before sign-in."""
     if name not in _FILES:
         return asked.page(
             "error.html", 404, text=N_("There is no such page."), besides="", code=404, again=False

@@ -125,7 +125,7 @@ def taken(asked: Visit, form: FormData) -> Upload:
 
 
 def refuse_who_would_not_see_it() -> None:
-    """Who sees the studies of some senders only adds objects of one of them. Raises HTTPException."""
+    """Raise HTTPException if this user may not see uploaded studies: users limited to other senders may not."""
     senders = sight.SENDERS.get()
     if senders and CONSOLE_AE_TITLE not in senders:
         raise HTTPException(

@@ -137,7 +137,7 @@ def _without_nan(value: object) -> object:
 
 
 def transfer_syntax(path: Path) -> UID:
-    """The transfer syntax of a file."""
+    """The transfer syntax of the DICOM file ``path``."""
     return UID(
         _read(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta.TransferSyntaxUID
     )

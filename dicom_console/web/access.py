@@ -86,7 +86,7 @@ class Visit:
 
     @property
     def user(self) -> User:
-        """Who is signed in; for endpoints that need a role: those for anyone do not ask."""
+        """The signed-in user. Only for endpoints that need a role; raises NotSignedIn."""
         if self.signed_in is None:
             raise NotSignedIn
         return self.signed_in
@@ -98,7 +98,7 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """Where the request comes from."""
+        """The network address of the client, "" if unknown."""
         return self.request.client.host if self.request.client else ""
 
     @property

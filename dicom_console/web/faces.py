@@ -47,9 +47,10 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 
 
 class Faces:
-    """The handlers of one noun: ``programs`` has their addresses below ``/api/v1``, ``people`` their pages.
+    """The routes for one kind of object, such as jobs.
 
-    Pages that programs have no use for are added to ``people`` alone.
+    ``programs``: the REST routes below ``/api/v1``. ``people``: the web pages, also those without a REST
+    route.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ def port_of(scope: Scope) -> int | None:
 
 
 def address_of(scope: Scope) -> str:
-    """Whose request it is, by the address that connected: a proxy's, where there is one."""
+    """The address that a request was sent from; behind a proxy the proxy's address."""
     host, _ = scope.get("client") or ("", None)
     return str(host)
 
@@ -150,11 +150,11 @@ class _LimitedBody:
 
 
 class TimedProtocol(H11Protocol):
-    """Gives each request a time by which it must have come, and its answer one by which it must be taken, and
-    ends the connection then.
+    """Ends connections that are too slow: each request must come, and each answer must be read, within a
+    time.
 
-    When all places are taken, each newcomer displaces the connection that has been silent longest: that sends
-    nothing, or takes nothing of its answer. It is never one that has just connected.
+    When all places are taken, a new connection displaces the one that has been idle longest, which neither
+    sends nor reads. A connection that was made a moment ago is not displaced.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -166,7 +166,7 @@ class TimedProtocol(H11Protocol):
     _unsent = 0  # bytes of an answer that waited when the timer was set
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A browser connected."""
+        """Start the time for the first request of a new connection."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
@@ -174,7 +174,7 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Take the bytes of a request, and extend its time."""
         super().data_received(data)
         self._set_due(len(data))
 
@@ -191,19 +191,19 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def resume_writing(self) -> None:
-        """A piece of it was taken."""
+        """Set the time anew: the browser has read a part of the answer."""
         super().resume_writing()
         if not self._is_coming:
             self._stop_timer()
         self._set_due()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection ended."""
+        """Stop the timer of a connection that has ended."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def _set_due(self, size: int = 0) -> None:
-        """``size``: bytes that came."""
+        """Set or stop the timer by what the connection waits for. ``size``: bytes just received."""
         cycle, now = self.cycle, self.loop.time()
         if self._waits_for_reader:
             if self._timer is None:

@@ -216,5 +216,5 @@ def layer(text_of: Callable[[str], str], name: str) -> str:
 
 
 def words(text_of: Callable[[str], str], text: str) -> str:
-    """A state as words."""
+    """The name of a state, such as "not_applicable", in words of the reader's language."""
     return translated(text_of, text.replace("_", " "))

@@ -15,7 +15,7 @@ HEADERS, HEADER_BYTES = 20, 4096
 
 
 class PartTaker(Protocol):
-    """What becomes of the parts."""
+    """Receives the parts of a request's body, one after the other."""
 
     def begin(self, media_type: str) -> None: ...
     def write(self, data: bytes) -> None: ...
@@ -55,7 +55,7 @@ class PartReader:
             raise HTTPException(400, "The parts of this request cannot be read.") from None
 
     def finish(self) -> None:
-        """No more comes. Raises HTTPException where the last delimiter did not come."""
+        """End the body. Raises HTTPException if the last boundary or every part is missing."""
         if not (self._ended and self._parts):
             raise HTTPException(400, "This request has no parts, or does not end with its last boundary.")
 

@@ -113,7 +113,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
 
 @dataclass(frozen=True, slots=True)
 class AuditSource:
-    """Who reports."""
+    """The node that sends an audit message: AE title, station name, host name and site."""
 
     ae_title: str
     station: str

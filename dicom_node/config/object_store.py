@@ -43,7 +43,7 @@ class ObjectStoreSettings(Section):
 
     @property
     def bucket(self) -> str:
-        """Its name."""
+        """The name of the bucket."""
         return urlsplit(self.url).netloc
 
     @property

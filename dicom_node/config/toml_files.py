@@ -37,7 +37,7 @@ class TomlFiles:
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> TomlFiles:
-        """Read them in this order."""
+        """Read the configuration ``files`` in this order."""
         found = cls(_files=[str(file) for file in files])
         for file in files:
             found.add_file(file)
@@ -57,7 +57,7 @@ class TomlFiles:
         )
 
     def add(self, place: Place, value: str, remedy: str) -> None:
-        """Add a mistake."""
+        """Record a mistake in the value at ``place``."""
         file, line = self._origin(place)
         self._add(file, line, self._spelled(place), value, remedy)
 
@@ -134,7 +134,7 @@ class TomlFiles:
         return [item[inner] for item in items if _has(item, inner)] if isinstance(items, list) else []
 
     def without(self, places: Sequence[Place]) -> dict[str, Any]:
-        """The data without these keys."""
+        """A copy of the configuration without the keys at ``places``."""
         left: dict[str, Any] = _without(self.data, (), set(places))
         return left
 
@@ -145,7 +145,7 @@ class TomlFiles:
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def add_file(self, file: Path) -> None:
-        """Read one more."""
+        """Read one more configuration file."""
         try:
             self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             read = tomllib.loads(self._texts[file])
@@ -227,7 +227,7 @@ class TomlFiles:
         return ", ".join(self._files), 0
 
     def _place(self, key: str) -> Place:
-        """What ``_spelled`` spelled."""
+        """The place of a key that ``_spelled`` wrote out, such as ``peers.pacs.port``."""
         for table in ("peers", "rules", "notifications"):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):

@@ -49,7 +49,9 @@ class DecisionChain:
 
     @contextmanager
     def locked(self) -> Iterator[Appender]:
-        """The right to append, against all processes of this machine. Raises OSError."""
+        """Lock the file against all other processes of this machine, and append to it in this scope. Raises
+        OSError.
+        """
         new = not self.path.exists()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
@@ -94,7 +96,7 @@ class Appender:
         self.number, self._before, self._known = self._tail()
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> list[Line]:
-        """Add these, synced when it returns; those left out are there already. Returns the new lines."""
+        """Append the records that the file does not hold yet, and sync it; returns the new lines."""
         lines: list[Line] = []
         data = b""
         for record in records:
@@ -109,7 +111,7 @@ class Appender:
         return lines
 
     def take(self, line: bytes) -> None:
-        """Add a line of this same file that its other copy has, as it is."""
+        """Append ``line`` unchanged: another copy of this file has it."""
         self._write(line)
 
     def _write(self, data: bytes) -> None:

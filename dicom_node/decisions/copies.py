@@ -46,7 +46,7 @@ _HOLDS = frozenset(
 
 
 def machine() -> str:
-    """Whose file this process writes."""
+    """The name of this machine; this process appends to the file of that name."""
     return socket.gethostname()[:64]
 
 

@@ -17,10 +17,11 @@ _MOST_BYTES = 2 * 2**20
 
 
 def public_film(target: Path, url: str = "") -> Path | None:
-    """The film as ``target``, fetched (0.7 MB) unless it lies there; its SHA-256 is the one pydicom names.
+    """Download the public chest X-ray (0.7 MB) to ``target``, unless it is there; returns ``target``.
 
-    None where it cannot be had: no network, ten seconds of silence, a minute and not all of it, other bytes.
-    ``url``: in place of pydicom's.
+    The SHA-256 must be the one that pydicom names. ``url``: used in place of pydicom's address.
+
+    Returns None without a network, after ten seconds without data or a minute in all, and for other content.
     """
     if target.is_file() and _is_the_film(target.read_bytes()):
         return target

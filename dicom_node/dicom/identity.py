@@ -105,7 +105,7 @@ class Patient:
 
     @classmethod
     def parse(cls, text: str) -> Patient:
-        """From ``str``."""
+        """The patient whose ``str`` is ``text``."""
         return cls(*text.split(";"))
 
     def __str__(self) -> str:

@@ -186,7 +186,7 @@ def cancelled(
 
 
 def parse_work(texts: Iterable[str]) -> list[Code]:
-    """From ``Workitem.work``."""
+    """The codes in the texts of ``Workitem.work``, each ``value^scheme^meaning``."""
     return [Code(*text.split("^", 2)) for text in texts]
 
 

@@ -69,7 +69,7 @@ class Questions:
         self._lease_seconds = settings.outbox.answer_seconds + _LEASE_SECONDS
 
     def run_once(self, stop: threading.Event) -> None:
-        """Ask what is due, and end the waits for what is here or does not come."""
+        """Ask each question that is due, and end each wait for a study that has come or will not come."""
         with self._database.read() as session:
             opened = [
                 (row.id, _is_due(row, utc_now())) for row in questions.open_of(session, self._peer.name)

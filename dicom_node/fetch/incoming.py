@@ -33,7 +33,7 @@ class Incoming:
 
     @property
     def largest_bytes(self) -> int:
-        """``listener.maximum_object_mib``."""
+        """The size of the largest object that is accepted, in bytes (``listener.maximum_object_mib``)."""
         return self._settings.listener.maximum_object_mib * 2**20
 
     def take_object(

@@ -19,19 +19,19 @@ _OLD: Final = "old"  # Identifier.use
 
 @dataclass(frozen=True, slots=True)
 class FiledReport:
-    """A DiagnosticReport, and Observations of it that we made."""
+    """A DiagnosticReport on the server, and those of its Observations which this node made."""
 
     report: Resource
     observations: Sequence[Resource] = ()
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether it is entered in error."""
+        """Whether the report has the status of a withdrawn one."""
         return self.report.get("status") == WITHDRAWN
 
     @property
     def is_as_sent(self) -> bool:
-        """False where somebody has amended it."""
+        """Whether the report still has the status with which it was sent; False once a person has amended it."""
         return self.report.get("status") == PRELIMINARY
 
     @property
@@ -41,7 +41,9 @@ class FiledReport:
         return next(iter(uids_of({"identifier": identifiers})), "")
 
     def identifiers_but(self, uid: str) -> list[Resource]:
-        """Its identifiers for a report that takes its place; UIDs are old ones by then."""
+        """The report's identifiers without ``uid``, for the report that replaces it; its UIDs are marked as
+        old.
+        """
         return [
             {**one, "use": _OLD} if uids_of({"identifier": [one]}) else one
             for one in self.report["identifier"]

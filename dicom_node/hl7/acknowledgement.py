@@ -44,12 +44,12 @@ class Acknowledgement:
 
     @property
     def shown(self) -> str:
-        """``AE 101``: for lists and events."""
+        """Code and condition as lists and events show them, such as ``AE 101``."""
         return f"{self.code} {self.condition}".strip()
 
     @property
     def text(self) -> str:
-        """Why it was refused, in our words."""
+        """Why the receiver refused the message, in the node's words; "" if it was accepted."""
         about = _CONDITIONS.get(self.condition)
         return REFUSED.get(self.code, "") + (f": {about}" if about else "")
 

@@ -45,7 +45,10 @@ _NO_RESULT = "X"  # HL7 table 0123: no results available
 
 @dataclass(frozen=True, slots=True)
 class MessageContext:
-    """Who sends to whom. ``fields``: ``peers.hl7_fields``; ``link``: to the study in the console, or ""."""
+    """Sender and receiver of a message.
+
+    ``fields``: ``peers.hl7_fields``. ``link``: address of the study in the console, "" for none.
+    """
 
     sender: str
     receiver: str

@@ -106,7 +106,7 @@ class Inspector:
 
 
 def unread(path: Path, fault: str) -> Inspected:
-    """What the command and file meta information say of an object that must not be opened."""
+    """Describe an object without opening its data set, by its C-STORE command and file meta information."""
     return Inspected(*header.read_requested(path), fault=fault)
 
 

@@ -26,7 +26,9 @@ _READ_BYTES = 2**20
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
-    """The folder of a listener's journal; each place has its own, as one listener writes to a folder."""
+    """The folder of a listener's journal. Each place has its own folder: only one listener may write to a
+    folder.
+    """
     return data_dir / (f"journal-{place}" if place else "journal")
 
 

@@ -86,7 +86,10 @@ def enqueue(session: Session, job: Job) -> None:
 
 
 class QueueEngine(Protocol):
-    """Whose turn it is, and whose worker is gone. With a ``session``: in the caller's transaction."""
+    """Chooses the next job, and finds jobs whose worker is lost.
+
+    Methods with a ``session`` run in the caller's transaction.
+    """
 
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
         """The job that a worker should take, locked: STAT first, then whose turn is earliest.

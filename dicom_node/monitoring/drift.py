@@ -69,7 +69,7 @@ class Drift:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the labels'."""
+        """The worst verdict among the labels; ``NO_REFERENCE`` if no label has a verdict."""
         found = {label.verdict for label in self.labels}
         return next((verdict for verdict in _WORST if verdict in found), Verdict.NO_REFERENCE)
 

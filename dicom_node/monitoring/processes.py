@@ -64,10 +64,10 @@ class SignsOfLife:
         self._steady_since = utc_now()  # its reports have come without a gap since then
 
     def report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
-        """Record that our processes live, then look for lost processes of the whole site.
+        """Record that the processes of this node are alive, then look for lost processes of the whole site.
 
-        ``places_here``: places of the nodes that run on this machine; lost processes of its other places came
-        back under a new place, or were removed. Raises SQLAlchemyError.
+        ``places_here``: places of the nodes that run on this machine now. Lost processes of other places on
+        this machine are forgotten: they were restarted under a new place, or removed. Raises SQLAlchemyError.
         """
         with self._lock:
             if not self._left:

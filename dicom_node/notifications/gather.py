@@ -55,7 +55,10 @@ _UNREADABLE = "(the report cannot be read)"
 
 
 def forget_removed(database: Database, settings: Settings) -> None:
-    """Notifications that the settings do not have any more: should one come back, it begins anew."""
+    """Delete how far notifications were gathered that are no longer in the settings.
+
+    A notification that is configured again later starts afresh.
+    """
     known = [_cursor_of(rule) for rule in settings.notifications]
     with database.write() as session:
         session.execute(

@@ -57,7 +57,7 @@ def _doubts(url: URL) -> Found:
 
 
 def probe_database(settings: Settings) -> Found:
-    """Its schema and what it knows of the spool; how long the disk lasts."""
+    """Check the database's schema, what it knows of the spool, and for how long the disk will last."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)

@@ -55,7 +55,7 @@ def check_audit(settings: Settings) -> Found:
 
 
 def check_telemetry(settings: Settings) -> Found:
-    """Mistakes in it."""
+    """Mistakes in the section ``[telemetry]``."""
     telemetry = settings.telemetry
     if not telemetry.endpoint:
         return

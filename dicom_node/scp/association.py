@@ -96,7 +96,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.service.open_normalized(request, abstract_syntax)
 
     def kill(self) -> None:
-        """End both threads."""
+        """End the thread of this association and the thread of its DUL."""
         self._kill = True
         self.is_established = False
         if self.dul.is_alive():

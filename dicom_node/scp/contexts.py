@@ -20,7 +20,7 @@ from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 
 
 class ClassKind(StrEnum):
-    """Why a storage class is accepted."""
+    """What the node does with the objects of a storage class that it accepts."""
 
     IMAGE = "image"  # what we analyse
     NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
@@ -136,10 +136,11 @@ def step_context() -> PresentationContext:
 def refusals(
     proposed: Iterable[tuple[str, Sequence[str]]], supported: Iterable[PresentationContext]
 ) -> tuple[str, ...]:
-    """The proposed contexts (abstract syntax, transfer syntaxes) that will be refused, in words, each once.
+    """The proposed presentation contexts that the node will refuse, each as one text, without duplicates.
 
-    "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)" where we do not take the class; behind a colon the
-    transfer syntaxes, where we take none of them.
+    ``proposed``: pairs of an abstract syntax and its transfer syntaxes. The text is the SOP class, such as
+    "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed
+    transfer syntaxes, a colon and these transfer syntaxes follow.
     """
     ours = {str(one.abstract_syntax): {str(uid) for uid in one.transfer_syntax} for one in supported}
     found: dict[str, None] = {}

@@ -54,7 +54,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     @property
     def within_message(self) -> bool:
-        """Whether more of a message must come."""
+        """Whether a message has begun whose end has not been received."""
         return self._command_context is not None or self._request is not None
 
     def receive_primitive(self, primitive: Any) -> None:

@@ -161,7 +161,7 @@ class AEPolicy:
         return cls(**fields)
 
     def to_json(self) -> str:
-        """Text of ``policy.json``."""
+        """The policy as the text of ``policy.json``."""
         return json.dumps(asdict(self), indent=1)
 
     def write(self, path: Path) -> None:

@@ -95,7 +95,7 @@ class StoreRequest:
     strict_instance_uids: bool = False
 
     def refuse(self, status: Status, comment: str) -> None:
-        """Settle the answer; nothing of the object is stored."""
+        """Refuse the object with ``status``; none of its bytes are kept."""
         self.refusal, self.comment = status, comment
         self.abandon()
 
@@ -371,7 +371,7 @@ class StorageService:
     def _take_request(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
     ) -> NormalizedAnswer:
-        """Storage commitment is asked for."""
+        """Handle a request for storage commitment."""
         asked = self._read_request(accepted, request, syntax)
         if isinstance(asked, Status):
             return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, asked)

@@ -159,12 +159,12 @@ class ObjectSink(Protocol):
 
     @property
     def sop_classes(self) -> Collection[str]:
-        """SOP classes that are taken."""
+        """The UIDs of the SOP classes that the sink accepts."""
         ...
 
     @property
     def largest_bytes(self) -> int:
-        """Bytes of the largest object that is taken."""
+        """The size of the largest object that the sink accepts, in bytes."""
         ...
 
     def take_object(

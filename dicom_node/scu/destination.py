@@ -95,7 +95,7 @@ class Destination(Protocol):
         ...
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Ask whether the objects are there; one answer per object, in the same order."""
+        """Ask whether the peer has the objects; one answer per object, in the same order."""
         ...
 
     def test(self) -> list[Check]:

@@ -73,7 +73,9 @@ class DimseArchive(DimseCaller):
         return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """C-FIND at SERIES level. Raises PeerUnreachable."""
+        """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
+        PeerUnreachable.
+        """
         question = Dataset()
         question.QueryRetrieveLevel, question.StudyInstanceUID = "SERIES", study_instance_uid
         question.SeriesInstanceUID = question.Modality = question.BodyPartExamined = ""

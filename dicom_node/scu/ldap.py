@@ -29,7 +29,7 @@ GroupName = str | tuple[tuple[str, str, str], ...]
 
 
 class DirectoryFault(OSError):
-    """The directory does not answer, or not as it should. Its text holds nothing of a person."""
+    """The directory does not answer, or answers wrongly. The error text contains no data of a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class Directory:
             raise DirectoryFault("it does not take bind_dn with its password")
 
     def find(self, name: str) -> DirectoryEntry | None:
-        """The only person of this name."""
+        """The entry of the person of this name, None if there is none. Raises DirectoryFault for two people
+        of one name.
+        """
         from ldap3.utils.conv import escape_filter_chars
 
         settings = self._settings

@@ -69,7 +69,9 @@ RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
 
 
 def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
-    """The meaning of the last status of a C-MOVE or C-GET, and why not all came."""
+    """What the final status of a C-MOVE or C-GET means, and the reason why objects are missing ("" for
+    success).
+    """
     for first, last, status, text in RETRIEVE_STATUSES:
         if first <= code <= last:
             return status, f"status {code:04X}: {text}" if text else ""

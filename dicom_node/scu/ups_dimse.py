@@ -42,11 +42,11 @@ class DimseManager(DimseCaller):
     """A worklist manager that is the SCP of UPS Pull; an association for each request."""
 
     def search(self) -> list[Dataset]:
-        """C-FIND. Raises PeerUnreachable."""
+        """The scheduled items (C-FIND). Raises PeerUnreachable."""
         return self._find(_question(ProcedureStepState=ProcedureStepState.SCHEDULED.value))
 
     def read(self, uid: str) -> Dataset | None:
-        """N-GET. Raises PeerUnreachable."""
+        """All attributes of an item (N-GET); None if the manager has no such item. Raises PeerUnreachable."""
         tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
 
         def ask(association: Association) -> _Answered:
@@ -61,7 +61,7 @@ class DimseManager(DimseCaller):
         return _decoded(given)
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
-        """N-ACTION Change UPS State."""
+        """Change the state of an item (N-ACTION Change UPS State)."""
         information = change_of_state(transaction_uid, state)
 
         def ask(association: Association) -> _Answered:
@@ -71,7 +71,7 @@ class DimseManager(DimseCaller):
         return self._change("N-ACTION", ask)
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """N-SET, with the Transaction UID."""
+        """Replace attributes of an item (N-SET), under the Transaction UID of its claim."""
         changes.TransactionUID = transaction_uid
 
         def ask(association: Association) -> _Answered:

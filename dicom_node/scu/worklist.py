@@ -34,7 +34,7 @@ class ChangeAnswer:
 
 
 class WorklistManager(Protocol):
-    """Who has the work items. For one thread; ``close`` from any."""
+    """The peer that manages work items. Used by one thread; any thread may call ``close``."""
 
     def search(self) -> list[Dataset]:
         """Items that are SCHEDULED, at most ``MOST_ITEMS``. Raises PeerUnreachable."""
@@ -49,7 +49,7 @@ class WorklistManager(Protocol):
         """Replace attributes of an item that the Transaction UID claimed."""
 
     def test(self) -> list[Check]:
-        """Whether it answers and lets us in; changes nothing."""
+        """Test whether the manager answers and lets the node in, without changing anything."""
 
     def close(self) -> None:
-        """End all calls under way for good."""
+        """Cut all calls under way; later calls fail as well."""

@@ -49,9 +49,10 @@ DECISIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who does something, and from which address.
+    """The person who does something, and the address from which.
 
-    ``decided_at``, ``decision``: when it is done again after a restore, the time and the id of the decision.
+    ``decided_at``, ``decision``: time and id of the first decision, if it is carried out again after a
+    restore.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Person:
 
     @property
     def now(self) -> datetime:
-        """When this person decides."""
+        """The time for the audit: of the first decision after a restore, otherwise the present time."""
         return self.decided_at or utc_now()
 
 

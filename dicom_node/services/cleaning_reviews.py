@@ -74,14 +74,14 @@ def after(session: Session, number: int) -> int | None:
 
 
 def decided(session: Session) -> list[View]:
-    """The latest decisions of persons."""
+    """The latest reviews that a person decided, the newest first."""
     by_hand = CleaningReview.verdict.in_((ReviewVerdict.ACCEPTED, ReviewVerdict.DRAWN))
     chosen = _rows().where(by_hand).order_by(CleaningReview.decided_at.desc(), CleaningReview.id.desc())
     return [_row(*row) for row in session.execute(chosen.limit(PAGE)).all()]
 
 
 def numbers(session: Session) -> View:
-    """How many images wait, and the time of the oldest."""
+    """How many images wait for a review, and since when the oldest one waits."""
     chosen = select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
     count, oldest = session.execute(chosen).one()
     return {"waiting": count, "oldest": as_json(oldest)}

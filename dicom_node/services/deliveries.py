@@ -36,7 +36,7 @@ class Deliveries(ServiceResult):
 
 
 class To(ServiceRequest):
-    """The name of a configured peer."""
+    """The receiver: the name of a configured peer."""
 
     peer: str = Field(max_length=64, pattern=PRINTABLE)
 

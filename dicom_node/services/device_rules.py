@@ -42,7 +42,7 @@ _EDGES: Final = ("left", "top", "right", "bottom")
 
 
 class NewRule(Boxes):
-    """A device rule of these boxes."""
+    """A new device rule: its name and its boxes."""
 
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 

@@ -91,10 +91,10 @@ def ask(
     by: Person,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
-    """Ask the peer for the studies, and have the node fetch those that it has not.
+    """Query a peer for studies, and queue those that the node does not have to be fetched.
 
-    ``advance`` is called after each question. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
-    what was found before stays asked for.
+    ``advance`` is called after each query. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
+    studies that were found before the error remain queued.
     """
     from dicom_node import fetch, scu
 

@@ -123,7 +123,7 @@ def _run(database: Database, job_ids: Sequence[int], by: Person) -> int:
 
 
 def sources_sha256(job: Job) -> str:
-    """The images of a job, in a word that stays when its number is another one."""
+    """A hash of the job's images: a restored job with another number has the same hash."""
     return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a person says of a new node."""
+    """What a person answers to the questions about a new node."""
 
     ae_title: str = "AINODE"
     data_dir: Path = Path(_STATE)

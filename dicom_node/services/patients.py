@@ -45,13 +45,13 @@ class Registration(ServiceRequest):
 
 
 class Registered(ServiceResult):
-    """The number of a registration."""
+    """The answer to a registration: its number."""
 
     registration: int
 
 
 class RegisteredRow(Row):
-    """A registered patient."""
+    """A patient who is registered for uploads."""
 
     id: int
     PatientID: str

@@ -33,13 +33,13 @@ class StudyChangeRequest(ServiceRequest):
 
 
 class SeveralStudies(StudyChangeRequest):
-    """``studies``: by number."""
+    """A change of several studies at once. ``studies``: their numbers in the database."""
 
     studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
 
 
 class ChangedStudy(Row):
-    """Whether it was changed, and why not."""
+    """Whether one study was changed, and if not, why."""
 
     study: str
     done: bool

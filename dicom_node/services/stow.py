@@ -111,24 +111,24 @@ class StowRequest:
         """What became of the parts that are whole."""
 
     def begin(self, media_type: str) -> None:
-        """A part begins; ``media_type``: in lower case, "" where it has none."""
+        """Begin a part of the request; ``media_type`` in lower case, "" if the part has none."""
         self._part = _Part(self)
         if media_type not in ("", "application/dicom"):
             self._part.refuse(NO_OBJECT)
 
     def write(self, data: bytes) -> None:
-        """The next bytes of the part."""
+        """Take the next bytes of the current part."""
         if self._part is not None:
             self._part.write(data)
 
     def end(self) -> None:
-        """The part is whole: when this returns its object is durable, or refused."""
+        """End the current part: its object is stored durably, or refused, when this returns."""
         if self._part is not None:
             self.instances.append(self._part.finish())
             self._part = None
 
     def close(self) -> None:
-        """No more comes: nothing of a part that is not whole stays. The audit says how many were stored."""
+        """End the request: discard an incomplete part, and note in the audit how many objects were stored."""
         if self._part is not None:
             self._part.abandon()
             self._part = None
@@ -148,11 +148,11 @@ class StowRequest:
 
     @property
     def stored(self) -> int:
-        """How many objects are durable."""
+        """How many objects of the request have been stored durably."""
         return sum(1 for one in self.instances if not one.failure)
 
     def open(self, meta: FileMeta) -> IncomingObject:
-        """A place for an object. Raises _Refused, SpoolError."""
+        """Open a file in the spool for an incoming object. Raises _Refused, SpoolError."""
         limits = self._settings.spool
         if meta.sop_class_uid not in self._classes:
             raise _Refused(NO_SUCH_CLASS)
@@ -165,7 +165,9 @@ class StowRequest:
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
     def judge(self, study_uid: str) -> None:
-        """Raise _Refused where an object of this study is not taken; "": its head does not show it."""
+        """Raise _Refused if objects of this study are not accepted. ``study_uid``: "" if the first bytes do
+        not show it.
+        """
         is_limited = bool(sight.SENDERS.get())
         if not study_uid and (self._study_uid or is_limited):
             raise _Refused(NO_OBJECT)
@@ -189,7 +191,7 @@ def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects
 
 
 class _Refused(Exception):
-    """An object is not stored."""
+    """The node refuses to store an object."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.meaning)
@@ -208,22 +210,22 @@ class _Part:
         self._size = 0
 
     def refuse(self, status: Status) -> None:
-        """Settle the answer; further bytes are discarded."""
+        """Refuse the object with ``status``; further bytes are discarded."""
         self._one.failure = status
         self.abandon()
 
     def abandon(self) -> None:
-        """Nothing of it stays, unless it is durable already."""
+        """Delete what was written of the object, unless it is stored durably already."""
         if self._incoming is not None:
             self._incoming.abandon()
             self._incoming = None
 
     def write(self, data: bytes) -> None:
-        """Take bytes of the file."""
+        """Take the next bytes of the object."""
         self._tried(partial(self._take, data))
 
     def finish(self) -> StowedInstance:
-        """All bytes came: make the object durable."""
+        """Store the object durably, as all of its bytes have been received; returns the outcome."""
         self._tried(self._commit)
         return self._one
 

@@ -31,12 +31,12 @@ class ServiceRequest(BaseModel):
 
 
 def _checked_reason(text: object) -> object:
-    """Its words where it is one: a person reads why a reason is refused."""
+    """Check a reason that is a text; a refused one raises an error that says why."""
     return checked_reason(text) if isinstance(text, str) else text
 
 
 class Because(ServiceRequest):
-    """Why, without names."""
+    """The reason that a person gives for a change; it must not contain names."""
 
     because: Annotated[
         str,
@@ -46,6 +46,6 @@ class Because(ServiceRequest):
 
 
 class Done(ServiceResult):
-    """How many objects it concerns."""
+    """How many objects were changed."""
 
     objects: int

@@ -335,7 +335,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An encoded data set."""
+    """A data set that was made of an upload, encoded, with the UIDs that a file needs."""
 
     sop_class_uid: str
     sop_instance_uid: str

@@ -48,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks: signed in, or by a token."""
+    """The user who makes a request, signed in or with a token."""
 
     name: str
     role: UserRole

@@ -14,7 +14,7 @@ from dicom_node.store.tables import Base, Id
 
 
 class UserAccount(Base):
-    """Who may use the console: known by name and password here, or by the hospital's provider of accounts."""
+    """A person who may use the console, with a password here or an account at the hospital's provider."""
 
     __tablename__ = "user_account"
     __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)

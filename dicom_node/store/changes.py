@@ -44,13 +44,13 @@ class Changes:
         return SHORTEST if found else min(1.2 * before, _LONGEST if self._heard else _LONGEST_UNHEARD)
 
     def announce(self) -> None:
-        """Somebody committed."""
+        """Wake all that wait for a change: a process has committed one."""
         with self._changed:
             self.count += 1
             self._changed.notify_all()
 
     def follow(self, engine: Engine) -> None:
-        """Announce what others commit, in a thread, for as long as this process lives."""
+        """Start a thread that announces what other processes commit, for as long as this process lives."""
         follow = self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever
         threading.Thread(target=follow, args=(engine,), name="changes", daemon=True).start()
 

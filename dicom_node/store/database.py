@@ -230,7 +230,7 @@ class DatabaseOutage:
             _LOGGER.warning("%s", text)
 
     def over(self) -> None:
-        """The database answered."""
+        """Note that the database answers again."""
         if self._began is None:
             return
         with self._lock:

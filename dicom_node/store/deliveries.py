@@ -134,7 +134,7 @@ def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[D
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
-    """Send it no more; False where a sender has taken it meanwhile."""
+    """Discard a delivery; False if a sender has claimed it meanwhile."""
     return move_delivery(
         session,
         delivery,

@@ -30,7 +30,7 @@ def entered(session: Session, kind: str = "") -> list[EnteredTable]:
 
 
 def as_file(rows: Iterable[EnteredTable]) -> str:
-    """The file that they make, "" where there are none."""
+    """The entered peers and rules as the text of a TOML file; "" without rows."""
     tables = "".join(f"\n[[{row.kind}]]\n{row.keys}" for row in rows)
     return _HEAD + tables if tables else ""
 

@@ -28,7 +28,7 @@ def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[s
 
 
 def number(session: Session, fetch_id: int) -> Fetch | None:
-    """The fetching of this number."""
+    """The fetch with this database id; None if there is none."""
     return session.get(Fetch, fetch_id)
 
 

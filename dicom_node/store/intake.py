@@ -72,7 +72,7 @@ def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str,
 
 
 def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
-    """A study's objects of these roles."""
+    """The objects of a study that have one of these ``roles``, in the order in which they were indexed."""
     chosen = select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return session.scalars(chosen.order_by(Instance.id)).all()
 
@@ -214,7 +214,7 @@ def any_due(
 
 
 def next_due_at(session: Session, now: datetime) -> datetime | None:
-    """When the next quiet time ends of those that have not ended."""
+    """When the next quiet time ends after ``now``; None if no study is in its quiet time."""
     return session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
 
 
@@ -240,7 +240,7 @@ def close_association(
 
 
 def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
-    """These listeners are gone, and with them their open associations."""
+    """Mark the open associations of these ``listeners``, which have ended, as lost."""
     session.execute(
         update(Association)
         .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
@@ -273,12 +273,12 @@ def cursors(session: Session) -> dict[str, int]:
 
 
 def move_cursor(session: Session, name: str, offset: int) -> None:
-    """Remember how far a journal file was read."""
+    """Record up to which byte a journal file was read."""
     session.merge(Cursor(name=name, offset=offset))
 
 
 def drop_cursors(session: Session, names: Collection[str]) -> None:
-    """These journal files are gone."""
+    """Delete the cursors of journal files that no longer exist."""
     session.execute(delete(Cursor).where(Cursor.name.in_(names)))
 
 

@@ -63,7 +63,7 @@ def due(
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
-    """Unfinished requests of peers that are none of these."""
+    """Unfinished requests of all peers but these."""
     unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
     chosen = select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers))
     return session.scalars(chosen.limit(limit)).all()

@@ -121,7 +121,7 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
 
 
 def restore(session: Session, row: Result) -> None:
-    """Its file is here again, byte for byte."""
+    """Note that the purged file of a result exists again, byte for byte."""
     row.purged = False
     record(session, RESULT_RESTORED, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
 
@@ -175,7 +175,7 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
 
 
 def make_stat(session: Session, study_id: int) -> None:
-    """Its deliveries, and jobs to come, go before those of other studies."""
+    """Give a study the priority STAT: its deliveries and later jobs go before those of other studies."""
     session.execute(update(Study).where(Study.id == study_id, Study.priority < 1).values(priority=1))
 
 

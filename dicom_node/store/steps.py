@@ -46,7 +46,7 @@ def keep(session: Session, report: StepReport) -> None:
 
 
 def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, int]:
-    """Numbers of those studies that are here, by UID."""
+    """The database ids of received studies, by Study Instance UID."""
     chosen = select(Study.study_instance_uid, Study.id).where(
         Study.study_instance_uid.in_(study_instance_uids)
     )
@@ -84,12 +84,12 @@ def of_study(
 
 
 def named(session: Session, step: int) -> int:
-    """How many objects a step names."""
+    """How many objects the performed procedure step with this id refers to."""
     return session.scalar(select(func.count()).where(StepObject.step_id == step)) or 0
 
 
 def missing(session: Session, steps: Iterable[int]) -> int:
-    """How many objects that these steps name are not here."""
+    """How many objects that these steps refer to have not been received."""
     lacks = (StepObject.step_id.in_(list(steps)), ~_is_here())
     return session.scalar(select(func.count(StepObject.sop_instance_uid.distinct())).where(*lacks)) or 0
 

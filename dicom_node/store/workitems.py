@@ -35,7 +35,7 @@ def due(session: Session, peer: str, now: datetime, limit: int) -> Sequence[int]
 
 
 def number(session: Session, workitem_id: int) -> ClaimedWorkitem:
-    """The item of this number."""
+    """The claimed work item with this database id."""
     return session.get_one(ClaimedWorkitem, workitem_id)
 
 
@@ -59,7 +59,7 @@ def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
-    """Open items of managers that are none of these."""
+    """Open work items of all managers but these."""
     open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
     return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
 
@@ -77,7 +77,7 @@ def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
 
 
 def known(session: Session, peer: str, uids: Collection[str]) -> set[str]:
-    """Those of these work items that were ever to be claimed."""
+    """The UIDs among ``uids`` that this peer's table of claims already holds."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids))
     return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine)))
 

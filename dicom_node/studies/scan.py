@@ -71,7 +71,7 @@ class Indexer:
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def waiting(self) -> int:
-        """How many files wait."""
+        """How many spooled files wait to be indexed."""
         return len(self._spool.pending())
 
     def traces(self) -> Sequence[object]:
@@ -209,7 +209,10 @@ _LENGTH = 300  # bytes: a number and a file name
 
 
 class CrashRecord:
-    """The note. It survives the process, not a power failure, which no object causes."""
+    """A file that names the spooled file that is open now, so that a crash can be blamed on it.
+
+    The record survives the process, not a power failure, which no object causes.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -222,7 +225,7 @@ class CrashRecord:
 
     @contextlib.contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Note the file while it is open."""
+        """Record that the spooled file ``name`` is open in this scope, in case the node dies."""
         self._write(f"{self.count(name)} {name}")
         try:
             yield

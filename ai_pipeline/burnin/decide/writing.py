@@ -110,7 +110,7 @@ class Text:
 
     @property
     def letters(self) -> str:
-        """Its letters and digits, in lower case."""
+        """The letters and digits of the text, in lower case."""
         return "".join(filter(str.isalnum, self.line.text)).casefold()
 
     def may_say(self, other: Text) -> bool:

@@ -47,7 +47,7 @@ class Drawings:
     classes: npt.NDArray[np.uint8] | None = None
 
     def without(self, bars: Mask) -> Drawings:
-        """A copy without text on ``bars``."""
+        """A copy in which the pixels of ``bars`` are no longer marked as text."""
         text = self.masks[AnnotationKind.TEXT] & bars
         if self.source is None or not text.any():
             return self

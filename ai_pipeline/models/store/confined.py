@@ -42,7 +42,10 @@ class ProcessLimits:
 
 
 def confine(limits: ProcessLimits) -> bool:
-    """Limit this process for good, before any thread starts. True when Landlock and seccomp hold too."""
+    """Limit this process for good; call this before any thread starts.
+
+    Returns True when Landlock and seccomp are in force as well, False when only the resource limits are.
+    """
     lower(
         {
             resource.RLIMIT_CPU: limits.seconds,

@@ -75,7 +75,10 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedHead:
-    """The head: ``weights [labels, parts, components]`` on the basis, and the candidates. A locator."""
+    """A locator that scores the candidate boxes of a label and places the best one.
+
+    ``weights [labels, parts, components]``: on the components of ``basis``. ``head``: the candidate boxes.
+    """
 
     basis: Basis
     weights: Floats

@@ -34,8 +34,11 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a finding lies if it is there: ``corners`` (left, top, right, bottom) and the ``point`` that is
-    surest (x, y), all as shares of the image's sides; ``score`` 0 to 1 for how sure the place is."""
+    """Where a finding is, if the image has it.
+
+    ``corners`` (left, top, right, bottom) and ``point`` (x, y), the most likely point, are shares of the
+    image's sides. ``score``: how sure the place is, 0 to 1.
+    """
 
     corners: Corners
     point: tuple[float, float]
@@ -55,7 +58,9 @@ class Detection:
 
 
 def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
-    """``[boxes, 6]``, columns as :data:`PLACE_NAMES`. A locator without a box scores 0."""
+    """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 where none is
+    predicted.
+    """
     rows = np.zeros((len(truth), len(PLACE_NAMES)))
     for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
         if place is None:

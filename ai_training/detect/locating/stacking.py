@@ -31,7 +31,7 @@ TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stacked:
-    """The head combined with a YOLO's boxes, at one weight (``trust``). A locator."""
+    """A locator that adds a YOLO's boxes to the scores of the fitted head, with the weight ``trust``."""
 
     head: fusion.FittedHead
     drawn: YoloLocator

@@ -216,7 +216,10 @@ MAKERS: Mapping[str, type[Maker]] = {"dcgan": DcganMaker, "pggan": GrowingMaker}
 
 
 def stage_at(done: float, last: int) -> tuple[int, float]:
-    """Which stage trains when a share ``done`` of the steps is done, and how far it has faded in."""
+    """The number of the stage (0 to ``last``) that trains after a share ``done`` (0 to 1) of all steps.
+
+    Also returns how far the stage is faded in, 0 to 1.
+    """
     place = min(done, 1.0) * (last + 1)
     stage = min(int(place), last)
     return stage, min(1.0, 2 * (place - stage)) if stage else 1.0

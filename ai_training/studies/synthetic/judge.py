@@ -59,7 +59,7 @@ def judge(made: Bytes, training: Bytes, held_out: Bytes) -> Judged:
 
 
 def features(network: Perception, pixels: Bytes) -> Floats:
-    """``[N, 1280]`` of ``pixels [N, side, side]``, seen at 128 pixels a side."""
+    """Features ``[N, 1280]`` of the images ``pixels [N, side, side]``, resized to 128 × 128 pixels."""
     parts = []
     for start in range(0, len(pixels), AT_ONCE):
         sized = [cv2.resize(image, (SIDE, SIDE)) for image in pixels[start : start + AT_ONCE]]

@@ -98,7 +98,7 @@ def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
 
 
 def name_of(row: Row) -> str:
-    """The name of a frame in results."""
+    """The name under which results list the frame of ``row``."""
     return f"{row['set']}__{Path(row['file']).stem}"
 
 

@@ -34,7 +34,7 @@ def crop_around(picture: Picture, box: Box, around: int = AROUND) -> tuple[slice
 
 
 def outlined(picture: Picture, masks: Sequence[tuple[Mask, tuple[int, int, int]]], scale: int) -> Picture:
-    """The picture enlarged, with the outlines of masks drawn over it."""
+    """A copy of the picture, enlarged ``scale`` times, with the outlines of the masks in their colours."""
     large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     for mask, colour in masks:
         part = np.repeat(np.repeat(mask.astype(np.uint8), scale, 0), scale, 1)

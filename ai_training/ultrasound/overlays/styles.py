@@ -113,7 +113,7 @@ def colour(random: Random) -> Colour:
 
 
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
-    """A random look for the texts of one group."""
+    """A random style for a group of texts: font, size, colour, opacity, outline, shadow, box and frame."""
     faces = korean_faces(family) if korean else latin_faces(family)
     chosen = one(random, faces)
     ink = colour(random)
@@ -138,7 +138,7 @@ def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> H
 
 
 def writes_korean(random: Random) -> bool:
-    """One overlay in six is Korean."""
+    """Whether this overlay has Korean texts: True for one in six, at random."""
     return bool(random.random() < 1 / 6)
 
 

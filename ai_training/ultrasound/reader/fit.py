@@ -34,7 +34,7 @@ VALIDATED = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderRecipe(Recipe):
-    """``lines``: lines of one batch."""
+    """How the text reader is trained. ``lines``: number of text lines in a batch."""
 
     iterations: int = 14_000
     lines: int = 64

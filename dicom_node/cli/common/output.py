@@ -75,7 +75,7 @@ class Moment:
 
     @property
     def zone(self) -> str:
-        """ "+02:00"."""
+        """The offset from UTC, such as "+02:00"."""
         return self.at.isoformat()[-6:]
 
 

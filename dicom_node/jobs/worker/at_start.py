@@ -18,7 +18,9 @@ _Stamp = tuple[Path, int, int]
 
 @dataclass(frozen=True, slots=True)
 class AtStart:
-    """``files``: the site's models and device rules, with size and time. ``foreign``: pipelines of other
+    """What a worker process reads once, at its start.
+
+    ``files``: models and device rules of the site, with size and time. ``foreign``: pipelines from other
     packages, whose code may change at any time.
     """
 
@@ -31,7 +33,7 @@ class AtStart:
 
     @staticmethod
     def under(settings: Settings) -> AtStart:
-        """What a process takes that starts now."""
+        """What a process that starts now reads, with these ``settings``."""
         workers = settings.workers
         folders = workers.models_dir or from_environment(), device_rules_of(settings)
         names = {rule.pipeline for rule in settings.rules if workers.takes(rule.pipeline)}
@@ -45,7 +47,11 @@ class AtStart:
         )
 
     def serves(self, now: AtStart) -> bool:
-        """Whether a process that took this may go on where a new one would take what is there ``now``."""
+        """Whether a process that read this at its start is up to date, where a new process would read
+        ``now``.
+
+        False with foreign pipelines.
+        """
         return self == now and not self.foreign
 
 

@@ -24,7 +24,10 @@ KEEP_SECONDS = 86_400.0
 
 @dataclass(slots=True)
 class AtWork:
-    """The record of one worker. ``most``: workers that an image may cost; ``memory_mib``: their limit."""
+    """The record of the images that one worker works on.
+
+    ``most``: how many workers an image may cost. ``memory_mib``: the memory limit of a worker in MiB.
+    """
 
     folder: Path
     owner: str
@@ -39,9 +42,10 @@ class AtWork:
 
     @contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
-        """Note the image that is worked on in this scope, in case the process ends there.
+        """Record which image is worked on in this scope, in case the process ends there.
 
-        Raises PixelError when the image has cost too many workers, WorkerSpent when it took all memory.
+        Raises PixelError when the image has cost too many workers, WorkerSpent when the image used up the
+        worker's memory.
         """
         file = self.folder / spool_name
         if (lost := self._losses(file)) >= self.most:
@@ -87,7 +91,7 @@ class AtWork:
         self._remove(self.folder / spool_name)
 
     def forget_old(self) -> None:
-        """Delete what is older than a day."""
+        """Delete records that are older than a day."""
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_mtime < time.time() - KEEP_SECONDS:

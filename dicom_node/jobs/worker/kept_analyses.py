@@ -54,14 +54,14 @@ class Analyses:
     folder: Path
 
     def get(self, key: str) -> PipelineResult | None:
-        """The analysis of that name, None when there is none (or none that can be read)."""
+        """The stored analysis under ``key``; None when there is none or the files cannot be read."""
         try:
             return _read(self.folder / key)
         except (OSError, EOFError, ValueError):
             return None
 
     def put(self, key: str, result: PipelineResult) -> None:
-        """Keep an analysis; one that is there already and can be read stays."""
+        """Store an analysis under ``key``, unless a readable one is stored already."""
         draft = self.folder / f".{key}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -85,7 +85,7 @@ class Analyses:
         return True
 
     def drop(self, key: str) -> None:
-        """Forget an analysis that was used."""
+        """Delete the analysis and its claim, once a job has used the analysis."""
         shutil.rmtree(self.folder / key, ignore_errors=True)
         (self.folder / f"{key}.claim").unlink(missing_ok=True)
 

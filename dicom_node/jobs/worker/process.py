@@ -111,8 +111,8 @@ class Worker:
         return None if self._must_end else self._successor
 
     def succeeded_under(self, settings: Settings) -> Worker:
-        """Its successor under other settings; called in another thread, which loads what is new while this
-        one works on.
+        """Create this worker's successor with new settings. Called in another thread, while this worker goes
+        on.
         """
         successor = Worker(settings, self._database, self)
         successor.warm_up()

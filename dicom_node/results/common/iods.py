@@ -69,5 +69,5 @@ def body_part(code_value: object) -> str:
 
 
 def regions() -> list[CodedConcept]:
-    """The codes of all body parts."""
+    """The SNOMED CT codes of all body parts that DICOM names."""
     return [code for code, *_ in get_anatomic_region_map().values()]

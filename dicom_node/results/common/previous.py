@@ -59,7 +59,7 @@ class StatedNumber:
 
 @dataclass(frozen=True, slots=True)
 class EarlierObject:
-    """An object of an earlier study."""
+    """The UIDs of an object of an earlier study."""
 
     study_uid: str
     series_uid: str

@@ -167,7 +167,7 @@ def _read(stored: SourceObject) -> Source:
 
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
-    """The source with this header."""
+    """A source image from its ``stored`` file and the header read from that file."""
     return Source(stored, header, _stand_in(header, stored.image.header.frames), repairs)
 
 

@@ -37,7 +37,7 @@ class LocatedFinding:
 
     @property
     def text(self) -> str:
-        """The text beside the box."""
+        """The text that is drawn beside the finding's box."""
         return label_text(self.finding)
 
 
@@ -97,7 +97,7 @@ def tracked(located: Sequence[LocatedFinding]) -> list[Finding]:
 
 
 def of_source(source: Source, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings of one image."""
+    """The findings in the image ``source``."""
     return [finding for finding in findings if finding.source_uid == source.uid]
 
 

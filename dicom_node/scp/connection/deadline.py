@@ -25,7 +25,7 @@ class Deadline:
         self._bytes_per_second = bytes_per_second
 
     def extend(self, count: int) -> None:
-        """``count`` bytes came."""
+        """Move the deadline on, since ``count`` bytes have been received."""
         self._until += count / self._bytes_per_second
 
     @property

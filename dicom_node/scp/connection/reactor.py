@@ -118,7 +118,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     @property
     def within_message(self) -> bool:
-        """Whether more of a message must come."""
+        """Whether a message has begun whose end has not been received."""
         return bool(self.assoc.dimse.within_message)
 
     def _has_ended(self) -> bool:

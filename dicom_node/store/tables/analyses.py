@@ -68,9 +68,11 @@ class ShadowScore(Base):
 
 
 class AnnotationReading(Base):
-    """A reading of one burned-in annotation: its text, sealed under the site key, or its place if drawn.
+    """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
+    drawing.
 
-    ``analysis_sha256``: of pipeline and options; a newer analysis of the image with the same replaces it.
+    ``analysis_sha256``: hash of the pipeline and its options. A newer analysis of the image with the same
+    hash replaces the reading.
     """
 
     __tablename__ = "annotation_reading"
@@ -93,10 +95,11 @@ class AnnotationReading(Base):
 
 
 class CleaningReview(Base):
-    """An image whose cleaning a person should look at; ``verdict`` is NULL while it waits.
+    """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
 
-    Asked once for an analysis (``analysis_sha256``: of pipeline, options, and all that shapes the image).
-    ``places``: left, top, right, bottom in pixels, the last two exclusive. Nothing that was read.
+    There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
+    and all else that shapes the image. ``places``: boxes (left, top, right, bottom) in pixels; right and
+    bottom are exclusive. The row never holds the text that was read in the image.
     """
 
     __tablename__ = "cleaning_review"

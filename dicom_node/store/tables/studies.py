@@ -297,7 +297,7 @@ class Delivery(Base):
 
     @property
     def item(self) -> Result | Original:
-        """The object that is on its way."""
+        """The object to be delivered: a result, or a received original."""
         item = self.result or self.original
         assert item is not None
         return item
