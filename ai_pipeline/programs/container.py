@@ -32,8 +32,9 @@ _ASKED_SECONDS = 30.0
 
 
 def engine(wanted: str = "") -> str:
-    """The name of the container engine: ``wanted`` or, without it, the first installed one. "" if not
-    installed.
+    """The name of the container engine: ``wanted`` or, without it, the first that is installed.
+
+    Returns "" if no such engine is installed.
     """
     names = [wanted] if wanted else ENGINES
     return next((name for name in names if shutil.which(name)), "")

@@ -89,7 +89,7 @@ def check_splits(where: Path, images: Iterable[InSplit]) -> None:
 
 
 def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
-    """The images whose files exist, and a note on how many are missing. Raises DataMissing when none exists."""
+    """The images whose files exist, and a note on the missing ones. Raises DataMissing when none exists."""
     found = tuple(image for image in images if image.path.is_file())
     if not found:
         first = f", {images[0].path} for one" if images else ""

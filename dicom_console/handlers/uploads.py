@@ -125,7 +125,7 @@ def taken(asked: Visit, form: FormData) -> Upload:
 
 
 def refuse_who_would_not_see_it() -> None:
-    """Raise HTTPException if this user may not see uploaded studies: users limited to other senders may not."""
+    """Raise HTTPException if this user sees only studies of other senders than the console."""
     senders = sight.SENDERS.get()
     if senders and CONSOLE_AE_TITLE not in senders:
         raise HTTPException(

@@ -55,7 +55,7 @@ class PartReader:
             raise HTTPException(400, "The parts of this request cannot be read.") from None
 
     def finish(self) -> None:
-        """End the body. Raises HTTPException if the last boundary or every part is missing."""
+        """End the body. Raises HTTPException if the body had no parts, or lacks its last boundary."""
         if not (self._ended and self._parts):
             raise HTTPException(400, "This request has no parts, or does not end with its last boundary.")
 

@@ -689,7 +689,9 @@ class Settings(_Section):
 
     @property
     def asked_by_rules(self) -> frozenset[str]:
-        """Names of peers that rules have asked about studies that are being received."""
+        """The names of the peers that the rules query (``priors``, ``complete_from``) while a study is being
+        received.
+        """
         priors = (rule.priors.peer for rule in self.rules if rule.priors)
         return frozenset([*priors, *(rule.complete_from for rule in self.rules if rule.complete_from)])
 

@@ -31,7 +31,7 @@ class FiledReport:
 
     @property
     def is_as_sent(self) -> bool:
-        """Whether the report still has the status with which it was sent; False once a person has amended it."""
+        """Whether the report has the status with which it was sent; False once a person has amended it."""
         return self.report.get("status") == PRELIMINARY
 
     @property

@@ -55,7 +55,7 @@ _UNREADABLE = "(the report cannot be read)"
 
 
 def forget_removed(database: Database, settings: Settings) -> None:
-    """Delete how far notifications were gathered that are no longer in the settings.
+    """Delete the cursors of notifications that are no longer in the settings.
 
     A notification that is configured again later starts afresh.
     """

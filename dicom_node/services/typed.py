@@ -46,6 +46,6 @@ class Because(ServiceRequest):
 
 
 class Done(ServiceResult):
-    """How many objects were changed."""
+    """How many results or jobs the request has changed, or results it has sent."""
 
     objects: int

@@ -77,7 +77,7 @@ def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
 
 
 def known(session: Session, peer: str, uids: Collection[str]) -> set[str]:
-    """The UIDs among ``uids`` that this peer's table of claims already holds."""
+    """The UIDs among ``uids`` for which a claim at this peer is recorded, in whatever state."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids))
     return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine)))
 
