@@ -47,7 +47,7 @@ class Range(ExperimentPart):
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
 
-class Search(ExperimentPart):
+class SearchSpace(ExperimentPart):
     """The experiment that trials start from, and the keys that they change, such as ``augment.rotation``."""
 
     base: Experiment
@@ -80,12 +80,12 @@ def _nested(keys: Sequence[str], value: Value) -> dict[str, Any]:
     return {first: _nested(rest, value) if rest else value}
 
 
-def load(path: Path) -> Search:
+def load(path: Path) -> SearchSpace:
     """Read an experiment with ``[search]``. Raises ExperimentError for each wrong key or value, OSError."""
     table = read_table(path)
     search = table.pop("search", {})
     base = checked(Experiment, table, str(path))
-    found = checked(Search, {"base": base, "search": search}, str(path))
+    found = checked(SearchSpace, {"base": base, "search": search}, str(path))
     for key, one in found.search.items():
         for value in (one.low, one.high) if isinstance(one, Range) else one:
             found.of({key: value})
@@ -95,7 +95,7 @@ def load(path: Path) -> Search:
 def tune(
     data: Path,
     out: Path,
-    search: Search,
+    search: SearchSpace,
     trials: int,
     *,
     threads: int = 0,
