@@ -1,6 +1,7 @@
-"""Chest X-rays for the demonstration as DICOM objects: from a public picture, or a phantom drawn here.
+"""Chest X-rays for the demonstration as DICOM objects: from a public picture, or a drawn phantom.
 
-The patient is invented, and says so. UIDs are derived from the pixels, so a second run sends the same object.
+The patient is invented, and the name says so. UIDs are derived from the pixels: a second run sends the same
+object.
 """
 
 from __future__ import annotations
