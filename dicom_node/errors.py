@@ -73,7 +73,7 @@ class ConfigurationError(CannotRun):
 
 
 class UnsafeFolder(CannotRun):
-    """The data folder cannot keep acknowledged objects."""
+    """The data folder is not safe for acknowledged objects."""
 
 
 class AlreadyRunning(CannotRun):
@@ -191,7 +191,7 @@ class SpoolError(StorageError):
 
 
 class SpoolFull(SpoolError):
-    """Fewer free bytes than the watermark: the sender gets A700 and sends again later."""
+    """The spool cannot store an object."""
 
 
 class NotInSpool(StorageError):
@@ -199,7 +199,7 @@ class NotInSpool(StorageError):
 
 
 class StoreAway(StorageError):
-    """The object store does not answer, or has not got the object yet: waiting cures it."""
+    """The object store does not answer, or does not have the object yet; a later try may succeed."""
 
     exit_code = ExitCode.UNAVAILABLE
 
@@ -223,7 +223,7 @@ class DatabaseDamaged(StorageError):
 
 
 class DatabaseNotReady(StorageError):
-    """The database's URL cannot be read, or its schema is newer than this program."""
+    """The database's URL is invalid, or its schema is newer than this program."""
 
     exit_code = ExitCode.CONFIG
 

@@ -1,4 +1,4 @@
-"""Storage Commitment Push Model (PS3.4 Annex J): requests and reports, written, and read under limits."""
+"""Storage Commitment Push Model (PS3.4 Annex J): writes requests and reports, and reads them under limits."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ class CommitmentReport:
     failed: tuple[tuple[str, int], ...]
 
     def committed_lines(self) -> list[str]:
-        """``committed`` as the journal and the database keep it: lines of "instance class"."""
+        """``committed`` in the form of the journal and the database: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.committed]
 
     def failed_lines(self) -> list[str]:
-        """``failed`` as the journal and the database keep it: "instance reason", four hexadecimal digits."""
+        """``failed`` in the form of the journal and the database: "instance reason", four hexadecimal
+        digits.
+        """
         return [f"{instance} {reason:04X}" for instance, reason in self.failed]
 
 
@@ -72,7 +74,7 @@ class RequestedObjects:
     objects: tuple[tuple[str, str], ...]
 
     def lines(self) -> list[str]:
-        """``objects`` as the journal and the database keep it: lines of "instance class"."""
+        """``objects`` in the form of the journal and the database: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.objects]
 
 

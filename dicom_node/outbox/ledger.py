@@ -1,4 +1,4 @@
-"""The outbox as one destination works on it. Each method is one transaction."""
+"""The delivery table for one destination. Each method is one transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LEFT = frozenset({DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DI
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """One leased delivery, free of the database session."""
+    """One leased delivery, usable without a database session."""
 
     delivery: int
     attempts: int
@@ -83,13 +83,13 @@ class Ledger:
         return to_send, to_ask
 
     def renew(self, batch: Sequence[Leased]) -> None:
-        """Show that the owner is alive."""
+        """Renew the leases: the owner is alive."""
         numbers = [one.delivery for one in batch]
         with self._database.write() as session:
             deliveries.renew(session, numbers, self._owner, utc_now() + self._lease)
 
     def give_up(self, faults: Mapping[Leased, str]) -> None:
-        """Enter why these must not go to the peer."""
+        """Give up deliveries that must not be sent to the peer. ``faults``: the reason for each."""
         with self._entering(list(faults)) as (_, moves, rows):
             for one, row in rows.items():
                 if row.attempts == one.attempts:
@@ -118,7 +118,7 @@ class Ledger:
         return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
 
     def enter_confirmations(self, answers: Mapping[Leased, Confirmation]) -> None:
-        """Enter the peer's answers about these deliveries."""
+        """Record the peer's answers to the queries about these deliveries."""
         with self._entering(list(answers)) as (session, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
@@ -127,7 +127,7 @@ class Ledger:
                 self._record_hung(session, list(answers), "query")
 
     def put_off(self, batch: Sequence[Leased], reason: str) -> None:
-        """Put these deliveries off, unsent and unasked: the object store is unreachable."""
+        """Postpone these deliveries without sending or querying: the object store is unreachable."""
         with self._entering(batch) as (_, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
@@ -188,7 +188,7 @@ class Ledger:
 
 
 def give_up_all(database: Database, settings: Settings, destination: str) -> int:
-    """Give up deliveries to a name that is not in the configuration any more; returns how many."""
+    """Give up deliveries to a name that is no longer in the configuration; returns how many."""
     peer = PeerSettings(name=destination, ae_title="UNKNOWN")
     now = utc_now()
     with database.write() as session:

@@ -1,4 +1,4 @@
-"""The heartbeat of a running job: a thread renews its lease, and learns from it that the job must stop."""
+"""The heartbeat of a running job: a thread renews the job's lease, and notices when the job must stop."""
 
 from __future__ import annotations
 
@@ -61,14 +61,16 @@ class JobHeartbeat:
         self._thread.join()
 
     def __call__(self, share: float, what: str) -> None:
-        """Progress of the job: ``share`` done, 0 to 1. Raises JobStopped when the job must stop."""
+        """Report the job's progress: ``share`` done, 0 to 1. Raises JobStopped if the job must stop."""
         self._share, self._doing = share, what
         if self._stop is not None:
             raise self._stop
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Scope in which another job runs first: this job's lease is renewed, its time limit stands still."""
+        """A scope in which another job runs first: this job's lease is renewed, its time limit is
+        suspended.
+        """
         began, self._paused = time.monotonic(), True
         try:
             yield
