@@ -131,7 +131,7 @@ STATUSES = (
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why an association is not accepted: fields of the A-ASSOCIATE-RJ PDU (PS3.8 Table 9-21)."""
+    """The reason for rejecting an association: fields of the A-ASSOCIATE-RJ PDU (PS3.8 Table 9-21)."""
 
     result: int
     source: int

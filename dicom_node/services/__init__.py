@@ -1,8 +1,8 @@
-"""What a person may do to a node, one file per noun: command line and console share these functions.
+"""A person's actions on a node, one file per noun; command line and console share these functions.
 
-Each takes the settings, opens the database for one short unit of work and raises a ``NodeError`` that
-says what to do. What is heavy to import (networking, models) is imported by the function that needs it: a
-list must be quick.
+Each function takes the settings, opens the database for one short unit of work and raises a ``NodeError``
+that says what to do. Modules that are slow to import (networking, models) are imported by the function that
+needs them: a list must be quick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Images whose cleaning waits for a person: withheld, blacked out, filled wider; what a person decides."""
+"""Images whose cleaning waits for a person's review (withheld, blacked out, filled wider), and the
+decisions.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
 
 
 def after(session: Session, number: int) -> int | None:
-    """The image that waits after this one, the first one after the last; None where no other waits."""
+    """The image that waits after this one; after the last the first one; None if no other image waits."""
     chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
     in_turn = chosen.order_by(CleaningReview.id < number, CleaningReview.id)
     return session.scalar(in_turn.limit(1))
@@ -81,7 +83,7 @@ def decided(session: Session) -> list[View]:
 
 
 def numbers(session: Session) -> View:
-    """How many images wait for a review, and since when the oldest one waits."""
+    """The number of images that wait for a review, and the time since when the oldest waits."""
     chosen = select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
     count, oldest = session.execute(chosen).one()
     return {"waiting": count, "oldest": as_json(oldest)}
