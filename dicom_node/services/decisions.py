@@ -1,8 +1,9 @@
-"""Decisions of persons that a restored database does not know: named, done again, or settled by a person.
+"""Persons' decisions that a restored database lacks: listed, applied again, or settled by a person.
 
-Each is done by the function that did it, in one transaction with its entry in the audit, under the name and
-the time of the person who decided. What cannot be done yet waits: the study may still come back from the
-spool, the result from its job. What it would hold back waits with it (``store/decisions.py``).
+Each is applied by the function that applied it first, in one transaction with its audit record, under the
+name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
+come back from the spool, the result from its job. Deliveries that it would prevent wait with it
+(``store/decisions.py``).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _BY_HAND = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LostDecision:
-    """A decision that is to be done again."""
+    """A decision that must be applied again."""
 
     action: AuditAction
     study: str
@@ -86,9 +87,7 @@ def reconcile(settings: Settings) -> list[View]:
 
 
 def apply_waiting(settings: Settings) -> int:
-    """Apply the waiting decisions that can be applied now, in the order in which they were made; returns how
-    many.
-    """
+    """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
         lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
     done = 0
@@ -148,9 +147,9 @@ def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAN
 
 
 def describe_lost(settings: Settings) -> list[str]:
-    """Lines about decisions made after the restored backup was written, with the outcome for each.
+    """Lines on the decisions made after the restored backup was written, with the outcome for each.
 
-    Empty where there is no such decision.
+    Empty if there is no such decision.
     """
     try:
         lost = reconcile(settings)

@@ -42,7 +42,7 @@ def encode(traces: Mapping[str, Sequence[StudySpan]], resource: Mapping[str, str
 
 
 def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
-    """POST it; redirects are not followed, nor is a login taken from ~/.netrc."""
+    """POST the body; redirects are not followed, and no login is read from ~/.netrc."""
     connections = Connections(settings.seconds)
     headers = {"Content-Type": "application/x-protobuf"}
     headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}
