@@ -96,7 +96,7 @@ def _constants() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the catalogues again."""
+    """Update the files of all catalogues."""
     for language in LANGUAGES:
         if language == "en":
             continue

@@ -428,7 +428,7 @@ class Background:
 
 
 def inode(database: Database) -> int:
-    """The inode of the SQLite file; 0 for other databases and for a file that is gone."""
+    """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
 

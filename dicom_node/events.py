@@ -20,7 +20,7 @@ FieldValue = str | int | float | list[str] | None
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """``number`` never changes its meaning; ``text`` is one sentence for an admin."""
+    """A type of event. The meaning of a ``number`` never changes; ``text`` is one sentence for an admin."""
 
     number: int
     level: int

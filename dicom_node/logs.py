@@ -1,4 +1,6 @@
-"""Logging of every process: standard error, file, syslog; UTC; no library messages that may hold PHI."""
+"""Logging of every process: standard error, file, syslog; UTC; no messages of libraries that may contain
+PHI.
+"""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[s
     """Lock a place on the data folder for one node while it runs; yield the name of the place.
 
     A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
-    ("worker-1", "worker-2"). The lock file names the process and its configuration files. The kernel drops
-    the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    ("worker-1", "worker-2"). The lock file has the process id and the paths of the configuration files. The
+    kernel releases the lock when the process dies, on NFS too. Raises AlreadyRunning.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:

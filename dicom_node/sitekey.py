@@ -33,7 +33,9 @@ class SiteKey:
     _secret: bytes = field(repr=False)
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); none can be computed from another."""
+        """A key of 32 bytes for one purpose by HKDF-SHA256 (RFC 5869); no key can be computed from
+        another.
+        """
         return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
 
 

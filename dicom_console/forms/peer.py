@@ -70,7 +70,7 @@ def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]
 
 
 def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]:
-    """The mistakes by form field; "": mistakes that concern no field."""
+    """The mistakes by form field; under "" mistakes that concern no field."""
     found: dict[str, list[str]] = {}
     for problem in problems:
         key = problem.key.partition(f"peers.{name}.")[2].partition("[")[0]

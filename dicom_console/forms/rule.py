@@ -83,7 +83,7 @@ def field(place: Place, pipeline: str) -> str:
 
 
 def card_of(pipeline: str) -> PipelineCard | None:
-    """The card of a pipeline; None where it cannot be loaded (``check`` reports that)."""
+    """The card of a pipeline; None if the pipeline cannot be loaded (``check`` reports that)."""
     try:
         return pipelines.card_of(pipeline)
     except (KeyError, PluginError):
@@ -91,7 +91,7 @@ def card_of(pipeline: str) -> PipelineCard | None:
 
 
 def options_of(pipeline: str) -> tuple[PipelineOption, ...]:
-    """The options of a pipeline; none where it cannot be loaded."""
+    """The options of a pipeline; none if the pipeline cannot be loaded."""
     card = card_of(pipeline)
     return card.options.listed() if card else ()
 

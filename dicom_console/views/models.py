@@ -87,7 +87,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def drift(settings: Settings, identifier: str, version: str) -> list[View]:
-    """The rows of ``models drift`` for this model, one for each sender."""
+    """The drift of this model's scores, one row for each sender, as in ``models drift``."""
     rows = service.drift(settings)
     return [row for row in rows if (row["model"], row["version"]) == (identifier, version)]
 

@@ -32,7 +32,7 @@ _LAST = "\U0010ffff"  # the last code point, which no text of DICOM has
 
 
 class Order(StrEnum):
-    """How the list of studies is sorted."""
+    """The order of the list of studies."""
 
     RECEIVED = "received"  # the newest object first
     WAITING = "waiting"  # the oldest first

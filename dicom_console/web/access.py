@@ -41,7 +41,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class NotSignedIn(Exception):
-    """The page needs a signed-in user."""
+    """The page needs a signed-in user, and nobody is signed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Visit:
 
     @property
     def user(self) -> User:
-        """The signed-in user. Only for endpoints that need a role; raises NotSignedIn."""
+        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
         if self.signed_in is None:
             raise NotSignedIn
         return self.signed_in
@@ -112,18 +112,18 @@ class Visit:
         return language_of(self.request)
 
     def text(self, name: str) -> str:
-        """A field of the form, "" where it is missing or a file."""
+        """A field of the form as text, "" if it is missing or a file."""
         value = self.form.get(name, "")
         return value.strip() if isinstance(value, str) else ""
 
     def fields(self) -> dict[str, list[str]]:
-        """All fields of the form that are texts, each with its values."""
+        """All text fields of the form, each with its values."""
         return {
             key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
         }
 
     def query(self, name: str) -> str:
-        """The value of a query parameter, "" where it is missing."""
+        """The value of a query parameter, "" if it is missing."""
         return self.request.query_params.get(name, "")
 
     def study_uid(self, number: int) -> str:

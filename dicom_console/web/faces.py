@@ -69,10 +69,10 @@ class Faces:
         reads: Reader | None = None,
         **more: Any,
     ) -> Callable[[Handler], Handler]:
-        """Publish a function in the API for programs and, where ``page`` is given, as a page for people.
+        """Publish a function in the API for programs and, if ``page`` is given, as a page for people.
 
-        ``at``: the page's address, by default ``path``. ``reads``: turns a form into the request, where the
-        form's fields have other names than the request's. ``more``: keyword arguments for FastAPI.
+        ``at``: the page's address, by default ``path``. ``reads``: converts a form into the request, if the
+        form's field names differ from the request's. ``more``: keyword arguments for FastAPI.
         """
 
         def declare(handler: Handler) -> Handler:

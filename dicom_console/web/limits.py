@@ -176,7 +176,7 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Take the bytes of a request, and extend its time."""
+        """Process the bytes of a request, and extend the request's time."""
         super().data_received(data)
         self._set_due(len(data))
 

@@ -153,7 +153,7 @@ def decimal(number: float, places: int = 0, *, language: str = "en") -> str:
 
 
 def date(text: str, language: str = "en") -> str:
-    """A DICOM date (DA, PS3.5 6.2) as the language writes it; other text unchanged."""
+    """A DICOM date (DA, PS3.5 6.2) in the format of the language; other text unchanged."""
     try:
         return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
     except ValueError:
@@ -161,7 +161,7 @@ def date(text: str, language: str = "en") -> str:
 
 
 def person(text: str) -> str:
-    """A person's name (PN, PS3.5 6.2.1): family name, a comma and the others, in each group of letters."""
+    """A person's name (PN, PS3.5 6.2.1) as family name, comma and other names, in each component group."""
     return " = ".join(filter(None, map(_in_words, text.split("="))))
 
 

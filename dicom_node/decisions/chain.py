@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class ChainContent:
-    """The content of a file: its valid lines, and the faults of the others."""
+    """The content of a file: its valid lines, and the faults of its invalid lines."""
 
     lines: Sequence[Line]
     faults: Sequence[Fault]

@@ -1,4 +1,4 @@
-"""The node of the demonstration, a process of its own, and the modalities that send to it."""
+"""The node of the demonstration, in a separate process, and the modalities that send to it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ port = {port}
 
 
 class DemoNode:
-    """``dicom-node serve`` on a folder of its own."""
+    """A process of ``dicom-node serve`` with a folder of its own."""
 
     def __init__(self, folder: Path, pacs: Pacs) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 class OrthancPacs:
-    """A real Orthanc as a process of its own."""
+    """A real Orthanc in a separate process."""
 
     name = "Orthanc"
 

@@ -25,9 +25,9 @@ _FIELD_MM = 350.0  # of a chest cassette
 def chest_radiograph(
     pixels: Grey, *, view: str, sex: str, age_years: int, description: str, exposed: str
 ) -> Dataset:
-    """DX For Presentation (PS3.3 A.26) of a frontal chest; ``pixels`` bright = dense, 8 bit.
+    """DX For Presentation (PS3.3 A.26) of a frontal chest; ``pixels``: bright = dense, 8 bit.
 
-    ``exposed``: date and time, YYYYMMDDHHMMSS. ``description`` says where the picture is from.
+    ``exposed``: date and time, YYYYMMDDHHMMSS. ``description``: the source of the picture.
     """
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     ds = Dataset()

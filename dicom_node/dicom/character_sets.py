@@ -1,9 +1,8 @@
 """Text decoded strictly by Specific Character Set (0008,0005) (PS3.5 6.1, PS3.3 C.12.1.1.2).
 
-pydicom puts replacement characters where bytes are not of the character set, and reads the default repertoire
+pydicom puts replacement characters where bytes do not fit the character set, and reads the default repertoire
 as ISO 8859-1. Both would hide that a patient's name is broken, and a wrong name on a result is worse than no
-result. The inbox and the builders of results decode here and nowhere else, so a name that one accepts is the
-same text for the other.
+result. The inbox and the builders of results both decode with this module, so they read the same text.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def request(transaction_uid: str, objects: Iterable[tuple[str, str]]) -> Dataset
 def report(transaction_uid: str, objects: Mapping[str, str], failed: Mapping[str, int]) -> Dataset:
     """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1.2).
 
-    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not safe.
+    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not
+    committed.
     """
     information = Dataset()
     information.TransactionUID = transaction_uid
@@ -123,7 +124,7 @@ def read_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
 def read_request(encoded: bytes, transfer_syntax: UID) -> RequestedObjects:
     """Read Action Information in Implicit or Explicit VR Little Endian. Raises FaultyReport.
 
-    An instance that is named twice counts with the class that it has last.
+    If an instance is listed twice, its last class is used.
     """
     with _read(encoded, transfer_syntax, REQUEST_BYTES, REQUEST_OBJECTS) as information:
         objects = dict(_uids(item) for item in _items(information, "Referenced"))

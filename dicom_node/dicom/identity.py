@@ -107,7 +107,7 @@ class Patient:
 
     @classmethod
     def parse(cls, text: str) -> Patient:
-        """The patient whose ``str`` is ``text``."""
+        """Read a patient from ``text``, the ``str`` of a patient."""
         return cls(*text.split(";"))
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ class AskedStudies:
     """The lowest number of their rows."""
 
     def want(self, row: Fetch) -> None:
-        """Count a study that is to be fetched."""
+        """Count a study that must be fetched."""
         self.wanted += 1
         self.first = min(self.first or row.id, row.id)
 

@@ -26,8 +26,8 @@ _READ_BYTES = 2**20
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
-    """The folder of a listener's journal. Each place has its own folder: only one listener may write to a
-    folder.
+    """The folder of a listener's journal; each place has its own, because only one listener may write to
+    it.
     """
     return data_dir / (f"journal-{place}" if place else "journal")
 

@@ -107,7 +107,7 @@ class Spool:
             yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
 
     def put_back(self, path: Path) -> Path:
-        """Move a stored file back to ``incoming``, to be indexed again. Raises SpoolError."""
+        """Move a stored file back to ``incoming``, so that it is indexed again. Raises SpoolError."""
         return _move(path, self._incoming)
 
     def settle(self, path: Path, place: Path) -> None:
@@ -308,8 +308,9 @@ def marked(name: str) -> str:
 
 
 def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
-    """The first file of each sender, then the second of each, and so on; each sender's files stay in
-    order.
+    """The files in the order of indexing: the first of each sender, then the second of each, and so on.
+
+    Each sender's files stay in order.
     """
     by_sender: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:

@@ -64,7 +64,7 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class RuleDecision:
-    """A rule that takes images of a study. ``held_reason`` says which limit stops the job, "" for none."""
+    """A rule that takes images of a study. ``held_reason``: the limit that stops the job, "" for none."""
 
     rule: RuleSettings
     source_uids: tuple[str, ...]
@@ -84,7 +84,7 @@ class Explanation:
 def decide(
     rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
 ) -> list[RuleDecision]:
-    """Every rule that takes at least one image, with these images in the order of the examination."""
+    """Every rule that takes at least one image, with the taken images in the order of the examination."""
     decisions = []
     ordered = sorted(images, key=_order)
     for rule in rules:

@@ -48,7 +48,7 @@ class RejectionReason(StrEnum):
 
 
 class ObjectRole(StrEnum):
-    """What a received object is for the node; only sources may start a job."""
+    """The role of a received object in the node; only sources may start a job."""
 
     SOURCE = "source"  # may start a job
     NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: stored; starts and reopens nothing
@@ -69,7 +69,7 @@ class Outcome(StrEnum):
 
 
 class AssociationOutcome(StrEnum):
-    """How an association ended."""
+    """The end of an association."""
 
     OPEN = "open"
     RELEASED = "released"
@@ -104,7 +104,7 @@ class ReaderVerdict(StrEnum):
 
 
 class ReviewCause(StrEnum):
-    """Why a person should look at the cleaning of an image, the most urgent first."""
+    """The reason for a person's review of the cleaning of an image, the most urgent first."""
 
     WITHHELD = "withheld"  # text may be left: no cleaned image
     IN_DOUBT = "in_doubt"  # places in the image that may hold letters, and stay
@@ -113,7 +113,7 @@ class ReviewCause(StrEnum):
 
 
 class ReviewVerdict(StrEnum):
-    """How a person's review of the cleaning of an image ended."""
+    """The outcome of a person's review of the cleaning of an image."""
 
     ACCEPTED = "accepted"  # by a person: it stays as it is
     DRAWN = "drawn"  # a person drew boxes: cleaned again

@@ -20,8 +20,8 @@ class LabelComparison:
     """The comparison for one label on ``images``: called by both models, by one alone, or by neither.
 
     ``agreement``: share of the images in which both or neither call the label, with its 95 % interval.
-    ``difference``: mean of the shadow model's probability less the active model's. ``differ``: studies with
-    different calls.
+    ``difference``: mean of the shadow model's probability less the active model's. ``differ``: the newest
+    studies on which the models differ.
     """
 
     active_model: str

@@ -54,7 +54,7 @@ def node_name(place: str) -> str:
 
 
 class SignsOfLife:
-    """Records that the processes of one node live, and finds lost processes of the whole site.
+    """Records signs of life of the processes of one node, and finds lost processes of the whole site.
 
     ``place``: the node's place on the data folder, such as "all" or "listener-1".
     """

@@ -125,7 +125,7 @@ class Bucket:
             obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
-        """All keys that begin with this folder."""
+        """All keys in the folder ``under``."""
         import obstore
 
         with self._asked():

@@ -81,7 +81,10 @@ class Files:
         return iter(()) if self.bucket is None else self.bucket.keys(folder)
 
     def fetch_unknown(self, file: Path) -> None:
-        """Fetch a file that no row of a restored database names. Raises StoreAway, NotInSpool."""
+        """Fetch a file that exists in the store and has no row in a restored database.
+
+        Raises StoreAway, NotInSpool.
+        """
         if self.bucket is not None and not file.is_file():
             self.bucket.get(self.relative(file), file)
 

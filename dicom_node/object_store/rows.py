@@ -1,4 +1,4 @@
-"""Which files are in the object store, and which received objects wait for it."""
+"""Queries of which files are in the object store, and which received objects wait for upload."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def known_sha256(session: Session, path: str) -> str | None:
 
 
 def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
-    """Received objects that wait for upload, with row numbers above ``after``. Their files may be on another
-    machine.
+    """Received objects that wait for upload, with row numbers above ``after``.
+
+    Their files may be on another machine.
     """
     columns = (ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
     rows = session.execute(

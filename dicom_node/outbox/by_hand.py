@@ -88,8 +88,9 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
-    """Discard deliveries that were given up (to one peer, or to all), except rejection notes; returns
-    them.
+    """Discard deliveries that were given up (to one peer, or to all), except rejection notes.
+
+    Returns their numbers.
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
     chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))

@@ -141,7 +141,7 @@ def enter_reports(database: Database, settings: Settings) -> int:
 
 
 def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests to peers, and of peers, for which no report is expected any more."""
+    """Delete requests for storage commitment, by us or by peers, that expect no more reports."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
         requested.forget(session, utc_now() - _KEEP)

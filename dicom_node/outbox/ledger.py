@@ -43,9 +43,10 @@ class Leased:
 
 
 class Ledger:
-    """Deliveries to one peer that ``owner`` works on; other processes may work for the same peer.
+    """Leases and outcomes of deliveries to one peer; other processes may work for the same peer.
 
-    ``lease``: after this time without renewal another owner takes a delivery over.
+    ``owner``: the process that works on them. ``lease``: after this time without renewal another owner takes
+    a delivery over.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Ledger:
         self._claims = 0
 
     def claim(self) -> tuple[list[Leased], list[Leased]]:
-        """Lease the due deliveries of one study: those to send, and those to ask the peer about."""
+        """Lease the due deliveries of one study; returns the deliveries to send, and those to query."""
         now = utc_now()
         to_send, to_ask = [], []
         with self._database.write() as session:
@@ -96,7 +97,7 @@ class Ledger:
                     moves.give_up(row, faults[one])
 
     def enter_reports(self, reports: Mapping[Leased, SendReport]) -> list[Leased]:
-        """Enter the outcome of sending; returns deliveries that the peer acknowledged but has not
+        """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
         narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]

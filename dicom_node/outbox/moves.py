@@ -73,7 +73,7 @@ class Moves:
             self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
 
     def withdraw(self, delivery: Delivery) -> None:
-        """Withdraw a waiting delivery, since its study was quarantined: no result of it may be sent."""
+        """Withdraw a waiting delivery, because its study was quarantined: no result of it may be sent."""
         deliveries.withdraw(self._session, delivery, "the study is in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:

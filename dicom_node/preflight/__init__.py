@@ -61,7 +61,7 @@ class Checked:
 
     @property
     def problems(self) -> Sequence[ConfigProblem]:
-        """Every mistake."""
+        """The mistakes, without warnings."""
         return self.files.problems
 
 
@@ -74,7 +74,7 @@ def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
-    """Check a configuration that is in no file, as :func:`check` does."""
+    """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
     settings = examined(read)
     if settings is None:

@@ -80,7 +80,7 @@ def _check_directory(settings: LdapSettings) -> Found:
 
 
 def probe_directory(settings: Settings, role: Role) -> Found:
-    """Whether the directory answers, and lets the node search for people."""
+    """Test whether the directory answers, and lets the node search for people."""
     found = settings.console.ldap
     is_served = settings.console.enabled and role.may_serve_console
     if found is None or not is_served or find_spec("ldap3") is None:

@@ -59,8 +59,8 @@ _IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
 class FindingAssessment:
     """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
 
-    ``tracking_uid`` is "" for a finding without one in the report, as absent or missing ones are. ``at``:
-    with time zone.
+    ``tracking_uid``: "" for a finding that has none in the report, such as an absent or missing finding.
+    ``at``: with time zone.
     """
 
     finding: str

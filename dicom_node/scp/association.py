@@ -64,7 +64,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
     def run_reactor(self) -> None:
-        """The association's thread: from the TLS handshake to the last event in the journal."""
+        """Run the association's thread: from the TLS handshake to the last event in the journal."""
         try:
             if self._shake_hands():
                 super().run_reactor()

@@ -45,7 +45,7 @@ class MalformedCommand(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StoreCommand:
-    """A C-STORE-RQ. UIDs are as sent, without padding, whether or not they are valid."""
+    """A C-STORE-RQ. UIDs are as sent, without padding, valid or not."""
 
     message_id: int
     sop_class_uid: str
@@ -172,7 +172,7 @@ def read_normalized_command(elements: Mapping[int, bytes]) -> NormalizedCommand:
 
 
 def encode_store_response(command: StoreCommand, status: Status, comment: str) -> bytes:
-    """The C-STORE-RSP. ``comment`` (at most 64 characters, no PHI) goes to Error Comment."""
+    """The encoded C-STORE-RSP. ``comment`` (at most 64 characters, no PHI) goes to Error Comment."""
     further = [_comment(comment)] if comment else []
     if command.names_an_instance:
         further.append(_element(0x1000, _ui(command.sop_instance_uid)))
@@ -180,12 +180,12 @@ def encode_store_response(command: StoreCommand, status: Status, comment: str) -
 
 
 def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
-    """The C-ECHO-RSP."""
+    """The encoded C-ECHO-RSP."""
     return _response(C_ECHO_RQ, command, status, ())
 
 
 def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAnswer) -> bytes:
-    """The response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List."""
+    """The encoded response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List."""
     further = [_comment(answer.comment)] if answer.comment else []
     if answer.error_id:
         further.append(_element(0x0903, struct.pack("<H", answer.error_id)))

@@ -156,7 +156,7 @@ def refusals(
 
 
 def refused_class(refusal: str) -> str:
-    """The SOP class in one of ``refusals``, "" where it shows no UID or the class itself is accepted."""
+    """The SOP class in one of ``refusals``; "" if the text has no UID, or the class itself is accepted."""
     found = _CLASS.fullmatch(refusal)
     return found[1] if found else ""
 

@@ -57,7 +57,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     @property
     def within_message(self) -> bool:
-        """Whether the beginning of a message has been received, and its end has not."""
+        """Whether a message has been received only in part."""
         return self._command_context is not None or self._request is not None
 
     def receive_primitive(self, primitive: Any) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """``code`` as sent in (0000,0900); ``meaning`` and ``reference`` go to the conformance statement."""
+    """A status. ``code``: as sent in (0000,0900); ``meaning`` and ``reference``: for the conformance
+    statement.
+    """
 
     code: int
     meaning: str

@@ -79,7 +79,7 @@ class AcceptedAssociation:
 
 @dataclass(slots=True)
 class StoreRequest:
-    """One C-STORE being received. ``refusal`` is set as soon as it is known; further bytes are discarded."""
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded."""
 
     context_id: int
     command: StoreCommand
@@ -207,10 +207,10 @@ class StorageService:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
-        """Accept or reject an association; the decision is journalled before the peer is answered.
+        """Accept or reject an association; the decision is in the journal before the peer is answered.
 
-        On a full disk it is accepted without a line in the journal, and its objects are refused. A rejected
-        connection counts as waiting until it is closed.
+        On a full disk an association is accepted without a line in the journal, and its objects are refused.
+        A rejected connection counts as waiting until it is closed.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)

@@ -1,4 +1,6 @@
-"""Destinations and archives, each behind one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7, FHIR."""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7,
+FHIR.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class StudyQuery:
 
     @property
     def dates(self) -> str:
-        """The range as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
+        """The range of dates as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
         if self.first is None or self.last is None:
             return ""
         return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
@@ -88,7 +88,9 @@ class FoundStudy:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> FoundStudy | None:
-        """From the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance UID."""
+        """A study from the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance
+        UID.
+        """
         uid = texts.get("StudyInstanceUID", "").strip("\0 ")
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
@@ -135,7 +137,7 @@ class FoundStudies:
 
 
 class RetrieveStatus(StrEnum):
-    """The outcome of one retrieval, which decides what is done next."""
+    """The outcome of one retrieval, which decides the next step."""
 
     RETRIEVED = "retrieved"
     INCOMPLETE = "incomplete"  # some objects did not come: tried again, then accepted as it is
@@ -198,7 +200,7 @@ class Archive(Protocol):
         ...
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """Get all objects of a study. The peer's faults are outcomes, not errors."""
+        """Get all objects of a study. Failures of the peer are outcomes, not errors."""
         ...
 
     def test(self) -> list[Check]:

@@ -27,7 +27,7 @@ class CommitmentRequestor(DimseCaller):
     """Requests storage commitment from one peer for objects that it acknowledged."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
-        """Request, then wait ``commitment_wait_seconds`` for a report on the same association."""
+        """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
 
         def on_report(event: Any) -> tuple[int, None]:
             return _take(event, keep), None
@@ -65,8 +65,8 @@ class CommitmentRequestor(DimseCaller):
 
 
 class CommitmentReporter(DimseCaller):
-    """Reports to one peer on the objects that it asked for (PS3.4 J.3.3), as SCP on an association of our
-    own.
+    """Reports to one peer on the objects in the peer's requests (PS3.4 J.3.3), as SCP on our own
+    association.
     """
 
     def report(self, information: Dataset, event_type: int) -> str:

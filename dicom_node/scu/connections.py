@@ -44,7 +44,7 @@ class Connections:
     def address_of(self, host: str) -> str:
         """The address for a connection to this host. Raises OSError, LocalAddress for a forbidden address.
 
-        The host is looked up once, here: a second answer of a name server could be another address.
+        Connect to this address: a second look-up could return another one.
         """
         self.refused = ""
         if self.local:

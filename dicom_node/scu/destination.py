@@ -32,7 +32,7 @@ class Outgoing:
 
 
 class SendStatus(StrEnum):
-    """The outcome for one object, which decides what the outbox does next."""
+    """The outcome for one object, which decides the next step of the outbox."""
 
     STORED = "stored"
     WARNED = "warned"  # stored, with a warning status
@@ -79,7 +79,7 @@ NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects befor
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of ``dicom-node peers test``."""
+    """The result of one test; one line of ``dicom-node peers test``."""
 
     name: str
     ok: bool
@@ -94,7 +94,9 @@ class Destination(Protocol):
     """
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send in this order; one report per object, in order. The peer's faults are reports, not errors."""
+        """Send in this order; one report per object, in order. Failures of the peer are reports, not
+        errors.
+        """
         ...
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -145,7 +147,7 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswer:
-    """The answer to one request: ``text`` says why it was not accepted."""
+    """The answer to one request; ``text``: why it was not accepted."""
 
     status: RequestStatus
     text: str = ""

@@ -1,4 +1,4 @@
-"""pynetdicom's requestor with defects corrected, by semi-private hooks of the pinned version."""
+"""pynetdicom's requestor with corrected defects, through semi-private hooks of the pinned version."""
 
 from __future__ import annotations
 

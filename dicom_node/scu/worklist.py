@@ -34,7 +34,7 @@ class ChangeAnswer:
 
 
 class WorklistManager(Protocol):
-    """The peer that manages work items. Used by one thread; any thread may call ``close``."""
+    """The client of a peer that manages work items. Used by one thread; any thread may call ``close``."""
 
     def search(self) -> list[Dataset]:
         """The SCHEDULED items, at most ``MOST_ITEMS``. Raises PeerUnreachable."""

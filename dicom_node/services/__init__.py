@@ -51,7 +51,7 @@ def writing(settings: Settings) -> Iterator[Session]:
 
 
 def upgrade_database(settings: Settings) -> str:
-    """Bring the schema to this program's version, and return that version."""
+    """Update the schema to this program's version; returns that version."""
     with faults.in_words(settings.database_url):
         database = Database(settings.database_url)
         try:

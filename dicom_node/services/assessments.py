@@ -1,5 +1,7 @@
-"""Assessments: findings that readers accept, modify, reject or miss; results that wait for an assessment;
-assessments sent as objects; how right the AI was, counted by model, version and group of patients."""
+"""Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
+
+Also how often the AI was right, counted by model, version and group of patients.
+"""
 
 from __future__ import annotations
 

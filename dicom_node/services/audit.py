@@ -117,7 +117,7 @@ def _decision(session: Session, row: AuditRow, record: dict[str, Any]) -> Decisi
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
-    """Record that a person sees a study: before it is shown, and again after some minutes."""
+    """Record that a person sees a study, before it is shown; not again within some minutes."""
     _note_once(database, by, AuditAction.STUDY_SEEN, AuditRow.study_id == study_id, study_id=study_id)
 
 
@@ -187,7 +187,7 @@ def _note_once(
 
 
 def checked_reason(text: str) -> str:
-    """A reason that a person gives, in one line. Raises FaultyInput."""
+    """A person's reason, in one line. Raises FaultyInput."""
     words = " ".join(text.split())
     if not SHORTEST_REASON <= len(words) <= LONGEST_REASON or not words.isprintable():
         raise FaultyInput(f"say why in {SHORTEST_REASON} to {LONGEST_REASON} characters")

@@ -60,7 +60,7 @@ class Boxes(ServiceRequest):
 
 
 def waiting(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of reviews, the longest waiting first, and the number of its last row where more follow."""
+    """One page of reviews, the longest waiting first, and the number of its last row if more follow."""
     chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
     if after is not None:
         chosen = chosen.where(CleaningReview.id > after)
@@ -127,10 +127,10 @@ def accept(settings: Settings, number: int, by: Person) -> None:
 
 
 def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
-    """Clean the image again, removing also what these boxes hold; they replace those drawn before.
+    """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
-    It is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput, NotAllowedNow
-    (also where the study cannot be run again).
+    The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
+    NotAllowedNow (also if the study cannot be run again).
     """
     from dicom_node.studies import rerun
 
@@ -148,7 +148,7 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
 
 
 def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
-    """The boxes of a form with fields ``left, top, right, bottom`` a box, empty rows left out.
+    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
     """
@@ -168,7 +168,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
 
 
 def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
-    """Raises FaultyInput for invalid boxes, or boxes that lie outside the picture or take too much of it."""
+    """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
         raise FaultyInput("draw a box first, or give its edges")

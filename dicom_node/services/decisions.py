@@ -67,7 +67,7 @@ class _NotYet(Exception):
 
 
 def reconcile(settings: Settings) -> list[View]:
-    """Enter persons' decisions that the database lost, and apply again those that can be applied now.
+    """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
 
     Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
     """
@@ -103,7 +103,7 @@ def apply_waiting(settings: Settings) -> int:
 
 
 def waiting(session: Session) -> list[View]:
-    """Lost decisions that are not applied yet, the oldest first; ``waits_for`` says why."""
+    """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
     return [as_view(row) for row in decisions.waiting(session)]
 
 
@@ -115,7 +115,7 @@ def in_line(row: Mapping[str, Any]) -> str:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line about the lost decisions; "" where none was lost."""
+    """One line about the lost decisions; "" if none was lost."""
     if not rows:
         return ""
     waits = [row for row in rows if row["state"] == "waits"]

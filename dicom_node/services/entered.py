@@ -60,7 +60,7 @@ class Saved(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warnings of ``check`` for the whole configuration, and the holds that a change would undercut."""
+    """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
 
     warnings: tuple[str, ...]
     undercut: tuple[str, ...]

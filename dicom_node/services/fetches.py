@@ -91,10 +91,10 @@ def ask(
     by: Person,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
-    """Query a peer for studies, and queue those that the node does not have to be fetched.
+    """Query a peer for studies, and queue the fetch of those that the node does not have.
 
     ``advance`` is called after each query. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
-    studies that were found before the error remain queued.
+    fetches that were queued before the error remain.
     """
     from dicom_node import fetch, scu
 

@@ -114,7 +114,7 @@ def _counted(rows: Iterable[View]) -> list[View]:
 
 
 def same_again(row: View) -> object:
-    """A key that is equal for events which differ only in numbers and in the object that they are about."""
+    """A key that is equal for events that differ only in numbers and in their object."""
     fields = row["fields"].items()
     texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
     return row["number"], row["study_instance_uid"], tuple(sorted(texts))

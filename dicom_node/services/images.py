@@ -61,7 +61,7 @@ def view(session: Session, settings: Settings, number: int) -> View:
 def earlier(session: Session, number: int) -> list[View]:
     """Images of earlier studies of the same patient and modality, the newest first; none without Patient ID.
 
-    Patients are the same by Patient ID and its issuer.
+    Two studies have the same patient if Patient ID and its issuer are equal.
     """
     row = session.get_one(Instance, number)
     here = session.get_one(Study, row.study_id)
@@ -102,7 +102,7 @@ def number_in(row: Instance, keyword: str) -> int:
 
 
 def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The files of each rule's newest report that names the patient.
+    """The file of the newest report of each rule that names the patient, if the file exists.
 
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.

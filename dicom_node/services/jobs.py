@@ -96,9 +96,10 @@ def run_all(
     since: datetime | None = None,
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Queue all jobs in these states, among :data:`STUCK`, and return their number.
+    """Queue all jobs in these states, which must be in :data:`STUCK`, and return their number.
 
-    ``rule``: of one rule only. ``since``: made since then. A job that changes meanwhile is left out.
+    ``rule``: only jobs of this rule. ``since``: only jobs made since then. A job that changes meanwhile is
+    left out.
     """
     chosen = select(Job.id).join(Study, Job.study_id == Study.id).where(_MAY_RUN, Job.state.in_(states))
     if rule:

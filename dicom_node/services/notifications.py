@@ -1,4 +1,4 @@
-"""Notifications: list them, send a test, and send again those that were given up."""
+"""Notifications: list them, send a test, and send given-up ones again."""
 
 from __future__ import annotations
 

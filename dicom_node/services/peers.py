@@ -215,7 +215,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 
 
 def short_name(title: str) -> str:
-    """A name for a new peer with this AE title, which fits the rules for names; "" without a title."""
+    """A name for a new peer with this AE title, valid by the rules for names; "" without a title."""
     return title and (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new")
 
 

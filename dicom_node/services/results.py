@@ -33,8 +33,11 @@ _BEING_SENT = "a result is being sent right now: try again in a moment"
 
 
 def show(session: Session, settings: Settings, study: int) -> View:
-    """The results that can be withdrawn, the withdrawn results, which peers get a note of the withdrawal,
-    and at which peers a person must remove results by hand. Raises NotFound."""
+    """The results that can be withdrawn, the withdrawn results, and the effect of a withdrawal at the peers.
+
+    The effect: which peers get a note of the withdrawal, and at which peers a person must remove results by
+    hand. Raises NotFound.
+    """
     if session.get(Study, study) is None:
         raise NotFound("there is no such study")
     rows = _results(session, study)

@@ -110,7 +110,7 @@ def with_rule(settings: Settings, content: View) -> Settings:
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
-    """The outcome of the rules on the newest studies; ``other``: changed rules to compare."""
+    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
     settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
     chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
     found = []
@@ -145,9 +145,9 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
 
 
 def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
-    """The studies received since ``since`` that the present rules take differently; apply the rules to them.
+    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
 
-    With ``dry_run`` the rules are not applied. A row for each such study and rule that takes it.
+    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
     """
     from dicom_node.studies import rerun
 

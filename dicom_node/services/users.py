@@ -190,7 +190,10 @@ def find(session: Session, name: str) -> UserAccount | None:
 
 @cache
 def hasher() -> PasswordHasher:
-    """Argon2id with the parameters of RFC 9106 for little memory (64 MiB). Raises ConfigurationError."""
+    """The password hasher: Argon2id with the parameters of RFC 9106 for little memory (64 MiB).
+
+    Raises ConfigurationError.
+    """
     try:
         from argon2 import PasswordHasher
     except ModuleNotFoundError:

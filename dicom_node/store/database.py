@@ -1,4 +1,4 @@
-"""Connections and sessions: one scope per unit of work, short.
+"""Connections and sessions: one short scope per unit of work.
 
 SQLite runs in WAL with ``synchronous=FULL`` (an acknowledged transition survives a power cut), and every
 writing scope begins IMMEDIATE: a transaction that reads first and writes later would otherwise fail with

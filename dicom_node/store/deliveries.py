@@ -37,7 +37,7 @@ STUDY = func.coalesce(Result.study_id, Original.study_id)
 
 
 def with_objects(chosen: Any) -> Any:
-    """Join the object of each delivery, result or original, and its study."""
+    """Add to a query the object of each delivery (result or original) and its study."""
     joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
     return joined.join(Study, Study.id == STUDY)
 
@@ -167,7 +167,7 @@ def due_destinations(session: Session, now: datetime) -> list[str]:
 def due_batch(
     session: Session, destination: str, now: datetime, limit: int, *, by_waiting: bool = False
 ) -> list[Delivery]:
-    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting.
+    """The due deliveries of one study: STAT studies first, then the longest waiting.
 
     ``by_waiting``: the longest waiting, STAT or not.
     """
@@ -216,7 +216,7 @@ def hand_back(session: Session, owner: str) -> None:
 
 
 def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
-    """The deliveries that this owner still holds; another process took over the rest."""
+    """Those of ``delivery_ids`` that this owner still holds, by id; other processes took over the rest."""
     held = session.scalars(
         select(Delivery)
         .where(
@@ -248,13 +248,13 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
-    """Make deliveries due whose time lies impossibly far ahead, after the clock was put back."""
+    """Make all deliveries due whose send or query time lies in the future, after the clock was put back."""
     waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
     session.execute(update(Delivery).where(waiting).values(next_at=now))
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
-    """Deliveries of the same study to the same peer, without these."""
+    """Deliveries of the same study to the same peer, without those in ``but``."""
     return list(
         session.scalars(
             select(Delivery)

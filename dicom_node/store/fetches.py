@@ -33,8 +33,8 @@ def number(session: Session, fetch_id: int) -> Fetch | None:
 
 
 def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
-    """The due fetch from this peer that was requested first; fetches that another study waits for come
-    before.
+    """The due fetch from this peer that was requested first; fetches that another study waits for go
+    first.
     """
     due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
     return session.scalar(

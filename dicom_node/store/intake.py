@@ -111,13 +111,13 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
-    """The distinct patients named by the study's objects of these roles."""
+    """The distinct patients in the study's objects of these roles."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
-    """Whether no object of these studies contradicts another about the patient."""
+    """Whether all objects of these studies can be of one patient."""
     texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
     return are_one_patient([Patient.parse(text) for text in texts])
 
@@ -130,7 +130,7 @@ def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
-    """Associations that brought the study's last objects, one for each object."""
+    """The associations of the study's last objects, one for each object."""
     chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
     return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
 

@@ -1,4 +1,4 @@
-"""Named leases that one process at a time holds."""
+"""Named leases, each held by one process at a time."""
 
 from __future__ import annotations
 
@@ -55,6 +55,6 @@ class KeptLease:
 
 
 def release(database: Database, name: str, owner: str) -> None:
-    """Give the lease back, so that the next owner need not wait until it ends."""
+    """Release the lease, so that the next owner need not wait until it ends."""
     with database.write() as session:
         session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))

@@ -40,7 +40,10 @@ def number(session: Session, question_id: int) -> ArchiveQuestion | None:
 
 
 def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
-    """Let peers be asked now for the study's number of instances; returns whether one will be asked."""
+    """Let peers be asked now for the study's number of instances; returns whether one will be asked.
+
+    The study waits for the answers until ``until`` at most.
+    """
     chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.INSTANCES, _Q.until.is_(None))
     rows = session.scalars(chosen.where(_Q.ended_at.is_(None))).all()
     for row in rows:
@@ -55,7 +58,9 @@ def waits_for_no_instances(now: datetime, longest: timedelta) -> ColumnElement[b
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
-    """Whether the job of this rule waits for earlier studies; if so, at most until ``until``."""
+    """Let the job of this rule wait for earlier studies, until ``until`` at most; returns whether it must
+    wait.
+    """
     chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.PRIORS, _Q.rule == rule)
     row = session.scalar(chosen.where(_Q.ended_at.is_(None)))
     if row is not None:

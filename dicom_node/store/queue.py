@@ -81,7 +81,7 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
 
 
 class Work(NamedTuple):
-    """Whether a job can be claimed, and whether a worker holds a job."""
+    """Whether a job can be claimed, and whether a worker is running one."""
 
     free: bool
     running: bool
@@ -117,7 +117,7 @@ def count_claims_one_by_one(session: Session) -> None:
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
-    """The jobs that workers hold."""
+    """The jobs that workers are running."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
     if lock:
         chosen = chosen.with_for_update(skip_locked=True)

@@ -70,7 +70,7 @@ def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[
 
 
 def forget(session: Session, before: datetime) -> None:
-    """Delete requests that were made before."""
+    """Delete requests that were made before ``before``."""
     session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
 
 
@@ -95,7 +95,9 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """The ``uids`` of instances whose version in force one of the peers ``archives`` has confirmed."""
+    """The ``uids`` of instances whose version in force at least one of the peers ``archives`` has
+    confirmed.
+    """
     found: set[str] = set()
     for batch in _batches(uids):
         of_batch = Original.sop_instance_uid.in_(batch)

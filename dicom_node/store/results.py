@@ -38,7 +38,7 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
 
 
 def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
-    """The ids of those of these results that a person withdrew."""
+    """The ids of the results that a person withdrew, among ``result_ids``."""
     return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
 
 
@@ -170,7 +170,7 @@ def newest_report(
 
 
 def receivers(session: Session, study_id: int, rule: str) -> set[str]:
-    """The peers that got, or are to get, results of this rule."""
+    """The peers that got, or will get, results of this rule."""
     chosen = select(Delivery.destination).join(Delivery.result).join(Job, Job.id == Result.job_id)
     left = Delivery.state.not_in(_NEVER_LEFT)
     return set(session.scalars(chosen.where(Result.study_id == study_id, Job.rule == rule, left).distinct()))

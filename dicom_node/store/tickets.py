@@ -62,7 +62,7 @@ class TicketEngine:
         self._workers = workers
 
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
-        """The queued job, locked, of the ticket whose turn it is; the ticket is then held."""
+        """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
         manager, queues = _manager(session), _open_queues(session, self._workers, passing)
         holder = _run(manager.register_worker())
         for _ in range(_MOST_STALE):

@@ -67,7 +67,7 @@ def record(session: Session, event_type: EventType, study_id: int | None = None,
 
 
 def append(session: Session, event: Event, study_id: int | None = None) -> None:
-    """Append an event that was logged already (the listener's journal)."""
+    """Append an event that was logged before, such as one from the listener's journal."""
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 

@@ -59,7 +59,7 @@ def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
-    """Open work items of all managers but these."""
+    """Open work items of all managers except ``peers``."""
     open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
     return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
 

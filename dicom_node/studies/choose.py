@@ -129,7 +129,7 @@ class Choice:
         self._indexing = Indexing(spool, settings, self._inspector)
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """The choices, as :func:`rows`; empty if the study can be released as it is."""
+        """The choices, as from :func:`rows`; empty if the study can be released as it is."""
         read = self._read(study_id)
         return rows(read.options(), read.shown_as_of)
 

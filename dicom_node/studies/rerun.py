@@ -73,7 +73,7 @@ def replay(
 
 
 def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """The effect of :func:`replay`, without carrying it out: a row for each study and rule that takes it.
+    """Find the studies that :func:`replay` would change; a row for each study and rule that takes it.
 
     These are the studies received since then for which the rules now want a job that they did not get. A
     study that would only lose a job is left out, since delivered results stay; so is a study whose rules are

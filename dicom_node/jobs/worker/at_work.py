@@ -2,7 +2,7 @@
 
 The same holds for an image that takes all memory of a worker. There is one small file per image in work, with
 a line per worker. The line is removed when the worker has finished with the image, whatever the result; a
-line that remains is a worker that the image killed. If the files are lost, only further tries are lost.
+line that remains is a worker that the image killed. Losing the files only costs further tries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEEP_SECONDS = 86_400.0
 class AtWork:
     """The record of the images that one worker works on.
 
-    ``most``: how many workers an image may cost. ``memory_mib``: the memory limit of a worker in MiB.
+    ``most``: how many workers an image may kill. ``memory_mib``: the memory limit of a worker in MiB.
     """
 
     folder: Path

@@ -22,8 +22,8 @@ class JobHeartbeat:
     """Sends the heartbeats of a running job, watches its time limit, and stops it.
 
     All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
-    long the job may still run when the worker is to stop. A job is stopped at its next report of progress; if
-    none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    long the job may still run when the worker has to stop. A job is stopped at its next report of progress;
+    if none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
     """
 
     def __init__(

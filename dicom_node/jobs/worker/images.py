@@ -50,12 +50,12 @@ class JobImages:
         return [source for source in self.all if source.image.uid not in self.faults]
 
     def only(self, uids: Collection[str]) -> JobImages:
-        """Only the images with these UIDs and the images with a fault, which the report names too."""
+        """Only the images with these UIDs, and the images with a fault, which the report lists too."""
         chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return replace(self, all=chosen)
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
-        """The images without those that have these faults, by UID. Raises PixelError if none is left."""
+        """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
         left = replace(self, faults={**self.faults, **faults})
         if faults and not left.readable:
             raise PixelError("; ".join(dict.fromkeys(faults.values())))

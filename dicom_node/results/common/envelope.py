@@ -99,7 +99,7 @@ def series_description(context: ResultContext, kind: ResultKind, name: str = "")
 
 
 def disclaimer(context: ResultContext) -> str:
-    """The sentence that every result carries."""
+    """The sentence in every result that warns that a program made it."""
     models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
     return "AI result - not for diagnostic use, " + (
         models or f"{context.pipeline} version {context.pipeline_version}"
@@ -114,7 +114,7 @@ def offset_of(source: Source) -> str:
 def complete(
     dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> Dataset:
-    """Replace attributes that highdicom left open, copied from the stand-in or set to the present time."""
+    """Set attributes that highdicom left open, took from the stand-in, or set to the present time."""
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, offset_of(source))

@@ -62,7 +62,7 @@ class StatedNumber:
 
 @dataclass(frozen=True, slots=True)
 class EarlierObject:
-    """The UIDs of an object of an earlier study."""
+    """The UIDs of an object in an earlier study."""
 
     study_uid: str
     series_uid: str

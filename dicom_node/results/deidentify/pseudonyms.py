@@ -22,8 +22,9 @@ _CHARACTERS: Final = 20  # of base32: 100 bits
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """Replaces identifiers in de-identified objects, by keys of the site. Neither ``repr`` nor ``str`` shows
-    the keys.
+    """Replaces identifiers in de-identified objects, by keys of the site.
+
+    Neither ``repr`` nor ``str`` shows the keys.
     """
 
     _uids: bytes = field(repr=False)
@@ -34,9 +35,9 @@ class Pseudonyms:
 
     @classmethod
     def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
-        """The pseudonyms of a site for destinations of one pseudonym ``domain``; "": no domain.
+        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
 
-        The name of a domain has neither a blank nor a colon, so no two purposes of derived keys are the same.
+        A domain's name has neither a blank nor a colon, so all derived keys have different purposes.
         """
         purpose = f"de-identification for {domain}" if domain else "de-identification"
         uids, patients, digests, dates = (

@@ -44,7 +44,9 @@ _WORDS_OF_EXAMINATIONS: Final = (
 
 
 def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
-    """Cleaned values of ``given``, a decoded header, for ``options``; dates are ``days`` earlier."""
+    """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
+    earlier.
+    """
     clean: dict[str, Callable[[str], object]] = {
         "StudyDate": lambda text: _earlier(text, days),
         "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,

@@ -150,7 +150,7 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
 
 
 def in_boxes(mask: DerivedImage) -> DerivedImage:
-    """The mask as filled boxes: a mask along the strokes of letters would still spell the removed text.
+    """The mask as filled boxes, because a mask along the strokes of letters would show the removed text.
 
     For a cine, the boxes around pixels that were changed in any frame.
     """

@@ -46,7 +46,7 @@ def purged_images(result: PipelineResult) -> list[str]:
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
-    """Quality notes on an image; notes without an image go with the first of ``sources``."""
+    """Quality notes on an image; notes without an image belong to the first of ``sources``."""
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     elsewhere = _OF_CLEANING | {NOT_HERE}
     behind = [note for note in notes if note.source_uid in mine and not note.on_faces]

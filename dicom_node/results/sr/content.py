@@ -99,7 +99,7 @@ class Summary:
 
 
 def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1410: one finding in one region, with a tracking UID of its own; presence is of CID 240."""
+    """TID 1410: one finding in one region, with its own tracking UID; its presence is a code of CID 240."""
     finding, region = located.finding, located.region
     assert region is not None
     frames = _frame_numbers(finding, source)

@@ -33,7 +33,7 @@ class PData:
             raise ValueError("no PDV item")
 
     def to_primitive(self) -> PData:
-        """The object itself, which the DIMSE provider takes as a P-DATA primitive."""
+        """Return the object itself, which the DIMSE provider accepts as a P-DATA primitive."""
         return self
 
     @property
@@ -69,7 +69,8 @@ class MalformedRequest(ValueError):
 class RequestHead:
     """An A-ASSOCIATE-RQ without its presentation contexts and user information.
 
-    Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are replaced (see ``is_ae_title``).
+    Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are hexadecimal escapes with a
+    backslash.
     """
 
     calling: str = ""

@@ -2,11 +2,11 @@
 
 Stock pynetdicom sleeps 1 ms in two loops per association: 31 idle associations cost half a core, and each
 C-STORE waits for two or three of these sleeps. Here the DUL waits on socket and eventfd, the association on
-an event. Each call into the system gives up the interpreter and has to get it back from the threads of all
-other associations, which costs more than the call: so without TLS the socket stays blocking, the system keeps
-the time (``SO_RCVTIMEO``) and comes back when all bytes are there (``MSG_WAITALL``), and a message is read to
-its end without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdicom's. Written against
-pynetdicom 3.0.
+an event. Each system call releases the interpreter and has to get it back from the threads of all other
+associations, which costs more than the call. So without TLS the socket is blocking, the kernel keeps the time
+(``SO_RCVTIMEO``) and returns when all bytes are there (``MSG_WAITALL``), and a message is read to its end
+without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdicom's. Written for pynetdicom
+3.0.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     @property
     def within_message(self) -> bool:
-        """Whether the beginning of a message has been received, and its end has not."""
+        """Whether a message has been received only in part."""
         return bool(self.assoc.dimse.within_message)
 
     def _has_ended(self) -> bool:

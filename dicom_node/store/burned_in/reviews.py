@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An image (by SOP Instance UID) that a person should look at, why, and where."""
+    """An image (by SOP Instance UID) that a person should look at, with the reason and the places in it."""
 
     image: str
     cause: ReviewCause

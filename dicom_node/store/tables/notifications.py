@@ -1,4 +1,4 @@
-"""Notifications that are to be sent: a queue like the outbox."""
+"""Waiting and sent notifications: a queue like the outbox."""
 
 from __future__ import annotations
 

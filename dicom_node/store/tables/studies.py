@@ -128,7 +128,7 @@ class ReceivedObject(Base):
 
 
 class Association(Base):
-    """Associations, from the listener's journal; an open one keeps its studies open."""
+    """One association, from the listener's journal; an open one keeps its studies open."""
 
     __tablename__ = "association"
 
@@ -193,7 +193,7 @@ class Job(Base):
 
 
 class Result(Base):
-    """One object that the node built; its bytes are built once and only those are sent."""
+    """One object that the node built. Its bytes are built once, and only those bytes are sent."""
 
     __tablename__ = "result"
 
@@ -297,7 +297,7 @@ class Delivery(Base):
 
     @property
     def item(self) -> Result | Original:
-        """The object to be delivered: a result, or a received original."""
+        """The object to deliver: a result, or a received original."""
         item = self.result or self.original
         assert item is not None
         return item
