@@ -42,8 +42,9 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
 def put(
     asked: Visit, kind: Kind, content: Mapping[str, Any], version: int | None, *, despite_hold: bool
 ) -> Saved:
-    """Save a peer or rule, and let the node load the changed configuration. Raises what ``entered.save``
-    raises.
+    """Save a peer or rule, and let the node load the changed configuration.
+
+    Raises the errors of ``entered.save``.
     """
     settings, by = asked.site.settings, asked.person
     saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)

@@ -44,9 +44,7 @@ def _check(rule: NotificationSettings) -> Found:
 
 
 def check_audit(settings: Settings) -> Found:
-    """Mistakes in the audit settings, and a warning if messages, which contain Patient IDs, are
-    unencrypted.
-    """
+    """Mistakes in the audit settings, and a warning if Patient IDs in the messages would be unencrypted."""
     audit = settings.audit
     for key in ("authorities", "certificate"):
         path = getattr(audit, key)

@@ -157,7 +157,7 @@ def _cause(error: Exception) -> type:
 
 
 def group_name(text: str) -> GroupName:
-    """A group's name for comparison without case: a DN as its parts, another text as a whole."""
+    """The form of a group's name for comparison, without case: a DN as its parts, other text as a whole."""
     from ldap3.core.exceptions import LDAPInvalidDnError
     from ldap3.utils.dn import parse_dn
 

@@ -81,7 +81,7 @@ class UploadedRow(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """The outcome for each file of one upload. ``number``: of its audit row, by which the upload is found."""
+    """The outcome for each file of one upload. ``number``: the number of the upload's row in the audit."""
 
     number: int
     files: Sequence[UploadedRow]

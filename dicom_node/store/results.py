@@ -194,12 +194,11 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
 
 
 def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
-    """Results whose files may be deleted, locked with their studies: all results of the study were sent
-    before.
+    """Lock and return results whose files may be deleted, because all results of their study were sent.
 
-    Results are left out while an object of their study is here, because a job on it may want its results to
-    go to a further destination; also while another transaction locks them to send them again, because it may
-    wait for the study.
+    ``before``: the time before which they must have been sent. A study is left out while one of its objects
+    is here, because a job on it may want to send its results to a further destination. A result is left out
+    while another transaction locks it, because that transaction may wait for the study.
     """
     chosen = _outdated(before)
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}

@@ -118,7 +118,7 @@ class _StudyVersions:
 
 
 class Choice:
-    """Shows the choices in a study, and carries them out."""
+    """Lists a person's choices for a quarantined study, and releases the study by the person's choice."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database

@@ -75,9 +75,9 @@ def replay(
 def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
     """Find the studies that :func:`replay` would change; a row for each study and rule that takes it.
 
-    These are the studies received since then for which the rules now want a job that they did not get. A
-    study that would only lose a job is left out, since delivered results stay; so is a study whose rules are
-    still to be applied (being received, in quarantine).
+    These are studies received after ``since`` for which the rules now want a job that the study did not get.
+    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
+    still to be applied (being received, in quarantine) is left out too.
     """
     with database.read() as session:
         found = _missed(session, settings, since)

@@ -37,7 +37,8 @@ class Pseudonyms:
     def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
         """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
 
-        A domain's name has neither a blank nor a colon, so all derived keys have different purposes.
+        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
+        colon.
         """
         purpose = f"de-identification for {domain}" if domain else "de-identification"
         uids, patients, digests, dates = (
