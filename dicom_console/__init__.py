@@ -1,1 +1,1 @@
-"""The console: pages for people with a browser, in a process of its own. All logic is in ``services``."""
+"""The console: pages for people with a browser, in a separate process. All logic is in ``services``."""

@@ -1,9 +1,10 @@
-"""``python -m dicom_console``: the console's process.
+"""Run the console's process: ``python -m dicom_console``.
 
-Its configuration is the first line of standard input, as JSON, from the node that starts it. Writes
-``{"console": address}`` to standard output when it serves, else ``{"cannot_start": reason}``. SIGTERM, SIGHUP
-and the end of standard input let it finish what it answers and end. With the argument ``--beside`` one that
-serves at the same address is its predecessor: both do until the node ends that one.
+The process reads its configuration from the first line of standard input: JSON, written by the node that
+starts it. It writes ``{"console": address}`` to standard output when it serves, else ``{"cannot_start":
+reason}``. After SIGTERM, SIGHUP or the end of standard input it finishes the answers under way and ends. With
+the argument ``--beside`` it serves at the same address as its predecessor until the node ends the
+predecessor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The application: its routes, and what becomes of errors."""
+"""The console's application: its routes, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _STATUSES: Mapping[type[NodeError], int] = {
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
-    """The console of this node."""
+    """The console's application for this node."""
     # No pages of the framework's own: they load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
     app.state.site = Site(settings, database)
@@ -128,7 +128,7 @@ def _large(settings: Settings) -> tuple[str, ...]:
 
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
-    """The REST API in the words of OpenAPI."""
+    """The description of the REST API in the format of OpenAPI."""
     return described([faces.programs for faces in _BOTH])
 
 

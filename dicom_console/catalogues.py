@@ -1,6 +1,7 @@
-"""Bring the catalogues in step with the texts of the pages: ``python -m dicom_console.catalogues``.
+"""Update the translation catalogues from the texts of the pages: ``python -m dicom_console.catalogues``.
 
-New texts get an empty translation, texts that no page has any more go. It prints how many lack a translation.
+New texts get an empty translation; texts that no page uses any more are removed. The command prints the
+number of texts without a translation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _BESIDES: Final = (
 
 
 def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
-    """Each text of the pages, with the files and lines where it is; with its plural where it has one."""
+    """Each text of the pages (with its plural if it has one), and the files and lines that use the text."""
     found: dict[str | tuple[str, ...], list[tuple[str, int]]] = {}
     options = {"templates/**.html": {"trimmed": "true", "newstyle_gettext": "true"}}
     extracted = extract_from_dir(_HERE, method_map=_METHODS, options_map=options, keywords=_KEYWORDS)
@@ -52,7 +53,7 @@ def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
 
 
 def catalogue(language: str) -> Catalog:
-    """The catalogue of a language, in step with the texts."""
+    """The catalogue of a language, updated to the present texts of the pages."""
     path = CATALOGUES / f"{language}.po"
     # One date for all: a catalogue differs only where its texts do.
     made = datetime(2026, 1, 1, tzinfo=UTC)
@@ -95,7 +96,7 @@ def _constants() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the catalogues again."""
+    """Update the files of all catalogues."""
     for language in LANGUAGES:
         if language == "en":
             continue

@@ -1,4 +1,4 @@
-"""``python -m dicom_node`` is ``dicom-node``."""
+"""``python -m dicom_node`` does the same as ``dicom-node``."""
 
 from dicom_node.cli import main
 

@@ -1,4 +1,4 @@
-"""The main process's own work under one configuration: index and assembly, delivery, timers."""
+"""The work of the main process under one configuration: indexing, assembly, delivery, timers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _SITE, _JOBS = "scheduler", "job scheduler"
 
 
 class Background:
-    """The threads of the main process under one configuration; all state is in database and spool."""
+    """The threads of the main process under one configuration; all their state is in database and spool."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Background:
         self._assembler = Assembler(database, settings)
 
     def start(self, scanned: Callable[[int], object] = bool) -> None:
-        """Start the threads; ``scanned`` is called once, with the number of objects that waited."""
+        """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
         if self._role.indexes:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
         if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
@@ -174,7 +174,7 @@ class Background:
             thread.join(_GRACE_SECONDS)
 
     def say_goodbye(self) -> None:
-        """Remove the node's signs of life, so that its planned stop is not reported as a loss."""
+        """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
 
     def give_up_scheduler(self) -> None:
@@ -428,7 +428,7 @@ class Background:
 
 
 def inode(database: Database) -> int:
-    """The inode of the SQLite file; 0 for other databases and for a file that is gone."""
+    """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
 

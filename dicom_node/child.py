@@ -1,4 +1,4 @@
-"""What a child process of the node does at its start; :mod:`dicom_node.processes` is the other end."""
+"""The start of a child process of the node; :mod:`dicom_node.processes` is the parent's side."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ def given_settings() -> Settings:
 
 
 def watch_parent(stop: Callable[[], object], take_over: Callable[[Settings], object] | None = None) -> None:
-    """Stop when standard input closes: it is a pipe from the node, which closes however the node dies.
+    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes however the node
+    dies.
 
-    Until then, report to the node that this process lives. ``take_over`` gets the settings of further lines.
+    Until then, report to the node that this process is alive. ``take_over`` is called with the settings of
+    each further line.
     """
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
@@ -67,15 +69,15 @@ def watch_parent(stop: Callable[[], object], take_over: Callable[[Settings], obj
 
 
 def give_way() -> None:
-    """Receiving comes first: a sender waits for its answer, a study can wait for a model."""
+    """Lower the priority of this process: senders wait for answers of the listener, a study can wait."""
     os.nice(NICENESS)
 
 
 def limit_memory(mib: int) -> None:
-    """A hostile image makes an allocation fail, not the machine.
+    """Limit the memory of this process, so that a hostile image makes an allocation fail, not the machine.
 
-    RLIMIT_DATA counts what is written to (heap and private mappings, Linux 4.7): 0.6 GiB in a warm worker.
-    RLIMIT_AS would count 1.4 GiB there, most of it reserved by inference libraries and never touched.
+    RLIMIT_DATA counts memory that is written to (heap and private mappings, Linux 4.7): 0.6 GiB in a warm
+    worker. RLIMIT_AS would count 1.4 GiB there, mostly memory that inference libraries reserve and never use.
     """
     if mib:
         resource.setrlimit(resource.RLIMIT_DATA, (mib * 2**20, mib * 2**20))

@@ -1,4 +1,4 @@
-"""The environment of children that read what strangers send: it has no password of the node's."""
+"""The environment of child processes that read data from strangers: it contains no password of the node."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit statuses of ``dicom-node`` (sysexits.h where it has a word for it)."""
+    """Exit statuses of ``dicom-node``, from sysexits.h where possible."""
 
     OK = 0
     FAILED = 1
@@ -38,7 +38,7 @@ class NodeError(Exception):
 
 
 class IllegalTransition(NodeError):
-    """A life cycle was asked for a step that its table does not have: a defect of the node."""
+    """The life cycle's table does not allow this step in the present state: a defect of the node."""
 
 
 class CannotRun(NodeError):
@@ -49,7 +49,7 @@ class CannotRun(NodeError):
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One mistake in a configuration file: where it is, what is there, what to do."""
+    """One mistake in a configuration file: its place, the value found, the remedy."""
 
     file: str
     key: str
@@ -73,7 +73,7 @@ class ConfigurationError(CannotRun):
 
 
 class UnsafeFolder(CannotRun):
-    """The data folder cannot keep acknowledged objects."""
+    """The data folder is not safe for acknowledged objects."""
 
 
 class AlreadyRunning(CannotRun):
@@ -123,7 +123,7 @@ class UnknownPeer(RequestRefused):
 
 
 class NotTakenOverYet(RequestRefused):
-    """This machine has not loaded a peer that was entered on another machine; it will: wait."""
+    """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
 
 
 class PeerUnreachable(RequestRefused):
@@ -171,7 +171,7 @@ class ReadingsSealed(RequestRefused):
 
 
 class ModelRefused(RequestRefused):
-    """A model card cannot be read, or its weights are not those that it names."""
+    """A model card cannot be read, or the weights do not match the card."""
 
     exit_code = ExitCode.DATA
 
@@ -183,7 +183,7 @@ class DemoFailed(RequestRefused):
 
 
 class StorageError(NodeError):
-    """Spool or database do not take or give."""
+    """Spool or database cannot be written or read."""
 
 
 class SpoolError(StorageError):
@@ -191,21 +191,21 @@ class SpoolError(StorageError):
 
 
 class SpoolFull(SpoolError):
-    """Fewer free bytes than the watermark: the sender gets A700 and sends again later."""
+    """The spool cannot store an object."""
 
 
 class NotInSpool(StorageError):
-    """A spooled file is not at the path in its row: the index may just be moving it, so it is tried again."""
+    """A spooled file is not at the path in its row. The index may just be moving it, so it is tried again."""
 
 
 class StoreAway(StorageError):
-    """The object store does not answer, or has not got the object yet: waiting cures it."""
+    """The object store does not answer, or does not have the object yet; a later try may succeed."""
 
     exit_code = ExitCode.UNAVAILABLE
 
 
 class DecisionNotCopied(StorageError):
-    """A person's decision is in force, but not yet in the copy beside the database."""
+    """A person's decision is in force, but not yet copied outside the database."""
 
     exit_code = ExitCode.UNAVAILABLE
 
@@ -223,13 +223,13 @@ class DatabaseDamaged(StorageError):
 
 
 class DatabaseNotReady(StorageError):
-    """The database's URL cannot be read, or its schema is newer than this program."""
+    """The database's URL is invalid, or its schema is newer than this program."""
 
     exit_code = ExitCode.CONFIG
 
 
 class SchemaOutdated(DatabaseNotReady):
-    """The schema is older than this program: an upgrade cures it."""
+    """The schema is older than this program: upgrade it."""
 
 
 class ObjectError(NodeError):
@@ -245,7 +245,7 @@ class FaultyReport(ObjectError):
 
 
 class FaultyStep(ObjectError):
-    """A request about a performed procedure step that is refused; the text holds no value of it.
+    """A refused request about a performed procedure step; the text contains no value of the request.
 
     ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
     """
@@ -257,7 +257,7 @@ class FaultyStep(ObjectError):
 
 
 class DecodedDifferently(ObjectError):
-    """Text in the object cannot be decoded with the character set that it names."""
+    """Text in the object cannot be decoded with the character set that the object names."""
 
 
 class ResultRefused(ObjectError):
@@ -267,7 +267,7 @@ class ResultRefused(ObjectError):
 
 
 class FaultyMessage(NodeError):
-    """An audit message that breaks its schema. The text says where, and quotes no value."""
+    """An audit message that violates its schema. The text names the place, and quotes no value."""
 
 
 class JobStopped(NodeError):
@@ -291,7 +291,7 @@ class TimeLimitReached(JobStopped):
 
 
 class WorkerSpent(JobStopped):
-    """An image took all the memory that a worker may have: it is tried again in a new process."""
+    """An image used up the worker's memory: the job is tried again in a new process."""
 
 
 class NoSuchPipeline(JobStopped):

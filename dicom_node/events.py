@@ -1,8 +1,8 @@
-"""Numbered events: what an admin can look up, alert on and grep. No event holds PHI.
+"""Numbered events that an admin can look up, alert on and grep. No event contains PHI.
 
 1xxx associations · 2xxx inbox · 3xxx jobs · 4xxx results · 5xxx deliveries · 6xxx the node itself.
 ``docs/reference/events.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules,
-numbers.
+and numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FieldValue = str | int | float | list[str] | None
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """``number`` never changes its meaning; ``text`` is one sentence for an admin."""
+    """A type of event. The meaning of a ``number`` never changes; ``text`` is one sentence for an admin."""
 
     number: int
     level: int
@@ -29,7 +29,7 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened, at a time (UTC)."""
+    """One event, with its time (UTC)."""
 
     type: EventType
     at: datetime
@@ -265,7 +265,7 @@ _LOGGER = logging.getLogger("dicom_node.events")
 
 
 def all_types() -> Iterator[EventType]:
-    """Every event type, by number; a number used twice is a defect that a test finds."""
+    """Every event type, ordered by number; a test finds numbers that are used twice."""
     types = [value for value in globals().values() if isinstance(value, EventType)]
     return iter(sorted(types, key=lambda event: event.number))
 
@@ -276,7 +276,7 @@ def by_number(number: int) -> EventType:
 
 
 def happened(event_type: EventType, **fields: FieldValue) -> Event:
-    """Make an event of now and log it; who owns a database session stores it as well."""
+    """Make an event with the present time, and log it; a caller with a database session also stores it."""
     event = Event(event_type, datetime.now(UTC), fields)
     log(event)
     return event

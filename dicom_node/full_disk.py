@@ -1,6 +1,6 @@
-"""A node that starts on a full disk: its listener refuses objects with A700 until there is space.
+"""Start of a node on a full disk: its listener refuses objects with A700 until there is space.
 
-The database cannot be opened then, so there is nothing but the listener, and no event is stored.
+The database cannot be opened then, so only the listener runs, and no event is stored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GRACE_SECONDS = 30.0
 
 
 def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> bool:
-    """Return when the disk has space; False where the node is to end before. Raises OSError."""
+    """Wait until the disk has space; returns False if the node is stopped before. Raises OSError."""
     if _has_space(settings):
         return True
     listener = _refusing_listener(settings, place) if role.receives else None
@@ -46,7 +46,7 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
 
 
 def listener_place(place: str) -> str:
-    """The listener's place: "" for the first one on a data folder."""
+    """The name of the listener's place: "" for the first listener on a data folder."""
     return "" if place in ("all", "listener-1") else place
 
 

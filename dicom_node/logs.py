@@ -1,4 +1,6 @@
-"""Logging of every process: standard error, file, syslog; UTC; no library messages that may hold PHI."""
+"""Logging of every process: standard error, file, syslog; UTC; no messages of libraries that may contain
+PHI.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,10 @@ _SILENT = (
 
 @dataclass(frozen=True, slots=True)
 class LogTarget:
-    """Where the log goes besides standard error, and how it looks; ``[log]`` of the configuration.
+    """The target and format of the log besides standard error; ``[log]`` of the configuration.
 
-    ``file``: absolute path, "" for none. ``debug``: names and AE titles of peers whose debug lines pass.
+    ``file``: absolute path, "" for none. ``debug``: names and AE titles of peers whose debug lines are
+    logged.
     """
 
     json: bool = False
@@ -44,7 +47,7 @@ class LogTarget:
 def configure(level: str, process: str, target: LogTarget | None = None) -> None:
     """Set up logging once, at the start of a process.
 
-    ``level`` as in ``node.log_level``; ``process`` stands in every line: all processes share one stream.
+    ``level`` as in ``node.log_level``; ``process`` is in every line, because all processes share one stream.
     """
     target = target or LogTarget()
     handlers, problems = _handlers(target)

@@ -1,8 +1,7 @@
-"""The composition root: start order, stop order, reload.
+"""The start of the whole node: start order, stop order, reload.
 
 One main process (:mod:`dicom_node.background`: indexing, assembly, delivery, timers), one listener process
-without database and models, the worker processes, and the console's. ``--role`` lets a site spread them over
-machines.
+without database and models, the worker processes, and the console's. ``--role`` spreads them over machines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Child processes of the node: started, watched, restarted, stopped; which nodes run on a data folder.
+"""Child processes of the node: started, watched, restarted, stopped; and the nodes on a data folder.
 
-A child says one JSON line on its standard output when it is ready, further ones to show that it lives, and
-ends when its standard input closes: so it never outlives a node that was killed.
+A child prints one JSON line when it is ready and further ones as signs of life, and ends when its standard
+input closes: so it never outlives a node that was killed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _STEADY = 60.0  # seconds after which a child counts as healthy and the wait sta
 
 
 class Child:
-    """One process that the node keeps alive.
+    """One process that the node keeps running.
 
-    ``command``: arguments of the Python interpreter. ``on_ready`` gets the line that it prints when it is
-    ready, ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line
-    of its standard input, if it reads one; ``environment`` its variables, None: those of this process. A
-    child that is to end is heard no more.
+    ``command``: arguments of the Python interpreter. ``on_ready`` is called with the line that the process
+    prints when it is ready, ``on_death`` with its exit status and the seconds until it is started again.
+    ``given`` is the first line of its standard input, if it reads one; ``environment`` its variables, None:
+    those of this process. Output of a child that is being stopped is ignored.
     """
 
     def __init__(
@@ -81,19 +81,19 @@ class Child:
             self._process.send_signal(signal.SIGHUP)
 
     def give(self, line: str) -> None:
-        """Write a line to the process; a process that is started again gets the line as well."""
+        """Write a line to the process; it gets the line again after a restart."""
         with self._lock:
             self._given = line
             if self._process:
                 _write(self._process, line)
 
     def retire(self) -> None:
-        """Let it end by SIGHUP, in its own time, for good."""
+        """Send SIGHUP, let the process end in its own time, and do not start it again."""
         self._stopping.set()
         self.hang_up()
 
     def stop(self, grace_seconds: float) -> None:
-        """Ask it to end (SIGTERM and end of input); after ``grace_seconds`` kill it."""
+        """Ask the process to end (SIGTERM and end of input); kill it after ``grace_seconds``."""
         self._stopping.set()
         process = self._process
         if process and process.poll() is None:
@@ -166,7 +166,7 @@ def _message_in(line: str) -> Mapping[str, Any]:
 
 
 def console_program() -> str:
-    """The module of the console's process, by the entry point ``dicom_node.console``; "" without one."""
+    """The module of the console's process, from the entry point ``dicom_node.console``; "" without one."""
     return next((found.value for found in entry_points(group="dicom_node.console")), "")
 
 
@@ -175,8 +175,8 @@ def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[s
     """Lock a place on the data folder for one node while it runs; yield the name of the place.
 
     A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
-    ("worker-1", "worker-2"). The lock file names the process and its configuration files. The kernel drops
-    the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    ("worker-1", "worker-2"). The lock file has the process id and the paths of the configuration files. The
+    kernel releases the lock when the process dies, on NFS too. Raises AlreadyRunning.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:

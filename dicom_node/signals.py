@@ -1,6 +1,6 @@
 """Signals as bytes in a pipe, for a main loop that waits for them among other things; signs of life.
 
-Workers (``jobs.worker``) set events instead: their main thread is in a job, and other threads wait.
+Workers (``jobs.worker``) use threading events instead: their main thread runs a job, and other threads wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _ALIVE = b'{"alive": true}\n'
 
 
 def signal_pipe() -> int:
-    """A pipe that gets SIGTERM, SIGINT and SIGHUP as one byte each; the handlers themselves do nothing."""
+    """A pipe that receives SIGTERM, SIGINT and SIGHUP as one byte each; the handlers themselves do
+    nothing.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
@@ -26,6 +28,6 @@ def signal_pipe() -> int:
 
 
 def show_life() -> None:
-    """Tell the node that started this process that it lives: one line on standard output."""
+    """Tell the parent node that this process is alive: one line on standard output."""
     with suppress(OSError):  # the node is gone: the end of standard input tells that
         os.write(1, _ALIVE)

@@ -1,7 +1,7 @@
-"""The site key: the secret from which pseudonyms are derived and under which readings are sealed.
+"""The site key: the secret for deriving pseudonyms and for encrypting readings.
 
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
-patient stands behind a pseudonym; a site that loses it gives the same patient another pseudonym from then on.
+patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ class SiteKey:
     _secret: bytes = field(repr=False)
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); none can be computed from another."""
+        """A key of 32 bytes for one purpose by HKDF-SHA256 (RFC 5869); no key can be computed from
+        another.
+        """
         return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
 
 
 class Seal:
     """Encrypts texts for one purpose (AES-256-GCM under a key derived from the site key).
 
-    Each is bound to what it is ``of`` (associated data), and opens for nothing else. Raises
-    ConfigurationError where the site key cannot be used.
+    Each text is bound to its context ``of`` (associated data), and can be decrypted only with it. Raises
+    ConfigurationError if the site key cannot be used.
     """
 
     def __init__(self, data_dir: Path, purpose: str) -> None:
@@ -53,7 +55,7 @@ class Seal:
         return nonce + self._cipher.encrypt(nonce, text.encode(), of.encode())
 
     def open(self, sealed: bytes, of: str) -> str | None:
-        """The text again; None where it was sealed under another site key, or is of something else."""
+        """Decrypt the text; None if another site key encrypted it, or ``of`` differs."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], of.encode()).decode()
         except (InvalidTag, ValueError):  # the second: too short to be sealed
@@ -68,8 +70,8 @@ def path_of(data_dir: Path) -> Path:
 def load_or_create(data_dir: Path) -> SiteKey:
     """The key of this site, made at the first call.
 
-    Of several processes that call at once one makes it and all get the same. Raises ConfigurationError when
-    others than the owner may read the file or put another in its place, or when it holds no key.
+    If several processes call at once, one makes it and all get the same. Raises ConfigurationError if others
+    than the owner may read or replace the file, or if it contains no key.
     """
     path = path_of(data_dir)
     if not path.exists():

@@ -1,1 +1,1 @@
-"""Forms: what was typed, as content of the configuration, and what is wrong with it."""
+"""Forms: conversion of typed fields to configuration content, and the mistakes in the fields."""

@@ -1,4 +1,4 @@
-"""What a person chooses before a study leaves quarantine, as questions of a form."""
+"""The form in which a person chooses patient and versions before a study leaves quarantine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PICK = re.compile(r"[0-9]{1,8}(-[0-9]{1,8})?")
 
 
 def questions(rows: Sequence[View]) -> list[View]:
-    """The options of ``services.study_versions`` by question, those about patients first."""
+    """The options of ``services.study_versions``, grouped by question, questions about patients first."""
     found: dict[tuple[Any, str], list[View]] = {}
     for row in rows:
         found.setdefault((row["if_taken"], row["sop_instance_uid"]), []).append(row)
@@ -29,9 +29,9 @@ def questions(rows: Sequence[View]) -> list[View]:
 
 
 def applicable(picked: Collection[str]) -> list[int]:
-    """The numbers that were picked, without answers about images of a patient who was not: a form sends both.
+    """The picked numbers, without answers that belong to a patient who was not picked (a form sends both).
 
-    Each is "7", or "7-2" of a question that arises only if 2 is taken.
+    Each answer is "7", or "7-2" if it counts only together with answer 2.
     """
     pairs = [pick.partition("-") for pick in picked if _PICK.fullmatch(pick)]
     taken = {number for number, _, _ in pairs}

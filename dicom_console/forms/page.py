@@ -1,4 +1,4 @@
-"""What the page with the form of a rule shows: labels, choices, what was typed, and what is wrong with it."""
+"""The content of the page with the form of a rule: labels, choices, typed values and mistakes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _YES_NO: Final = (("true", N_("yes")), ("false", N_("no")))
 
 
 def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None) -> View:
-    """``given``: the fields as they were typed, empty for a rule that is not there yet."""
+    """The content of the page. ``given``: the fields as typed, empty for a new rule."""
     chosen = "".join(given.get("pipeline", ()))
     named = name or "".join(given.get("name", ())).strip()
     faults = form.faults(error.problems, named, chosen) if error else {}

@@ -1,4 +1,4 @@
-"""The form of a peer: fields for what most need, lines as in the configuration file for the rest."""
+"""The form of a peer: fields for common keys, and lines of the configuration file for all others."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Form = Mapping[str, Sequence[str]]
 
 
 def empty(given: Form) -> View:
-    """The form of a new peer, with the usual values of a modality. ``given``: known values, from a link."""
+    """The form of a new peer, filled with the usual values of a modality and the known values ``given``."""
     known = {key: _text(given, key) for key in (*_TEXTS, "port") if _text(given, key)}
     return _shown({**_USUAL, **known}, name="", version=0)
 
 
 def filled(row: View) -> View:
-    """The form of a peer that was entered, with its values."""
+    """The form filled with the values of an entered peer."""
     return _shown({**_USUAL, **row["content"]}, name=row["name"], version=row["version"])
 
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The peer in the form, and the mistakes in it. ``name``: the name of the peer that is changed."""
+    """The peer in the form, and the mistakes in the form. ``name``: the peer that is changed."""
     given: dict[str, Any] = {key: _text(form, key) for key in _TEXTS if _text(form, key)}
     given["name"] = name or given.get("name", "")
     wrong: dict[str, str] = {}
@@ -70,7 +70,7 @@ def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]
 
 
 def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]:
-    """The mistakes by form field; "": mistakes that concern no field."""
+    """The mistakes by form field; under "" mistakes that concern no field."""
     found: dict[str, list[str]] = {}
     for problem in problems:
         key = problem.key.partition(f"peers.{name}.")[2].partition("[")[0]
@@ -90,7 +90,7 @@ def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]
 
 
 def as_given(form: Form, name: str) -> View:
-    """The form as it was sent, to be mended."""
+    """The form with the values that were sent, so that the user can correct them."""
     given: View = {key: _text(form, key) for key in (*_TEXTS, "port")}
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}

@@ -1,4 +1,4 @@
-"""The form of a rule: a field for each key, lines as in the configuration file for what no field can show."""
+"""The form of a rule: fields for most keys, and lines of the configuration file for all others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def as_form(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
-    """The rule from the form's fields, and the fields that cannot be read. ``name``: of the rule that is
+    """The rule from the form's fields, and the fields that cannot be read. ``name``: the rule that is
     changed.
     """
     pipeline = _text(form, "pipeline")
@@ -78,12 +78,12 @@ def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProble
 
 
 def field(place: Place, pipeline: str) -> str:
-    """The name of a field in the form: options of several pipelines share one form."""
+    """The name of the form field for a key. The options of several pipelines share one form."""
     return ".".join((place[0], pipeline, *place[1:]) if place[0] == "options" else place)
 
 
 def card_of(pipeline: str) -> PipelineCard | None:
-    """The card of a pipeline; None where it cannot be loaded (``check`` reports that)."""
+    """The card of a pipeline; None if the pipeline cannot be loaded (``check`` reports that)."""
     try:
         return pipelines.card_of(pipeline)
     except (KeyError, PluginError):
@@ -91,13 +91,13 @@ def card_of(pipeline: str) -> PipelineCard | None:
 
 
 def options_of(pipeline: str) -> tuple[PipelineOption, ...]:
-    """The options of a pipeline; none where it cannot be loaded."""
+    """The options of a pipeline; none if the pipeline cannot be loaded."""
     card = card_of(pipeline)
     return card.options.listed() if card else ()
 
 
 def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[str, list[str]]:
-    """The mistakes by the form field that they concern; under "" mistakes of other keys, with the key."""
+    """The mistakes by form field; under "" the mistakes in keys without a field, with the key."""
     found: dict[str, list[str]] = {}
     places = {".".join(place): place for place in (*_kinds(pipeline), ("when",), ("rest",))}
     for problem in problems:

@@ -1,1 +1,1 @@
-"""The handlers, a file for each noun: what programs get as JSON, people get as a page (``web/faces.py``)."""
+"""The handlers, one file per noun: programs get their results as JSON, people as pages (``web/faces.py``)."""

@@ -1,7 +1,7 @@
-"""DICOMweb for viewers, where ``console.dicomweb`` is set: QIDO-RS and WADO-RS (PS3.18 10.4 and 10.6).
+"""DICOMweb for viewers, enabled by ``console.dicomweb``: QIDO-RS and WADO-RS (PS3.18 10.4 and 10.6).
 
-A viewer finds studies, and reads what was received and what was made here. Nothing is transcoded: objects
-and frames leave as they are stored.
+A viewer can search for studies, and read received objects and the node's results. Nothing is transcoded:
+objects and frames are sent as they are stored.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
 
 
 def url(asked: Visit, path: str) -> dict[str, Any]:
-    """Retrieve URL of what is at a path below this one."""
+    """The Retrieve URL of the object at ``path``, relative to the requested address."""
     return value("00081190", "UR", f"{str(asked.request.base_url).rstrip('/')}{router.prefix}{path}")
 
 

@@ -1,4 +1,4 @@
-"""What peers and rules have in common that are entered, by programs or in a form."""
+"""The handlers that entered peers and entered rules share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_node.services.entered import Kind, Saved
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
-    """Add how peers or rules are put (by programs; people have a form) and removed."""
+    """Add the handlers that save a peer or rule (for programs; people have a form) and remove one."""
     one = kind.removesuffix("s")
 
     def put_one(
@@ -42,7 +42,10 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
 def put(
     asked: Visit, kind: Kind, content: Mapping[str, Any], version: int | None, *, despite_hold: bool
 ) -> Saved:
-    """Save a peer or rule, and have the node take it over. Raises what ``entered.save`` raises."""
+    """Save a peer or rule, and let the node load the changed configuration.
+
+    Raises the errors of ``entered.save``.
+    """
     settings, by = asked.site.settings, asked.person
     saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)
     asked.take_over()

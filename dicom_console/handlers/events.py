@@ -1,4 +1,4 @@
-"""What happened: events and associations around a time, of a peer, of a kind, with these words."""
+"""The list of events and associations, filtered by time, peer, event number and words."""
 
 from __future__ import annotations
 

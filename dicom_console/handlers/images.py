@@ -1,4 +1,4 @@
-"""Images: a received image with what the node made of it, and what stands in its results."""
+"""Images: a received image with the node's results for it, and the content of a result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Server-sent events: a page learns that something changed, and asks for itself again.
+"""Server-sent events: a page is notified of a change, and then loads itself again.
 
-The database is asked once a second for all streams together, and not at all where none is open.
+All open streams share one database query per second; without an open stream there is no query.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_SECONDS = 10.0
 
 
 class Live:
-    """The streams that are open, and the mark that they share."""
+    """The open streams, and the mark of the newest change, which they share."""
 
     def __init__(self) -> None:
         self.stops_when: Callable[[], bool] = lambda: False
@@ -39,7 +39,7 @@ class Live:
         self._asking = asyncio.Lock()
 
     def is_stopping(self) -> bool:
-        """Whether the console ends: streams do not end by themselves."""
+        """Whether the console is ending; streams do not end by themselves."""
         return self.stops_when()
 
     def refuse_too_many(self, token: str) -> None:

@@ -1,4 +1,4 @@
-"""For programs that watch the node: whether it lives, whether it takes objects, and its numbers."""
+"""Endpoints for monitoring programs: liveness, readiness and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models: their cards, what they did lately, and which is in use."""
+"""Models: their cards, their recent use, and the active model of each pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notifications: who gets which, what was sent, a test."""
+"""Notifications: recipients, sent notifications, and a test message."""
 
 from __future__ import annotations
 

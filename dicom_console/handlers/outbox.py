@@ -1,4 +1,4 @@
-"""Deliveries: what waits, why, since when; what an operator may do to them."""
+"""Deliveries: the list with states and reasons, and the actions of an operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first page: what is going on, and what needs a person."""
+"""The first page: the present state of the node, and what needs a person's attention."""
 
 from __future__ import annotations
 

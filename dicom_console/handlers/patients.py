@@ -1,4 +1,4 @@
-"""Patients: whom the node has seen, and what was found."""
+"""Patients: the patients that the node has received studies of, and their findings."""
 
 from __future__ import annotations
 

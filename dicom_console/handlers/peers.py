@@ -1,4 +1,4 @@
-"""Peers: who is configured, who called, why somebody does not get through."""
+"""Peers: the configured peers, machines that called, and the reasons why a machine was refused."""
 
 from __future__ import annotations
 

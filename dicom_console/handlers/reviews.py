@@ -1,4 +1,4 @@
-"""The review desk for cleaning: what waits for a person, boxes drawn by hand, device rules made of them."""
+"""Review of cleaned images: the waiting images, boxes drawn by hand, and device rules made from the boxes."""
 
 from __future__ import annotations
 

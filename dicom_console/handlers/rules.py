@@ -1,4 +1,4 @@
-"""Rules: their list, what they or changed ones make of recent studies, and the form that makes one."""
+"""Rules: the list, the form of a rule, and a trial of rules on recent studies."""
 
 from __future__ import annotations
 

@@ -30,7 +30,10 @@ _FILES = {
 @router.get("/sign-in")
 @needs(ANYONE)
 def ask(asked: Asked) -> Response:
-    """Show the form to sign in. The browser first gets a token of no session: the form is bound to it."""
+    """Show the form to sign in.
+
+    The form is bound to a token in the cookie; a browser without a session gets a new token.
+    """
     token = asked.token or users.new_token()
     response = _form(asked, token)
     remember(response, asked.site, token)

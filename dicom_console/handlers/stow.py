@@ -1,6 +1,6 @@
-"""STOW-RS (PS3.18 10.5), where ``console.dicomweb_store`` is set: programs store objects as a modality does.
+"""STOW-RS (PS3.18 10.5), enabled by ``console.dicomweb_store``: programs store objects as a modality does.
 
-The body is read as it comes, and each object is durable before the answer names it as stored.
+The body is read as it arrives. Each object is durable before the answer lists it as stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Studies: their list, one of them, and what a person may do to it."""
+"""Studies: the list, the page of one study, and the actions of a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trends of the node, drawn, and as numbers for programs."""
+"""Trends of the node: as charts for people, as numbers for programs."""
 
 from __future__ import annotations
 

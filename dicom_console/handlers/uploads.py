@@ -1,4 +1,4 @@
-"""Sending objects and pictures to the node from a browser."""
+"""Uploads of objects and pictures from a browser."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def take(asked: Asked) -> list[UploadedRow]:
 
 @asynccontextmanager
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
-    """The form with its files, when all of it came. Raises HTTPException."""
+    """The form with its files, once all of it has arrived. Raises HTTPException."""
     settings = asked.site.settings
     refuse_who_would_not_see_it()
     refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
@@ -113,7 +113,7 @@ async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]])
 
 
 def taken(asked: Visit, form: FormData) -> Upload:
-    """What became of each file. Raises FaultyInput for a description that cannot be used."""
+    """The outcome for each file. Raises FaultyInput for an invalid description."""
     site = asked.site
     files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
     sent = [UploadedFile(one.filename or "", one.file) for one in files]
@@ -151,9 +151,10 @@ def _now(asked: Visit, number: int) -> View:
 
 
 def refuse_without_room(request: Request, settings: Settings, *, without_length: int) -> None:
-    """What comes may lie beside the spool until it is taken: both need room above the watermark.
+    """Raise HTTPException if the disk has no room above the watermark for the upload and its copy in the
+    spool.
 
-    ``without_length``: bytes of a request that does not say its length.
+    ``without_length``: the number of bytes to assume for a request that does not state its length.
     """
     largest = settings.console.upload_mib * 2**20
     declared = request.headers.get("content-length", "")

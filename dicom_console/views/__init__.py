@@ -1,1 +1,1 @@
-"""What pages and the REST API show, read from the database and the files of results."""
+"""The content of pages and of the REST API, read from the database and the files of results."""

@@ -1,4 +1,4 @@
-"""Trends of the node: what came, how long it took, what failed, what was found, as numbers by time."""
+"""Trends of the node over time: received studies, durations, failures and findings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _ENDED: Final = (JobState.SUCCEEDED, JobState.NOT_APPLICABLE)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values by time. ``values``: one for each step, None where there is none."""
+    """Values over time. ``values``: one per step, None for a step without a value."""
 
     name: str
     values: Sequence[float | None]
@@ -66,7 +66,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The trends of some days; times are the beginnings of steps."""
+    """The trends of some days; ``times`` are the beginnings of the steps."""
 
     hours: Sequence[datetime]
     """Of ``received``."""
@@ -111,7 +111,7 @@ class _Steps:
 
 
 def activity(session: Session, days: int) -> Activity:
-    """The trends of the last days, one of SPANS."""
+    """The trends of the last ``days``, which must be one of SPANS."""
     now = utc_now()
     since = now - timedelta(days=days)
     fine, coarse = (_steps(since, now, length) for length in SPANS[days])
@@ -172,7 +172,7 @@ def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
 
 
 def quantile(bins: Mapping[int, int], share: float) -> float:
-    """A quantile of durations that were counted between EDGES, linear within a step (seconds)."""
+    """A quantile, in seconds, of durations counted between EDGES; linear within a bin."""
     wanted, below = share * sum(bins.values()), 0
     for place, (low, high) in enumerate(pairwise((0, *EDGES))):
         number = bins.get(place, 0)

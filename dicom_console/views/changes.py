@@ -1,4 +1,4 @@
-"""Whether anything happened that a list would show."""
+"""Detection of changes that a list on a page would show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AWAY = "away"
 
 
 def newest(database: Database) -> str:
-    """A text that is another one after each event and each step of a job; AWAY without a database."""
+    """A text that changes with each event and each step of a job; AWAY if the database does not answer."""
     try:
         with database.read() as session:
             return _mark(session)
@@ -27,7 +27,7 @@ def newest(database: Database) -> str:
 
 
 def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
-    """Whether who has the token is still signed in; asking does not keep the session alive."""
+    """Whether the session with this token is still valid; this check does not keep the session alive."""
     try:
         return users.user_of_session(database, token, idle_minutes, counts=False) is not None
     except SQLAlchemyError:

@@ -1,4 +1,4 @@
-"""Charts as shapes for SVG: bars or lines over time, with round numbers beside them."""
+"""Charts as SVG shapes: bars or lines over time, with round numbers on the axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["bars", "lines"]
 def chart(
     title: str, unit: str, kind: Kind, times: Sequence[datetime], series: Sequence[Series], top: float = 0.0
 ) -> View:
-    """A chart that reaches to a round number at or above each value, at least to ``top``.
+    """A chart whose axis ends at a round number at or above all values and ``top``.
 
     ``unit``: "s", "%" (of values from 0 to 1) or "". Each series has ``dots`` (x, y, value, time) and
     ``runs`` of points without a gap; bars have a width ``bar``.

@@ -1,4 +1,4 @@
-"""What stands in a result object, as a tree that a person can read."""
+"""The content of a result object, as a tree that a person can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _HIDDEN = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")  # what qual
 
 @dataclass(slots=True)
 class Node:
-    """``note``: what sort of item it is; ``qualifies``: it adds detail to the node above."""
+    """One item of the tree. ``note``: the sort of item; ``qualifies``: whether it adds detail to its
+    parent.
+    """
 
     name: str
     value: str = ""
@@ -41,7 +43,7 @@ class _Budget:
 
 
 def contents(path: Path) -> tuple[list[Node], bool]:
-    """The tree, and whether it is whole. A report as its content items, other objects as their attributes."""
+    """The tree, and whether the tree is complete: content items of a report, attributes of other objects."""
     budget = _Budget()
     with quiet_pydicom():
         dataset = dcmread(path, stop_before_pixels=True)

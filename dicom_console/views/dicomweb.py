@@ -1,4 +1,4 @@
-"""Objects as DICOMweb shows them (PS3.18): which there are, their attributes as JSON, frames as stored."""
+"""Objects for DICOMweb (PS3.18): their list, their attributes as JSON, and frames as stored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DEFERRED = 65_536  # bytes of a value that is not read before it is asked for
 
 @dataclass(frozen=True, slots=True)
 class HeldObject:
-    """An object of a study that viewers may have."""
+    """An object of a study that a viewer may retrieve."""
 
     path: str
     study: int
@@ -58,10 +58,10 @@ class HeldObject:
 
 
 def objects(session: Session, study: str, series: str = "", instance: str = "") -> list[HeldObject]:
-    """What was received and what was made here of a study, a series or an instance, by their UIDs.
+    """The received objects and the results of a study, a series or an instance, found by UIDs.
 
-    Without the results that a person withdrew or has not accepted yet, and without de-identified results.
-    Nothing of a study in quarantine. Raises NotFound where nothing is left.
+    Left out are withdrawn results, results that no person has accepted yet, de-identified results, and all
+    objects of a study in quarantine. Raises NotFound if no object is left.
     """
     unaccepted = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
     withdrawn = select(Withdrawal.result_id)
@@ -84,7 +84,7 @@ def _of(
 
 
 def file_of(session: Session, settings: Settings, held: HeldObject) -> Path:
-    """The file of an object, on this machine. Raises NotFound."""
+    """The local file of an object. Raises NotFound."""
     path = Files(settings).if_here(session, held.path)
     if path is None:
         raise NotFound("the file of this object is gone")
@@ -92,7 +92,7 @@ def file_of(session: Session, settings: Settings, held: HeldObject) -> Path:
 
 
 def by_series(found: Iterable[HeldObject]) -> dict[str, list[HeldObject]]:
-    """The objects by series, in the order in which they came."""
+    """The objects grouped by series, in order of arrival."""
     series: dict[str, list[HeldObject]] = {}
     for one in found:
         series.setdefault(one.series_uid, []).append(one)
@@ -100,12 +100,12 @@ def by_series(found: Iterable[HeldObject]) -> dict[str, list[HeldObject]]:
 
 
 def attributes(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
-    """These attributes of a file in the DICOM JSON Model (PS3.18 F.2)."""
+    """The attributes ``keywords`` of a file in the DICOM JSON Model (PS3.18 F.2)."""
     return _as_json(_read(path, stop_before_pixels=True, specific_tags=list(keywords)))
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """All attributes of a file but Pixel Data and values of more than 256 KiB."""
+    """All attributes of a file except Pixel Data and values larger than 256 KiB."""
     dataset = _read(path, stop_before_pixels=True)
     for tag in [tag for tag in dataset.keys() if tag.group == _PIXEL_GROUP]:  # noqa: SIM118
         del dataset[tag]
@@ -144,9 +144,10 @@ def transfer_syntax(path: Path) -> UID:
 
 
 def frames(path: Path, numbers: Sequence[int]) -> Iterator[bytes]:
-    """Frames (from 1) as stored: codestreams, or samples in Little Endian.
+    """The frames with these ``numbers`` (from 1) as stored: codestreams, or samples in Little Endian.
 
-    Raises NotFound (there is no such frame) and NotAllowedNow (samples in Big Endian), before the first one.
+    Before the first frame, raises NotFound if a frame does not exist, and NotAllowedNow if the samples are in
+    Big Endian.
     """
     dataset = _read(path, defer_size=_DEFERRED)
     syntax = UID(dataset.file_meta.TransferSyntaxUID)

@@ -1,4 +1,4 @@
-"""Peers as the console shows them: what the configuration says, and when each called last."""
+"""Peers for the console: their configuration, and the last call of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
 
 
 def peer(session: Session, settings: Settings, name: str) -> View:
-    """One of them, with all keys that differ from the defaults. Raises UnknownPeer."""
+    """The peer ``name``, with all keys that differ from the defaults. Raises UnknownPeer."""
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
     keys = {key: value for key, value in given.items() if value not in (None, "")}
@@ -54,7 +54,7 @@ def _unreported(session: Session, peer: PeerSettings) -> list[View]:
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
-    """AE titles that were rejected in the last days and are no peers, the last first."""
+    """AE titles that were rejected in the last days and belong to no peer, the latest first."""
     known = {peer.ae_title for peer in settings.peers}
     since = utc_now() - timedelta(days=DAYS)
     rejected = list_events(session, since=since, numbers=[ASSOCIATION_REJECTED.number], limit=1000)
@@ -68,7 +68,9 @@ def strangers(session: Session, settings: Settings) -> list[View]:
 
 
 def refused(session: Session) -> list[View]:
-    """Who was refused something in the last days, the last first: how often, and what the last time."""
+    """The callers that were refused something in the last days, the latest first: how often, and what
+    last.
+    """
     since = utc_now() - timedelta(days=DAYS)
     found: dict[str, View] = {}
     for event in reversed(list_events(session, since=since, numbers=_REFUSALS, limit=5000)):

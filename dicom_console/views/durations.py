@@ -1,4 +1,4 @@
-"""Histograms for Prometheus: how long deliveries and jobs took that ended since the console started."""
+"""Histograms for Prometheus: durations of deliveries and jobs that ended since the console started."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTLED: Final = timedelta(seconds=2)
 
 
 class Durations:
-    """Counts only rise, as Prometheus expects, and begin with 0 when the process starts."""
+    """Histograms whose counts start at 0 with the process and only rise, as Prometheus expects."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -43,7 +43,7 @@ class Durations:
         self._one_at_a_time = threading.Lock()
 
     def add_new(self, session: Session) -> None:
-        """Add what ended since the last question."""
+        """Add the deliveries and jobs that ended since the last call."""
         with self._one_at_a_time:
             since, self._since = self._since, max(self._since, utc_now() - _SETTLED)
             modality = (

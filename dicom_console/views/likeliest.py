@@ -1,4 +1,4 @@
-"""The most probable findings of a study, each with its score, as its newest reports state them."""
+"""The most probable findings of a study with their scores, from the study's newest reports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _CUT_OFF = CUT_OFF.meaning
 
 
 def likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
-    """For each model that scored more findings than are shown, its three with the highest scores.
+    """For each model that scored more findings than the page shows, the three findings with the highest
+    scores.
 
-    A row has the ``model`` and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off`` with
-    their units, ``""`` for the cut-off that the report does not state (it states none of an absent finding).
-    Of several images, the one with the highest score of a finding counts. Scores of different models are
-    not compared: only those of a calibrated one are probabilities.
+    Each row has the ``model`` and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off`` with
+    their units. The cut-off is ``""`` if the report does not state it, as for an absent finding. If several
+    images have a score for a finding, the highest counts. Scores of different models are not compared: only
+    scores of a calibrated model are probabilities.
     """
     scored: dict[str, dict[str, View]] = {}
     for row in findings:

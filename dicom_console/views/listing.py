@@ -1,4 +1,4 @@
-"""A study as the console shows it."""
+"""The page and the list entry of a study."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.C
 
 
 def uid(session: Session, number: int) -> str:
-    """The study's Study Instance UID, or its name in lists where it has none. Raises NotFound."""
+    """The Study Instance UID, or the study's name in lists if it has no UID. Raises NotFound."""
     called: str = brief(session, number)["study"]
     return called
 
 
 def brief(session: Session, number: int) -> View:
-    """The study as lists show it. Raises NotFound."""
+    """The study's entry in lists. Raises NotFound."""
     found = views.numbered_studies(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
@@ -71,7 +71,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def study_heading(session: Session, settings: Settings, number: int) -> View:
-    """The study's number, date and patient, for the head of pages below the study's. Raises NotFound."""
+    """The study's number, date and patient, for the heading of the study's subpages. Raises NotFound."""
     row = session.get(Study, number)
     if row is None:
         raise NotFound("there is no such study")
@@ -80,10 +80,10 @@ def study_heading(session: Session, settings: Settings, number: int) -> View:
 
 
 def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
-    """The fields with which a list names the study of each row, by Study Instance UID.
+    """For each Study Instance UID in ``rows``, the fields with which a list names the study.
 
-    These are ``id``, ``patient_id``, ``revision`` and ``ending``: the shortest end of the UID that no other
-    study of the list has.
+    The fields are ``id``, ``patient_id``, ``revision`` and ``ending``, the shortest end of the UID that no
+    other study of the list has.
     """
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
     found = session.scalars(select(Study).where(Study.study_instance_uid.in_(uids))).all()
@@ -104,7 +104,7 @@ def _ending(uid: str, others: Collection[str]) -> str:
 
 
 def dead_by_destination(session: Session) -> dict[str, int]:
-    """How many deliveries to each destination were given up."""
+    """The number of deliveries that were given up, for each destination."""
     chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
     rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
     return {destination: number for destination, number in rows}  # noqa: C416

@@ -1,4 +1,4 @@
-"""Outlines of organs and removed text as pictures that lie on an image: one for each segment of a SEG."""
+"""Outlines of organs and of removed text as overlays on an image: one for each segment of a SEG."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST = 16  # segments that a viewer offers
 
 
 def masks(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
-    """The segments that were drawn on the image with this UID, without those of withdrawn results."""
+    """The segments drawn on the image ``uid``, without segments of withdrawn results."""
     chosen = select(Result).where(Result.study_id == study, Result.kind == ResultKind.SEG)
     rows = session.scalars(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
     gone = results.withdrawn(session, [row.id for row in rows])
@@ -49,7 +49,7 @@ def masks(session: Session, settings: Settings, study: int, uid: str) -> list[Vi
 
 
 def mask_png(shown: Shown, segment: int) -> bytes:
-    """A segment as coloured, half transparent pixels, of the size of its image. Raises NotFound."""
+    """A segment as coloured, half transparent PNG in the size of its image. Raises NotFound."""
     if shown.kind != ResultKind.SEG:
         raise NotFound("there is no such outline")
     with two_at_a_time():

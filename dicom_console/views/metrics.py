@@ -1,4 +1,4 @@
-"""Numbers of the node for programs that watch it. None is of a patient or names one."""
+"""Metrics of the node for monitoring programs. No metric contains patient data."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One number now. ``labels``: states; machines, places and processes of the site."""
+    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
 
     name: str
     help: str
@@ -73,7 +73,7 @@ class Gauge:
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
-    """All numbers, each quick to get however many studies there are."""
+    """All metrics; the time to read them does not grow with the number of studies."""
     now = utc_now()
     space = disk(settings)
     yield Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"])
@@ -152,9 +152,9 @@ def _processes(session: Session) -> Iterator[Gauge]:
 
 
 def not_ready(session: Session, settings: Settings) -> str:
-    """Why the node does not take objects now, "" where it does. Raises SQLAlchemyError.
+    """Why the node accepts no objects now, "" if it accepts them. Raises SQLAlchemyError.
 
-    A console on a machine of its own takes uploads: listeners elsewhere are asked by C-ECHO.
+    A console on a separate machine accepts uploads; use C-ECHO to check listeners on other machines.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
     if disk(settings)["low"]:

@@ -1,4 +1,4 @@
-"""Models as the console shows them: their cards, use, history and drift."""
+"""Models for the console: their cards, use, history and drift."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from dicom_node.store.views import View
 
 
 def models(settings: Settings) -> list[View]:
-    """One row per model card: whether its files exist, which pipelines use it. Raises ModelRefused."""
+    """One row per model card: whether the model's files exist, and which pipelines use it. Raises
+    ModelRefused.
+    """
     used = {one.slot: one.model for one in in_use(settings)}
     return [
         {
@@ -63,7 +65,7 @@ def model(settings: Settings, identifier: str, version: str) -> View:
 
 
 def findings(settings: Settings) -> list[str]:
-    """What the models here look for, by the meanings of its codes; none where a card cannot be read."""
+    """The findings that the installed models look for, by code meaning; none if a card cannot be read."""
     try:
         cards = registry.cards(settings.workers.models_dir)
     except CardError:
@@ -72,7 +74,7 @@ def findings(settings: Settings) -> list[str]:
 
 
 def history(settings: Settings) -> list[View]:
-    """Which model was put into use when, the last first."""
+    """The history of active models: which model was put into use when, the latest first."""
     models_dir = settings.workers.models_dir
     if models_dir is None:
         return []
@@ -85,7 +87,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def drift(settings: Settings, identifier: str, version: str) -> list[View]:
-    """The rows of ``models drift`` for this model, one for each sender."""
+    """The drift of this model's scores, one row for each sender, as in ``models drift``."""
     rows = service.drift(settings)
     return [row for row in rows if (row["model"], row["version"]) == (identifier, version)]
 

@@ -1,4 +1,4 @@
-"""What is going on at the node, in numbers that stay cheap however many studies it has seen."""
+"""The present state of the node in numbers that are quick to get however many studies it has seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MINUTES = 5  # that the rate of objects is taken from
 
 
 def overview(session: Session, settings: Settings) -> View:
-    """Receiving, queue, deliveries, what a person must look at, models, disk, last problems.
+    """Receiving, queue, deliveries, tasks for a person, models, disk and the latest problems.
 
     ``named``: the studies of these problems, by UID.
     """

@@ -1,4 +1,4 @@
-"""Patients as the node has seen them: studies with the same Patient ID and issuer. Nothing is merged."""
+"""Patients as groups of studies with the same Patient ID and issuer. Nothing is merged."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LOOKED_INTO = 20  # of these, whose reports are read
 
 
 def patients(session: Session, wanted: str = "", after: int | None = None) -> tuple[list[View], int | None]:
-    """One page in the order of Patient IDs, and ``after`` of the next one.
+    """One page of patients in the order of Patient IDs, and the value of ``after`` for the next page.
 
-    ``wanted``: an ID, or its beginning and ``*``. Each row has the number of a study, which stands for the
-    patient in addresses: an ID must not. Studies without an ID are nobody's.
+    ``wanted``: an ID, or its beginning and ``*``. Each row has the number of one study, which identifies the
+    patient in addresses, because a Patient ID must not appear there. Studies without an ID are left out.
     """
     chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
     if wanted.endswith("*"):
@@ -46,13 +46,13 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 
 def studies_of(session: Session, number: int) -> list[int]:
-    """All studies of the patient of this study. Raises NotFound."""
+    """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
     study = _study(session, number)
     return list(session.scalars(select(Study.id).where(*_same(study)).order_by(Study.id)))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """The patient of this study, with the history. Raises NotFound."""
+    """The patient of study ``number``, with the patient's history. Raises NotFound."""
     study = _study(session, number)
     newest = (
         select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)

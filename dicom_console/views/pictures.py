@@ -1,4 +1,4 @@
-"""Frames of received images and of results as PNG, decoded where a hole in a decoder is of no use."""
+"""Frames of received images and of results as PNG, decoded where an exploited decoder can do no harm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _decoders = threading.Semaphore(2)
 
 
 class PictureKind(StrEnum):
-    """Where an object with pixels comes from; the words of its address."""
+    """The source of an object with pixels; the value is part of the address."""
 
     IMAGES = "images"
     """Received."""
@@ -40,7 +40,7 @@ class PictureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An object that may be looked at; ``kind`` that of a result, or "image"."""
+    """An object that the user may look at. ``kind``: the kind of result, or "image"."""
 
     path: Path
     study: int
@@ -48,7 +48,7 @@ class Shown:
 
 
 def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
-    """A received image or a result. Raises NotFound, also where it was purged."""
+    """A received image or a result. Raises NotFound, also if its file was purged."""
     shown = {
         PictureKind.IMAGES: _image,
         PictureKind.RESULTS: _result,
@@ -81,13 +81,15 @@ def _received(session: Session, number: int) -> Shown | None:
 
 
 def frames(shown: Shown, settings: Settings) -> int:
-    """The number of frames of an image. Raises NotFound where none can be shown."""
+    """The number of frames of an image. Raises NotFound if no frame can be shown."""
     with two_at_a_time():
         return open_dicom(shown.path, settings.images.limits).header.frames
 
 
 def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) -> bytes:
-    """A frame (from 1) as a viewer shows it first, at most ``longest`` pixels. Raises NotFound."""
+    """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
+    NotFound.
+    """
     with two_at_a_time():
         picture = open_dicom(shown.path, settings.images.limits).display(frame - 1)
         scale = min(max(longest, 16), LARGEST) / max(picture.shape[:2])
@@ -103,7 +105,9 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
 
 @contextmanager
 def two_at_a_time() -> Iterator[None]:
-    """Decode two images at a time, so that memory has a bound. Raises NotFound where one cannot be shown."""
+    """Limit decoding to two images at a time, which bounds memory. Raises NotFound for an undecodable
+    image.
+    """
     try:
         with _decoders:
             yield

@@ -1,4 +1,4 @@
-"""What went wrong lately: each thing once; what was solved within a day comes after what lasts."""
+"""Recent problems, each listed once: lasting problems first, then problems solved within a day."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ class _Concerned:
 
 
 def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list[View]:
-    """The newest problems, each once: those that last, then those that were solved within a day.
+    """The newest problems, each listed once: lasting problems first, then problems solved within a day.
 
-    ``times``: how often it happened. ``over``: since when it is over ("": not known, None: it lasts);
-    ``how``: by what event, ``by``: and which person, "" where none is known. ``caller``: the AE title that
-    was rejected, else "".
+    ``times``: how often the problem occurred. ``over``: when it ended ("": not known, None: it lasts).
+    ``how``: the event that ended it. ``by``: the person who ended it ("" if unknown). ``caller``: the AE
+    title that was rejected, else "".
     """
     found: dict[object, View] = {}
     for row in map(_in_words, reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT))):

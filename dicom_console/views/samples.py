@@ -1,4 +1,4 @@
-"""What the viewer needs besides a picture: the real samples of a frame, windows, sizes of pixels."""
+"""Image data for the viewer besides the picture: a frame's samples, windows and pixel sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _PRESETS = 10
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """``data``: rows × columns values, little-endian; ``about``: their type, and the window of the file.
+    """Samples of a frame. ``data``: rows × columns values, little-endian; ``about``: their type and the
+    window.
 
     Types are "u2" and "i2" (16 bit) and "f4", all after the Modality LUT (PS3.3 C.11.1), and "rgb" (8 bits a
     colour).
@@ -37,7 +38,7 @@ class Samples:
 
 
 def samples(shown: Shown, settings: Settings, frame: int) -> Samples:
-    """The samples of a frame (from 1). Raises NotFound where it cannot be decoded."""
+    """The samples of a frame (from 1). Raises NotFound if it cannot be decoded."""
     with two_at_a_time():
         image = open_dicom(shown.path, settings.images.limits)
         stored = image.stored(frame - 1)

@@ -1,4 +1,4 @@
-"""Searches of the list of studies; quick however many there are."""
+"""Searches in the list of studies; quick however many studies there are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LAST = "\U0010ffff"  # the last code point, which no text of DICOM has
 
 
 class Order(StrEnum):
-    """How the list of studies is sorted."""
+    """The order of the list of studies."""
 
     RECEIVED = "received"  # the newest object first
     WAITING = "waiting"  # the oldest first
@@ -42,11 +42,12 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
+    """A search for studies; "" and () match all. ``patient`` and ``accession`` may end with ``*``.
 
-    ``words``: of the patient's name, as :func:`name_words` makes them. ``since`` and ``until`` are Study
-    Dates, YYYYMMDD. ``received``: an object came since then. ``sender``: the calling AE title of an image.
-    ``finding``: one that the newest reports call present, by the meaning of its code. ``states``: HELD too.
+    ``words``: words of the patient's name, as :func:`name_words` returns them. ``since`` and ``until``: Study
+    Dates, YYYYMMDD. ``received``: an object arrived since then. ``sender``: the calling AE title of an image.
+    ``finding``: the code meaning of a finding that the newest reports call present. ``states``: states of a
+    study, HELD too.
     """
 
     patient: str = ""
@@ -63,7 +64,7 @@ class Search:
 
 
 def name_words(settings: Settings, name: str) -> list[str]:
-    """The hashes of the words of a name; a name without words gets one that no study has."""
+    """The hashes of the words of a name; for a name without words a hash that no study has."""
     return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
 
 
@@ -73,11 +74,11 @@ def names(session: Session, settings: Settings, studies: Collection[int]) -> Map
 
 
 def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page, and the number of its last study where more follow: ``after`` of the next page.
+    """One page of studies, and the number of its last study if more follow, for ``after`` of the next page.
 
-    ``findings`` of a row: what its newest reports call present. ``short_result``: their lines. ``cover``: the
-    number of the image that stands for the study, None where none is here. ``seconds``: from the last object
-    to the last delivery of a study that is delivered, else None.
+    In a row, ``findings`` are the findings that the newest reports call present, and ``short_result`` has the
+    lines of their short results. ``cover``: the number of the image shown for the study, None if no image is
+    stored. ``seconds``: the time from the last object to the last delivery of a delivered study, else None.
     """
     chosen = select(Study.id)
     for condition in _conditions(session, wanted):
@@ -157,10 +158,10 @@ def _seconds(study: Study, delivered_at: datetime | None) -> float | None:
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
-    """Add to the studies of a list which of their results were withdrawn, and why a delivery failed.
+    """The rows, with withdrawn results and reasons of failed deliveries added.
 
-    ``withdrawn``: "all", "some" or "". ``reason`` is filled in where the study has no reason of its own.
-    Each row needs its ``id``.
+    ``withdrawn``: "all", "some" or "". ``reason`` is added only if the study has no reason of its own. Each
+    row needs its ``id``.
     """
     numbers = [row["id"] for row in rows]
     chosen = select(Result.study_id, func.count(Result.id), func.count(Withdrawal.result_id))

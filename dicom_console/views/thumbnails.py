@@ -1,4 +1,4 @@
-"""Small pictures of images in lists: made once, held in memory and never in a file."""
+"""Small pictures of images in lists: made once, kept in memory, never in a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _one_at_a_time = threading.Semaphore(1)  # the picture that somebody reads is de
 
 
 def jpeg(shown: Shown, settings: Settings) -> bytes:
-    """The first frame, at most SIDE pixels, as JPEG. Raises NotFound where it cannot be shown."""
+    """The first frame as JPEG, at most SIDE pixels. Raises NotFound if it cannot be shown."""
     try:
         return _made(shown.path, settings.images.limits)
     except (OSError, PixelError, MemoryError):

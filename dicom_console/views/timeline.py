@@ -1,4 +1,4 @@
-"""The way of a study through the node, from the association that brought it to the peer that confirmed it."""
+"""The steps of a study through the node, from its first association to the confirmation by a peer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Step = tuple[datetime, str, str]
 
 
 def timeline(session: Session, study: int) -> list[View]:
-    """The steps in the order of time, each with the seconds since the one before it."""
+    """The steps in order of time, each with the seconds since the previous step."""
     sources = (_received, _performed, _work, _completed, _jobs, _assessed, _deliveries, _tries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None

@@ -1,4 +1,4 @@
-"""A patient's measurements from day to day: one small plot for each quantity, by one model version."""
+"""A patient's measurements over time: one small plot for each quantity and model version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS_APART = 80
 
 @dataclass(frozen=True, slots=True)
 class DatedNumber:
-    """A number of a report on a study of this day."""
+    """A number in a report, with the date of the study."""
 
     study: int
     on: date
@@ -29,7 +29,7 @@ class DatedNumber:
 def trends(measured: Sequence[DatedNumber]) -> list[View]:
     """Quantities that were measured on two days or more, with their points in pixels.
 
-    Of several numbers of one quantity in a study none is shown: which belongs to which is not known.
+    If a study has several numbers of one quantity, none is shown: it is unknown which belong together.
     """
     ordered = sorted(measured, key=lambda one: (*_quantity(one), one.on))
     return [plot for _, group in groupby(ordered, _quantity) if (plot := _plot(list(group)))]

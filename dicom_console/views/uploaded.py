@@ -1,4 +1,4 @@
-"""How an upload goes on, study by study, from the spool to the peers; without names of files."""
+"""The progress of an upload, study by study, from the spool to the peers; without file names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AS_USUAL: Final = (Outcome.NEW, Outcome.TAKEN)
 
 
 def last(session: Session) -> list[View]:
-    """The newest uploads of people: who, when, how many objects were taken and refused."""
+    """The newest uploads: user, time, and the numbers of accepted and refused objects."""
     by_people = AuditRow.fields["way"].as_string().is_(None)
     chosen = select(AuditRow).where(AuditRow.action == AuditAction.UPLOADED, by_people)
     rows = session.scalars(chosen.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(LISTED))
@@ -33,7 +33,7 @@ def last(session: Session) -> list[View]:
 
 
 def show(session: Session, number: int) -> View:
-    """One upload, what became of its objects, and where their studies are. Raises NotFound."""
+    """One upload, the outcome for its objects, and the progress of their studies. Raises NotFound."""
     row = session.get(AuditRow, number)
     if row is None or row.action is not AuditAction.UPLOADED:
         raise NotFound("there is no such upload")

@@ -1,1 +1,1 @@
-"""What all endpoints share: who asks, limits of a request, templates."""
+"""Code that all endpoints share: access, limits of a request, templates."""

@@ -1,4 +1,4 @@
-"""Who asks for a page, and whether they may: each endpoint says which role it needs, or is refused to all."""
+"""Access control: each endpoint names the role that it needs; without one it is refused to everybody."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class NotSignedIn(Exception):
-    """The page needs a signed-in user."""
+    """The page needs a signed-in user, and nobody is signed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class Site:
 
     @property
     def cookie(self) -> str:
-        """The name of the cookie: with the port, so that another node of this machine has another.
+        """The name of the session cookie; it contains the port, so that each node of a machine has its own.
 
-        ``__Host-`` (RFC 6265bis 4.1.3.2): browsers take it by TLS from this host only.
+        ``__Host-`` (RFC 6265bis 4.1.3.2): browsers accept the cookie only by TLS and from this host.
         """
         name = f"dicom-node-{self.settings.console.port}"
         return f"__Host-{name}" if self.secure else name
@@ -74,7 +74,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request: the user, the session and the form fields. ``form`` is empty but for a POST."""
+    """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
 
     request: Request
     site: Site
@@ -86,7 +86,7 @@ class Visit:
 
     @property
     def user(self) -> User:
-        """The signed-in user. Only for endpoints that need a role; raises NotSignedIn."""
+        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
         if self.signed_in is None:
             raise NotSignedIn
         return self.signed_in
@@ -103,7 +103,7 @@ class Visit:
 
     @property
     def agent(self) -> str:
-        """What the browser calls itself."""
+        """The User-Agent header of the browser."""
         return self.request.headers.get("user-agent", "")
 
     @property
@@ -112,45 +112,47 @@ class Visit:
         return language_of(self.request)
 
     def text(self, name: str) -> str:
-        """A field of the form, "" where it is missing or a file."""
+        """A field of the form as text, "" if it is missing or a file."""
         value = self.form.get(name, "")
         return value.strip() if isinstance(value, str) else ""
 
     def fields(self) -> dict[str, list[str]]:
-        """All fields of the form that are texts, each with its values."""
+        """All text fields of the form, each with its values."""
         return {
             key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
         }
 
     def query(self, name: str) -> str:
-        """The value of a query parameter, "" where it is missing."""
+        """The value of a query parameter, "" if it is missing."""
         return self.request.query_params.get(name, "")
 
     def study_uid(self, number: int) -> str:
-        """The Study Instance UID of a study, or what stands for it. Raises NotFound."""
+        """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
         with self.site.database.read() as session:
             return listing.uid(session, number)
 
     def number(self, name: str) -> int:
-        """A field of the form as a whole number, 0 where it is none."""
+        """A field of the form as a whole number; 0 if the field is not a number."""
         value = self.text(name)
         return int(value) if value.isdecimal() and len(value) < 10 else 0
 
     def take_over(self) -> None:
-        """Have the node take a changed configuration over once the answer is sent."""
+        """Let the node load a changed configuration after the answer is sent."""
         self.tasks.add_task(entered.apply, self.site.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
         """The page after a change of the configuration.
 
-        ``what``: a text of the catalogues, with the place ``%(name)s``. ``besides``: warnings, and what was
-        not done; with any the page stays until the user goes on.
+        ``what``: a text of the catalogues with the placeholder ``%(name)s``. ``besides``: warnings, and steps
+        that were not done; if there are any, the page stays until the user continues.
         """
         mark = self.site.mark
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
     def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
-        """A page in the frame that all pages have. ``token``: what its forms are bound to, if not ours."""
+        """A page with the console's common frame. ``token``: binds its forms, by default the session's
+        token.
+        """
         csrf = csrf_of(token or self.token)
         path = self.request.url.path
         return render(
@@ -163,7 +165,8 @@ def needs(
 ) -> Callable[[Endpoint], Endpoint]:
     """Declare the role that an endpoint needs, or ANYONE.
 
-    ``reads_form``: it calls ``read_form`` itself. ``counts``: whoever asks is not idle.
+    ``reads_form``: the endpoint calls ``read_form`` itself. ``counts``: a request counts as activity of the
+    user.
     """
 
     def declare(endpoint: Endpoint) -> Endpoint:
@@ -175,36 +178,36 @@ def needs(
 
 
 def language_of(request: Request) -> str:
-    """The language that was chosen in this browser, else one that it accepts."""
+    """The language chosen in this browser, else a language that the browser accepts."""
     chosen = request.cookies.get(languages.COOKIE, "")
     return languages.wanted(chosen, request.headers.get("accept-language", ""))
 
 
 def csrf_of(token: str) -> str:
-    """The token that a form must send besides the cookie: another site's form cannot know it."""
+    """The CSRF token that a form must send besides the cookie: another site's form cannot know it."""
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 
 def see_other(path: str, **query: str) -> Response:
-    """After a change: the browser asks for the page that shows it."""
+    """A redirect after a change: the browser loads the page that shows the change."""
     given = urlencode({key: value for key, value in query.items() if value})
     return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
 
 
 def back_to_form(asked: Visit, place: str) -> Response:
-    """To the page whose form was sent: a study's, or the list at ``place``."""
+    """A redirect to the page whose form was sent: the page of a study, or the list at ``place``."""
     if asked.text("study").isdecimal():
         return see_other(f"/studies/{asked.text('study')}")
     return see_other(place, state=asked.text("state")[:16], to=asked.text("to")[:64])
 
 
 def remember(response: Response, site: Site, token: str) -> None:
-    """Give the browser its token, for as long as it is open."""
+    """Set the session cookie, which the browser keeps until it is closed."""
     response.set_cookie(site.cookie, token, httponly=True, samesite="strict", secure=site.secure, path="/")
 
 
 async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
-    """The request, if it may be answered. Raises NotSignedIn and HTTPException."""
+    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
     site: Site = request.app.state.site
     _check_host(request, site)
     _check_texts(request.query_params.multi_items(), request.path_params.items())
@@ -258,7 +261,7 @@ async def _of_a_program(
 
 
 async def read_form(request: Request) -> FormData:
-    """The form, if it was sent by a page of this console (CSRF token, same origin). Raises HTTPException."""
+    """The form, if a page of this console sent it (CSRF token, same origin). Raises HTTPException."""
     site: Site = request.app.state.site
     token = site.token_of(request)
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -277,7 +280,7 @@ async def read_form(request: Request) -> FormData:
 
 
 async def form_of(request: Request) -> FormData:
-    """The fields and files that are sent, within their numbers."""
+    """The fields and files of the request, within the limits on their number."""
     return await request.form(max_files=_FILES, max_fields=_FIELDS)
 
 

@@ -1,9 +1,9 @@
-"""One handler, two faces: its result as JSON for programs, and as a page for people.
+"""One handler, two uses: its result as JSON for programs, and as a page for people.
 
 A handler takes typed arguments and returns a typed result, or raises a ``NodeError``. :class:`Faces`
-publishes it below ``/api/v1`` as it is, with its request as a JSON body. For people it publishes the same
-handler at the address of a page: the fields of a form take the place of the body and of the query, and a
-function makes the page of the result.
+publishes the handler below ``/api/v1``, with the request as a JSON body. For people it publishes the same
+handler at the address of a page: the fields of a form replace the body and the query, and a function makes
+the page from the result.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Faces:
         reads: Reader | None = None,
         **more: Any,
     ) -> Callable[[Handler], Handler]:
-        """Publish a function in the API for programs and, where ``page`` is given, as a page for people.
+        """Publish a function in the API for programs and, if ``page`` is given, as a page for people.
 
-        ``at``: the page's address, by default ``path``. ``reads``: turns a form into the request, where the
-        form's fields have other names than the request's. ``more``: keyword arguments for FastAPI.
+        ``at``: the page's address, by default ``path``. ``reads``: converts a form into the request, if the
+        form's field names differ from the request's. ``more``: keyword arguments for FastAPI.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -89,7 +89,9 @@ class Faces:
     def page_of(
         self, handler: Callable[..., Any], *, at: str = "", reads: Reader | None = None
     ) -> Callable[[Page], Page]:
-        """Show people the results of a handler as this page. What changes something is a POST of a form."""
+        """Show people the handler's result as this page. A handler that changes something is the POST of a
+        form.
+        """
         method, path, role = self._published[handler]
         shown_by = "GET" if method == "GET" else "POST"
 
@@ -102,17 +104,17 @@ class Faces:
 
 
 def back_to(address: str, **query: str) -> Page:
-    """A page that sends the browser on; ``{number}`` of the address is that of this request."""
+    """A page that redirects the browser to ``address``; ``{number}`` in it is the number in the request."""
     return lambda asked, _result: see_other(address.format(**asked.request.path_params), **query)
 
 
 def page_and_next(rows: Sequence[View], page: int, key: str) -> tuple[Sequence[View], int | None]:
-    """The rows of one page, and the ``key`` of its last row where the database has more."""
+    """The rows of one page, and the ``key`` of its last row if the database has more rows."""
     return rows[:page], rows[page - 1][key] if len(rows) > page else None
 
 
 def described(routers: list[APIRouter]) -> dict[str, Any]:
-    """The REST API in the words of OpenAPI 3.1."""
+    """The description of the REST API in the format of OpenAPI 3.1."""
     found = get_openapi(
         title="DICOM AI node",
         version=__version__,

@@ -1,4 +1,4 @@
-"""The languages of the pages: one catalogue of texts for each (gettext), and which one a reader wants."""
+"""The languages of the pages: one catalogue of texts for each (gettext), and the choice for a reader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST = 200  # of an Accept-Language that is read
 
 
 def N_(text: str) -> str:
-    """Mark a text for the catalogues that a template translates later."""
+    """Mark a text for the catalogues; a template translates it later."""
     return text
 
 
@@ -48,7 +48,7 @@ def wanted(chosen: str, accepted: str) -> str:
 
 @cache
 def catalogue(language: str) -> NullTranslations:
-    """The texts of a language; English has no catalogue: its texts are the ones in the source."""
+    """The texts of a language. English has no catalogue: its texts are in the source."""
     path = CATALOGUES / f"{language}.po"
     if language == "en":
         return NullTranslations()
@@ -60,12 +60,12 @@ def catalogue(language: str) -> NullTranslations:
 
 
 def day(at: date, language: str) -> str:
-    """A day as the language writes it; in English ISO 8601, which the US and the UK read alike."""
+    """A date in the format of the language; in English ISO 8601, which the US and the UK read alike."""
     return at.isoformat() if language == "en" else format_date(at, "medium", locale=Locale(language))
 
 
 def moment(at: datetime, language: str, *, seconds: bool) -> str:
-    """A day and a time of day."""
+    """A date and time in the format of the language."""
     if language == "en":
         return f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
     return f"{_by(at, language, 'yMd')} {_by(at, language, 'Hms' if seconds else 'Hm')}"

@@ -1,4 +1,4 @@
-"""What every answer says to a browser, and how much and how long a browser may send."""
+"""Headers of every answer, and limits on the size and duration of requests."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: c
 
 
 def headers(*, tls: bool) -> Mapping[str, str]:
-    """What every answer says to a browser; ``tls``: to come by TLS only, from now on."""
+    """The headers of every answer. ``tls``: the browser must use TLS from now on."""
     return HEADERS | ({"Strict-Transport-Security": _ONE_YEAR} if tls else {})
 
 
 def port_of(scope: Scope) -> int | None:
-    """The port of ours that a request came to, whatever its Host header says."""
+    """The local port that received a request, whatever its Host header says."""
     _, port = scope.get("server") or ("", None)
     return int(port) if port else None
 
@@ -80,14 +80,17 @@ def address_of(scope: Scope) -> str:
 
 
 class Guarded:
-    """ASGI middleware: the headers on every answer, the limits on every request."""
+    """ASGI middleware: adds the headers to every answer, and applies the limits to every request."""
 
     def __init__(
         self, app: ASGIApp, *, tls: bool, bodies: Mapping[str, int], metrics_port: int | None
     ) -> None:
-        """``bodies``: bytes of a request's body by path, where a page takes more than FORM_BYTES; a path with
-        a / at its end is that of all pages in it.
-        ``metrics_port``: the port that answers what is WATCHED and nothing else.
+        """Set the limits.
+
+        ``bodies``: the largest request body in bytes by path, for pages that accept more than FORM_BYTES; a
+        path that ends with / counts for all pages below it.
+
+        ``metrics_port``: the port that serves only the paths in WATCHED.
         """
         self._app = app
         self._bodies = bodies
@@ -96,7 +99,7 @@ class Guarded:
         self._requests: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Pass a request on to the application, under the limits."""
         if scope["type"] != "http":
             return
         answer = partial(self._answer, send)
@@ -150,11 +153,10 @@ class _LimitedBody:
 
 
 class TimedProtocol(H11Protocol):
-    """Ends connections that are too slow: each request must come, and each answer must be read, within a
-    time.
+    """A connection with time limits for the arrival of each request and the reading of each answer.
 
-    When all places are taken, a new connection displaces the one that has been idle longest, which neither
-    sends nor reads. A connection that was made a moment ago is not displaced.
+    When all connections are in use, a new one displaces the longest idle one (which neither sends nor reads),
+    unless that one was made a moment ago.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -174,24 +176,24 @@ class TimedProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Take the bytes of a request, and extend its time."""
+        """Process the bytes of a request, and extend the request's time."""
         super().data_received(data)
         self._set_due(len(data))
 
     def on_response_complete(self) -> None:
-        """A request is answered, and the next one may come."""
+        """Note that the answer is complete, and accept the next request."""
         self._stop_timer()
         super().on_response_complete()
         self._set_due()
 
     def pause_writing(self) -> None:
-        """More of an answer waits than the connection holds: who asked must take it."""
+        """Start the time limit for the client to read the answer: the connection's buffer is full."""
         super().pause_writing()
         self._set_due()
         self._make_room()
 
     def resume_writing(self) -> None:
-        """Set the time anew: the browser has read a part of the answer."""
+        """Restart the time limit: the client has read a part of the answer."""
         super().resume_writing()
         if not self._is_coming:
             self._stop_timer()

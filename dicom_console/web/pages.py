@@ -1,4 +1,4 @@
-"""Templates → pages: the reader's language, times in this machine's zone, everything from outside escaped."""
+"""Pages from templates: the reader's language, times in this machine's zone, all outside text escaped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HERE = Path(__file__).parents[1]
 def render(
     template: str, status: int = 200, *, user: User | None, language: str = "en", **values: Any
 ) -> Response:
-    """A page; ``user`` decides what it offers."""
+    """A page as a response; ``user`` decides which functions the page offers."""
     may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
     page = _environment(language).get_template(template)
     text = page.render(user=user, may=may, version=__version__, **values)
@@ -50,7 +50,7 @@ def render(
 
 
 def static(name: str) -> bytes:
-    """A file of ours that pages refer to."""
+    """A static file of the console."""
     return (_HERE / "static" / name).read_bytes()
 
 
@@ -97,7 +97,7 @@ def _environment(language: str) -> Environment:
 
 
 def moment(text: str | None, language: str = "en") -> str:
-    """A time of a view in this machine's zone; without the date where it is today's."""
+    """A time in this machine's zone; without the date if it is today."""
     if not text:
         return ""
     at = datetime.fromisoformat(text).astimezone()
@@ -123,7 +123,7 @@ def local_input(text: str) -> str:
 
 
 def ago(text: str | None, language: str = "en") -> str:
-    """How long ago that was, in its largest unit."""
+    """The time that has passed since ``text``, in its largest unit."""
     if not text:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
@@ -131,7 +131,7 @@ def ago(text: str | None, language: str = "en") -> str:
 
 
 def duration(seconds: float, language: str = "en") -> str:
-    """A time in its largest unit; tenths of seconds where they are few."""
+    """A duration in its largest unit; small numbers of seconds with tenths."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -139,7 +139,7 @@ def duration(seconds: float, language: str = "en") -> str:
 
 
 def size(number: float, language: str = "en") -> str:
-    """Bytes in the unit that a person reads."""
+    """A number of bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{decimal(number, 0 if unit == 'B' else 1, language=language)} {unit}"
@@ -153,7 +153,7 @@ def decimal(number: float, places: int = 0, *, language: str = "en") -> str:
 
 
 def date(text: str, language: str = "en") -> str:
-    """A DICOM date (DA, PS3.5 6.2) as the language writes it; other text unchanged."""
+    """A DICOM date (DA, PS3.5 6.2) in the format of the language; other text unchanged."""
     try:
         return languages.day(datetime.strptime(text, "%Y%m%d").date(), language) if len(text) == 8 else text
     except ValueError:
@@ -161,7 +161,7 @@ def date(text: str, language: str = "en") -> str:
 
 
 def person(text: str) -> str:
-    """A person's name (PN, PS3.5 6.2.1): family name, a comma and the others, in each group of letters."""
+    """A person's name (PN, PS3.5 6.2.1) as family name, comma and other names, in each component group."""
     return " = ".join(filter(None, map(_in_words, text.split("="))))
 
 
@@ -171,21 +171,21 @@ def _in_words(group: str) -> str:
 
 
 def unit(number: str, language: str = "en") -> str:
-    """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1".
+    """A number with its unit (UCUM): "{pixels}" without the braces, no unit for "{ratio}" and "1".
 
-    Both numbers of "0.75 {ratio} (cut-off 0.41 {ratio})".
+    In "0.75 {ratio} (cut-off 0.41 {ratio})" both numbers are converted.
     """
     text = re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
     return text if language == "en" else re.sub(r"(?<=\d)\.(?=\d)", ",", text)
 
 
 def number_name(name: str) -> str:
-    """A short name for a number, for the row of its finding: "score" for ``AI score of Mass``."""
+    """The short name of a number in the row of its finding: "score" for ``AI score of Mass``."""
     return re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name)
 
 
 def decision(text_of: Callable[[str], str], word: str) -> str:
-    """A decision as the short result words it: "suspected" for ``present``."""
+    """A decision in the words of the short result: "suspected" for ``present``."""
     return translated(text_of, DECISIONS.get(word, word))
 
 
@@ -195,26 +195,30 @@ def keyword(name: str) -> str:
 
 
 def kind(text_of: Callable[[str], str], word: str) -> str:
-    """The name of a kind of result for a person; tables say "sr"."""
+    """The name of a kind of result for a person; the database has short names such as "sr"."""
     return translated(text_of, KINDS.get(word, word))
 
 
 def fault(status: str) -> str:
-    """A DIMSE status (PS3.7 C) where it says more than Success."""
+    """A DIMSE status (PS3.7 C) in words; "" for Success."""
     return "" if status == "0000" else status
 
 
 def translated(text_of: Callable[[str], str], text: str) -> str:
-    """A text of the catalogues that a variable holds; another one unchanged. Escaped, as ``_()`` is not."""
+    """The translation of a text in a variable; a text outside the catalogues unchanged. Escaped, unlike
+    ``_()``.
+    """
     return text_of(text) if text else ""
 
 
 def layer(text_of: Callable[[str], str], name: str) -> str:
-    """The name of a picture made of an image: "Heat map: Mass" has the finding's name behind the colon."""
+    """The translated name of a picture made from an image; in "Heat map: Mass" the finding follows the
+    colon.
+    """
     kind_of, colon, finding = name.partition(": ")
     return translated(text_of, kind_of) + colon + finding
 
 
 def words(text_of: Callable[[str], str], text: str) -> str:
-    """The name of a state, such as "not_applicable", in words of the reader's language."""
+    """The name of a state, such as "not_applicable", in the reader's language."""
     return translated(text_of, text.replace("_", " "))

@@ -1,4 +1,4 @@
-"""A request of many parts (RFC 2046 5.1) as it comes: no part of it is held, whatever its size."""
+"""Reads a multipart request (RFC 2046 5.1) as it arrives; no part is kept in memory, whatever its size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class PartTaker(Protocol):
 
 
 class PartReader:
-    """Cuts a body at its boundary (1 to 70 characters) and hands the parts on; for one thread at a time."""
+    """Splits a body at its boundary (1 to 70 characters) and passes the parts on; for one thread at a
+    time.
+    """
 
     def __init__(self, boundary: str, taker: PartTaker) -> None:
         self._taker = taker
@@ -48,7 +50,7 @@ class PartReader:
         )
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises HTTPException: 400, and 413 for too many parts."""
+        """Process the next bytes. Raises HTTPException: 400, and 413 for too many parts."""
         try:
             self._parser.write(data)
         except FormParserError:

@@ -122,9 +122,9 @@ class AuditSource:
 
 
 def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
-    """The message in UTF-8. The study's UID and Patient ID are "" where the record is of no study.
+    """The audit message in UTF-8. ``study_uid`` and ``patient_id`` are "" if the record concerns no study.
 
-    Raises FaultyMessage where it would break the schema.
+    Raises FaultyMessage if the message would violate the schema.
     """
     kind = KINDS[row.action]
     root = Element("AuditMessage")

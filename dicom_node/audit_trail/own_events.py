@@ -1,7 +1,7 @@
-"""What the node did, from its events, as records of the audit: starts, transfers, queries, refused callers.
+"""Audit records of the node's own actions, made from its events: starts, transfers, queries, refused callers.
 
-Written where audit messages are sent (PS3.15 A.5.3): the events themselves are in the database anyway. The
-newest such record says up to which event they were read.
+The records are written only if audit messages are sent (PS3.15 A.5.3): the events are in the database anyway.
+The newest of these records names the last event that was read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """A record for each such event since the last one, to be added; of results one for study and peer."""
+    """The audit records, to be added, of events since the last such record; for results one per study and
+    peer.
+    """
     after = _last_event(session)
     if after is None:
         return []

@@ -1,4 +1,4 @@
-"""The schema of audit messages (PS3.15 A.5.1.1), as far as this program writes them."""
+"""The schema of audit messages (PS3.15 A.5.1.1), limited to the parts that the node writes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ _CONTENTS: Mapping[str, _MessagePart] = {
 
 
 def check_message(message: bytes) -> None:
-    """Read the message as a repository would. Raises FaultyMessage for the first breach of the schema."""
+    """Validate a message as a repository would. Raises FaultyMessage for the first violation of the
+    schema.
+    """
     try:
         root = fromstring(message)
     except (ParseError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""Sends what the repository has not got, in order: one process at a time for a database."""
+"""Sends new audit records to the repository, in order; only one process per database sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Syslog (RFC 5424) as PS3.15 A.6 and A.7 ask for it, over TLS (RFC 5425) or UDP (RFC 5426)."""
+"""Syslog (RFC 5424) as PS3.15 A.6 and A.7 require it, over TLS (RFC 5425) or UDP (RFC 5426)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _PRIORITY = 10 * 8 + 5  # facility security/authorization, severity notice
 
 
 def frame(message: bytes, at: datetime, host: str) -> bytes:
-    """A syslog message: its MSGID says what is in it; the text begins with a byte order mark."""
+    """A syslog message with a MSGID for its content; the text begins with a byte order mark."""
     head = f"<{_PRIORITY}>1 {at:%Y-%m-%dT%H:%M:%S.%fZ} {host} dicom-node {os.getpid()} DICOM+RFC3881 - "
     return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + message
 
 
 def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
-    """Send all frames, or raise OSError: then some of them may have arrived.
+    """Send all frames. Raises OSError; some frames may have arrived then.
 
-    Over TLS they count as sent when the server has read to the end of the connection.
+    Over TLS the frames count as sent when the server has read up to the end of the connection.
     """
     host, _, port = settings.syslog.rpartition(":")
     place = host.strip("[]"), int(port)

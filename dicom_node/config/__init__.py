@@ -1,1 +1,1 @@
-"""The configuration: settings with their defaults and limits, TOML files, and what can be wrong with them."""
+"""The configuration: settings with their defaults and limits, TOML files, and mistakes in them."""

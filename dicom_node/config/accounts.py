@@ -1,4 +1,4 @@
-"""What every source of the hospital's accounts says in the configuration: groups, and what they give."""
+"""The settings that all sources of hospital accounts share: groups, and the role that each gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts and base URLs in settings, checked; a login in a URL is separated from it."""
+"""Validation of hosts and base URLs in settings; a login in a URL is separated from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IPV4_WITHIN = ip_network("64:ff9b::/96")  # NAT64 (RFC 6052)
 
 
 class LocalAddress(OSError):
-    """The name leads to an address of this machine, of its link, or to the metadata service of a cloud."""
+    """The name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
 
     def __init__(self, host: str) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class LocalAddress(OSError):
 
 
 def is_local(address: str) -> bool:
-    """Whether an IP address leads to this machine, its link or the metadata service of a cloud."""
+    """Whether an IP address is this machine's, link-local, or the metadata service of a cloud."""
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         return is_local(str(inner)) if (inner := _ipv4_within(ip)) else _is_local(ip)
@@ -54,11 +54,11 @@ def _ipv4_within(ip: IPv6Address) -> IPv4Address | None:
 
 
 def remote_address(host: str) -> str:
-    """The present IP address of a name or number; connect to this one: the name server's next answer may
-    differ.
+    """The present IP address of a host name or number.
 
-    As the system reads it: 127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress where one of
-    its addresses is local, OSError where it has none.
+    Connect to this address: a second look-up may give another one. Numbers are read as the system reads them:
+    127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress if one of the host's addresses is
+    local, OSError if the host has none.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     if any(is_local(str(place[0])) for *_, place in found):
@@ -97,7 +97,9 @@ def checked_url(url: str) -> str:
 
 
 def checked_viewer(address: str) -> str:
-    """The same address of a viewer, with ``{study}``. Raises ValueError that says what is wrong with it."""
+    """Return the address of a viewer, with ``{study}`` in it, if it is valid. Raises ValueError with the
+    mistake.
+    """
     if address.partition("://")[0] not in _VIEWER_SCHEMES:
         raise ValueError(f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}")
     if not {*re.findall(r"{([^{}]*)}", address)} <= {"study", "accession"}:
@@ -110,7 +112,7 @@ def checked_viewer(address: str) -> str:
 def with_login_apart(given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a peer, with user and password moved from ``url`` to ``username`` and ``password``.
 
-    So the URL can be shown without a secret. If one of these keys is given, too, nothing is moved.
+    The URL can then be shown without a secret. If one of the two keys is given as well, nothing is moved.
     """
     url = given.get("url")
     found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None

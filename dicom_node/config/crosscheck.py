@@ -1,4 +1,4 @@
-"""Mistakes that no single key shows: names that refer to each other, conditions that never hold."""
+"""Mistakes between keys: names that refer to each other, conditions that never hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_CODE = 16
 
 
 def cross_check(settings: Settings, read: TomlFiles) -> None:
-    """Add every mistake to those of ``read``."""
+    """Add every mistake between keys to the mistakes of ``read``."""
     for key in ("peers", "rules", "notifications"):
         _check_names(key, read)
     _check_ae_titles(settings, read)

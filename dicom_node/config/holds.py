@@ -1,4 +1,6 @@
-"""Holds (``assess_first``) that another rule undercuts: it sends the same results there at once."""
+"""Rules that bypass a hold (``assess_first``) of another rule: they send the same results to a peer at
+once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _SIGNS = frozenset("*?")
 
 @dataclass(frozen=True, slots=True)
 class Undercut:
-    """``rule`` sends to ``peers`` at once what ``holding`` wants a person to accept first."""
+    """``rule`` sends to ``peers`` at once the results that ``holding`` keeps until a person has accepted
+    them.
+    """
 
     rule: str
     holding: str
@@ -23,7 +27,7 @@ class Undercut:
 
 
 def undercuts(settings: Settings) -> Iterator[Undercut]:
-    """Each rule that sends at once what another rule holds for a person. Both give the same results."""
+    """Each rule that sends at once the same results that another rule holds for a person."""
     places = {peer.name: _place(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
         held = {places.get(name, name) for name in holding.receivers}

@@ -1,4 +1,4 @@
-"""The configuration read from files: every mistake reported together (exit 78)."""
+"""Loading of the configuration from files: all mistakes are reported together (exit status 78)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from dicom_node.errors import ConfigurationError
 
 
 def load(files: Sequence[Path]) -> Settings:
-    """Read one or more TOML files (peers and rules may stand in files of their own).
+    """Read one or more TOML files (peers and rules may be in separate files).
 
-    Relative paths in them count from the current folder; where that names an empty data folder and the node's
-    lies beside the first file, this is a mistake. Raises ConfigurationError with every mistake.
+    Relative paths in the files count from the current folder. It is a mistake if such a path names an empty
+    data folder while the node's data folder lies beside the first file. Raises ConfigurationError with every
+    mistake.
     """
     settings, read = examine(files)
     if read.problems or settings is None:
@@ -31,9 +32,10 @@ def load(files: Sequence[Path]) -> Settings:
 
 
 def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
-    """The settings for programs that only read the database: without faulty keys, and the number of these.
+    """The settings for programs that only read the database, without faulty keys; and the number of these
+    keys.
 
-    Raises ConfigurationError where the mistakes concern where the database is.
+    Raises ConfigurationError if the mistakes concern the location of the database.
     """
     settings, read = examine(files)
     if settings is None or any(problem.key.split(".")[0] in ("node", "file") for problem in read.problems):
@@ -44,7 +46,8 @@ def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
 def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     """The settings without faulty keys, and the files with their mistakes.
 
-    None when nothing is left to examine, or when a file could not be read: defaults are not its content.
+    The settings are None if no key is left, or if a file could not be read: defaults must not replace its
+    content.
     """
     read = TomlFiles.read(files)
     entered = _entered_file(read)

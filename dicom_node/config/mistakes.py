@@ -36,7 +36,7 @@ def described(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -> str:
-    """``did you mean "us1"?`` where something is near, else what there is."""
+    """``did you mean "us1"?`` if a known word is similar, else the list of known words."""
     choices = list(filter(None, dict.fromkeys(known)))
     folded = {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(str(word).casefold(), folded, n=1, cutoff=0.5)

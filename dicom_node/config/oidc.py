@@ -16,7 +16,7 @@ Word = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 
 
 def is_safe(url: str) -> bool:
-    """Whether what goes to this address is encrypted, or stays on this machine."""
+    """Whether data sent to this URL is encrypted or stays on this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)

@@ -1,4 +1,4 @@
-"""Settings under former names: read with a warning that names the present one (docs/deploy/upgrade.md)."""
+"""Former names of settings: accepted with a warning that names the present one (docs/deploy/upgrade.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ An entry stays for one minor release at least; then the former name is an unknow
 
 
 def take_former_names(read: TomlFiles) -> None:
-    """Give settings their present names. One that is set under both names is a mistake."""
+    """Rename settings to their present names. A setting under both names is a mistake."""
     for key, present in RENAMED.items():
         *path, former = key.split(".")
         for table in list(_tables(read.data, path)):

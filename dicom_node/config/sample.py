@@ -1,8 +1,7 @@
-"""Sample configuration files: what is needed to start, and all keys.
+"""Sample configuration files: one with the keys needed to start, and files with all keys.
 
-``config/*.toml`` are the texts with all keys, written from ``settings.py`` (tested). Every key is
-there with its default and its sentence; a key that has no default, or whose default is "not set", is in a
-comment.
+``config/*.toml`` are the files with all keys, written from ``settings.py`` (tested). Every key has its
+default and its sentence; a key without a default, or with the default "not set", is in a comment.
 """
 
 from __future__ import annotations
@@ -184,7 +183,7 @@ send_to = ["pacs"]
 
 
 def node_toml() -> str:
-    """Everything but peers and rules."""
+    """All sections except peers and rules, as TOML."""
     lines = [
         *_comment(
             "The node itself: every key with its default. A key that you leave out has its default. "
@@ -201,7 +200,7 @@ def node_toml() -> str:
 
 
 def peers_toml() -> str:
-    """Two peers: a PACS with every key, a modality with those it needs."""
+    """Two peers as TOML: a PACS with every key, a modality with the keys it needs."""
     return _lines(
         *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
         "",
@@ -214,7 +213,9 @@ def peers_toml() -> str:
 
 
 def rules_toml() -> str:
-    """Two rules: ultrasound with every key, chest X-ray with those it needs; one that is commented out."""
+    """Two rules as TOML: ultrasound with every key, chest X-ray with the keys it needs; one more in a
+    comment.
+    """
     when = [line for name, field in documented_fields(Conditions).items() for line in _condition(name, field)]
     return _lines(
         *_comment(
@@ -235,7 +236,7 @@ def rules_toml() -> str:
 
 
 def notifications_toml() -> str:
-    """One notification with every key."""
+    """One notification with every key, as TOML."""
     return _lines(
         *_comment(
             "Who gets which notification: one [[notifications]] for each. E-mail needs [mail] in the "
@@ -260,7 +261,7 @@ FILES = {
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML writes it."""
+    """A value in the syntax of TOML."""
     if isinstance(value, Mapping):
         inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"

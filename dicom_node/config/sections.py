@@ -147,7 +147,7 @@ class WorkerSettings(Section):
     """Most jobs of a pipeline that run at the same time, on the whole site: the same on all its nodes."""
 
     def takes(self, pipeline: str) -> bool:
-        """Whether workers of this node run this pipeline."""
+        """Whether workers of this node run the pipeline ``pipeline``."""
         return not self.pipelines or pipeline in self.pipelines
 
 
@@ -177,7 +177,7 @@ class OutboxSettings(Section):
     """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 
     def seconds_for(self, size: int) -> float:
-        """How long the sending of ``size`` bytes and the answer to it may take."""
+        """The most seconds that sending ``size`` bytes and waiting for the answer may take."""
         return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
 
 

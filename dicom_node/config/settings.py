@@ -457,7 +457,7 @@ class PeerSettings(_Section):
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
-        """Host ("" where it is missing), port and AE title for one of its services."""
+        """Host ("" if it is missing), port and AE title for one of the peer's services."""
         host, port, ae_title = {
             "storage": (None, None, None),
             "query": (self.query_host, self.query_port, self.query_ae_title),
@@ -467,12 +467,12 @@ class PeerSettings(_Section):
 
     @property
     def by_http(self) -> bool:
-        """Whether it has a base URL; others have host and port."""
+        """Whether the peer has a base URL; other peers have host and port."""
         return self.transport in ("orthanc", "dicomweb", "fhir")
 
     @property
     def retrieve_seconds(self) -> float:
-        """How long the retrieval of one study may take."""
+        """The most seconds that the retrieval of one study may take."""
         return 60 * self.retrieve_minutes
 
     @property
@@ -483,30 +483,36 @@ class PeerSettings(_Section):
 
     @property
     def reporting_titles(self) -> tuple[str, ...]:
-        """AE titles under which it may report on storage commitment; none where it is not asked for any."""
+        """AE titles that may send storage commitment reports for this peer; none if the node requests
+        none.
+        """
         titles = (self.ae_title, self.commitment_ae_title)
         return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
 
     @property
     def requesting_titles(self) -> tuple[str, ...]:
-        """AE titles under which it may ask us for storage commitment; empty where it may not."""
+        """AE titles under which the peer may ask us for storage commitment; empty if it may not."""
         titles = (self.ae_title, self.commitment_ae_title)
         return tuple(title for title in titles if title) if self.commit_after else ()
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """All AE titles under which it may call."""
+        """All AE titles under which the peer may call."""
         titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
         return tuple(dict.fromkeys(title.strip() for title in titles if title))
 
     def missing_of_address(self) -> str:
-        """``port is missing``: the setting that a DICOM association to this peer lacks, "" if complete."""
+        """The setting that a DICOM association to this peer lacks, such as ``port is missing``; "" if
+        complete.
+        """
         missing = [key for key in ("host", "port") if not getattr(self, key)]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 
 
 def matches(pattern: str, value: str) -> bool:
-    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
+    """Whether a shell pattern matches, case ignored; ``[`` is a plain character: descriptions have
+    brackets.
+    """
     return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
 
 
@@ -573,11 +579,11 @@ class ResultSettings(_Section):
 
     @property
     def finding(self) -> str:
-        """The pattern of its finding, "" for a condition on quality."""
+        """The pattern of the condition's finding, "" for a condition on quality."""
         return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
 
     def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
-        """Whether it holds for a result with these findings."""
+        """Whether the condition holds for a result with these findings."""
         if self.when in QUALITY:
             return self.when == "not assessed" and not assessed
         return any(matches(self.finding, name) for name in suspected)
@@ -642,7 +648,7 @@ class RuleSettings(_Section):
 
     @property
     def receivers(self) -> tuple[str, ...]:
-        """Every peer that may get its results: ``send_to``, and those of ``then``."""
+        """Every peer that may get the rule's results: ``send_to``, and the peers of ``then``."""
         return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
 
 
@@ -670,7 +676,7 @@ class Settings(_Section):
     notifications: tuple[NotificationSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
-        """The peer of that name. Raises UnknownPeer."""
+        """The peer ``name``. Raises UnknownPeer."""
         for peer in self.peers:
             if peer.name == name:
                 return peer
@@ -678,13 +684,13 @@ class Settings(_Section):
         raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
 
     def sender(self, asked: str) -> PeerSettings:
-        """The peer of that name or AE title. Raises UnknownPeer."""
+        """The peer with this name or AE title. Raises UnknownPeer."""
         titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
         names = [peer.name for peer in self.peers]
         return self.peer(asked if asked in names else titles.get(asked, asked))
 
     def rule(self, name: str) -> RuleSettings | None:
-        """The rule of that name, None when it was taken out of the configuration."""
+        """The rule ``name``, None if the configuration has it no longer."""
         return next((rule for rule in self.rules if rule.name == name), None)
 
     @property
@@ -697,9 +703,7 @@ class Settings(_Section):
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """Names of all whose objects come in, by their AE titles; the console, maybe of another machine, is
-        one.
-        """
+        """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = asked | {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
@@ -725,7 +729,7 @@ class Settings(_Section):
 
     @property
     def fixed(self) -> dict[str, object]:
-        """By key, the settings that a running node cannot change: they need a restart."""
+        """The settings, by key, that take effect only after a restart of the node."""
         return {
             "node.data_dir": self.node.data_dir,
             "node.database_url": self.node.database_url,
@@ -737,7 +741,7 @@ class Settings(_Section):
         }
 
     def for_children(self) -> str:
-        """All settings as JSON, passwords included: for the standard input of a process of the node, no
+        """All settings as JSON with passwords, for the standard input of the node's processes, never for a
         file.
         """
         return self.model_dump_json(context=REVEALED)

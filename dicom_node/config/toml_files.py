@@ -1,4 +1,4 @@
-"""TOML files read, expanded and put together; every mistake is collected, with its file and line."""
+"""TOML files, read, expanded and merged; every mistake is collected, with file and line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = tuple[str | int, ...]  # ("peers", 0, "port")
 
 @dataclass(slots=True)
 class TomlFiles:
-    """The content of the configuration files together. Lists of tables (peers, rules) are joined."""
+    """The merged content of the configuration files. Lists of tables (peers, rules) are joined."""
 
     data: dict[str, Any] = field(default_factory=dict)
     unread: bool = False
@@ -57,17 +57,17 @@ class TomlFiles:
         )
 
     def add(self, place: Place, value: str, remedy: str) -> None:
-        """Record a mistake in the value at ``place``."""
+        """Add a mistake in the value at ``place``."""
         file, line = self._origin(place)
         self._add(file, line, self._spelled(place), value, remedy)
 
     def add_named(self, key: str, value: str, remedy: str) -> None:
-        """Add a mistake about a key that is spelled out, such as ``peers.pacs.port``."""
+        """Add a mistake about a key in dotted form, such as ``peers.pacs.port``."""
         file, line = self._origin(self._place(key))
         self._add(file, line, key, value, remedy)
 
     def shown(self, place: Place, value: object) -> str:
-        """A value for a message: as it was written, so that no secret of the environment shows."""
+        """A value for a message, as written in the file: secrets from the environment are not shown."""
         return (
             "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
         )
@@ -83,7 +83,7 @@ class TomlFiles:
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
 
     def rename(self, table: Place, former: str, present: str) -> None:
-        """Give a setting its present name; mistakes in it still name the line of the former."""
+        """Move a setting to its present name; mistakes in it still name the line with the former name."""
         old, new = (*table, former), (*table, present)
         self.renamed[self._spelled(old)] = present
         file, local = next(
@@ -98,7 +98,9 @@ class TomlFiles:
         at[present] = at.pop(former)
 
     def as_written(self, text: str) -> str:
-        """A message with ``${NAME}`` and ``${file:...}`` instead of the values that they stand for."""
+        """A message in which values from the environment or files appear as ``${NAME}`` and
+        ``${file:...}``.
+        """
         for place, written in self._written.items():
             value = str(self.at(place))
             if len(value) >= _SHORTEST_SECRET:
@@ -106,7 +108,7 @@ class TomlFiles:
         return text
 
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
-        """Add a mistake, unless one about the same key is known (a variable that is not set)."""
+        """Add a mistake, unless a mistake of the same key is known (such as an unset variable)."""
         if not self.is_faulty(place):
             self.add(place, value, remedy)
 
@@ -118,11 +120,11 @@ class TomlFiles:
         return (key,)
 
     def at(self, place: Place) -> Any:
-        """The value at this place, None where there is none."""
+        """The value at this place, None if there is none."""
         return _at(self.data, place)
 
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
-        """Number and name of the tables in the list ``key``, of faulty ones too."""
+        """Number and name of each table in the list ``key``, also of faulty tables."""
         items = self.data.get(key, ())
         if not isinstance(items, list):
             return []

@@ -1,4 +1,4 @@
-"""Mistakes in the syntax of a TOML file, in words that an admin uses; no value is shown."""
+"""Syntax mistakes in TOML files, in an admin's words; no value is shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def fault(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
-    """The line of a mistake, from 1, and what to do."""
+    """The line of a syntax mistake (from 1), and the remedy."""
     message, _, where = str(error).partition(" (at ")
     found = re.match(r"line (\d+)", where)
     lines = text.split("\n")

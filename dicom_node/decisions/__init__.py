@@ -1,1 +1,3 @@
-"""Decisions of persons, beside the database: a file that is only appended to, and the bucket."""
+"""Persons' decisions, kept outside the database too: in a file that is only appended to, and in the
+bucket.
+"""

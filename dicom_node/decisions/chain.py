@@ -1,8 +1,8 @@
-"""The file of decisions: one line of JSON each, which names the hash of the line before it.
+"""The file of decisions: one line of JSON per decision, with the hash of the previous line.
 
-A line is changed, taken out or put in between only with all that follow. What is written is synced before
-``append`` returns; a line without its end was being written when the power failed: no caller got an
-answer.
+Nobody can change, remove or insert a line unnoticed without changing all later lines. Lines are synced to
+disk before ``append`` returns. An incomplete last line was being written when the power failed; its caller
+got no answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TAIL = 2**20  # bytes in which the lines are that a killed process wrote and di
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A place where the chain is broken. ``id`` is the same whenever it is looked at."""
+    """A place where the chain is broken. ``id`` is the same at each reading."""
 
     id: str
     text: str
@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class ChainContent:
-    """The content of a file: its sound lines, and the faults of the others."""
+    """The content of a file: its valid lines, and the faults of its invalid lines."""
 
     lines: Sequence[Line]
     faults: Sequence[Fault]
@@ -42,16 +42,14 @@ class ChainContent:
 
 
 class DecisionChain:
-    """One file, written by the processes of one machine in turns."""
+    """One file of decisions; the processes of one machine write to it one at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextmanager
     def locked(self) -> Iterator[Appender]:
-        """Lock the file against all other processes of this machine, and append to it in this scope. Raises
-        OSError.
-        """
+        """Lock the file against all other processes of this machine while the scope lasts. Raises OSError."""
         new = not self.path.exists()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
@@ -61,7 +59,7 @@ class DecisionChain:
             yield Appender(file)
 
     def read(self) -> ChainContent:
-        """All lines, each compared with its hash and with the line before it. Raises OSError."""
+        """Read all lines, and compare each with its hash and with the previous line. Raises OSError."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         lines: list[Line] = []
@@ -96,7 +94,7 @@ class Appender:
         self.number, self._before, self._known = self._tail()
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> list[Line]:
-        """Append the records that the file does not hold yet, and sync it; returns the new lines."""
+        """Append the records that are not in the file yet, and sync the file; returns the new lines."""
         lines: list[Line] = []
         data = b""
         for record in records:
@@ -111,7 +109,7 @@ class Appender:
         return lines
 
     def take(self, line: bytes) -> None:
-        """Append ``line`` unchanged: another copy of this file has it."""
+        """Append ``line``, which comes from another copy of this file, unchanged."""
         self._write(line)
 
     def _write(self, data: bytes) -> None:
@@ -153,7 +151,7 @@ def _digest(line: Line) -> str:
 
 
 def encoded(line: Line) -> bytes:
-    """A line as it is written to the file."""
+    """The bytes of a line in the file."""
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 

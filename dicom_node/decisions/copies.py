@@ -1,7 +1,8 @@
-"""Decisions between the database, the file of each machine in ``node.data_dir``, and the bucket.
+"""Copies of decisions: in the database, in a file of each machine in ``node.data_dir``, in the bucket.
 
-A decision is committed with what carries it out, then copied, then answered to the person. A kill in between
-leaves a row that says it was not copied: the next to copy does it, and knows a line that is there by its id.
+A decision is committed together with its effects, then copied; then the person gets the answer. After a kill
+in between, the row is still marked as not copied: the next copying process copies it, and recognizes by its
+id a line that was already written.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ _HOLDS = frozenset(
 
 
 def machine() -> str:
-    """The name of this machine; this process appends to the file of that name."""
+    """The name of this machine, which is also the name of the file that this process appends to."""
     return socket.gethostname()[:64]
 
 
 def copy(database: Database, settings: Settings) -> int:
-    """Append decisions of this machine that are not in the copies yet, and sync; returns how many.
+    """Append this machine's decisions that are not in the copies yet, and sync; returns their number.
 
     Raises DecisionNotCopied: the decision is in force, and the node copies it later.
     """
@@ -76,10 +77,10 @@ def copy(database: Database, settings: Settings) -> int:
 
 
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
-    """Enter decisions that are in the copies but not in the database; returns the new, waiting rows.
+    """Enter decisions that are in the copies but not in the database; returns the new rows, which wait.
 
-    A line that was changed or cut out gets a row, too: all deliveries then wait for a person. Decisions that
-    are in the database but not in this machine's file are written there again. Raises OSError, StoreAway.
+    A changed or removed line gets a row, too: then all deliveries wait for a person. Decisions that are in
+    the database but missing in this machine's file are appended to the file. Raises OSError, StoreAway.
     """
     bucket = bucket_of(settings.object_store)
     if bucket is not None:
@@ -96,7 +97,7 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
 
 
 def is_behind(database: Database, settings: Settings) -> bool:
-    """Whether the database does not know the last line of a copy: it was restored while this node ran."""
+    """Whether the database lacks the last line of a copy, because it was restored while this node ran."""
     last = []
     for path in (settings.node.data_dir / FOLDER).glob("*.jsonl"):
         with DecisionChain(path).locked() as file:

@@ -1,1 +1,1 @@
-"""The demonstration: a PACS, a node, modalities that send real images, and what comes back."""
+"""The demonstration: a PACS, a node, modalities that send real images, and the node's results."""

@@ -1,4 +1,4 @@
-"""What the demonstration sends: real ultrasound of pydicom's test files, a chest X-ray, or own files."""
+"""The inputs of the demonstration: ultrasound from pydicom's test files, a chest X-ray, or own files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WANTED = "Cardiomegaly"  # a finding that a reader of the demonstration can see
 
 @dataclass(frozen=True, slots=True)
 class DemoStudy:
-    """One study that a modality sends: files of one Study Instance UID and one patient."""
+    """One study that a modality sends: files with one Study Instance UID and one patient."""
 
     study_instance_uid: str
     modality: str
@@ -37,8 +37,10 @@ class DemoStudy:
 
 
 def shipped(folder: Path, data: Path | None, *, offline: bool = True) -> list[DemoStudy]:
-    """Ultrasound from pydicom, and in ``folder`` a chest X-ray: from ``data``/cxr_nih where that is, else a
-    public film that is fetched, else (``offline``, or none can be had) a drawing.
+    """Ultrasound files of pydicom, and a chest X-ray in ``folder``.
+
+    The chest X-ray is from ``data``/cxr_nih if that exists, else a downloaded public film, else (``offline``,
+    or a failed download) a drawing.
     """
     studies = []
     for names in _ULTRASOUND:
@@ -48,7 +50,7 @@ def shipped(folder: Path, data: Path | None, *, offline: bool = True) -> list[De
 
 
 def own(folder: Path) -> list[DemoStudy]:
-    """The DICOM files under ``folder``, by study. Raises FaultyInput when there is none."""
+    """The DICOM files below ``folder``, by study. Raises FaultyInput if there is none."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     found = _studies(files, str(folder))
     if not found:

@@ -1,4 +1,4 @@
-"""The node of the demonstration, a process of its own, and the modalities that send to it."""
+"""The node of the demonstration, in a separate process, and the modalities that send to it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ port = {port}
 
 
 class DemoNode:
-    """``dicom-node serve`` on a folder of its own."""
+    """A process of ``dicom-node serve`` with a folder of its own."""
 
     def __init__(self, folder: Path, pacs: Pacs) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class DemoNode:
         return config
 
     def wait_until_ready(self) -> None:
-        """Return when it can receive and run. Raises DemoFailed."""
+        """Wait until the node can receive objects and run jobs. Raises DemoFailed."""
         end = time.monotonic() + _READY_SECONDS
         while time.monotonic() < end:
             if _READY in self._log_text():
@@ -115,12 +115,12 @@ class DemoNode:
         raise DemoFailed(f"the node does not become ready; {self.log} ends:\n{self._last_lines()}")
 
     def fail_if_ended(self) -> None:
-        """Raise DemoFailed when the process is gone."""
+        """Raise DemoFailed if the node's process has ended."""
         if self._process.poll() is not None:
             raise DemoFailed(f"the node has ended; {self.log} ends:\n{self._last_lines()}")
 
     def stop(self) -> None:
-        """Send SIGTERM; kill the node with its children when it does not end."""
+        """Send SIGTERM; kill the node with its children if it does not end."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -151,7 +151,7 @@ class DemoNode:
 
 @contextmanager
 def running(folder: Path, pacs: Pacs) -> Iterator[DemoNode]:
-    """A node that is ready, and is stopped at the end whatever happens."""
+    """Start a node, wait until it is ready, and stop it at the end of the scope in any case."""
     node = DemoNode(folder, pacs)
     try:
         node.wait_until_ready()

@@ -1,6 +1,6 @@
-"""A PACS for the demonstration: a real Orthanc where there is one, else a small storage SCP of our own.
+"""A PACS for the demonstration: a real Orthanc if installed, else a small storage SCP of our own.
 
-Both take objects from this machine only and keep what they get in a folder of their own.
+Both accept objects from this machine only and store them in a separate folder.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ _QUERY_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPCl
 
 
 class Pacs(Protocol):
-    """The PACS of the demonstration: it receives results, and gives them back."""
+    """The PACS of the demonstration: it receives results, and returns them on request."""
 
     name: str
     port: int
 
     def fetch(self, study_instance_uid: str) -> list[bytes]:
-        """The Part 10 files that it holds of a study."""
+        """The Part 10 files of a study in the PACS."""
         ...
 
     def stop(self) -> None:
-        """End the PACS; the objects stay in its folder."""
+        """Stop the PACS; the objects stay in its folder."""
         ...
 
 
 def start(folder: Path) -> Pacs:
-    """A real Orthanc when the program is there, else the embedded SCP. Raises DemoFailed."""
+    """Start a real Orthanc if it is installed, else the embedded SCP. Raises DemoFailed."""
     folder.mkdir(parents=True, exist_ok=True)
     program = orthanc_program()
     return OrthancPacs(program, folder) if program else EmbeddedPacs(folder)
 
 
 def orthanc_program() -> str | None:
-    """Where Orthanc is installed. Debian puts it into a folder that is not on everybody's PATH."""
+    """The path of the Orthanc program, None without one. Debian installs it outside of most users' PATH."""
     return shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 class OrthancPacs:
-    """A real Orthanc as a process of its own."""
+    """A real Orthanc in a separate process."""
 
     name = "Orthanc"
 

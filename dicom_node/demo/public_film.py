@@ -17,11 +17,10 @@ _MOST_BYTES = 2 * 2**20
 
 
 def public_film(target: Path, url: str = "") -> Path | None:
-    """Download the public chest X-ray (0.7 MB) to ``target``, unless it is there; returns ``target``.
+    """Download the public chest X-ray (0.7 MB) to ``target``, unless it exists; returns ``target``.
 
-    The SHA-256 must be the one that pydicom names. ``url``: used in place of pydicom's address.
-
-    Returns None without a network, after ten seconds without data or a minute in all, and for other content.
+    The SHA-256 must be the one in pydicom. ``url`` replaces pydicom's address. Returns None without a
+    network, after ten seconds without data or a minute in all, and if the content is different.
     """
     if target.is_file() and _is_the_film(target.read_bytes()):
         return target

@@ -1,6 +1,7 @@
-"""Chest X-rays for the demonstration as DICOM objects: from a public picture, or a phantom drawn here.
+"""Chest X-rays for the demonstration as DICOM objects: from a public picture, or a drawn phantom.
 
-The patient is invented, and says so. UIDs are derived from the pixels, so a second run sends the same object.
+The patient is invented, and the name says so. UIDs are derived from the pixels: a second run sends the same
+object.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _FIELD_MM = 350.0  # of a chest cassette
 def chest_radiograph(
     pixels: Grey, *, view: str, sex: str, age_years: int, description: str, exposed: str
 ) -> Dataset:
-    """DX For Presentation (PS3.3 A.26) of a frontal chest; ``pixels`` bright = dense, 8 bit.
+    """DX For Presentation (PS3.3 A.26) of a frontal chest; ``pixels``: bright = dense, 8 bit.
 
-    ``exposed``: date and time, YYYYMMDDHHMMSS. ``description`` says where the picture is from.
+    ``exposed``: date and time, YYYYMMDDHHMMSS. ``description``: the source of the picture.
     """
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     ds = Dataset()

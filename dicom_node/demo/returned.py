@@ -1,4 +1,4 @@
-"""What came back: objects fetched from the PACS, written with previews."""
+"""Results of the demonstration: objects fetched from the PACS and written with previews."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ai_pipeline.images.decode import open_dicom
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """One object that the PACS holds. ``kind`` is that of a result, or "source"."""
+    """One object in the PACS. ``kind``: the kind of result, or "source"."""
 
     kind: str
     sop_instance_uid: str
@@ -27,9 +27,9 @@ class Returned:
 
 
 def write(folder: Path, objects: Sequence[bytes], kinds: Mapping[str, str]) -> list[Returned]:
-    """Write objects to ``folder``/pacs and previews of the images beside; ``kinds`` by SOP Instance UID.
+    """Write objects to ``folder``/pacs, with previews of the images beside. ``kinds``: by SOP Instance UID.
 
-    What an earlier run wrote there is replaced.
+    Files of an earlier run are replaced.
     """
     _clear(folder)
     (folder / "pacs").mkdir(parents=True)

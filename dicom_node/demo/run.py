@@ -1,4 +1,4 @@
-"""The demonstration: modalities send, the node works, the PACS is asked what it holds."""
+"""The demonstration: modalities send, the node analyses, and the PACS is queried for the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENDED = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demonstration shows of one study; ``seconds_to_pacs`` includes ``quiet_seconds``."""
+    """The outcome of the demonstration for one study; ``seconds_to_pacs`` includes ``quiet_seconds``."""
 
     study: DemoStudy
     folder: Path
@@ -44,22 +44,23 @@ class DemoResult:
 
     @property
     def results(self) -> list[returned.Returned]:
-        """The node's results, as the PACS holds them."""
+        """The node's results that are in the PACS."""
         return [item for item in self.objects if item.kind != "source"]
 
     @property
     def ended_well(self) -> bool:
-        """Results are in the PACS, or the pipeline had a reason not to apply."""
+        """Whether results are in the PACS, or the pipeline had a reason not to apply."""
         return self.state in ("delivered", "not_applicable")
 
 
 def run(
     out: Path, *, data: Path | None, own: Path | None, fresh: bool, offline: bool, say: Say
 ) -> list[DemoResult]:
-    """Run everything in ``out`` and write ``summary.json``. Raises DemoFailed, FaultyInput, PeerUnreachable.
+    """Run the demonstration in ``out`` and write ``summary.json``; returns one result per study.
 
-    PACS and node keep their data in ``out``/.site, so that a second run shows that nothing is made twice;
-    ``fresh`` starts with empty ones; ``offline`` fetches no film.
+    PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
+    ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises DemoFailed, FaultyInput,
+    PeerUnreachable.
     """
     site = out / ".site"
     if fresh:
@@ -84,7 +85,7 @@ def run(
 
 
 def write_summary(out: Path, shown: Sequence[DemoResult]) -> None:
-    """``summary.json``, whose keys others build on (docs/reference/lists.md)."""
+    """Write ``summary.json``, whose keys other programs use (docs/reference/lists.md)."""
     studies = [
         {
             "modality": item.study.modality,

@@ -1,4 +1,4 @@
-"""The verbs of ``dicom-node`` that the demonstration uses, as a site's own script would: as JSON."""
+"""Calls of the ``dicom-node`` verbs that the demonstration uses, with output as JSON, as a script would."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
 
 
 def send(config: Path, peer: str, files: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """Send files to a peer of this configuration; the status of each."""
+    """Send files to a peer of this configuration; returns the status of each file."""
     found: list[dict[str, Any]] = _asked(config, "send", peer, *map(str, files))
     return found
 
 
 def study(config: Path, uid: str) -> dict[str, Any] | None:
-    """The study as the node knows it, None where it does not yet."""
+    """The study as the node lists it, None if the node does not know the study yet."""
     found: dict[str, Any] | None = _asked(config, "studies", "show", uid)
     return found
 

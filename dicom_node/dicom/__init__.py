@@ -1,1 +1,1 @@
-"""DICOM values as this node needs them: text, identity, UIDs, SOP classes. No I/O but headers."""
+"""DICOM values for the node: text, identity, UIDs, SOP classes. No input or output except of headers."""

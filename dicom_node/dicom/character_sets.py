@@ -1,9 +1,8 @@
 """Text decoded strictly by Specific Character Set (0008,0005) (PS3.5 6.1, PS3.3 C.12.1.1.2).
 
-pydicom puts replacement characters where bytes are not of the character set, and reads the default repertoire
+pydicom puts replacement characters where bytes do not fit the character set, and reads the default repertoire
 as ISO 8859-1. Both would hide that a patient's name is broken, and a wrong name on a result is worse than no
-result. The inbox and the builders of results decode here and nowhere else, so a name that one accepts is the
-same text for the other.
+result. The inbox and the builders of results both decode with this module, so they read the same text.
 """
 
 from __future__ import annotations
@@ -41,14 +40,18 @@ _RESET_IN_NAME: Final = re.compile(rb"[\t\n\f\r\\=^]")
 
 @dataclass(frozen=True, slots=True)
 class CharacterSet:
-    """The codecs of the values of (0008,0005), in their order; ``known``: DICOM defines all of them."""
+    """The codecs for the values of (0008,0005), in their order; ``known``: whether DICOM defines all
+    values.
+    """
 
     codecs: tuple[str, ...]
     known: bool
 
     @classmethod
     def from_terms(cls, terms: Sequence[str]) -> CharacterSet:
-        """From the values of (0008,0005). No value, and a set that DICOM does not know, is good for ASCII."""
+        """The codecs for the values of (0008,0005). Without a value, or for an unknown set, only ASCII
+        decodes.
+        """
         with config.strict_reading(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # common misspellings are put right
             try:
@@ -59,7 +62,9 @@ class CharacterSet:
         return cls(tuple(map(_codec, codecs)), known)
 
     def decode(self, value: bytes, vr: str) -> str:
-        """A value with its padding. Raises UnicodeError or LookupError for bytes that are not of the set."""
+        """Decode a value with its padding. Raises UnicodeError or LookupError if the bytes do not fit the
+        set.
+        """
         if vr in ASCII:
             return value.decode("ascii")
         reset = _RESET_IN_NAME if vr == "PN" else _RESET
@@ -85,7 +90,7 @@ class CharacterSet:
 
 
 def named(dataset: Dataset) -> tuple[str, ...]:
-    """Values of Specific Character Set, as they stand in the data set."""
+    """The values of Specific Character Set, unchanged from the data set."""
     found = dataset.get_item(CHARACTER_SET) if CHARACTER_SET in dataset else None
     if found is None or not found.value:
         return ()
@@ -100,7 +105,9 @@ def terms(text: str) -> tuple[str, ...]:
 
 
 def can_hold(charset: str | list[str], dataset: Dataset) -> bool:
-    """Whether a character set has every text of a dataset; pydicom would write "?" for what it lacks."""
+    """Whether a character set can encode every text of a dataset; pydicom would write "?" for other
+    letters.
+    """
     encodings = convert_encodings(charset)
     before = config.settings.writing_validation_mode
     config.settings.writing_validation_mode = config.RAISE

@@ -1,4 +1,4 @@
-"""Storage Commitment Push Model (PS3.4 Annex J): requests and reports, written, and read under limits."""
+"""Storage Commitment Push Model (PS3.4 Annex J): writes requests and reports, and reads them under limits."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ class CommitmentReport:
     failed: tuple[tuple[str, int], ...]
 
     def committed_lines(self) -> list[str]:
-        """``committed`` as the journal and the database keep it: lines of "instance class"."""
+        """``committed`` in the form of the journal and the database: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.committed]
 
     def failed_lines(self) -> list[str]:
-        """``failed`` as the journal and the database keep it: "instance reason", four hexadecimal digits."""
+        """``failed`` in the form of the journal and the database: "instance reason", four hexadecimal
+        digits.
+        """
         return [f"{instance} {reason:04X}" for instance, reason in self.failed]
 
 
@@ -72,7 +74,7 @@ class RequestedObjects:
     objects: tuple[tuple[str, str], ...]
 
     def lines(self) -> list[str]:
-        """``objects`` as the journal and the database keep it: lines of "instance class"."""
+        """``objects`` in the form of the journal and the database: lines of "instance class"."""
         return [f"{instance} {sop_class}" for instance, sop_class in self.objects]
 
 
@@ -92,7 +94,8 @@ def request(transaction_uid: str, objects: Iterable[tuple[str, str]]) -> Dataset
 def report(transaction_uid: str, objects: Mapping[str, str], failed: Mapping[str, int]) -> Dataset:
     """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1.2).
 
-    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not safe.
+    ``objects``: SOP Class UIDs by SOP Instance UID. ``failed``: Failure Reasons of objects that are not
+    committed.
     """
     information = Dataset()
     information.TransactionUID = transaction_uid
@@ -121,7 +124,7 @@ def read_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
 def read_request(encoded: bytes, transfer_syntax: UID) -> RequestedObjects:
     """Read Action Information in Implicit or Explicit VR Little Endian. Raises FaultyReport.
 
-    An instance that is named twice counts with the class that it has last.
+    If an instance is listed twice, its last class is used.
     """
     with _read(encoded, transfer_syntax, REQUEST_BYTES, REQUEST_OBJECTS) as information:
         objects = dict(_uids(item) for item in _items(information, "Referenced"))

@@ -1,6 +1,6 @@
 """UIDs in the first bytes of an encoded data set (PS3.5 7.1 and 7.5, PS3.3 C.7.2.1, C.7.3.1, C.12.1).
 
-For who takes objects and parses no data sets: elements are walked, and no value but these is looked at.
+For processes that receive objects and parse no data sets: only these UIDs are read, all other values skipped.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ _INFLATED = 2**10  # bytes of a deflated data set that are looked at
 
 
 def read_sop_uids(encoded: bytes | bytearray, syntax: TransferSyntax) -> tuple[str, str]:
-    """SOP Class UID and SOP Instance UID without padding; "" for one that these bytes do not show."""
+    """SOP Class UID and SOP Instance UID without padding; "" for a UID that these bytes do not contain."""
     return _uids(encoded, syntax, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _INFLATED)
 
 
 def read_study_uids(encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int) -> tuple[str, str]:
-    """Study and Series Instance UID, likewise; ``inflated``: bytes of a deflated data set to look at."""
+    """Study and Series Instance UID without padding; "" for a UID that these bytes do not contain.
+
+    ``inflated``: the number of bytes of a deflated data set to inflate and read.
+    """
     return _uids(encoded, syntax, _STUDY_UID, _SERIES_UID, inflated)
 
 

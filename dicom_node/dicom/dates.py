@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 
 def date_of(text: str) -> date | None:
-    """The day that eight digits name; None for anything else."""
+    """The date in eight digits (YYYYMMDD); None for any other text."""
     try:
         digits = len(text) == 8 and text.isascii() and text.isdigit()
         return datetime.strptime(text, "%Y%m%d").date() if digits else None

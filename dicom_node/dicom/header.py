@@ -1,8 +1,8 @@
-"""Headers with every text decoded strictly: what cannot be decoded is refused, never replaced by "?".
+"""Headers with all text decoded strictly: undecodable text is refused, never replaced by "?".
 
-The inbox decodes what it has parsed under its limits (``inbox.inspection``), results read the file anew: both
-through ``decoded``, so they cannot disagree. ``ai_pipeline.images.header`` stays apart: it knows nothing of
-the node, and reads no text that identifies a patient.
+The inbox decodes the data set that it has parsed under its limits (``inbox.inspection``); builders of results
+read the file again. Both use ``decoded``, so that they cannot disagree. ``ai_pipeline.images.header`` is
+separate: it knows nothing of the node, and reads no text that identifies a patient.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _ONE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
 
 
 def read_header(path: Path, keywords: Collection[str], assume_charset: str = "") -> Dataset:
-    """Read the named attributes of a Part 10 file, without Pixel Data, all text decoded.
+    """Read the named attributes of a Part 10 file, without Pixel Data, with all text decoded.
 
-    ``SpecificCharacterSet`` of what comes back is the set that was used. Raises
+    ``SpecificCharacterSet`` of the returned data set is the set that was used. Raises
     :class:`~dicom_node.errors.DecodedDifferently`, which names the attribute but not its value.
     """
     with quiet_pydicom():
@@ -52,10 +52,10 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
 
 
 def decoded(dataset: Dataset, keywords: Collection[str], charset: Sequence[str]) -> Dataset:
-    """The named attributes, decoded by these values of Specific Character Set, items of sequences too.
+    """The named attributes, decoded by these values of Specific Character Set, also in items of sequences.
 
-    What is no value of its VR is left out. Raises DecodedDifferently, and FaultyObject for a value so long
-    that the parser did not read it.
+    Values that are invalid for their VR are left out. Raises DecodedDifferently, and FaultyObject for a value
+    so long that the parser did not read it.
     """
     codecs = CharacterSet.from_terms(charset)
     header = Dataset()
@@ -69,7 +69,7 @@ def decoded(dataset: Dataset, keywords: Collection[str], charset: Sequence[str])
 
 
 def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str:
-    """A value as text, with U+FFFD where its bytes are of no character set: good for patterns of rules."""
+    """A value as text for the patterns of rules, with U+FFFD for bytes outside the character set."""
     tag = Tag(keyword)
     element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
     if element is None or element.value is None:
@@ -83,13 +83,13 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
 
 
 def without_padding(text: str) -> str:
-    """NUL means nothing in text, and PostgreSQL keeps none."""
+    """The text without NUL characters, which have no meaning and which PostgreSQL cannot store."""
     return text.replace("\0", "").strip()
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings about values out of the log: they quote the value, which may be PHI."""
+    """Keep pydicom's warnings about values out of the log: they quote the values, which may be PHI."""
     before = config.logger.disabled
     config.logger.disabled = True  # it logs what it warns of as well
     try:

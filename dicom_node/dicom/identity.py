@@ -1,4 +1,4 @@
-"""Whose image it is: the attributes that results copy, and hashes to compare without spreading names."""
+"""The patient of an image: the attributes that results copy, and hashes to compare patients without names."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ REQUIRED_MAYBE_EMPTY: Final = frozenset(
 class Patient:
     """The patient attributes of an object, each as a hash; "" for an empty one.
 
-    ``id`` is Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) stand apart, because
-    senders leave out the ideographic and the phonetic one.
+    ``id`` is the hash of Patient ID with its issuer. The three groups of the name (PS3.5 6.2.1) have a hash
+    each, because senders leave out the ideographic and the phonetic group.
     """
 
     id: str = ""
@@ -96,7 +96,9 @@ class Patient:
 
     @classmethod
     def from_values(cls, patient_id: str, issuer: str, name: str, birth_date: str, sex: str) -> Patient:
-        """From decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and (0010,0040)."""
+        """The hashes of decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and
+        (0010,0040).
+        """
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = re.sub(r"\D", "", birth_date)  # ACR-NEMA wrote 1970.01.01
         texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
@@ -105,7 +107,7 @@ class Patient:
 
     @classmethod
     def parse(cls, text: str) -> Patient:
-        """The patient whose ``str`` is ``text``."""
+        """Read a patient from ``text``, the ``str`` of a patient."""
         return cls(*text.split(";"))
 
     def __str__(self) -> str:
@@ -114,25 +116,27 @@ class Patient:
     def contradicts(self, other: Patient) -> bool:
         """Whether the two cannot be one patient.
 
-        An ID says who it is, so one with and one without differ; no ID is no identity, so that two without
-        are distinguished by the rest, and by whether they have a name. An empty birth date or sex contradicts
-        nothing, nor an empty name beside the same ID.
+        An ID identifies a patient, so a patient with an ID and one without differ. Two without an ID are
+        compared by the other attributes, and by whether they have a name. An empty birth date or sex
+        contradicts nothing, nor does an empty name beside the same ID.
         """
         return self.corrects(other) or other.corrects(self)
 
     def corrects(self, former: Patient) -> bool:
-        """Whether it names another patient than ``former``, or a patient where ``former`` names none."""
+        """Whether this names another patient than ``former``, or names a patient where ``former`` names
+        none.
+        """
         if self.id not in ("", former.id) or (self._is_somebody and not former._is_somebody):
             return True
         return self.disagrees(former)
 
     def disagrees(self, other: Patient) -> bool:
-        """Whether both say a name, a birth date or a sex, and not the same one; IDs are not compared."""
+        """Whether name, birth date or sex is given in both and differs; IDs are not compared."""
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def lacks(self, former: Patient) -> bool:
-        """Whether it leaves ID, name, birth date or sex empty where ``former`` says them."""
+        """Whether ID, name, birth date or sex is empty here and given in ``former``."""
         return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
 
     @property
@@ -156,22 +160,21 @@ def are_one_patient(patients: Iterable[Patient]) -> bool:
 def identity_texts(header: Dataset) -> dict[str, str]:
     """The values of a decoded header that results copy, by keyword, without empty ones.
 
-    Without meaningless parts: padding, and trailing delimiters of names (PS3.5 6.2). Sequences are JSON.
+    Padding and trailing delimiters of names (PS3.5 6.2) are removed. Sequences are JSON.
     """
     texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
     return {keyword: text for keyword, text in texts.items() if text}
 
 
 def identity_sha256(texts: Mapping[str, str]) -> str:
-    """Hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
+    """The hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
     return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
 
 
 def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
-    """Whether the identity in ``texts`` is the one with the hash ``former``, made by any version of this
-    program.
+    """Whether ``former``, a hash made by any version of this program, is the hash of the identity ``texts``.
 
-    A hash without a version covers eleven attributes only, so only these are compared.
+    A hash without a version covers only eleven attributes, so only these are compared.
     """
     if former.startswith(_VERSION):
         return former == identity_sha256(texts)
@@ -179,12 +182,12 @@ def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
 
 
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
-    """Identity of a patient: Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
+    """The hash of Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
     return digest((patient_id.strip(), issuer_of_patient_id.strip()))
 
 
 def digest(values: Iterable[str]) -> str:
-    """SHA-256 over the values and their lengths, so that no two lists of values look alike."""
+    """SHA-256 over the values and their lengths, so that different lists have different hashes."""
     text = "\x1f".join(f"{len(value)}:{value}" for value in values)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,6 +1,6 @@
-"""Who made a result: the product, by which the node knows own results again, and which installation of it.
+"""The origin of a result: the product, by which the node recognizes its own results, and the installation.
 
-Own results start nothing when a PACS sends them back. Light to import.
+A result of the node that a PACS sends back starts no job. This module is light to import.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ MODEL_NAME: Final = "DICOM AI Node"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The equipment that a result names: Device UID (0018,1002) and Device Serial Number (0018,1000).
+    """The equipment in a result: Device UID (0018,1002) and Device Serial Number (0018,1000).
 
-    A site has one, however many machines work for it: a result is the same whichever of them builds it.
+    All machines of a site share one installation: a result is the same whichever machine builds it.
     """
 
     device_uid: str
@@ -28,7 +28,9 @@ class Installation:
 
     @classmethod
     def from_drawn(cls, drawn: str) -> Self:
-        """From the number that was drawn when the database was made (``store.results``)."""
+        """The installation for the random number that was drawn when the database was made
+        (``store.results``).
+        """
         return cls(derived_uid("installation", drawn), drawn[:16])
 
 
@@ -40,8 +42,8 @@ results had this Device UID."""
 def is_own_result(dataset: Dataset) -> bool:
     """Whether an item of Contributing Equipment (0018,A001) names this product as manufacturer and model.
 
-    So results of every version and installation are known. Image Type, series numbers and descriptions decide
-    nothing: PACSs change them. Never raises on a faulty header.
+    This recognizes results of every version and installation. Image Type, series numbers and descriptions are
+    not used: PACSs change them. Never raises on a faulty header.
     """
     items = dataset.get("ContributingEquipmentSequence") or []
     if isinstance(items, (str, bytes)):

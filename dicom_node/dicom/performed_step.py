@@ -1,7 +1,7 @@
-"""Modality Performed Procedure Step (PS3.4 F.7): what an N-CREATE or N-SET says, read under limits.
+"""Modality Performed Procedure Step (PS3.4 F.7): reads N-CREATE and N-SET requests under limits.
 
-Only what says when a study is whole is read: status, studies, and which objects were made. Values are taken
-as bytes, whatever VR their sender chose, so that nothing of the patient is decoded.
+Only attributes that show when a study is complete are read: status, studies and objects made. Values are
+taken as bytes, whatever VR their sender chose, so that no patient data is decoded.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ _UID = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """What one request says of a step; None: it says nothing of that.
+    """The changes to a step in one request; None for a value that the request does not contain.
 
-    ``objects``: SOP Instance UIDs of images and other objects. ``has``: which of ``LAST`` have a value.
+    ``objects``: SOP Instance UIDs of images and other objects. ``has``: the attributes of ``LAST`` with a
+    value.
     """
 
     status: StepStatus | None
@@ -63,17 +64,19 @@ class StepChange:
 
 
 def read_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
-    """The Attribute List of an N-CREATE in Implicit or Explicit VR Little Endian. Raises FaultyStep."""
+    """Read the Attribute List of an N-CREATE in Implicit or Explicit VR Little Endian. Raises FaultyStep."""
     return _read(encoded, transfer_syntax, _creation)
 
 
 def read_modification(encoded: bytes, transfer_syntax: UID) -> StepChange:
-    """The Modification List of an N-SET; what it may not change is not read. Raises FaultyStep."""
+    """Read the Modification List of an N-SET, without attributes that it may not change. Raises
+    FaultyStep.
+    """
     return _read(encoded, transfer_syntax, _modification)
 
 
 def faulty(code: int, *keywords: str) -> FaultyStep:
-    """The error that names these attributes, by tags."""
+    """The error that names these attributes by their tags."""
     tags = [tag_for_keyword(keyword) or 0 for keyword in keywords]
     shown = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags)
     return FaultyStep(f"{MISSING_FROM[code]} {shown}", code, tags)

@@ -1,4 +1,4 @@
-"""The Pixel Data element of a received object: its hash as it came, and whether it can be an image."""
+"""The Pixel Data element of a received object: its hash as received, and whether it can be an image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 @dataclass(frozen=True, slots=True)
 class PixelData:
-    """The position of the value of (7FE0,0010) in the file: ``length`` bytes at ``start``, None for fragments
-    (PS3.5 A.4).
+    """The position of the value of (7FE0,0010): ``length`` bytes at ``start``; None for fragments (PS3.5
+    A.4).
 
-    ``size`` is where the data set ends.
+    ``size`` is the position of the end of the data set.
     """
 
     file: BinaryIO
@@ -34,7 +34,7 @@ class PixelData:
 
 
 def hash_pixel_data(pixels: PixelData) -> str:
-    """SHA-256 of the value as received. Raises FaultyObject when its fragments do not end."""
+    """SHA-256 of the value as received. Raises FaultyObject if its fragments have no end."""
     length = _fragments_length(pixels) if pixels.length is None else pixels.length
     digest = hashlib.sha256()
     pixels.file.seek(pixels.start)
@@ -48,7 +48,7 @@ def hash_pixel_data(pixels: PixelData) -> str:
 
 
 def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: PixelData | None) -> None:
-    """Raise FaultyObject when these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
+    """Raise FaultyObject if these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
     rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
     if rows <= 0 or columns <= 0:
         raise FaultyObject(f"the image has {rows} × {columns} pixels")

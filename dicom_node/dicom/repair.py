@@ -1,8 +1,8 @@
-"""Attributes copied from a source: values that DICOM does not allow are corrected or left out.
+"""Repair of attributes copied from a source: invalid values are corrected or left out.
 
-What is copied from a source would otherwise be our error. Old scanners and converters write dates with dots
-(ACR-NEMA 300), times with colons, whole numbers with a fraction, codes of no list (PS3.5 6.2). UIDs are kept
-as they are: results lie in the study of their source, and refer to it.
+Otherwise a source's mistake would be an error in our result. Old scanners and converters write dates with
+dots (ACR-NEMA 300), times with colons, whole numbers with a fraction, and unlisted codes (PS3.5 6.2). UIDs
+are kept unchanged: results belong to the study of their source, and refer to it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _CODES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Keywords of attributes that were not as DICOM wants them; never their values, which may be PHI."""
+    """Keywords of attributes with invalid values; never the values, which may be PHI."""
 
     repaired: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

@@ -20,10 +20,10 @@ _MADE = ("11.", "30", "66", "67", "68", "77.1.5.4", "88.", "104.", "481.", "9.")
 def role_of(
     sop_class_uid: str, further_sources: frozenset[str], *, takes_secondary_captures: bool
 ) -> ObjectRole:
-    """What an object of this class is to us, own results apart.
+    """The role that an object of this class has in the node, unless it is an own result.
 
-    ``further_sources`` are classes that a site added; ``takes_secondary_captures`` says that a rule takes
-    those of this sender for images (a frame grabber).
+    ``further_sources`` are classes that a site added; ``takes_secondary_captures``: whether a rule accepts
+    secondary captures of this sender as images (a frame grabber).
     """
     if sop_class_uid in SOURCES:
         return ObjectRole.SOURCE

@@ -1,7 +1,7 @@
-"""The one table of transfer syntaxes: what is negotiated is what the inspection takes, and what we state.
+"""The table of transfer syntaxes that negotiation, inspection and the conformance statement share.
 
-Names and UIDs are those of PS3.6 Annex A; ``docs/conformance.md`` is generated from here. Everything is kept
-bit for bit, so a syntax may stand here that we cannot decode. pydicom alone is not asked what a transfer
+Names and UIDs are from PS3.6 Annex A; ``docs/conformance.md`` is generated from here. Objects are stored bit
+for bit, so the table may have a syntax that the node cannot decode. pydicom alone cannot tell what a transfer
 syntax is: its dictionary lacks the newest, and pynetdicom adds them only where it is imported.
 """
 
@@ -15,7 +15,7 @@ from pydicom.uid import UID_dictionary
 
 
 class SyntaxKind(StrEnum):
-    """Groups of transfer syntaxes, best first."""
+    """Groups of transfer syntaxes, the preferred first."""
 
     EXPLICIT = "Explicit VR Little Endian"
     LOSSLESS = "lossless compressed"

@@ -1,4 +1,4 @@
-"""A result's identity is derived: the same parts give the same UID, always."""
+"""UIDs of results, derived from the result's parts: the same parts always give the same UID."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMESPACE = uuid.UUID("6c7f2f5e-6f0b-5d1c-9b62-0f6a4b5c9e10")
 
 
 def derived_uid(*parts: str) -> str:
-    """UID under 2.25 (PS3.5 B.2) from all that shapes an object. Parts may hold any text."""
+    """A UID under 2.25 (PS3.5 B.2), derived from all inputs of an object. Parts may contain any text."""
     name = "\x1f".join(f"{len(part)}:{part}" for part in parts)
     return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
 

@@ -1,4 +1,4 @@
-"""A data set with the items of its sequences, however deep."""
+"""Iteration over a data set and the items of its sequences, however deep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ai_pipeline.images.numbers import DAMAGE
 
 
 def items(dataset: Dataset) -> Iterator[Dataset]:
-    """The data set and every item below it, outer ones first; an item removed on the way is not visited."""
+    """The data set and every item in it, outer ones first; an item removed during iteration is skipped."""
     yield dataset
     for element in _elements(dataset):
         if element.VR == "SQ":
@@ -22,7 +22,7 @@ def items(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
-    """Each value that is no sequence and not empty, with its element."""
+    """Each value that is neither a sequence nor empty, with its element."""
     for item in items(dataset):
         for element in _elements(item):
             if element.VR != "SQ" and element.value not in (None, ""):

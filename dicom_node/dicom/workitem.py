@@ -1,6 +1,6 @@
-"""Unified Procedure Steps (PS3.3 C.30, PS3.4 CC): what a work item asks for, and what its performer writes.
+"""Unified Procedure Steps (PS3.3 C.30, PS3.4 CC): requested work, and the attributes its performer writes.
 
-Text of a work item names its patient, so none is in an error, and what is read is limited.
+The text of a work item names its patient, so no error quotes it. The amount of data that is read is limited.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ProcedureStepState(StrEnum):
 
 
 class CancelReason(StrEnum):
-    """Why a work item is cancelled, as a code of PS3.16 CID 9300."""
+    """The reason why a work item is cancelled, as a code of PS3.16 CID 9300."""
 
     NOT_AT_HAND = "input not at hand"
     NOT_APPLICABLE = "no analysis applies"
@@ -56,7 +56,7 @@ class CancelReason(StrEnum):
 
     @property
     def code(self) -> Code:
-        """For Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
+        """The code for Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
         reasons = codes.cid9300
         found: Code = {
             CancelReason.NOT_AT_HAND: reasons.ObjectSetIncomplete,
@@ -71,11 +71,11 @@ class CancelReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Workitem:
-    """One work item as far as a performer of analyses needs it.
+    """One work item, with the attributes that a performer of analyses needs.
 
-    ``study_instance_uid``: "" where the input is none, or of several studies. ``sources``: Retrieve AE Titles
-    and URLs of the input. ``codes``: of the work; ``stations``: Code Values of the stations
-    that it is scheduled for; none: for any.
+    ``study_instance_uid``: "" if the input has no study, or several. ``sources``: Retrieve AE Titles and URLs
+    of the input. ``codes``: of the work. ``stations``: Code Values of the stations that the item is scheduled
+    for; none: for any station.
     """
 
     uid: str
@@ -91,7 +91,7 @@ class Workitem:
     patient: Patient
 
     def is_for(self, wanted: Iterable[str], station: str) -> bool:
-        """Whether it is scheduled, ready, for this station, and of a wanted code."""
+        """Whether the item is scheduled, ready, for this station, and has one of the wanted codes."""
         if self.state != ProcedureStepState.SCHEDULED or not self.is_ready:
             return False
         if self.stations and station not in self.stations:
@@ -101,13 +101,13 @@ class Workitem:
 
     @property
     def work(self) -> list[str]:
-        """``codes`` as texts, for the database: value^scheme^meaning."""
+        """``codes`` as texts for the database: value^scheme^meaning."""
         return [f"{code.value}^{code.scheme_designator}^{code.meaning}" for code in self.codes]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Results of one series. ``ae_titles`` and ``urls``: of the peers that have confirmed them."""
+    """The results of one series. ``ae_titles`` and ``urls``: of the peers that have confirmed the results."""
 
     series_instance_uid: str
     objects: Sequence[tuple[str, str]]
@@ -117,9 +117,9 @@ class Output:
 
 
 def read_workitem(given: Dataset, uid: str = "") -> Workitem | None:
-    """What a data set of a worklist says; None where it has no valid UID or cannot be read.
+    """Read a work item from a data set of a worklist; None if it has no valid UID or cannot be read.
 
-    ``uid``: of the item that was asked for, whatever the answer says of that; "": the answer's own.
+    ``uid``: the UID of the requested item, whatever UID the answer contains; "": take the answer's UID.
     """
     with quiet_pydicom():
         try:
@@ -129,7 +129,7 @@ def read_workitem(given: Dataset, uid: str = "") -> Workitem | None:
 
 
 def state_of(given: Dataset) -> str:
-    """Procedure Step State; "" where none can be read."""
+    """The Procedure Step State; "" if it cannot be read."""
     with quiet_pydicom():
         try:
             return _text(given.get("ProcedureStepState")).upper()
@@ -159,9 +159,10 @@ def completed(
     began: datetime,
     ended: datetime,
 ) -> Dataset:
-    """All that the state COMPLETED needs (PS3.4 Table CC.2.5-3), with progress 100. Times aware.
+    """All attributes that the state COMPLETED needs (PS3.4 Table CC.2.5-3), with progress 100.
 
-    ``work``: codes of what was performed; none: Image Processing is said (PS3.16 CID 9231).
+    ``began`` and ``ended`` are aware. ``work``: codes of the performed work; if empty, Image Processing is
+    written (PS3.16 CID 9231).
     """
     done = progress(100, "results delivered")
     performed = _performed(work, station, began, ended)
@@ -173,7 +174,7 @@ def completed(
 def cancelled(
     reason: CancelReason, percent: int, work: Sequence[Code], station: str, began: datetime, ended: datetime
 ) -> Dataset:
-    """All that the state CANCELED needs (PS3.4 Table CC.2.5-3)."""
+    """All attributes that the state CANCELED needs (PS3.4 Table CC.2.5-3)."""
     done = progress(percent, reason.value)
     item = done.ProcedureStepProgressInformationSequence[0]
     item.ProcedureStepCancellationDateTime = _moment(ended)

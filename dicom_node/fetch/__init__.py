@@ -1,4 +1,4 @@
-"""Studies that peers have: asked for, fetched at a limited rate into the spool, and found to be missing."""
+"""Studies of peers: the queries for them, the rate-limited retrieval into the spool, and missing studies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Asks one peer about studies that are being received: how many instances it has, and for earlier studies.
+"""Queries to one peer about studies that are being received: number of instances, and earlier studies.
 
-Missing instances and earlier studies are fetched before batches of old studies. A question is written down in
-the transaction of the object that began it, an answer in that of the rows to fetch: no kill loses one, and
-nothing is fetched twice.
+Missing instances and earlier studies are fetched before batches of old studies. A question is stored in the
+transaction of the object that caused it, and an answer in the transaction of the rows to fetch: no kill loses
+one, and nothing is fetched twice.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class _About:
 
 
 class Questions:
-    """Work for one peer; one node of a site at a time has its lease."""
+    """The questions to one peer; one node of a site at a time holds the lease for them."""
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
         self._lease_seconds = settings.outbox.answer_seconds + _LEASE_SECONDS
 
     def run_once(self, stop: threading.Event) -> None:
-        """Ask each question that is due, and end each wait for a study that has come or will not come."""
+        """Ask each question that is due, and stop waiting for a study that has arrived or will not arrive."""
         with self._database.read() as session:
             opened = [
                 (row.id, _is_due(row, utc_now())) for row in questions.open_of(session, self._peer.name)

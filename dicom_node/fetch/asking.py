@@ -1,4 +1,4 @@
-"""Which studies are to be fetched: a peer is asked for them, and each is written down once."""
+"""Queries to a peer for studies to fetch; each study is stored once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 500  # studies of one transaction
 
 @dataclass(slots=True)
 class AskedStudies:
-    """The outcome of asking for studies."""
+    """The outcome of querying a peer for studies."""
 
     found: int = 0
     here: int = 0
@@ -37,13 +37,13 @@ class AskedStudies:
     """The lowest number of their rows."""
 
     def want(self, row: Fetch) -> None:
-        """Count a study that is to be fetched."""
+        """Count a study that must be fetched."""
         self.wanted += 1
         self.first = min(self.first or row.id, row.id)
 
 
 def questions(first: date, last: date, modalities: Sequence[str]) -> list[StudyQuery]:
-    """A question for each day and modality: short answers, whatever the limit of the archive is."""
+    """One query for each day and modality: short answers, whatever limit the archive has."""
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     return [StudyQuery(day, day, modality) for day in days for modality in modalities or ("",)]
 
@@ -58,9 +58,9 @@ def ask(
     per_minute: float = 0,
     advance: Callable[[], object] = bool,
 ) -> AskedStudies:
-    """Ask the archive, and write down what is to be fetched. Asked again, it goes on where it was ended.
+    """Query the archive, and store which studies are to be fetched; a repeated call continues.
 
-    ``advance`` is called after each question. Raises PeerUnreachable; what was written down stays.
+    ``advance`` is called after each query. Raises PeerUnreachable; rows that were stored before remain.
     """
     outcome = AskedStudies()
     for question in asked:
@@ -82,7 +82,7 @@ def write_down(
     per_minute: float = 0,
     purpose: FetchPurpose = FetchPurpose.ASKED,
 ) -> Fetch:
-    """A new row for a study that is to be fetched; what another study waits for goes before others."""
+    """Add a row for a study to fetch; studies that another study waits for are fetched first."""
     now = utc_now()
     row = Fetch(
         peer=peer,
@@ -104,7 +104,7 @@ def write_down(
 
 
 def ask_again(session: Session, peer: str) -> int:
-    """Fetch once more what was given up or cancelled of this peer; returns how many studies."""
+    """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
     rows = fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
     return sum(
         move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now()) for row in rows
@@ -112,7 +112,7 @@ def ask_again(session: Session, peer: str) -> int:
 
 
 def cancel(session: Session, peer: str) -> int:
-    """Do not fetch what waits for this peer; returns how many studies."""
+    """Cancel the waiting fetches from this peer; returns the number of studies."""
     rows = fetches.listed(session, peer, (FetchState.WAITING,))
     return sum(move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now()) for row in rows)
 

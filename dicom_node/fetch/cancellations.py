@@ -1,4 +1,4 @@
-"""Requests to cancel work items that the node has claimed: noted for ``fetch.worklist``, which ends them."""
+"""Requests to cancel claimed work items: they are recorded here, and ``fetch.worklist`` ends the items."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _AGAIN_SECONDS: Final = 60.0
 
 
 class Cancellations:
-    """Has a channel of one manager (UPS-RS) open while the node has items of it.
+    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
 
-    Every node of a site may have one: a request is noted once.
+    Several nodes of a site may have a channel: a request is recorded once.
     """
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
@@ -31,7 +31,7 @@ class Cancellations:
         self._not_before = 0.0
 
     def run_once(self, stop: threading.Event) -> None:
-        """Subscribe and listen until no item is claimed, the channel ends, or ``stop``."""
+        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
         if time.monotonic() < self._not_before or not self._claimed():
             return
         self._not_before = time.monotonic() + _AGAIN_SECONDS

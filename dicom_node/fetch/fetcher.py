@@ -1,6 +1,6 @@
-"""Fetches studies of one peer, one after the other, never faster than allowed. All state is in the database.
+"""Fetches studies from one peer, one at a time, within its rate limit. All state is in the database.
 
-The start of a retrieval is written before the peer is asked, so that no kill makes the next one come early.
+The start of a retrieval is stored before the peer is asked, so that no kill makes the next one too early.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Closed(Protocol):
 
 
 class Fetcher:
-    """Work for one peer; any number of nodes may share a database: one at a time has the peer's lease."""
+    """Fetches from one peer. Several nodes may share a database; one at a time holds the peer's lease."""
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
@@ -49,7 +49,7 @@ class Fetcher:
         self._waiting = WaitingObjects(self._spool.incoming)
 
     def run_once(self, stop: threading.Event) -> int:
-        """Fetch until nothing is due, or ``stop``; returns how many studies were tried."""
+        """Fetch until nothing is due or ``stop`` is set; returns the number of studies that were tried."""
         tried = 0
         while not stop.is_set() and self._is_due():
             if not leases.acquire(self._database, self._lease, self._owner, self._lease_seconds):
@@ -149,7 +149,7 @@ class Fetcher:
 
 @contextmanager
 def closed_at(stop: threading.Event, called: _Closed) -> Iterator[None]:
-    """End the calls of an archive or a worklist manager when ``stop`` is set, which another thread does."""
+    """Close the calls of an archive or a worklist manager when another thread sets ``stop``."""
     done = threading.Event()
 
     def watch() -> None:

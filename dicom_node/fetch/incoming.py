@@ -1,6 +1,6 @@
-"""Objects that a retrieval brings on our own connection, on their way into the spool.
+"""Objects that a retrieval receives on the node's own connection, on their way into the spool.
 
-They are spooled as a C-STORE of the peer would be, and read by the inspection as any other.
+They are spooled like objects of a C-STORE from the peer, and inspected like all others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 
 
 class Incoming:
-    """Where the objects of one retrieval go (``scu.ObjectSink``). ``number``: of its row."""
+    """Stores the objects of one retrieval (``scu.ObjectSink``). ``number``: of the retrieval's row."""
 
     def __init__(
         self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, number: int

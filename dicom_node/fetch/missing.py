@@ -1,4 +1,4 @@
-"""Studies of the last days that should have a result by the rules, and have none."""
+"""Studies of the last days that should have a result according to the rules, and have none."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SETTLED = frozenset({StudyState.DELIVERED, StudyState.DELIVERING, StudyState.NO
 
 @dataclass(frozen=True, slots=True)
 class MissingStudy:
-    """A study of the peer without a result. ``rule``: the first that should take it. ``why``: in words.
+    """A study of the peer without a result. ``rule``: the first rule that should take it. ``why``: in words.
 
-    ``fetchable``: whether fetching it may help.
+    ``fetchable``: whether fetching the study may help.
     """
 
     found: FoundStudy
@@ -42,7 +42,7 @@ class MissingStudy:
 
 
 def missing(database: Database, settings: Settings, peer: PeerSettings, days: int) -> list[MissingStudy]:
-    """Ask the peer for studies of today and ``days`` days before. Raises PeerUnreachable."""
+    """Query the peer for studies of today and of the ``days`` days before. Raises PeerUnreachable."""
     today = date.today()  # Study Date is local
     archive = scu.open_archive(peer, settings)
     asked = questions(today - timedelta(days=days), today, _modalities(settings.rules))
@@ -54,7 +54,7 @@ def missing(database: Database, settings: Settings, peer: PeerSettings, days: in
 
 
 def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
-    """Have the study fetched, also one that was fetched or given up before."""
+    """Queue the study to be fetched, even if it was fetched or given up before."""
     row = fetches.of_study(session, study.found.study_instance_uid)
     if row is None:
         write_down(session, peer, study.found)
@@ -64,7 +64,9 @@ def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
 
 
 def report_missing(database: Database, settings: Settings) -> int:
-    """Event 2057 for each peer with ``missing_days`` that has such studies; returns how many these are."""
+    """Record event 2057 for each peer with ``missing_days`` and such studies; returns the number of
+    studies.
+    """
     total = 0
     for peer in settings.peers:
         if "query" not in peer.may or not peer.missing_days:

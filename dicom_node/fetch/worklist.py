@@ -1,9 +1,9 @@
-"""Takes work from one worklist manager (UPS, PS3.4 CC; IHE AIW-I performer): claims, reports, ends.
+"""Performs work of one worklist manager (UPS, PS3.4 CC; IHE AIW-I performer): claims, reports and ends it.
 
-A work item is written down with its Transaction UID before it is claimed, and its outcome before that is
-reported: a kill, or a lost answer, costs a second request that says the same. What the manager says of an
-item decides where an answer was lost. The item's study is fetched where it is not here, and goes its usual
-way by the rules: the item is COMPLETED when the study's results are confirmed, never before.
+A work item is stored with its Transaction UID before it is claimed, and its outcome before the outcome is
+reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
+state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
+usual. The item is COMPLETED when the study's results are confirmed, never before.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Standing:
 
 
 class Worklist:
-    """Work of one manager; one node of a site at a time has its lease."""
+    """The work items of one manager; one node of a site at a time holds the lease for them."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Worklist:
         self._is_away = False
 
     def run_once(self, stop: threading.Event) -> None:
-        """Bring claimed items on, and search for new ones where it is time."""
+        """Advance the claimed items, and search for new ones when a search is due."""
         with self._database.read() as session:
             due = workitems.due(session, self._peer.name, utc_now(), _BATCH)
         is_time = time.monotonic() >= self._search_at
@@ -463,7 +463,7 @@ class Worklist:
 
 
 def give_up_workitems(database: Database, settings: Settings) -> None:
-    """Give up open items of managers that have no work for the node by its settings any more."""
+    """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if peer.worklist]
     with database.read() as session:
         if not workitems.of_others(session, peers, 1):

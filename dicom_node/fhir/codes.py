@@ -1,4 +1,4 @@
-"""Codes of DICOM as codes of FHIR: the URI of each coding scheme (PS3.16 8, terminology.hl7.org)."""
+"""DICOM codes as FHIR codes: the URI of each coding scheme (PS3.16 8, terminology.hl7.org)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KNOWN: Final[StatedSystems] = MappingProxyType(
 
 
 def systems(document: Dataset) -> StatedSystems:
-    """FHIR's system URI by coding scheme; for other schemes the UID that the document gives (0008,0110)."""
+    """FHIR's system URI by coding scheme; for other schemes the UID in the document (0008,0110)."""
     identified = document.get("CodingSchemeIdentificationSequence") or ()
     own = {
         str(item.CodingSchemeDesignator): f"urn:oid:{item.CodingSchemeUID}"
@@ -45,7 +45,7 @@ def systems(document: Dataset) -> StatedSystems:
 
 
 def coding(named: StatedSystems, value: str, scheme: str, meaning: str = "") -> Resource:
-    """A Coding; without system where nobody says what the scheme is."""
+    """A Coding; without system if neither FHIR nor the document identifies the scheme."""
     system = {"system": named[scheme]} if scheme in named else {}
     return {**system, "code": value, **({"display": meaning} if meaning else {})}
 

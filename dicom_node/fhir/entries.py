@@ -1,4 +1,4 @@
-"""Entries of a transaction Bundle (FHIR R4 3.1.0.11), each by an identifier or a version: twice is once."""
+"""Entries of a transaction Bundle (FHIR R4 3.1.0.11); sending a Bundle twice has the effect of once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHDRAWN: Final = "entered-in-error"
 
 
 def created(resource: Resource) -> Resource:
-    """Make it where the server has none of its kind with its first identifier, which is a UID."""
+    """An entry that creates ``resource``, unless the server has one of its kind with its first UID."""
     kind, [own, *_] = resource["resourceType"], uids_of(resource)
     number = int(derived_uid("fhir entry", kind, own).removeprefix("2.25."))
     return {
@@ -46,12 +46,12 @@ def marked(resource: Resource) -> Resource:
 
 
 def reference(entry: Resource) -> Resource:
-    """A Reference to what another entry makes."""
+    """A Reference to the resource that another entry creates."""
     return {"reference": entry["fullUrl"]}
 
 
 def transaction(entries: Sequence[Resource]) -> str:
-    """The Bundle as JSON. Raises FaultyInput where it is not valid."""
+    """The Bundle as JSON. Raises FaultyInput if it is invalid."""
     from fhir.resources.R4B.bundle import Bundle  # as R4 in all that is used here
 
     bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "transaction", "entry": list(entries)}
@@ -64,12 +64,12 @@ def transaction(entries: Sequence[Resource]) -> str:
 
 
 def identifier_query(*uids: str) -> str:
-    """The value of the search parameter ``identifier``: any of these UIDs."""
+    """The value of the search parameter ``identifier`` that matches any of these UIDs."""
     return ",".join(f"{DICOM_UID}|urn:oid:{uid}" for uid in uids)
 
 
 def uids_of(resource: Mapping[str, Any]) -> list[str]:
-    """UIDs among the identifiers of a resource."""
+    """The UIDs among the identifiers of a resource."""
     return [str(one["value"]).removeprefix("urn:oid:") for one in _of_dicom(resource)]
 
 

@@ -1,4 +1,4 @@
-"""Dates and times of a report as FHIR has them: a time only with its offset from UTC."""
+"""Dates and times of a report in FHIR's format, which allows a time only with its offset from UTC."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _OFFSET_LENGTH: Final = len("+0100")
 
 
 def date_time(document: Dataset, date: str, time: str) -> str:
-    """A dateTime from two attributes: the day alone where the offset (0008,0201) or the time is not known, ""
-    without a day.
+    """A dateTime from two attributes.
+
+    Without a known offset (0008,0201) or time it is only the date; without a date it is "".
     """
     day, offset = _day(document, date), _offset(document)
     if day is None:
@@ -25,7 +26,7 @@ def date_time(document: Dataset, date: str, time: str) -> str:
 
 
 def written(document: Dataset) -> str:
-    """An instant: when the content was made, in the zone of this machine where the report names none."""
+    """The instant when the content was made; this machine's zone if the report names none."""
     day, at = _day(document, "ContentDate"), _time(document, "ContentTime")
     if day is None or at is None:
         return ""

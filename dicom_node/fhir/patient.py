@@ -1,4 +1,4 @@
-"""Whose report it is: Patient ID with its issuer as an Identifier of FHIR."""
+"""The patient of a report: Patient ID with its issuer as an Identifier of FHIR."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _URIS: Final = {"ISO": "urn:oid:", "UUID": "urn:uuid:", "URI": ""}
 
 
 def patient_identifier(document: Dataset, by_issuer: Mapping[str, str]) -> Resource:
-    """Patient ID (0010,0020) with its system; {} where there is no ID.
+    """Patient ID (0010,0020) as an Identifier with its system; {} without an ID.
 
-    The system is the issuer's universal ID (0010,0024), else that of ``by_issuer`` for the Issuer of Patient
-    ID (0010,0021). Without either the ID has no system: nobody can tell whose number it is.
+    The system is the issuer's universal ID (0010,0024), else the entry of ``by_issuer`` for the Issuer of
+    Patient ID (0010,0021). Without either the ID has no system: it is unknown who assigned the ID.
     """
     number, issuer = (str(document.get(key) or "").strip() for key in ("PatientID", "IssuerOfPatientID"))
     if not number:
@@ -28,7 +28,7 @@ def patient_identifier(document: Dataset, by_issuer: Mapping[str, str]) -> Resou
 
 
 def patient_reference(identifier: Resource, found: str = "") -> Resource:
-    """A Reference by identifier; ``found``: ``Patient/ID``, where the server knows exactly one."""
+    """A Reference by identifier; ``found``: ``Patient/ID`` if the server has exactly one such patient."""
     literal = {"reference": found} if found else {}
     named = {"identifier": identifier} if identifier else {"display": "no Patient ID"}
     return {**literal, "type": "Patient", **named}

@@ -1,7 +1,7 @@
-"""A report as one transaction: the DiagnosticReport, its findings and numbers, its study and models.
+"""A report as one transaction: DiagnosticReport, findings and numbers, study and models.
 
-A report that replaces an earlier one takes its place at the server: the same DiagnosticReport with one
-identifier more, the earlier Observations entered in error.
+A report that replaces an earlier one updates the earlier DiagnosticReport on the server, which gets one
+identifier more; the earlier Observations are marked as entered in error.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _PROCEDURE: Final = "121058"  # PS3.16 TID 1500: Procedure reported
 
 
 class ReportTransaction:
-    """What one SR file says. ``by_issuer``: identifier systems of Patient IDs.
+    """The FHIR resources of one SR file. ``by_issuer``: identifier systems of Patient IDs.
 
-    Raises FaultyInput where the file has no report.
+    Raises FaultyInput if the file has no report.
     """
 
     def __init__(self, path: Path, by_issuer: Mapping[str, str]) -> None:
@@ -76,8 +76,10 @@ class ReportTransaction:
         return ""
 
     def bundle(self, patient: str = "", earlier: FiledReport | None = None) -> str:
-        """The transaction as JSON. ``patient``: ``Patient/ID``, where the server knows exactly one;
-        ``earlier``: the report whose place this one takes. Raises FaultyInput.
+        """The transaction as JSON. Raises FaultyInput.
+
+        ``patient``: ``Patient/ID`` if the server has exactly one such patient. ``earlier``: the report to
+        replace.
         """
         entries, report = self._entries(patient_reference(self.patient, patient))
         if earlier is None:

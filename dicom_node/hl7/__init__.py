@@ -1,4 +1,4 @@
-"""HL7 v2 messages of reports: ORU^R01 (HL7 2.5.1 chapter 7), and the acknowledgements to them."""
+"""HL7 v2 messages of reports: ORU^R01 (HL7 2.5.1 chapter 7), and the acknowledgements of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The acknowledgement of a message (HL7 2.5.1 chapter 2.9): its code, and which message it answers.
+"""The acknowledgement of a message (HL7 2.5.1 chapter 2.9): its code, and the message that it answers.
 
-Its texts (MSA-3, ERR-7, ERR-8) are left out on purpose: they may name a patient. A few lines read it, not
-the library: its parser builds the whole message and fails in many ways on one that is no HL7.
+Its texts (MSA-3, ERR-7, ERR-8) are left out on purpose: they may name a patient. It is parsed by a few lines
+here, not by the library, whose parser builds the whole message and fails in many ways on input that is no
+HL7.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _CONDITIONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """MSA-1, MSA-2, and the first known error condition, "" where there is none."""
+    """MSA-1, MSA-2, and the first known error condition, "" without one."""
 
     code: str
     control_id: str
@@ -44,7 +45,7 @@ class Acknowledgement:
 
     @property
     def shown(self) -> str:
-        """Code and condition as lists and events show them, such as ``AE 101``."""
+        """Code and condition for lists and events, such as ``AE 101``."""
         return f"{self.code} {self.condition}".strip()
 
     @property
@@ -55,7 +56,7 @@ class Acknowledgement:
 
 
 def parsed_acknowledgement(block: bytes) -> Acknowledgement | None:
-    """Read an answer; None where it is no acknowledgement."""
+    """Read an answer; None if it is no acknowledgement."""
     text = block.decode("latin-1")  # what is read here is ASCII in each character set of MSH-18
     segments = [line.strip() for line in text.replace("\n", "\r").split("\r")]
     header = next((line for line in segments if line.startswith("MSH")), "")

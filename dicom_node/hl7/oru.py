@@ -1,8 +1,8 @@
 """ORU^R01 of a report, or of the note that withdraws reports (HL7 2.5.1 chapters 3, 4 and 7).
 
-The same file gives the same bytes at each try, MSH-7 and MSH-10 among them: a receiver can recognise a
-repeat. Attributes are those that every result copies from its study, so that the message of a withdrawal
-names order and patient as the message of the result did.
+The same file gives the same bytes at each try, MSH-7 and MSH-10 included: a receiver can recognise a repeat.
+The message uses only attributes that every result copies from its study, so that the message of a withdrawal
+names the same order and patient as the message of the result.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class MessageContext:
 
 
 def control_id(sop_instance_uid: str) -> str:
-    """MSH-10 of the message of this object: 20 characters, the most that 2.5.1 allows; at each try the same.
+    """MSH-10 of the object's message: 20 characters, the most that 2.5.1 allows; the same at each try.
 
-    96 bits of a hash: that two of a million objects share one has a probability below 1e-16.
+    It is 96 bits of a hash: the probability that two of a million objects share one is below 1e-16.
     """
     return base64.b32encode(hashlib.sha256(sop_instance_uid.encode()).digest()[:12]).decode().rstrip("=")
 

@@ -1,8 +1,8 @@
-"""Segments with escaped values, and the message that hl7apy makes of them (HL7 2.5.1 chapter 2).
+"""Segments with escaped values, and the message that hl7apy builds from them (HL7 2.5.1 chapter 2).
 
 Of the two libraries that write HL7 v2, hl7apy knows the segments and groups of 2.5.1 and escapes text for
 UTF-8; python-hl7 has no tables of them, and writes each letter beyond ASCII as bytes in hexadecimal. So
-hl7apy builds, and the tests read what it built by python-hl7.
+hl7apy builds the message, and the tests read it with python-hl7.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SegmentFields:
         self.fields: dict[int, list[list[str]]] = {}
 
     def put(self, number: int, *components: Component) -> None:
-        """Fill a field; all that it had is replaced."""
+        """Fill a field; its former content is replaced."""
         self.fields[number] = [[_joined(one) for one in components]]
 
     def repeat(self, number: int, *components: Component) -> None:
@@ -42,7 +42,7 @@ class SegmentFields:
         first[component - 1] = _joined(text)
 
     def copy(self, number: int, other: SegmentFields, source: int) -> None:
-        """Fill an empty field with the field of another segment."""
+        """Fill an empty field with field ``source`` of another segment."""
         if source in other.fields:
             self.fields.setdefault(number, other.fields[source])
 
@@ -50,7 +50,7 @@ class SegmentFields:
 def er7(
     header: SegmentFields, patient: Sequence[SegmentFields], orders: Sequence[Sequence[SegmentFields]]
 ) -> bytes:
-    """The message ORU^R01 with these segments, as bytes: of each order ORC, OBR and its OBX."""
+    """The message ORU^R01 with these segments, as bytes; each order has ORC, OBR and its OBX segments."""
     from hl7apy.core import Message
 
     message = Message("ORU_R01", version=VERSION)
@@ -74,8 +74,8 @@ def er7(
 def escaped(text: str) -> str:
     """The text with delimiters escaped by the library, on one line.
 
-    The library takes what looks like an escape sequence for one and leaves it as it is, so the escape
-    character is escaped before (2.7.1).
+    The library leaves text that looks like an escape sequence unchanged, so the escape character is escaped
+    first (2.7.1).
     """
     plain = _CONTROLS.sub(" ", text).strip()
     return "" if plain == _NULL else str(_string()(plain.replace("\\", "\\E\\")).to_er7())

@@ -1,4 +1,6 @@
-"""The process that opens received objects (``inbox.inspector``): a request a line, an answer a line."""
+"""The process that opens received objects (``inbox.inspector``): one request per line, one answer per
+line.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from dicom_node.inbox.inspection import inspect
 
 
 def main() -> None:
-    """Answer until standard input closes."""
+    """Answer requests until standard input closes."""
     limits = InspectionSettings.model_validate_json(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the node ends us
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the node

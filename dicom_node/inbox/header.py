@@ -1,6 +1,6 @@
-"""The Part 10 header of a spooled object (PS3.10 7.1), which holds the sender and the time of arrival.
+"""The Part 10 header of a spooled object (PS3.10 7.1), which contains the sender and the time of arrival.
 
-So the spool alone tells, after any crash, what was received from whom.
+After any crash, the spool alone shows which objects were received from whom.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How an object came: stored in the private information of its Part 10 header (PS3.10 7.1).
+    """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
 
-    ``association`` is our own identifier of the association; ``priority`` the C-STORE priority of PS3.7
-    9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC.
+    ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
+    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC.
     """
 
     association: str
@@ -87,7 +87,7 @@ def _around_the_instance(
 
 
 def read_arrival(path: Path) -> Arrival:
-    """How the object in a spooled file came. Raises SpoolError when the file does not say so."""
+    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it."""
     try:
         meta = read_file_meta_info(path)
     except (OSError, InvalidDicomError, ValueError, struct.error) as error:
@@ -101,7 +101,7 @@ def read_arrival(path: Path) -> Arrival:
 def same_object(one: Path, other: Path) -> bool:
     """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
 
-    Byte by byte; only how and when they came is left out. Raises OSError.
+    They are compared byte by byte, without the records of their arrival. Raises OSError.
     """
     with one.open("rb") as mine, other.open("rb") as theirs:
         if _described(mine) != _described(theirs) or _rest(mine) != _rest(theirs):
@@ -124,7 +124,7 @@ def _rest(file: BinaryIO) -> int:
 
 
 def read_requested(path: Path) -> tuple[str, str, str]:
-    """Transfer syntax, SOP class and instance UID of the C-STORE request, "" where the file has none."""
+    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it."""
     try:
         meta = read_file_meta_info(path)
     except (OSError, InvalidDicomError, ValueError, struct.error):

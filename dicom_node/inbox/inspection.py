@@ -1,7 +1,7 @@
-"""What is in a received object: read once, without its pixels in memory, judged before it is indexed.
+"""The inspection of a received object: it is read once, without its pixels in memory, before it is indexed.
 
-Parsed here and not with ``dicom.header.read_header``: of hostile input the structure is counted first, long
-values stay in the file, and where the Pixel Data lies is noted.
+It does not use ``dicom.header.read_header``: for hostile input the structure is counted first, long values
+stay in the file, and the position of the Pixel Data is recorded.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _DAMAGE = (
 class Inspected:
     """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
 
-    With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
-    by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``); ``assumed_charset`` is
-    set where the object's own character set does not decode them.
+    With a fault the other fields have the values that could be read (UIDs are empty or valid). ``attributes``
+    are texts by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``);
+    ``assumed_charset`` is set if the object's own character set does not decode them.
     """
 
     transfer_syntax_uid: str = ""
@@ -82,7 +82,7 @@ class Inspected:
 
 
 def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
-    """Read a Part 10 file; ``fault`` says why one cannot be used. Raises OSError when the disk fails."""
+    """Read a Part 10 file; ``fault`` says why it cannot be used. Raises OSError if the disk fails."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here

@@ -1,6 +1,6 @@
-"""Received objects are opened in a process of their own, under limits of memory and time.
+"""Opens received objects in a separate process, under limits of memory and time.
 
-Whatever is in an object can end only this process. The object is quarantined with the reason, the process is
+A hostile object can end only this process. Then the object is quarantined with the reason, the process is
 started again, and the next object is read.
 """
 
@@ -30,18 +30,18 @@ class _Died(Exception):
 
 
 class Inspector:
-    """The process, started when it is needed first. One thread at a time uses it."""
+    """The process, started on first use. One thread at a time uses it."""
 
     def __init__(self, limits: InspectionSettings) -> None:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process and wait until it is ready, unless it is. Raises OSError."""
+        """Start the process, unless it runs, and wait until it is ready. Raises OSError."""
         self._started()
 
     def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
-        """The header of a Part 10 file. Raises OSError when the disk cannot read it, and nothing else."""
+        """The header of a Part 10 file. Raises only OSError, if the disk cannot read the file."""
         size = path.stat().st_size
         try:
             found = self._ask({"inspect": str(path), "assume": assume_charset}, size)
@@ -52,7 +52,7 @@ class Inspector:
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def same_image(self, one: Path, other: Path) -> bool | None:
-        """Whether two files decode to the same samples; None when one does not decode within the limits."""
+        """Whether two files decode to the same samples; None if one does not decode within the limits."""
         try:
             size = one.stat().st_size + other.stat().st_size
             return self._ask({"same": [str(one), str(other)]}, size)["same"]  # type: ignore[no-any-return]

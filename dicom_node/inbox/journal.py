@@ -1,8 +1,8 @@
 """The journal: events by which the listener, which has no database, reports to the node.
 
-Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
-sort by time. Only lines with storage commitment reports and performed procedure steps are synced: what a
-power failure takes of others, the listener's restart makes void anyway.
+Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names sort by
+time. Only lines with storage commitment reports and performed procedure steps are synced: the other lines
+that a power failure loses are void anyway after the listener's restart.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ _READ_BYTES = 2**20
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
-    """The folder of a listener's journal. Each place has its own folder: only one listener may write to a
-    folder.
+    """The folder of a listener's journal; each place has its own, because only one listener may write to
+    it.
     """
     return data_dir / (f"journal-{place}" if place else "journal")
 
 
 def listener_lock(data_dir: Path, place: str = "") -> Path:
-    """The lock file of the listener of this place, locked while it runs."""
+    """The lock file of the listener at this place; the listener holds the lock while it runs."""
     return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
 
 
 def has_no_writer(folder: Path) -> bool:
-    """Whether the listener that writes to this folder has ended: nothing holds its lock. False: not known."""
+    """Whether the listener that writes to this folder has ended, because its lock is free. False if
+    unknown.
+    """
     place = folder.name.removeprefix("journal").removeprefix("-")
     try:
         with listener_lock(folder.parent, place).open("rb") as lock:
@@ -49,14 +51,14 @@ def has_no_writer(folder: Path) -> bool:
 
 
 def journal_folders(data_dir: Path) -> list[Path]:
-    """The journal folders of all listeners that work, or worked, on this data folder."""
+    """The journal folders of all listeners that use, or used, this data folder."""
     return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
 
 
 class JournalWriter:
-    """Appends events; many threads may share one. Each line is one write, at once with the kernel.
+    """Appends events; many threads may share one. Each line is one write, passed to the kernel at once.
 
-    On a full disk it can be made, and appends when there is space.
+    It can also be created on a full disk, and appends once there is space.
     """
 
     def __init__(self, folder: Path, listener_id: str) -> None:
@@ -71,19 +73,21 @@ class JournalWriter:
             self._file = self._next_file()
 
     def append(self, event: Event) -> None:
-        """Write one event. Raises OSError (disk full): then nothing of it counts."""
+        """Write one event. Raises OSError (disk full); then no part of the event counts."""
         with self._lock:
             self._append(_encode(event))
 
     def append_durably(self, event: Event) -> None:
-        """Write one event that must survive a power failure. Raises OSError; it may be there even so."""
+        """Write one event that must survive a power failure. Raises OSError, even if the event was
+        written.
+        """
         with self._lock:
             self._append(_encode(event))
             os.fdatasync(self._file)
         sync_folder(self._stem.parent)
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
@@ -112,7 +116,7 @@ class JournalWriter:
 
 
 class JournalLine(NamedTuple):
-    """An event with its file's name, and the offset (bytes) in the file at which the next one begins."""
+    """An event with the name of its file, and the offset (bytes) of the next event in the file."""
 
     file: str
     offset: int
@@ -126,9 +130,9 @@ class JournalReader:
         self._folder = folder
 
     def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
-        """Lines after the cursor (file name to offset), oldest first.
+        """The lines after the cursor (file name to offset), oldest first.
 
-        At most 1 MiB per file and call: call again until nothing comes.
+        At most 1 MiB per file and call: call again until no line is returned.
         """
         return [
             JournalLine(path.name, offset, event)
@@ -137,7 +141,9 @@ class JournalReader:
         ]
 
     def remove_read(self, cursor: Mapping[str, int]) -> int:
-        """Delete files that are read to their end, except the newest (it may still grow)."""
+        """Delete files that are completely read, except the newest, which may still grow. Returns their
+        number.
+        """
         removed = 0
         for path in self._files()[:-1]:
             if cursor.get(path.name, 0) >= path.stat().st_size:

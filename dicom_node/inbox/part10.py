@@ -1,4 +1,6 @@
-"""Part 10 files of others on their way into the spool: only the meta information is read (PS3.10 7.1)."""
+"""Part 10 files from other systems on their way into the spool: only the meta information is read (PS3.10
+7.1).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """The three UIDs of a file's meta information, and where its data set begins (bytes)."""
+    """The three UIDs of a file's meta information, and the offset of its data set (bytes)."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -28,7 +30,7 @@ class FileMeta:
 
 
 def read_meta(start: bytes) -> FileMeta:
-    """From the first META_BYTES of a file. Raises FaultyInput."""
+    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
     if start[128:132] != b"DICM":
         raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
     values: dict[int, bytes] = {}
@@ -53,12 +55,12 @@ def read_meta(start: bytes) -> FileMeta:
 
 
 def is_uid(text: str) -> bool:
-    """Whether it is written as a UID (PS3.5 9.1)."""
+    """Whether the text has the form of a UID (PS3.5 9.1)."""
     return bool(_UID.fullmatch(text)) and len(text) <= 64
 
 
 def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput where this node does not take the class, or the transfer syntax."""
+    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
     if sop_class_uid not in classes:
         raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
     if transfer_syntax(transfer_syntax_uid) is None:
@@ -66,7 +68,7 @@ def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collectio
 
 
 def store(incoming: IncomingObject, pieces: Iterable[bytes], largest: int) -> int:
-    """Write a data set of at most ``largest`` bytes and make it durable; returns its bytes.
+    """Write a data set of at most ``largest`` bytes and make it durable; returns its size in bytes.
 
     Raises FaultyInput, SpoolError.
     """

@@ -1,7 +1,7 @@
-"""The structure of a data set counted before a parser reads it, so that none is given more than its limits.
+"""Counts the structure of a data set before a parser reads it, so that the parser's limits hold.
 
 The scan reads tags and lengths (PS3.5 7.1, 7.5) and stores nothing, so that a hostile data set costs no more
-than its limit. Where a data set is damaged the scan ends early; the reader then says what is wrong with it.
+than its limit. In a damaged data set the scan ends early; the reader then reports the damage.
 """
 
 from __future__ import annotations

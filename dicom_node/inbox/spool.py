@@ -1,11 +1,12 @@
-"""The spool: received bytes on disk as they came, and the authority for what was received.
+"""The spool: the received bytes on disk, unchanged; it decides what counts as received.
 
-``incoming`` holds what is acknowledged and not yet indexed, ``objects`` what is indexed, ``quarantine``
-what a person must look at. A file gets its name only when it is complete and on stable storage (durable
-before Success); until then its name starts with a dot. Nothing received is overwritten.
+``incoming`` has the objects that are acknowledged and not yet indexed, ``objects`` the indexed ones,
+``quarantine`` the ones that a person must look at. A file gets its name only when it is complete and on
+stable storage (durable before Success); until then its name starts with a dot. Nothing received is
+overwritten.
 
-The name has a mark of the sender too: a listing of the folder says whose files wait, whose turn it is, and
-who may send no more for now.
+The name also has a mark of the sender: a listing of the folder shows whose files wait, whose turn it is, and
+who has reached the limit of waiting files.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 class Spool:
     """Folders ``incoming``, ``objects`` and ``quarantine`` under ``root``; many threads may use one.
 
-    ``minimum_free_bytes``: with less free space nothing further is taken (SpoolFull). ``place``: of a further
-    listener on the same spool, such as "listener-2". Raises SpoolError.
+    ``minimum_free_bytes``: with less free space no object is accepted (SpoolFull). ``place``: the name of a
+    further listener on the same spool, such as "listener-2". Raises SpoolError.
     """
 
     def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
@@ -72,9 +73,9 @@ class Spool:
         transfer_syntax_uid: str,
         sender: str = "",
     ) -> IncomingObject:
-        """Begin an object whose bytes come piece by piece. Raises SpoolFull or SpoolError.
+        """Begin an object whose bytes are then written piece by piece. Raises SpoolFull or SpoolError.
 
-        ``sender``: with whose objects it takes turns to be indexed, by default the calling AE title.
+        ``sender``: senders take turns in indexing under this name, by default the calling AE title.
         """
         self.check_space()
         mark = mark_of(sender or arrival.calling_ae)
@@ -87,7 +88,7 @@ class Spool:
         )
 
     def check_space(self) -> None:
-        """Raises SpoolFull while there is too little free space, SpoolError where the folder is gone."""
+        """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone."""
         self._free_space.check()
 
     def pending(self) -> list[Path]:
@@ -97,16 +98,16 @@ class Spool:
         return [self._incoming / name for name in sorted(names) if not name.startswith(".")]
 
     def is_pending(self, name: str) -> bool:
-        """Whether a file of this name waits for the index."""
+        """Whether a file of this name waits to be indexed."""
         return (self._incoming / name).is_file()
 
     def stored(self) -> Iterator[Path]:
-        """Paths of files that were indexed, those in quarantine included."""
+        """The paths of indexed files, including files in quarantine."""
         for folder in (self._objects, self._quarantine):
             yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
 
     def put_back(self, path: Path) -> Path:
-        """Move a stored file back to ``incoming``, to be indexed again. Raises SpoolError."""
+        """Move a stored file back to ``incoming``, so that it is indexed again. Raises SpoolError."""
         return _move(path, self._incoming)
 
     def settle(self, path: Path, place: Path) -> None:
@@ -123,7 +124,7 @@ class Spool:
             path.rename(place)
 
     def place(self, path: Path, study_dir: str) -> Path:
-        """Where an indexed object belongs: the index writes it down before the move. Raises SpoolError."""
+        """The path of an indexed object; the index stores it before the move. Raises SpoolError."""
         if not _FOLDER_NAME.fullmatch(study_dir):
             raise SpoolError(f"{study_dir!r} is no folder name")
         shard = hashlib.sha256(study_dir.encode("ascii")).hexdigest()[:2]
@@ -134,7 +135,7 @@ class Spool:
         return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
-        """Delete half-written files of a killed listener of this place, before one accepts anything."""
+        """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
         leftovers = [path for path in self._incoming.glob(".*") if self._is_ours(path.name)]
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
@@ -296,19 +297,20 @@ _LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files tak
 
 
 def mark_of(sender: str) -> str:
-    """The end of the file names of this sender, before their suffix."""
+    """The mark of this sender, which ends its file names before the suffix."""
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
 def marked(name: str) -> str:
-    """The mark in the name of a file; "" in names of files that were put there by hand."""
+    """The mark in the name of a file; "" for files that a person put there."""
     found = _MARK.search(name)
     return f"-s{found[1]}" if found else ""
 
 
 def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
-    """The first file of each sender, then the second of each, and so on; each sender's files stay in
-    order.
+    """The files in the order of indexing: the first of each sender, then the second of each, and so on.
+
+    Each sender's files stay in order.
     """
     by_sender: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -320,8 +322,8 @@ def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
 class WaitingObjects:
     """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
 
-    Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits the
-    folder is listed to correct it: once for as many objects as the limit allows.
+    Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits, it is
+    corrected from a listing of the folder, at most once for as many objects as the limit allows.
     """
 
     def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -331,14 +333,14 @@ class WaitingObjects:
         self._objects, self._bytes = self._list()
 
     def add(self, sender: str, size: int) -> None:
-        """An object of ``size`` bytes is in the folder. Called after its file has its name there."""
+        """Count an object of ``size`` bytes. Call it after the object's file has its name in the folder."""
         mark = mark_of(sender)
         with self._lock:
             self._objects[mark] += 1
             self._bytes[mark] += size
 
     def has_room(self, sender: str, objects: int, size: int) -> bool:
-        """Whether this sender has fewer objects and fewer bytes waiting than these limits."""
+        """Whether this sender has fewer than ``objects`` objects and fewer than ``size`` bytes waiting."""
         mark = mark_of(sender)
         with self._lock:
             if not self._is_within(mark, objects, size) and self._clock() - self._listed_at > _LIST_SECONDS:

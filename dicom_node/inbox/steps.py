@@ -1,7 +1,7 @@
-"""What listeners know of performed procedure steps: a file for each step, so that any of them can answer.
+"""The listeners' memory of performed procedure steps: a file for each step, so that any listener can answer.
 
-The index learns of steps from the journal; this is the memory of the listeners that share a data folder,
-which have no database. A step's file is replaced at once, after its line in the journal.
+The index learns of steps from the journal; these files serve the listeners that share a data folder, which
+have no database. A step's file is replaced at once, after its line in the journal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOCK = "lock"
 
 @dataclass(frozen=True, slots=True)
 class KnownStep:
-    """A step after a request that was taken. ``number``: how many were taken before it.
+    """A step after an accepted request. ``number``: how many requests were accepted before.
 
     ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
     """
@@ -40,21 +40,25 @@ class KnownStep:
 
 
 class StepFolder:
-    """The folder ``steps`` below a data folder; it is made when the first step comes."""
+    """The folder ``steps`` in a data folder; it is made with the first step."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else, in any process, reads or writes a step meanwhile. Raises OSError."""
+        """Lock the folder: no other process or thread reads or writes a step in this scope. Raises
+        OSError.
+        """
         self._folder.mkdir(exist_ok=True)
         with (self._folder / _LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def read(self, uid: str) -> KnownStep | None:
-        """The step of this SOP Instance UID. Raises OSError, ValueError for a file of another version."""
+        """Read the step with this SOP Instance UID. Raises OSError, and ValueError for a file of another
+        version.
+        """
         try:
             fields = json.loads(self._path(uid).read_text(encoding="ascii"))
         except FileNotFoundError:
@@ -77,7 +81,7 @@ class StepFolder:
         sync_folder(self._folder)
 
     def forget(self, seconds: float) -> None:
-        """Delete what nobody has changed for so long. Raises OSError."""
+        """Delete steps that have not changed for ``seconds``. Raises OSError."""
         if not self._folder.is_dir():
             return
         before = time.time() - seconds

@@ -1,4 +1,4 @@
-"""A folder whose names are durable; apart from the spool, which imports pydicom."""
+"""Durable file names in a folder; a separate module, because the spool imports pydicom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in it are durable. Opened anew each time: it may have been deleted and made again."""
+    """Make the names in a folder durable. It is opened each time: it may have been deleted and made again."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""Jobs: which pipeline for which study, the queue, the workers. This is the front door for other rooms."""
+"""Jobs: which pipeline for which study, the queue, the workers. Other packages import from here."""
 
 from dicom_node.jobs.by_hand import cancel, put_first, retry
 from dicom_node.jobs.enqueue import decide_study, enqueue_study

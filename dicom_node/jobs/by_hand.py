@@ -1,4 +1,4 @@
-"""What a person may do to jobs, within the caller's transaction."""
+"""A person's actions on jobs, within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def cancel(session: Session, job_id: int) -> None:
 
 
 def put_first(session: Session, job_id: int) -> None:
-    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
+    """Move a waiting job to the front of the queue. Raises NotFound, NotAllowedNow."""
     job = _locked(session, job_id)
     if job.state is not JobState.QUEUED:
         raise NotAllowedNow(f"job {job_id} is {job.state}: only one that is queued can be put first")

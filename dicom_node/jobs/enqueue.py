@@ -1,4 +1,4 @@
-"""The jobs of a complete study, as the rules decide."""
+"""Creation of the jobs of a complete study, as the rules decide."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
 
 def enqueue_study(session: Session, study: Study, settings: Settings) -> list[RuleDecision]:
-    """Make the jobs of a complete study and move it to queued, or not_applicable with the reason.
+    """Make the jobs of a complete study, and set its state to queued, or to not_applicable with the reason.
 
-    Returns the rules that took it.
+    Returns the rules that took the study.
     """
     sources = intake.sources(session, study.id)
     decisions = decide_study(session, study, sources, settings)
@@ -51,7 +51,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """The rules' decisions on a study with these images now; of a study fetched for a rule, its alone."""
+    """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
     facts = [image_facts(source, settings) for source in sources]
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]

@@ -1,6 +1,7 @@
-"""Received objects that rules forward: into the outbox as they came, each version once for each peer.
+"""Received objects that rules forward: queued for delivery unchanged, each version once for each peer.
 
-Decided when the study is complete: by then it has one patient and no conflict, and the rules know all of it.
+This is decided when the study is complete: then it has one patient and no conflict, and the rules have all of
+its images.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ def forward_originals(
     sources: Sequence[Instance],
     settings: Settings,
 ) -> bool:
-    """Queue the images that these rules take for the peers of their ``forward``; returns whether any is new.
+    """Queue the images that these rules take for the peers in ``forward``; returns whether any is new.
 
-    Reports, presentation states and captures of the same senders go with them. A limit of the rule that holds
-    its job does not hold these. Nothing of a study that was fetched as a prior is queued.
+    Reports, presentation states and captures from the senders of the images are queued with them. A limit of
+    the rule that holds its job does not hold these objects. Nothing of a study that was fetched as a prior is
+    queued.
     """
     wanted = [decision for decision in decisions if decision.rule.forward]
     if not wanted or fetches.is_prior(session, study.id):
@@ -51,9 +53,9 @@ def forward_originals(
 
 
 def forward_late(session: Session, study: Study, instance: Instance, settings: Settings) -> None:
-    """Queue an object that is no image and came when the study was complete, for where its images went.
+    """Queue an object that is no image and arrived after the study was complete for the peers of its images.
 
-    It reopens no study, so no rule will ask for it.
+    Such an object does not reopen its study, so no rule will be applied to it.
     """
     for name in intake.forwarded_to(session, study.id, instance.calling_ae):
         if _forward(session, instance, name, settings):

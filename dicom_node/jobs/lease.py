@@ -1,6 +1,7 @@
-"""Names of lease owners, by which other processes of the same machine see whether the owner still runs.
+"""Names of lease owners, by which processes of the same machine see whether an owner still runs.
 
-So a killed worker's job is taken over at once, not when its lease ends; on other machines the lease decides.
+A killed worker's job is thus taken over at once, not when its lease ends; on other machines the lease
+decides.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from pathlib import Path
 
 
 def new_owner() -> str:
-    """A name for this process, unique for ever; at most 64 characters."""
+    """A name for this process that is never used again; at most 64 characters."""
     return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that has ended; False when that cannot be known."""
+    """Whether the owner was a process of this machine that has ended; False if this is unknown."""
     return _runs_no_more(owner, 1)
 
 
 def is_dead_with_its_node(owner: str) -> bool:
-    """Whether the process that started the owner is gone as well: the whole node died, not this worker."""
+    """Whether the process that started the owner has ended too: the whole node died, not only the worker."""
     return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
 
 

@@ -1,7 +1,7 @@
 """The queue of jobs, with one of two engines: the lease table (SQLite), procrastinate (PostgreSQL).
 
-Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's
-effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
+Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's effects
+are idempotent (derived UIDs), and only the newest attempt at a job can end it.
 
 Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
 estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
@@ -41,9 +41,9 @@ _ENDS: Mapping[JobState, EventType] = {
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
+    """A job that one worker holds. Only the newest ``attempt`` may end the job.
 
-    ``tries`` includes this try; ``gives_up``: the last try was lost with its worker, so this one only reports
+    ``tries`` includes this try. ``gives_up``: the last try was lost with its worker, so this try only reports
     that the job failed (``reason``); the report is tried as often as the job was.
     """
 
@@ -67,7 +67,7 @@ class ClaimedJob:
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Add a job with its turn and its event; it exists when the caller's transaction commits."""
+    """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
     job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
     session.add(job)
     session.flush()
@@ -92,7 +92,7 @@ class QueueEngine(Protocol):
     """
 
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
-        """The job that a worker should take, locked: STAT first, then whose turn is earliest.
+        """The job that a worker should take next, locked: STAT first, then by the earliest turn.
 
         ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it,
         or an equally urgent one with at most so much work.
@@ -102,14 +102,14 @@ class QueueEngine(Protocol):
         """Record that the worker of this job is alive."""
 
     def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """The running jobs whose worker has shown no sign of life for ``workers.lease_seconds``."""
+        """The running jobs whose worker has sent no heartbeat for ``workers.lease_seconds``."""
 
     def repair(self, database: Database) -> int:
-        """Offer waiting jobs that the engine lacks, in a transaction of its own; returns how many."""
+        """Offer waiting jobs that the engine lacks, in a separate transaction; returns how many."""
 
 
 class LeaseTable:
-    """The embedded engine: turn and lease are columns of the job table."""
+    """The built-in engine: turn and lease are columns of the job table."""
 
     def __init__(self, workers: WorkerSettings) -> None:
         self._workers = workers
@@ -118,7 +118,7 @@ class LeaseTable:
         return table.next_free(session, now, self._workers, passing)
 
     def beat(self, session: Session, job_id: int) -> None:
-        """The lease is renewed with the job's row."""
+        """Do nothing: the lease is renewed with the job's row."""
 
     def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:  # noqa: ARG002
         return [job for job in running if has_ended(job.lease_until, now)]
@@ -128,9 +128,9 @@ class LeaseTable:
 
 
 class JobQueue:
-    """Gives jobs to workers and ends them. A job's state, its fence and what it does are columns of its row.
+    """Gives jobs to workers and ends them. State, attempt and progress of a job are columns of its row.
 
-    Functions with a ``session`` act in the caller's transaction, the others in one of their own.
+    Methods with a ``session`` run in the caller's transaction, the others in a separate one.
     """
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
@@ -144,7 +144,7 @@ class JobQueue:
         self._retry_seconds = workers.retry_seconds
 
     def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
-        """Take the job whose turn it is, STAT before others; None when there is none.
+        """Take the job whose turn it is, STAT before others; None if no job waits.
 
         ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it.
         """
@@ -178,7 +178,7 @@ class JobQueue:
             return _claimed(job, gives_up=before >= self._attempts)
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
-        """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
+        """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
         until = utc_now() + self._lease
         with self._database.write() as session:
             cancelled = table.beat(
@@ -192,7 +192,9 @@ class JobQueue:
             raise _stopped(job)
 
     def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
-        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
+        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled if ``state`` is a
+        success.
+        """
         row = self._held(session, job)
         if row.cancel_requested and state is not JobState.CANCELLED:
             raise _stopped(job)
@@ -206,7 +208,7 @@ class JobQueue:
         return row
 
     def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
-        """Put it back, to be tried again. Raises LeaseLost."""
+        """Put the job back, to be tried again at ``when``. Raises LeaseLost."""
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
     def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
@@ -215,7 +217,7 @@ class JobQueue:
         self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
 
     def hand_back(self, job: ClaimedJob) -> None:
-        """Put it back for others at once; this try does not count. Raises LeaseLost."""
+        """Put the job back, free for other workers at once; this try does not count. Raises LeaseLost."""
         self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
 
     def fail(self, job: ClaimedJob, reason: str) -> None:
@@ -225,7 +227,7 @@ class JobQueue:
             settle_study(session, job.study_id)
 
     def reap(self) -> int:
-        """Take back the jobs of workers that are gone; returns how many."""
+        """Take back the jobs of workers that have ended; returns how many."""
         now = utc_now()
         self._engine.repair(self._database)
         with self._database.read() as session:
@@ -235,7 +237,7 @@ class JobQueue:
             return self._take_back(session, now)
 
     def clock_put_back(self) -> None:
-        """Let nothing wait until the time that the clock showed before."""
+        """Make waiting jobs due now, after the clock was put back: their times are too late."""
         with self._database.write() as session:
             for job in table.waiting_until(session, utc_now()):
                 job.run_at = utc_now()
@@ -243,15 +245,15 @@ class JobQueue:
                 turn_changed(session, job)
 
     def retry_delay(self, tries: int) -> timedelta:
-        """Wait before the next attempt: doubles with each."""
+        """The wait before the next attempt; it doubles with each."""
         return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
 
     def is_last_try(self, job: ClaimedJob) -> bool:
-        """Whether a failure of this attempt is for good."""
+        """Whether this is the last try, so that a failure ends the job."""
         return job.tries >= self._attempts
 
     def may_be_tried_again(self, job: ClaimedJob) -> bool:
-        """Whether a further try is allowed, be it only to report the failure."""
+        """Whether a further try is allowed, even if only to report the failure."""
         return job.tries < 2 * self._attempts
 
     def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
@@ -343,12 +345,15 @@ measurements.md)."""
 
 
 def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
-    """The work in images with these attributes (Rows, Columns, NumberOfFrames as text): frames × pixels."""
+    """The estimated work in images with these attributes (Rows, Columns, NumberOfFrames as text).
+
+    The work is proportional to frames × pixels.
+    """
     return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * _megapixels(image) for image in images)
 
 
 def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
-    """The turn of a job: ``priority`` 1 STAT, 0 routine, -1 low; ``seconds`` of estimated work."""
+    """The turn of a job. ``priority``: 1 STAT, 0 routine, -1 low; ``seconds``: estimated work."""
     return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
 
 

@@ -1,4 +1,4 @@
-"""Which rule takes which image, and why. Pure decisions, the same for the node and for ``rules try``."""
+"""Decides which rule takes which image, and why; without side effects, for the node and ``rules try``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _CODED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """The facts of one image that the conditions of rules use. ``sender`` is the name of the peer that sent
-    it, "" for none.
+    """The facts of one image that the conditions of rules use.
 
-    ``attributes`` are texts by DICOM keyword, as the index keeps them.
+    ``sender`` is the name of the peer that sent the image, "" for none. ``attributes`` are texts by DICOM
+    keyword, as in the index.
     """
 
     sop_instance_uid: str
@@ -50,8 +50,10 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """The facts of a study that the conditions of rules use. ``jobs_today`` counts jobs by (rule, calling AE
-    title). ``asked_for``: a person had it fetched, so that it may be old.
+    """The facts of a study that the conditions of rules use.
+
+    ``jobs_today`` counts jobs by (rule, calling AE title). ``asked_for``: whether a person had the study
+    fetched, in which case it may be old.
     """
 
     study_date: str
@@ -62,7 +64,7 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class RuleDecision:
-    """A rule that takes images of a study. ``held_reason`` says which limit stops the job, "" for none."""
+    """A rule that takes images of a study. ``held_reason``: the limit that stops the job, "" for none."""
 
     rule: RuleSettings
     source_uids: tuple[str, ...]
@@ -82,7 +84,7 @@ class Explanation:
 def decide(
     rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
 ) -> list[RuleDecision]:
-    """Every rule that takes at least one image, with these images in the order of the examination."""
+    """Every rule that takes at least one image, with the taken images in the order of the examination."""
     decisions = []
     ordered = sorted(images, key=_order)
     for rule in rules:
@@ -94,7 +96,7 @@ def decide(
 
 
 def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
-    """For each rule whether it takes this image and why not, in the order of the configuration."""
+    """For each rule, in the order of the configuration, whether it takes this image, and why not."""
     found = []
     for rule in rules:
         reason = next(_mismatches(rule, image), "")
@@ -105,8 +107,8 @@ def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanatio
 def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:
     """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
 
-    Closest is the rule with the fewest failed conditions on an image, the first of the configuration among
-    equals. Header values are quoted only where they are no free text.
+    Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
+    configuration. Header values are quoted only if they are no free text.
     """
     ordered = sorted(images, key=_order)
     tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]

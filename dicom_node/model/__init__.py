@@ -1,1 +1,1 @@
-"""Pure types that every room may use: life cycles, result kinds, identities. No I/O."""
+"""Types that every package may use: life cycles, result kinds, identities. No input or output."""

@@ -1,4 +1,4 @@
-"""De-identified results: where they lie, what they may keep, and how their bytes show what they are."""
+"""De-identified results: their folder, the data that they may retain, and their marks in the data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASIC_PROFILE: Final = ("113100", "DCM")
 
 
 class Retained(StrEnum):
-    """What de-identified results keep besides: options of PS3.15 E.3, the words of a peer's ``retain``."""
+    """Data that de-identified results retain: options of PS3.15 E.3, the words of a peer's ``retain``."""
 
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"
@@ -35,7 +35,7 @@ OPTIONS: Final = {
 
 
 def is_deidentified(dataset: Dataset) -> bool:
-    """Whether a data set says that the basic profile (PS3.15 E.2) was applied to it.
+    """Whether a data set states that the basic profile (PS3.15 E.2) was applied to it.
 
     Never raises on a faulty header.
     """
@@ -43,7 +43,7 @@ def is_deidentified(dataset: Dataset) -> bool:
 
 
 def retained_by(dataset: Dataset) -> frozenset[Retained]:
-    """What a data set says that it keeps. Never raises on a faulty header."""
+    """The options that a data set states it retains. Never raises on a faulty header."""
     codes = _methods(dataset)
     return frozenset(option for option, (code, _) in OPTIONS.items() if (code, "DCM") in codes)
 

@@ -1,4 +1,4 @@
-"""Kinds of results; roles and outcomes of received objects, associations, analyses; what is audited."""
+"""Kinds of results; roles and outcomes of received objects, associations, analyses; audited actions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.S
 
 
 class RemovalState(StrEnum):
-    """How far the deletion of a withdrawn result at a peer is."""
+    """The progress of the deletion of a withdrawn result at a peer."""
 
     ASKED = "asked"  # the peer is asked until it is gone there
     GONE = "gone"
@@ -41,14 +41,14 @@ class RemovalState(StrEnum):
 
 
 class RejectionReason(StrEnum):
-    """Why a result is withdrawn, as far as IHE IOCM can say it."""
+    """The reason why a result is withdrawn, as far as IHE IOCM has a code for it."""
 
     QUALITY = "quality"
     SAFETY = "safety"
 
 
 class ObjectRole(StrEnum):
-    """What a received object is for the node; only sources may start a job."""
+    """The role of a received object in the node; only sources may start a job."""
 
     SOURCE = "source"  # may start a job
     NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: stored; starts and reopens nothing
@@ -57,7 +57,7 @@ class ObjectRole(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one received object; nothing received is overwritten."""
+    """The outcome for one received object; nothing received is overwritten."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
@@ -69,7 +69,7 @@ class Outcome(StrEnum):
 
 
 class AssociationOutcome(StrEnum):
-    """How an association ended."""
+    """The end of an association."""
 
     OPEN = "open"
     RELEASED = "released"
@@ -86,7 +86,7 @@ class StepStatus(StrEnum):
 
 
 class Counted(StrEnum):
-    """The outcome of a model on an image, as it is counted. ``REORIENTED`` ones are ``ANALYSED`` too."""
+    """The outcome of a model on an image, for the counts. A ``REORIENTED`` image is also ``ANALYSED``."""
 
     ANALYSED = "analysed"
     REORIENTED = "reoriented"  # turned or inverted before it was analysed
@@ -104,7 +104,7 @@ class ReaderVerdict(StrEnum):
 
 
 class ReviewCause(StrEnum):
-    """Why a person should look at the cleaning of an image, the most urgent first."""
+    """The reason for a person's review of the cleaning of an image, the most urgent first."""
 
     WITHHELD = "withheld"  # text may be left: no cleaned image
     IN_DOUBT = "in_doubt"  # places in the image that may hold letters, and stay
@@ -113,7 +113,7 @@ class ReviewCause(StrEnum):
 
 
 class ReviewVerdict(StrEnum):
-    """How a person's review of the cleaning of an image ended."""
+    """The outcome of a person's review of the cleaning of an image."""
 
     ACCEPTED = "accepted"  # by a person: it stays as it is
     DRAWN = "drawn"  # a person drew boxes: cleaned again
@@ -121,7 +121,7 @@ class ReviewVerdict(StrEnum):
 
 
 class Occasion(StrEnum):
-    """What somebody may want to be notified of; the words of a notification's ``on`` setting."""
+    """The occasions for a notification; the words of a notification's ``on`` setting."""
 
     FAILURE = "failure"  # jobs and processes that failed for good, a configuration or result refused
     DEAD_LETTER = "dead_letter"  # a delivery or a notification was given up
@@ -135,7 +135,7 @@ class Occasion(StrEnum):
 
 
 class NotificationState(StrEnum):
-    """Where a notification stands."""
+    """The state of a notification."""
 
     PENDING = "pending"
     SENT = "sent"
@@ -143,7 +143,7 @@ class NotificationState(StrEnum):
 
 
 class FetchPurpose(StrEnum):
-    """Why a study is fetched from a peer."""
+    """The reason why a study is fetched from a peer."""
 
     ASKED = "asked"  # a person asked for it, or for what is missing
     PRIOR = "prior"  # for the comparison with a newer one: its results are sent nowhere
@@ -151,14 +151,14 @@ class FetchPurpose(StrEnum):
 
 
 class QuestionKind(StrEnum):
-    """What a peer is asked about a study that is being received."""
+    """The subject of a query to a peer about a study that is being received."""
 
     INSTANCES = "instances"  # Number of Study Related Instances (0020,1208)
     PRIORS = "priors"  # earlier studies of the same patient
 
 
 class AuditAction(StrEnum):
-    """What a person did, or the node itself; at most 16 characters."""
+    """An action of a person or of the node; at most 16 characters."""
 
     SIGNED_IN = "signed_in"
     SIGN_IN_REFUSED = "sign_in_refused"

@@ -1,6 +1,6 @@
 """The life cycles as tables: a state and a numbered event give the next state.
 
-Every move is one compare-and-set in the database (``store.transitions``), which writes the event.
+Every step is one compare-and-set in the database (``store.transitions``), which also writes the event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dicom_node.events import EventType
 
 
 class StudyState(StrEnum):
-    """Where a study stands; the words that ``dicom-node studies list`` prints."""
+    """The state of a study; the words that ``dicom-node studies list`` prints."""
 
     RECEIVING = "receiving"
     COMPLETE = "complete"
@@ -30,7 +30,7 @@ class StudyState(StrEnum):
 
 
 class JobState(StrEnum):
-    """One pipeline on one revision of one study."""
+    """The state of a job: one pipeline on one revision of one study."""
 
     HELD = "held"  # stopped by a rule's age limit or daily cap; runs by hand
     QUEUED = "queued"
@@ -42,7 +42,7 @@ class JobState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """One result object on its way to one destination."""
+    """The state of a delivery: one result object on its way to one destination."""
 
     UNASSESSED = "unassessed"  # leaves once a person has accepted the result
     PENDING = "pending"
@@ -55,7 +55,7 @@ class DeliveryState(StrEnum):
 
 
 class CommitmentState(StrEnum):
-    """One request for storage commitment (PS3.4 Annex J) to one destination."""
+    """The state of a request for storage commitment (PS3.4 Annex J) to one destination."""
 
     ASKED = "asked"  # written down; whether it reached the destination is not known
     ACCEPTED = "accepted"  # the destination answered Success to the request
@@ -63,7 +63,7 @@ class CommitmentState(StrEnum):
 
 
 class RequestedState(StrEnum):
-    """One request of a peer that sends, for storage commitment of what it sent (PS3.4 Annex J)."""
+    """The state of a sending peer's request for storage commitment of its objects (PS3.4 Annex J)."""
 
     WAITING = "waiting"  # for archives to confirm its objects
     DECIDED = "decided"  # the report waits to be taken
@@ -72,7 +72,7 @@ class RequestedState(StrEnum):
 
 
 class HeldState(StrEnum):
-    """One result that a person must accept before it leaves."""
+    """The state of a result that a person must accept before it is sent."""
 
     WAITING = "waiting"
     OVERDUE = "overdue"  # waits for longer than outbox.assess_hours; event 4041 was recorded
@@ -81,7 +81,7 @@ class HeldState(StrEnum):
 
 
 class FetchState(StrEnum):
-    """One study that is fetched from a peer."""
+    """The state of a study that is fetched from a peer."""
 
     WAITING = "waiting"  # for its turn, or for another try
     FETCHING = "fetching"
@@ -92,7 +92,7 @@ class FetchState(StrEnum):
 
 
 class WorkitemState(StrEnum):
-    """One work item (UPS) of a worklist manager that the node wants, or performs."""
+    """The state of a work item (UPS) of a worklist manager that the node wants or performs."""
 
     CLAIMING = "claiming"  # written down with its Transaction UID; whether the claim was taken is not known
     CLAIMED = "claimed"
@@ -215,11 +215,11 @@ END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAIL
 
 
 def study_state(jobs: Iterable[JobState], deliveries: Iterable[DeliveryState]) -> StudyState:
-    """Where a study stands, read from its jobs (of the newest revision) and its deliveries.
+    """The state of a study, from its jobs (of the newest revision) and its deliveries.
 
-    The first that holds: something runs, something waits, something is on its way, something waits for a
-    person's assessment, something failed, all was cancelled, or discarded before anything arrived; nothing
-    applied; else it is delivered.
+    The first of these that holds: something runs, something waits, something is on its way, something waits
+    for a person's assessment, something failed, all was cancelled, or discarded before anything arrived;
+    nothing applied; else the study is delivered.
     """
     job_states, delivery_states = set(jobs), set(deliveries)
     for state, holds in (

@@ -1,4 +1,4 @@
-"""Which part of a node a machine is; what a person may do at the console."""
+"""The role of a machine in a node, and the role of a person at the console."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a process and its children do. Each part of it has a role of its own; two roles have several."""
+    """The work of a process and its children. Each part of the node has a role; two roles include several."""
 
     ALL = "all"
     LISTENER = "listener"
@@ -21,7 +21,7 @@ class Role(StrEnum):
 
     @classmethod
     def at(cls, place: str) -> Role:
-        """The role of the node at a place on the data folder: WORKER for ``worker-2``."""
+        """The role of the node at a place of the data folder: WORKER for ``worker-2``."""
         return cls(place.partition("-")[0])
 
     @property
@@ -31,17 +31,17 @@ class Role(StrEnum):
 
     @property
     def may_serve_console(self) -> bool:
-        """Whether a node with this role serves the console, where the console is switched on."""
+        """Whether a node with this role serves the console, if the console is enabled."""
         return self.receives or self is Role.CONSOLE
 
     @property
     def indexes(self) -> bool:
-        """Whether a node with this role writes objects to the spool and shares the work of indexing them."""
+        """Whether a node with this role writes objects to the spool and takes part in indexing them."""
         return self.may_serve_console
 
     @property
     def keeps_time(self) -> bool:
-        """Whether a node with this role may run the site's timers; one such node runs them at a time."""
+        """Whether a node with this role may run the site's timers; one node at a time runs them."""
         return self.receives or self is Role.SCHEDULER
 
     @property
@@ -56,7 +56,7 @@ class Role(StrEnum):
 
 
 class UserRole(StrEnum):
-    """What a person may do at the console; each may do what the ones before it may."""
+    """A person's rights at the console; each role includes the rights of the roles before it."""
 
     VIEWER = "viewer"
     """See studies, jobs, deliveries."""
@@ -68,6 +68,6 @@ class UserRole(StrEnum):
     """See who did what."""
 
     def includes(self, other: UserRole) -> bool:
-        """Whether this role may do what the other may."""
+        """Whether this role includes the rights of ``other``."""
         order = list(UserRole)
         return order.index(self) >= order.index(other)

@@ -1,4 +1,4 @@
-"""How viewers show each kind of result, as it was seen (``docs/viewers.md``)."""
+"""How viewers show each kind of result, as observed (``docs/viewers.md``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dicom_node.model.kinds import ResultKind
 
 
 class ViewerOutcome(StrEnum):
-    """What becomes of an object that a reader opens."""
+    """The viewer's handling of an object that a reader opens."""
 
     DRAWN = "drawn"
     IGNORED = "listed, and not drawn"
@@ -34,7 +34,7 @@ def drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> tuple[ResultKind, ...]
 
 
 def not_drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> list[tuple[ResultKind, ViewerOutcome]]:
-    """The ``kinds`` that ``viewer`` does not draw, with what becomes of them. Raises KeyError."""
+    """The ``kinds`` that ``viewer`` does not draw, with the viewer's handling of each. Raises KeyError."""
     return [
         (kind, VIEWERS[viewer][kind]) for kind in kinds if VIEWERS[viewer][kind] is not ViewerOutcome.DRAWN
     ]

@@ -1,1 +1,1 @@
-"""Outcomes and scores of models, counted by sender and day, and their drift against the card's reference."""
+"""Outcomes and scores of models, counted by sender and day, and their drift from the card's reference."""

@@ -1,4 +1,4 @@
-"""The active model and the one in its shadow, label by label: how often they call the same."""
+"""The active model compared with its shadow model, label by label: how often both call the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOST_STUDIES = 20
 
 @dataclass(frozen=True, slots=True)
 class LabelComparison:
-    """One label in ``images``: called by both, by one of the models alone, or by neither.
+    """The comparison for one label on ``images``: called by both models, by one alone, or by neither.
 
-    ``agreement``: share of the images in which both call it or neither does, with its 95 % interval;
-    ``difference``: mean difference of the probabilities, the one in shadow less the active one. ``differ``:
-    studies.
+    ``agreement``: share of the images in which both or neither call the label, with its 95 % interval.
+    ``difference``: mean of the shadow model's probability less the active model's. ``differ``: the newest
+    studies on which the models differ.
     """
 
     active_model: str
@@ -38,7 +38,7 @@ class LabelComparison:
 
 
 def compared(session: Session, since: date) -> list[LabelComparison]:
-    """Every pair of models and label with scores from that day (UTC) on."""
+    """The comparison for every pair of models and label with scores from day ``since`` (UTC) on."""
     row = ShadowScore
     keys = (row.active_model, row.model, row.card_sha256, row.label)
 

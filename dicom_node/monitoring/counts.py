@@ -1,7 +1,7 @@
 """Counts of images and scores by model, sender and day (UTC). ``tally`` decides what is counted.
 
-Several writers add to the same rows at once: every statement names its rows in order, so that no two wait for
-each other (PostgreSQL).
+Several writers add to the same rows at once: every statement lists its rows in order, so that no two writers
+block each other (PostgreSQL).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dicom_node.store.tables import Base, CountedImage, ImageCount, Instance, Sc
 
 @dataclass(frozen=True, slots=True)
 class CountedModel:
-    """A model as it is counted: another card is another model."""
+    """The model of a count; the same model with another card counts as another model."""
 
     id: str
     version: str
@@ -36,9 +36,10 @@ def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str
 
 
 def mark_counted(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
-    """Note that these images are counted for a card; returns those that were not yet.
+    """Record that these images are counted for a card; returns the images that were not counted before.
 
-    Of two transactions with the same image the second waits for the first, and does not get it returned.
+    Of two transactions with the same image the second waits for the first, and does not get the image
+    returned.
     """
     if not instances:
         return set()
@@ -50,7 +51,7 @@ def mark_counted(session: Session, card_sha256: str, instances: Collection[int],
 def add_images(
     session: Session, model: CountedModel, day: date, counts: Mapping[tuple[str, Counted], int]
 ) -> None:
-    """Add to the images of a day, by calling AE title and outcome."""
+    """Add to the counts of images of a day, by calling AE title and outcome."""
     card = {"model": model.id, "version": model.version, "card_sha256": model.card_sha256}
     rows = [
         {"day": day, **card, "calling_ae": calling_ae, "outcome": outcome, "images": images}
@@ -62,7 +63,7 @@ def add_images(
 def add_scores(
     session: Session, model: CountedModel, day: date, counts: Mapping[tuple[str, str, int], int]
 ) -> None:
-    """Add to the scores of a day, by calling AE title, label and bin."""
+    """Add to the counts of scores of a day, by calling AE title, label and bin."""
     rows = [
         {
             "day": day,
@@ -78,7 +79,7 @@ def add_scores(
 
 
 def images_since(session: Session, day: date) -> dict[tuple[CountedModel, str], dict[Counted, int]]:
-    """Images by outcome, for each model and calling AE title, from that day on."""
+    """The numbers of images by outcome, for each model and calling AE title, from day ``day`` on."""
     keys = (ImageCount.model, ImageCount.version, ImageCount.card_sha256, ImageCount.calling_ae)
     chosen = select(*keys, ImageCount.outcome, func.sum(ImageCount.images)).where(ImageCount.day >= day)
     found: dict[tuple[CountedModel, str], dict[Counted, int]] = {}
@@ -90,7 +91,9 @@ def images_since(session: Session, day: date) -> dict[tuple[CountedModel, str], 
 
 
 def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str, dict[int, int]]]:
-    """Images by label and bin, for each card's SHA-256 and calling AE title, from that day on."""
+    """The numbers of images by label and bin, for each card's SHA-256 and calling AE title, from ``day``
+    on.
+    """
     keys = (ScoreCount.card_sha256, ScoreCount.calling_ae, ScoreCount.label, ScoreCount.bin)
     chosen = select(*keys, func.sum(ScoreCount.images)).where(ScoreCount.day >= day)
     found: dict[tuple[str, str], dict[str, dict[int, int]]] = {}

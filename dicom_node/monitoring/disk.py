@@ -1,4 +1,4 @@
-"""How long the disk of the data folder will do: its free space is noted once an hour, and compared."""
+"""How long the disk of the data folder will last: its free space is recorded once an hour, and compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHORTEST: Final = timedelta(days=1)  # a day has its peaks and its night
 
 @dataclass(frozen=True, slots=True)
 class DiskForecast:
-    """``bytes_a_day``: by how much free space shrinks. ``days``: until C-STORE is refused; None: never so."""
+    """``bytes_a_day``: the daily loss of free space. ``days``: until C-STORE is refused; None: never."""
 
     bytes_a_day: float
     days: float | None
@@ -42,7 +42,9 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
 
 
 def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
-    """How fast the disk fills since the oldest record of the last week; None with less than a day of them."""
+    """How fast the disk has filled since the oldest record of the last week; None if records span less
+    than a day.
+    """
     now = now or utc_now()
     since = select(DiskSample).where(DiskSample.at >= now - _COMPARED).order_by(DiskSample.at).limit(1)
     oldest = session.scalar(since)

@@ -1,4 +1,4 @@
-"""Do a model's scores still look like those of its card's reference? Read from the counts, per sender."""
+"""Drift: whether a model's scores still resemble its card's reference, from the counts of each sender."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ _WORST = (Verdict.DRIFTED, Verdict.WATCH, Verdict.STABLE, Verdict.TOO_FEW, Verdi
 
 @dataclass(frozen=True, slots=True)
 class LabelDrift:
-    """One label: ``counts`` in the ten bins of the reference; ``index`` None where there are too few."""
+    """The drift of one label. ``counts``: in the ten bins of the reference; ``index``: None if they are
+    too few.
+    """
 
     label: str
     images: int
@@ -53,10 +55,10 @@ class LabelDrift:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One model and one sender (``calling_ae`` "": no configured peer), from one day on.
+    """The drift of one model for one sender (``calling_ae`` "": no configured peer), from one day on.
 
-    ``refusal_rate``: value, low, high of what the pixel gate refused of the images that passed the header
-    gate. ``reference`` is that of the installed card; ``note`` says why there is none.
+    ``refusal_rate``: value, low, high of the share of images that the pixel gate refused, among the images
+    that passed the header gate. ``reference`` is from the installed card; ``note`` says why there is none.
     """
 
     model: CountedModel
@@ -75,7 +77,7 @@ class Drift:
 
 
 def drift(session: Session, models_dir: Path | None, since: date) -> list[Drift]:
-    """Every model and sender with counts from that day (UTC) on. Raises CardError."""
+    """The drift for every model and sender with counts from day ``since`` (UTC) on. Raises CardError."""
     installed = {card.sha256: card for card in cards(models_dir)}
     scores = counts.scores_since(session, since)
     return [
@@ -85,10 +87,11 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[Drift]
 
 
 def report_drift(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """An event for each model and sender whose scores have drifted, once a day (UTC); returns how many.
+    """Record an event for each model and sender whose scores have drifted, once a day (UTC); returns how
+    many.
 
-    Judged over the last ``drift.window_days``, and only where an image came since yesterday: replaced cards
-    and machines that are not in use are not reported.
+    The last ``drift.window_days`` are judged, and only if an image came since yesterday: replaced cards and
+    unused machines are not reported.
     """
     moment = now or utc_now()
     with database.read() as session:
@@ -110,7 +113,7 @@ def forget_old(database: Database, settings: Settings, now: datetime | None = No
 
 
 def window(settings: Settings, now: datetime) -> date:
-    """The first day (UTC) that is judged."""
+    """The first day (UTC) of the period that is checked for drift."""
     return now.astimezone(UTC).date() - timedelta(days=settings.drift.window_days)
 
 

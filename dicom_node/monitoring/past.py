@@ -1,4 +1,4 @@
-"""Events, ended associations, procedure steps and work items of long ago are deleted.
+"""Deletes old events, ended associations, procedure steps and work items.
 
 Rows of studies, results and deliveries stay.
 """
@@ -20,9 +20,9 @@ _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
 
 
 def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete what is older than ``node.event_days``; returns how many rows.
+    """Delete rows that are older than ``node.event_days``; returns their number.
 
-    Events that a notification names stay, and so does the newest: SQLite gives the next one the number after.
+    Events that a notification refers to stay, and so does the newest event: SQLite numbers events from it.
     """
     before = (now or utc_now()) - timedelta(days=settings.node.event_days)
     named = exists().where(NotifiedEvent.event_id == EventRow.id)

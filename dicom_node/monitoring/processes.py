@@ -1,4 +1,4 @@
-"""Which processes of a site live: each node tells the database of its own, one node looks who is silent."""
+"""The live processes of a site: each node records its own in the database; one node finds silent ones."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ _WATCH: Final = "process watch"  # the lease of the node that looks for lost one
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One process of this node: ``name`` ("main", "listener", "worker-1", "console"), ``pid`` (None: it does
-    not run), ``silent_seconds`` since it showed life."""
+    """One process of this node.
+
+    ``name``: "main", "listener", "worker-1", "console". ``pid``: None if it does not run. ``silent_seconds``:
+    the time since its last sign of life.
+    """
 
     name: str
     pid: int | None
@@ -46,12 +49,12 @@ def machine_name() -> str:
 
 
 def node_name(place: str) -> str:
-    """The name in events of this machine's node at a place of its data folder."""
+    """The name, in events, of this machine's node at a place of its data folder."""
     return f"{machine_name()}/{place}"
 
 
 class SignsOfLife:
-    """Records that the processes of one node live, and finds lost processes of the whole site.
+    """Records signs of life of the processes of one node, and finds lost processes of the whole site.
 
     ``place``: the node's place on the data folder, such as "all" or "listener-1".
     """
@@ -136,14 +139,14 @@ class SignsOfLife:
 
 
 def processes(session: Session) -> list[View]:
-    """All processes of the site by machine and place, ``state``: alive or lost."""
+    """All processes of the site by machine and place. ``state``: alive or lost."""
     now = database_time(session)
     key = SiteProcess.machine, SiteProcess.place, SiteProcess.name
     return [_view(row, now) for row in session.scalars(select(SiteProcess).order_by(*key))]
 
 
 def forget_machine(session: Session, machine: str) -> int:
-    """Forget the lost processes of a machine that was taken away for good; returns how many."""
+    """Forget the lost processes of a machine that was removed for good; returns how many."""
     lost = SiteProcess.machine == machine, SiteProcess.lost
     gone = session.scalars(select(SiteProcess).where(*lost)).all()
     for row in gone:
@@ -152,14 +155,14 @@ def forget_machine(session: Session, machine: str) -> int:
 
 
 def forget_lost(database: Database, _settings: Settings) -> None:
-    """Forget what has been lost for a week."""
+    """Forget processes that have been lost for a week."""
     with database.write() as session:
         old = SiteProcess.seen_at < database_time(session) - _KEPT
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
 
 
 def database_time(session: Session) -> datetime:
-    """The time by the one clock that all machines of a site share."""
+    """The time of the database's clock, which all machines of a site share."""
     if session.get_bind().dialect.name == "sqlite":
         return utc_now()
     now: datetime = session.execute(select(func.now())).scalar_one()

@@ -1,8 +1,8 @@
-"""Outcomes and scores of images are counted when a job ends, in the transaction that ends it.
+"""Counts outcomes and scores of images when a job ends, in the transaction that ends it.
 
-So a job that is tried again, taken over from a dead worker or analysed ahead is counted once, and one that
-fails or is cancelled is not. An image that several jobs analyse (two rules, a late object, a corrected name)
-is counted for the first of them: a table records which images were counted.
+So a job that is tried again, taken over from a dead worker or analysed ahead is counted once, and a job that
+fails or is cancelled is not counted. An image that several jobs analyse (two rules, a late object, a
+corrected name) is counted for the first job: a table records which images were counted.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _ImageOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a job adds to the counts when it ends: by model, the outcome of each image (SOP Instance UID)."""
+    """The counts that a job adds at its end: by model, the outcome of each image (SOP Instance UID)."""
 
     seen: Mapping[CountedModel, Mapping[str, _ImageOutcome]] = field(default_factory=dict)
 
     def count(self, session: Session, settings: Settings) -> None:
-        """Add the images that are not counted yet, in the caller's transaction."""
+        """Add the images that were not counted before, in the caller's transaction."""
         day = utc_now().date()
         titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
         for model in sorted(self.seen, key=lambda model: model.card_sha256):
@@ -69,14 +69,14 @@ class Tally:
 
 
 class Tallies:
-    """Counts the outcomes of a job's images; caches the references of the cards. Opens no transaction."""
+    """Counts the outcomes of a job's images; caches the cards' references. Opens no transaction."""
 
     def __init__(self, models_dir: Path | None) -> None:
         self._models_dir = models_dir
         self._references: dict[str, Reference | None] = {}
 
     def count(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
-        """Count the analysed images by their scores, and the refused ones by who refused them."""
+        """Count the analysed images by their scores, and the refused images by the gate that refused them."""
         seen: dict[CountedModel, dict[str, _ImageOutcome]] = {}
         for refusal in refused:
             found = _ImageOutcome((_REFUSED[refusal.by],))

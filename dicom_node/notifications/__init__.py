@@ -1,1 +1,1 @@
-"""Notifications of events: gathered from the database, written once, sent until the receiver takes them."""
+"""Notifications of events: collected from the database, stored once, sent until the receiver accepts them."""

@@ -1,8 +1,9 @@
-"""Events become notifications, each once for each that asks for it, in one transaction with what says so.
+"""Makes notifications of events, once for each receiver, in one transaction with the cursor.
 
-Events are read from the database, where each is written in the transaction of what happened: it is sent, also
-after a crash. Numbers of events are given before they are committed, so one may appear behind others: the
-cursor of a notification follows two minutes behind, and the events that it sent are remembered until then.
+Events are read from the database, where each is written in the transaction that caused it: so it is sent even
+after a crash. Event numbers are assigned before the commit, so that a lower number may appear after a higher
+one: the cursor of a notification stays two minutes behind, and the events that it sent are remembered until
+then.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def forget_removed(database: Database, settings: Settings) -> None:
 
 
 class Gatherer:
-    """Makes notifications. One at a time for a database (the lease of the sender)."""
+    """Makes notifications; only one at a time per database (the lease of the sender)."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""E-mail by SMTP (RFC 5321), with a deadline for all of it and a limit for what the server says."""
+"""E-mail by SMTP (RFC 5321), with a deadline for the exchange and a limit on the server's answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_node.store.transitions import utc_now
 
 
 def send_mail(settings: MailSettings, to: Sequence[str], message: Message, key: str) -> Answer:
-    """Hand one e-mail to the server; ``key`` makes its Message-ID, the same at each try."""
+    """Pass one e-mail to the server; ``key`` gives its Message-ID, which is the same at each try."""
     connections = Connections(settings.seconds)
     try:
         with connections.within(settings.seconds):

@@ -1,4 +1,6 @@
-"""What a notification says: Jinja2 templates in a sandbox, without patients unless the settings say so."""
+"""The text of a notification: Jinja2 templates in a sandbox, without patients unless the settings allow
+them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ More: dicom-node events list, or the console.
 
 @dataclass(frozen=True, slots=True)
 class TemplateEvent:
-    """One event as templates see it: ``at`` is UTC in ISO 8601, ``fields`` hold no PHI."""
+    """One event for a template: ``at`` is UTC in ISO 8601, ``fields`` contain no PHI."""
 
     number: int
     at: str
@@ -64,7 +66,7 @@ class TemplateEvent:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A notification as it is sent."""
+    """The content of a notification."""
 
     subject: str
     text: str
@@ -73,9 +75,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of sending, in our words: a server's may quote what was sent.
+    """The outcome of sending, in our words, because a server's answer may quote the message.
 
-    ``taken``: it is sent. ``for_good``: waiting does not cure it.
+    ``taken``: the message is sent. ``for_good``: another try would not help.
     """
 
     taken: bool
@@ -86,7 +88,7 @@ class Answer:
 
 
 def written(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEvent]) -> Message:
-    """The message on these events. Where a site's template fails, the default is used and names the fault."""
+    """The message on these events. If a site's template fails, the default is used and names the fault."""
     content = _content(rule, node, chosen)
     try:
         return _rendered(content, rule.subject or _SUBJECT, _template(rule))
@@ -108,7 +110,7 @@ def check_templates(rule: NotificationSettings) -> None:
 
 
 def test_message(rule: NotificationSettings, node: str) -> Message:
-    """The message of a test."""
+    """The content of a test message."""
     text = f"This is a test of the notification {rule.name} of {node}. Nothing has happened.\n"
     content = {"node": node, "name": rule.name, "total": 0, "groups": [], "test": True}
     return Message(f"{node}: test of the notification {rule.name}", text, content)

@@ -1,4 +1,4 @@
-"""Which events an occasion stands for, and which ones a notification of the settings wants."""
+"""The events that an occasion includes, and the events that a notification of the settings wants."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WHEN: Mapping[str, Sequence[EventType]] = {
 
 
 def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
-    """The numbers of the events that can match these conditions of rules for studies."""
+    """The numbers of the events that can match these conditions on studies."""
     found: set[int] = set()
     for one in conditions:
         found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS
@@ -75,14 +75,15 @@ def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
 
 
 def numbers_of(rule: NotificationSettings) -> set[int]:
-    """The numbers of the events that can match the rule; with a condition on findings also finished jobs and
-    accepted results.
+    """The numbers of the events that can match ``rule``.
+
+    With a condition on findings these include finished jobs and accepted results.
     """
     wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
     return wanted | (WITH_FINDINGS if rule.findings else frozenset())
 
 
 def wants_all(rule: NotificationSettings, number: int) -> bool:
-    """Whether the rule wants every event with this number; else only one with a finding it asks for."""
+    """Whether ``rule`` wants every event with this number; if not, only events with a wanted finding."""
     asked = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
     return number in asked

@@ -1,7 +1,7 @@
-"""Sends what waits: one process at a time for a database, one notification after the other.
+"""Sends waiting notifications one after the other; only one process per database sends.
 
-A notification that was handed over in the moment of a crash is sent again, with the same Message-ID or
-Idempotency-Key, by which its receiver knows it.
+A notification that was sent just before a crash is sent again, with the same Message-ID or Idempotency-Key,
+by which its receiver recognizes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _S = NotificationState
 
 
 class Notifier:
-    """Gathers and sends under one configuration; all state is in the database."""
+    """Collects and sends notifications under one configuration; all state is in the database."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database

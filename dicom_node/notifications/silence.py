@@ -1,4 +1,4 @@
-"""Peers from which nothing came for longer than they may be silent."""
+"""Peers that have been silent for longer than their settings allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicom_node.store.transitions import record, utc_now
 
 
 def report_silence(database: Database, settings: Settings) -> int:
-    """Event 1010 for each such peer, once for each silence; returns for how many."""
+    """Record event 1010 for each such peer, once per silence; returns the number of peers."""
     watched = [peer for peer in settings.peers if peer.silent_hours]
     if not watched:
         return 0

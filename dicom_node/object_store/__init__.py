@@ -1,1 +1,1 @@
-"""Where files of received objects and results are: this machine's disk, or an S3 bucket behind it."""
+"""The location of files of received objects and results: this machine's disk, or an S3 bucket behind it."""

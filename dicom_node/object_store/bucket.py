@@ -1,4 +1,4 @@
-"""A bucket of any S3 service, by obstore: the only module that knows it. Keys are the paths of rows."""
+"""A bucket of any S3 service; only this module uses obstore. Keys are the paths in the database's rows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BLOCK = 1 << 20
 
 @cache
 def bucket_of(settings: ObjectStoreSettings) -> Bucket | None:
-    """The bucket of these settings, None where there is none; one for the whole process."""
+    """The bucket of these settings, None without one; the process shares one."""
     return Bucket(settings) if settings.url else None
 
 
 class Bucket:
-    """Puts, gives and deletes whole files; many threads may use one. Nothing half-written is ever seen.
+    """Stores, fetches and deletes whole files; many threads may use one. No half-written file is visible.
 
-    All methods raise StoreAway where the store does not answer or refuses us.
+    All methods raise StoreAway if the store does not answer or refuses the request.
     """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
@@ -60,7 +60,7 @@ class Bucket:
         self._away_until = 0.0
 
     def put(self, key: str, file: Path) -> None:
-        """Upload a file under a key that is used for no other content, and check its size there."""
+        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
         import obstore
 
         with self._asked(), _bucket_there(file):
@@ -68,7 +68,9 @@ class Bucket:
         self._ask_size(key, file)
 
     def put_first(self, key: str, file: Path) -> None:
-        """Put a file, whole in memory, unless there is one: other bytes that were first stay (StoreAway)."""
+        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
+        bytes.
+        """
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
@@ -84,7 +86,7 @@ class Bucket:
             raise StoreAway("the object store shows another size than was put")
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, None where there is none."""
+        """The size of an object in bytes, None if it does not exist."""
         import obstore
 
         with suppress(FileNotFoundError), self._asked():
@@ -92,9 +94,9 @@ class Bucket:
         return None
 
     def get(self, key: str, into: Path, sha256: str = "") -> str:
-        """Fetch an object into a file that is whole or not there; returns its SHA-256.
+        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
 
-        Raises NotInSpool where the bucket has none, or one with another hash than this.
+        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
         """
         import obstore
 
@@ -116,14 +118,14 @@ class Bucket:
         return digest.hexdigest()
 
     def delete(self, *keys: str) -> None:
-        """Delete objects; one that is not there is fine."""
+        """Delete objects; missing objects are ignored."""
         import obstore
 
         with suppress(FileNotFoundError), self._asked():
             obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
-        """All keys that begin with this folder."""
+        """All keys in the folder ``under``."""
         import obstore
 
         with self._asked():

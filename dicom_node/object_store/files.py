@@ -1,7 +1,7 @@
-"""The one door to files of received objects and built results, by the paths that their rows have.
+"""Access to files of received objects and built results, by the paths in their rows.
 
-With an object store ``node.data_dir`` holds what was not handed over yet, and copies of what is in the bucket
-under the same paths.
+With an object store, ``node.data_dir`` has the files that are not uploaded yet, and copies of files of the
+bucket under the same paths.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Files:
         self.bucket = bucket_of(settings.object_store)
 
     def here(self, session: Session, path: str) -> Path:
-        """The file of a row's ``path``, fetched where this machine has none.
+        """The local file for a row's ``path``, fetched if this machine does not have it.
 
-        Without an object store it shows when it is opened whether it is there. Raises StoreAway (it does not
-        answer, or another machine has not handed the object over yet), NotInSpool (lost or damaged).
+        Without an object store, opening the file shows whether it exists. Raises StoreAway (the store does
+        not answer, or another machine has not uploaded the object yet), NotInSpool (lost or damaged).
         """
         file = self.data_dir / path
         if self.bucket is None:
@@ -47,18 +47,18 @@ class Files:
         return file
 
     def if_here(self, session: Session, path: str) -> Path | None:
-        """The file as :meth:`here` gives it; None where it is gone or cannot be fetched now."""
+        """The file as :meth:`here` returns it; None if it is lost or cannot be fetched now."""
         with contextlib.suppress(StorageError):
             file = self.here(session, path)
             return file if file.is_file() else None
         return None
 
     def has(self, session: Session, path: str) -> bool:
-        """Whether the object store has the file of this row, so that a copy is not needed here."""
+        """Whether the object store has the file of this row, so that no local copy is needed."""
         return self.bucket is not None and bool(stored_rows.known_sha256(session, path))
 
     def built_before(self, path: str) -> Path | None:
-        """The file of a result that was built once, whose row may be lost. Raises StoreAway."""
+        """The file of a result that was built before, even if its row is lost. Raises StoreAway."""
         file = self.data_dir / path
         if self.bucket is None or (file.is_file() and self.bucket.size(path) is not None):
             return file if file.is_file() else None
@@ -71,26 +71,33 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """Put a built result into the store, before a row of the database names it. Raises StoreAway."""
+        """Upload a built result before a row of the database names it. Raises StoreAway."""
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)
 
     def stored(self, folder: str) -> Iterator[str]:
-        """Paths below a folder that the object store has. Raises StoreAway."""
+        """The paths below a folder in the object store. Raises StoreAway."""
         return iter(()) if self.bucket is None else self.bucket.keys(folder)
 
     def fetch_unknown(self, file: Path) -> None:
-        """Fetch a file that no row of a restored database names. Raises StoreAway, NotInSpool."""
+        """Fetch a file that exists in the store and has no row in a restored database.
+
+        Raises StoreAway, NotInSpool.
+        """
         if self.bucket is not None and not file.is_file():
             self.bucket.get(self.relative(file), file)
 
     def relative(self, file: Path) -> str:
-        """The path as rows have it. Raises ValueError where the file is outside the data folder."""
+        """The path relative to the data folder, as in rows. Raises ValueError for a file outside the data
+        folder.
+        """
         return str(file.relative_to(self.data_dir))
 
     def delete(self, *paths: str) -> None:
-        """Delete files, and folders that are empty then. Raises StoreAway: they are gone here only."""
+        """Delete files, and folders that become empty. Raises StoreAway; then only the local files are
+        deleted.
+        """
         for path in paths:
             file = self.data_dir / path
             file.unlink(missing_ok=True)

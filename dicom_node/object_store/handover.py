@@ -1,7 +1,7 @@
-"""Received objects on their way from this machine's disk into the object store, oldest first.
+"""Uploads received objects from this machine's disk to the object store, oldest first.
 
-An object is acknowledged when it is synced here; that it waits stands in its row, so a node that is killed in
-an upload begins it again.
+An object is acknowledged when it is synced here. Its row records that it waits, so a node that is killed
+during an upload starts the upload again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _POLL_SECONDS, _LONGEST_PAUSE = 0.25, 30.0
 
 
 class HandOver:
-    """Uploads files from the spool of this machine to the object store. ``say`` records an event of the node.
+    """Uploads files from the spool of this machine to the object store.
 
-    ``stored``: gives the indexed files, also those from before the object store was configured.
+    ``say`` records an event of the node. ``stored`` returns the indexed files, also files from before the
+    object store was configured.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class HandOver:
             pause = max(_POLL_SECONDS, 10 * (time.monotonic() - began)) if not done else _POLL_SECONDS
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Upload all waiting files of this machine; returns how many objects. Raises StoreAway."""
+        """Upload all waiting files of this machine; returns the number of objects. Raises StoreAway."""
         done = 0
         for batch in _batches(self._waiting()):
             if stop is not None and stop.is_set():

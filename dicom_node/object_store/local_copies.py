@@ -1,4 +1,4 @@
-"""Local copies of what is in the object store, kept within ``object_store.local_mib``."""
+"""Local copies of files of the object store, limited to ``object_store.local_mib``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LocalCopies:
         self._most = settings.object_store.local_mib * 2**20
 
     def trim(self, in_use_seconds: float = _IN_USE_SECONDS) -> int:
-        """Delete copies of purged files, and above the limit those unused for longest; returns how many."""
+        """Delete copies of purged files; above the limit also the longest unused copies. Returns how many."""
         found = sorted(self._files())
         total, done = sum(size for _, size, _ in found), 0
         free = [one for one in found if one[0] < time.time() - in_use_seconds]

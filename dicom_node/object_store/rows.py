@@ -1,4 +1,4 @@
-"""Which files are in the object store, and which received objects wait for it."""
+"""Queries of which files are in the object store, and which received objects wait for upload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A received object that waits: number and path of its row, bytes of its file."""
+    """A received object that waits for upload: number and path of its row, size of its file in bytes."""
 
     id: int
     path: str
@@ -26,7 +26,7 @@ class Waiting:
 
 
 def known_sha256(session: Session, path: str) -> str | None:
-    """Hash of the file that a row names: "" where it waits, None where it never was in the store."""
+    """The hash of the file at ``path``: "" while it waits for upload, None if it was never uploaded."""
     name = PurePosixPath(path)
     if name.parts[0] == "spool":
         return session.scalar(select(ReceivedObject.sha256).where(ReceivedObject.spool_name == name.stem))
@@ -34,8 +34,9 @@ def known_sha256(session: Session, path: str) -> str | None:
 
 
 def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
-    """Received objects that wait for upload, with row numbers above ``after``. Their files may be on another
-    machine.
+    """Received objects that wait for upload, with row numbers above ``after``.
+
+    Their files may be on another machine.
     """
     columns = (ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
     rows = session.execute(
@@ -45,7 +46,7 @@ def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
 
 
 def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
-    """The number of the site's waiting objects, and the time of the oldest."""
+    """The number of the site's objects waiting for upload, and the time of the oldest."""
     count, since = session.execute(
         select(func.count(), func.min(ReceivedObject.received_at)).where(_WAITS)
     ).one()
@@ -53,12 +54,12 @@ def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
 
 
 def waiting_paths(session: Session) -> set[str]:
-    """Paths of all that waits."""
+    """The paths of all files waiting for upload."""
     return set(session.scalars(select(ReceivedObject.path).where(_WAITS)))
 
 
 def expect(session: Session, spool_names: Collection[str]) -> None:
-    """Let files wait for their upload that were stored before the object store was configured."""
+    """Queue files for upload that were stored before the object store was configured."""
     session.execute(
         update(ReceivedObject)
         .where(ReceivedObject.spool_name.in_(spool_names), ReceivedObject.sha256.is_(None))
@@ -67,7 +68,7 @@ def expect(session: Session, spool_names: Collection[str]) -> None:
 
 
 def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
-    """Enter the hashes of rows whose files are in the store. Returns the paths of files purged meanwhile."""
+    """Store the hashes of uploaded files in their rows. Returns the paths of files purged meanwhile."""
     rows = [{"id": number, "sha256": hashes[number]} for number in sorted(hashes)]
     session.execute(update(ReceivedObject), rows)
     gone = select(ReceivedObject.path).where(ReceivedObject.id.in_(hashes), ReceivedObject.purged)
@@ -75,7 +76,7 @@ def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
 
 
 def purged(session: Session, spool_names: Collection[str], result_uids: Collection[str]) -> set[str]:
-    """The names of these received files and results that were purged."""
+    """The names of these received files and results that have been purged."""
     received = select(ReceivedObject.spool_name).where(ReceivedObject.purged)
     results = select(Result.sop_instance_uid).where(Result.purged)
     return {
@@ -85,7 +86,7 @@ def purged(session: Session, spool_names: Collection[str], result_uids: Collecti
 
 
 def is_whole() -> ColumnElement[bool]:
-    """SQL: all objects in force of the study are in the store, so that any machine finds them."""
+    """SQL: whether all objects in force of the study are in the store, so that any machine finds them."""
     file = aliased(ReceivedObject)
     there = exists().where(
         file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
@@ -94,9 +95,9 @@ def is_whole() -> ColumnElement[bool]:
 
 
 def one_indexer(session: Session) -> None:
-    """Until this transaction ends no other machine of the site indexes.
+    """Prevent other machines of the site from indexing until this transaction ends.
 
-    A machine that falls silent loses this right after two minutes. SQLite has a single writer anyway.
+    A machine that stops responding loses this right after two minutes. SQLite has a single writer anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.set_config("idle_in_transaction_session_timeout", "120s", True)))

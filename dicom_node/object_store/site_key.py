@@ -1,4 +1,4 @@
-"""Machines without a common folder must have the same site key: else one patient has several pseudonyms."""
+"""Check that machines without a common folder share one site key: else a patient has several pseudonyms."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PURPOSE = "dicom-node: which site key is it"
 
 
 def refuse_another_key(settings: Settings) -> None:
-    """Read or make the site key; compare a value derived from it with the one that the first machine left in
-    the bucket.
+    """Read or make the site key, and compare it with the key of the site's first machine.
 
-    Raises ConfigurationError where they differ. An unreachable store is asked at the next start.
+    The comparison uses a value derived from the key, which the first machine left in the bucket. Raises
+    ConfigurationError if the values differ. An unreachable store is asked at the next start.
     """
     key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings.object_store)
     if bucket is None:

@@ -1,4 +1,4 @@
-"""Results on their way: one row per object and destination, sent until confirmed. Builds no objects."""
+"""Delivery of results: one row per object and destination, sent until confirmed. Builds no objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person may do to deliveries."""
+"""A person's actions on deliveries."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _REJECTED = "a person rejected its result, it is sent nowhere"
 
 
 def retry(session: Session, delivery_id: int) -> None:
-    """Send a delivery again that was given up, left out or lost by its sender; try a waiting one now.
+    """Send again a delivery that was given up, left out or lost by its sender; send a waiting one now.
 
-    Raises NotFound, and NotAllowedNow for one that is being sent, is confirmed, or is in quarantine.
+    Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or is in quarantine.
     """
     now = utc_now()
     delivery = _locked(session, delivery_id)
@@ -60,7 +60,7 @@ def retry(session: Session, delivery_id: int) -> None:
 
 
 def retry_all(session: Session, destination: str | None = None) -> list[int]:
-    """Send deliveries again that were given up (to one peer, or to all); returns them.
+    """Send again the deliveries that were given up (to one peer, or to all); returns their numbers.
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
@@ -73,9 +73,10 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
 
 def discard(session: Session, delivery_id: int, because: str) -> None:
-    """Send this no more; ``because``: a person's words. Raises NotFound, NotAllowedNow.
+    """Discard a delivery: it is not sent any more. ``because``: a person's words. Raises NotFound,
+    NotAllowedNow.
 
-    What may have arrived cannot be discarded: it is confirmed first, or given up.
+    A delivery that may have arrived cannot be discarded until it is given up.
     """
     delivery = _locked(session, delivery_id)
     if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
@@ -87,8 +88,9 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
-    """Discard deliveries that were given up (to one peer, or to all), except rejection notes; returns
-    them.
+    """Discard deliveries that were given up (to one peer, or to all), except rejection notes.
+
+    Returns their numbers.
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
     chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
@@ -101,7 +103,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
 
     ``peers``: all configured peers. The table does not say whether objects have burned-in boxes: objects that
-    only peers with the other setting got are left out.
+    only peers with the other setting received are left out.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):

@@ -1,8 +1,8 @@
-"""Storage commitment that a peer asked us for: the word of an archive, passed on (PS3.4 J.3).
+"""Answers to peers' requests for storage commitment, based on an archive's confirmation (PS3.4 J.3).
 
-The node keeps no object for good, so it promises none itself: an instance is reported as committed when an
-archive that rules forward to has confirmed it. A report is decided once, written down, and then tried until
-the peer takes it: a kill, or a lost answer, costs a second report that says the same.
+The node stores no object for good, so it commits to none itself: an instance is reported as committed when an
+archive that rules forward to has confirmed it. A report is decided once, stored, and then sent until the peer
+accepts it: a kill or a lost answer costs only a second, identical report.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOT_ASKED_ANY_MORE: Final = "the peer is not configured with commit_after any m
 
 
 class CommitmentAnswers:
-    """Decides on what one peer asks for, and reports to it; all state is in the database."""
+    """Decides on the requests of one peer, and reports to it; all state is in the database."""
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class CommitmentAnswers:
         self._lease = KeptLease(database, f"commitment to {peer.name}"[:64], owner, seconds)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Decide what can be decided, then send the reports that are due; returns how many were taken."""
+        """Decide the requests that can be decided, then send the reports that are due; returns how many
+        were accepted.
+        """
         if not self._lease.holds():
             return 0
         self._decide()
@@ -147,7 +149,7 @@ class CommitmentAnswers:
 
 
 def give_up_others(database: Database, settings: Settings) -> None:
-    """Give up what peers asked for that may ask no more."""
+    """Give up the requests of peers that may no longer ask."""
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.read() as session:
         if not requested.of_others(session, peers, 1):

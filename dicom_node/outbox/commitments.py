@@ -1,8 +1,7 @@
-"""Confirmation by storage commitment (PS3.4 Annex J): a request for what was acknowledged, reports entered.
+"""Confirmation by storage commitment (PS3.4 Annex J): requests for acknowledged objects, and reports.
 
-A request is written down before it is sent, and a report before it is answered: a kill between them loses
-nothing, and a report may come first, hours late or twice. No transaction is open while the network is waited
-for.
+A request is stored before it is sent, and a report before it is answered: a kill in between loses nothing,
+and a report may come first, hours late or twice. No transaction is open while the node waits for the network.
 """
 
 from __future__ import annotations
@@ -38,7 +37,9 @@ _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late 
 
 
 class CommitmentRequests:
-    """Asks one peer for storage commitment. One round at a time; other processes may ask the same peer."""
+    """Requests storage commitment from one peer. One round at a time; other processes may ask the same
+    peer.
+    """
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         self._database = database
@@ -49,15 +50,15 @@ class CommitmentRequests:
         self._stopping = False
 
     def hang_up(self) -> None:
-        """The node stops: end the request under way, from any thread."""
+        """End the request under way because the node stops; callable from any thread."""
         self._stopping = True
         if self._requestor is not None:
             self._requestor.close()
 
     def ask(self, objects: Mapping[int, Outgoing]) -> list[int]:
-        """Request commitment for deliveries (by id, held by the owner) without a request under way.
+        """Request commitment for leased deliveries (by id) that have no request under way.
 
-        Returns the deliveries to query instead: no report came, or the peer takes no request.
+        Returns the deliveries to query instead, because no report came or the peer accepts no request.
         """
         transaction, wanted, to_query = self._begin(objects)
         if not wanted:
@@ -131,14 +132,16 @@ class CommitmentRequests:
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
-    """Enter the waiting commitment reports; returns how many. Processes share them: each is entered once."""
+    """Process the waiting commitment reports; returns how many. Processes share them: each is processed
+    once.
+    """
     with database.read() as session:
         waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_BATCH)).all()
     return sum(_enter_one(database, settings, number) for number in waiting)
 
 
 def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests to peers, and of peers, for which no report is expected any more."""
+    """Delete requests for storage commitment, by us or by peers, that expect no more reports."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
         requested.forget(session, utc_now() - _KEEP)

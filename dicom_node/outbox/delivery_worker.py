@@ -1,6 +1,6 @@
-"""The delivery worker: looks what is due, and works for each destination in a thread of its own.
+"""The delivery worker: finds due deliveries, and works for each destination in a separate thread.
 
-A PACS that is away or slow delays only its own deliveries. No state is in memory: another delivery worker, or
+A PACS that is down or slow delays only its own deliveries. No state is in memory: another delivery worker, or
 this one after kill -9, continues from the table.
 """
 

@@ -38,11 +38,11 @@ _NEWER_WAIT = "newer results wait for an assessment: decide on these first"
 def hold(
     session: Session, result: Result, destinations: Collection[str], assess_first: bool
 ) -> HeldResult | None:
-    """Hold a result that a rule sends to these destinations, where it must be assessed first.
+    """Hold a result for these destinations if it must be assessed first.
 
-    Returns the row that holds it or that a person decided on; None where nothing holds it. ``assess_first``:
-    the rule wants an assessment. If the rule has stopped wanting one, an undecided result is released, unless
-    it waits for destinations of other rules.
+    Returns the row that holds the result or that a person decided on; None if nothing holds it.
+    ``assess_first``: the rule wants an assessment. If the rule has stopped wanting one, an undecided result
+    is released, unless it waits for destinations of other rules.
     """
     row = session.get(HeldResult, result.id)
     if row is not None and row.state not in UNDECIDED:
@@ -65,11 +65,11 @@ def hold(
 def accept(
     session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
 ) -> int:
-    """Release these results for sending; returns how many.
+    """Release the study's held results for sending; returns how many. Raises NotAllowedNow.
 
     ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
     before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
-    request releases nothing. Raises NotAllowedNow.
+    request releases nothing.
     """
     rows = _locked(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
@@ -88,8 +88,9 @@ def accept(
 
 
 def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
-    """Reject these results: none is sent; returns how many. ``because``: a person's words. Raises as
-    accept.
+    """Reject the study's held results, so that none is sent; returns how many.
+
+    ``because``: a person's words. Raises as ``accept``.
     """
     rows = _locked(session, study_id, as_of)
     if rows[0].state is HeldState.REJECTED:
@@ -103,7 +104,7 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
 
 
 def report_overdue(database: Database, settings: Settings) -> int:
-    """Event 4041 for each study whose results wait too long, once; returns for how many."""
+    """Record event 4041 once for each study whose results wait too long; returns the number of studies."""
     hours = settings.outbox.assess_hours
     if not hours:
         return 0
@@ -117,7 +118,9 @@ def report_overdue(database: Database, settings: Settings) -> int:
 
 
 def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
-    """The results on which a person can decide now, by number: waiting ones; without any, rejected ones."""
+    """The results on which a person can decide now, by number: the waiting ones; if none, the rejected
+    ones.
+    """
     of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
     waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
     return waiting or session.scalars(of_study.where(*_rejected(study_id))).all()
@@ -130,30 +133,30 @@ def mark(rows: Sequence[HeldResult]) -> str:
 
 
 def may_not_leave() -> ColumnElement[bool]:
-    """Deliveries of results that are not assessed, or rejected."""
+    """SQL condition for deliveries of results that are not assessed, or are rejected."""
     return exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED)
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
-    """The state of those of these results that may not leave: not assessed, or rejected."""
+    """The state of each of these results that must not be sent: not assessed, or rejected."""
     chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
     return {row.result_id: row.state for row in session.scalars(chosen)}
 
 
 def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
-    """Results of a study that a person accepted or rejected, in the order of that."""
+    """The results of a study that a person accepted or rejected, in the order of the decisions."""
     of_study = (HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
     return session.scalars(select(HeldResult).where(*of_study).order_by(HeldResult.decided_at)).all()
 
 
 def numbers(session: Session) -> View:
-    """The number of studies with held results that nobody has assessed, and since when the oldest waits."""
+    """The number of studies with held, unassessed results, and the time since when the oldest waits."""
     chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
     return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
 
 
 def oldest(session: Session) -> datetime | None:
-    """Since when the result waits that waits longest."""
+    """The time since when the longest waiting result waits; None if none waits."""
     chosen = select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED))
     return session.scalar(chosen)
 

@@ -1,6 +1,6 @@
-"""The last check before an object is sent: is it what was built, and may this peer have it?
+"""The last check before an object is sent: is it the object that was built, and may this peer get it?
 
-It reads the bytes themselves. Whatever tables or settings say by then, an object that names a patient is not
+It reads the object's bytes. Whatever tables or settings say by then, an object that names a patient is not
 sent to a de-identified destination.
 """
 
@@ -22,15 +22,15 @@ _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCo
 
 
 def study_of(path: Path) -> str:
-    """The Study Instance UID in an object's header, "" where it cannot be read."""
+    """The Study Instance UID in an object's header, "" if it cannot be read."""
     header = _header(path)
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
 def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
-    """Why this object must not go to this peer; "" when it may.
+    """Why this object must not be sent to this peer; "" if it may.
 
-    ``pseudonym_domain``: of the pseudonyms in the object, "" for none.
+    ``pseudonym_domain``: the domain of the pseudonyms in the object, "" for none.
     """
     if pseudonym_domain != (peer.pseudonym_domain or ""):
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
@@ -47,9 +47,9 @@ def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
 
 
 def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
-    """Why this received object must not go to this peer; "" when it may. ``size``: bytes that came.
+    """Why this received object must not be sent to this peer; "" if it may. ``size``: the received bytes.
 
-    Its data set is not read: it is what the sender sent.
+    Its data set is not read, because it is forwarded unchanged.
     """
     if peer.deidentify:
         return "it names the patient, and this peer gets de-identified objects only"

@@ -1,4 +1,4 @@
-"""The outbox as one destination works on it. Each method is one transaction."""
+"""The delivery table for one destination. Each method is one transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LEFT = frozenset({DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DI
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """One leased delivery, free of the database session."""
+    """One leased delivery, usable without a database session."""
 
     delivery: int
     attempts: int
@@ -43,9 +43,10 @@ class Leased:
 
 
 class Ledger:
-    """Deliveries to one peer that ``owner`` works on; other processes may work for the same peer.
+    """Leases and outcomes of deliveries to one peer; other processes may work for the same peer.
 
-    ``lease``: after this time without renewal another owner takes a delivery over.
+    ``owner``: the process that works on them. ``lease``: after this time without renewal another owner takes
+    a delivery over.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Ledger:
         self._claims = 0
 
     def claim(self) -> tuple[list[Leased], list[Leased]]:
-        """Lease the due deliveries of one study: those to send, and those to ask the peer about."""
+        """Lease the due deliveries of one study; returns the deliveries to send, and those to query."""
         now = utc_now()
         to_send, to_ask = [], []
         with self._database.write() as session:
@@ -83,20 +84,20 @@ class Ledger:
         return to_send, to_ask
 
     def renew(self, batch: Sequence[Leased]) -> None:
-        """Show that the owner is alive."""
+        """Renew the leases: the owner is alive."""
         numbers = [one.delivery for one in batch]
         with self._database.write() as session:
             deliveries.renew(session, numbers, self._owner, utc_now() + self._lease)
 
     def give_up(self, faults: Mapping[Leased, str]) -> None:
-        """Enter why these must not go to the peer."""
+        """Give up deliveries that must not be sent to the peer. ``faults``: the reason for each."""
         with self._entering(list(faults)) as (_, moves, rows):
             for one, row in rows.items():
                 if row.attempts == one.attempts:
                     moves.give_up(row, faults[one])
 
     def enter_reports(self, reports: Mapping[Leased, SendReport]) -> list[Leased]:
-        """Enter the outcome of sending; returns deliveries that the peer acknowledged but has not
+        """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
         narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
@@ -118,7 +119,7 @@ class Ledger:
         return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
 
     def enter_confirmations(self, answers: Mapping[Leased, Confirmation]) -> None:
-        """Enter the peer's answers about these deliveries."""
+        """Record the peer's answers to the queries about these deliveries."""
         with self._entering(list(answers)) as (session, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
@@ -127,7 +128,7 @@ class Ledger:
                 self._record_hung(session, list(answers), "query")
 
     def put_off(self, batch: Sequence[Leased], reason: str) -> None:
-        """Put these deliveries off, unsent and unasked: the object store is unreachable."""
+        """Postpone these deliveries without sending or querying: the object store is unreachable."""
         with self._entering(batch) as (_, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
@@ -188,7 +189,7 @@ class Ledger:
 
 
 def give_up_all(database: Database, settings: Settings, destination: str) -> int:
-    """Give up deliveries to a name that is not in the configuration any more; returns how many."""
+    """Give up deliveries to a name that is no longer in the configuration; returns how many."""
     peer = PeerSettings(name=destination, ae_title="UNKNOWN")
     now = utc_now()
     with database.write() as session:

@@ -1,11 +1,11 @@
-"""What an answer of a destination does to one delivery: every decision of the outbox, one transition each.
+"""The effect of a destination's answer on one delivery: every decision of the outbox is one transition.
 
-Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps it
-(storage commitment). A delivery that was given up for want of that report has its ``transaction_uid`` still:
-a late report confirms it. An unconfirmed delivery that was *acknowledged* has ``sent_at``; one that a killed
-process may or may not have sent has none, and is sent again as soon as the destination does not know it: the
-same UID and bytes twice are one object to a PACS. In every other state ``sent_at`` says when the object last
-left, if it may have arrived.
+Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps the
+object (storage commitment). A delivery that was given up because no such report came still has its
+``transaction_uid``: a late report confirms it. An unconfirmed delivery that was *acknowledged* has
+``sent_at``; one that a killed process may or may not have sent has none, and is sent again as soon as the
+destination does not know it: the same UID and bytes twice are one object to a PACS. In every other state
+``sent_at`` says when the object was last sent, if it may have arrived.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _S = DeliveryState
 
 
 class Moves:
-    """Moves deliveries to one destination, within the caller's transaction.
+    """Changes the state of deliveries to one destination, within the caller's transaction.
 
-    The caller holds the lease and the row of a delivery: no other process can move it meanwhile.
+    The caller holds the lease and the row of a delivery: no other process can change it meanwhile.
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
@@ -51,7 +51,7 @@ class Moves:
         self._now = now
 
     def sent(self, delivery: Delivery, report: SendReport) -> None:
-        """Enter the answer to a C-STORE, an upload or a STOW-RS; narrowed objects go to :meth:`narrowed`."""
+        """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
         if report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
             self._acknowledged(delivery, report)
         elif report.status is SendStatus.REFUSED:
@@ -61,10 +61,10 @@ class Moves:
             self._again(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
-        """Leave out, with a warning, an object of a kind that the destination does not take.
+        """Leave out, with a warning, an object of a kind that the destination does not accept.
 
-        If it takes none of the study's results, they are given up instead, so that a person looks: else a
-        study would count as "delivered" that nobody will ever see.
+        If the destination accepts none of the study's results, they are given up instead, so that a person
+        looks: else a study would count as "delivered" that nobody will ever see.
         """
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
@@ -73,15 +73,17 @@ class Moves:
             self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
 
     def withdraw(self, delivery: Delivery) -> None:
-        """Withdraw a waiting delivery, since its study was quarantined: no result of it may be sent."""
+        """Withdraw a waiting delivery, because its study was quarantined: no result of it may be sent."""
         deliveries.withdraw(self._session, delivery, "the study is in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
-        """Give up a delivery that no retry can cure."""
+        """Give up a delivery that no retry can help."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """Ask the peer for the object, or send it again: its sender died, and it may have arrived."""
+        """Query the peer for the object, or send it again: the sending process died, and the object may
+        have arrived.
+        """
         reason = "the sending process was lost"
         if self._peer.confirm != "query":  # no question to be asked at once
             self._move(
@@ -103,7 +105,7 @@ class Moves:
             )
 
     def asked(self, delivery: Delivery, answer: Confirmation) -> None:
-        """Enter the answer to a C-FIND, a look-up or a QIDO-RS."""
+        """Record the answer to a C-FIND, a look-up or a QIDO-RS."""
         if answer.presence is Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
@@ -117,7 +119,9 @@ class Moves:
             self._ask_again(delivery, answer)
 
     def await_report(self, delivery: Delivery) -> None:
-        """A request for storage commitment is under way: look again at the end of its time, or on the way."""
+        """Wait for the report on a storage commitment request; check again at the latest when its time
+        ends.
+        """
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
@@ -125,15 +129,18 @@ class Moves:
         self._session.flush()
 
     def request_again(self, delivery: Delivery, reason: str) -> None:
-        """The request for storage commitment did not get through."""
+        """Try again later, because the request for storage commitment failed."""
         self._ask_again(delivery, Confirmation(Presence.UNKNOWN, reason))
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
-        """Whether the peer has had its time to report."""
+        """Whether the peer's time for the report is over."""
         return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
 
     def commitment_missing(self, delivery: Delivery, reason: str) -> None:
-        """No report came, or the peer takes no request: a person must look, or the peer is queried."""
+        """Handle a missing report: query the peer if possible, else give the delivery up for a person.
+
+        The report is missing if none came in time, or the peer accepts no request.
+        """
         instance = delivery.item.sop_instance_uid
         fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
         if delivery.transaction_uid or not delivery.queries:  # not with each question
@@ -145,13 +152,17 @@ class Moves:
             self._move(delivery, events.DELIVERY_DEAD, reason=text, **_FREE)
 
     def committed(self, delivery: Delivery) -> None:
-        """The destination reports that it keeps the object; also after we have given that up."""
+        """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
+        up.
+        """
         given_up = delivery.state is _S.DEAD and delivery.transaction_uid
         if delivery.state is _S.UNCONFIRMED or given_up:
             self._confirmed(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """The destination reports that it does not keep the object: sent again, as often as refusals are."""
+        """Send the object again, as often as after refusals: the destination reports that it does not keep
+        it.
+        """
         if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 

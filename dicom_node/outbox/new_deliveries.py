@@ -1,4 +1,4 @@
-"""How results come into the outbox: within the transaction in which their rows are written."""
+"""Adds results to the outbox, within the transaction that writes the rows of the results."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def enqueue(
     by_hand: bool = False,
     assess_first: bool = False,
 ) -> int:
-    """Queue a result for these peers, once for each, however often this is called; a delivery that was
-    withdrawn or held before is queued again.
+    """Queue a result for these peers, once for each, however often this is called.
 
-    A result that a person withdrew or rejected goes nowhere. Returns how many wait for an assessment.
-    ``in_doubt``: it may have been sent before, so a peer that answers queries is asked first. ``by_hand``: a
-    person asked for it, not a rule. ``assess_first``: its rule wants a person to accept it first.
+    A delivery that was withdrawn or held before is queued again. A result that a person withdrew or rejected
+    is not queued. Returns how many deliveries wait for an assessment. ``in_doubt``: the result may have been
+    sent before, so a peer that answers queries is queried first. ``by_hand``: a person asked for it, not a
+    rule. ``assess_first``: its rule wants a person to accept it first.
     """
     if results.withdrawn(session, [result.id]):
         return 0

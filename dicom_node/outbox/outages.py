@@ -1,4 +1,4 @@
-"""Peers that take none of their waiting results. Sending is tried for ever, so a person must learn of it."""
+"""Peers that accept none of their waiting results. Sending is retried for ever, so a person must be told."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer to which every try failed since ``since``. ``reason``: of the newest failure."""
+    """A peer to which every try has failed since ``since``. ``reason``: of the newest failure."""
 
     destination: str
     since: datetime
@@ -41,12 +41,12 @@ class PeerOutage:
 
 
 def outages(session: Session) -> list[PeerOutage]:
-    """The outages by peer: all tries failed since the peer last accepted an object."""
+    """The outages by peer: all tries have failed since the peer last accepted an object."""
     return list(_found(session))
 
 
 def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
-    """Why results of these studies still wait after a try, by the number of the study."""
+    """The reason why results of each of these studies still wait after a try, by the number of the study."""
     chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
     rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
     return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}

@@ -1,6 +1,6 @@
-"""Withdrawn results are deleted at peers with ``withdraw = "delete"``: asked again until each is gone.
+"""Deletes withdrawn results at peers with ``withdraw = "delete"``; repeats until each is gone.
 
-A kill between the deletion and the question costs one more question: what is not there counts as gone.
+A kill between the deletion and its check costs one more query: a missing object counts as deleted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_FILE = "its file is not here: it cannot be compared with the object there"
 
 
 def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
-    """Have a withdrawn result deleted at those of these peers that have it or may have it."""
+    """Queue the deletion of a withdrawn result at each of these peers that has it or may have it."""
     deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
     for delivery in result.deliveries:
         arrived = delivery.state in _ARRIVED or delivery.sent_at is not None
@@ -45,7 +45,7 @@ def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings
 
 
 class Removals:
-    """Deletes under one configuration; all state is in the database."""
+    """Deletes withdrawn results at peers under one configuration; all state is in the database."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Removals:
         self._lease = KeptLease(database, "removals", owner, _LEASE_SECONDS)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
-        """Ask for all removals that are due, one after the other; returns how many."""
+        """Request all deletions that are due, one after the other; returns how many."""
         if not self._lease.holds():
             return 0
         asked = 0

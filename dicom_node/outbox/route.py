@@ -1,8 +1,8 @@
-"""The way to one destination: claim what is due of one study, send it, ask for it, enter the answers.
+"""The work for one destination: claim due deliveries of one study, send, query, record the answers.
 
-What is claimed is leased and the lease renewed while the work lasts, but not longer than it can last at most;
-when this process is killed or hangs the lease runs out and another round takes over. No transaction is open
-while the network is waited for.
+Claimed deliveries are leased. The lease is renewed while the work lasts, but no longer than the work can last
+at most; if this process is killed or hangs, the lease ends and another round takes over. No transaction is
+open while the node waits for the network.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Route:
         """When (monotonic seconds) the round under way must have ended."""
 
     def hang_up(self) -> None:
-        """The node stops: end the round under way, from any thread. Answers it has got are still written."""
+        """End the round under way because the node stops; callable from any thread. Received answers are
+        recorded.
+        """
         self._stopping = True
         if self._destination is not None:
             self._destination.close()

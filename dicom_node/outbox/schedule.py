@@ -1,4 +1,4 @@
-"""When the outbox tries again and queries again. Pure."""
+"""The times of the outbox's next tries and queries. No side effects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 def wait_before_retry(attempts: int, settings: OutboxSettings) -> timedelta:
-    """Exponential backoff after the ``attempts``-th try (from 1), up to half of it taken off by chance, so
-    that several nodes do not call a recovering PACS in step."""
+    """The wait after the ``attempts``-th try (from 1): exponential backoff, shortened at random by up to
+    half.
+
+    The random part keeps several nodes from calling a recovering PACS at the same moment.
+    """
     doublings = min(max(attempts - 1, 0), 20)
     seconds = min(settings.retry_seconds * 2**doublings, settings.retry_limit_seconds)
     return timedelta(seconds=seconds * random.uniform(0.5, 1.0))
 
 
 def wait_before_question(queries: int, settings: OutboxSettings) -> timedelta:
-    """Wait before the destination is asked again, after ``queries`` questions (from 1): quick ones first."""
+    """The wait before the next query to the destination, after ``queries`` queries (from 1): short ones
+    first.
+    """
     step = _QUESTIONS_SECONDS[min(max(queries, 1), len(_QUESTIONS_SECONDS)) - 1]
     return timedelta(seconds=min(step, settings.retry_limit_seconds))

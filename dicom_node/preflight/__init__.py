@@ -1,7 +1,8 @@
-"""What can be wrong with a configuration beyond its text: files, folders, database, models, peers.
+"""Checks of a configuration beyond its text: files, folders, database, models, peers.
 
-``dicom-node check``, ``serve`` and a reload report all of it at once, by the same function. What keeps the
-node from working is a ``ConfigProblem``; what may pass (a PACS that is switched off) is a warning.
+``dicom-node check``, ``serve`` and a reload use the same function and report all results at once. A fault
+that keeps the node from working is a ``ConfigProblem``; one that may be temporary (a PACS that is switched
+off) is a warning.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The mistakes and warnings of an examination. ``settings`` is None when too little could be read to go
-    on.
+    """The mistakes and warnings of an examination.
+
+    ``settings`` is None if too little of the configuration could be read to continue.
     """
 
     settings: Settings | None
@@ -59,12 +61,12 @@ class Checked:
 
     @property
     def problems(self) -> Sequence[ConfigProblem]:
-        """Every mistake."""
+        """The mistakes, without warnings."""
         return self.files.problems
 
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files on a machine of this role; ``tried`` of the answer lists further checks."""
+    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
@@ -72,7 +74,7 @@ def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
-    """Check a configuration that is in no file, as :func:`check` does."""
+    """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
     settings = examined(read)
     if settings is None:
@@ -81,7 +83,7 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files, and also try what ``serve`` needs: port, spool, console, store, peers."""
+    """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())

@@ -1,4 +1,4 @@
-"""What ``[console]`` asks of the machine: its packages, an address that is safe without TLS, a free port."""
+"""Requirements of ``[console]``: its packages, an address that is safe without TLS, a free port."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dicom_node.store.database import Database, sqlite_file
 
 
 def check_console(settings: Settings, role: Role) -> Found:
-    """Mistakes that keep the console from being served at its configured address."""
+    """Mistakes that prevent the console from being served at its configured address."""
     console = settings.console
     if role is Role.CONSOLE and not console.enabled:
         yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
@@ -80,7 +80,7 @@ def _check_directory(settings: LdapSettings) -> Found:
 
 
 def probe_directory(settings: Settings, role: Role) -> Found:
-    """Whether the directory answers, and lets the node search for people."""
+    """Test whether the directory answers, and lets the node search for people."""
     found = settings.console.ldap
     is_served = settings.console.enabled and role.may_serve_console
     if found is None or not is_served or find_spec("ldap3") is None:
@@ -95,7 +95,7 @@ def probe_directory(settings: Settings, role: Role) -> Found:
 
 
 def probe_console(settings: Settings, role: Role) -> Found:
-    """Whether somebody else has the port."""
+    """Whether another process uses the console's port."""
     console = settings.console
     if not (console.enabled and role.may_serve_console) or running(settings.node.data_dir):
         return
@@ -113,7 +113,7 @@ def probe_console(settings: Settings, role: Role) -> Found:
 
 
 def address_of(console: ConsoleSettings) -> str:
-    """The console's address for a browser."""
+    """The console's URL for a browser."""
     host = f"[{console.host}]" if ":" in console.host else console.host
     return f"{'https' if console.tls else 'http'}://{host}:{console.port}/"
 

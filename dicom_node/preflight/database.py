@@ -1,4 +1,4 @@
-"""The database that a configuration names: can it be reached, who can read along, what may it forget?"""
+"""Checks of the configured database: whether it can be reached, who can read it, and what it may lose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def check_database(settings: Settings) -> Found:
-    """Mistakes in ``node.database_url`` that show without asking the server."""
+    """Mistakes in ``node.database_url`` that are visible without connecting to the server."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -57,7 +57,7 @@ def _doubts(url: URL) -> Found:
 
 
 def probe_database(settings: Settings) -> Found:
-    """Check the database's schema, what it knows of the spool, and for how long the disk will last."""
+    """Check the database's schema, its agreement with the spool, and how long the disk will last."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)

@@ -1,4 +1,4 @@
-"""What an examination may find."""
+"""The results of an examination."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Something that was tried; not ``ok`` is a warning."""
+    """The result of a test; if not ``ok``, it is a warning."""
 
     subject: str
     ok: bool

@@ -1,4 +1,4 @@
-"""The machine that a configuration asks for: folders, database, port, certificates."""
+"""Requirements of a configuration on the machine: folders, database, port, certificates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
 def network_file_system(folder: Path) -> str:
-    """The type of the file system that a folder is (or would be) on, if it is a network's; else ""."""
+    """The type of the file system that a folder is (or would be) on, if it is a network file system; else
+    "".
+    """
     device = _existing(folder).stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
@@ -55,7 +57,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_machine(settings: Settings, role: Role) -> Found:
-    """Requirements of this role that the machine lacks."""
+    """Requirements of this role that the machine does not fulfil."""
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
     yield from _check_pseudonyms(settings)
@@ -66,7 +68,7 @@ def check_machine(settings: Settings, role: Role) -> Found:
 
 
 def probe_machine(settings: Settings, role: Role) -> Found:
-    """Conditions that may change at any time: database, spool, port."""
+    """Check conditions that may change at any time: database, spool, port."""
     yield from probe_database(settings)
     if role.receives:
         yield from _probe_port(settings)
@@ -162,7 +164,7 @@ def _probe_port(settings: Settings) -> Found:
 
 
 def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
-    """The reason why nobody can listen at this address, None where one can."""
+    """The reason why no process can listen at this address, None if one can."""
     with socket.socket(address[0], socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -209,7 +211,7 @@ def _check_tls(settings: Settings) -> Found:
 
 
 def check_certificates(section: str, tls: TlsSettings) -> Found:
-    """What is wrong with the files that a section of the configuration names, "listener.tls"."""
+    """Faults of the files that a TLS section of the configuration, such as "listener.tls", names."""
     faults = [fault for file in _tls_files(tls) if (fault := _file_fault(section, *file))]
     yield from faults
     if not faults:

@@ -1,4 +1,4 @@
-"""Rules and what runs them: pipelines, their options, models, device rules."""
+"""Checks of rules and of their pipelines, options, models and device rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from dicom_node.preflight.found import Found, Tried
 
 
 def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> Found:
-    """Whether its pipeline is there and knows its options, and whether it takes what the rule gives it."""
+    """Check that the rule's pipeline exists, knows the options, and accepts the images that the rule gives
+    it.
+    """
     key = f"rules.{rule.name}"
     if rule.pipeline not in PIPELINES:
         remedy = f"no such pipeline; {did_you_mean(rule.pipeline, sorted(PIPELINES), 'there are')}"
@@ -60,7 +62,7 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
 
 
 def check_then(rule: RuleSettings, settings: Settings) -> Found:
-    """Conditions on findings that the rule's pipeline cannot give."""
+    """Conditions of a rule on findings that its pipeline cannot return."""
     asked = dict.fromkeys(one.finding for one in rule.then if one.finding)
     try:
         known = _findings(rule, card_of(rule.pipeline), settings) if asked else None
@@ -90,7 +92,7 @@ def _findings(rule: RuleSettings, card: PipelineCard, settings: Settings) -> fro
 
 
 def check_shares(settings: Settings) -> Found:
-    """Whether the pipelines that ``[workers]`` names are there."""
+    """Check that the pipelines in ``[workers]`` exist."""
     workers = settings.workers
     for key, names in (("pipelines", workers.pipelines), ("at_once", tuple(workers.at_once))):
         for name in names:
@@ -129,7 +131,7 @@ DECODER = "its process can do nothing but decode; JPEG XL and video are kept, an
 
 
 def check_models(settings: Settings) -> Found:
-    """The models' weights are those of their cards, the device rules can be read."""
+    """Check that the models' weights match their cards, and that the device rules can be read."""
     if remedy := extras.missing():
         further = ", or set 0 on a machine that runs no models"
         yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"

@@ -1,4 +1,4 @@
-"""What ``[object_store]`` asks for: its package, a bucket that is there, and the rights to it."""
+"""Requirements of ``[object_store]``: its package, an existing bucket, and the rights to the bucket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_object_store(settings: Settings) -> Found:
 
 
 def probe_object_store(settings: Settings) -> Found:
-    """Put a small object, get it, see that it is not overwritten, and delete it."""
+    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
     store = settings.object_store
     if not store.url or find_spec("obstore") is None:
         return
@@ -72,7 +72,7 @@ def probe_object_store(settings: Settings) -> Found:
 
 
 def check_handed_over(database: Database, settings: Settings) -> Found:
-    """Check for objects of the site that are on the disk of one machine only."""
+    """Check for objects of the site that only the disk of one machine has."""
     if not settings.object_store.url:
         return
     with database.read() as session:

@@ -1,4 +1,4 @@
-"""What the node sends about itself: ``[mail]``, ``[[notifications]]``, ``[audit]``, ``[telemetry]``."""
+"""Checks of the node's own messages: ``[mail]``, ``[[notifications]]``, ``[audit]``, ``[telemetry]``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _check(rule: NotificationSettings) -> Found:
 
 
 def check_audit(settings: Settings) -> Found:
-    """Mistakes in the audit settings; audit messages name patients by their IDs."""
+    """Mistakes in the audit settings, and a warning if Patient IDs in the messages would be unencrypted."""
     audit = settings.audit
     for key in ("authorities", "certificate"):
         path = getattr(audit, key)

@@ -1,4 +1,6 @@
-"""Findings → SR, presentation state, SC, cleaned image and segmentation, with stable UIDs."""
+"""Result objects of findings: SR, presentation state, SC, cleaned image and segmentation, with stable
+UIDs.
+"""
 
 from dicom_node.dicom.own_objects import Installation, is_own_result
 from dicom_node.results.build import build, build_failure

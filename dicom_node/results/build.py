@@ -1,4 +1,4 @@
-"""From a pipeline's result to the objects that are sent: each built and checked by the gate, or looked up."""
+"""Builds the objects to send from a pipeline's result; each is checked by the gate, or was built before."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def build(
 
     Report and summary page cover all images; every other object covers one image, so that a late image does
     not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
-    cleaned image), DecodedDifferently, and PixelError where a picture's source does not decode.
+    cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     read = read_sources(sources)
     _check_names(read, result)
@@ -86,9 +86,9 @@ def build(
 def build_failure(
     context: ResultContext, sources: Sequence[SourceObject], reason: str, cause: Cause = Cause.UNKNOWN
 ) -> list[BuiltObject]:
-    """Objects that say that the AI did not run (fail loud for care).
+    """Build objects that report that the AI did not run, so that nobody waits for a result.
 
-    ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images need not decode.
+    ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images may be undecodable.
     """
     read = read_sources(sources)
     builder = _ResultBuilder(context)

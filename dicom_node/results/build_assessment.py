@@ -1,10 +1,10 @@
-"""What a person says of the findings of a report: a further SR that refers to it, as IHE AIRA has it.
+"""A person's assessment of a report's findings, as a further SR that refers to the report (IHE AIRA).
 
 Comprehensive 3D SR, TID 1500 (PS3.16): a TID 1501 group for each finding with the finding's own tracking UID,
-and the UID of the report as a UIDREF item (the template is extensible). The report itself is named where the
-header has a place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
-the evidence: what the tree refers to are images, as readers of TID 1500 expect. The verdicts are codes of our
-scheme.
+and the UID of the report as a UIDREF item (the template is extensible). The report itself is referenced in
+the header's place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
+the evidence: the content tree refers only to images, as readers of TID 1500 expect. The verdicts are codes of
+our scheme.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
 class FindingAssessment:
     """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
 
-    ``tracking_uid`` is "" for a finding without one in the report, as absent or missing ones are. ``at``:
-    with time zone.
+    ``tracking_uid``: "" for a finding that has none in the report, such as an absent or missing finding.
+    ``at``: with time zone.
     """
 
     finding: str
@@ -81,8 +81,7 @@ def build_assessment(
     installation: Installation,
     former: str,
 ) -> BuiltObject:
-    """Build the object with the verdicts of ``person`` (a user's name) on the findings in the file
-    ``report``.
+    """Build the SR with the verdicts of ``person`` (a user name) on the findings in the file ``report``.
 
     ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
     that this one replaces, or "". Raises ResultRefused.

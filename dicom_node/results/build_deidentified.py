@@ -1,10 +1,9 @@
-"""Results for a destination that may not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
+"""Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
-The peer's key ``retain`` says which other values such a destination gets.
-
-These are objects besides those for other destinations, built by the same builders from pseudonymised sources,
-with UIDs of their own. Mask and report refer to the cleaned image instead of its source. Images that were not
-cleaned and verified are left out, with all findings in them.
+The peer's key ``retain`` lists further values that such a destination gets. These objects are built in
+addition to those for other destinations, by the same builders from pseudonymised sources, with UIDs of their
+own. Mask and report refer to the cleaned image instead of its source. Images that were not cleaned and
+verified are left out, with all findings in them.
 """
 
 from __future__ import annotations
@@ -39,7 +38,9 @@ from dicom_node.results.sr.report import build_report
 
 @dataclass(frozen=True, slots=True)
 class Deidentified:
-    """The de-identified objects, and the reasons why others are withheld (one sentence each, without PHI)."""
+    """The de-identified objects, and the reasons why others were not built (one sentence each, without
+    PHI).
+    """
 
     objects: tuple[BuiltObject, ...]
     withheld: tuple[str, ...]
@@ -52,12 +53,11 @@ def build_deidentified(
     pseudonyms: Pseudonyms,
     options: Set[Retained] = frozenset(),
 ) -> Deidentified:
-    """The cleaned images, each with its mask, and the report on them, with the attributes that ``options``
-    retain.
+    """Build the cleaned images with their masks, and the report on them, for de-identified destinations.
 
-    An object that the gate refuses is withheld, and with a cleaned image all objects that would refer to it;
-    the other destinations of the job do not wait for it. Raises ResultRefused and DecodedDifferently for
-    faulty sources, as ``build`` does.
+    ``options``: the attributes to retain. An object that the gate refuses is left out, and with a cleaned
+    image all objects that would refer to it; the other destinations of the job do not wait for it. Raises
+    ResultRefused and DecodedDifferently for faulty sources, as ``build`` does.
     """
     if any(note.name == COMPARED for note in result.quality):
         raise ResultRefused("a comparison names an earlier study: it is for no de-identified destination")

@@ -1,4 +1,4 @@
-"""The summary page as an Encapsulated PDF (PS3.3 A.45.1), for records that take documents and no pictures."""
+"""The summary page as an Encapsulated PDF (PS3.3 A.45.1), for systems that accept documents, not pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, w
 def build_document(
     context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str
 ) -> Dataset:
-    """The page as a document on these ``sources``; by a program, so nobody verified it."""
+    """The page as a document on these ``sources``; marked unverified, because a program made it."""
     page = lay_out_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
     pdf = as_pdf(page, TITLE, context.analysed_at)
     arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))

@@ -1,4 +1,4 @@
-"""Built objects on disk: durable under temporary names, then put in place, all or none."""
+"""Built objects on disk: durable under temporary names, then renamed, all or none."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dicom_node.results.sr.reading import short_result
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """A built object under a temporary name; ``final`` is where it belongs, ``size`` in bytes.
+    """A built object under a temporary name. ``final``: its final path; ``size`` in bytes.
 
-    ``was_there``: it was built before and its row was lost with the database. Those bytes are the object
-    (a result is built once), and whether they were sent is not known.
+    ``was_there``: it was built before, and its row was lost with the database. Then the existing bytes are
+    the object (a result is built once), and whether they were sent is unknown.
     """
 
     temporary: Path
@@ -35,8 +35,9 @@ class ResultFile:
 
 @contextlib.contextmanager
 def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
-    """Write the files of newly built objects, by SOP Instance UID; files that the caller does not move into
-    place are deleted.
+    """Write the files of newly built objects, by SOP Instance UID.
+
+    Files that the caller does not move to their final path are deleted at the end of the scope.
     """
     files: dict[str, ResultFile] = {}
     try:
@@ -51,7 +52,7 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
 
 
 def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
-    """The columns of a new result's row that the object and its file say."""
+    """The values for a new result's row that come from the object and its file."""
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
     values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
     is_report = built.kind is ResultKind.SR and built.data is not None
@@ -61,7 +62,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
-    """Rename to the final names; durable when it returns, and in the object store. Raises StoreAway."""
+    """Rename files to their final names, durably, and upload them to the object store. Raises StoreAway."""
     for file in files:
         door.keep(file.temporary, door.relative(file.final))
     folders = {file.final.parent for file in files}

@@ -1,6 +1,6 @@
-"""The gate: no object leaves that is not what it should be. It reads the bytes that would be sent.
+"""The gate: the last check of each object, on the bytes that would be sent; faulty objects are refused.
 
-Every check names the attribute and the rule; values are not repeated (they may be PHI).
+Every fault names the attribute and the rule; values are not repeated (they may be PHI).
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-fra
 def check(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
-    """Raise ResultRefused with all faults of ``data``, a whole Part 10 file.
+    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
 
-    ``built`` is the data set that was encoded, ``sources`` are the images that it may refer to; the first
-    one's patient must be in it.
+    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
+    the patient of the first source.
     """
     with quiet_pydicom():
         read, pixel_bytes, _ = _read(data)
@@ -93,7 +93,7 @@ def check_deidentified(
     identity: KnownIdentity,
     options: Set[Retained] = frozenset(),
 ) -> None:
-    """Check an object made of pseudonymised sources, and that it holds no identifying value.
+    """Check an object built from pseudonymised sources, and that it contains no identifying value.
 
     ``sources``: the pseudonymised sources; ``identity``: the identifying values of the original ones. Raises
     ResultRefused.

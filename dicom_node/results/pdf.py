@@ -1,4 +1,4 @@
-"""A page as PDF, by reportlab: its words are text that can be searched, the same page is the same bytes."""
+"""A page as PDF, by reportlab: its text can be searched, and the same page gives the same bytes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _GREY = 0.6
 
 
 def is_installed() -> bool:
-    """Whether such documents can be made here."""
+    """Whether reportlab is installed, so that PDFs can be made."""
     return find_spec(LIBRARY) is not None
 
 
 def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
-    """The page in black on a white sheet of A4. ``title``: for windows and lists, so without the patient;
-    ``at``: when it was made, with time zone.
+    """The page in black on a white sheet of A4.
 
-    Raises ResultRefused where reportlab is not installed.
+    ``title``: for windows and lists, so without the patient; ``at``: the time of creation, with time zone.
+    Raises ResultRefused if reportlab is not installed.
     """
     if not is_installed():
         raise ResultRefused("a PDF needs reportlab: pip install 'dicom-ai-node[pdf]'")

@@ -79,8 +79,8 @@ def build_presentation(
 ) -> Dataset:
     """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
 
-    A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so they are
-    copied, and the overlays stay on.
+    A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so these are
+    copied, and the overlays stay visible.
     """
     overlays = _overlay_groups(source)
     colour = CIELabColor(82.0, 10.0, 80.0)
@@ -137,7 +137,8 @@ def _overlay_groups(source: Source) -> list[int]:
 def srgb_profile() -> bytes:
     """sRGB as a profile of class ``scnr`` with a fixed date.
 
-    PS3.3 C.11.15.1.1 wants an input profile (scnr or spac); Pillow makes a monitor's (mntr), stamped now.
+    PS3.3 C.11.15.1.1 requires an input profile (scnr or spac); Pillow makes a monitor profile (mntr) with the
+    present date.
     """
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[12:16] = b"scnr"

@@ -1,4 +1,6 @@
-"""The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names what is withdrawn."""
+"""The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names the withdrawn
+results.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,10 @@ def build_rejection(
     station: str,
     installation: Installation,
 ) -> BuiltObject:
-    """The note on these results of one study, by files; ``because``: its Key Object Description (TID 2010).
+    """Build the rejection note for these results of one study, given as files.
 
-    ``at``: the time in all its attributes; ``station``: our AE title.
+    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
+    our AE title.
     """
     with quiet_pydicom():
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]

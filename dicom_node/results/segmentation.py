@@ -1,4 +1,4 @@
-"""Masks as Segmentations (PS3.3 A.51): which pixels are synthetic, and which are of which organ."""
+"""Masks as Segmentations (PS3.3 A.51): the synthetic pixels of a cleaned image, and the pixels of organs."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ ORGAN_SERIES: Final = "organs"
 
 
 def is_empty(image: DerivedImage) -> bool:
-    """Whether no pixel of the mask ``[frames,] rows, columns`` is set: there is no segmentation to send."""
+    """Whether no pixel of the mask ``[frames,] rows, columns`` is set; then no segmentation is sent."""
     return not any(np.any(frame) for frame in image.frames)
 
 
 def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
     """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
 
-    Its category is of CID 7150, its type of our own scheme. For a cine it marks pixels that were changed in
-    any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a frame
-    of reference, and ultrasound has none.
+    Its category is from CID 7150, its type from our own scheme. For a cine it marks pixels that were changed
+    in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
+    frame of reference, and ultrasound has none.
     """
     segment = SegmentDescription(
         segment_number=1,
@@ -73,7 +73,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
 def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
     """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
 
-    Category and types are of CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
+    Category and types are from CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
     """
     masks = np.asarray(image.frames, np.uint8) > 0
     if masks.shape != (len(image.organs), source.rows, source.columns):

@@ -1,8 +1,8 @@
-"""``python -m dicom_node.scp --data-dir DIR [--place listener-N]``: the listener process.
+"""The listener process: ``python -m dicom_node.scp --data-dir DIR [--place listener-N]``.
 
-Writes ``{"listening": [host, port]}`` to standard output when it accepts, else ``{"cannot_start": reason}``;
-ends when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP
-wakes it, and it reads the policy again when ``policy.json`` was replaced.
+The process writes ``{"listening": [host, port]}`` to standard output when it accepts connections, else
+``{"cannot_start": reason}``. It ends when standard input closes (the node died) or on SIGTERM, after giving
+associations a few seconds. On SIGHUP it reads ``policy.json`` again if the file was replaced.
 """
 
 from __future__ import annotations

@@ -39,10 +39,10 @@ _NAMES = (1, 2)  # User-Identity-Type: user name; user name and passcode (PS3.7 
 
 
 class NodeAssociation(Association):  # type: ignore[misc]
-    """The acceptor's side; started by the server, it ends with its thread.
+    """The acceptor's side of an association; the server starts it, and it ends with its thread.
 
-    Its thread negotiates, sleeps until a release or an abort is there, and leaves. Requests are answered by
-    the thread of its DUL, where their bytes arrive.
+    Its thread negotiates, sleeps until a release or an abort arrives, and ends. Requests are answered by the
+    thread of its DUL, where their bytes arrive.
     """
 
     is_established: bool
@@ -64,7 +64,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
     def run_reactor(self) -> None:
-        """The association's thread: from the TLS handshake to the last event in the journal."""
+        """Run the association's thread: from the TLS handshake to the last event in the journal."""
         try:
             if self._shake_hands():
                 super().run_reactor()
@@ -82,16 +82,18 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 self.service.give_up(self.requestor.address_info.address, reason)
 
     def ends(self, reason: str) -> None:
-        """Set why the association is about to end; the first reason goes into the journal."""
+        """Set why the association will end; only the first reason goes into the journal."""
         self._reason = self._reason or reason
 
     def open_object(self, request: StoreRequest) -> None:
-        """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
+        """Begin to receive a C-STORE. Raises MalformedCommand if its presentation context was not
+        accepted.
+        """
         accepted, syntaxes = self._negotiated(request.context_id)
         self.service.open(accepted, request, syntaxes)
 
     def open_normalized(self, request: NormalizedRequest) -> None:
-        """A DIMSE-N command came. Raises MalformedCommand where its context is not for it."""
+        """Begin to receive a DIMSE-N request. Raises MalformedCommand if its context does not allow it."""
         _, (abstract_syntax, _) = self._negotiated(request.context_id)
         self.service.open_normalized(request, abstract_syntax)
 
@@ -122,7 +124,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 self.abort()
 
     def serve(self, request: Request, context_id: int) -> None:
-        """Answer a complete request. Raises MalformedCommand when its context was not accepted."""
+        """Answer a complete request. Raises MalformedCommand if its presentation context was not accepted."""
         accepted, (abstract_syntax, transfer_syntax) = self._negotiated(context_id)
         if isinstance(request, StoreRequest):
             status = self.service.finish(accepted, request)

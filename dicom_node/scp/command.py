@@ -1,7 +1,7 @@
-"""Command sets of C-STORE, C-ECHO, N-EVENT-REPORT, N-SET, N-ACTION and N-CREATE (PS3.7 9.3, 10.3, E.1): read
-from and written to bytes.
+"""Reads and writes command sets of C-STORE, C-ECHO, N-EVENT-REPORT, N-SET, N-ACTION and N-CREATE.
 
-By hand, because this is what each object costs: pydicom takes 0.5 ms for the two of them.
+PS3.7 9.3, 10.3, E.1. Without pydicom, because each object pays for this work: pydicom takes 0.5 ms for
+request and response.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _UID = re.compile(r"[0-9.]{1,64}")  # real devices send components with leading 
 
 
 class MalformedCommand(ValueError):
-    """Bytes that are no command set: the association is aborted (PS3.8 AA-8)."""
+    """Bytes that are no valid command set; the association is aborted (PS3.8 AA-8)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreCommand:
-    """A C-STORE-RQ. UIDs are as sent, without padding, whether or not they are valid."""
+    """A C-STORE-RQ. UIDs are as sent, without padding, valid or not."""
 
     message_id: int
     sop_class_uid: str
@@ -55,7 +55,7 @@ class StoreCommand:
 
     @property
     def names_an_instance(self) -> bool:
-        """Whether the Affected SOP Instance UID can be one."""
+        """Whether the Affected SOP Instance UID is a valid UID."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
 
 
@@ -71,7 +71,7 @@ class EchoCommand:
 class NormalizedCommand:
     """An N-EVENT-REPORT-RQ, N-SET-RQ, N-ACTION-RQ or N-CREATE-RQ. UIDs are as sent, without padding.
 
-    ``type_id``: Event Type ID or Action Type ID, 0 where there is none.
+    ``type_id``: Event Type ID or Action Type ID, 0 without one.
     """
 
     field: int
@@ -83,12 +83,12 @@ class NormalizedCommand:
 
     @property
     def creates(self) -> bool:
-        """Whether it is an N-CREATE."""
+        """Whether the command is an N-CREATE."""
         return self.field == N_CREATE_RQ
 
     @property
     def names_an_instance(self) -> bool:
-        """Whether its SOP Instance UID can be one."""
+        """Whether the command's SOP Instance UID is a valid UID."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
 
 
@@ -96,7 +96,7 @@ class NormalizedCommand:
 class NormalizedAnswer:
     """The answer to a NormalizedCommand, which never has a data set.
 
-    ``comment`` as in ``encode_store_response``; ``error_id`` 0: none; ``missing``: tags of attributes.
+    ``comment`` as in ``encode_store_response``; ``error_id``: 0 for none; ``missing``: tags of attributes.
     """
 
     status: Status
@@ -106,7 +106,7 @@ class NormalizedAnswer:
 
 
 def read_elements(encoded: bytes | bytearray) -> dict[int, bytes]:
-    """Element number to value of a command set, which is always Implicit VR Little Endian.
+    """The values of a command set (always Implicit VR Little Endian) by element number.
 
     Raises MalformedCommand.
     """
@@ -124,24 +124,26 @@ def read_elements(encoded: bytes | bytearray) -> dict[int, bytes]:
 
 
 def command_field(elements: Mapping[int, bytes]) -> int:
-    """Which service is asked for, (0000,0100). Raises MalformedCommand."""
+    """The Command Field (0000,0100), which names the service. Raises MalformedCommand."""
     return _number(elements, 0x0100)
 
 
 def name_of(field: int) -> str:
-    """The service of a command field, or its number (PS3.7 E.1-1)."""
+    """The name of the service of a command field, or the field's number (PS3.7 E.1-1)."""
     return _NAMES.get(field, f"command {field:04X}")
 
 
 def read_echo_command(elements: Mapping[int, bytes]) -> EchoCommand:
-    """Raises MalformedCommand, also where a data set is announced: C-ECHO has none."""
+    """Read a C-ECHO-RQ. Raises MalformedCommand, also if a data set is announced: C-ECHO has none."""
     if _number(elements, 0x0800) != _NO_DATA_SET:
         raise MalformedCommand("C-ECHO with a data set")
     return EchoCommand(_number(elements, 0x0110), _uid(elements, 0x0002))
 
 
 def read_store_command(elements: Mapping[int, bytes]) -> StoreCommand:
-    """Raises MalformedCommand where no answer could be given: without Message ID or Data Set Type."""
+    """Read a C-STORE-RQ. Raises MalformedCommand without Message ID or Data Set Type: no answer is
+    possible.
+    """
     priority = _number(elements, 0x0700) if 0x0700 in elements else 0
     return StoreCommand(
         message_id=_number(elements, 0x0110),
@@ -153,7 +155,10 @@ def read_store_command(elements: Mapping[int, bytes]) -> StoreCommand:
 
 
 def read_normalized_command(elements: Mapping[int, bytes]) -> NormalizedCommand:
-    """Raises MalformedCommand where no answer could be given; its field is one of ``NORMALIZED``."""
+    """Read a DIMSE-N request, whose field is in ``NORMALIZED``.
+
+    Raises MalformedCommand if the request cannot be answered.
+    """
     field = command_field(elements)
     of_class, of_instance, of_type = NORMALIZED[field]
     return NormalizedCommand(
@@ -167,7 +172,7 @@ def read_normalized_command(elements: Mapping[int, bytes]) -> NormalizedCommand:
 
 
 def encode_store_response(command: StoreCommand, status: Status, comment: str) -> bytes:
-    """The C-STORE-RSP. ``comment`` (at most 64 characters, no PHI) goes to Error Comment."""
+    """The encoded C-STORE-RSP. ``comment`` (at most 64 characters, no PHI) goes to Error Comment."""
     further = [_comment(comment)] if comment else []
     if command.names_an_instance:
         further.append(_element(0x1000, _ui(command.sop_instance_uid)))
@@ -175,12 +180,12 @@ def encode_store_response(command: StoreCommand, status: Status, comment: str) -
 
 
 def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
-    """The C-ECHO-RSP."""
+    """The encoded C-ECHO-RSP."""
     return _response(C_ECHO_RQ, command, status, ())
 
 
 def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAnswer) -> bytes:
-    """The response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List."""
+    """The encoded response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List."""
     further = [_comment(answer.comment)] if answer.comment else []
     if answer.error_id:
         further.append(_element(0x0903, struct.pack("<H", answer.error_id)))

@@ -1,4 +1,4 @@
-"""What we accept: a table of storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
+"""The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
 
 Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; ``docs/conformance.md`` is generated
 from here.
@@ -20,7 +20,7 @@ from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 
 
 class ClassKind(StrEnum):
-    """What the node does with the objects of a storage class that it accepts."""
+    """The node's use of objects of an accepted storage class."""
 
     IMAGE = "image"  # what we analyse
     NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
@@ -100,13 +100,14 @@ _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named write
 
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
-    """SOP Class UIDs of the Storage service that we accept, with those of the configuration."""
+    """SOP Class UIDs of the Storage service that the node accepts, including those in the configuration."""
     return tuple(dict.fromkeys([*(one.uid for one in STORAGE_CLASSES), *further]))
 
 
 def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationContext]:
-    """The presentation contexts that the acceptor supports. pynetdicom takes the first of *our* syntaxes that
-    the peer offers.
+    """The presentation contexts that the acceptor supports.
+
+    pynetdicom accepts the first of *our* transfer syntaxes that the peer offers.
     """
     syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
     plain = [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]
@@ -117,9 +118,9 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
 
 
 def commitment_context(*, for_requests: bool = False) -> PresentationContext:
-    """Presentation context for a peer that reports on storage commitment, as SCP that calls us (PS3.4 J.3).
+    """The presentation context for a peer that calls us as SCP to report on storage commitment (PS3.4 J.3).
 
-    ``for_requests``: for a peer that asks us for storage commitment instead, as SCU.
+    ``for_requests``: for a peer that requests storage commitment from us instead, as SCU.
     """
     plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
     context = build_context(commitment.SOP_CLASS, plain)
@@ -128,7 +129,7 @@ def commitment_context(*, for_requests: bool = False) -> PresentationContext:
 
 
 def step_context() -> PresentationContext:
-    """Presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
+    """The presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
     plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
     return build_context(performed_step.SOP_CLASS, plain)
 
@@ -155,7 +156,7 @@ def refusals(
 
 
 def refused_class(refusal: str) -> str:
-    """The SOP class in one of ``refusals``, "" where it shows no UID or the class itself is accepted."""
+    """The SOP class in one of ``refusals``; "" if the text has no UID, or the class itself is accepted."""
     found = _CLASS.fullmatch(refusal)
     return found[1] if found else ""
 
@@ -166,7 +167,5 @@ def _named(uid: str) -> str:
 
 
 def shown_uid(uid: str) -> str:
-    """A UID from outside as events may show it: digits and dots only, so that a name in its place is not
-    shown.
-    """
+    """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
     return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])

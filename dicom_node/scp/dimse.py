@@ -1,8 +1,9 @@
-"""DIMSE for a storage SCP: the fragments of a data set go to the spool as they come.
+"""DIMSE for a storage SCP: the fragments of a data set are written to the spool as they arrive.
 
 pynetdicom collects a message in memory; here an object of any size needs the memory of one PDU. A command
-that is not served ends the association before its data set is read. A request is answered by the thread that
-has read its last byte: handing it to another one costs as much as the rest of the work on a small object.
+that is not supported ends the association before its data set is read. A request is answered by the thread
+that has read its last byte: passing it to another thread would cost as much as the rest of the work on a
+small object.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ Request = _WithData | EchoCommand
 
 
 class StoreAssociation(Protocol):
-    """The parts of an association that message handling needs."""
+    """The methods of an association that message handling needs."""
 
     def ends(self, reason: str) -> None:
-        """Why the association is about to end."""
+        """Set why the association will end."""
 
     def open_object(self, request: StoreRequest) -> None:
-        """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
+        """Begin to receive a C-STORE. Raises MalformedCommand if its presentation context was not
+        accepted.
+        """
 
     def open_normalized(self, request: NormalizedRequest) -> None:
-        """A DIMSE-N command came. Raises MalformedCommand where its context is not for it."""
+        """Begin to receive a DIMSE-N request. Raises MalformedCommand if its context does not allow it."""
 
     def serve(self, request: Request, context_id: int) -> None:
         """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
 
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
-    """Called by the thread that reads the socket."""
+    """Processes received messages; called by the thread that reads the socket."""
 
     def __init__(self, association: StoreAssociation) -> None:
         super().__init__(association)
@@ -54,7 +57,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     @property
     def within_message(self) -> bool:
-        """Whether a message has begun whose end has not been received."""
+        """Whether a message has been received only in part."""
         return self._command_context is not None or self._request is not None
 
     def receive_primitive(self, primitive: Any) -> None:
@@ -71,7 +74,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self.dul.event_queue.put("Evt19")
 
     def abandon(self) -> None:
-        """The association ended: discard an object that is not complete."""
+        """Discard an incomplete object, because the association has ended."""
         if self._request is not None:
             self._request.abandon()
             self._request = None

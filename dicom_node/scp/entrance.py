@@ -1,7 +1,6 @@
-"""Connections that have no association yet: limits on their number, and counts of those that failed.
+"""Connections that have no association yet: limits on their number, and counts of failed ones.
 
-Nobody outside can stop it: no unknown caller can use up the places of others, by silence or by number, or
-fill the journal.
+No unknown caller can use up the places of others, by silence or by number, or fill the journal.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ OTHERS = "others"
 
 
 class Failure(StrEnum):
-    """Why a connection ended without an association."""
+    """The reason why a connection ended without an association."""
 
     NO_PLACE = "no_place"  # closed at once: too many wait already
     TOO_LATE = "too_late"  # no complete association request in the time allowed
@@ -30,7 +29,7 @@ class Failure(StrEnum):
 
 
 class Entrance:
-    """Counts waiting connections by address. Thread-safe; nothing here blocks or asks the name service."""
+    """Counts waiting connections by address. Thread-safe; no method blocks or uses the name service."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,7 +46,7 @@ class Entrance:
                 self._peers.popitem(last=False)
 
     def enter(self, address: str) -> bool:
-        """Take a place for a new connection; False: there is none for this address."""
+        """Take a place for a new connection; returns False if no place is free for this address."""
         one = network(address)
         with self._lock:
             places, mine = limits.WAITING, limits.WAITING_OF_ONE_ADDRESS
@@ -59,7 +58,7 @@ class Entrance:
             return True
 
     def leave(self, address: str) -> None:
-        """Give the place back: the connection has its association, or is closed."""
+        """Free the place: the connection has its association, or is closed."""
         one = network(address)
         with self._lock:
             self._waiting[one] -= 1
@@ -68,7 +67,7 @@ class Entrance:
 
 
 class Failures:
-    """Counts failures by address: the first of an address is due at once, further ones once a minute."""
+    """Counts failures by address; the first is due for the journal at once, further ones once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -87,7 +86,7 @@ class Failures:
             self._counts[one][failure] += 1
 
     def may_list(self, address: str) -> bool:
-        """Whether a failure of this address may still get an event of its own in this minute."""
+        """Whether a failure of this address may still get its own event in this minute."""
         one = network(address)
         with self._lock:
             self._turn_minute()
@@ -97,7 +96,7 @@ class Failures:
             return self._listed[one] <= limits.LISTED_A_MINUTE
 
     def due(self) -> list[tuple[str, Mapping[Failure, int]]]:
-        """Addresses and counts that are to be journalled now; they are reset by this call."""
+        """Addresses and counts that are due for the journal; this call resets the counts."""
         with self._lock:
             self._turn_minute()
             due = [one for one in self._counts if one not in self._reported]
@@ -122,15 +121,16 @@ class Failures:
 
 
 def network(address: str) -> str:
-    """The unit in which addresses are counted: an IPv4 address, or the IPv6 network in which a machine
-    chooses its address.
+    """The key under which an address is counted: the IPv4 address, or the IPv6 network of the machine.
+
+    A machine can choose any address within its IPv6 network.
     """
     one = numeric(address)
     return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
 
 
 def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address without its scope; one of IPv4 that is written as IPv6 is one of IPv4."""
+    """An address without its scope; an IPv4 address written as IPv6 becomes IPv4."""
     parsed = ipaddress.ip_address(address.split("%", 1)[0])
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed

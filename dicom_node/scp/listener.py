@@ -1,4 +1,4 @@
-"""The listening socket: accepts connections and hands each to a :class:`NodeAssociation`."""
+"""The listening socket: accepts connections and passes each to a :class:`NodeAssociation`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Listener:
         )
 
     def start(self) -> tuple[str, int]:
-        """Begin to accept; returns host and port. The event ends the associations of former listeners."""
+        """Start to accept connections; returns host and port. An event ends associations left by former
+        listeners.
+        """
         host, port = self._server.server_address[:2]
         self._service.record(
             happened(
@@ -82,9 +84,9 @@ class Listener:
         return host, port
 
     def keep_up(self) -> None:
-        """To be called about once a second: follows the policy file, writes journal events that had to wait.
+        """Follow the policy file, and write delayed journal events; call it about once a second.
 
-        Raises RuntimeError when the accepting thread has ended: the process must end and be started again.
+        Raises RuntimeError if the accepting thread has ended: the process must end and be started again.
         """
         if not self._thread.is_alive():
             raise RuntimeError("the thread that accepts connections ended")
@@ -97,7 +99,7 @@ class Listener:
         self._steps.forget_old()
 
     def stop(self, grace_seconds: float) -> None:
-        """Accept nothing more, give associations ``grace_seconds`` to finish, abort the rest."""
+        """Accept no more connections, give associations ``grace_seconds`` to finish, abort the rest."""
         self._server.stop_accepting()
         self._thread.join()
         end = time.monotonic() + grace_seconds

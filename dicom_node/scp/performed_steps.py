@@ -1,7 +1,7 @@
-"""Performed procedure steps of modalities (PS3.4 F.7): which N-CREATE and N-SET are taken.
+"""Performed procedure steps of modalities (PS3.4 F.7): which N-CREATE and N-SET are accepted.
 
-What is taken is in the journal before it is in the step's file, and in both before it is answered: after a
-kill in between the modality has no answer, comes again, and is taken again.
+An accepted request is in the journal before it is in the step's file, and in both before it is answered:
+after a kill in between, the modality has no answer, sends the request again, and it is accepted again.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class PerformedSteps:
         peer: str,
         fields: Mapping[str, FieldValue],
     ) -> NormalizedAnswer:
-        """Take a request of this peer, or say why not; durable when the answer is Success.
+        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
 
-        ``fields``: of its event, as "calling".
+        ``fields``: for the request's event, such as "calling".
         """
         if command.sop_class_uid != performed_step.SOP_CLASS:
             return NormalizedAnswer(statuses.NO_SUCH_CLASS)
@@ -69,7 +69,9 @@ class PerformedSteps:
             return NormalizedAnswer(statuses.NOT_KEPT, "the step cannot be written")
 
     def forget_old(self) -> None:
-        """Called about once a second: once an hour steps are deleted that nobody reports on any more."""
+        """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
+        second.
+        """
         if time.monotonic() - self._cleaned_at > _CLEAN_SECONDS:
             self._cleaned_at = time.monotonic()
             with contextlib.suppress(OSError):  # another listener did, or does it in an hour

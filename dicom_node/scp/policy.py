@@ -1,4 +1,4 @@
-"""AE policy: who may associate and do what. The listener reads it from ``policy.json``.
+"""AE policy: who may associate, and for which services. The listener reads it from ``policy.json``.
 
 The node replaces the file in one step, so the listener needs neither settings nor database.
 """
@@ -35,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """What one peer may do here; fields as in ``[[peers]]``."""
+    """The rights of one peer; fields as in ``[[peers]]``."""
 
     name: str
     ae_title: str
@@ -64,7 +64,7 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an A-ASSOCIATE-RQ asks for; head as in ``RequestHead``, ``refused`` as ``contexts.refusals``."""
+    """The content of an A-ASSOCIATE-RQ; head as in ``RequestHead``, ``refused`` as ``contexts.refusals``."""
 
     calling_ae: str
     called_ae: str
@@ -79,7 +79,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What an accepted association may do; ``peer`` is its name, "" for an unknown caller."""
+    """The rights of an accepted association; ``peer`` is its name, "" for an unknown caller."""
 
     peer: str
     may_send: bool
@@ -93,7 +93,7 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class AEPolicy:
-    """Everything that the listener needs to know."""
+    """All settings that the listener needs."""
 
     host: str
     port: int
@@ -149,7 +149,7 @@ class AEPolicy:
 
     @classmethod
     def from_json(cls, text: str) -> AEPolicy:
-        """Read what ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
@@ -167,7 +167,7 @@ class AEPolicy:
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
 
-        An equal file is not written again: a full disk would take no other.
+        An identical file is not written again, because a full disk would not accept another one.
         """
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8") == self.to_json():
@@ -177,11 +177,11 @@ class AEPolicy:
         temporary.replace(path)
 
     def decide(self, proposal: Proposal) -> Permission | Rejection:
-        """Whether this caller may associate, and what for. May ask the name service (``check_address``).
+        """Decide whether this caller may associate, and for which services.
 
-        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept"; but a
-        caller may not send under the title of the node's own console or of a peer with another address,
-        because rules use the title.
+        May use the name service (``check_address``). An unknown caller may at most verify (``echo_from``),
+        unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
+        console or of a peer with another address, because rules use the title.
         """
         unsupported = self._unsupported(proposal)
         if unsupported is not None:
@@ -203,22 +203,22 @@ class AEPolicy:
         return self._decide_unknown(proposal)
 
     def may_report(self, calling_ae: str) -> bool:
-        """Whether some peer reports on storage commitment under this title."""
+        """Whether a peer may report on storage commitment under this title."""
         return any(calling_ae.strip() in peer.reports_as for peer in self.peers)
 
     def may_ask(self, calling_ae: str) -> bool:
-        """Whether some peer may ask us for storage commitment under this title."""
+        """Whether a peer may request storage commitment from us under this title."""
         return any(calling_ae.strip() in peer.asks_as for peer in self.peers)
 
     def takes_steps_of(self, calling_ae: str) -> bool:
-        """Whether some peer of this title may report on performed procedure steps."""
+        """Whether a peer may report on performed procedure steps under this title."""
         return any(peer.mpps and peer.ae_title.strip() == calling_ae.strip() for peer in self.peers)
 
     def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
         """Whether one more association is within the limits.
 
-        The mapping counts associations by name of peer, "" for strangers; ``here`` of them are from the same
-        address. If there are peers, strangers never get more than half of the places.
+        ``open_associations`` counts associations by name of peer, "" for strangers; ``here`` of them are from
+        the same address. If there are peers, strangers never get more than half of the places.
         """
         if sum(open_associations.values()) >= self.maximum_associations:
             return False
@@ -273,18 +273,18 @@ class AEPolicy:
 
 
 def policy_path(data_dir: Path, place: str = "") -> Path:
-    """The policy of the listener of this place ("" for the first)."""
+    """The path of the policy of the listener at this place ("" for the first)."""
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
 def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
-    """Numeric addresses of the peers whose host is known. Asks the name service, which may take seconds."""
+    """Numeric addresses of the peers whose host is known. Uses the name service, which may take seconds."""
     for host in {peer.host for peer in peers if peer.host}:
         yield from addresses(host)
 
 
 class PolicyFile:
-    """``policy.json``, read again when it was replaced."""
+    """The file ``policy.json``, read again after it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -292,7 +292,7 @@ class PolicyFile:
         self._policy = AEPolicy.from_json(path.read_text(encoding="utf-8"))
 
     def current(self) -> AEPolicy:
-        """The newest policy that can be read; a broken file leaves the one before in force."""
+        """The newest valid policy; if the file is broken, the previous policy stays in force."""
         try:
             identity = self._identity()
             if identity != self._seen:
@@ -334,7 +334,7 @@ def _is_address_of(address: str, host: str) -> bool:
 
 
 def addresses(host: str) -> Iterable[str]:
-    """Numeric addresses of a host by the name service, none where it does not know it."""
+    """Numeric addresses of a host from the name service, none if it does not know the host."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """``code`` as sent in (0000,0900); ``meaning`` and ``reference`` go to the conformance statement."""
+    """A status. ``code``: as sent in (0000,0900); ``meaning`` and ``reference``: for the conformance
+    statement.
+    """
 
     code: int
     meaning: str
@@ -131,7 +133,7 @@ STATUSES = (
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why an association is not accepted: fields of the A-ASSOCIATE-RJ PDU (PS3.8 Table 9-21)."""
+    """The reason for rejecting an association: fields of the A-ASSOCIATE-RJ PDU (PS3.8 Table 9-21)."""
 
     result: int
     source: int

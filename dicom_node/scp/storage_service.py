@@ -1,7 +1,7 @@
 """The storage service that all associations of a listener share: policy, spool, journal, open associations.
 
-The interface between the network and the disk: an association hands over what it received and gets a status
-back; how bytes reach the spool, and how the association waits for them, may change on either side.
+It is the interface between the network and the disk: an association passes on what it received and gets a
+status back. The way bytes reach the spool, and the way the association waits, may each change independently.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MINUTE = 60.0
 
 @dataclass(slots=True)
 class AcceptedAssociation:
-    """One accepted association. ``association`` is our own identifier of it, unique for ever."""
+    """One accepted association. ``association`` is our own identifier of it, never used again."""
 
     association: str
     proposal: Proposal
@@ -73,13 +73,13 @@ class AcceptedAssociation:
 
     @property
     def sender(self) -> str:
-        """The owner of the objects: a peer's name, or a stranger's address."""
+        """The sender of the objects: a peer's name, or a stranger's address."""
         return self.permission.peer or network(self.proposal.address)
 
 
 @dataclass(slots=True)
 class StoreRequest:
-    """One C-STORE being received. ``refusal`` is set as soon as it is known; further bytes are discarded."""
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded."""
 
     context_id: int
     command: StoreCommand
@@ -100,7 +100,9 @@ class StoreRequest:
         self.abandon()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
+        """Store one fragment of the data set. Raises MalformedCommand if the data set does not seem to
+        end.
+        """
         self.size += len(data)
         if self.size > 2 * self.largest:
             raise MalformedCommand("data set far beyond listener.maximum_object_mib")
@@ -117,7 +119,7 @@ class StoreRequest:
             self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
     def abandon(self) -> None:
-        """Delete what was written: the association ended, or the object is refused."""
+        """Delete the bytes written so far: the association ended, or the object is refused."""
         if self.incoming is not None:
             self.incoming.abandon()
             self.incoming = None
@@ -134,13 +136,15 @@ class NormalizedRequest:
     data: bytearray = field(default_factory=bytearray)
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
+        """Store one fragment of the data set. Raises MalformedCommand if the data set does not seem to
+        end.
+        """
         self.data += data
         if len(self.data) > self.largest:
             raise MalformedCommand(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
-        """The association ended before the request was whole."""
+        """Discard the request, because the association ended before the request was complete."""
         self.data.clear()
 
 
@@ -148,7 +152,7 @@ _Taker = Callable[[AcceptedAssociation, NormalizedRequest, UID], NormalizedAnswe
 
 
 class StorageService:
-    """Shared by the threads of all associations of one listener."""
+    """The service that the threads of all associations of one listener share."""
 
     def __init__(
         self,
@@ -185,23 +189,28 @@ class StorageService:
         """By abstract syntax and command field: the bytes that are read, and who takes them."""
 
     def arrive(self, address: str) -> bool:
-        """A connection was made; False: it is to be closed, too many of this address wait already."""
+        """Count a new connection; returns False if it must be closed, because too many of its address
+        wait.
+        """
         if self.entrance.enter(address):
             return True
         self._failures.add(address, Failure.NO_PLACE)
         return False
 
     def give_up(self, address: str, reason: str) -> None:
-        """A connection ended without an association; ``reason`` "": the peer chose so, or was rejected."""
+        """Count a connection that ended without an association.
+
+        ``reason``: "" if the peer ended it or was rejected.
+        """
         self.entrance.leave(address)
         if reason:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
-        """Accept or reject an association; the decision is journalled before the peer is answered.
+        """Accept or reject an association; the decision is in the journal before the peer is answered.
 
-        On a full disk it is accepted without a line in the journal, and its objects are refused. A rejected
-        connection counts as waiting until it is closed.
+        On a full disk an association is accepted without a line in the journal, and its objects are refused.
+        A rejected connection counts as waiting until it is closed.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
@@ -225,7 +234,7 @@ class StorageService:
         return accepted
 
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
-        """End an association, after its last object; ``reason`` says why, if without A-RELEASE."""
+        """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
         self._leave_room(accepted)
         fields: dict[str, FieldValue] = {"objects": accepted.stored}
         if accepted.refused:
@@ -237,7 +246,9 @@ class StorageService:
             self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
 
     def open(self, accepted: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
-        """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
+        """Begin to store an object, or refuse it with the reason. ``context``: abstract and transfer
+        syntax.
+        """
         command, policy = request.command, self.policy.current()
         request.largest = policy.maximum_object_bytes
         request.transfer_syntax_uid = context[1]
@@ -267,7 +278,7 @@ class StorageService:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
     def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> Status:
-        """All bytes were received: make the object durable, and only then answer Success."""
+        """Make a completely received object durable, and only then return Success."""
         if request.incoming is not None and not request.size:
             request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
         instance_uid = self._compare(request)
@@ -324,7 +335,7 @@ class StorageService:
         self._journal_if_few(accepted, event)
 
     def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
-        """Begin a DIMSE-N request. Raises MalformedCommand where its presentation context is not for it."""
+        """Begin a DIMSE-N request. Raises MalformedCommand if its presentation context does not allow it."""
         field = request.command.field
         if (abstract_syntax, field) not in self._normalized:
             raise MalformedCommand(f"not served: {name_of(field)}")
@@ -333,7 +344,7 @@ class StorageService:
     def take_normalized(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
     ) -> NormalizedAnswer:
-        """A DIMSE-N request was received: make it durable, and only then answer Success."""
+        """Make a completely received DIMSE-N request durable, and only then return Success."""
         _, take = self._normalized[abstract_syntax, request.command.field]
         return take(accepted, request, UID(syntax))
 
@@ -485,7 +496,7 @@ class StorageService:
         return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
-        """A peer could not agree on TLS with us."""
+        """Count a connection whose TLS handshake failed."""
         if self._failures.may_list(address):
             self.record(
                 happened(events.TLS_FAILED, listener=self._listener_id, address=address, reason=reason)
@@ -494,13 +505,13 @@ class StorageService:
             self._failures.add(address, Failure.NO_TLS)
 
     def record(self, event: Event) -> None:
-        """Journal an event; while the disk is full it waits for the next one, if not too many wait."""
+        """Write an event to the journal; on a full disk keep it for later, unless too many are kept."""
         with self._lock:
             self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
             self._write_out()
 
     def write_out(self) -> None:
-        """Journal the events that could not be written before, and the counts of failed connections."""
+        """Write the kept events to the journal, and the counts of failed connections."""
         for address, counts in self._failures.due():
             numbers = {str(failure): number for failure, number in counts.items()}
             event = happened(

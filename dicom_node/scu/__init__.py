@@ -1,4 +1,6 @@
-"""Destinations and archives, each behind one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7, FHIR."""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7,
+FHIR.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ __all__ = [
 
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
-    """The way to ask this peer for studies, by its ``transport``. Opens no connection yet; for one thread."""
+    """The client that queries this peer for studies, by its ``transport``. For one thread; not connected
+    yet.
+    """
     if peer.transport == "dimse":
         from dicom_node.scu.dimse_archive import DimseArchive
 
@@ -78,21 +82,21 @@ def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
-    """The way to ask this peer for storage commitment. Opens no connection yet; for one thread."""
+    """The client that requests storage commitment from this peer. For one thread; not connected yet."""
     from dicom_node.scu.commitment import CommitmentRequestor
 
     return CommitmentRequestor(peer, settings)
 
 
 def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
-    """The way to report to this peer on storage commitment. Opens no connection yet; for one thread."""
+    """The client that reports to this peer on storage commitment. For one thread; not connected yet."""
     from dicom_node.scu.commitment import CommitmentReporter
 
     return CommitmentReporter(peer, settings)
 
 
 def open_worklist(peer: PeerSettings, settings: Settings) -> WorklistManager:
-    """The way to this worklist manager, by its ``transport``. Opens no connection yet; for one thread."""
+    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
     if peer.transport == "dimse":
         from dicom_node.scu.ups_dimse import DimseManager
 
@@ -103,14 +107,14 @@ def open_worklist(peer: PeerSettings, settings: Settings) -> WorklistManager:
 
 
 def open_events(peer: PeerSettings, settings: Settings) -> UpsEvents:
-    """The way to events of this worklist manager, which has UPS-RS. For one thread."""
+    """The client for events of this worklist manager, which has UPS-RS. For one thread."""
     from dicom_node.scu.ups_events import UpsEvents
 
     return UpsEvents(peer, settings)
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
-    """The way to delete objects at this peer, which has ``withdraw = "delete"``. For one thread."""
+    """The client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
     if peer.transport == "orthanc":
         from dicom_node.scu.orthanc import OrthancDestination
 
@@ -125,7 +129,7 @@ def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
-    """The way to this peer, by its ``transport``. Opens no connection yet; for one thread."""
+    """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
     # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
     if peer.transport == "orthanc":
         from dicom_node.scu.orthanc import OrthancDestination

@@ -1,4 +1,4 @@
-"""The protocol of an archive that may be asked for studies: find, retrieve, test (PS3.4 C, PS3.18 10)."""
+"""The protocol of an archive that can be queried for studies: find, retrieve, test (PS3.4 C, PS3.18 10)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ _LONGEST_ID = 64  # LO, PS3.5 6.2
 
 @dataclass(frozen=True, slots=True)
 class StudyQuery:
-    """One question: studies of these days that have a modality, or the study of one UID.
+    """One query: studies of these days that have a modality, or the study with one UID.
 
-    With ``patient_id`` those of one patient; it is matched as it is, so it may hold no wildcard.
+    With ``patient_id`` only studies of that patient; the ID is matched literally, so it must have no
+    wildcard.
     """
 
     first: date | None = None
@@ -50,13 +51,13 @@ class StudyQuery:
 
     @property
     def dates(self) -> str:
-        """The range as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
+        """The range of dates as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
         if self.first is None or self.last is None:
             return ""
         return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
 
     def is_answered_by(self, study: FoundStudy) -> bool:
-        """Whether an answer is one to this question: an archive may not match by all keys."""
+        """Whether ``study`` matches this query: an archive may not match by all keys."""
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
         if self.patient_id and study.patient_id != self.patient_id:
@@ -71,7 +72,7 @@ class StudyQuery:
 
 @dataclass(frozen=True, slots=True)
 class FoundStudy:
-    """One study in an answer. What the archive left out is "" or None.
+    """One study in an answer. Values that the archive left out are "" or None.
 
     ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
     """
@@ -87,7 +88,9 @@ class FoundStudy:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> FoundStudy | None:
-        """From the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance UID."""
+        """A study from the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance
+        UID.
+        """
         uid = texts.get("StudyInstanceUID", "").strip("\0 ")
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
@@ -112,14 +115,16 @@ def _identifier(texts: Mapping[str, str], keyword: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FoundStudies:
-    """The answer to a question. ``strays``: answers that name no study, or another than was asked for."""
+    """The answer to a query. ``strays``: number of answers without a study, or with a study that does not
+    match.
+    """
 
     studies: tuple[FoundStudy, ...]
     strays: int = 0
 
     @classmethod
     def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
-        """Those of the given answers that fit the question, each study once."""
+        """The given answers that match the query, each study once."""
         found: dict[str, FoundStudy] = {}
         strays = 0
         for texts in given:
@@ -132,7 +137,7 @@ class FoundStudies:
 
 
 class RetrieveStatus(StrEnum):
-    """The outcome of one retrieval, which decides what is done next."""
+    """The outcome of one retrieval, which decides the next step."""
 
     RETRIEVED = "retrieved"
     INCOMPLETE = "incomplete"  # some objects did not come: tried again, then accepted as it is
@@ -144,7 +149,7 @@ class RetrieveStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The outcome for one study. ``objects``: that came. ``text``: why not all."""
+    """The outcome for one study. ``objects``: number of received objects. ``text``: why some are missing."""
 
     status: RetrieveStatus
     objects: int = 0
@@ -152,9 +157,9 @@ class Retrieved:
 
 
 class ObjectSink(Protocol):
-    """Takes objects that a retrieval brings on our own connection.
+    """Stores objects that a retrieval receives on our own connection.
 
-    Raises FaultyInput for an object that is not taken, SpoolError where nothing more can be stored.
+    Raises FaultyInput for an object that is not accepted, SpoolError if nothing more can be stored.
     """
 
     @property
@@ -179,27 +184,29 @@ class ObjectSink(Protocol):
 
 
 class Archive(Protocol):
-    """One peer that may be asked. For one thread; no connection stays open between calls.
+    """The client of one peer that can be queried. For one thread; no connection stays open between calls.
 
-    No call waits for the peer without end.
+    Every call has a time limit.
     """
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Ask for studies. Raises PeerUnreachable where there is no answer, or none that can be read."""
+        """Query for studies. Raises PeerUnreachable without a readable answer."""
         ...
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Body Part Examined (0018,0015) of the study's series, where it says one. Raises PeerUnreachable."""
+        """Body Part Examined (0018,0015) of the study's series, as far as it is given. Raises
+        PeerUnreachable.
+        """
         ...
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """Get all objects of a study. The peer's faults are outcomes, not errors."""
+        """Get all objects of a study. Failures of the peer are outcomes, not errors."""
         ...
 
     def test(self) -> list[Check]:
-        """Try what questions and retrieval need, without retrieving anything."""
+        """Test what queries and retrieval need, without retrieving anything."""
         ...
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         ...

@@ -1,4 +1,4 @@
-"""Associations that we request of a peer's services, within deadlines; or why there is none (PS3.8 7.1)."""
+"""Associations that we request from a peer, within deadlines; or the reason why there is none (PS3.8 7.1)."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also
 
 @dataclass(frozen=True, slots=True)
 class NoAssociation:
-    """Why there is no association, and whether the peer would take none of the presentation contexts."""
+    """Why there is no association, and whether the peer refused all presentation contexts."""
 
     text: str
     takes_nothing: bool = False
 
 
 class DimseCaller:
-    """Requests associations from one peer. For one thread; ``close`` from any."""
+    """Requests associations from one peer. For one thread; any thread may call ``close``."""
 
     def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
-        """``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``."""
+        """Prepare calls to ``peer``.
+
+        ``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``.
+        """
         self._peer = peer
         self._settings = settings
         local = not peer.entered or settings.console.local_peers
         self._connections = Connections(silence_seconds or settings.outbox.answer_seconds, local=local)
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     @contextmanager
@@ -106,7 +109,7 @@ class DimseCaller:
                     association.release()
 
     def debug(self, what: str, **fields: object) -> None:
-        """For ``peers.debug``: numbers and UIDs, as in events."""
+        """Log a line for ``peers.debug``: numbers and UIDs, as in events."""
         shown = " ".join(f"{key}={value}" for key, value in fields.items())
         _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
 

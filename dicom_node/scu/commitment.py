@@ -1,4 +1,6 @@
-"""Storage commitment asked for (PS3.4 J.3.2), with a report on the same association; and our own reports."""
+"""Requests for storage commitment (PS3.4 J.3.2), with a report on the same association; and our own
+reports.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ _ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
 
 
 class CommitmentRequestor(DimseCaller):
-    """Asks one peer to take over objects that it acknowledged."""
+    """Requests storage commitment from one peer for objects that it acknowledged."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
-        """Request, then wait ``commitment_wait_seconds`` for a report on the same association."""
+        """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
 
         def on_report(event: Any) -> tuple[int, None]:
             return _take(event, keep), None
@@ -63,10 +65,12 @@ class CommitmentRequestor(DimseCaller):
 
 
 class CommitmentReporter(DimseCaller):
-    """Reports to one peer on what it asked for (PS3.4 J.3.3), as the SCP on an association of our own."""
+    """Reports to one peer on the objects in the peer's requests (PS3.4 J.3.3), as SCP on our own
+    association.
+    """
 
     def report(self, information: Dataset, event_type: int) -> str:
-        """Report; "" where the peer took it, else why not."""
+        """Send a report; returns "" if the peer accepted it, else why not."""
         with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
             if isinstance(association, NoAssociation):
                 return association.text
@@ -86,7 +90,7 @@ class CommitmentReporter(DimseCaller):
         return "" if code == 0 else f"status {code:04X}"
 
     def check(self) -> Check:
-        """Whether the peer takes reports; reports nothing."""
+        """Check whether the peer accepts reports; sends none."""
         with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
             if isinstance(association, NoAssociation):
                 return Check("commitment report", False, association.text)
@@ -96,7 +100,7 @@ class CommitmentReporter(DimseCaller):
 
 
 def check_commitment(caller: DimseCaller) -> Check:
-    """Whether the peer takes requests for storage commitment; asks for nothing."""
+    """Check whether the peer accepts requests for storage commitment; sends none."""
     with caller.associate(_contexts(), service="commitment") as association:
         if isinstance(association, NoAssociation):
             return Check("commitment", False, association.text)

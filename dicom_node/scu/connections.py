@@ -1,7 +1,7 @@
-"""A deadline for every call: connections that can be cut off while another thread is blocked on them.
+"""A deadline for every call: connections can be cut off while another thread is blocked on them.
 
-Time-outs of single reads and writes do not suffice: a line that moves one byte now and then never runs into
-them, and pynetdicom waits for its own thread without any.
+Time-outs of single reads and writes do not suffice: a line that moves one byte now and then never reaches
+them, and pynetdicom waits for its own thread without a time-out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Connections:
     """The open connections of one destination.
 
     ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether the destination
-    may be this machine, on its link, or a metadata service.
+    may be this machine, link-local, or a metadata service.
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
@@ -44,7 +44,7 @@ class Connections:
     def address_of(self, host: str) -> str:
         """The address for a connection to this host. Raises OSError, LocalAddress for a forbidden address.
 
-        The host is looked up once, here: a second answer of a name server could be another address.
+        Connect to this address: a second look-up could return another one.
         """
         self.refused = ""
         if self.local:
@@ -65,7 +65,9 @@ class Connections:
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """After ``seconds``, whatever waits for the peer in this scope gets an error of its connection."""
+        """Limit a scope to ``seconds``: after that, calls that wait for the peer fail with a connection
+        error.
+        """
         self.timed_out = False
         self._connected_at = None
         timer = threading.Timer(seconds, self.expire)
@@ -77,12 +79,14 @@ class Connections:
             timer.cancel()
 
     def expire(self) -> None:
-        """The deadline has passed: cut open connections. ``timed_out`` is set until the next scope begins."""
+        """Cut open connections, because the deadline has passed. ``timed_out`` is set until the next scope
+        begins.
+        """
         self.timed_out = True
         self.cut()
 
     def without_answer(self, whom: str) -> str:
-        """How far the call of ``whom`` in the last scope came that brought no association, in words."""
+        """How far the call to ``whom`` in the last scope got that led to no association, in words."""
         if self._connected_at is None:
             return f"cannot connect to {whom}"
         seconds = time.monotonic() - self._connected_at
@@ -91,12 +95,12 @@ class Connections:
         return f"connected to {whom}, no answer for {seconds:.0f} s"
 
     def close(self) -> None:
-        """Cut what is open, and whatever is opened later. From any thread."""
+        """Cut all open connections, and all that are opened later. Any thread may call it."""
         self.closed = True
         self.cut()
 
     def cut(self) -> None:
-        """Cut what is open now."""
+        """Cut all connections that are open now."""
         with self._lock:
             open_now = list(self._sockets)
         for connection in open_now:
@@ -107,9 +111,9 @@ class Connections:
 
 
 def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
-    """TLS of a client whose connections can be cut, in the handshake too; None: the system's authorities.
+    """TLS for a client whose connections can be cut, even in the handshake.
 
-    Raises OSError for a file of authorities that cannot be read.
+    ``authorities``: None for the system's. Raises OSError if the file of authorities cannot be read.
     """
 
     class WatchedSocket(ssl.SSLSocket):

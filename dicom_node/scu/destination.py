@@ -1,4 +1,4 @@
-"""The protocol of a destination as the outbox uses it: send, confirm, test. Statuses are data."""
+"""The protocol of a destination for the outbox: send, confirm, test. Statuses are data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dicom_node.dicom.commitment import CommitmentReport
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One result object to be sent: a whole Part 10 file on disk.
+    """One result object to send: a complete Part 10 file on disk.
 
-    ``path`` is absolute. ``sha256`` is that of the whole file. ``study``: the number of its study on this
-    node, 0 where it is of no interest.
+    ``path`` is absolute. ``sha256`` is the hash of the whole file. ``study``: the number of its study on this
+    node, 0 if it is not needed.
     """
 
     sop_class_uid: str
@@ -32,7 +32,7 @@ class Outgoing:
 
 
 class SendStatus(StrEnum):
-    """The outcome for one object, which decides what the outbox does next."""
+    """The outcome for one object, which decides the next step of the outbox."""
 
     STORED = "stored"
     WARNED = "warned"  # stored, with a warning status
@@ -46,7 +46,9 @@ class SendStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SendReport:
-    """Answer to one sent object: ``code`` is the DIMSE or HTTP status (to 32 characters), ``text`` why."""
+    """The answer to one sent object. ``code``: the DIMSE or HTTP status (up to 32 characters); ``text``:
+    the reason.
+    """
 
     status: SendStatus
     code: str = ""
@@ -65,7 +67,7 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Answer to one question for an object."""
+    """The answer to a query for one object."""
 
     presence: Presence
     text: str = ""
@@ -77,7 +79,7 @@ NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects befor
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of ``dicom-node peers test``."""
+    """The result of one test; one line of ``dicom-node peers test``."""
 
     name: str
     ok: bool
@@ -85,31 +87,34 @@ class Check:
 
 
 class Destination(Protocol):
-    """One peer that may receive. Not shared between threads; no connection stays open between calls.
+    """The client of one peer that can receive objects. For one thread; no connection stays open between
+    calls.
 
-    No call waits for the peer without end (``outbox.answer_seconds``, ``minimum_kib_per_second``).
+    Every call has a time limit (``outbox.answer_seconds``, ``minimum_kib_per_second``).
     """
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send in this order; one report per object, in order. The peer's faults are reports, not errors."""
+        """Send in this order; one report per object, in order. Failures of the peer are reports, not
+        errors.
+        """
         ...
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Ask whether the peer has the objects; one answer per object, in the same order."""
+        """Query whether the peer has the objects; one answer per object, in the same order."""
         ...
 
     def test(self) -> list[Check]:
-        """Try everything that delivery needs, without storing anything."""
+        """Test everything that delivery needs, without storing anything."""
         ...
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread: calls that wait for the peer return at once."""
+        """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalAnswer:
-    """Whether an object is gone from a destination; ``for_good``: asking again changes nothing."""
+    """Whether an object is deleted at a destination. ``for_good``: a repetition would change nothing."""
 
     gone: bool
     text: str = ""
@@ -117,14 +122,14 @@ class RemovalAnswer:
 
 
 class Remover(Protocol):
-    """A destination that deletes objects. Not shared between threads."""
+    """A destination that deletes objects. For one thread."""
 
     def remove(self, item: Outgoing) -> RemovalAnswer:
-        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        """Delete this object, but no other object with its UID, and query whether it is gone."""
         ...
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         ...
 
 
@@ -142,47 +147,51 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswer:
-    """The answer to one request: ``text`` says why it was not accepted."""
+    """The answer to one request; ``text``: why it was not accepted."""
 
     status: RequestStatus
     text: str = ""
 
 
 class CommitmentUser(Protocol):
-    """Asks one peer for storage commitment, as the SCU (PS3.4 Annex J). For one thread."""
+    """Requests storage commitment from one peer, as SCU (PS3.4 Annex J). For one thread."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
-        """Ask the peer to commit to these objects; a report that comes at once goes to ``keep``."""
+        """Request storage commitment for these objects; a report that arrives at once is passed to
+        ``keep``.
+        """
         ...
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         ...
 
 
 class CommitmentProvider(Protocol):
-    """Reports to one peer on storage commitment, as the SCP (PS3.4 J.3.3). For one thread."""
+    """Reports to one peer on storage commitment, as SCP (PS3.4 J.3.3). For one thread."""
 
     def report(self, information: Dataset, event_type: int) -> str:
-        """Report this Event Information; "" where the peer took it, else why not."""
+        """Report this Event Information; returns "" if the peer accepted it, else why not."""
         ...
 
     def check(self) -> Check:
-        """Whether the peer takes reports; reports nothing."""
+        """Check whether the peer accepts reports; sends none."""
         ...
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         ...
 
 
 def hangs(reports: Sequence[SendReport]) -> bool:
-    """Two objects in a row hung: it is the destination, not one object, and the rest need not be tried."""
+    """Whether two objects in a row hung: then the destination hangs, not one object, so the rest is not
+    tried.
+    """
     return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
 
 
 def shown(item: Outgoing, sop_class: str) -> Confirmation:
-    """The destination shows this UID, as an object of this class; "" where it does not name the class."""
+    """The answer of a destination that lists this UID, with this SOP class ("" if it names none)."""
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
     return Confirmation(Presence.FOUND)

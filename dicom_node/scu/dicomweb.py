@@ -48,7 +48,7 @@ class DicomwebDestination(HttpDestination):
         self._client.set_http_retry_params(retry=False)
 
     def test(self) -> list[Check]:
-        """Search for an object that cannot exist: shows whether the server is there and lets us in."""
+        """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 self._client.search_for_instances(search_filters={"SOPInstanceUID": generate_uid()})

@@ -1,8 +1,8 @@
 """DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
 
-Files leave with the bytes that they have on disk where the peer accepts their transfer syntax. Explicit VR
-Little Endian is converted where it takes Implicit VR Little Endian only; compressed objects are never
-transcoded. Query and store may be two AEs.
+Files are sent with their bytes unchanged if the peer accepts their transfer syntax. Explicit VR Little Endian
+is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded.
+Query and store may be two AEs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DimseDestination(DimseCaller):
     """A PACS that speaks DIMSE."""
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send all on one association; a peer that cuts it at one object is called again for the next."""
+        """Send all objects on one association; if the peer cuts it at one object, call again for the next."""
         reports: list[SendReport] = []
         while len(reports) < len(objects):
             rest = objects[len(reports) :]
@@ -71,7 +71,7 @@ class DimseDestination(DimseCaller):
         return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
 
     def test(self) -> list[Check]:
-        """C-ECHO, which result classes are taken, and whether confirmation can be asked for."""
+        """Test C-ECHO, the acceptance of result classes, and queries for confirmation."""
         checks = [self.echo()]
         if not checks[0].ok:
             return checks
@@ -83,7 +83,7 @@ class DimseDestination(DimseCaller):
         return checks
 
     def echo(self) -> Check:
-        """C-ECHO (PS3.4 A)."""
+        """Test C-ECHO (PS3.4 A)."""
         began = time.monotonic()
         with self.associate([build_context(Verification)]) as association:
             if isinstance(association, NoAssociation):

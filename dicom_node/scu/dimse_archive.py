@@ -62,7 +62,7 @@ _FAULTY_VALUES = (
 
 
 class DimseArchive(DimseCaller):
-    """A PACS that is asked by C-FIND."""
+    """A PACS that is queried by C-FIND."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
@@ -86,7 +86,7 @@ class DimseArchive(DimseCaller):
         return frozenset(found - {""})
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """C-MOVE or C-GET, as ``retrieve`` of the peer says; objects of a C-MOVE come to our listener."""
+        """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
         if self._peer.retrieve == "get":
             return self._get(study_instance_uid, sink)
         with self.associate(_contexts(_MODELS["move"]), service="query") as association:
@@ -99,7 +99,7 @@ class DimseArchive(DimseCaller):
                 return self._outcome(association, answers, came=None)
 
     def test(self) -> list[Check]:
-        """Whether queries and retrieval are accepted; nothing is retrieved."""
+        """Test whether queries and retrieval are accepted; nothing is retrieved."""
         checks = []
         for name, model in (("find", _FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
             with self.associate(_contexts(model), service="query") as association:

@@ -1,6 +1,6 @@
 """FHIR destination: a report as one transaction, by HL7 FHIR R4 (4.0.1) over HTTP.
 
-What a server says in an OperationOutcome is read for its codes alone: its texts may name a patient.
+Of a server's OperationOutcome only the codes are read: its texts may name a patient.
 """
 
 from __future__ import annotations

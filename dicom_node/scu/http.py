@@ -1,4 +1,4 @@
-"""HTTP with deadlines: sessions that can be cut off, and the meaning of a failed request for the outbox."""
+"""HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FAULTY_ANSWER = (
 class BoundedSession(requests.Session):
     """A session whose ``connections`` can be cut, and whose answers have a largest size.
 
-    Streamed answers are read by who asked for them, and bounded there.
+    Streamed answers are read and limited by the caller.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -62,10 +62,10 @@ class BoundedSession(requests.Session):
             super().mount(scheme, _Adapter(connections))
 
     def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        """Take no adapters of others: clients bring theirs for retries, and those belong to the outbox."""
+        """Ignore adapters of client libraries: they would retry, and retries are the outbox's task."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end.
+        """Send a request. Raises requests.ConnectionError if the answer is too long, or was cut off.
 
         Any status 3xx is an error (requests.HTTPError), with or without an address: an object goes only to
         the configured address, and no 3xx says that it was stored.
@@ -92,9 +92,7 @@ class BoundedSession(requests.Session):
 
 
 class HttpDestination(ABC):
-    """Base of the destinations over HTTP: a request per object, so that each has its own answer and
-    deadline.
-    """
+    """Base of the destinations over HTTP: one request per object, each with its own answer and deadline."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._outbox = settings.outbox
@@ -103,7 +101,7 @@ class HttpDestination(ABC):
         self._session = BoundedSession(self._connections)
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send one object after the other; after the first that is unreachable, the rest are not tried."""
+        """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
         reports: list[SendReport] = []
         for item in objects:
             if reports and reports[-1].status is SendStatus.UNREACHABLE:
@@ -113,7 +111,7 @@ class HttpDestination(ABC):
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Ask for each object; after the first question that was cut off, the rest are not asked."""
+        """Query for each object; if one query is cut off, the rest is not tried."""
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
@@ -121,7 +119,7 @@ class HttpDestination(ABC):
         return answers
 
     def remove(self, item: Outgoing) -> RemovalAnswer:
-        """Delete this object, no other one of its UID, and ask whether it is gone."""
+        """Delete this object, but no other object with its UID, and query whether it is gone."""
         try:
             seen = self._remaining(item)
             if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
@@ -141,7 +139,7 @@ class HttpDestination(ABC):
         return RemovalAnswer(gone, "" if gone else seen.text or "it is still there")
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     def _try_to_store(self, item: Outgoing) -> SendReport:
@@ -214,12 +212,12 @@ def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[H
 
 
 def status_of(error: requests.RequestException) -> int | None:
-    """The HTTP status of a refused request, None when there was no answer."""
+    """The HTTP status of a refused request, None without an answer."""
     return error.response.status_code if error.response is not None else None
 
 
 def problem(error: requests.RequestException, connections: Connections) -> SendReport:
-    """The report for any failure of ``requests``, without its text, which may quote the answer."""
+    """The report for any failure of ``requests``, without the error's text, which may quote the answer."""
     status = status_of(error)
     if isinstance(error, requests.HTTPError) and status is not None:
         return http_report(status)
@@ -231,7 +229,7 @@ def problem(error: requests.RequestException, connections: Connections) -> SendR
 
 
 def unanswered(report: SendReport) -> Confirmation:
-    """The answer to a question that failed as ``report`` says."""
+    """The answer to a query that failed with ``report``."""
     if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
         return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG

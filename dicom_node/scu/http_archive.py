@@ -1,6 +1,6 @@
 """Archives over HTTP: QIDO-RS and WADO-RS (PS3.18 10.6, 10.4), and Orthanc's REST API.
 
-Part 10 files are streamed to the sink: none is read here, and none is in memory whole.
+Part 10 files are streamed to the sink: no file is parsed here or held in memory.
 """
 
 from __future__ import annotations

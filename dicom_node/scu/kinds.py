@@ -1,4 +1,4 @@
-"""Which SOP classes each kind of result may have: what ``peers test`` proposes to a PACS."""
+"""The SOP classes of each kind of result, which ``peers test`` proposes to a PACS."""
 
 from __future__ import annotations
 

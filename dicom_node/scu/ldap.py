@@ -1,4 +1,4 @@
-"""A directory by LDAP (RFC 4511): who has a name, in which groups, and whether a password is the person's."""
+"""A directory by LDAP (RFC 4511): the person with a name, the person's groups, and a test of the password."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class DirectoryEntry:
 
 
 class Directory:
-    """A directory on a connection of :func:`asked`. Every method raises DirectoryFault."""
+    """The connection to a directory, from :func:`asked`. Every method raises DirectoryFault."""
 
     def __init__(self, settings: LdapSettings, connection: Connection, connections: Connections) -> None:
         self._settings, self._connection, self._connections = settings, connection, connections
 
     def begin(self) -> None:
-        """Connect, with TLS, and bind as the account that searches."""
+        """Connect with TLS, and bind as the account that searches."""
         with self._asking():
             self._connection.open(read_server_info=False)
             if not isinstance(self._connection.socket, _LimitedSocket):
@@ -65,8 +65,9 @@ class Directory:
             raise DirectoryFault("it does not take bind_dn with its password")
 
     def find(self, name: str) -> DirectoryEntry | None:
-        """The entry of the person of this name, None if there is none. Raises DirectoryFault for two people
-        of one name.
+        """The entry of the person with this name, None without one.
+
+        Raises DirectoryFault for two people with one name.
         """
         from ldap3.utils.conv import escape_filter_chars
 
@@ -88,10 +89,10 @@ class Directory:
             return _entry(found[0], settings.groups_attribute) if found else None
 
     def is_password(self, dn: str, password: str) -> bool:
-        """Whether it takes this password of this person: a bind.
+        """Whether the directory accepts this password for the person ``dn``, tested by a bind.
 
-        Never asks with an empty one: that is an unauthenticated bind, which a directory may take (RFC 4513
-        5.1.2).
+        An empty password is never sent: that would be an unauthenticated bind, which a directory may accept
+        (RFC 4513 5.1.2).
         """
         if not (dn and password):
             return False
@@ -132,7 +133,7 @@ class Directory:
 
 @contextmanager
 def asked(settings: LdapSettings) -> Iterator[Directory]:
-    """The directory, within its time, bound as the account that searches. Raises DirectoryFault."""
+    """The directory, bound as the account that searches, with a time limit. Raises DirectoryFault."""
     connections = Connections(settings.seconds)
     with connections.within(settings.seconds):
         try:
@@ -156,7 +157,7 @@ def _cause(error: Exception) -> type:
 
 
 def group_name(text: str) -> GroupName:
-    """A group as it is compared: a DN in its parts, another text as a whole; capitals do not matter."""
+    """The form of a group's name for comparison, without case: a DN as its parts, other text as a whole."""
     from ldap3.core.exceptions import LDAPInvalidDnError
     from ldap3.utils.dn import parse_dn
 

@@ -1,7 +1,7 @@
 """HL7 destination: a report as ORU^R01 over MLLP (HL7 transport specification, release 1), plain or TLS.
 
-A connection for each message: a lost one says of one message only that its acknowledgement did not come.
-The answer is read within limits, and of it only codes are reported.
+Each message has its own connection: if it is lost, only that message has no acknowledgement. The answer is
+read within limits, and only its codes are reported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _OTHER_MESSAGE = SendReport(SendStatus.RETRY, "", "it acknowledges another messa
 
 
 class Hl7Destination:
-    """A RIS or interface engine that takes ORU^R01."""
+    """A RIS or interface engine that accepts ORU^R01."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer, self._settings = peer, settings
@@ -54,7 +54,7 @@ class Hl7Destination:
         self._connections = Connections(settings.outbox.answer_seconds, local=local)
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Send one message after the other; after the first that is unreachable, the rest are not tried."""
+        """Send one message after the other; if one finds the peer unreachable, the rest is not tried."""
         reports: list[SendReport] = []
         for item in objects:
             if reports and reports[-1].status is SendStatus.UNREACHABLE:
@@ -64,11 +64,13 @@ class Hl7Destination:
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Nothing can be asked: only a peer that had another transport before is asked here."""
+        """Answer "unknown" for each object: HL7 has no query. Called only if the peer had another
+        transport before.
+        """
         return [_NO_QUESTION] * len(objects)
 
     def test(self) -> list[Check]:
-        """Open a connection, and see whether the receiver leaves it open; nothing is sent."""
+        """Open a connection, and check that the receiver leaves it open; nothing is sent."""
         began = time.monotonic()
         with self._connections.within(self._settings.outbox.answer_seconds):
             try:
@@ -84,7 +86,7 @@ class Hl7Destination:
         return [Check("connection", True, f"{how} in {took}; nothing was sent")]
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     def _send(self, item: Outgoing) -> SendReport:

@@ -1,7 +1,7 @@
 """A sending modality: C-STORE of files as they are on disk (``dicom-node send``, the demonstration).
 
-What the node itself sends goes through :mod:`dicom_node.scu.dimse`, which confirms and retries; here a
-person looks at every status.
+The node itself sends through :mod:`dicom_node.scu.dimse`, which confirms and retries; here a person looks at
+every status.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Callee:
 
     @classmethod
     def from_settings(cls, peer: PeerSettings, settings: Settings) -> Callee:
-        """The callee that a peer's settings describe. Raises PeerUnreachable without host or port."""
+        """The AE that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name}: {peer.missing_of_address()}: add it to its [[peers]]")
         context = client_tls(settings) if peer.tls else None
@@ -55,7 +55,7 @@ class Callee:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The outcome of the C-STORE of one file; ``status`` is None when no answer came. ``at`` is UTC."""
+    """The outcome of the C-STORE of one file; ``status`` is None without an answer. ``at`` is UTC."""
 
     path: Path
     sop_instance_uid: str
@@ -65,15 +65,15 @@ class Sent:
 
     @property
     def stored(self) -> bool:
-        """Success or a warning: the peer has it (PS3.4 B.2.3)."""
+        """Whether the peer has stored the file: Success or a warning (PS3.4 B.2.3)."""
         return self.status is not None and store_report(self.status).status in _STORED
 
 
 def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
-    """C-STORE files, each in its own transfer syntax, bytes as they are; one association per 128 kinds.
+    """C-STORE files, each in its own transfer syntax, unchanged; one association per 128 presentation
+    contexts.
 
-    Raises PeerUnreachable when no association comes about. A file that cannot be sent is reported, never
-    raised.
+    Raises PeerUnreachable if there is no association. A file that cannot be sent is reported, not raised.
     """
     reports: list[Sent] = []
 
@@ -93,7 +93,7 @@ def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None])
 
 
 def dicom_files(paths: Iterable[Path]) -> list[Path]:
-    """The files, and all files below the folders, by name."""
+    """The files, and all files in the folders, sorted by name."""
     found: list[Path] = []
     for path in paths:
         found += sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]

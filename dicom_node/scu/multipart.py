@@ -15,7 +15,7 @@ class MalformedMultipart(ValueError):
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type names. Raises MalformedMultipart."""
+    """The boundary in a Content-Type. Raises MalformedMultipart."""
     found = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/") or found is None:
         raise MalformedMultipart("not a multipart answer")
@@ -23,7 +23,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 class Parts:
-    """The parts of one message. Each must be read to its end before the next one is asked for."""
+    """The parts of one message. Each must be read completely before the next one."""
 
     def __init__(self, pieces: Iterator[bytes], boundary: bytes) -> None:
         self._pieces = pieces

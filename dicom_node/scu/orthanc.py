@@ -55,7 +55,7 @@ class OrthancDestination(HttpDestination):
         }
 
     def test(self) -> list[Check]:
-        """Whether Orthanc answers and accepts our credentials."""
+        """Test whether Orthanc answers and accepts our credentials."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 system = self._client.get_system(**self._call)

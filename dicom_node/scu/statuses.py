@@ -1,4 +1,4 @@
-"""Status codes as data: a C-STORE status (PS3.4 B.2.3, PS3.7 C), one of C-MOVE and C-GET, or an HTTP one."""
+"""Status codes as data: of C-STORE (PS3.4 B.2.3, PS3.7 C), of C-MOVE and C-GET, and of HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _S, _R = SendStatus, RetrieveStatus
 
 @dataclass(frozen=True, slots=True)
 class StatusRange:
-    """What statuses from ``first`` to ``last`` mean to the outbox."""
+    """The outbox's reaction to the statuses from ``first`` to ``last``."""
 
     first: int
     last: int
@@ -69,9 +69,7 @@ RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
 
 
 def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
-    """What the final status of a C-MOVE or C-GET means, and the reason why objects are missing ("" for
-    success).
-    """
+    """The outcome for the final status of a C-MOVE or C-GET, and why objects are missing ("" for success)."""
     for first, last, status, text in RETRIEVE_STATUSES:
         if first <= code <= last:
             return status, f"status {code:04X}: {text}" if text else ""
@@ -79,7 +77,7 @@ def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
 
 
 def store_report(code: int | None) -> SendReport:
-    """The report for a C-STORE status; None: the answer had none (the association was cut off).
+    """The report for a C-STORE status; None: no answer came (the association was cut off).
 
     Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
     """

@@ -1,4 +1,4 @@
-"""pynetdicom's requestor with defects corrected, by semi-private hooks of the pinned version."""
+"""pynetdicom's requestor with corrected defects, through semi-private hooks of the pinned version."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     """An AE that requests associations and serves no requests on them.
 
-    Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost; threads that wait
-    for the peer continue when ``connections`` are cut.
+    Its sockets do not wait for delayed acknowledgements, and are always closed; no answer is lost; threads
+    that wait for the peer continue when ``connections`` are cut.
     """
 
     def __init__(
         self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
     ) -> None:
-        """``largest_object``: bytes of an object that the peer may send on our association (C-GET)."""
+        """Prepare an AE. ``largest_object``: bytes of an object that the peer may send on our association
+        (C-GET).
+        """
         super().__init__(ae_title)
         self._connections = connections or Connections(_SILENCE_SECONDS)
         self._largest_object = largest_object
@@ -148,7 +150,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:
-    """Client side of PS3.15 B.12: the peer's certificate is checked, ours is shown."""
+    """TLS for a client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
     tls = settings.listener.tls
     trusted = str(tls.trusted) if tls and tls.trusted else None
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)

@@ -81,7 +81,7 @@ class DimseManager(DimseCaller):
         return self._change("N-SET", ask)
 
     def test(self) -> list[Check]:
-        """Whether UPS Pull is accepted; asks for nothing."""
+        """Test whether UPS Pull is accepted; sends no query."""
         with self.associate(_contexts()) as association:
             if isinstance(association, NoAssociation):
                 return [Check("UPS Pull", False, association.text)]

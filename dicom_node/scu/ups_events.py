@@ -1,6 +1,6 @@
 """Events of a worklist manager by UPS-RS (PS3.18 11.10, 11.13): subscription, and a WebSocket (RFC 6455).
 
-Only requests to cancel (Event Type ID 2, PS3.4 CC.2.4) are read, of messages in one frame of limited size.
+Only requests to cancel (Event Type ID 2, PS3.4 CC.2.4) are read, from messages in one frame of limited size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WAIT_SECONDS = 1.0
 
 
 class UpsEvents:
-    """Subscriptions at one manager and the channel of their events. For one thread; ``close`` from any."""
+    """Subscriptions at one manager and their event channel. For one thread; any thread may call ``close``."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer, self._seconds = peer, settings.outbox.answer_seconds
@@ -47,11 +47,11 @@ class UpsEvents:
         self._url = urlsplit(peer.url.rstrip("/"))
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     def subscribe(self, uid: str) -> bool:
-        """``POST /workitems/{uid}/subscribers/{AE title}``; whether the manager took it."""
+        """``POST /workitems/{uid}/subscribers/{AE title}``; returns whether the manager accepted it."""
         try:
             with self._connections.within(self._seconds):
                 answer = self._session.post(
@@ -63,9 +63,9 @@ class UpsEvents:
             return False
 
     def listen(self, goes_on: Callable[[], bool]) -> Iterator[str]:
-        """UIDs of items whose cancellation is asked for, while ``goes_on``, which is called once a second.
+        """UIDs of items that somebody asks to cancel, until ``goes_on``, called once a second, returns False.
 
-        Raises PeerUnreachable where there is no channel, or it ended.
+        Raises PeerUnreachable if there is no channel, or it ended.
         """
         try:
             with self._channel() as channel:

@@ -35,24 +35,27 @@ class UpsRsManager:
             self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def search(self) -> list[Dataset]:
-        """``GET /workitems`` (PS3.18 11.9). Raises PeerUnreachable."""
+        """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises PeerUnreachable."""
         return self._asked(lambda: self._search(ProcedureStepState.SCHEDULED))
 
     def read(self, uid: str) -> Dataset | None:
-        """``GET /workitems/{uid}`` (PS3.18 11.5). Raises PeerUnreachable."""
+        """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises PeerUnreachable."""
         return self._asked(lambda: self._read(uid))
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
-        """``PUT /workitems/{uid}/state`` (PS3.18 11.7)."""
+        """Change the state of an item: ``PUT /workitems/{uid}/state`` (PS3.18 11.7)."""
         return self._change("PUT", f"/{uid}/state", change_of_state(transaction_uid, state))
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """``POST /workitems/{uid}?{transaction-uid}`` (PS3.18 11.6), with the UID in the data set as well."""
+        """Update an item: ``POST /workitems/{uid}?{transaction-uid}`` (PS3.18 11.6).
+
+        The Transaction UID is in the data set as well.
+        """
         changes.TransactionUID = transaction_uid
         return self._change("POST", f"/{uid}?{transaction_uid}", changes)
 
     def test(self) -> list[Check]:
-        """Search for an item that cannot exist."""
+        """Test the manager: search for an item that cannot exist."""
         try:
             self._asked(lambda: self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid()))
         except PeerUnreachable as error:
@@ -60,7 +63,7 @@ class UpsRsManager:
         return [Check("UPS-RS", True, "search answered")]
 
     def close(self) -> None:
-        """End all calls under way for good, from any thread."""
+        """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
 
     def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:

@@ -16,7 +16,7 @@ MOST_ITEMS: Final = 200
 
 
 class ChangeStatus(StrEnum):
-    """What a worklist manager answered to a change of a work item."""
+    """A worklist manager's answer to a change of a work item."""
 
     DONE = "done"
     CONFLICT = "conflict"  # the item's state, or the Transaction UID, is another: read it
@@ -27,26 +27,26 @@ class ChangeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChangeAnswer:
-    """The answer to one change; ``text``: a status, and no text of the manager's."""
+    """The answer to one change. ``text``: a status, never text from the manager."""
 
     status: ChangeStatus
     text: str = ""
 
 
 class WorklistManager(Protocol):
-    """The peer that manages work items. Used by one thread; any thread may call ``close``."""
+    """The client of a peer that manages work items. Used by one thread; any thread may call ``close``."""
 
     def search(self) -> list[Dataset]:
-        """Items that are SCHEDULED, at most ``MOST_ITEMS``. Raises PeerUnreachable."""
+        """The SCHEDULED items, at most ``MOST_ITEMS``. Raises PeerUnreachable."""
 
     def read(self, uid: str) -> Dataset | None:
-        """All attributes of an item; None where there is no such one. Raises PeerUnreachable."""
+        """All attributes of an item; None if it does not exist. Raises PeerUnreachable."""
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
         """Claim, complete or cancel an item."""
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
-        """Replace attributes of an item that the Transaction UID claimed."""
+        """Replace attributes of an item, claimed under the Transaction UID."""
 
     def test(self) -> list[Check]:
         """Test whether the manager answers and lets the node in, without changing anything."""

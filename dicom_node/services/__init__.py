@@ -1,8 +1,8 @@
-"""What a person may do to a node, one file per noun: command line and console share these functions.
+"""A person's actions on a node, one file per noun; command line and console share these functions.
 
-Each takes the settings, opens the database for one short unit of work and raises a ``NodeError`` that
-says what to do. What is heavy to import (networking, models) is imported by the function that needs it: a
-list must be quick.
+Each function takes the settings, opens the database for one short unit of work and raises a ``NodeError``
+that says what to do. Modules that are slow to import (networking, models) are imported by the function that
+needs them: a list must be quick.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def writing(settings: Settings) -> Iterator[Session]:
 
 
 def upgrade_database(settings: Settings) -> str:
-    """Bring the schema to this program's version, and return that version."""
+    """Update the schema to this program's version; returns that version."""
     with faults.in_words(settings.database_url):
         database = Database(settings.database_url)
         try:

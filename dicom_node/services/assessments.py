@@ -1,5 +1,7 @@
-"""Assessments: findings that readers accept, modify, reject or miss; results that wait for an assessment;
-assessments sent as objects; how right the AI was, counted by model, version and group of patients."""
+"""Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
+
+Also how often the AI was right, counted by model, version and group of patients.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ class RejectResults(Because):
 def held_results(session: Session, settings: Settings, study: int) -> View:
     """The waiting or rejected results of a study, since when they wait, and who decided what.
 
-    ``takers``: peers that have a report of the study and take assessments. A decision must pass ``as_of``
+    ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
     rows = outbox.in_question(session, study)
@@ -187,10 +189,10 @@ def reject_results(
 
 
 def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
-    """Send this person's assessments of a study to the peers that have the report and take assessments.
+    """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
-    Returns their names. Raises NotFound, or NotAllowedNow where there is nothing (new) to send, nobody takes
-    it, or the study is being received or in quarantine.
+    Returns their names. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no peer accepts
+    assessments, or the study is being received or in quarantine.
     """
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -215,8 +217,8 @@ def assess(
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
-    A missing finding has no place, so its tracking UID is ignored. Raises NotFound where the report has no
-    such finding (any more), FaultyInput.
+    A missing finding has no place, so its tracking UID is ignored. Raises NotFound if the report does not
+    have the finding (any more), FaultyInput.
     """
     verdict = given.verdict
     words = checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
@@ -248,7 +250,7 @@ def assess(
 def assess_again(
     session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: Person, because: str
 ) -> None:
-    """Enter an assessment of a finding again after a restore, whatever the newest report is by now."""
+    """Store an assessment again after a restore, whatever the newest report is by now."""
     verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
     _keep(session, settings, study, [finding], verdict, by, because)
     fields = {"verdict": verdict.value, "model": finding["model"]}
@@ -265,7 +267,7 @@ def assess_named(
 ) -> View:
     """Assess the finding whose values match ``about`` ("" matches every value); returns the finding.
 
-    Raises NotFound where none matches, NotAllowedNow where several do, FaultyInput.
+    Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
     """
     with reading(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -358,7 +360,7 @@ def all_assessments(
 
 
 def as_csv(found: Iterable[View]) -> str:
-    """The rows as CSV (RFC 4180), with a line of names. A spreadsheet takes no cell for a formula."""
+    """The rows as CSV (RFC 4180), with a line of column names. No cell can be taken for a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
@@ -367,9 +369,9 @@ def as_csv(found: Iterable[View]) -> str:
 
 
 def counts_by_group(session: Session, model: str, version: str) -> list[View]:
-    """For each age group, sex and station, and each finding: the verdicts where the AI called it present.
+    """For each age group, sex and station, and each finding: the verdicts on calls "present".
 
-    Only findings that somebody judged; ``ppv`` with its 95 % interval (Wilson).
+    Only findings with a verdict are listed; ``ppv`` with its 95 % interval (Wilson).
     """
     found: list[View] = []
     for name, column in _GROUPED_BY.items():

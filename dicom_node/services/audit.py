@@ -1,4 +1,4 @@
-"""Who did, saw or was refused what: rows that are only ever added."""
+"""The audit: who did or saw something, or was refused; rows are only ever added."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DECISIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """The person who does something, and the address from which.
+    """A person, and the network address of the person's request.
 
     ``decided_at``, ``decision``: time and id of the first decision, if it is carried out again after a
     restore.
@@ -62,7 +62,9 @@ class Person:
 
     @property
     def now(self) -> datetime:
-        """The time for the audit: of the first decision after a restore, otherwise the present time."""
+        """The time for the audit: the time of the first decision after a restore, otherwise the present
+        time.
+        """
         return self.decided_at or utc_now()
 
 
@@ -80,7 +82,7 @@ def note(
     words: str = "",
     **fields: Any,
 ) -> AuditRow:
-    """Add a row in the transaction of the audited action. ``fields`` hold no PHI.
+    """Add a row in the transaction of the audited action. ``fields`` contain no PHI.
 
     A decision is also written for its copy: ``what`` names by UIDs what was decided, so that it can be
     applied again in a restored database; ``words``, a person's reason, are encrypted there.
@@ -115,17 +117,17 @@ def _decision(session: Session, row: AuditRow, record: dict[str, Any]) -> Decisi
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
-    """Somebody sees a study: noted before it is shown, and again after some minutes."""
+    """Record that a person sees a study, before it is shown; not again within some minutes."""
     _note_once(database, by, AuditAction.STUDY_SEEN, AuditRow.study_id == study_id, study_id=study_id)
 
 
 def note_list(database: Database, by: Person, name: str) -> None:
-    """Somebody sees a list of studies or patients: noted as the sight of a study is, not page by page."""
+    """Record that a person sees a list of studies or patients; at most once in some minutes, not per page."""
     _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
 
 
 def note_export(database: Database, by: Person, name: str) -> None:
-    """Somebody takes a list with him, as a file: noted each time."""
+    """Record that a person downloads a list as a file; each time."""
     with database.write() as session:
         note(session, by, AuditAction.EXPORTED, list=name)
 
@@ -138,9 +140,9 @@ def rows(
     actor: str = "",
     action: AuditAction | None = None,
 ) -> list[View]:
-    """The newest rows, of one person or of one kind where asked for.
+    """The newest rows, filtered by person or kind if given.
 
-    ``before``: only rows older than the row of this number.
+    ``before``: only rows older than the row with this number.
     """
     joined = select(AuditRow, Study.study_instance_uid)
     chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
@@ -185,7 +187,7 @@ def _note_once(
 
 
 def checked_reason(text: str) -> str:
-    """A reason that a person gives, in one line. Raises FaultyInput."""
+    """A person's reason, in one line. Raises FaultyInput."""
     words = " ".join(text.split())
     if not SHORTEST_REASON <= len(words) <= LONGEST_REASON or not words.isprintable():
         raise FaultyInput(f"say why in {SHORTEST_REASON} to {LONGEST_REASON} characters")

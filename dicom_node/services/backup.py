@@ -1,9 +1,9 @@
-"""Backup of a node while it runs, and its way back.
+"""Backup of a running node, and restore.
 
 A backup is a folder: the database, the copies of persons' decisions, the site key, the configuration files,
 the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
-are large and come along when asked for: the PACS and the modalities have the images, and a result that was
-delivered is in the PACS.
+are large and included only on request: the PACS and the modalities have the images, and a delivered result is
+in the PACS.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def backup(
 ) -> list[str]:
     """Write a backup into a new folder; the node may run. Returns remarks for the admin.
 
-    ``objects``: with received objects and built results. ``key``: with the site key.
-    Raises CannotCreate when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
+    ``objects``: with received objects and built results. ``key``: with the site key. Raises CannotCreate if
+    the folder exists or cannot be made, DatabaseDamaged, DatabaseUnusable.
     """
     part = destination.with_name(destination.name + ".part")
     if destination.exists() or part.exists():
@@ -69,7 +69,7 @@ def backup(
 
 
 def verify(source: Path) -> dict[str, Any]:
-    """The manifest of a backup whose files are all there and whole. Raises FaultyInput."""
+    """The manifest of a backup whose files are all present and undamaged. Raises FaultyInput."""
     manifest = _manifest(source)
     for name, expected in manifest["files"].items():
         if not (source / name).is_file():
@@ -82,7 +82,7 @@ def verify(source: Path) -> dict[str, Any]:
 
 
 def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
-    """Put database, site key, device rules and objects of a verified backup in their places.
+    """Restore database, site key, device rules and objects of a verified backup.
 
     The node must be stopped. The present files are kept beside them, with the time in their names. Device
     rules that the backup lacks stay: without one a name might be shown. Returns the saved configuration

@@ -1,4 +1,6 @@
-"""Images whose cleaning waits for a person: withheld, blacked out, filled wider; what a person decides."""
+"""Images whose cleaning waits for a person's review (withheld, blacked out, filled wider), and the
+decisions.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ class Boxes(ServiceRequest):
 
 
 def waiting(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of reviews, the longest waiting first, and the number of its last row where more follow."""
+    """One page of reviews, the longest waiting first, and the number of its last row if more follow."""
     chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
     if after is not None:
         chosen = chosen.where(CleaningReview.id > after)
@@ -67,7 +69,7 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
 
 
 def after(session: Session, number: int) -> int | None:
-    """The image that waits after this one, the first one after the last; None where no other waits."""
+    """The image that waits after this one; after the last the first one; None if no other image waits."""
     chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
     in_turn = chosen.order_by(CleaningReview.id < number, CleaningReview.id)
     return session.scalar(in_turn.limit(1))
@@ -81,7 +83,7 @@ def decided(session: Session) -> list[View]:
 
 
 def numbers(session: Session) -> View:
-    """How many images wait for a review, and since when the oldest one waits."""
+    """The number of images that wait for a review, and the time since when the oldest waits."""
     chosen = select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
     count, oldest = session.execute(chosen).one()
     return {"waiting": count, "oldest": as_json(oldest)}
@@ -125,10 +127,10 @@ def accept(settings: Settings, number: int, by: Person) -> None:
 
 
 def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
-    """Clean the image again, removing also what these boxes hold; they replace those drawn before.
+    """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
-    It is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput, NotAllowedNow
-    (also where the study cannot be run again).
+    The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
+    NotAllowedNow (also if the study cannot be run again).
     """
     from dicom_node.studies import rerun
 
@@ -146,7 +148,7 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
 
 
 def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
-    """The boxes of a form with fields ``left, top, right, bottom`` a box, empty rows left out.
+    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
     """
@@ -166,7 +168,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
 
 
 def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
-    """Raises FaultyInput for invalid boxes, or boxes that lie outside the picture or take too much of it."""
+    """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
         raise FaultyInput("draw a box first, or give its edges")

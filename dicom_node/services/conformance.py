@@ -1,7 +1,8 @@
-"""How the last objects between the node and a peer kept to the standard: a report to keep.
+"""Report on how far the last objects between the node and a peer conformed to the standard.
 
-Of what went there: the gate's refusals, statuses, and what dciodvfy (dicom3tools) says of the files where it
-is installed. Of what came from there: refusals, faults, attributes that were repaired. No value of a header.
+For objects sent there: the gate's refusals, statuses, and the findings of dciodvfy (dicom3tools) if it is
+installed. For objects received from there: refusals, faults, repaired attributes. The report contains no
+value of a header.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def write(settings: Settings, name: str, file: Path, by: Person = COMMAND_LINE) 
 
 
 def note_export(settings: Settings, name: str, by: Person) -> None:
-    """Somebody takes the report with him."""
+    """Record in the audit that a person downloads the report."""
     with writing(settings) as session:
         audit.note(session, by, AuditAction.EXPORTED, list="conformance", peer=name)
 

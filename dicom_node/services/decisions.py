@@ -1,8 +1,9 @@
-"""Decisions of persons that a restored database does not know: named, done again, or settled by a person.
+"""Persons' decisions that a restored database lacks: listed, applied again, or settled by a person.
 
-Each is done by the function that did it, in one transaction with its entry in the audit, under the name and
-the time of the person who decided. What cannot be done yet waits: the study may still come back from the
-spool, the result from its job. What it would hold back waits with it (``store/decisions.py``).
+Each is applied by the function that applied it first, in one transaction with its audit record, under the
+name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
+come back from the spool, the result from its job. Deliveries that it would prevent wait with it
+(``store/decisions.py``).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _BY_HAND = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LostDecision:
-    """A decision that is to be done again."""
+    """A decision that must be applied again."""
 
     action: AuditAction
     study: str
@@ -66,7 +67,7 @@ class _NotYet(Exception):
 
 
 def reconcile(settings: Settings) -> list[View]:
-    """Enter persons' decisions that the database lost, and apply again those that can be applied now.
+    """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
 
     Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
     """
@@ -86,9 +87,7 @@ def reconcile(settings: Settings) -> list[View]:
 
 
 def apply_waiting(settings: Settings) -> int:
-    """Apply the waiting decisions that can be applied now, in the order in which they were made; returns how
-    many.
-    """
+    """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
         lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
     done = 0
@@ -104,7 +103,7 @@ def apply_waiting(settings: Settings) -> int:
 
 
 def waiting(session: Session) -> list[View]:
-    """Lost decisions that are not applied yet, the oldest first; ``waits_for`` says why."""
+    """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
     return [as_view(row) for row in decisions.waiting(session)]
 
 
@@ -116,7 +115,7 @@ def in_line(row: Mapping[str, Any]) -> str:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line about the lost decisions; "" where none was lost."""
+    """One line about the lost decisions; "" if none was lost."""
     if not rows:
         return ""
     waits = [row for row in rows if row["state"] == "waits"]
@@ -148,9 +147,9 @@ def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAN
 
 
 def describe_lost(settings: Settings) -> list[str]:
-    """Lines about decisions made after the restored backup was written, with the outcome for each.
+    """Lines on the decisions made after the restored backup was written, with the outcome for each.
 
-    Empty where there is no such decision.
+    Empty if there is no such decision.
     """
     try:
         lost = reconcile(settings)

@@ -1,4 +1,4 @@
-"""What a person may do to deliveries: send again, discard, send to a further peer; each is in the audit."""
+"""A person's actions on deliveries: send again, discard, send to a further peer; each is in the audit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def retry(
     destination: str = "",
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Send given-up deliveries again: these, or all (to one destination). Returns how many.
+    """Send again these given-up deliveries, or all (to one destination). Returns how many.
 
     Raises NotFound, NotAllowedNow.
     """
@@ -74,7 +74,7 @@ def discard(
     destination: str = "",
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Stop sending these deliveries, or all that were given up (to one destination). Returns how many.
+    """Discard these deliveries, or all that were given up (to one destination). Returns how many.
 
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.

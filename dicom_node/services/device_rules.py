@@ -1,4 +1,4 @@
-"""Device rules from boxes that a person drew: tried on the last images of the device, then saved."""
+"""Device rules made of boxes that a person drew: tried on the last images of the device, then saved."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
 def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person) -> None:
     """Write the rule into the site's folder of device rules, where the node reads it at its next reload.
 
-    Raises NotFound, FaultyInput, NotAllowedNow (there is such a rule, or the folder is closed to the node).
+    Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
     """
     with writing(settings) as session:
         instance, header = _opened(session, settings, number)
@@ -126,7 +126,7 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
 def save_and_clean(
     settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person, role: UserRole
 ) -> str:
-    """Save the rule and have the image cleaned again; returns why the latter cannot be, "" where it is.
+    """Save the rule and clean the image again; returns why the image cannot be cleaned, "" if it can.
 
     Raises as :func:`save`: the rule is not saved then.
     """
@@ -157,7 +157,7 @@ def made_here(settings: Settings) -> list[View]:
 
 
 def remove(settings: Settings, name: str, by: Person) -> None:
-    """Take a rule back that was drawn at the console. Raises NotFound, NotAllowedNow."""
+    """Remove a rule that was drawn at the console. Raises NotFound, NotAllowedNow."""
     folder = device_rules_of(settings)
     if folder is None or name not in {row["name"] for row in made_here(settings)}:
         raise NotFound(f"no device rule that was drawn here is called {name!r}")

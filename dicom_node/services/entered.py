@@ -1,4 +1,4 @@
-"""Peers and rules that a person enters by page or command; those of the configuration files stay locked."""
+"""Peers and rules that a person enters by page or command; those in configuration files cannot be changed."""
 
 from __future__ import annotations
 
@@ -60,14 +60,16 @@ class Saved(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warnings of ``check`` for the whole configuration, and the holds that a change would undercut."""
+    """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
 
     warnings: tuple[str, ...]
     undercut: tuple[str, ...]
 
 
 def listed(session: Session, kind: Kind) -> dict[str, View]:
-    """The peers (or rules) that were entered in the database, by name; files configure the others."""
+    """The peers (or rules) that were entered in the database, by name; peers and rules in files are not
+    included.
+    """
     names = ("name", "version", "changed_at", "changed_by", "keys")
     return {row.name: columns(row, *names) for row in entered(session, kind)}
 
@@ -94,7 +96,7 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
 
 
 def tables(text: str) -> dict[str, Any]:
-    """What a person wrote as TOML. Raises FaultyInput."""
+    """The tables in a person's TOML text. Raises FaultyInput."""
     if len(text) > LONGEST:
         raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
     try:
@@ -104,7 +106,7 @@ def tables(text: str) -> dict[str, Any]:
 
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """One peer or rule of this name with these keys, as its lines would be read. Raises FaultyInput."""
+    """The peer or rule with this name and these keys, as if read from TOML. Raises FaultyInput."""
     if keys.get("name", name) != name:
         raise FaultyInput(f"name: the address says {name}")
     try:
@@ -129,9 +131,9 @@ def save(
 ) -> Saved:
     """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its version and warnings.
 
-    ``version``: of the entry that is changed, 0 to add one, None: whichever exists. ``despite_hold``: a
-    person confirmed that it sends results at once that another rule holds. Raises FaultyInput with every
-    mistake that ``check`` would find, NotAllowedNow (it stands in a file), ChangedMeanwhile, HoldUndercut.
+    ``version``: of the entry to change, 0 to add one, None: whichever exists. ``despite_hold``: a person
+    confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with every
+    mistake that ``check`` would find, NotAllowedNow (the entry is in a file), ChangedMeanwhile, HoldUndercut.
     """
     name = str(content["name"])
     _refuse_risky(settings, kind, content)
@@ -158,7 +160,7 @@ def save(
 
 
 def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
-    """The warnings of ``save``, and what it would raise but for HoldUndercut; nothing is changed."""
+    """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
     _refuse_risky(settings, kind, content)
     with reading(settings) as session:
         row = session.get(EnteredTable, (kind, str(content["name"])))
@@ -168,7 +170,9 @@ def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: i
 def remove(
     settings: Settings, kind: Kind, name: str, version: int | None = None, by: Person = COMMAND_LINE
 ) -> None:
-    """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs it)."""
+    """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
+    peer).
+    """
     with open_database(settings) as database:
         with database.write() as session:
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
@@ -186,7 +190,9 @@ def remove(
 
 
 def apply(settings: Settings) -> int:
-    """Have the nodes of this machine take it over at once; returns how many. Others see it within 30 s."""
+    """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
+    s.
+    """
     from dicom_node.processes import running
 
     asked = 0
@@ -198,9 +204,9 @@ def apply(settings: Settings) -> int:
 
 
 def show_entry(settings: Settings, kind: Kind, name: str) -> View:
-    """A peer or rule that was entered: its keys, ``version``, who changed it and when.
+    """An entered peer or rule: its keys, ``version``, who changed it and when.
 
-    Raises NotFound; NotAllowedNow for one of the configuration files.
+    Raises NotFound; NotAllowedNow for one in the configuration files.
     """
     with reading(settings) as session:
         found = listed(session, kind).get(name)

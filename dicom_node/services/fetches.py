@@ -1,4 +1,4 @@
-"""Studies that peers have: fetched by the running node, listed, and compared with what has a result here."""
+"""Studies of peers: fetched by the running node, listed, and compared with the results here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FetchRequest(ServiceRequest):
 
     @property
     def questions(self) -> int:
-        """How many questions the peer is asked: one for each day and modality."""
+        """The number of queries to the peer: one for each day and modality."""
         return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
 
 
@@ -91,10 +91,10 @@ def ask(
     by: Person,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
-    """Query a peer for studies, and queue those that the node does not have to be fetched.
+    """Query a peer for studies, and queue the fetch of those that the node does not have.
 
     ``advance`` is called after each query. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
-    studies that were found before the error remain queued.
+    fetches that were queued before the error remain.
     """
     from dicom_node import fetch, scu
 
@@ -129,7 +129,7 @@ def ask(
 
 
 def again(settings: Settings, name: str, by: Person) -> int:
-    """Fetch once more what was given up or cancelled; returns how many. Raises UnknownPeer, FaultyInput."""
+    """Fetch given-up and cancelled studies again; returns how many. Raises UnknownPeer, FaultyInput."""
     from dicom_node import fetch
 
     _queried(settings, name)
@@ -137,22 +137,23 @@ def again(settings: Settings, name: str, by: Person) -> int:
 
 
 def cancel(settings: Settings, name: str, by: Person) -> int:
-    """Do not fetch what waits for this peer, configured or not; returns how many studies."""
+    """Cancel the waiting fetches from this peer, configured or not; returns the number of studies."""
     from dicom_node import fetch
 
     return _changed(settings, name, by, "cancelled", fetch.cancel)
 
 
 def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]:
-    """How many studies of a peer are in which state, from this number on."""
+    """The number of a peer's studies in each state, counting rows from number ``first`` on."""
     with reading(settings) as session:
         return fetches.states_since(session, peer, first)
 
 
 def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them: bool) -> list[MissingRow]:
-    """Studies of the last days that should have a result by the rules, and have none.
+    """Studies of the last days that should have a result according to the rules, and have none.
 
-    ``fetch_them``: those that never came, or not whole, are fetched. Raises UnknownPeer, PeerUnreachable.
+    ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,
+    PeerUnreachable.
     """
     from dicom_node import fetch
 
@@ -179,7 +180,7 @@ def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them:
 
 
 def by_peer(settings: Settings) -> dict[str, PeerProgress]:
-    """How far the fetching from each peer is."""
+    """The progress of the fetches from each peer."""
     with reading(settings) as session:
         counted = fetches.states_by_peer(session)
     return {
@@ -199,7 +200,7 @@ def listed(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[FetchRow]:
-    """Studies that were asked for, the newest first; ``before``: only those with a lower number."""
+    """Requested studies, the newest first; ``before``: only those with a lower number."""
     names = ("peer", "study_instance_uid", "rule", "state", "reason", "attempts", "objects", "asked_at")
     with reading(settings) as session:
         return [

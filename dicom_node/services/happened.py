@@ -1,6 +1,6 @@
-"""What happened around a time: events and associations, of all or of one peer.
+"""Events and associations around a time, of all peers or of one.
 
-"What happened at 03:12?" is answered by :func:`around`. Neither events nor associations hold names or IDs of
+:func:`around` answers "What happened at 03:12?". Neither events nor associations contain names or IDs of
 patients.
 """
 
@@ -56,10 +56,11 @@ class Happened(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class HappenedQuery:
-    """A question for events and associations from ``since`` until ``until``; "" and 0 let all pass.
+    """A query for events and associations from ``since`` until ``until``; "" and 0 match all.
 
-    ``nearest``: of too many, those nearest to this time are shown. ``peer``: the name of a peer, an AE
-    title or an address. ``words``: in the text or a field of an event. ``problems``: warnings, errors.
+    ``nearest``: if too many match, the nearest to this time are shown. ``peer``: the name of a peer, an AE
+    title or an address. ``words``: in the text or a field of an event. ``problems``: only warnings and
+    errors.
     """
 
     since: datetime
@@ -72,7 +73,7 @@ class HappenedQuery:
 
 
 def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happened:
-    """The events and associations that were asked for."""
+    """The events and associations that match the query."""
     called = _names_of(settings, asked.peer)
     before, after = _read(session, asked)
     matching = (row for row in before + after if _is_of(row["fields"], called))
@@ -113,7 +114,7 @@ def _counted(rows: Iterable[View]) -> list[View]:
 
 
 def same_again(row: View) -> object:
-    """A key that is equal for events which differ only in numbers and in the object that they are about."""
+    """A key that is equal for events that differ only in numbers and in their object."""
     fields = row["fields"].items()
     texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
     return row["number"], row["study_instance_uid"], tuple(sorted(texts))

@@ -1,4 +1,6 @@
-"""Accounts of people for whom the hospital speaks (OpenID Connect, LDAP): at each sign-in its word counts."""
+"""Accounts of the hospital (OpenID Connect, LDAP): at each sign-in the provider decides on the person's
+rights.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ class HospitalPerson:
 
 @contextmanager
 def place() -> Iterator[None]:
-    """One of the few sign-ins at once that wait for others. Raises TooManyAtOnce."""
+    """Take one of the few places for sign-ins that wait for the provider. Raises TooManyAtOnce."""
     if not _places.acquire(blocking=False):
         raise TooManyAtOnce("Too many sign in at once: try again.")
     try:
@@ -55,7 +57,7 @@ def place() -> Iterator[None]:
 
 
 def unusable(reason: str) -> ProviderUnusable:
-    """The error for an answer that does not come, or cannot be used; ``reason`` is logged, name no person."""
+    """The error for a missing or unusable answer; ``reason`` is logged, so it must not name a person."""
     happened(ACCOUNTS_UNUSABLE, reason=reason)
     return ProviderUnusable(
         "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
@@ -64,12 +66,12 @@ def unusable(reason: str) -> ProviderUnusable:
 
 
 def name_at(local: str, domain: str) -> str:
-    """A name with an @, which no name of a user of this node has: "anna@example.org"."""
+    """A name with an @, such as "anna@example.org", which no name of a user of this node has."""
     return f"{_FOREIGN.sub('-', local)[:32]}@{_FOREIGN.sub('-', domain)[:31]}"
 
 
 def account_of(session: Session, issuer: str, subject: str) -> UserAccount | None:
-    """The account of this person, after the first sign-in."""
+    """The account of this person; None before the first sign-in."""
     wanted = UserAccount.issuer == issuer, UserAccount.subject == subject
     return session.scalar(select(UserAccount).where(*wanted))
 
@@ -82,9 +84,9 @@ def enter(
     agent: str,
     former: str = "",
 ) -> str:
-    """The token of a new session; that of the ``former`` one ends.
+    """Start a session; returns its token. The session ``former`` ends.
 
-    Raises SignInRefused, which the audit has with the person's name.
+    Raises SignInRefused, which is recorded in the audit with the person's name.
     """
     roles = [role for group, role in settings.roles.items() if group in person.groups]
     with database.write() as session:

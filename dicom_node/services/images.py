@@ -1,4 +1,4 @@
-"""One received image with what the node made of it: other pictures of it, and what the report draws on it."""
+"""One received image with the node's results: other pictures of it, and the marks of the report on it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _MOST_EARLIER = 50  # images that may be shown beside one
 
 
 def view(session: Session, settings: Settings, number: int) -> View:
-    """The image of this number: its size, its layers, its marks, the images before and after it.
+    """The image with this number: size, layers, marks, and the images before and after it.
 
-    A layer is a picture of the same image: ``same_size`` where marks and the received picture lie on it pixel
-    by pixel. Raises NotFound.
+    A layer is a picture of the same image; with ``same_size``, marks and the received picture fit on the
+    layer pixel by pixel. Raises NotFound.
     """
     row = session.get(Instance, number)
     if row is None or row.purged or row.role is ObjectRole.ASIDE:
@@ -61,7 +61,7 @@ def view(session: Session, settings: Settings, number: int) -> View:
 def earlier(session: Session, number: int) -> list[View]:
     """Images of earlier studies of the same patient and modality, the newest first; none without Patient ID.
 
-    Patients are the same by Patient ID and its issuer.
+    Two studies have the same patient if Patient ID and its issuer are equal.
     """
     row = session.get_one(Instance, number)
     here = session.get_one(Study, row.study_id)
@@ -85,7 +85,7 @@ def earlier(session: Session, number: int) -> list[View]:
 
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
-    """Objects in force that have pixels, in the order of the examination."""
+    """The study's objects in force that have pixels, in the order of the examination."""
     shown = Instance.role.not_in(_NOT_SHOWN)
     rows = session.scalars(
         select(Instance).where(Instance.study_id == study, shown).order_by(Instance.id).limit(_MOST)
@@ -97,12 +97,12 @@ def images_of(session: Session, study: int) -> Sequence[Instance]:
 
 
 def number_in(row: Instance, keyword: str) -> int:
-    """A number of the image's header, 0 where it has none."""
+    """A number from the image's header, 0 if it is missing."""
     return whole(row.attributes.get(keyword, "")) or 0
 
 
 def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The newest report of each rule that names the patient, if its file exists.
+    """The file of the newest report of each rule that names the patient, if the file exists.
 
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.
@@ -124,7 +124,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
-    """All pictures made of the image that name the patient, the newest first, by what they show."""
+    """All pictures made of the image that name the patient, the newest first, with their subjects."""
     chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
     chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
     for row in session.scalars(chosen):
@@ -134,7 +134,7 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
 
 
 def person(session: Session, settings: Settings, number: int) -> dict[str, str]:
-    """Name, birth date and sex, read from a file of the study: the database does not have them."""
+    """Name, birth date and sex, read from a file of the study: the database does not contain them all."""
     chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
     row = session.scalar(chosen.where(Instance.role.not_in(_NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
     header = Dataset()
@@ -145,7 +145,7 @@ def person(session: Session, settings: Settings, number: int) -> dict[str, str]:
 
 
 def subject(session: Session, settings: Settings, row: Result) -> str:
-    """The finding that a heat map is of; "" of other results, and where its file is gone."""
+    """The finding of a heat map; "" for other results, and if its file is missing."""
     path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
     if path is None:
         return ""

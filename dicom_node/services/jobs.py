@@ -1,4 +1,4 @@
-"""What a person may do to jobs: run again, put first, cancel; each change is in the audit."""
+"""A person's actions on jobs: run again, put first, cancel; each change is in the audit."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _change(session: Session, job_id: int, change: Change, by: Person) -> None:
 
 
 def stuck(session: Session) -> list[View]:
-    """How many jobs a person may run again, by ``state`` and ``rule``: ``jobs`` of each."""
+    """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
     chosen = select(Job.state, Job.rule, func.count()).join(Study, Job.study_id == Study.id)
     chosen = chosen.where(_MAY_RUN, Job.state.in_(STUCK)).group_by(Job.state, Job.rule)
     rows = session.execute(chosen.order_by(Job.state, Job.rule))
@@ -96,9 +96,10 @@ def run_all(
     since: datetime | None = None,
     by: Person = COMMAND_LINE,
 ) -> int:
-    """Queue all jobs in these states, among :data:`STUCK`, and return their number.
+    """Queue all jobs in these states, which must be in :data:`STUCK`, and return their number.
 
-    ``rule``: of one rule only. ``since``: made since then. A job that changes meanwhile is left out.
+    ``rule``: only jobs of this rule. ``since``: only jobs made since then. A job that changes meanwhile is
+    left out.
     """
     chosen = select(Job.id).join(Study, Job.study_id == Study.id).where(_MAY_RUN, Job.state.in_(states))
     if rule:
@@ -128,7 +129,7 @@ def sources_sha256(job: Job) -> str:
 
 
 def processes_at_work(session: Session, settings: Settings) -> int:
-    """How many processes work on jobs, for estimates; 0 where no node works, on this machine or another."""
+    """The number of processes that work on jobs, for estimates; 0 if no node works, on any machine."""
     from dicom_node.processes import running
 
     if not any(Role.at(place).runs_models for place in running(settings.node.data_dir)):

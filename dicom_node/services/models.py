@@ -1,4 +1,6 @@
-"""Models: their cards, how their scores drift, which one a pipeline uses, and the change of it."""
+"""Models: their cards, the drift of their scores, the model that a pipeline uses, and a change of the
+model.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ TRIAL_SECONDS = 120
 
 
 def listed(settings: Settings) -> list[dict[str, Any]]:
-    """The model cards. Raises ModelRefused when one cannot be read."""
+    """The model cards. Raises ModelRefused if a card cannot be read."""
     return [
         {
             "id": card.id,
@@ -51,7 +53,7 @@ def listed(settings: Settings) -> list[dict[str, Any]]:
 
 
 def verified(settings: Settings) -> list[dict[str, Any]]:
-    """Whether the weights of each model have the SHA-256 of its card. Raises ModelRefused."""
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises ModelRefused."""
     rows = []
     for card in cards(settings):
         try:
@@ -65,10 +67,10 @@ def verified(settings: Settings) -> list[dict[str, Any]]:
 
 
 def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
-    """How each model's scores and refusals of each sender compare with its card's reference.
+    """How each model's scores and refusals for each sender compare with its card's reference.
 
-    From the day (UTC) of ``since`` on, by default the last ``scores.window_days``. ``peer``: a name or an AE
-    title, or "other" for all that are no configured peers. Raises UnknownPeer, ModelRefused.
+    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``. ``peer``: a name or an AE
+    title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
     """
     day = scores.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session:
@@ -87,9 +89,10 @@ def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> 
 
 
 def comparison(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
-    """How the active model and the one in its shadow call each label, from the day (UTC) of ``since``
-    on, by default
-    the last ``scores.window_days``."""
+    """How the active model and its shadow model call each label.
+
+    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``.
+    """
     day = scores.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session:
         found = compared(session, day)
@@ -106,7 +109,9 @@ def comparison(settings: Settings, since: datetime | None = None) -> list[dict[s
 
 @dataclass(frozen=True, slots=True)
 class ModelInUse:
-    """The model ("id@version", "" for none) in a ``slot`` of a ``pipeline`` that a site may fill itself."""
+    """The model ("id@version", "" for none) in a ``slot`` of a ``pipeline`` for which a site chooses the
+    model.
+    """
 
     slot: str
     pipeline: str
@@ -127,7 +132,7 @@ def in_use(settings: Settings) -> list[ModelInUse]:
 
 
 def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
-    """Let a slot of a pipeline run a model of ``workers.models_dir``. Raises ModelRefused, NotFound."""
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
     pipeline, chosen, models_dir = _slot(settings, slot)
     try:
         card = registry.find(name, models_dir)
@@ -141,7 +146,7 @@ def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
 
 
 def roll_back(settings: Settings, slot: str, by: Person) -> None:
-    """Let a slot of a pipeline run its previous model again. Raises ModelRefused, NotFound."""
+    """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     try:
         with writing(settings) as session:

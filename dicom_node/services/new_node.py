@@ -31,7 +31,7 @@ _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a person answers to the questions about a new node."""
+    """A person's answers to the questions about a new node."""
 
     ae_title: str = "AINODE"
     data_dir: Path = Path(_STATE)
@@ -44,7 +44,9 @@ class Answers:
 
 
 def examine(answers: Answers) -> Settings:
-    """The settings of these answers. Raises FaultyInput or ConfigurationError where one cannot be used."""
+    """The settings for these answers. Raises FaultyInput or ConfigurationError if an answer cannot be
+    used.
+    """
     read = TomlFiles(data=_tables(answers))
     settings = examined(read)
     if settings is None or read.problems:
@@ -53,7 +55,7 @@ def examine(answers: Answers) -> Settings:
 
 
 def refuse_what_is_there(folder: Path, data_dir: Path | None = None) -> None:
-    """Raise CannotCreate where a file would be overwritten, or the data folder holds anything."""
+    """Raise CannotCreate if a file would be overwritten, or the data folder is not empty."""
     for path in (folder / CONFIGURATION, folder / UNIT):
         if path.exists() or path.is_symlink():
             raise CannotCreate(f"{path} is there already, and stays as it is")
@@ -62,10 +64,10 @@ def refuse_what_is_there(folder: Path, data_dir: Path | None = None) -> None:
 
 
 def create(answers: Answers, folder: Path, password: str) -> None:
-    """Write configuration and unit into ``folder``, and make the database where there is an admin.
+    """Write configuration and unit into ``folder``; make the database if the answers name an admin.
 
-    Everything is checked before anything is written. Raises what :func:`examine`,
-    :func:`refuse_what_is_there` and ``users.refuse_faulty`` raise.
+    Everything is checked before anything is written. Raises the errors of :func:`examine`,
+    :func:`refuse_what_is_there` and ``users.refuse_faulty``.
     """
     settings = examine(answers)
     for path in (folder, answers.data_dir):

@@ -1,4 +1,4 @@
-"""Notifications: list them, send a test, and send again those that were given up."""
+"""Notifications: list them, send a test, and send given-up ones again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def list_notifications(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """Notifications that were sent or wait, the newest first; ``before``: older than this number.
+    """Sent and waiting notifications, the newest first; ``before``: older than this number.
 
     Without subject and text, which may name a patient (``names_patients``).
     """
@@ -79,7 +79,7 @@ def list_notifications(
 
 
 def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
-    """Send a message that says that it is a test, at once: ``ok`` and ``text``.
+    """Send a test message at once; returns ``ok`` and ``text``.
 
     Raises NotFound, FaultyInput (a template fails).
     """
@@ -93,7 +93,7 @@ def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
 
 
 def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_LINE) -> None:
-    """Send given-up notifications once more: all of these or none. Raises NotFound, NotAllowedNow."""
+    """Send given-up notifications again: all of these or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for number in numbers:
             row = session.get(Notification, number, with_for_update=True)

@@ -1,6 +1,6 @@
-"""Signing in with accounts of the hospital: OpenID Connect 1.0, the authorization code flow with PKCE.
+"""Sign-in with accounts of the hospital: OpenID Connect 1.0, the authorization code flow with PKCE.
 
-Nothing of the provider is kept between two sign-ins: its keys may change from one to the next.
+No data of the provider is kept between two sign-ins: its keys may change in between.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class _IdentityProvider:
 
 
 def begin(settings: Settings, secret: str) -> str:
-    """The provider's address for a sign-in; ``secret`` comes back with the browser that begins it.
+    """The provider's address for a sign-in; the browser that begins it must return with ``secret``.
 
-    Raises ProviderUnusable, TooManyAtOnce, NotFound where no provider is configured.
+    Raises ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
     """
     with _asked(settings) as provider:
         wanted = (
@@ -81,9 +81,10 @@ def begin(settings: Settings, secret: str) -> str:
 def finish(
     database: Database, settings: Settings, secret: str, answer: Mapping[str, str], address: str, agent: str
 ) -> str:
-    """The token of a new session of whom the provider sent back with this ``answer``.
+    """Start a session for the person whom the provider sent back with ``answer``; returns the session's
+    token.
 
-    Raises SignInRefused, ProviderUnusable, TooManyAtOnce, NotFound where no provider is configured.
+    Raises SignInRefused, ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
     """
     oidc = _configured(settings)
     with database.read() as session:
@@ -105,9 +106,9 @@ def finish(
 
 
 def sign_out_address(settings: Settings) -> str:
-    """Where a person signs out of the provider, too (OpenID Connect RP-Initiated Logout 1.0), "" for nowhere.
+    """The address for signing out of the provider (OpenID Connect RP-Initiated Logout 1.0), "" without one.
 
-    Raises ProviderUnusable, TooManyAtOnce, NotFound where no provider is configured.
+    Raises ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
     """
     with _asked(settings) as provider:
         if "end_session_endpoint" not in provider.metadata:

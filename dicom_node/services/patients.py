@@ -1,7 +1,7 @@
-"""Patients who are registered for uploads: chosen there instead of typed again, and never mistaken.
+"""Patients who are registered for uploads, so that a person chooses them instead of typing them again.
 
-The Patient ID stands in the database as that of a study does; name, birth date and sex are sealed
-(AES-256-GCM under a key derived from the site key), since those of studies stand in their files only.
+The database stores the Patient ID in plain text, as for studies; name, birth date and sex are encrypted
+(AES-256-GCM under a key derived from the site key), because those of studies are only in their files.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class RegisteredRow(Row):
 def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
     """Register PatientID, PatientName, PatientBirthDate (YYYY-MM-DD) and PatientSex; returns its number.
 
-    Raises FaultyInput with all that is wrong, also where the ID is registered, or studies say somebody else.
+    Raises FaultyInput with all mistakes, also if the ID is registered, or studies with it name another
+    patient.
     """
     about = Described.from_form({**fields, "Modality": "OT"})
     if about is None:
@@ -83,7 +84,7 @@ def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
 
 
 def remove(settings: Settings, number: int, by: Person) -> None:
-    """Take a registration back; studies stay. Raises NotFound."""
+    """Remove a registration; studies stay. Raises NotFound."""
     with writing(settings) as session:
         row = session.get(RegisteredPatient, number)
         if row is None:
@@ -94,13 +95,13 @@ def remove(settings: Settings, number: int, by: Person) -> None:
 
 
 def registered(session: Session, settings: Settings) -> list[View]:
-    """The registered patients, the newest first. Raises ConfigurationError (the site key)."""
+    """The registered patients, the newest first. Raises ConfigurationError if the site key is unusable."""
     chosen = select(RegisteredPatient).order_by(RegisteredPatient.id.desc()).limit(SHOWN)
     return [_shown(settings, row) for row in session.scalars(chosen)]
 
 
 def one(session: Session, settings: Settings, number: int) -> View:
-    """One registration, by keyword. Raises NotFound."""
+    """One registration as values by keyword. Raises NotFound."""
     row = session.get(RegisteredPatient, number)
     if row is None:
         raise NotFound("there is no such registration")
@@ -108,7 +109,7 @@ def one(session: Session, settings: Settings, number: int) -> View:
 
 
 def refuse_another(session: Session, settings: Settings, about: Described) -> None:
-    """Raises FaultyInput where the form contradicts the registered patient of this Patient ID."""
+    """Raise FaultyInput if the form contradicts the registered patient with this Patient ID."""
     row = _row(session, about.texts["PatientID"])
     if row is not None:
         _refuse_another(_open(settings, row), about.texts, "the registration")

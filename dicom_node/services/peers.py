@@ -1,4 +1,4 @@
-"""Peers: whether they answer; what a caller tried, what it was refused, and what would let it in."""
+"""Peers: whether they answer; what a caller tried, why it was refused, and what would admit it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _SearchedRecords:
 
 @contextmanager
 def place_for_test() -> Iterator[None]:
-    """One of the few places for tests of peers; a peer that hangs occupies its place until its deadline.
+    """Take one of the few places for tests of peers; a hanging peer keeps its place until its deadline.
 
     Raises TooManyAtOnce.
     """
@@ -132,9 +132,11 @@ def place_for_test() -> Iterator[None]:
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[PeerCheck]:
-    """Try what delivery, questions and reports to these peers need; by default of all that we call.
+    """Test what delivery, queries and reports to these peers need; by default to all peers that the node
+    calls.
 
-    ``by``: whom the audit names; the command line needs no database. Raises UnknownPeer, TooManyAtOnce.
+    ``by``: the person for the audit; None for the command line, which needs no database. Raises UnknownPeer,
+    TooManyAtOnce.
     """
     asked = {"receive", "query"}
     called = [one for one in settings.peers if asked & {*one.may} or one.commit_after or one.worklist]
@@ -186,11 +188,11 @@ def _viewed(peer: PeerSettings) -> list[PeerCheck]:
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
-    """All about the caller of this name of a peer, AE title or address; keys: docs/reference/lists.md.
+    """All about the caller with this peer name, AE title or address; keys: docs/reference/lists.md.
 
-    A name or title stands for itself only; other titles from its addresses are named under ``others``. For an
-    address, ``callers`` answers separately for each title that called from there. Raises NotFound for a name
-    or title that is no peer's and that never called.
+    A name or title is only matched itself; other titles from its addresses are listed under ``others``. For
+    an address, ``callers`` has an entry for each title that called from there. Raises NotFound for a name or
+    title that belongs to no peer and never called.
     """
     with reading(settings) as session:
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
@@ -213,7 +215,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 
 
 def short_name(title: str) -> str:
-    """A name for a new peer with this AE title, which fits the rules for names; "" without a title."""
+    """A name for a new peer with this AE title, valid by the rules for names; "" without a title."""
     return title and (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new")
 
 

@@ -1,4 +1,4 @@
-"""Machines of a site that a person takes away."""
+"""Machines that a person removes from a site."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dicom_node.services.audit import COMMAND_LINE, Person
 
 
 def forget(settings: Settings, machine: str, by: Person = COMMAND_LINE) -> int:
-    """Forget the lost processes of a machine that was taken away; returns how many.
+    """Forget the lost processes of a removed machine; returns how many.
 
-    Raises NotFound: none of this name is lost.
+    Raises NotFound if no process of this machine is lost.
     """
     with writing(settings) as session:
         forgotten = processes.forget_machine(session, machine)

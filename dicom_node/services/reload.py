@@ -1,4 +1,4 @@
-"""A running node takes a changed configuration over, whole or not at all."""
+"""Reload: a running node loads a changed configuration completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
 def reload_node(files: Sequence[Path]) -> list[str]:
-    """Let the nodes of this machine that work on the files' data folder load these files; returns their
-    places.
+    """Let the running nodes of this machine load the configuration ``files``; returns the places of the
+    nodes.
 
-    Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
+    Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
+    asked), NotRunning, NotAllowedNow.
     """
     from dicom_node import preflight
     from dicom_node.processes import files_of, running

@@ -1,4 +1,6 @@
-"""Withdraw results: stop delivery; peers delete them, get a rejection note, or are listed for a person."""
+"""Withdraw results: stop their delivery; peers delete them, get a rejection note, or are listed for a
+person.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,11 @@ _BEING_SENT = "a result is being sent right now: try again in a moment"
 
 
 def show(session: Session, settings: Settings, study: int) -> View:
-    """The results that can be withdrawn, the withdrawn results, which peers get a note of the withdrawal,
-    and at which peers a person must remove results by hand. Raises NotFound."""
+    """The results that can be withdrawn, the withdrawn results, and the effect of a withdrawal at the peers.
+
+    The effect: which peers get a note of the withdrawal, and at which peers a person must remove results by
+    hand. Raises NotFound.
+    """
     if session.get(Study, study) is None:
         raise NotFound("there is no such study")
     rows = _results(session, study)
@@ -70,9 +75,10 @@ def withdraw(
     because: str,
     by: Person = COMMAND_LINE,
 ) -> dict[str, list[str]]:
-    """Withdraw these results of a study, by number, or all. Returns by peer the UIDs to be removed by hand.
+    """Withdraw these results of a study, by number, or all.
 
-    Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to withdraw), FaultyInput.
+    Returns the UIDs that persons must remove by hand, by peer. Raises NotFound, NotAllowedNow (something is
+    being sent, or nothing is left to withdraw), FaultyInput.
     """
     from dicom_node.results import build_rejection, put_in_place, row_values, written
 
@@ -138,7 +144,7 @@ def withdraw_by_uid(
     reason: RejectionReason,
     because: str,
 ) -> dict[str, list[str]]:
-    """Withdraw results that are named by SOP Instance UID. Raises NotFound as well for an unknown one."""
+    """Withdraw results by SOP Instance UID. Raises NotFound also for an unknown UID."""
     numbers = None
     if uids is not None:
         with reading(settings) as session:

@@ -1,4 +1,4 @@
-"""Rules: how they read, and what they, or changed ones, make of files, of new and of past studies."""
+"""Rules: their text, and the effect of present or changed rules on files, new studies and past studies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _ReadFile:
 
 
 def listed(settings: Settings) -> list[View]:
-    """The rules in their order; a study gets a job for each one that takes it."""
+    """The rules in their order; a study gets a job for each rule that takes it."""
     return [
         {
             "name": rule.name,
@@ -77,7 +77,7 @@ def listed(settings: Settings) -> list[View]:
 
 
 def as_toml(settings: Settings) -> str:
-    """The rules as in their file, without keys left at their default."""
+    """The rules as TOML, without keys that have their default."""
     tables = (rule.model_dump(mode="json", exclude_defaults=True) for rule in settings.rules)
     return "\n".join(
         "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
@@ -86,7 +86,9 @@ def as_toml(settings: Settings) -> str:
 
 
 def parsed(settings: Settings, text: str) -> Settings:
-    """The settings with the rules of this text in place of theirs. Raises FaultyInput with every mistake."""
+    """The settings with the rules in ``text`` instead of the present ones. Raises FaultyInput with every
+    mistake.
+    """
     data = entered.tables(text)
     if set(data) != {"rules"}:
         raise FaultyInput("write only rules, each under a line [[rules]]")
@@ -101,14 +103,14 @@ def parsed(settings: Settings, text: str) -> Settings:
 
 
 def with_rule(settings: Settings, content: View) -> Settings:
-    """The settings with one rule more, or another one of its name. Raises FaultyInput with every mistake."""
+    """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
     others = [rule for rule in settings.rules if rule.name != content["name"]]
     alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content))
     return settings.model_copy(update={"rules": (*others, *alone.rules)})
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
-    """The outcome of the rules on the newest studies; ``other``: changed rules to compare."""
+    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
     settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
     chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
     found = []
@@ -125,7 +127,7 @@ def tried(session: Session, settings: Settings, other: Settings | None = None) -
 
 
 def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | None) -> list[dict[str, Any]]:
-    """One row per file and rule: does it apply, and why (not). ``sender``: who is supposed to send them."""
+    """One row per file and rule: whether the rule applies, and why (not). ``sender``: the assumed sender."""
     read = [_read(path, settings, sender) for path in files]
     held = _held(settings, read)
     rows: list[dict[str, Any]] = []
@@ -143,9 +145,9 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
 
 
 def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
-    """Which studies of that time other rules take now; unless it is a dry run, the rules are applied to them.
+    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
 
-    A row for each such study and rule that takes it.
+    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
     """
     from dicom_node.studies import rerun
 

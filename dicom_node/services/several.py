@@ -1,4 +1,4 @@
-"""One action of a person on several studies: each is changed alone, and one that refuses stops no other."""
+"""One action of a person on several studies: each is changed separately, and a refused one stops no other."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def change_studies(
     wanted: StudyChangeRequest,
     by: Person = COMMAND_LINE,
 ) -> list[ChangedStudy]:
-    """Change each of these studies; a row for each, with ``reason`` where it refused.
+    """Change each of these studies; returns a row for each, with the ``reason`` if it was refused.
 
-    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, where nothing is to be
-    chosen. "withdraw": all of its results. Raises UnknownPeer.
+    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, if no choice is needed.
+    "withdraw": all of its results. Raises UnknownPeer.
     """
     if wanted.change == "send":
         settings.peer(wanted.peer)

@@ -1,4 +1,4 @@
-"""Signing in with name and password: of a user of this node, or else of the hospital's directory (LDAP)."""
+"""Sign-in with name and password: as a user of this node, or else of the hospital's directory (LDAP)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def sign_in(
     former: str = "",
     agent: str = "",
 ) -> str:
-    """The token of a new session; that of the ``former`` one ends. ``agent``: the browser's User-Agent.
+    """Start a session; returns its token. The session ``former`` ends. ``agent``: the browser's User-Agent.
 
-    A user of this node who has the name is meant by it, also a disabled one. Raises SignInRefused, in the
-    same words for an unknown name and a wrong password, ProviderUnusable and TooManyAtOnce.
+    If this node has a user with the name, also a disabled one, the directory is not asked. Raises
+    SignInRefused, in the same words for an unknown name and a wrong password, ProviderUnusable and
+    TooManyAtOnce.
     """
     directory = settings.console.ldap
     if directory is None or _is_of_this_node(database, name):

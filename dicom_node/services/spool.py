@@ -1,4 +1,4 @@
-"""The spool beside the database: in what they differ, and taking in again what the database does not know."""
+"""The spool compared with the database, and indexing of files that the database does not know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(settings: Settings) -> str:
-    """In what spool and index differ, and what to do; "" when they agree."""
+    """The differences between spool and index, and what to do; "" if there is none."""
     from dicom_node.studies.comparison import compare
 
     with open_database(settings) as database:
@@ -24,9 +24,9 @@ def compare(settings: Settings) -> str:
 
 
 def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
-    """Let the node index spooled objects again that its database does not know; returns how many.
+    """Let the node index spooled objects that its database does not know; returns how many.
 
-    ``progress`` gets how many of how many were put back. Raises SpoolError.
+    ``progress`` is called with (done, all). Raises SpoolError.
     """
     from dicom_node.studies.comparison import reindex
 

@@ -1,7 +1,7 @@
-"""Objects that programs store by STOW-RS (PS3.18 10.5) come in as what a modality sends: by the spool.
+"""Objects that programs store by STOW-RS (PS3.18 10.5): spooled as objects of a modality are.
 
-Piece by piece, under the limits of the listener. Nothing of an object is read here but its file meta
-information and the UIDs of its study and series: the inspection opens it as any other.
+They are written as they arrive, under the limits of the listener. Of an object only the file meta information
+and the UIDs of study and series are read here: the inspection opens it like any other.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ REASONS: Final = (
 
 @dataclass(slots=True)
 class StowedInstance:
-    """What became of one part. UIDs are "" as far as they were not read."""
+    """The outcome for one part. UIDs are "" if they were not read."""
 
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
@@ -91,9 +91,10 @@ class StowedInstance:
 
 
 class StowRequest:
-    """The objects of one request, as of one association. Used by one thread at a time.
+    """The objects of one request, treated as one association. Used by one thread at a time.
 
-    ``study_uid``: of which all are to be, "" for any. Raises SpoolError, FaultyInput for what is no UID.
+    ``study_uid``: the study that all objects must belong to, "" for any. Raises SpoolError, FaultyInput for
+    an invalid UID.
     """
 
     def __init__(self, database: Database, settings: Settings, by: Person, study_uid: str) -> None:
@@ -117,7 +118,7 @@ class StowRequest:
             self._part.refuse(NO_OBJECT)
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the current part."""
+        """Process the next bytes of the current part."""
         if self._part is not None:
             self._part.write(data)
 
@@ -165,8 +166,9 @@ class StowRequest:
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
     def judge(self, study_uid: str) -> None:
-        """Raise _Refused if objects of this study are not accepted. ``study_uid``: "" if the first bytes do
-        not show it.
+        """Raise _Refused if objects of this study are not accepted.
+
+        ``study_uid``: "" if the first bytes do not contain it.
         """
         is_limited = bool(sight.SENDERS.get())
         if not study_uid and (self._study_uid or is_limited):
@@ -179,7 +181,7 @@ class StowRequest:
                     raise _Refused(NOT_ITS_STUDY)
 
     def count(self, size: int) -> None:
-        """An object of so many bytes waits to be indexed."""
+        """Count an object of ``size`` bytes that waits to be indexed."""
         self._waiting.add(CONSOLE_AE_TITLE, size)
 
 

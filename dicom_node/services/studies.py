@@ -1,4 +1,4 @@
-"""What a person may do to a study: release it from quarantine, run its rules again, delete its images."""
+"""A person's actions on a study: release it from quarantine, run its rules again, delete its images."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def release(
     *,
     as_of: str | None = None,
 ) -> None:
-    """Let a study out of quarantine with the options taken, one for each question of ``versions``.
+    """Release a study from quarantine with the options ``take``, one for each question of ``versions``.
 
-    ``as_of``: the rows that the person saw. Raises NotFound, or NotAllowedNow when it is not in quarantine,
-    a choice is missing, or something came for the study since.
+    ``as_of``: the rows that the person saw. Raises NotFound, or NotAllowedNow if it is not in quarantine, a
+    choice is missing, or objects of the study have arrived since.
     """
     from dicom_node.studies.choose import Choice
 
@@ -97,9 +97,10 @@ def rerun_rules(
 
 
 def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The readings of a study's burned-in annotation, for holders of the site key: in the audit, event 4010.
+    """The readings of a study's burned-in annotation, decrypted; the audit gets event 4010.
 
-    Raises NotFound, ConfigurationError (the key cannot be read), ReadingsSealed (it is another one).
+    Raises NotFound, ConfigurationError (the site key cannot be read), ReadingsSealed (another key encrypted
+    them).
     """
     from dicom_node.jobs.worker import readings
 
@@ -111,7 +112,7 @@ def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, A
 
 
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
-    """Delete the received objects of studies that are named by UID. Raises NotFound."""
+    """Delete the received objects of studies, by UID. Raises NotFound."""
     with open_database(settings) as database, database.read() as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
     return delete_received(settings, studies)
@@ -120,7 +121,7 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
 def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
     """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
 
-    The rule is that of ``spool.keep_days`` without its days: a study must have ended, and each of its results
+    The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
     """
     from dicom_node.studies.purge import purge_now

@@ -1,7 +1,7 @@
 """The support bundle: one ZIP file of JSON that helps remote support and names no patient.
 
-Nothing is taken over by default: of each event only the fields stand there that are listed here, and of the
-configuration no secret. Free texts (reasons, paths, AE titles of strangers) stay on the site.
+Only listed data is included: the event fields listed here, and the configuration without secrets. Free texts
+(reasons, paths, AE titles of strangers) stay on the site.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REDACTED = "***"
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
-    """Write the ZIP file; returns the names in it. Raises CannotCreate when it is there or cannot be made."""
+    """Write the ZIP file; returns the names in it. Raises CannotCreate if it exists or cannot be made."""
     parts: dict[str, object] = {
         "versions.json": _versions(),
         "configuration.json": redacted(settings),

@@ -1,6 +1,6 @@
-"""What a viewer shows: a study of nobody with one known finding in each kind of result, sent to a peer.
+"""The test study: an invented patient with one known finding in each kind of result, sent to a peer.
 
-A person looks at it in the viewer and says what is there; ``results`` of the peer is set from that.
+A person looks at it in the viewer and enters what the viewer shows; the peer's ``results`` are set from that.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class PeerLine(ServiceResult):
 
 
 def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[TrialRow]:
-    """Send the test study; returns for each object its kind, what a viewer should show, ``ok`` (accepted) and
-    ``found`` (by a query at once).
+    """Send the test study; returns a row for each object.
 
+    A row has its kind, what a viewer should show, ``ok`` (accepted) and ``found`` (by a query at once).
     Raises UnknownPeer, TooManyAtOnce, NotAllowedNow (the peer gets no results, or none with a patient).
     """
     peer = settings.peer(name)
@@ -115,10 +115,10 @@ def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[Trial
 
 
 def set_results(settings: Settings, name: str, kinds: Sequence[str], by: Person) -> str:
-    """Send an entered peer the kinds of result that its viewer shows; for a peer in a file, returns the line
-    to write there.
+    """Send a peer only the kinds of result that its viewer shows.
 
-    Raises UnknownPeer, FaultyInput (nothing is shown; what ``check`` finds), ChangedMeanwhile.
+    For a peer in a configuration file, returns the line to write there; otherwise saves it and returns "".
+    Raises UnknownPeer, FaultyInput (nothing is shown; mistakes that ``check`` finds), ChangedMeanwhile.
     """
     settings.peer(name)
     chosen = [kind for kind in KINDS if kind in kinds]

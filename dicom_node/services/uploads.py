@@ -1,7 +1,7 @@
-"""What a browser sends comes in as what a modality sends: by the spool, under the limits of the listener.
+"""Uploads from a browser: spooled as objects of a modality are, under the limits of the listener.
 
-Nothing of an object is read here but its file meta information, and the UID of its study where the person
-sees the studies of some senders only: the inspection opens it as any other.
+Of an object only the file meta information is read here, and the study's UID if the person sees only the
+studies of some senders: the inspection opens it like any other.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file as the browser names it, which may name a patient: for the page only."""
+    """A file with its name in the browser, which may name a patient: only for the page."""
 
     name: str
     file: BinaryIO
@@ -81,7 +81,7 @@ class UploadedRow(ServiceResult):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """The outcome for each file of one upload. ``number``: of its row in the audit, by which it is found."""
+    """The outcome for each file of one upload. ``number``: the number of the upload's row in the audit."""
 
     number: int
     files: Sequence[UploadedRow]
@@ -90,7 +90,7 @@ class Upload:
 def take(
     database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
 ) -> Upload:
-    """Spool all acceptable files; ``about`` describes pictures among them. The audit records how many."""
+    """Spool all acceptable files; ``about`` describes pictures among them. The audit records their number."""
     upload = _Upload(database, settings, by)
     rows = [row for one in sent for row in upload.take(one, about)]
     refused = sum(1 for row in rows if row.refusal)
@@ -308,7 +308,7 @@ class Described:
 
     @classmethod
     def from_form(cls, fields: Mapping[str, str]) -> Described | None:
-        """The description in a form, None where it is empty. Raises FaultyInput with all mistakes."""
+        """The description in a form, None if it is empty. Raises FaultyInput with all mistakes."""
         if not any(value for key, value in fields.items() if key not in ("Modality", "PatientSex")):
             return None
         texts = {keyword: fields.get(keyword, "") for keyword in _LONGEST_TEXTS}
@@ -335,7 +335,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A data set that was made of an upload, encoded, with the UIDs that a file needs."""
+    """An encoded data set made from an upload, with the UIDs for a file."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -346,7 +346,7 @@ class Built:
 def secondary_capture(
     file: BinaryIO, about: Described, upload: str, number: int, limits: ImageLimits
 ) -> Built:
-    """The picture as an object; ``upload`` and ``number`` make its UIDs.
+    """The picture as a Secondary Capture object; its UIDs are derived from ``upload`` and ``number``.
 
     Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
     """

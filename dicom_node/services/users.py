@@ -1,4 +1,4 @@
-"""Who may use the console: names, roles and passwords; sessions of browsers; tokens of programs."""
+"""Users of the console: names, roles and passwords; sessions of browsers; tokens of programs."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ def add_user(
 
 
 def refuse_faulty(name: str, password: str) -> None:
-    """Raise FaultyInput for a name or password that a new user may not have."""
+    """Raise FaultyInput if a new user may not have this name or password."""
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
     _refuse_weak(name, password)
 
 
 def list_users(settings: Settings) -> list[View]:
-    """All users, by name; ``sessions``: how often each is signed in, ``seen_at``: when one was used last."""
+    """All users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last used."""
     signed_in = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at))
     with reading(settings) as session:
         rows = session.execute(signed_in.group_by(UserSession.user_id))
@@ -157,7 +157,7 @@ def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> No
 
 
 def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
-    """Take the account and its tokens away, sign the user out; audit rows stay. Raises NotFound."""
+    """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
         _refuse_own(user, by)
@@ -168,7 +168,7 @@ def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> Non
 
 
 def set_password(settings: Settings, name: str, password: str, by: Person = COMMAND_LINE) -> None:
-    """Another password; who is signed in under the old one is signed out.
+    """Set a password, and end the user's sessions.
 
     Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
     """
@@ -184,13 +184,16 @@ def set_password(settings: Settings, name: str, password: str, by: Person = COMM
 
 
 def find(session: Session, name: str) -> UserAccount | None:
-    """The user of this name; capitals do not matter."""
+    """The user with this name; case is ignored."""
     return session.scalar(select(UserAccount).where(UserAccount.name.ilike(_literally(name), escape="\\")))
 
 
 @cache
 def hasher() -> PasswordHasher:
-    """Argon2id with the parameters of RFC 9106 for little memory (64 MiB). Raises ConfigurationError."""
+    """The password hasher: Argon2id with the parameters of RFC 9106 for little memory (64 MiB).
+
+    Raises ConfigurationError.
+    """
     try:
         from argon2 import PasswordHasher
     except ModuleNotFoundError:
@@ -207,7 +210,7 @@ def new_token() -> str:
 def sign_in(
     database: Database, name: str, password: str, address: str, former: str = "", agent: str = ""
 ) -> str:
-    """The token of a new session; that of the ``former`` one ends. ``agent``: the browser's User-Agent.
+    """Start a session; returns its token. The session ``former`` ends. ``agent``: the browser's User-Agent.
 
     Raises SignInRefused, in the same words for an unknown name and a disabled account.
     """
@@ -225,14 +228,14 @@ def sign_in(
 
 @dataclass(frozen=True, slots=True)
 class SignInAttempt:
-    """A name with a password, as it is counted: by its account, or by a bucket of the name without one."""
+    """A sign-in attempt, counted for its account, or for a bucket of the name if there is no account."""
 
     by: Person
     typed: Mapping[str, Any]
 
 
 def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
-    """An attempt, before its password is looked at. Raises SignInRefused after too many of them."""
+    """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
     attempt = SignInAttempt(
         Person(user.name if user else "", address), {} if user else {"typed": _bucket(name)}
     )
@@ -241,14 +244,14 @@ def attempt_of(session: Session, user: UserAccount | None, name: str, address: s
 
 
 def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
-    """Note that it failed, ``how`` being fields for the audit, and raise SignInRefused."""
+    """Record that the attempt failed, and raise SignInRefused. ``how``: fields for the audit."""
     with database.write() as session:
         audit.note(session, attempt.by, AuditAction.SIGN_IN_REFUSED, **attempt.typed, **how)
     raise SignInRefused("Name or password is wrong.")
 
 
 def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:
-    """The token of a new session; that of the ``former`` one ends. ``how``: fields for the audit."""
+    """Start a session; returns its token. The session ``former`` ends. ``how``: fields for the audit."""
     token, now = new_token(), utc_now()
     ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
     session.execute(delete(UserSession).where(ended))
@@ -267,7 +270,7 @@ def open_session(session: Session, user_id: int, by: Person, agent: str, former:
 
 
 def browser_name(agent: str) -> str:
-    """ "Firefox 144, Windows" of a User-Agent (RFC 9110 10.1.5), "" where it names neither."""
+    """The browser in a User-Agent (RFC 9110 10.1.5), such as "Firefox 144, Windows"; "" if it names none."""
     agent = agent[:400]
     versions = ((name, re.search(rf"{sign}/(\d{{1,4}})", agent)) for sign, name in _BROWSERS.items())
     browser = next((f"{name} {found[1]}" for name, found in versions if found), "")
@@ -276,7 +279,9 @@ def browser_name(agent: str) -> str:
 
 
 def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> list[View]:
-    """Who is signed in, by name, of one ``user`` where asked for; ``own``: the session of this ``token``."""
+    """Open sessions by user name, optionally of one ``user``; ``own``: whether it is the session of
+    ``token``.
+    """
     with reading(settings) as session:
         chosen = select(UserSession, UserAccount.name).join(
             UserAccount, UserSession.user_id == UserAccount.id
@@ -295,7 +300,10 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
 
 
 def end_session(settings: Settings, number: int, by: Person = COMMAND_LINE, of: User | None = None) -> None:
-    """End one session; ``of``: who ends it, where only an admin may end those of others. Raises NotFound."""
+    """End one session. Raises NotFound.
+
+    ``of``: the user who ends it; only an admin may end sessions of others.
+    """
     with writing(settings) as session:
         row = session.get(UserSession, number)
         user = session.get_one(UserAccount, row.user_id) if row else None
@@ -314,9 +322,9 @@ def user_of_session(
     *,
     counts: bool = True,
 ) -> User | None:
-    """The user who is signed in with this token; None without one, or when it was not used for too long.
+    """The user who is signed in with this token; None without one, or if it was not used for too long.
 
-    ``counts``: a person asks; a page that updates by itself does not keep a session alive.
+    ``counts``: whether a person asks; a page that updates by itself does not keep a session alive.
     """
     now = now or utc_now()
     with database.read() as session:
@@ -344,15 +352,16 @@ def sign_out(database: Database, token: str, by: Person) -> None:
 
 
 def search_of(database: Database, token: str) -> dict[str, str]:
-    """This session's last search by patient or accession number, which no address may hold."""
+    """The session's last search by patient or accession number, which must not appear in an address."""
     with database.read() as session:
         row = _session(session, token)
         return dict(row.search) if row else {}
 
 
 def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
-    """Store the search for the list that follows. The audit says that a patient was searched for, not
-    which.
+    """Store the search for the list that follows.
+
+    The audit records that a patient was searched for, not which.
     """
     with database.write() as session:
         if row := _session(session, token):
@@ -362,14 +371,15 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: Pe
 
 
 def filters_of(database: Database, user: User) -> dict[str, dict[str, str]]:
-    """The filters of the list of studies that this user saved, by their names."""
+    """The saved filters of this user for the list of studies, by their names."""
     with database.read() as session:
         row = find(session, user.name)
         return dict(row.filters) if row else {}
 
 
 def save_filters(database: Database, user: User, name: str, filters: Mapping[str, str]) -> None:
-    """Save filters of the list of studies under a name, in place of earlier ones; without filters forget it.
+    """Save filters of the list of studies under a name, replacing earlier ones; empty filters delete the
+    name.
 
     Raises FaultyInput (the name is too long, or there are too many) and NotFound.
     """
@@ -387,7 +397,7 @@ def save_filters(database: Database, user: User, name: str, filters: Mapping[str
 
 
 def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
-    """A new token of a user, for this many days; it is shown once.
+    """Make a token for a user, valid for this many days; it is shown once.
 
     Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
     """
@@ -527,7 +537,7 @@ def _of_name(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:
 
 
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
-    """Raise SignInRefused after too many refusals of an address, or of the account that is ``named``."""
+    """Raise SignInRefused after too many refusals of an address, or of the account ``named``."""
     here = AuditRow.address == address
     since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
     limits = [(here, REFUSALS_OF_AN_ADDRESS)]

@@ -1,4 +1,4 @@
-"""The tables of the console: users with sessions and tokens, the audit, what readers say and withdraw."""
+"""The tables of the console: users with sessions and tokens, the audit, readers' verdicts and withdrawals."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class UserSession(Base):
 
 
 class Withdrawal(Base):
-    """A result that a person withdrew. It is sent nowhere any more, and its findings are not shown."""
+    """A result that a person withdrew: it is not sent any more, and its findings are not shown."""
 
     __tablename__ = "withdrawal"
 
@@ -73,7 +73,9 @@ class Removal(Base):
 
 
 class RegisteredPatient(Base):
-    """A patient whom a person registered for uploads. The name and the like are sealed under the site key."""
+    """A patient whom a person registered for uploads. Name, birth date and sex are encrypted with the site
+    key.
+    """
 
     __tablename__ = "registered_patient"
 
@@ -99,7 +101,7 @@ class ApiToken(Base):
 
 
 class AuditRow(Base):
-    """One action of a person, also viewed or refused ones. Append-only; ``fields`` hold no PHI."""
+    """One action of a person, also a view or a refused action. Append-only; ``fields`` contain no PHI."""
 
     __tablename__ = "audit"
     __table_args__ = (

@@ -1,7 +1,7 @@
-"""Waiting until somebody commits an event, on whatever machine: the database is not asked meanwhile.
+"""Waiting until a process on any machine commits an event, without querying the database meanwhile.
 
-PostgreSQL announces it (LISTEN, NOTIFY); of SQLite the times of its files are looked at. Where neither comes
-through, as behind a pooler of transactions, waits are short.
+PostgreSQL announces it (LISTEN, NOTIFY); for SQLite the times of its files are checked. If neither works, as
+behind a transaction pooler, waits are short.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LISTEN_SECONDS, _AWAY_SECONDS = 60.0, 1.0
 
 
 class Changes:
-    """Counts the moments at which somebody committed; any number of threads wait for the next one."""
+    """Counts commits of events; any number of threads wait for the next one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -32,7 +32,7 @@ class Changes:
         """Read it before you look for work, and give it to :meth:`wait`."""
 
     def wait(self, seen: int, seconds: float, stop: threading.Event) -> None:
-        """Wait for ``SHORTEST``, then until the count is no longer ``seen``, ``seconds`` at most in all."""
+        """Wait for ``SHORTEST``, then until the count differs from ``seen``; at most ``seconds`` in all."""
         end = time.monotonic() + seconds
         stop.wait(min(SHORTEST, seconds))
         with self._changed:
@@ -40,17 +40,19 @@ class Changes:
                 self._changed.wait(min(left, _STOP_SECONDS))
 
     def pause(self, before: float, *, found: bool) -> float:
-        """The next pause of a loop that looks for work: the shortest after it found some, then longer."""
+        """The next pause of a loop that looks for work: the shortest if it ``found`` some, else a longer
+        one.
+        """
         return SHORTEST if found else min(1.2 * before, _LONGEST if self._heard else _LONGEST_UNHEARD)
 
     def announce(self) -> None:
-        """Wake all that wait for a change: a process has committed one."""
+        """Wake all threads that wait for a change: a process has committed one."""
         with self._changed:
             self.count += 1
             self._changed.notify_all()
 
     def follow(self, engine: Engine) -> None:
-        """Start a thread that announces what other processes commit, for as long as this process lives."""
+        """Start a thread that announces the commits of other processes, for the life of this process."""
         follow = self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever
         threading.Thread(target=follow, args=(engine,), name="changes", daemon=True).start()
 
@@ -91,7 +93,7 @@ class Changes:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of a file or folder, which differ once somebody wrote it; zeros without one."""
+    """Size and time of a file or folder, which change when it is written; zeros if it does not exist."""
     try:
         about = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Connections and sessions: one scope per unit of work, short.
+"""Connections and sessions: one short scope per unit of work.
 
 SQLite runs in WAL with ``synchronous=FULL`` (an acknowledged transition survives a power cut), and every
 writing scope begins IMMEDIATE: a transaction that reads first and writes later would otherwise fail with
@@ -54,12 +54,12 @@ _TCP = {
 class Database:
     """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
 
-    Several servers, of which one takes writes: ``…://USER@/NAME?host=A,B&port=5432,5432`` and
-    ``&target_session_attrs=read-write``. Raises DatabaseNotReady for what is no such URL.
+    Several servers, of which one accepts writes: ``…://USER@/NAME?host=A,B&port=5432,5432`` and
+    ``&target_session_attrs=read-write``. Raises DatabaseNotReady for an invalid URL.
     """
 
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
-        """``busy_seconds``: how long SQLite waits for another writer."""
+        """Connect to ``url``. ``busy_seconds``: how long SQLite waits for another writer."""
         try:
             self.url = make_url(url)
         except (ArgumentError, ValueError):  # ValueError: a port that is no number; quoted is neither
@@ -97,7 +97,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A writing scope: commits at its end, rolls back on any exception.
 
-        Its events are logged when they are true: on a full disk the same step may be tried, and rolled back,
+        Its events are logged after the commit: on a full disk the same step may be tried, and rolled back,
         twice a second.
         """
         with Session(self._writing, expire_on_commit=False) as session:
@@ -116,7 +116,7 @@ class Database:
         """A writing scope in which SQLite may rebuild a table that others refer to.
 
         See sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes". Raises
-        DatabaseDamaged, with all as it was, when a reference leads nowhere at its end.
+        DatabaseDamaged and changes nothing if a reference has no target at the end.
         """
         with self._writing.connect() as connection:
             keys = "PRAGMA foreign_keys={}"  # has no effect inside a transaction
@@ -144,9 +144,9 @@ def _silence_noticed(url: URL) -> dict[str, int]:
 
 
 def hosts(url: URL) -> list[str]:
-    """The machines of a server's URL, without ports; none for a socket of this machine.
+    """The machines in a server's URL, without ports; none for a socket of this machine.
 
-    By address where the URL has both ("hostaddr"): that is what libpq connects to.
+    If the URL has names and addresses ("hostaddr"), the addresses: libpq connects to them.
     """
     named = url.query.get("hostaddr") or url.query.get("host", ())
     several = [host for part in ([named] if isinstance(named, str) else named) for host in part.split(",")]
@@ -160,7 +160,7 @@ def _without_port(host: str) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database, None for one of a server."""
+    """The file of an SQLite database, None for a server."""
     file = url.removeprefix("sqlite:///")
     return None if file == url else Path(file)
 
@@ -203,7 +203,7 @@ class DatabaseOutage:
         """Called when the database is back."""
 
     def noticed(self, error: SQLAlchemyError) -> None:
-        """The error for callers that try again; an error that is no outage is our defect and is logged."""
+        """The error for callers that try again; an error that is no outage is a defect and is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             self._tell_defect(error)
             return

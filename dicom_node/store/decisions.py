@@ -1,4 +1,4 @@
-"""The decision table: added with what carries a decision out, and asked before anything is sent."""
+"""The decision table: a row is added when a decision is carried out, and read before anything is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def add(session: Session, decision: DecisionRow) -> None:
 
 
 def apply(session: Session, number: str) -> None:
-    """A decision from the copy is carried out by this transaction. Raises LookupError: it was before."""
+    """Mark a decision from the copy as applied by this transaction. Raises LookupError if it was applied
+    before.
+    """
     row = session.get(DecisionRow, number, with_for_update=True, populate_existing=True)
     if row is None or row.applied_at is not None:
         raise LookupError(number)
@@ -43,7 +45,7 @@ def mark_copied(session: Session, numbers: Sequence[str]) -> None:
 
 
 def mark_lost(session: Session, machine: str, there: Collection[str]) -> None:
-    """Mark decisions as not copied that this machine copied and that its file does not have any more."""
+    """Mark decisions as not copied that this machine copied and that its file has lost."""
     of_machine = select(DecisionRow.id, DecisionRow.copied).where(DecisionRow.machine == machine)
     marks = {number: mark for number, mark in session.execute(of_machine)}  # noqa: C416
     for copied in (True, False):
@@ -66,7 +68,7 @@ def waiting(session: Session) -> Sequence[DecisionRow]:
 
 
 def holds_back() -> ColumnElement[bool]:
-    """The deliveries of studies with a decision that is not applied yet; all, where the copy itself is
+    """The deliveries of studies with a decision that is not applied yet; all, if the copy itself is
     faulty.
     """
     waits = (DecisionRow.applied_at.is_(None), DecisionRow.holds)

@@ -1,4 +1,6 @@
-"""Queries and updates of the outbox table: what is due, who holds it. ``outbox`` decides when and why."""
+"""Queries and updates of the outbox table: due deliveries and their leases. ``outbox`` decides when and
+why.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +37,15 @@ STUDY = func.coalesce(Result.study_id, Original.study_id)
 
 
 def with_objects(chosen: Any) -> Any:
-    """Join the object of each delivery, result or original, and its study."""
+    """Add to a query the object of each delivery (result or original) and its study."""
     joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
     return joined.join(Study, Study.id == STUDY)
 
 
 def forward(session: Session, original: Original, destination: str) -> bool:
-    """Put a received object into the outbox for a peer, due now; once only, however often it is asked.
+    """Add a received object to the outbox of a peer, due now; only once, however often this is called.
 
-    One that was withdrawn before it was sent is sent after all. Returns whether anything changed.
+    A delivery that was withdrawn before it was sent is queued again. Returns whether anything changed.
     """
     mine = (Delivery.original_id == original.id, Delivery.destination == destination)
     found = session.scalar(select(Delivery).where(*mine))
@@ -66,9 +68,9 @@ def add(
     by_hand: bool = False,
     unassessed: bool = False,
 ) -> Delivery:
-    """Put a result into the outbox for a peer, due now; once only, however often it is asked.
+    """Add a result to the outbox of a peer, due now; only once, however often this is called.
 
-    ``ask_first``: it may have been sent before, so the peer is asked first, and it is sent if it is missing
+    ``ask_first``: it may have been sent before, so the peer is queried first, and it is sent if it is missing
     there. ``by_hand``: a person asked for it, not a rule. ``unassessed``: it waits until a person accepts it.
     """
     found = session.scalar(
@@ -105,8 +107,9 @@ def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
-    """Withdraw unassessed deliveries of a rule's earlier results, except results in ``by``, which a newer job
-    made.
+    """Withdraw unassessed deliveries of a rule's earlier results.
+
+    Results in ``by``, which a newer job made, are left alone.
     """
     former = select(Delivery).join(Delivery.result).join(Job, Job.id == Result.job_id)
     of_rule = (Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED)
@@ -134,7 +137,7 @@ def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[D
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
-    """Discard a delivery; False if a sender has claimed it meanwhile."""
+    """Discard a delivery; returns False if a sender has claimed it meanwhile."""
     return move_delivery(
         session,
         delivery,
@@ -147,7 +150,7 @@ def discard(session: Session, delivery: Delivery, because: str) -> bool:
 
 
 def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
-    """Discard the deliveries that wait or were given up and whose result somebody withdrew meanwhile."""
+    """Discard those deliveries that wait or were given up and whose result a person withdrew meanwhile."""
     waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
     results = {one.result_id for one in waiting if one.result_id is not None}
     gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
@@ -157,14 +160,14 @@ def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
 
 
 def due_destinations(session: Session, now: datetime) -> list[str]:
-    """Peers for which something is to be done now."""
+    """The peers with a delivery that is due now."""
     return list(session.scalars(select(Delivery.destination).where(_due(now)).distinct()))
 
 
 def due_batch(
     session: Session, destination: str, now: datetime, limit: int, *, by_waiting: bool = False
 ) -> list[Delivery]:
-    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting.
+    """The due deliveries of one study: STAT studies first, then the longest waiting.
 
     ``by_waiting``: the longest waiting, STAT or not.
     """
@@ -190,7 +193,7 @@ def due_batch(
 
 
 def hold(delivery: Delivery, owner: str, until: datetime) -> None:
-    """Lease a delivery whose state does not change now: one that is to be confirmed."""
+    """Lease a delivery without changing its state, because it is to be confirmed."""
     delivery.lease_owner, delivery.lease_until = owner, until
 
 
@@ -204,7 +207,7 @@ def renew(session: Session, deliveries: Sequence[int], owner: str, until: dateti
 
 
 def hand_back(session: Session, owner: str) -> None:
-    """The owner ends: release its deliveries at once; those that it was sending count as lost."""
+    """Release the deliveries of an ending owner at once; those that it was sending count as lost."""
     session.execute(
         update(Delivery)
         .where(Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
@@ -213,7 +216,7 @@ def hand_back(session: Session, owner: str) -> None:
 
 
 def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
-    """The deliveries that this owner still holds; another process took over the rest."""
+    """Those of ``delivery_ids`` that this owner still holds, by id; other processes took over the rest."""
     held = session.scalars(
         select(Delivery)
         .where(
@@ -226,7 +229,7 @@ def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[i
 
 
 def postpone(session: Session, destination: str, until: datetime) -> None:
-    """The peer is unreachable: its waiting deliveries are not tried before this time."""
+    """Postpone the waiting deliveries of an unreachable peer until ``until``."""
     session.execute(
         update(Delivery)
         .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
@@ -235,7 +238,9 @@ def postpone(session: Session, destination: str, until: datetime) -> None:
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
-    """The peer is back (None: any may be): make its waiting deliveries due. Refused objects still wait."""
+    """Make a peer's waiting deliveries due, because it answers again (None: all peers). Refused objects
+    wait on.
+    """
     waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
     if destination is not None:
         waiting.append(Delivery.destination == destination)
@@ -243,13 +248,13 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
-    """Make due deliveries that wait until a time ahead: to be sent, or to be asked for."""
+    """Make all deliveries due whose send or query time lies in the future, after the clock was put back."""
     waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
     session.execute(update(Delivery).where(waiting).values(next_at=now))
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
-    """Deliveries of the same study to the same peer, without these."""
+    """Deliveries of the same study to the same peer, without those in ``but``."""
     return list(
         session.scalars(
             select(Delivery)

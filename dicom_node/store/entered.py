@@ -1,7 +1,7 @@
-"""Peers and rules that a person entered: kept in the database, and read from a file beside the others.
+"""Peers and rules that a person entered: kept in the database, and in a file beside the configuration.
 
-So whoever reads the configuration finds them, without a database; the node writes the file anew at its
-start and at each reload, should it be lost.
+A process that reads the configuration thus finds them without a database. The node writes the file again at
+its start and at each reload, in case it is lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def as_file(rows: Iterable[EnteredTable]) -> str:
 
 
 def is_entered(database: Database, kind: str, name: str) -> bool:
-    """Whether the site has it, though this machine may not have taken it over yet."""
+    """Whether the site has this entry, even if this machine has not loaded it yet."""
     with database.read() as session:
         return session.get(EnteredTable, (kind, name)) is not None
 
@@ -71,13 +71,14 @@ class EnteredFile:
         return self._path.is_file() and self._path.stat().st_mtime > moment - _CLOCKS_DIFFER
 
     def taken_over(self) -> None:
-        """The node runs with what ``renew`` wrote."""
+        """Note that the node runs with the entries that ``renew`` wrote."""
         self._in_force = self._renewed
 
     def is_behind(self) -> bool:
-        """Whether two reads in a row gave the same new entries; repeated warnings become ever rarer.
+        """Whether two reads in a row gave the same new entries, so that the node should load them.
 
-        Not at the first look: where it was entered the node is asked at once to take it over.
+        False at the first read: the machine where they were entered asks its node at once. Repeated warnings
+        become ever rarer.
         """
         before, self._seen = self._seen, self._text()
         if self._seen == self._in_force or self._seen != before:

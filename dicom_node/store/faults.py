@@ -1,4 +1,4 @@
-"""Errors of a database as errors of the node, each with one sentence that says what to do."""
+"""Converts database errors into errors of the node, each with one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _POSTGRES = "postgresql+psycopg://"
 
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
-    """In this scope, a database that cannot be used is a NodeError with a sentence.
+    """A scope in which errors of an unusable database are raised as NodeErrors.
 
-    Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass.
+    Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass unchanged.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def _without_driver(url: str) -> str:
 
 
 def meaning(error: Exception, url: str) -> NodeError | None:
-    """The state of the database at ``url`` that the error shows; None when it shows nothing about it."""
+    """The error of the node for the database at ``url``; None if ``error`` says nothing about its state."""
     if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
         return DatabaseUnusable(_without_driver(url))
     if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):

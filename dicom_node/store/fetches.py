@@ -1,4 +1,4 @@
-"""Queries of studies that are fetched from peers; ``fetch`` decides."""
+"""Queries of fetches (studies that are fetched from peers); ``fetch`` decides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _S = FetchState
 
 
 def of_study(session: Session, study_instance_uid: str | None) -> Fetch | None:
-    """The fetching of this study, None where it was never asked for."""
+    """The fetch of this study, None if it was never requested."""
     return session.scalar(select(Fetch).where(Fetch.study_instance_uid == study_instance_uid))
 
 
@@ -33,7 +33,9 @@ def number(session: Session, fetch_id: int) -> Fetch | None:
 
 
 def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
-    """The due study of this peer that was asked for first; a study that another one waits for goes before."""
+    """The due fetch from this peer that was requested first; fetches that another study waits for go
+    first.
+    """
     due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
     return session.scalar(
         select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)
@@ -41,23 +43,23 @@ def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
 
 
 def unfinished(session: Session, peer: str) -> Sequence[Fetch]:
-    """Studies of this peer that a process was fetching when it ended."""
+    """Fetches from this peer that a process was working on when it ended."""
     return session.scalars(select(Fetch).where(Fetch.state == _S.FETCHING, Fetch.peer == peer)).all()
 
 
 def last_start(session: Session, peer: str) -> datetime | None:
-    """When this peer was last asked for a study."""
+    """The time of the last retrieval from this peer; None without one."""
     return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
 
 
 def states_since(session: Session, peer: str, first: int) -> dict[FetchState, int]:
-    """How many studies of a peer are in which state, from the row of this number on."""
+    """The number of a peer's fetches in each state, counting rows from number ``first`` on."""
     chosen = select(Fetch.state, func.count()).where(Fetch.peer == peer, Fetch.id >= first)
     return {row[0]: row[1] for row in session.execute(chosen.group_by(Fetch.state))}
 
 
 def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
-    """How many studies of each peer are in which state."""
+    """The number of fetches in each state, for each peer."""
     found: dict[str, dict[FetchState, int]] = {}
     chosen = select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state)
     for peer, state, number in session.execute(chosen.order_by(Fetch.peer)):
@@ -72,7 +74,7 @@ def listed(
     limit: int | None = None,
     before: int | None = None,
 ) -> Sequence[Fetch]:
-    """The newest first; of one peer, in these states, with numbers below ``before``."""
+    """Fetches, the newest first; of one peer, in these states, with numbers below ``before``."""
     chosen = select(Fetch).order_by(Fetch.id.desc()).limit(limit)
     if before is not None:
         chosen = chosen.where(Fetch.id < before)
@@ -84,10 +86,10 @@ def listed(
 
 
 def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
-    """Whether a study is not being fetched: neither now, nor between a try that failed and the next one.
+    """Whether a study is not being fetched: neither now, nor between a failed try and the next one.
 
-    A study that got nothing since ``silent_since`` is no longer held open for it. What is fetched for a study
-    that came from elsewhere has an end of its own (``store.questions``).
+    A study that received nothing since ``silent_since`` is no longer kept open for its fetch. Fetches for a
+    study that came from elsewhere have their own end (``store.questions``).
     """
     tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
     whole = Fetch.purpose != FetchPurpose.INSTANCES
@@ -96,26 +98,26 @@ def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
 
 
 def is_prior(session: Session, study_id: int) -> bool:
-    """Whether a study was fetched as a prior: its results are sent nowhere."""
+    """Whether a study was fetched as a prior; results of a prior are never sent."""
     uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
     prior = (Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
     return bool(session.scalar(select(exists().where(*prior))))
 
 
 def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
-    """Studies that this node has, by UID."""
+    """The studies that this node has, by UID."""
     chosen = select(Study).where(Study.study_instance_uid.in_(study_instance_uids))
     return {str(row.study_instance_uid): row for row in session.scalars(chosen)}
 
 
 def received_objects(session: Session, study_id: int) -> int:
-    """How many objects of a study are in force here, results of this node left out."""
+    """The number of a study's objects in force here, without this node's results."""
     mine = (Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
     return session.scalar(select(func.count()).select_from(Instance).where(*mine)) or 0
 
 
 def results_at(session: Session, study_id: int, peer: str) -> int:
-    """How many results of a study are confirmed at this peer."""
+    """The number of a study's results that this peer has confirmed."""
     mine = (Result.study_id == study_id, Delivery.destination == peer)
     confirmed = select(func.count()).select_from(Delivery).join(Delivery.result)
     return session.scalar(confirmed.where(*mine, Delivery.state == DeliveryState.CONFIRMED)) or 0

@@ -33,21 +33,21 @@ def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
 
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
-    """Which of these names were indexed, and whether they were purged since."""
+    """The given names that were indexed, each with whether it has been purged since."""
     chosen = select(ReceivedObject.spool_name, ReceivedObject.purged)
     rows = session.execute(chosen.where(ReceivedObject.spool_name.in_(spool_names)))
     return {row.spool_name: row.purged for row in rows}
 
 
 def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
-    """Numbers and paths of received objects after this number whose files were not purged."""
+    """Numbers and paths of unpurged received objects with numbers above ``number``."""
     chosen = select(ReceivedObject.id, ReceivedObject.path).where(ReceivedObject.id > number, _HAS_FILE)
     rows = session.execute(chosen.order_by(ReceivedObject.id).limit(limit))
     return [(row.id, row.path) for row in rows]
 
 
 def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
-    """The first ones received of this SOP instance whose files are here, each file once."""
+    """The first received copies of this SOP instance whose files still exist, each file once."""
     chosen = (
         select(func.min(ReceivedObject.id))
         .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
@@ -66,7 +66,7 @@ def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
 
 
 def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
-    """The versions in force by SOP Instance UID, whatever study has them."""
+    """The versions in force by SOP Instance UID, in any study."""
     chosen = select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids))
     return {row.sop_instance_uid: row for row in session.scalars(chosen)}
 
@@ -90,9 +90,9 @@ def study(session: Session, study_instance_uid: str) -> Study | None:
 
 
 def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
-    """The newest entry without Study Instance UID of this sender, in quarantine since then at the earliest.
+    """The sender's newest entry without Study Instance UID, in quarantine since ``since`` or later.
 
-    ``sender``: how the spool names of its objects end. All objects of an entry are of one sender.
+    ``sender``: the end of the spool names of its objects. All objects of an entry are from one sender.
     """
     first = (
         select(ReceivedObject.spool_name)
@@ -111,33 +111,34 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
 
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
-    """The distinct patients named by the study's objects of these roles."""
+    """The distinct patients in the study's objects of these roles."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
-    """Whether no object of these studies contradicts another about the patient."""
+    """Whether all objects of these studies can be of one patient."""
     texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
     return are_one_patient([Patient.parse(text) for text in texts])
 
 
 def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
-    """Studies that got their last object since then and whose rules were applied, the oldest first."""
+    """Studies whose last object arrived after ``since`` and whose rules were applied, the oldest first."""
     coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
     chosen = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
     return session.scalars(chosen.order_by(Study.last_received_at, Study.id)).all()
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
-    """Associations that brought the study's last objects, one for each object."""
+    """The associations of the study's last objects, one for each object."""
     chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
     return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
 
 
 def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
-    """Deliveries of the study's results that were not sent yet, except for kinds that stay true in any
-    case.
+    """The study's result deliveries that were not sent yet.
+
+    ``but``: kinds to leave out, because they stay true in any case.
     """
     chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
     chosen = chosen.where(Result.kind.not_in(but))
@@ -161,7 +162,7 @@ def file_of(session: Session, instance: Instance) -> ReceivedObject:
 
 
 def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
-    """The peers that get, or got, objects of this sender in this study by rules that forward."""
+    """The peers that get, or got, objects of this sender in this study by forwarding rules."""
     chosen = select(Delivery.destination).join(Delivery.original).join(Original.received)
     mine = (Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
     return session.scalars(chosen.where(*mine).distinct().order_by(Delivery.destination)).all()
@@ -174,8 +175,9 @@ def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
 
 
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
-    """Whether none of a study's objects came from ``senders``, given as ends of spool names ("" for names
-    without a mark).
+    """Whether none of a study's objects came from ``senders``.
+
+    ``senders`` are ends of spool names ("" for names without a mark).
     """
     theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
     return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
@@ -188,10 +190,10 @@ def next_due(
     *also: ColumnElement[bool],
     at_once: ColumnElement[bool] | None = None,
 ) -> Study | None:
-    """A study that is quiet: its time has come and no association that brings it objects is open.
+    """A due study: its quiet time has passed and no association that brings it objects is open.
 
-    STAT first. An open association no longer holds a study that got nothing since ``silent_since``. Or one to
-    which ``at_once`` applies, quiet or not.
+    STAT studies come first. An open association does not delay a study that received nothing since
+    ``silent_since``. A study to which ``at_once`` applies is due in any case.
     """
     return session.scalar(
         select(Study)
@@ -209,22 +211,22 @@ def any_due(
     *also: ColumnElement[bool],
     at_once: ColumnElement[bool] | None = None,
 ) -> bool:
-    """Whether ``next_due`` would find a study, so that a writing transaction is worth it."""
+    """Whether ``next_due`` would find a study, which makes a writing transaction worthwhile."""
     return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
 def next_due_at(session: Session, now: datetime) -> datetime | None:
-    """When the next quiet time ends after ``now``; None if no study is in its quiet time."""
+    """The time after ``now`` when the next quiet time ends; None if no study is in its quiet time."""
     return session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
 
 
 def any_due_after(session: Session, latest: datetime) -> bool:
-    """Whether a study waits for longer than until ``latest``."""
+    """Whether the quiet time of any study ends after ``latest``."""
     return bool(session.scalar(select(exists().where(_is_late(latest)))))
 
 
 def bring_forward(session: Session, latest: datetime) -> None:
-    """Let no study wait for longer than until ``latest``."""
+    """Let every quiet time end at ``latest`` or earlier."""
     session.execute(update(Study).where(_is_late(latest)).values(due_at=latest))
 
 
@@ -256,7 +258,9 @@ def keep_report(
     failed: Sequence[str],
     received_at: datetime,
 ) -> None:
-    """Keep a report until the outbox enters it; ``failed``: "UID reason" each, in hexadecimal."""
+    """Store a commitment report until the outbox processes it; ``failed``: "UID reason" each, in
+    hexadecimal.
+    """
     report = WaitingReport(
         transaction_uid=transaction_uid,
         calling_ae=calling_ae,
@@ -268,22 +272,22 @@ def keep_report(
 
 
 def cursors(session: Session) -> dict[str, int]:
-    """How far each journal file was read."""
+    """The read position (bytes) in each journal file."""
     return {row.name: row.offset for row in session.scalars(select(Cursor))}
 
 
 def move_cursor(session: Session, name: str, offset: int) -> None:
-    """Record up to which byte a journal file was read."""
+    """Store the read position ``offset`` (bytes) in a journal file."""
     session.merge(Cursor(name=name, offset=offset))
 
 
 def drop_cursors(session: Session, names: Collection[str]) -> None:
-    """Delete the cursors of journal files that no longer exist."""
+    """Delete the read positions of journal files that no longer exist."""
     session.execute(delete(Cursor).where(Cursor.name.in_(names)))
 
 
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
-    """Images of a study that may start a job and whose files are still here."""
+    """Images of a study that may start a job and whose files still exist."""
     chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
     return session.scalars(chosen.where(Instance.purged.is_(False)).order_by(Instance.id)).all()
 
@@ -291,9 +295,9 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """Ended studies whose files may go: nothing happened to them since, and every delivery is confirmed.
+    """Ended studies whose files may be deleted: unchanged since ``before``, and every delivery is confirmed.
 
-    Another transaction may be adding an object to one: ``lock_purgeable`` before anything is deleted.
+    Another transaction may be adding an object to one: call ``lock_purgeable`` before anything is deleted.
     """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
@@ -330,7 +334,7 @@ def lock_purgeable(
 
 
 def mark_purged(session: Session, study_id: int) -> list[str]:
-    """Mark the objects of a study that is locked as purged; returns the paths of their files."""
+    """Mark the objects of a locked study as purged; returns the paths of their files."""
     rows = {row.id: row.path for row in received(session, study_id)}
     if not rows:
         return []

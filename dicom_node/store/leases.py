@@ -1,4 +1,4 @@
-"""Named leases that one process at a time holds."""
+"""Named leases, each held by one process at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked f
 
 
 def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
-    """Take or renew the lease for ``seconds`` from now; False when another owner holds it."""
+    """Take or renew the lease for ``seconds`` from now; returns False if another owner holds it."""
     now = utc_now()
     length = timedelta(seconds=seconds)
     until = now + length
@@ -38,7 +38,7 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
 
 
 class KeptLease:
-    """A lease that a loop asks for repeatedly: it is renewed only when half of its time has passed."""
+    """A lease that a loop checks repeatedly; it is renewed only when half of its time has passed."""
 
     def __init__(self, database: Database, name: str, owner: str, seconds: float) -> None:
         self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
@@ -55,6 +55,6 @@ class KeptLease:
 
 
 def release(database: Database, name: str, owner: str) -> None:
-    """Give the lease back, so that the next owner need not wait until it ends."""
+    """Release the lease, so that the next owner need not wait until it ends."""
     with database.write() as session:
         session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))

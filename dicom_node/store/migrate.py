@@ -1,4 +1,4 @@
-"""The schema's versions (alembic): ``upgrade`` brings a database up to date, ``check`` only looks."""
+"""Versions of the schema (alembic): ``upgrade`` updates a database, ``check`` only reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSION = table("alembic_version", column("version_num"))
 
 
 def upgrade(database: Database) -> None:
-    """Create or bring the schema to this program's version. Raises DatabaseNotReady if it is newer."""
+    """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is newer."""
     from alembic import command
 
     _refuse_newer(database)
@@ -30,7 +30,7 @@ def upgrade(database: Database) -> None:
 
 
 def check(database: Database) -> None:
-    """Raise SchemaOutdated or DatabaseNotReady unless the schema is of this program's version."""
+    """Raise SchemaOutdated or DatabaseNotReady unless the schema has this program's version."""
     found = _refuse_newer(database)
     if found != head():
         state = "empty" if found is None else "older than this program"
@@ -38,7 +38,7 @@ def check(database: Database) -> None:
 
 
 def current(database: Database) -> str | None:
-    """The version of the database, None for an empty one."""
+    """The version of the database's schema, None for an empty database."""
     with database.read() as session:
         if not inspect(session.connection()).has_table(_VERSION.name):
             return None
@@ -46,7 +46,7 @@ def current(database: Database) -> str | None:
 
 
 def head() -> str:
-    """The version that this program needs."""
+    """The schema version that this program needs."""
     return max(_versions())
 
 

@@ -1,4 +1,4 @@
-"""Events of the node itself: none is lost because the database is away when they happen."""
+"""Events of the node itself; none is lost if the database is unreachable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAXIMUM_WAITING = 100
 
 
 class OwnEvents:
-    """Logs events at once, and stores them at once or, with their time, when the database is back."""
+    """Logs events at once, and stores them at once or, with their time, when the database answers again."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,7 +23,7 @@ class OwnEvents:
         database.outage.then = self._store
 
     def say(self, event_type: EventType, **fields: str | int | float) -> None:
-        """Log an event and keep it; a database that is away must not stop the node."""
+        """Log an event and store it; an unreachable database must not stop the node."""
         event = happened(event_type, **fields)
         with self._lock:
             self._waiting = [*self._waiting, event][-_MAXIMUM_WAITING:]

@@ -39,7 +39,9 @@ class PatientNames:
                 self._seal = Seal(data_dir, "study names")
 
     def enter(self, session: Session, study: Study, name: str) -> None:
-        """Store the Patient's Name (0010,0010) of a study that has its number, in place of a former one."""
+        """Store the Patient's Name (0010,0010) of a study that already has its number, replacing a former
+        name.
+        """
         if self._seal is None:
             return
         session.execute(delete(StudyName).where(StudyName.study_id == study.id))
@@ -48,7 +50,7 @@ class PatientNames:
         session.add_all([StudyName(study_id=study.id, word=word) for word in self.hashes(known)])
 
     def hashes(self, name: str) -> list[str]:
-        """A hash of each word of a name; capitals and accents make no difference."""
+        """A hash of each word of a name; case and accents are ignored."""
         if self._seal is None:
             return []
         found = dict.fromkeys(words(name))
@@ -67,7 +69,7 @@ class PatientNames:
 
 
 def words(name: str) -> list[str]:
-    """The words of all component groups of a Patient's Name (PS3.5 6.2), in small letters without accents."""
+    """The words of all component groups of a Patient's Name (PS3.5 6.2), in lower case without accents."""
     plain = unicodedata.normalize("NFKD", name.casefold())
     bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.findall(r"\w+", unicodedata.normalize("NFC", bare).replace("_", " "))

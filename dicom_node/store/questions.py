@@ -1,4 +1,4 @@
-"""Queries of what peers are asked about studies that are being received; ``fetch.arriving`` decides."""
+"""Queries of questions to peers about studies that are being received; ``fetch.arriving`` decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Q = ArchiveQuestion
 
 
 def add(session: Session, study: Study, kind: QuestionKind, rule: str, peer: str) -> None:
-    """Write down a question about this revision of the study, once."""
+    """Add a question about this revision of the study, once."""
     known = select(exists().where(*_about(study), _Q.kind == kind, _Q.rule == rule))
     if session.scalar(known):
         return
@@ -29,18 +29,21 @@ def add(session: Session, study: Study, kind: QuestionKind, rule: str, peer: str
 
 
 def open_of(session: Session, peer: str) -> Sequence[ArchiveQuestion]:
-    """Questions to a peer that somebody may wait for, the oldest first."""
+    """Questions to a peer that are not ended, the oldest first."""
     return session.scalars(select(_Q).where(_Q.ended_at.is_(None), _Q.peer == peer).order_by(_Q.id)).all()
 
 
 def number(session: Session, question_id: int) -> ArchiveQuestion | None:
-    """The question of this number, locked, while nobody has ended it."""
+    """The question with this number, locked; None if it is ended."""
     chosen = select(_Q).where(_Q.id == question_id, _Q.ended_at.is_(None))
     return session.scalar(chosen.with_for_update())
 
 
 def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
-    """Have peers asked now for the study's number of instances; whether one is to be asked."""
+    """Let peers be asked now for the study's number of instances; returns whether one will be asked.
+
+    The study waits for the answers until ``until`` at most.
+    """
     chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.INSTANCES, _Q.until.is_(None))
     rows = session.scalars(chosen.where(_Q.ended_at.is_(None))).all()
     for row in rows:
@@ -49,13 +52,15 @@ def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
 
 
 def waits_for_no_instances(now: datetime, longest: timedelta) -> ColumnElement[bool]:
-    """Whether a study does not wait for instances that a peer has; none waits for longer than ``longest``."""
+    """Whether a study waits for no missing instances from a peer; no wait is longer than ``longest``."""
     mine = (_Q.study_id == Study.id, _Q.revision == Study.revision, _Q.kind == QuestionKind.INSTANCES)
     return ~exists().where(*mine, _Q.ended_at.is_(None), ~has_come(_Q.until, now, longest))
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
-    """Whether the job of this rule waits for earlier studies; then at most ``until``."""
+    """Let the job of this rule wait for earlier studies, until ``until`` at most; returns whether it must
+    wait.
+    """
     chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.PRIORS, _Q.rule == rule)
     row = session.scalar(chosen.where(_Q.ended_at.is_(None)))
     if row is not None:
@@ -64,7 +69,7 @@ def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) 
 
 
 def let_job_run(session: Session, question: ArchiveQuestion) -> None:
-    """The job that waits for the priors of this question waits no longer."""
+    """Release the job that waits for the priors of this question."""
     mine = (Job.study_id == question.study_id, Job.study_revision == question.revision)
     waits = (Job.rule == question.rule, Job.state == JobState.QUEUED, Job.attempts == 0)
     now = utc_now()

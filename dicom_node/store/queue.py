@@ -1,4 +1,4 @@
-"""Jobs in SQL: what is free, what runs, what a study has; the turns of the lease table."""
+"""Queries of jobs: free jobs, running jobs, jobs of a study; and the turns of the lease table."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
 
 
 def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
-    """Queued jobs, locked, that may start only after ``later``: for a next try or earlier studies."""
+    """Queued jobs, locked, that may start only after ``later``, because of a retry or of earlier studies."""
     chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
     return session.scalars(chosen.with_for_update()).all()
 
 
 def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
-    """How many jobs of these rules were let through since then, by (rule, calling AE title)."""
+    """The number of jobs of these rules released since ``since``, by (rule, calling AE title)."""
     made = (
         select(Job.id, Job.rule, Instance.calling_ae)
         .join(Instance, Instance.study_id == Job.study_id)
@@ -45,7 +45,7 @@ def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) ->
 def next_free(
     session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
 ) -> Job | None:
-    """The job that a worker should take, locked: STAT first, then whose turn is earliest; None without any.
+    """The job that a worker should take, locked: STAT first, then by the earliest turn; None without any.
 
     ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
     equally urgent one with at most so much work.
@@ -59,9 +59,9 @@ def next_free(
 
 
 def expected_waits(session: Session, workers: int) -> dict[int, float]:
-    """How many seconds each queued job will wait for one of ``workers`` (at least 1), by its number.
+    """The seconds that each queued job will wait for one of ``workers`` (at least 1), by its number.
 
-    The estimates are scaled by what the last jobs really took.
+    The estimates are scaled by the real durations of the last jobs.
     """
     ended = session.execute(
         select(Job.cost_seconds, Job.started_at, Job.finished_at)
@@ -81,14 +81,14 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
 
 
 class Work(NamedTuple):
-    """Whether there is a job that may be claimed, and one that a worker holds."""
+    """Whether a job can be claimed, and whether a worker is running one."""
 
     free: bool
     running: bool
 
 
 def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
-    """Whether these workers have something to do; each worker asks 20 times a second, so it is one query."""
+    """Whether these workers have work; each worker asks 20 times a second, so it is one query."""
     runs = exists().where(Job.state == JobState.RUNNING)
     free = exists().where(_is_free(now), _is_taken(session, workers))
     row = session.execute(select(free, runs)).one()
@@ -108,7 +108,7 @@ def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[st
 
 
 def count_claims_one_by_one(session: Session) -> None:
-    """Let no other claim pass until this transaction ends: two at once would count without each other.
+    """Prevent other claims until this transaction ends: two at once would not count each other.
 
     SQLite has one writing transaction at a time anyway.
     """
@@ -117,7 +117,7 @@ def count_claims_one_by_one(session: Session) -> None:
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
-    """Jobs that some worker holds."""
+    """The jobs that workers are running."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
     if lock:
         chosen = chosen.with_for_update(skip_locked=True)
@@ -127,7 +127,9 @@ def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
 def beat(
     session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
 ) -> bool | None:
-    """Renew the lease of this attempt; whether a person wants it to stop, None when it is another's."""
+    """Renew the lease of this attempt; returns whether a person cancelled it, None if the attempt lost the
+    job.
+    """
     changed = session.execute(
         update(Job)
         .where(_is_held(job_id, owner, attempt))

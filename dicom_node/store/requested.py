@@ -1,4 +1,4 @@
-"""Requests of peers for storage commitment, and what archives have of the objects; ``outbox`` decides."""
+"""Requests of peers for storage commitment, and the confirmations of archives; ``outbox`` decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 500
 def keep(
     session: Session, peer: str, calling_ae: str, transaction_uid: str, objects: Sequence[str], at: datetime
 ) -> str:
-    """Keep a request; why it is not kept, "" where it is. ``objects``: "instance class"."""
+    """Store a request; returns why it is not stored, "" if it is. ``objects``: "instance class" each."""
     mine = RequestedCommitment.peer == peer
     same = mine & (RequestedCommitment.transaction_uid == transaction_uid)
     if session.scalar(select(RequestedCommitment.id).where(same)) is not None:
@@ -47,7 +47,7 @@ def keep(
 
 
 def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCommitment]:
-    """Requests of a peer that have no report, or whose report it did not take, the newest first."""
+    """Requests of a peer without a report, or whose report the peer did not accept, the newest first."""
     mine = (RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
     chosen = select(RequestedCommitment).where(*mine).order_by(RequestedCommitment.asked_at.desc())
     return session.scalars(chosen.limit(limit)).all()
@@ -56,7 +56,7 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
 def due(
     session: Session, peer: str, state: RequestedState, now: datetime, limit: int
 ) -> Sequence[RequestedCommitment]:
-    """Requests of a peer in this state whose time has come, the longest waiting first."""
+    """Requests of a peer in this state that are due, the longest waiting first."""
     mine = (RequestedCommitment.peer == peer, RequestedCommitment.state == state)
     chosen = select(RequestedCommitment).where(*mine, has_come(RequestedCommitment.next_at, now))
     return session.scalars(chosen.order_by(RequestedCommitment.next_at).limit(limit)).all()
@@ -70,12 +70,12 @@ def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[
 
 
 def forget(session: Session, before: datetime) -> None:
-    """Delete requests that were made before."""
+    """Delete requests that were made before ``before``."""
     session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
 
 
 def outcomes(session: Session, calling_ae: str, uids: Sequence[str]) -> Mapping[str, Outcome]:
-    """What became of the newest object that this AE sent under each of these UIDs."""
+    """The outcome for the newest object that this AE sent under each of these UIDs."""
     found: dict[str, Outcome] = {}
     for batch in _batches(uids):
         mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
@@ -95,7 +95,9 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """The ``uids`` of instances whose version in force one of the peers ``archives`` has confirmed."""
+    """The ``uids`` of instances whose version in force at least one of the peers ``archives`` has
+    confirmed.
+    """
     found: set[str] = set()
     for batch in _batches(uids):
         of_batch = Original.sop_instance_uid.in_(batch)
@@ -114,7 +116,7 @@ def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -
 
 
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
-    """Those of these instances of complete studies that no rule forwards."""
+    """The given instances that belong to complete studies and that no rule forwards."""
     found: set[str] = set()
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
     for batch in _batches(uids):

@@ -1,7 +1,7 @@
-"""The results table: what was built, and which report of a study a newer one supersedes.
+"""The results table: built objects, and which report of a study a newer one supersedes.
 
-The installation that results name as their equipment is in the database too, which all machines of a site
-share and every backup holds.
+The database also has the installation that results name as their equipment, because all machines of a site
+share the database and every backup contains it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
 
 
 def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
-    """Which of these results a person withdrew."""
+    """The ids of the results that a person withdrew, among ``result_ids``."""
     return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
 
 
@@ -67,14 +67,14 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
 
 
 def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
-    """The findings that the reports in force of this pipeline suspect."""
+    """The findings that this pipeline's reports in force suspect."""
     chosen = select(ReportedFinding.finding).join(Result, Result.id == ReportedFinding.result_id)
     mine = (Result.study_id == study_id, Job.pipeline == pipeline)
     return set(session.scalars(chosen.join(Job, Job.id == Result.job_id).where(*mine)))
 
 
 def forget_findings(session: Session, result_ids: Collection[int]) -> None:
-    """Studies are no longer found by these results' findings."""
+    """Delete the findings of these results, so that searches by finding no longer match their studies."""
     session.execute(delete(ReportedFinding).where(ReportedFinding.result_id.in_(result_ids)))
 
 
@@ -90,7 +90,7 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
 def purged(
     session: Session, sop_instance_uids: Collection[str]
 ) -> dict[tuple[datetime, str, str], frozenset[str]]:
-    """The results with these UIDs whose files were deleted, grouped by the values that build them again.
+    """The results with these UIDs whose files were deleted, grouped by the values needed to rebuild them.
 
     These values are the time at which their job analysed the images, and SOP and Series Instance UID of the
     report that they replace ("" for none). With the same images they give the same bytes.
@@ -111,7 +111,9 @@ def purged(
 
 
 def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
-    """When the first job of this study with a result in that series analysed its images; None: none did."""
+    """The time when the first job of this study with a result in that series analysed its images; None
+    without one.
+    """
     first = (
         select(func.min(Job.analysed_at))
         .join(Result, Result.job_id == Job.id)
@@ -121,13 +123,13 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
 
 
 def restore(session: Session, row: Result) -> None:
-    """Note that the purged file of a result exists again, byte for byte."""
+    """Record that the purged file of a result exists again, byte for byte."""
     row.purged = False
     record(session, RESULT_RESTORED, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
 
 
 def add(session: Session, row: Result) -> Result:
-    """Enter a new result. Raises IntegrityError when another worker was quicker."""
+    """Add a new result. Raises IntegrityError if another worker was faster."""
     session.add(row)
     session.flush()
     record(
@@ -147,8 +149,8 @@ def newest_report(
 ) -> tuple[str, str]:
     """SOP and Series Instance UID of the newest SR of this rule for one of these destinations; "" for none.
 
-    ``domain``: of its pseudonyms, None where it names the patient. A report on images that were purged since
-    is not taken: no newer report can repeat its findings on them.
+    ``domain``: the domain of its pseudonyms, None if it names the patient. A report on images that were
+    purged since is left out: no newer report can repeat its findings on them.
     """
     sent = exists().where(
         Delivery.result_id == Result.id,
@@ -168,7 +170,7 @@ def newest_report(
 
 
 def receivers(session: Session, study_id: int, rule: str) -> set[str]:
-    """The peers that got, or are to get, results of this rule."""
+    """The peers that got, or will get, results of this rule."""
     chosen = select(Delivery.destination).join(Delivery.result).join(Job, Job.id == Result.job_id)
     left = Delivery.state.not_in(_NEVER_LEFT)
     return set(session.scalars(chosen.where(Result.study_id == study_id, Job.rule == rule, left).distinct()))
@@ -180,9 +182,9 @@ def make_stat(session: Session, study_id: int) -> None:
 
 
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
-    """Images of this study that a job of this rule had, and whose files were purged since.
+    """Images of this study in jobs of this rule whose files were purged since.
 
-    Instance Number (0020,0013) by SOP Instance UID; "" where it has none.
+    Instance Number (0020,0013) by SOP Instance UID; "" for an image without one.
     """
     jobs = session.scalars(select(Job.source_uids).where(Job.study_id == study_id, Job.rule == rule))
     had = {uid for uids in jobs for uid in uids}
@@ -192,10 +194,11 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
 
 
 def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
-    """Results whose files may go, locked with their studies: all of a study were sent before.
+    """Lock and return results whose files may be deleted, because all results of their study were sent.
 
-    Not while an object of the study is here: a job on it may want its results to go to a further destination.
-    Nor one that somebody holds to send it again: that transaction may wait for the study.
+    ``before``: the time before which they must have been sent. A study is left out while one of its objects
+    is here, because a job on it may want to send its results to a further destination. A result is left out
+    while another transaction locks it, because that transaction may wait for the study.
     """
     chosen = _outdated(before)
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}

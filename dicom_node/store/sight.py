@@ -1,4 +1,4 @@
-"""Which studies a user sees: all, or the studies of some senders.
+"""The studies that a user sees: all, or the studies of some senders.
 
 The condition is added here to every statement on a table that belongs to a study, so no page and no service
 can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
@@ -119,7 +119,7 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
 
 
 def is_hidden(session: Session, study_uid: str) -> bool:
-    """Whether this study is here, and the person does not see it."""
+    """Whether this study exists here, and the user may not see it."""
     known = session.execute(select(_study.c.id).where(_study.c.study_instance_uid == study_uid)).first()
     if known is None:
         return False

@@ -1,4 +1,4 @@
-"""Queries of performed procedure steps; ``studies`` decides what they mean for a study."""
+"""Queries of performed procedure steps; ``studies`` decides their effect on a study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_node.store.tables import EventRow, Instance, PerformedStep, StepObjec
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """A step after one report, as the journal has it; UIDs in ``studies`` and ``objects``."""
+    """A step after one report, from the journal; UIDs in ``studies`` and ``objects``."""
 
     uid: str
     peer: str
@@ -30,7 +30,7 @@ class StepReport:
 
 
 def keep(session: Session, report: StepReport) -> None:
-    """Write a step down as this report says, unless a later report of it is known."""
+    """Store a step from this report, unless a later report of it is stored."""
     step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == report.uid))
     if step is None:
         step = PerformedStep(sop_instance_uid=report.uid, peer=report.peer, calling_ae=report.calling_ae)
@@ -54,7 +54,7 @@ def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str,
 
 
 def adopt_events(session: Session, study: Study) -> None:
-    """A new study gets the events of its steps, which began before its first object came."""
+    """Assign the events of a new study's steps to it; they began before its first object arrived."""
     begun = session.scalar(
         select(func.min(PerformedStep.begun_at))
         .join(StepStudy, StepStudy.step_id == PerformedStep.id)
@@ -84,29 +84,29 @@ def of_study(
 
 
 def named(session: Session, step: int) -> int:
-    """How many objects the performed procedure step with this id refers to."""
+    """The number of objects that the performed procedure step with this id refers to."""
     return session.scalar(select(func.count()).where(StepObject.step_id == step)) or 0
 
 
 def missing(session: Session, steps: Iterable[int]) -> int:
-    """How many objects that these steps refer to have not been received."""
+    """The number of objects that these steps refer to and that have not been received."""
     lacks = (StepObject.step_id.in_(list(steps)), ~_is_here())
     return session.scalar(select(func.count(StepObject.sop_instance_uid.distinct())).where(*lacks)) or 0
 
 
 def hold(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
-    """Whether a study waits for a step of these peers: for its end, or for an object that it names.
+    """Whether a study waits for a step of these peers: for its end, or for an object that it refers to.
 
-    Not where the study got nothing since ``silent_since``.
+    Never if the study received nothing since ``silent_since``.
     """
     return _unfinished(peers) & (Study.due_at > silent_since)
 
 
 def complete(peers: Collection[str]) -> ColumnElement[bool]:
-    """Whether the steps of these peers say that a study is whole, so that no quiet time is needed.
+    """Whether the steps of these peers show that a study is complete, so that no quiet time is needed.
 
-    Only where they name all of its images, which are of one patient, and in its first revision: steps say
-    nothing of corrections.
+    Only if they refer to all of its images, the images are of one patient, and the study is in its first
+    revision: steps do not report corrections.
     """
     mine = (Instance.study_id == Study.id, Instance.role == ObjectRole.SOURCE)
     is_named = exists().where(*_named_by(peers), StepObject.sop_instance_uid == Instance.sop_instance_uid)

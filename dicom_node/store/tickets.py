@@ -1,10 +1,9 @@
-"""Tickets: what procrastinate queues in PostgreSQL, one for each job that is queued or runs.
+"""Tickets: the entries of procrastinate's queue in PostgreSQL, one for each job that is queued or runs.
 
-The job's row says what is to be done and who may end it (its state, and the number of its attempt as a
-fence); the ticket says whose turn it is, and whether its holder lives. Both change in the transaction of one
-session, by procrastinate's own statements. A ticket that its job does not name is thrown away when fetched.
-
-A holder is a *worker* of procrastinate: it is registered with each claim, and gone with its end.
+The job's row says what is to be done and which attempt may end it; the ticket says whose turn it is, and
+whether its holder lives. Both change in the transaction of one session, by procrastinate's own statements. A
+ticket that its job does not name is thrown away when fetched. A holder is a *worker* of procrastinate: it is
+registered with each claim, and removed at the claim's end.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _HOLDERS = table("procrastinate_workers", column("id"), column("last_heartbeat")
 
 
 def follow(session: Session, job: Job) -> None:
-    """Bring the ticket in line with its job: one while it is queued, none once it has ended."""
+    """Update the ticket of a job: one while the job is queued, none once it has ended."""
     if job.state is JobState.RUNNING:
         return
     if job.ticket is not None:
@@ -53,14 +52,17 @@ def follow(session: Session, job: Job) -> None:
 
 
 class TicketEngine:
-    """The distributed engine of the queue: turns are procrastinate's priorities, signs of life the heartbeats
-    of its workers, by the clock of the database."""
+    """The distributed engine of the queue, by procrastinate.
+
+    Turns are procrastinate's priorities; signs of life are the heartbeats of its workers, by the clock of the
+    database.
+    """
 
     def __init__(self, workers: WorkerSettings) -> None:
         self._workers = workers
 
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
-        """The queued job, locked, of the ticket whose turn it is; the ticket is then held."""
+        """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
         manager, queues = _manager(session), _open_queues(session, self._workers, passing)
         holder = _run(manager.register_worker())
         for _ in range(_MOST_STALE):
@@ -89,9 +91,9 @@ class TicketEngine:
             _run(_manager(session).update_heartbeat(holder))
 
     def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """A job without a ticket is lost when its lease ends.
+        """The running jobs whose worker is lost; a job without a ticket is lost when its lease ends.
 
-        A sign of life from a time ahead was given before the database's clock was put back, and says nothing.
+        A heartbeat from a future time was written before the database's clock was put back, and is ignored.
         """
         since = func.now() - timedelta(seconds=self._workers.lease_seconds)
         lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
@@ -104,7 +106,9 @@ class TicketEngine:
         ]
 
     def repair(self, database: Database) -> int:
-        """Give tickets to queued jobs without one: of a former version, or whose time a clock wrote ahead."""
+        """Give tickets to queued jobs without one: jobs of a former version, or with a time impossibly far
+        ahead.
+        """
         with database.write() as session:
             _bring_forward(session)
             waits = (

@@ -1,4 +1,4 @@
-"""Life-cycle moves as one compare-and-set each, with a numbered event in the same transaction."""
+"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FOR_UPDATE = {"key_share": True}
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
-    """Append an event to the table, with its study's UID: whoever has the log looks for that.
+    """Append an event to the table, with its study's UID, by which persons search the log.
 
     It is logged when the transaction is committed.
     """
@@ -67,14 +67,15 @@ def record(session: Session, event_type: EventType, study_id: int | None = None,
 
 
 def append(session: Session, event: Event, study_id: int | None = None) -> None:
-    """Append an event that was logged already (the listener's journal)."""
+    """Append an event that was logged before, such as one from the listener's journal."""
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 
 def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
-    """Move a study on by an event; False when another process moved it first (the caller looks again).
+    """Change a study's state by an event; returns False if another process changed it first.
 
-    Raises IllegalTransition where the event cannot happen to a study in this state.
+    The caller then reads the state again. Raises IllegalTransition if the event cannot happen in the study's
+    state.
     """
     return _set_study(session, study, _next(STUDY, study, event), event, reason)
 
@@ -88,7 +89,10 @@ def _as_listed(session: Session, study_id: int, state: StudyState) -> str:
 
 
 def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
-    """Move a job on by an event, fenced by its state and attempt number; ``values`` are further columns."""
+    """Change a job's state by an event, if its state and attempt are as read; ``values``: further columns.
+
+    Returns False if another process changed the job first.
+    """
     here = (Job.id == job.id) & (Job.state == job.state) & (Job.attempts == job.attempts)
     if not _set(session, job, _next(JOB, job, event), here, values):
         return False
@@ -98,7 +102,7 @@ def move_job(session: Session, job: Job, event: EventType, **values: Any) -> boo
 
 
 def turn_changed(session: Session, job: Job) -> None:
-    """Tell the distributed engine, where there is one, of a job that was made, moved, or put first."""
+    """Inform the distributed engine, if there is one, of a job that was made, moved, or put first."""
     if session.get_bind().dialect.name == "postgresql":
         from dicom_node.store import tickets
 
@@ -106,7 +110,11 @@ def turn_changed(session: Session, job: Job) -> None:
 
 
 def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
-    """Move a delivery on by an event, fenced by its state and attempt; ``values`` are further columns."""
+    """Change a delivery's state by an event, if its state and attempt are as read; ``values``: further
+    columns.
+
+    Returns False if another process changed the delivery first.
+    """
     attempt = (Delivery.id == delivery.id) & (Delivery.attempts == delivery.attempts)
     here = attempt & (Delivery.state == delivery.state)
     if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
@@ -126,7 +134,7 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
 
 
 def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
-    """Move a request for storage commitment by an event, fenced by its state."""
+    """Change the state of a request for storage commitment by an event, if its state is as read."""
     here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
     if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
         return False
@@ -141,7 +149,10 @@ def move_commitment(session: Session, commitment: Commitment, event: EventType) 
 
 
 def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
-    """Move a peer's request for storage commitment by an event, fenced by its state; ``values``: columns."""
+    """Change the state of a peer's request for storage commitment by an event, if its state is as read.
+
+    ``values``: further columns.
+    """
     here = (RequestedCommitment.id == row.id) & (RequestedCommitment.state == row.state)
     if not _set(session, row, _next(REQUESTED, row, event), here, values):
         return False
@@ -159,9 +170,9 @@ def move_requested(session: Session, row: RequestedCommitment, event: EventType,
 
 
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
-    """Move held results of one study on by one event, each fenced by its state; returns how many moved.
+    """Change the state of held results of one study by one event, each if its state is as read.
 
-    ``values`` are further columns.
+    ``values``: further columns. Returns how many were changed.
     """
     moved = []
     for row in rows:
@@ -176,7 +187,9 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
 
 
 def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
-    """Move the fetching of a study on by an event, fenced by its state and attempt; ``values``: columns."""
+    """Change the state of a fetch by an event, if its state and attempt are as read; ``values``: further
+    columns.
+    """
     here = (Fetch.id == fetch.id) & (Fetch.state == fetch.state) & (Fetch.attempts == fetch.attempts)
     if not _set(session, fetch, _next(FETCH, fetch, event), here, values):
         return False
@@ -193,7 +206,7 @@ def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) 
 
 
 def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
-    """Move a work item on by an event, fenced by its state; ``values`` are further columns."""
+    """Change the state of a work item by an event, if its state is as read; ``values``: further columns."""
     here = (ClaimedWorkitem.id == row.id) & (ClaimedWorkitem.state == row.state)
     if not _set(session, row, _next(WORKITEM, row, event), here, values):
         return False
@@ -211,10 +224,10 @@ def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **va
 
 
 def settle_study(session: Session, study_id: int) -> None:
-    """Read a study's state from its jobs and deliveries, and move it there.
+    """Derive a study's state from its jobs and deliveries, and set it.
 
-    Whoever ends a job or a delivery calls this in the same transaction. A study that is being received or
-    is in quarantine is left alone: assembly or a person moves it.
+    Every function that ends a job or a delivery calls this in the same transaction. A study that is being
+    received or is in quarantine is left alone: assembly or a person changes it.
     """
     study = session.get_one(Study, study_id, populate_existing=True, with_for_update=FOR_UPDATE)
     if study.state not in READ_FROM_WORK:
@@ -240,13 +253,15 @@ def settle_study(session: Session, study_id: int) -> None:
 
 
 def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
-    """Settle each of these studies, in one order: other transactions lock them too."""
+    """Derive and set the state of each of these studies, in a fixed order: other transactions lock them
+    too.
+    """
     for study_id in sorted(set(study_ids)):
         settle_study(session, study_id)
 
 
 def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
-    """Move a study to where its work is; False when another process moved it first.
+    """Set a study's state as derived from its work; returns False if another process changed it first.
 
     Raises IllegalTransition for a study that is being received or is in quarantine.
     """
@@ -299,8 +314,8 @@ _STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
 
 
 def steady_now() -> datetime:
-    """UTC at the process's start plus monotonic time since: setting the clock moves no quiet time.
+    """UTC at the process's start plus monotonic time since: setting the clock does not change quiet times.
 
-    Times that people see are those of :func:`utc_now`.
+    Times that people see are from :func:`utc_now`.
     """
     return _STARTED + timedelta(seconds=time.monotonic())

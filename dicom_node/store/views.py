@@ -1,7 +1,7 @@
-"""The read side: lists and details as JSON-ready dicts with stable keys (docs/reference/lists.md).
+"""Views: lists and details as JSON-ready dicts with stable keys (docs/reference/lists.md).
 
-Console and command line show the same rows. ``patient_id`` is the only thing here that identifies a
-patient; events never hold it.
+Console and command line show the same rows. Only ``patient_id`` identifies a patient here; events never
+contain it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def list_studies(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[View]:
-    """Studies, the one with the newest object first. ``since``: received something since then.
+    """Studies, the one with the newest object first. ``since``: only those with an object received since
+    then.
 
     The state ``HELD`` selects studies with a held job.
     """
@@ -74,15 +75,15 @@ def list_studies(
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
-    """Whether a study has one of these states, among which ``HELD`` is allowed."""
+    """SQL condition: the study has one of these states, which may include ``HELD``."""
     of_state = Study.state.in_([state for state in wanted if state != HELD])
     return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
 
 
 def find_study(session: Session, uid: str) -> Study:
-    """The study with this Study Instance UID, or with the only one that ends so. Raises NotFound.
+    """The study whose Study Instance UID is ``uid``, or the only one whose UID ends with it. Raises NotFound.
 
-    One that has none is called by its number, as lists show it ("no-uid-7").
+    A study without UID is named by its number, as in lists ("no-uid-7").
     """
     exact = session.scalar(select(Study).where(Study.study_instance_uid == uid))
     number = uid.removeprefix(_NO_UID)
@@ -141,9 +142,9 @@ def list_jobs(
     before: int | None = None,
     workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first; with ``before`` only jobs older than the one of this number.
+    """Jobs, newest first; with ``before`` only jobs with a lower number.
 
-    ``workers``: how many share the work, for the time that a queued one will wait; 0: not known.
+    ``workers``: the number of workers, to estimate the wait of queued jobs; 0: unknown.
     """
     chosen = _jobs().limit(limit)
     if before is not None:
@@ -157,7 +158,7 @@ def list_jobs(
 
 
 def show_job(session: Session, job_id: int) -> View:
-    """One job with the images that its rule matched and what it built. Raises NotFound."""
+    """One job with the images that its rule matched and the results. Raises NotFound."""
     found = _job_views(session, _jobs().where(Job.id == job_id))
     if not found:
         raise NotFound(f"no job has the number {job_id}")
@@ -177,7 +178,7 @@ def list_deliveries(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """The outbox: one row per object and destination, newest first; ``before`` this number.
+    """The outbox: one row per object and destination, newest first; only numbers below ``before``.
 
     A received object that is forwarded has the kind ``ORIGINAL``.
     """
@@ -212,8 +213,8 @@ def list_events(
 ) -> list[View]:
     """Events, oldest first; with ``limit`` only the newest, or the ``oldest``.
 
-    A study's events include those of the associations that brought its objects. Events of the level debug
-    need ``debug``, or ``numbers`` that ask for them.
+    A study's events include the events of the associations that brought its objects. Debug events are
+    included only with ``debug``, or if ``numbers`` names them.
     """
     chosen = select(EventRow, Study.study_instance_uid).join(
         Study, EventRow.study_id == Study.id, isouter=True
@@ -255,7 +256,7 @@ def list_associations(
 
 
 def counts(session: Session) -> View:
-    """The number of studies, jobs and deliveries in each state; states without any are left out."""
+    """The number of studies, jobs and deliveries in each state; empty states are left out."""
 
     def by_state(column: Any) -> dict[str, int]:
         rows = session.execute(select(column, func.count()).group_by(column))
@@ -269,7 +270,7 @@ def counts(session: Session) -> View:
 
 
 def study_views(session: Session, chosen: Select[Study]) -> list[View]:
-    """Studies as lists show them, in the order that was chosen: five queries for any number."""
+    """Studies as lists show them, in the order of ``chosen``; five queries for any number of studies."""
     return list(numbered_studies(session, chosen).values())
 
 
@@ -432,12 +433,12 @@ _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 
 
 def columns(row: Base, *names: str) -> View:
-    """These columns as JSON has them: times in UTC, states as their words."""
+    """These columns as JSON values: times in UTC, states as their words."""
     return {name: as_json(getattr(row, name)) for name in names}
 
 
 def as_json(value: Any) -> Any:
-    """A value of a column: times in UTC, states as their words."""
+    """A column's value as a JSON value: times in UTC, states as their words."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return value.value if isinstance(value, StrEnum) else value

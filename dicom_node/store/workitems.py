@@ -1,4 +1,4 @@
-"""Queries of claimed work items, and of the results that they bring; ``fetch.worklist`` decides."""
+"""Queries of claimed work items, and of the results for them; ``fetch.worklist`` decides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DeliveredSeries:
 
 
 def due(session: Session, peer: str, now: datetime, limit: int) -> Sequence[int]:
-    """Numbers of the open items of this manager whose time has come, the longest waiting first."""
+    """Numbers of the open items of this manager that are due, the longest waiting first."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
     chosen = select(ClaimedWorkitem.id).where(*mine, has_come(ClaimedWorkitem.next_at, now))
     return session.scalars(chosen.order_by(ClaimedWorkitem.next_at).limit(limit)).all()
@@ -40,26 +40,26 @@ def number(session: Session, workitem_id: int) -> ClaimedWorkitem:
 
 
 def open_items(session: Session, peer: str) -> int:
-    """How many items of this manager are claimed and not ended."""
+    """The number of this manager's items that are claimed and not ended."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
     return session.scalar(select(func.count()).select_from(ClaimedWorkitem).where(*mine)) or 0
 
 
 def claimed(session: Session, peer: str) -> set[str]:
-    """UIDs of the items of this manager that are claimed and whose cancellation nobody asked for."""
+    """UIDs of this manager's claimed items without a request to cancel them."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
     return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine, _NOT_ASKED)))
 
 
 def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
-    """Claimed items of this manager with this UID whose cancellation nobody asked for."""
+    """This manager's claimed items with this UID and without a request to cancel them."""
     mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
     named = ClaimedWorkitem.workitem_uid == uid
     return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
-    """Open work items of all managers but these."""
+    """Open work items of all managers except ``peers``."""
     open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
     return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
 
@@ -89,13 +89,15 @@ def of_study(session: Session, study_instance_uid: str | None) -> Sequence[Claim
 
 
 def share_done(session: Session, study_id: int) -> float:
-    """The part of the study's running jobs that is done, 0 to 1."""
+    """The finished part of the study's running jobs, 0 to 1."""
     mine = (Job.study_id == study_id, Job.state == JobState.RUNNING)
     return session.scalar(select(func.avg(Job.share_done)).where(*mine)) or 0.0
 
 
 def delivered(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
-    """By Series Instance UID: results with identity that are confirmed, not withdrawn and not replaced."""
+    """Results that name the patient and are confirmed, not withdrawn and not replaced, by Series Instance
+    UID.
+    """
     replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
     chosen = (
         select(Result, Delivery.destination)

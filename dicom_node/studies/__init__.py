@@ -1,1 +1,1 @@
-"""What can happen to a study: indexed, assembled, quarantined, released by a person, run again, purged."""
+"""The steps of a study: indexed, assembled, quarantined, released by a person, run again, purged."""

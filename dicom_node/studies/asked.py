@@ -1,4 +1,4 @@
-"""What peers are to be asked about a study, by the rules that take an image of it."""
+"""Questions to peers about a study, from the rules that take an image of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dicom_node.store.tables import Instance, Study
 
 
 def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
-    """Write down the questions of the rules that take this image, each once a revision.
+    """Add the questions of the rules that take this image, each once per revision.
 
-    Nothing is asked about a study that was fetched as a prior (its priors would have priors). For one
-    that was fetched whole, nothing is asked about missing instances.
+    Nothing is asked about a study that was fetched as a prior (its priors would have priors). If a study was
+    fetched as a whole, nothing is asked about missing instances.
     """
     if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return

@@ -1,6 +1,7 @@
-"""Complete when quiet: no open association brings a study objects, and its quiet time has passed.
+"""Completion of studies: no open association brings a study objects, and its quiet time has passed.
 
-Or when its performed procedure steps have ended and all that they name is here, where its peer reports them.
+A study is also complete when its performed procedure steps have ended and all objects that they refer to are
+here, if its peer reports steps.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Assembler:
     def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
 
-        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders with objects that wait for the
-        index: their studies may still get objects.
+        ``now`` is UTC by :func:`steady_now`. ``behind``: marks of senders with objects that are not indexed
+        yet: their studies may still get objects.
         """
         now = now or steady_now()
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
@@ -71,7 +72,7 @@ class Assembler:
         return done
 
     def seconds_to_next(self) -> float:
-        """Seconds until the next quiet time ends; infinite without one."""
+        """Seconds until the next quiet time ends; infinite if there is none."""
         now = steady_now()
         with self._database.read() as session:
             due = intake.next_due_at(session, now)

@@ -26,7 +26,7 @@ _ENDS = {
 
 
 class JournalIngest:
-    """Brings journal lines into the database, each once: the cursor moves in the same transaction."""
+    """Stores journal lines in the database, each once: the read position moves in the same transaction."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database

@@ -1,7 +1,7 @@
-"""What a person chooses between when a study is in quarantine: patients, and versions of one image.
+"""A person's choices for a study in quarantine: between patients, and between versions of one image.
 
-Each thing to choose is a question with numbered options. Nothing received is deleted: what is not taken stays
-in the spool, set aside, and is not analysed.
+Each choice is a question with numbered options. Nothing received is deleted: versions that are not chosen
+stay in the spool, set aside, and are not analysed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one object; ``number``: of its row. ``in_force``: this version is analysed now.
+    """One version of one object; ``number``: of its row. ``in_force``: whether this version is analysed now.
 
     ``superseded``: a newer version replaced it, as with a corrected name. ``elsewhere``: the Study Instance
     UID of another study that has this object.
@@ -61,7 +61,7 @@ class Version:
 class Option:
     """One answer to a question: a patient with all objects, or one version of the image ``sop_instance_uid``.
 
-    ``if_taken``: the question arises only where this patient is taken; None if there is only one patient.
+    ``if_taken``: the patient for whom the question arises; None if there is only one patient.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Option:
 
     @property
     def question(self) -> tuple[int | None, str]:
-        """The key of the question: options of one question have the same."""
+        """The key of the question; all options of one question have the same key."""
         return self.if_taken, self.sop_instance_uid
 
 
@@ -118,7 +118,7 @@ class _StudyVersions:
 
 
 class Choice:
-    """Shows the choices in a study, and carries them out."""
+    """Lists a person's choices for a quarantined study, and releases the study by the person's choice."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -129,7 +129,7 @@ class Choice:
         self._indexing = Indexing(spool, settings, self._inspector)
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """The choices, as :func:`rows`; empty if the study can be released as it is."""
+        """The choices, as from :func:`rows`; empty if the study can be released as it is."""
         read = self._read(study_id)
         return rows(read.options(), read.shown_as_of)
 
@@ -143,10 +143,10 @@ class Choice:
     ) -> None:
         """Release a study from quarantine with the options ``take``, one for each question.
 
-        ``as_of``: the rows among which the person chose, None where they are not known. If objects came since
+        ``as_of``: the rows among which the person chose, None if they are unknown. If objects came since
         then, a number may mean another patient. ``also`` writes in the same transaction; it is called with
-        the released study and the spool names of each option taken. Raises NotAllowedNow: it is not in
-        quarantine, a choice is missing, there is no such option, or something came since.
+        the released study and the spool names of each option taken. Raises NotAllowedNow if the study is not
+        in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
         read = self._read(study_id)
         outdated = as_of is not None and as_of != read.shown_as_of
@@ -168,7 +168,7 @@ class Choice:
                 also(session, {"of": _arrivals(session, study_id), "taken": taken_names})
 
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
-        """The options that were ``taken`` when the study was released, as they are numbered now.
+        """The options that were ``taken`` when the study was released, by their present numbers.
 
         None unless the study is as it was then: in quarantine, with the same objects.
         """
@@ -249,7 +249,7 @@ def _arrivals(session: Session, study_id: int) -> str:
 
 
 def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
-    """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names.
+    """The options as rows: who sent them, when, and how they differ. The rows contain patients' names.
 
     ``as_of`` is in each row: the choice must pass it back.
     """

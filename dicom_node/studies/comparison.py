@@ -1,7 +1,7 @@
-"""Spool and index compared: what one has and the other lacks is found and named.
+"""Comparison of spool and index: finds files without a row and rows without a file.
 
-Rows are committed before their file is moved, and marked as purged before it is deleted. So a file
-outside ``incoming`` without a row means a lost database, and a row without its file a lost disk.
+Rows are committed before their file is moved, and marked as purged before it is deleted. So a file outside
+``incoming`` without a row means a lost database, and a row without its file a lost disk.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _BATCH = 500  # rows asked for at once
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How spool and index differ.
+    """The differences between spool and index.
 
-    ``unknown``: files without a row, in the order in which they came. ``left_over``: files that are still
-    there after the purge of their study. ``missing``: how many rows name a file that is not there.
+    ``unknown``: files without a row, in order of arrival. ``left_over``: files that still exist after the
+    purge of their study. ``missing``: the number of rows whose file does not exist.
     """
 
     unknown: Sequence[Path]
@@ -46,7 +46,7 @@ class Difference:
 
 
 def compare(database: Database, spool: Spool, files: Files) -> Difference:
-    """Compare both ways; takes some 20 s for a million objects."""
+    """Compare files with rows, and rows with files; takes some 20 s for a million objects."""
     unknown, left_over = [], []
     in_store = set(files.stored("spool"))
     for batch in _batches(chain(spool.stored(), _only_there(in_store, files))):
@@ -64,9 +64,10 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
 
 
 def reconcile(database: Database, spool: Spool, files: Files) -> None:
-    """Delete files that are left over from a purge; record event 2030 when spool and index differ otherwise.
+    """Delete files that are left over from a purge; record event 2030 for other differences.
 
-    What was never indexed is never deleted here: ``reindex`` puts it back, and its study is purged in time.
+    Files that were never indexed are never deleted here: ``reindex`` puts them back, and their study is
+    purged in time.
     """
     try:
         found = compare(database, spool, files)

@@ -1,4 +1,4 @@
-"""What was fetched must be what was asked for: the same study, of the patient that the answer named."""
+"""Checks that a fetched object belongs to the requested study and to the patient named in the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASSOCIATION = "fetch-"  # fetch.incoming.ASSOCIATION
 
 
 def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
-    """Whether an object came on our own association, in answer to the retrieval of another study."""
+    """Whether an object arrived on our own association, during the retrieval of another study."""
     number = association.removeprefix(_ASSOCIATION)
     if number == association or not number.isdecimal():
         return False
@@ -27,9 +27,9 @@ def is_of_another_study(session: Session, association: str, study_instance_uid: 
 
 
 def is_of_another_patient(session: Session, study: Study) -> bool:
-    """Whether a study's images name another patient than the answer by which it was fetched.
+    """Whether a study's images name another patient than the query answer that led to the fetch.
 
-    Said once: a person who releases the study from quarantine has looked.
+    True only once: a person who releases the study from quarantine has looked.
     """
     row = fetches.of_study(session, study.study_instance_uid)
     if row is None or row.state is FetchState.OTHER_PATIENT:

@@ -1,4 +1,4 @@
-"""One received object → its rows: which version is in force, and what becomes of its study."""
+"""Indexing of one received object: its rows, the version in force, and the effect on its study."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A spooled file, how it came and what is in it. ``size`` in bytes, file header included."""
+    """A spooled file with its arrival and its content. ``size`` in bytes, file header included."""
 
     path: Path
     arrival: Arrival
@@ -64,7 +64,7 @@ class Arrived:
 
     @property
     def spool_name(self) -> str:
-        """The name under which it was acknowledged."""
+        """The spool name under which the object was acknowledged."""
         return self.path.stem
 
 
@@ -85,7 +85,7 @@ class Indexing:
         self._copies: dict[tuple[str, Path], bool] = {}
 
     def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
-        """Compare and decode objects that came again, before the database is locked for writing."""
+        """Compare and decode objects that were received before, before the database is locked for writing."""
         self._same.clear()
         self._copies.clear()
         differing: list[tuple[str, Arrived]] = []
@@ -102,11 +102,10 @@ class Indexing:
                     self._same_image(session, path, item)
 
     def index(self, session: Session, item: Arrived) -> Path:
-        """Write the object's rows; returns the path for its file, or the path of a stored file with the same
-        bytes.
+        """Write the object's rows; returns the path for its file, or of a stored file with the same bytes.
 
-        Raises IntegrityError when another process indexed it first, StoreAway when it must be compared with
-        an object that another machine has not uploaded yet.
+        Raises IntegrityError if another process indexed it first, StoreAway if it must be compared with an
+        object that another machine has not uploaded yet.
         """
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
@@ -159,7 +158,7 @@ class Indexing:
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
-        """Put this version in force, at the path where it is: a person chose it."""
+        """Make this version, which a person chose, the version in force, without moving its file."""
         row = self._write_instance(session, study, item, self._role(session, item), item.path)
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
         session.flush()

@@ -1,4 +1,6 @@
-"""The same SOP Instance UID again: duplicate, revision or conflict, by pixels, identity and sender. Pure."""
+"""An object whose SOP Instance UID is known: duplicate, revision or conflict, by pixels, identity and
+sender.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ NOT_ITS_SENDER = "corrections are taken from the sender of the version in force 
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The version that is in force so far. ``issuer``: Issuer of Patient ID of its study."""
+    """The version in force before the new one. ``issuer``: Issuer of Patient ID of its study."""
 
     study_instance_uid: str
     pixels_sha256: str
@@ -30,7 +32,7 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The outcome for a new version; ``reason`` is one sentence if it is not taken."""
+    """The outcome for a new version; ``reason`` is one sentence if it is not accepted."""
 
     outcome: Outcome
     reason: str = ""
@@ -43,10 +45,10 @@ def judge(
     patients: Sequence[Patient],
     same_image: Callable[[], bool | None],
 ) -> Judgement:
-    """Compare a sound object with its former version and with the patients of its study.
+    """Compare a valid object with its former version and with the patients of its study.
 
     ``calling_ae`` sent it. ``patients`` are those of the study's other objects. ``same_image`` decodes and
-    compares the pixels of both versions, None when one does not decode; it is asked only when their bytes
+    compares the pixels of both versions, None if one does not decode; it is called only if their bytes
     differ, as they do in another transfer syntax.
     """
     if former is not None:

@@ -1,4 +1,4 @@
-"""No archive: received objects are deleted when all results of their study are confirmed, never before.
+"""Deletion of received objects once all results of their study are confirmed, never before.
 
 The readings of their burned-in annotation are deleted with them, the files of results later.
 """
@@ -71,9 +71,9 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
 def purge_now(
     database: Database, settings: Settings, study_ids: Sequence[int], also: Callable[[Session, int], None]
 ) -> list[int]:
-    """Delete the received objects of these studies where that is allowed, however young they are.
+    """Delete the received objects of these studies if that is allowed, regardless of their age.
 
-    ``also`` writes in the same transaction, for each of them. Returns the deleted studies.
+    ``also`` writes in the same transaction, for each of them. Returns the studies whose objects were deleted.
     """
     with database.write() as session:
         latest = utc_now() + timedelta(days=1)

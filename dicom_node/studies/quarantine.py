@@ -1,4 +1,4 @@
-"""Stop a study that changed or is in doubt; into quarantine by a conflict, out of it by a person."""
+"""Stops a study that changed or is in doubt: a conflict puts it into quarantine, a person releases it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
     """Release a study from quarantine: it is assembled again from the versions in force.
 
-    They were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
+    The versions were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
     """
     study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
     if study is None:
@@ -51,9 +51,9 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
-    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+    """Send nothing more of a study: waiting jobs and deliveries are cancelled, running jobs asked to stop.
 
-    ``same_data``: assessments and received images are delivered all the same: no job asks for them again.
+    ``same_data``: assessments and received images are still delivered, because no job asks for them again.
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):

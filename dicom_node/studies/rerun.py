@@ -1,4 +1,4 @@
-"""A study once more under the present rules: by hand, or because a rule changed."""
+"""Applies the present rules to a study again: on request of a person, or because a rule changed."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class _MissedStudy:
 
 
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
-    """Apply the rules to a study as if it had just been completed; a row for each that takes it.
+    """Apply the rules to a study as if it had just been completed; a row for each rule that takes it.
 
-    Deliveries of earlier jobs that were not sent yet are withdrawn until a job wants them again. Results that
-    do not change have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
+    Unsent deliveries of earlier jobs are withdrawn until a job wants them again. Results that do not change
+    have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if reason := _refusal(study, _sources(session, study_id)):
@@ -58,7 +58,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
 def replay(
     database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None]
 ) -> list[Row]:
-    """Run again what :func:`foresee` lists, a transaction each, in which ``also`` writes of the study."""
+    """Apply the rules to the studies of :func:`foresee`, one transaction each, in which ``also`` writes."""
     with database.read() as session:
         found = _missed(session, settings, since)
     rows = []
@@ -73,11 +73,11 @@ def replay(
 
 
 def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """The effect of :func:`replay`, without carrying it out: a row for each study and rule that takes it.
+    """Find the studies that :func:`replay` would change; a row for each study and rule that takes it.
 
-    These are the studies received since then for which the rules now want a job that they did not get. A
-    study that would only lose a job is left out, since delivered results stay; so is a study whose rules are
-    still to be applied (being received, in quarantine).
+    These are studies received after ``since`` for which the rules now want a job that the study did not get.
+    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
+    still to be applied (being received, in quarantine) is left out too.
     """
     with database.read() as session:
         found = _missed(session, settings, since)

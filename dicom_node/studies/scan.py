@@ -1,7 +1,7 @@
-"""Spool → database, which is also the recovery scan: what was acknowledged is indexed once.
+"""Indexing of the spool into the database, also after a crash: each acknowledged object is indexed once.
 
-The rows are committed first and the file is moved after: whenever the node dies in between, the next scan
-finds the row and completes the move. Nothing received is overwritten.
+The rows are committed first and the file is moved after: if the node dies in between, the next scan finds the
+row and completes the move. Nothing received is overwritten.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Placed:
 
 
 class Indexer:
-    """Brings journals and spool into the database. One thread for each data folder at a time runs it."""
+    """Reads journals and spool into the database. One thread per data folder at a time runs it."""
 
     def __init__(
         self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
@@ -71,15 +71,15 @@ class Indexer:
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def waiting(self) -> int:
-        """How many spooled files wait to be indexed."""
+        """The number of spooled files that wait to be indexed."""
         return len(self._spool.pending())
 
     def traces(self) -> Sequence[object]:
-        """What differs once a listener has spooled a file or written a line; it costs less than a look."""
+        """Values that change when a listener spools a file or writes a line; cheaper than a listing."""
         return [stamp(path) for path in self._watched]
 
     def run_once(self, seconds: float = float("inf")) -> int:
-        """Read the journals, then index pending files, those of each sender in turn; returns their number.
+        """Read the journals, then index pending files, senders taking turns; returns the number of files.
 
         In this order: when an association is known to have ended, all its objects are pending or indexed. No
         further file is begun after ``seconds``, so that newly received files get their turn.
@@ -100,8 +100,9 @@ class Indexer:
         return done
 
     def forget_cursors(self) -> None:
-        """Forget the positions in the journals and read them from the database again: another process may
-        have moved them.
+        """Forget the read positions in the journals, and load them from the database again.
+
+        Another process may have changed them.
         """
         self._journals.clear()
 
@@ -209,7 +210,7 @@ _LENGTH = 300  # bytes: a number and a file name
 
 
 class CrashRecord:
-    """A file that names the spooled file that is open now, so that a crash can be blamed on it.
+    """A file that names the spooled file being opened, so that a crash can be blamed on it.
 
     The record survives the process, not a power failure, which no object causes.
     """

@@ -1,4 +1,4 @@
-"""Spans to a collector: OTLP over HTTP, one POST of protobuf with a deadline."""
+"""Sending of spans to a collector: OTLP over HTTP, one POST of protobuf with a deadline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Fa
 
 @dataclass(frozen=True, slots=True)
 class CollectorAnswer:
-    """Whether the collector accepted the spans; if not, why, and whether it might later."""
+    """Whether the collector accepted the spans; if not, why, and whether a later try may succeed."""
 
     ok: bool
     reason: str = ""
@@ -42,7 +42,7 @@ def encode(traces: Mapping[str, Sequence[StudySpan]], resource: Mapping[str, str
 
 
 def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
-    """POST it; redirects are not followed, nor is a login taken from ~/.netrc."""
+    """POST the body; redirects are not followed, and no login is read from ~/.netrc."""
     connections = Connections(settings.seconds)
     headers = {"Content-Type": "application/x-protobuf"}
     headers |= {name: value.get_secret_value() for name, value in settings.headers.items()}

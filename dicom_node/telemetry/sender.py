@@ -1,6 +1,6 @@
-"""Sends the traces of studies that ended, in a thread of its own: one process at a time for a database.
+"""Sends the traces of ended studies, in a separate thread; only one process per database sends.
 
-Nothing waits for it. What a collector does not take within five minutes is dropped, and counted.
+Nothing waits for it. Spans that a collector does not accept within five minutes are dropped, and counted.
 """
 
 from __future__ import annotations

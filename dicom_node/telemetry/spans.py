@@ -1,7 +1,7 @@
-"""What happened to a study as spans, read from what all processes of the site wrote into the database.
+"""The steps of a study as spans, read from the rows that all processes of the site wrote.
 
-No span says who the patient is or which study it was: attributes are names of peers, rules, pipelines, models
-and machines, states and numbers.
+No span identifies the patient or the study: attributes are names of peers, rules, pipelines, models and
+machines, states and numbers.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class StudySpan:
     failed: bool = False
 
     def id_in(self, trace_id: str) -> bytes:
-        """A span id of 8 bytes that depends on trace and key only: a step that is sent twice is one span."""
+        """A span id of 8 bytes, derived from trace and key only: a step that is sent twice is one span."""
         return _span_id(trace_id, self.key)
 
     def parent_id_in(self, trace_id: str) -> bytes:
-        """The span id of the parent; empty where there is none."""
+        """The span id of the parent; empty without a parent."""
         return _span_id(trace_id, self.parent) if self.parent else b""
 
 
 def spans_of(session: Session, study: Study, since: datetime | None, until: datetime) -> list[StudySpan]:
-    """The steps that ended after ``since`` (None: ever), the whole first. ``until``: the study's end."""
+    """The steps that ended after ``since`` (None: all), the whole study first. ``until``: the study's end."""
     round_key = f"{_ROOT}/{until.isoformat()}"
     steps = [
         *_received(session, study, since, until, round_key),

@@ -1,1 +1,1 @@
-"""What verbs share: the options that they take, and the one way in which they print."""
+"""Code that all verbs share: options and printing."""

@@ -1,4 +1,4 @@
-"""Peers and rules that are entered, not written into a configuration file."""
+"""Verbs for peers and rules that are entered in the database, not written in a configuration file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,9 @@ DespiteHold = Annotated[
 
 
 def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
-    """Add ``put`` and ``remove`` to the verbs of peers or rules; ``file``: an example of one."""
+    """Add ``put`` and ``remove`` to the verbs of peers or rules. ``file``: an example file of a peer or
+    rule.
+    """
     one, name = kind.removesuffix("s"), Path(file).stem
 
     def put(

@@ -20,12 +20,12 @@ Find = TypeVar("Find", bound=Callable[..., Rows])
 def list_verb(
     app: typer.Typer, verb: str, example: str = "", *, none: str, why: str = ""
 ) -> Callable[[Find], Find]:
-    """Make a verb of a function that finds rows: its docstring is the help, its keywords are the options.
+    """Make a verb from a function that finds rows: its docstring is the help, its keywords are the options.
 
-    ``verb`` is a key of COLUMNS. The function takes ``settings``, and ``session`` where it asks the database:
-    mistakes of the configuration that do not concern the database are a warning then. ``none``: the line
-    that is printed without rows. ``example``, ``why``: the options of the example, and the question that it
-    answers.
+    ``verb`` is a key of COLUMNS. The function takes ``settings``, and ``session`` if it reads the database;
+    then mistakes of the configuration that do not concern the database are only warnings. ``none``: the line
+    that is printed without rows. ``example``: the options of the example in the help; ``why``: the question
+    that the example answers.
     """
     noun, _, name = verb.partition(" ")
     given = " ".join(filter(None, (noun, name or "list", example or "--config node.toml")))
@@ -64,12 +64,12 @@ def list_verb(
 
 
 def state_in_words(row: PrintedRow) -> str:
-    """The state of a study in words; "held" where no job applied but a limit of a rule holds one."""
+    """The state of a study in words; "held" if no job applied but a limit of a rule holds one."""
     return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
 
 
 def results_in_words(results: Sequence[PrintedRow]) -> str:
-    """ "4 confirmed, 1 dead" for a table: how many results are in which states, at whatever peer."""
+    """The number of results in each state, at all peers, such as "4 confirmed, 1 dead", for a table."""
     states = [
         "withdrawn"
         if result["withdrawn"]

@@ -60,7 +60,7 @@ def load(files: Sequence[Path]) -> Settings:
 
 @contextmanager
 def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
-    """A session on the database, for a list: mistakes that do not concern the database are a warning."""
+    """A session on the database, for a list. Mistakes that do not concern the database are only warnings."""
     from dicom_node import services
     from dicom_node.config import loading
 
@@ -72,14 +72,14 @@ def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
 
 
 def group(about: str) -> typer.Typer:
-    """A group of verbs, also where it has only one (typer would make that the group itself)."""
+    """A group of verbs, also if it has only one (typer would turn that verb into the group itself)."""
     app = typer.Typer(no_args_is_help=True, help=about)
     app.callback()(lambda: None)
     return app
 
 
 def states_option(states: type[StrEnum], *further: str) -> Any:
-    """``--state``, which takes these words."""
+    """The option ``--state``, which accepts these states and further words."""
     words = "|".join([*states, *further])
     return typer.Option(
         "--state", parser=state_in(states, further), metavar=words, help="Only in this state; repeatable."
@@ -87,14 +87,14 @@ def states_option(states: type[StrEnum], *further: str) -> Any:
 
 
 def event_number(text: str) -> int:
-    """The number of an event, four figures."""
+    """The number of an event from its four digits."""
     if not re.fullmatch("[0-9]{4}", text):
         raise typer.BadParameter(f"{text!r} is no number of an event: docs/reference/events.md lists them")
     return int(text)
 
 
 def refuse_unknown(numbers: Iterable[int]) -> None:
-    """Refuse event numbers that do not exist. Asked only when no event was found: a newer version has
+    """Refuse event numbers that do not exist. Call it only if no event was found: a newer version knows
     more.
     """
     from dicom_node import events
@@ -107,7 +107,7 @@ def refuse_unknown(numbers: Iterable[int]) -> None:
 
 
 def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[str], str]:
-    """Reads one of these states, or of the further words."""
+    """A parser that accepts one of these states or of the further words."""
 
     def read(text: str) -> str:
         if text in further:
@@ -121,7 +121,7 @@ def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[st
 
 
 def number_argument(what: str, verb: str, metavar: str, about: str) -> Any:
-    """The number of a job or delivery, as the list of that ``verb`` shows it."""
+    """An argument for the number of a job or delivery, as the list of that ``verb`` shows it."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal()):
@@ -132,7 +132,7 @@ def number_argument(what: str, verb: str, metavar: str, about: str) -> Any:
 
 
 def whole_or_end(uid: str) -> str:
-    """A UID as copied from a table, without the sign that stands for its cut beginning."""
+    """A UID copied from a table, without the sign that replaces its cut beginning."""
     return uid.strip().removeprefix("…")
 
 
@@ -154,7 +154,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def moment(text: str, now: datetime | None = None) -> datetime | None:
-    """The time that a person means, UTC; times without a zone are of this machine's zone. "" is None."""
+    """The time in ``text`` as UTC; a time without a zone is in this machine's zone. None for ""."""
     if not text:
         return None
     present = now or datetime.now(UTC)
@@ -172,5 +172,5 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
 
 
 def limit_or_none(limit: int) -> int | None:
-    """``--limit 0`` means all."""
+    """The limit; None, which means all, for ``--limit 0``."""
     return limit or None

@@ -1,7 +1,7 @@
-"""The one door through which verbs print (a test holds them to it).
+"""The one module through which verbs print (a test enforces this).
 
-JSON for programs, tables for people, nothing else on standard output. Whatever comes from outside is shown,
-never obeyed: no markup is read from it, and control characters appear as escapes.
+Standard output has JSON for programs or tables for people, nothing else. Text from outside is printed
+literally: no markup is read from it, and control characters appear as escapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dicom_node.printable import printable, printable_json
 
 
 class PrintedRow(Protocol):
-    """What a list shows in one row: a mapping, or a typed result of a service."""
+    """One row of a list: a mapping, or a typed result of a service."""
 
     def __getitem__(self, key: str, /) -> Any: ...
 
@@ -44,12 +44,12 @@ _GAP = "  "
 
 
 def fields(*keys: str) -> list[Column]:
-    """Columns that show a value of a row as it is, under its key in words, or "heading: key"."""
+    """Columns that show a value unchanged. A key gives the heading, or "heading: key" does."""
     return [(heading, itemgetter(key)) for heading, key in map(_heading_and_key, keys)]
 
 
 def times(*keys: str) -> list[Column]:
-    """Columns of times in UTC, which are shown in this machine's zone."""
+    """Columns with times in UTC, which are shown in this machine's zone."""
     return [(heading, _local_time(key)) for heading, key in map(_heading_and_key, keys)]
 
 
@@ -69,7 +69,7 @@ class Moment:
     at: datetime
 
     def __str__(self) -> str:
-        """Without the year where it is this one."""
+        """The time in text; the year is left out if it is the present year."""
         this_year = self.at.year == datetime.now().astimezone().year
         return f"{self.at:%m-%d %H:%M:%S}" if this_year else f"{self.at:%Y-%m-%d %H:%M:%S}"
 
@@ -81,7 +81,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Uid:
-    """A UID in a list: whole in a file or a pipe, shortened in a terminal's table."""
+    """A UID in a list: complete in a file or a pipe, shortened in a terminal's table."""
 
     text: str
     length: int
@@ -96,13 +96,13 @@ def say(text: str, *, err: bool = False, bold: bool = False) -> None:
 
 
 def say_checked(subject: str, text: str, *, ok: bool) -> None:
-    """Print whether something is right: "ok", or a warning."""
+    """Print the result of a check: "ok", or a warning."""
     mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
     _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
 
 
 def print_document(text: str) -> None:
-    """A text of the program's own, such as a sample configuration, as it is."""
+    """Print a text of the program, such as a sample configuration, unchanged."""
     sys.stdout.write(text)
 
 
@@ -120,10 +120,9 @@ def _as_mapping(result: Any) -> dict[str, Any]:
 
 
 def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
-    """Print a list as JSON or a table; without rows the sentence ``none``. In a pipe each row is one whole
-    line.
+    """Print a list as JSON or as a table; print the sentence ``none`` if it has no rows.
 
-    The heading of the first column of times gives the time zone.
+    In a pipe each row is one uncut line. The heading of the first column of times gives the time zone.
     """
     if as_json:
         print_json(list(rows))
@@ -143,7 +142,7 @@ def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json
 
 
 def print_details(row: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> None:
-    """Key and value per line; empty values are left out."""
+    """Print one key and value per line, without empty values."""
     shown = [
         ((labels or {}).get(key, key.replace("_", " ")), _text(value))
         for key, value in row.items()
@@ -173,20 +172,20 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 def local(iso: str | None) -> Moment | str:
-    """A UTC time of a view in this machine's zone, for a person; "" where there is none."""
+    """A UTC time in this machine's zone, for a person; "" if there is no time."""
     return Moment(datetime.fromisoformat(iso).astimezone()) if iso else ""
 
 
 def short(uid: str | None, length: int = _UID_LENGTH) -> Uid | str:
-    """A UID that fits in a terminal's table (its last figures tell UIDs of one device apart).
+    """A UID shortened for a terminal's table: its end, which differs between UIDs of one device.
 
-    Verbs take the shortened form as it is printed (``options.whole_or_end``).
+    Verbs accept the shortened form as it is printed (``options.whole_or_end``).
     """
     return Uid(uid, length) if uid else "–"
 
 
 def details(event: PrintedRow) -> str:
-    """The fields of an event in words, without its study, which has a column of its own."""
+    """The fields of an event in words, without the study, which has its own column."""
     fields = {key: value for key, value in event["fields"].items() if value not in (None, "")}
     for known in ("study", "listener"):  # the association's own name begins with its listener's
         fields.pop(known, None)
@@ -194,7 +193,7 @@ def details(event: PrintedRow) -> str:
 
 
 def never_fail_on_characters() -> None:
-    """A terminal that knows no UTF-8 gets escapes instead of an error."""
+    """Make output to a terminal without UTF-8 print escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

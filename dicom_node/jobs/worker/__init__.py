@@ -1,1 +1,1 @@
-"""A worker process: claims jobs, runs pipelines on images, builds and keeps results."""
+"""A worker process: claims jobs, runs pipelines on images, builds and stores results."""

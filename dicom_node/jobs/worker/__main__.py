@@ -1,8 +1,8 @@
-"""``python -m dicom_node.jobs.worker``: one worker process.
+"""Run one worker process: ``python -m dicom_node.jobs.worker``.
 
-Its configuration is the first line of standard input, as JSON, from the node that starts it, or is in files
-(``--config FILE``); under that of a further line it goes on after its job. SIGHUP lets it finish its job and
-end, SIGTERM hands the job back.
+Its configuration is the first line of standard input (JSON from the node that starts it), or is in files
+(``--config FILE``). After a further line on standard input, the worker finishes its job and continues with
+that configuration. SIGHUP lets the worker finish its job and end; SIGTERM hands the job back.
 """
 
 from __future__ import annotations

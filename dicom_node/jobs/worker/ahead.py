@@ -1,8 +1,8 @@
-"""Images are analysed as they arrive, while their study is still being received.
+"""Analyses images as they arrive, while their study is still being received.
 
 A worker without a job takes the next image that a rule wants, runs the pipeline on it alone, and stores the
-result for the study's job. It stops as soon as a job is free. Whatever goes wrong here only costs time: the
-job analyses the image again and reports the error.
+result for the study's job. It stops as soon as a job waits. An error here only costs time: the job analyses
+the image again and reports the error.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class _Image:
 
 
 class Ahead:
-    """Analyses single images before their study's job. ``pipelines`` gives a pipeline by its name; ``begins``
-    is called before an image is analysed.
+    """Analyses single images before their study's job.
+
+    ``pipelines`` returns a pipeline by its name; ``begins`` is called before an image is analysed.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Ahead:
         self._forgot_at = 0.0
 
     def run_once(self) -> bool:
-        """Analyse one image; False when there is none that waits."""
+        """Analyse one image; returns False if no image waits."""
         self._forget_old()
         image = self._next()
         if image is None:

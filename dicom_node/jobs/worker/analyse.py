@@ -1,4 +1,4 @@
-"""Run a pipeline on the images of a job: one by one where it can; analyses made ahead are used."""
+"""Runs a pipeline on the images of a job, one by one if possible; uses analyses made ahead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_DECODED = 4
 
 @dataclass(frozen=True, slots=True)
 class Analysed:
-    """The findings, and for each image left out the reason, by UID."""
+    """The findings, and the reason for each image that was left out, by UID."""
 
     result: PipelineResult
     faults: Mapping[str, str]
@@ -30,7 +30,7 @@ class Analysed:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Whether the pipeline takes the images; for images that could not be judged the reason, by UID."""
+    """Which images the pipeline accepts; for each image that could not be judged the reason, by UID."""
 
     verdict: Accept | Refuse
     faults: Mapping[str, str]
@@ -38,8 +38,9 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images. ``kept``: analyses made before the study was complete; ``readings`` receives
-    text read in images.
+    """Runs pipelines on images.
+
+    ``kept``: analyses made before the study was complete; ``readings`` receives text read in images.
     """
 
     kept: Analyses
@@ -49,8 +50,10 @@ class ImageAnalysis:
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
     ) -> Acceptance:
-        """Which images the pipeline takes. Raises WorkerSpent, and PixelError or NoNumber when it cannot say
-        of any."""
+        """Which images the pipeline accepts.
+
+        Raises WorkerSpent; PixelError or NoNumber if it can judge no image.
+        """
         if not pipeline.card.per_image:
             return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
         verdicts: list[Accept | Refuse] = []
@@ -73,11 +76,11 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> Analysed:
-        """The pipeline's result for these images; text that it read in them goes to ``readings`` only.
+        """The pipeline's result for these images; text read in the images goes to ``readings`` only.
 
-        An image that cannot be cleaned is left out with a note; one that cannot be decoded, or of which the
-        model gives no number, as a fault. Raises CleaningFailed, PixelError or NoNumber when none is left,
-        WorkerSpent, and whatever the pipeline raises.
+        An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
+        the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
+        image is left, WorkerSpent, and the exceptions of the pipeline.
         """
         if not pipeline.card.per_image:
             return Analysed(self._run(pipeline, sources, options, report), {})
@@ -118,7 +121,7 @@ class ImageAnalysis:
     def forget(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
     ) -> None:
-        """Delete the kept analyses of these images: the job's results are stored."""
+        """Delete the stored analyses of these images. Call it once the job's results are stored."""
         for source in sources:
             self.kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
 

@@ -1,4 +1,4 @@
-"""What a worker process takes at its start and keeps to its end."""
+"""Settings and files that a worker process reads at its start and uses until its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Stamp = tuple[Path, int, int]
 
 @dataclass(frozen=True, slots=True)
 class AtStart:
-    """What a worker process reads once, at its start.
+    """The settings and files that a worker process reads once, at its start.
 
     ``files``: models and device rules of the site, with size and time. ``foreign``: pipelines from other
     packages, whose code may change at any time.
@@ -33,7 +33,7 @@ class AtStart:
 
     @staticmethod
     def under(settings: Settings) -> AtStart:
-        """What a process that starts now reads, with these ``settings``."""
+        """The values that a process started now would read with these ``settings``."""
         workers = settings.workers
         folders = workers.models_dir or from_environment(), device_rules_of(settings)
         names = {rule.pipeline for rule in settings.rules if workers.takes(rule.pipeline)}
@@ -47,10 +47,9 @@ class AtStart:
         )
 
     def serves(self, now: AtStart) -> bool:
-        """Whether a process that read this at its start is up to date, where a new process would read
-        ``now``.
+        """Whether a process that read these values at its start is up to date.
 
-        False with foreign pipelines.
+        ``now``: the values that a new process would read. Always False with foreign pipelines.
         """
         return self == now and not self.foreign
 

@@ -1,8 +1,8 @@
-"""Which image a worker is working on, so that one that kills workers or takes all their memory is left out.
+"""Records which image a worker is working on, so that an image that kills workers is left out.
 
-One small file per image that is being worked on, a line per worker. The line is removed when the worker has
-finished with the image, whatever the result; a line that remains is a loss that the image caused. Losing the
-files costs further tries only.
+The same holds for an image that takes all memory of a worker. There is one small file per image in work, with
+a line per worker. The line is removed when the worker has finished with the image, whatever the result; a
+line that remains is a worker that the image killed. Losing the files only costs further tries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEEP_SECONDS = 86_400.0
 class AtWork:
     """The record of the images that one worker works on.
 
-    ``most``: how many workers an image may cost. ``memory_mib``: the memory limit of a worker in MiB.
+    ``most``: how many workers an image may kill. ``memory_mib``: the memory limit of a worker in MiB.
     """
 
     folder: Path
@@ -42,9 +42,9 @@ class AtWork:
 
     @contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
-        """Record which image is worked on in this scope, in case the process ends there.
+        """Record that this worker works on the image during this scope, in case the process ends there.
 
-        Raises PixelError when the image has cost too many workers, WorkerSpent when the image used up the
+        Raises PixelError if the image has killed too many workers, WorkerSpent if the image used up the
         worker's memory.
         """
         file = self.folder / spool_name
@@ -75,7 +75,9 @@ class AtWork:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Scope in which another job passes: if the process ends there, this job's image is not blamed."""
+        """A scope in which another job runs first: if the process ends there, this job's image is not
+        blamed.
+        """
         image, last_try = self._image, self.last_try
         if image is not None:
             self._remove(image)
@@ -87,7 +89,7 @@ class AtWork:
                 self._add(image, self.owner)
 
     def leave(self, spool_name: str) -> None:
-        """Remove the line: this process ends while at the image, which did not cause it."""
+        """Remove the line for the image: this process ends now, and the image is not the cause."""
         self._remove(self.folder / spool_name)
 
     def forget_old(self) -> None:

@@ -1,4 +1,4 @@
-"""What cleaning did to the images of a job: counted in events, and what a person should look at."""
+"""The outcome of cleaning for the images of a job: counts for events, and images for a person's review."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class NothingCleaned(CleaningFailed):
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """Images of one job: cleaned, those of them that were filled wider or blacked out, and withheld.
+    """Counts of a job's images: cleaned (of these: filled wider, blacked out), and withheld.
 
-    ``seen``: SOP Instance UIDs of all that were judged; ``asked``: what a person should look at of them.
+    ``seen``: SOP Instance UIDs of all judged images; ``asked``: the reviews that a person should make of
+    them.
     """
 
     cleaned: int = 0
@@ -68,7 +69,10 @@ class Cleaning:
     def failed(
         failure: CleaningFailed, pipeline: Pipeline | None, job: ClaimedJob, sources: Sequence[SourceObject]
     ) -> Cleaning:
-        """No image could be cleaned; of a pipeline that does not say which, all are to be looked at."""
+        """The outcome if no image could be cleaned.
+
+        If the pipeline does not say which images failed, a person should look at all of them.
+        """
         if pipeline is None:
             return Cleaning(withheld=len(sources))
         if isinstance(failure, NothingCleaned):
@@ -79,7 +83,9 @@ class Cleaning:
         return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
 
     def record(self, session: Session, job: ClaimedJob) -> None:
-        """Write it down with the job's end; nothing where nothing was to be cleaned."""
+        """Record events and reviews in the transaction that ends the job; do nothing if no image was
+        judged.
+        """
         if self.cleaned:
             counts = {"images": self.cleaned, "widened": self.widened, "blacked_out": self.blacked_out}
             record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)

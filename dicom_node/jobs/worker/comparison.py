@@ -1,8 +1,8 @@
-"""``python -m dicom_node.jobs.worker.comparison``: what two models say of the images of finished jobs.
+"""Compares two models on the images of finished jobs: ``python -m dicom_node.jobs.worker.comparison``.
 
-Standard input brings the settings as one line of JSON, then the number of a job on each line; standard output
-says one line when that job is compared. :mod:`dicom_node.jobs.worker.shadow` starts this process and ends it
-at any time, so nothing here is waited for.
+Standard input has the settings as one line of JSON, then the number of a job on each line; standard output
+gets one line when that job is compared. :mod:`dicom_node.jobs.worker.shadow` starts this process and ends it
+at any time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The heartbeat of a running job: a thread renews its lease, and learns from it that the job must stop."""
+"""The heartbeat of a running job: a thread renews the job's lease, and notices when the job must stop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class JobHeartbeat:
     """Sends the heartbeats of a running job, watches its time limit, and stops it.
 
     All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
-    long the job may still run when the worker is to stop. A job is stopped at its next report of progress; if
-    none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    long the job may still run when the worker has to stop. A job is stopped at its next report of progress;
+    if none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class JobHeartbeat:
         self._thread.join()
 
     def __call__(self, share: float, what: str) -> None:
-        """Progress of the job: ``share`` done, 0 to 1. Raises JobStopped when the job must stop."""
+        """Report the job's progress: ``share`` done, 0 to 1. Raises JobStopped if the job must stop."""
         self._share, self._doing = share, what
         if self._stop is not None:
             raise self._stop
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Scope in which another job runs first: this job's lease is renewed, its time limit stands still."""
+        """A scope in which another job runs first: this job's lease is renewed, its time limit is
+        suspended.
+        """
         began, self._paused = time.monotonic(), True
         try:
             yield

@@ -1,4 +1,4 @@
-"""The images of a job: the spooled versions that count, opened by the one decoder."""
+"""The images of a job: their versions in force from the spool, opened by the one decoder."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ class JobImages:
     """The images of a job.
 
     ``all``: images with a readable header, in the job's order. ``faults``: why an image is left out, by UID.
-
-    ``unopened``: images that were refused before anything of them was decoded; only the report needs them.
-    ``purged``: Instance Numbers, as text, of images that an earlier job of the rule had, and that are gone.
+    ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
+    Numbers, as text, of images of an earlier job of the rule that are deleted now.
     """
 
     all: tuple[SourceObject, ...] = ()
@@ -51,12 +50,12 @@ class JobImages:
         return [source for source in self.all if source.image.uid not in self.faults]
 
     def only(self, uids: Collection[str]) -> JobImages:
-        """Only the images with these UIDs and the images with a fault, which the report names too."""
+        """Only the images with these UIDs, and the images with a fault, which the report lists too."""
         chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return replace(self, all=chosen)
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
-        """Leave out images with these faults, by UID. Raises PixelError when nothing is left."""
+        """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
         left = replace(self, faults={**self.faults, **faults})
         if faults and not left.readable:
             raise PixelError("; ".join(dict.fromkeys(faults.values())))
@@ -70,7 +69,7 @@ _NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bi
 class RefusedImage:
     """An image that was refused by its header (:class:`ai_pipeline.contract.SourceImage`): it has no pixels.
 
-    A report can name it, since it comes from the header that the node reads itself.
+    A report can name it, because the node reads the header itself.
     """
 
     uid: str
@@ -141,7 +140,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
 
 
 def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
-    """An image with the boxes that a person drew in it; it may not be decodable. Raises PixelError."""
+    """An image with the boxes that a person drew in it; it may be undecodable. Raises PixelError."""
     image = read_dicom(path, settings.images.limits)
     if by_hand is not None:
         image.header = replace(image.header, removed_by_hand=by_hand.boxes)
@@ -149,7 +148,7 @@ def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
 
 
 def shape_sha256(pixels_sha256: str, header: ImageHeader, device_rules: Path | None) -> str:
-    """The hash of the pixels, of the boxes that a person drew, and of the device rules for the image.
+    """The hash of the pixels, the boxes that a person drew, and the device rules for the image.
 
     Without boxes and rules it is the hash of the pixels. Raises ``ai_pipeline.errors.DeviceRuleError``.
     """
@@ -161,7 +160,9 @@ def shape_sha256(pixels_sha256: str, header: ImageHeader, device_rules: Path | N
 
 
 def device_rules_of(settings: Settings) -> Path | None:
-    """The site's folder of device rules: the configured one, else the one that the console writes to."""
+    """The site's folder of device rules: the configured folder, else the folder that the console writes
+    to.
+    """
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 

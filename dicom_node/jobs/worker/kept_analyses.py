@@ -1,10 +1,9 @@
 """Results of a pipeline for single images, stored on disk until the study's job uses them.
 
-Without readings of burned-in annotation: those were sealed before (``readings``).
-
-One folder per analysis: ``result.json`` and one ``.npy`` per array, which are mapped, not read, so that a
-cine need not fit into memory. Written under another name and renamed, so that a half-written one is never
-seen. Losing them costs time only: they are not synced, and a job that finds none analyses again.
+They contain no readings of burned-in annotation, which are encrypted and stored first (``readings``). One
+folder per analysis: ``result.json`` and one ``.npy`` per array; arrays are mapped, not read, so that a cine
+need not fit into memory. A folder is written under another name and renamed, so that nobody sees a
+half-written one. Losing them costs only time: they are not synced, and a job that finds none analyses again.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ KEEP_SECONDS = 86_400.0
 
 
 def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, pixels_sha256: str) -> str:
-    """Name of an analysis, derived from all its inputs. ``spool_name``: of this version of the image."""
+    """The name of an analysis, derived from all its inputs. ``spool_name``: of this version of the image."""
     models = [asdict(model) for model in pipeline.models()]
     shaped_by = [
         __version__,
@@ -49,12 +48,12 @@ def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, p
 
 @dataclass(frozen=True, slots=True)
 class Analyses:
-    """The analyses of one node, in ``folder``."""
+    """The stored analyses of one node, in ``folder``."""
 
     folder: Path
 
     def get(self, key: str) -> PipelineResult | None:
-        """The stored analysis under ``key``; None when there is none or the files cannot be read."""
+        """The stored analysis under ``key``; None if there is none or its files cannot be read."""
         try:
             return _read(self.folder / key)
         except (OSError, EOFError, ValueError):
@@ -74,7 +73,7 @@ class Analyses:
             shutil.rmtree(draft, ignore_errors=True)
 
     def claim(self, key: str) -> bool:
-        """Claim an analysis for this worker; False when another has begun it, or it exists."""
+        """Claim an analysis for this worker; returns False if another worker has begun it, or it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / key).exists():
             return False
@@ -90,7 +89,7 @@ class Analyses:
         (self.folder / f"{key}.claim").unlink(missing_ok=True)
 
     def forget_old(self) -> None:
-        """Delete what no job has used for a day."""
+        """Delete analyses that no job has used for a day."""
         before = time.time() - KEEP_SECONDS
         for entry in self.folder.iterdir() if self.folder.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):  # dropped meanwhile, by us or another worker

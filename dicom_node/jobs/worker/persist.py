@@ -1,4 +1,4 @@
-"""The end of a job: its results' files, then one transaction with rows, deliveries and the job's state."""
+"""The end of a job: the files of its results, then one transaction for rows, deliveries and job state."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 
 @dataclass(frozen=True, slots=True)
 class JobPipeline:
-    """The pipeline of a job as results name it; one that could not be loaded has no version and no models."""
+    """The pipeline of a job as results name it; without version and models if it could not be loaded."""
 
     name: str
     version: str = "unknown"
@@ -61,7 +61,9 @@ class JobPipeline:
 
     @staticmethod
     def from_pipeline(pipeline: Pipeline, models: tuple[ModelRef, ...] = ()) -> JobPipeline:
-        """``models``: those that were run; without any all that it may run."""
+        """The pipeline with the models that were run, or with all models that it may run if none are
+        given.
+        """
         card = pipeline.card
         return JobPipeline(card.name, card.version, models or pipeline.models(), card.region, card.scheme)
 
@@ -79,7 +81,7 @@ class _Ending:
 
 
 class ResultWriter:
-    """Builds the result objects of a job, and writes files, rows and deliveries, all or none."""
+    """Builds the result objects of a job, and writes files, rows and deliveries: all or none."""
 
     def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
         self._database = database
@@ -144,10 +146,10 @@ class ResultWriter:
         cause: Cause,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Write a short report that the AI did not run, why, and what kind of cause. Raises as ``write``.
+        """Write a short report that the AI did not run, with the reason and its cause. Raises as ``write``.
 
         The report is for people who wait for the study, so de-identified destinations get none. It needs no
-        assessment: it says nothing of the patient.
+        assessment, because it says nothing about the patient.
         """
         job, stat = self._routed(job, (), assessed=False)
         known = self._peers(job, deidentified=False)

@@ -1,9 +1,9 @@
-"""Which earlier results a job's images are compared with: finished ones of earlier studies in our database.
+"""Finds earlier results to compare a job's images with: finished results of earlier studies in the database.
 
-Only of the same patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"),
-the same pipeline, modality, body part and view. The newest earlier study with such an image counts. Nothing
-is compared with a result that waits for a person, was rejected or withdrawn, or whose file was deleted.
-Nothing is written again when an earlier study comes later.
+They must be of the same patient (Patient ID and issuer, and no contradiction by the rule "One patient per
+study"), pipeline, modality, body part and view. The newest earlier study with such an image is used. Results
+that wait for a person, were rejected or withdrawn, or whose file was deleted are not used. If an earlier
+study arrives later, nothing is written again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _Kind = tuple[str, str, str]
 def previous_images(
     session: Session, files: Files, job: ClaimedJob, uids: Sequence[str]
 ) -> tuple[dict[str, PreviousImage], date | None]:
-    """The earlier image for each of these images (SOP Instance UIDs) that has one; the day of the study."""
+    """The earlier image, if any, for each of these images (SOP Instance UIDs); and the earlier study's
+    date.
+    """
     study = session.get_one(Study, job.study_id)
     on = date_of(study.study_date)
     found: dict[str, PreviousImage] = {}

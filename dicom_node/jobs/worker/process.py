@@ -72,7 +72,7 @@ class _YieldingProgress:
 class Worker:
     """Runs jobs of the queue, one at a time, under one configuration.
 
-    ``before``: the worker of this process under the configuration before, whose pipelines it keeps.
+    ``before``: this process's worker under the previous configuration; its pipelines are reused.
     """
 
     def __init__(self, settings: Settings, database: Database, before: Worker | None = None) -> None:
@@ -99,8 +99,9 @@ class Worker:
         )
 
     def run_forever(self) -> Worker | None:
-        """Warm up, report that it is ready, and work until it must stop, its memory is used up, or the
-        returned successor is there.
+        """Warm up, report that the worker is ready, and work; returns the successor, if there is one.
+
+        The worker ends when it must stop, its memory is used up, or a successor exists.
         """
         self.warm_up()
         self._report_ready()
@@ -111,8 +112,8 @@ class Worker:
         return None if self._must_end else self._successor
 
     def succeeded_under(self, settings: Settings) -> Worker:
-        """Create this worker's successor with new settings. Called in another thread, while this worker goes
-        on.
+        """Create this worker's successor with new settings. Called in another thread while this worker
+        runs.
         """
         successor = Worker(settings, self._database, self)
         successor.warm_up()
@@ -147,7 +148,7 @@ class Worker:
                 self.stopping.wait(_PAUSE_SECONDS)
 
     def run_once(self) -> bool:
-        """Claim and run one job; False when there is none."""
+        """Claim and run one job; returns False if no job waits."""
         job = self._queue.claim(self._owner)
         if job is None:
             return False
@@ -187,7 +188,7 @@ class Worker:
         )
 
     def warm_up(self) -> None:
-        """Load the pipelines of the rules; one that cannot be loaded fails only its jobs."""
+        """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
         started = time.monotonic()
         for name in self._named:
             try:

@@ -1,8 +1,8 @@
-"""Readings of burned-in annotation are stored encrypted, for holders of the site key only.
+"""Stores readings of burned-in annotation encrypted, readable only with the site key.
 
-A pipeline's readings end here: their texts are sealed (AES-256-GCM under a key derived from the site key)
-into the table ``annotation_reading``, and the result is passed on without them, so that neither the analyses
-on disk nor the objects that are sent can contain them.
+The texts that a pipeline reads are encrypted (AES-256-GCM under a key derived from the site key) into the
+table ``annotation_reading``, and the result is passed on without them, so that neither the analyses on disk
+nor the objects that are sent can contain them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LOGIN_UID, _NOBODY_LOGGED_IN = Path("/proc/self/loginuid"), 2**32 - 1
 
 
 class ReadingRecord:
-    """The readings of one node. The site's key is read when the first text is sealed."""
+    """The readings of one node. The site key is read when the first text is encrypted."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -80,8 +80,8 @@ def show(
 ) -> list[dict[str, Any]]:
     """The readings of a study, decrypted with the site key; an event records who looked at them.
 
-    ``also`` writes of the study in the same transaction.
-    Raises NotFound, ConfigurationError where the key cannot be read, ReadingsSealed where it is another one.
+    ``also`` writes further rows about the study in the same transaction. Raises NotFound, ConfigurationError
+    if the key cannot be read, ReadingsSealed if another key encrypted the readings.
     """
     with database.write() as session:
         study = find_study(session, study_instance_uid)

@@ -70,7 +70,7 @@ _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, Unk
 class JobRunner:
     """Runs claimed jobs of this process.
 
-    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses``: results of images that were
+    ``pipelines`` returns a pipeline by its name, loaded once; ``analyses``: results of images that were
     analysed before their study was complete.
     """
 
@@ -92,10 +92,10 @@ class JobRunner:
         self._results = ResultWriter(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Progress) -> None:
-        """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
+        """Finish a job, put it back, or lose it. Raises only database errors.
 
-        ``report`` may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached: so a job is stopped.
-        After a job that took all memory (``AtWork.spent``) this process shall end.
+        ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
+        job that used up the memory (``AtWork.spent``) this process must end.
         """
         attempt = _Attempt(job)
         self._at_work.last_try = self._queue.is_last_try(job)

@@ -1,10 +1,10 @@
-"""A second model beside the active one: what both say of the same images is kept, and none of it is sent.
+"""Runs a second model beside the active one: the outputs of both are stored, and none is sent.
 
-A worker that has neither a job nor an image to analyse ahead has a job that succeeded
-compared: the active model and the one in its shadow run on the job's images again, in a process of their own
-(:mod:`dicom_node.jobs.worker.comparison`). What comes of it are numbers in the table ``shadow_score``: no
-result object is built of it, so none can leave. That process is killed when the worker has a job, an image,
-or an end: nothing waits for a model that never ends, and none of its memory is the worker's.
+A worker without a job and without an image to analyse ahead has a finished job compared: the active model and
+its shadow model run on the job's images again, in a separate process
+(:mod:`dicom_node.jobs.worker.comparison`). The outputs are numbers in the table ``shadow_score``: no result
+object is built from them, so none can be sent. The process is killed when the worker gets a job or an image,
+or ends: nothing waits for a model that never ends, and the worker's own memory is not used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_DONE = 500  # jobs that are remembered; then only newer ones are looked at
 
 
 class Shadow:
-    """Compares the active model with the model in shadow on finished jobs, while its worker is idle."""
+    """Compares the active model with its shadow model on finished jobs, while the worker is idle."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
@@ -48,7 +48,7 @@ class Shadow:
         self._cards = dict(_cards_in_shadow(settings))
 
     def look(self) -> None:
-        """Check the running comparison, and begin the next one. Never waits."""
+        """Check the running comparison, and start the next one if it has ended. Never waits."""
         if not self._cards or (self._process is None and time.monotonic() < self._look_at):
             return
         if self._process is not None and not self._has_ended(self._process):
@@ -62,7 +62,7 @@ class Shadow:
         self._begin(job)
 
     def give_way(self) -> None:
-        """End the comparison at once; its job is compared later."""
+        """Stop the comparison at once; its job is compared later."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

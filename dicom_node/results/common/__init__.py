@@ -1,1 +1,1 @@
-"""What every kind of result shares: source, identity, equipment, times, codes, encoding."""
+"""Code that all kinds of results share: source, identity, equipment, times, codes, encoding."""

@@ -1,4 +1,4 @@
-"""Coded concepts of our reports: DICOM's and SNOMED CT's where there are any, private ones where not."""
+"""Coded concepts of our reports: from DICOM and SNOMED CT if they have one, else private."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ PRIVATE: Final = (
 
 
 def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
-    """Coding Scheme Identification Sequence (0008,0110): the full names behind our private designator and a
-    pipeline's.
+    """Coding Scheme Identification Sequence (0008,0110): the names of our and a pipeline's private
+    schemes.
     """
     scheme = CodingSchemeIdentificationItem(
         SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
@@ -163,33 +163,34 @@ def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIden
 
 
 def coded(code: Code) -> CodedConcept:
-    """The concept of a model card as highdicom takes it; long values go to Long Code Value by themselves."""
+    """The concept of a model card in highdicom's type, which puts long values into Long Code Value."""
     return CodedConcept(code.value, code.scheme, code.meaning[:64])
 
 
 def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
-    """The concept with another code of the same in Equivalent Code Sequence (PS3.3 8.9)."""
+    """The concept with a synonymous code in Equivalent Code Sequence (PS3.3 8.9)."""
     concept = CodedConcept.from_code(code)
     concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
     return concept
 
 
 def presence(finding: Finding) -> DicomCode:
-    """The concept for a finding's decision: "Present" only for a label whose positive calls are right nine
-    times in ten, else "Suspected"; "Absent"; "Undetermined". Burned-in annotation counts as sure.
+    """The concept for a finding's decision.
+
+    "Present" only for a label whose positive calls are right nine times in ten, else "Suspected"; "Absent";
+    "Undetermined". Burned-in annotation counts as certain.
     """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
     return PRESENT if finding.decision is Decision.PRESENT and is_sure else DECISIONS[finding.decision]
 
 
 def number_of(finding: Finding) -> CodedConcept:
-    """Concept of a finding's number, 0 to 100 % or a score without unit, with its name in the meaning.
+    """The concept of a finding's number (0 to 100 %, or a score without unit), which includes its name.
 
-    Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number:
-    "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is.
-    Where a calibrated model reports the finding, (111012, DCM, Certainty of Finding) stands as the equivalent
-    code (PS3.3 8.9): one number, for readers and for programs. Of an absent finding it would read as the
-    certainty of its absence.
+    Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number: "AI
+    estimated probability of Cardiomegaly" names the finding and says whose opinion it is. If a calibrated
+    model reports the finding, (111012, DCM, Certainty of Finding) is the equivalent code (PS3.3 8.9): one
+    number, for readers and for programs. For an absent finding it would mean the certainty of its absence.
     """
     calibrated = finding.model.calibrated
     what = "estimated probability" if calibrated else "score"

@@ -1,4 +1,4 @@
-"""What a result is built from and what comes out: plain frozen types."""
+"""The inputs and the output of the builders of results: plain frozen types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _begins_now(_uid: str) -> datetime | None:
 
 
 class Cause(StrEnum):
-    """Why the AI did not run, as far as PS3.16 CID 9300 and 9303 can say it."""
+    """The cause why the AI did not run, as far as PS3.16 CID 9300 and 9303 have a code."""
 
     FORMAT = "format"  # the objects are damaged
     OBJECT_TYPE = "object_type"  # not what the pipeline is for
@@ -50,16 +50,16 @@ def not_here(result: PipelineResult) -> tuple[str, ...]:
 class ResultContext:
     """Values that all results of one job share.
 
-    ``analysed_at``, with time zone, is taken once per job: every time in every object is this one. ``kinds``
-    is the union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the
+    ``analysed_at``, with time zone, is taken once per job and is the time in every object. ``kinds``: all
+    kinds that any destination can show. ``charset``: ISO_IR 192 (``utf8``) or the character set of the
     source. ``region``: the part of the body that the pipeline is made for (CID 4031), None if there is no
-    single one. ``scheme``: what the designator of the pipeline's private codes stands for, None without any
-    of its own. ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is
-    the SOP Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance
-    UID (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether
-    that object was built before; then it is named, not built again. ``series_began``: of a Series Instance
-    UID, when the first job with results in that series analysed its images; None: it is a new one.
-    ``previous``: earlier images to compare with, by SOP Instance UID; ``study_day``: the day of this study.
+    single one. ``scheme``: the coding scheme of the pipeline's private codes, None without private codes.
+    ``burned_in_boxes``: whether the destinations want a box around each burned-in text. ``supersedes``: the
+    SOP Instance UID of the report that the new one replaces; ``supersedes_series``: its Series Instance UID
+    (empty: the series of the new report). ``exists(uid)``: whether the object with this SOP Instance UID was
+    built before; then it is named, not built again. ``series_began(uid)``: when the first job with results in
+    the series with this Series Instance UID analysed its images; None: the series is new. ``previous``:
+    earlier images to compare with, by SOP Instance UID; ``study_day``: the date of this study.
     """
 
     pipeline: str
@@ -88,19 +88,22 @@ class ResultContext:
 
     @staticmethod
     def of_person(what: str, at: datetime, installation: Installation, station: str) -> ResultContext:
-        """``what`` a person says of results at that time; no pipeline and no model ran. ``station``: our AE
-        title."""
+        """The context for a person's statement ``what`` on results, made at ``at``; no pipeline and no model
+        ran.
+
+        ``station``: our AE title.
+        """
         return ResultContext(what, "1", "", (), at, frozenset(), installation, station_name=station)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceObject:
-    """One image that was analysed, with the file it came in (Part 10).
+    """One analysed image, with its Part 10 file.
 
-    ``pixels_sha256`` (of the pixels, with a person's boxes and the site's device rules for them) and
+    ``pixels_sha256`` (of the pixels, and of a person's boxes and the site's device rules for them) and
     ``identity_sha256`` (of patient and study attributes) become part of every UID. ``by_hand``: a sentence
-    about boxes that a person drew, "" without any. ``assume_charset`` is the Specific Character Set to take
-    where the file names none or a wrong one.
+    about boxes that a person drew, "" without any. ``assume_charset``: the Specific Character Set to use if
+    the file names none or a wrong one.
     """
 
     image: SourceImage
@@ -113,10 +116,10 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class BuiltObject:
-    """One result: ``data`` is the whole Part 10 file, None when it exists already (``exists``).
+    """One result. ``data``: the complete Part 10 file, None if the object was built before (``exists``).
 
-    ``deidentified``: only for destinations that may not know the patient, in this ``pseudonym_domain``.
-    ``burned_in_boxes``: for destinations that ask for such boxes (True) or do not (False); None: for both.
+    ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
+    ``burned_in_boxes``: for destinations that want such boxes (True) or do not (False); None: for both.
     """
 
     kind: ResultKind

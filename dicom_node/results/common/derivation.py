@@ -1,4 +1,4 @@
-"""Attributes by which every derived picture describes its source (PS3.3 C.7.6.1, C.12.4, C.8.6)."""
+"""Attributes with which every derived picture describes its source (PS3.3 C.7.6.1, C.12.4, C.8.6)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 def describe_derivation(
     picture: Dataset, source: Source, description: str, *codes: DicomCode, frames: tuple[int, ...] = ()
 ) -> None:
-    """Image Type, Derivation Description and Code, Source Image Sequence and lossy compression.
+    """Set Image Type, Derivation Description and Code, Source Image Sequence and lossy compression.
 
     ``description``: VR ST, at most 1,024 characters. ``codes``: of CID 7203. ``frames``: numbers from 1;
     empty: all frames of the source.
@@ -47,20 +47,22 @@ def describe_derivation(
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:
-    """Patient Orientation of the source, or empty: Type 2C in General Image, and never a guess."""
+    """Copy Patient Orientation of the source, or set it empty: Type 2C in General Image, and never a
+    guess.
+    """
     value = source.header.get("PatientOrientation")
     picture.PatientOrientation = deepcopy(value) if value else None
 
 
 def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
-    """Copy attributes that the source has a value of."""
+    """Copy the attributes that have a value in the source."""
     for keyword in keywords:
         if keyword in source.header and source.header[keyword].value not in (None, "", []):
             picture[keyword] = deepcopy(source.header[keyword])
 
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
-    """Pixel Spacing of the source, or else the shape of its pixels."""
+    """Copy Pixel Spacing of the source; if it has none, copy the shape of its pixels."""
     if _spacing(source):
         keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
         copy_present(picture, source, *keywords)
@@ -69,7 +71,7 @@ def copy_spacing(picture: Dataset, source: Source) -> None:
 
 
 def pixel_height(source: Source) -> float:
-    """Height of a pixel as a multiple of its width, 1.0 where the source does not say it."""
+    """Height of a pixel as a multiple of its width; 1.0 if the source does not state it."""
     spacing = _spacing(source)
     ratio = value_of(source.header, "PixelAspectRatio")
     given = [decimal(one) or 0.0 for one in ratio] if isinstance(ratio, MultiValue) else []
@@ -78,7 +80,7 @@ def pixel_height(source: Source) -> float:
 
 
 def copy_aspect(picture: Dataset, source: Source) -> None:
-    """The shape of the pixels without their size: only where they are no squares (PS3.3 C.7.6.3, Type 1C)."""
+    """Copy the shape of the pixels without their size, unless they are squares (PS3.3 C.7.6.3, Type 1C)."""
     ratio = Fraction(pixel_height(source)).limit_denominator(1000)
     if ratio != 1:
         picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]

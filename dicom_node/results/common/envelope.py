@@ -1,4 +1,4 @@
-"""From what highdicom built to the bytes that are sent: identity, frozen times, references, encoding."""
+"""Completes and encodes objects built by highdicom: identity, fixed times, references, encoding."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def header_arguments(
 ) -> dict[str, Any]:
     """Arguments that all constructors of highdicom share.
 
-    ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` tell apart
+    ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` distinguish
     several series of one kind.
     """
     offset = offset_of(source)
@@ -89,9 +89,9 @@ def header_arguments(
 
 
 def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
-    """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
+    """Series Description (0008,103E): the text in the list of series, with the whole warning.
 
-    VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name``: in place of the
+    VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name`` replaces the
     usual name of this kind of series.
     """
     warning = _WARNINGS.get(kind, "not for diagnostic use")
@@ -99,7 +99,7 @@ def series_description(context: ResultContext, kind: ResultKind, name: str = "")
 
 
 def disclaimer(context: ResultContext) -> str:
-    """The sentence that every result carries."""
+    """The sentence in every result that warns that a program made it."""
     models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
     return "AI result - not for diagnostic use, " + (
         models or f"{context.pipeline} version {context.pipeline_version}"
@@ -107,14 +107,14 @@ def disclaimer(context: ResultContext) -> str:
 
 
 def offset_of(source: Source) -> str:
-    """Timezone Offset From UTC (0008,0201) of the source, as ``+0100``; empty where it has none."""
+    """Timezone Offset From UTC (0008,0201) of the source, such as ``+0100``; empty if it has none."""
     return str(source.header.get("TimezoneOffsetFromUTC") or "")
 
 
 def complete(
     dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> Dataset:
-    """Replace attributes that highdicom left open, copied from the stand-in or set to the present time."""
+    """Set attributes that highdicom left open, took from the stand-in, or set to the present time."""
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, offset_of(source))
@@ -132,9 +132,10 @@ def complete(
 
 
 def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
-    """The Part 10 file, in ISO_IR 192, or in the source's character set where that was asked for.
+    """The Part 10 file, in ISO_IR 192, or in the source's character set if a destination wants that.
 
-    Text that the source's set cannot hold (a label of a model card) makes it ISO_IR 192 again: never "?".
+    If the source's character set cannot encode a text (a label of a model card), ISO_IR 192 is used: never
+    "?".
     """
     named = source.header.get("SpecificCharacterSet")
     dataset.SpecificCharacterSet = UTF8
@@ -146,7 +147,10 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
 def built_document(
     document: Dataset, context: ResultContext, kind: ResultKind, offset: str, supersedes: str = ""
 ) -> BuiltObject:
-    """What a person says of results, after its times and equipment are written: it has no source image."""
+    """Complete a person's statement on results, which has no source image: identity and encoding.
+
+    Times and equipment must already be set.
+    """
     document.SeriesDescription = series_description(context, kind)
     _freeze_times(document, context, offset)
     _name_implementation(document)
@@ -255,5 +259,5 @@ def _request(attributes: Dataset) -> Dataset:
 
 
 def is_unpaired(part: str) -> bool:
-    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no side."""
+    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
     return part.upper() in _UNPAIRED

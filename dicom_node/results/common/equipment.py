@@ -1,4 +1,4 @@
-"""Who made a result: General Equipment, Contributing Equipment and the observer of a report."""
+"""The maker of a result: General Equipment, Contributing Equipment and the observer of a report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def general_equipment(context: ResultContext) -> dict[str, Any]:
 
 
 def software_versions(context: ResultContext) -> list[str]:
-    """The builder's version, not the release: everything in a result follows from its identity."""
+    """The builder's version, not the release: the identity of a result decides all of its content."""
     return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
 
 
@@ -54,8 +54,8 @@ def contributing_equipment(
 ) -> list[ContributingEquipment]:
     """One item for the installation, and one for each of its models (IHE AIR 6.5.3.1).
 
-    ``offset`` is that of ``envelope.offset_of``. Purposes are of CID 7005.
-    On a cleaned image a second one for the node, which changed the source's pixels.
+    ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
+    for the node, which changed the source's pixels.
     """
     items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
     if kind is ResultKind.CLEANED:
@@ -77,7 +77,7 @@ def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
 
 
 def acquisition_equipment(header: Dataset) -> Dataset:
-    """The machine that made a source (CID 7005), as far as ``header`` names it: PS3.15 E.3.9 retains it."""
+    """The machine that made a source (CID 7005), as far as ``header`` names it; PS3.15 E.3.9 retains it."""
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(ACQUISITION_EQUIPMENT)]
     item.Manufacturer = header.get("Manufacturer") or ""
@@ -88,8 +88,9 @@ def acquisition_equipment(header: Dataset) -> Dataset:
 
 
 def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Add attributes that highdicom's constructors do not take, and replace the present time in highdicom's
-    own item by ours: otherwise two builds would differ.
+    """Add attributes that highdicom's constructors do not accept, and fix the time in highdicom's own item.
+
+    highdicom writes the present time there, so two builds would differ.
     """
     dataset.DeviceUID = context.installation.device_uid
     for item in dataset.ContributingEquipmentSequence:
@@ -98,8 +99,10 @@ def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
 
 
 def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
-    """TID 1001 with a device observer (TID 1004): no person has looked at this. ``fetus``: which is the
-    subject, "" for the patient."""
+    """TID 1001 with a device observer (TID 1004): no person has looked at this.
+
+    ``fetus``: the fetus that is the subject, "" for the patient.
+    """
     observed = ObservationContext(observer_device_context=device_observer(context))
     if fetus:
         observed.extend(subject_context(fetus))
@@ -107,7 +110,7 @@ def observation_context(context: ResultContext, fetus: str = "") -> ObservationC
 
 
 def device_observer(context: ResultContext) -> ObserverContext:
-    """TID 1004: this node."""
+    """TID 1004 for this node."""
     device = DeviceObserverIdentifyingAttributes(
         uid=observer_uid(context),
         name=context.station_name or MODEL_NAME,
@@ -119,7 +122,7 @@ def device_observer(context: ResultContext) -> ObserverContext:
 
 
 def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
-    """TID 4019 with, for a finding, the operating threshold of its label."""
+    """TID 4019 of a model; for a finding with the operating threshold of its label."""
     threshold = finding.threshold if finding is not None else None
     parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)

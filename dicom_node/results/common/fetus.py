@@ -13,22 +13,22 @@ from dicom_node.results.common import concepts
 
 
 def subject_context(fetus: str) -> SubjectContext:
-    """Subject Class and, as Subject ID, the letter or number of the fetus: the template allows Fetus ID
-    (11951-1, LN) only in its place. The mother is the Patient, so the template does not ask for her name.
+    """Subject Class and, as Subject ID, the letter or number of the fetus.
+
+    The template allows Fetus ID (11951-1, LN) only in place of Subject ID. The mother is the Patient, so the
+    template does not ask for her name.
     """
     return SubjectContext(concepts.FETUS, SubjectContextFetus(fetus))
 
 
 def fetus_of_all(measurements: Iterable[Measurement]) -> str:
-    """The fetus that all measurements belong to, "" where one belongs to the patient or there are several
-    fetuses.
-    """
+    """The fetus that all measurements belong to; "" if one belongs to the patient, or to another fetus."""
     fetuses = {one.fetus for one in measurements}
     return fetuses.pop() if len(fetuses) == 1 else ""
 
 
 def fetus_of_reports(objects: Iterable[Dataset]) -> str:
-    """The fetus that the reports among these objects are about, "" where there is none or more than one."""
+    """The fetus that the reports among these objects are about; "" if there is none or more than one."""
     named = {
         str(item.TextValue)
         for one in objects

@@ -1,4 +1,4 @@
-"""A result's identity is derived: UIDs from everything that shapes the object."""
+"""UIDs of results, derived from everything that shapes the object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUILDER_VERSION: Final = "9"
 
 
 def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Source], *parts: str) -> str:
-    """SOP Instance UID of a result of these sources; ``parts`` tell apart several of one kind."""
+    """SOP Instance UID of a result of these sources; ``parts`` distinguish several of one kind."""
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
     return derived_uid("object", *_shaping(context), kind, sources[0].study_uid, *named, *parts)
 
@@ -32,7 +32,7 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
-    """Tracking UID of a finding: of its image only, so that report and presentation state agree for ever."""
+    """Tracking UID of a finding, derived from its image only, so that all objects on it always agree."""
     return derived_uid("tracking", *_shaping(context), source.study_uid, *_source_parts(source), *parts)
 
 
@@ -42,12 +42,14 @@ def document_uid(context: ResultContext, what: str, *parts: str) -> str:
 
 
 def model_device_uid(context: ResultContext, model: ModelRef) -> str:
-    """Device UID of a model in this installation: another for other weights or card (IHE AIR 6.5.3.1)."""
+    """Device UID of a model in this installation; it changes with the weights or the card (IHE AIR
+    6.5.3.1).
+    """
     return derived_uid("model", context.installation.device_uid, *_model_parts(model))
 
 
 def observer_uid(context: ResultContext) -> str:
-    """Device Observer UID (121012, DCM): this installation with this pipeline and its models."""
+    """Device Observer UID (121012, DCM) of this installation with this pipeline and its models."""
     return derived_uid("observer", context.installation.device_uid, *_program(context))
 
 
@@ -77,9 +79,9 @@ def described(
     parts: tuple[str, ...] = (),
     series_parts: tuple[str, ...] = (),
 ) -> BuiltObject:
-    """An object with its UIDs and without its bytes, to see whether it exists before it is built.
+    """An object with its UIDs and without its bytes, to find out whether it was built before.
 
-    ``parts`` and ``series_parts`` tell apart several objects, or series, of one kind.
+    ``parts`` and ``series_parts`` distinguish several objects, or series, of one kind.
     """
     return BuiltObject(
         kind=kind,

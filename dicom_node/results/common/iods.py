@@ -1,7 +1,7 @@
 """Modules and attributes of IODs (PS3.3), codes of body parts (PS3.16 Annex L): the tables of highdicom.
 
-The only place that imports these, which are private there: highdicom is pinned below 0.29, and
-``tests/unit/results`` say what a newer version changed.
+Only this module imports these tables, which are private in highdicom: it is pinned below 0.29, and
+``tests/unit/results`` show what a newer version changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 
 def is_known(sop_class_uid: str) -> bool:
-    """Whether the modules of this class are known: it is of today's standard."""
+    """Whether the modules of this class are known, because it is in the present standard."""
     return get_sop_class_iod_map().get(sop_class_uid) in get_iod_module_map()
 
 
@@ -31,24 +31,24 @@ def has_frames(sop_class_uid: str) -> bool:
 
 
 def usages(sop_class_uid: str) -> dict[str, str]:
-    """Usage (M, C, U) of each module of a class that is known, by highdicom's names ("general-study")."""
+    """Usage (M, C, U) of each module of a known class, by highdicom's names ("general-study")."""
     modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
     return {module["key"]: module["usage"] for module in modules}
 
 
 def mandatory_modules(sop_class_uid: str) -> list[str]:
-    """Modules of usage M of a class that is known."""
+    """Modules of usage M of a known class."""
     return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
 
 
 def attributes(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Attributes of a module: keywords of the sequences that an attribute is in, its keyword, its Type."""
+    """Attributes of a module: keywords of the enclosing sequences, keyword of the attribute, Type."""
     for item in get_module_attribute_map()[module]:
         yield tuple(item["path"]), item["keyword"], item["type"]
 
 
 def missing_attribute(dataset: Dataset, module: str) -> str:
-    """A sentence on the first attribute of Type 1 or 2 of the module that the object has not, "" for none."""
+    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks, "" for none."""
     try:
         check_required_attributes(dataset, module, check_optional_sequences=False)
     except AttributeError as error:
@@ -57,13 +57,13 @@ def missing_attribute(dataset: Dataset, module: str) -> str:
 
 
 def region(body_part: object) -> CodedConcept | None:
-    """The code of a Body Part Examined (0018,0015), in any case; None where it has none."""
+    """The code of a Body Part Examined (0018,0015), in any case; None if it has no code."""
     known = get_anatomic_region_map().get(str(body_part or "").upper())
     return known[0] if known else None
 
 
 def body_part(code_value: object) -> str:
-    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" where it has none."""
+    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" if there is none."""
     known = get_anatomic_region_map()
     return next((part for part, (code, *_) in known.items() if code.value == code_value), "")
 

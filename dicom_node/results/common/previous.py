@@ -1,4 +1,6 @@
-"""Compared with before: what an earlier report says of an earlier image, and the line on what differs."""
+"""Comparison with earlier studies: an earlier report's content on an earlier image, and the line on
+changes.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ StatedCode = tuple[str, str, str]
 class StatedFinding:
     """A finding of an earlier report. ``code``: value and scheme; ``model``: name and version.
 
-    ``presence``: the concept of its decision. ``sites``: where it is, and on which side. ``numbers``: number
-    and unit by name.
+    ``presence``: the concept of its decision. ``sites``: location and side. ``numbers``: number and unit by
+    name.
     """
 
     image: str
@@ -41,9 +43,10 @@ class StatedFinding:
 
 @dataclass(frozen=True, slots=True)
 class StatedNumber:
-    """A measurement of an earlier report; ``code`` and ``unit``: value and scheme, others as above.
+    """A measurement of an earlier report. ``code`` and ``unit``: value and scheme.
 
-    ``sites``: where it was measured, and on which side. ``fetus``: "" of the patient's own.
+    Other fields as in ``StatedFinding``. ``sites``: location and side of the measurement. ``fetus``: "" if
+    the patient was measured.
     """
 
     image: str
@@ -59,7 +62,7 @@ class StatedNumber:
 
 @dataclass(frozen=True, slots=True)
 class EarlierObject:
-    """The UIDs of an object of an earlier study."""
+    """The UIDs of an object in an earlier study."""
 
     study_uid: str
     series_uid: str
@@ -69,9 +72,9 @@ class EarlierObject:
 
 @dataclass(frozen=True, slots=True)
 class PreviousImage:
-    """An image of an earlier study with what its ``report`` says of it.
+    """An image of an earlier study with the content of its ``report``.
 
-    ``same_options``: the pipeline ran with the options of today.
+    ``same_options``: whether the pipeline ran with the present options.
     """
 
     on: date
@@ -87,7 +90,7 @@ def with_comparisons(
 ) -> PipelineResult:
     """``result`` with a note for each image that has a ``previous`` one (by SOP Instance UID).
 
-    ``on``: the day of the study. The note is read wherever the findings are.
+    ``on``: the day of the study. The note is shown wherever the findings are shown.
     """
     notes = [
         QualityNote(COMPARED, line, uid, on_faces=True)
@@ -100,7 +103,10 @@ def with_comparisons(
 def comparison_parts(
     result: PipelineResult, previous: Mapping[str, PreviousImage], uid: str | None = None
 ) -> tuple[str, ...]:
-    """What comparisons add to the UID of an object on the image ``uid``, or on all images; () without any."""
+    """The parts that comparisons add to the UID of an object on the image ``uid``, or on all images.
+
+    () without comparisons.
+    """
     notes = [one for one in result.quality if one.name == COMPARED and (uid is None or one.source_uid == uid)]
     if not notes:
         return ()
@@ -110,7 +116,7 @@ def comparison_parts(
 
 
 def quoted(result: PipelineResult, previous: Mapping[str, PreviousImage]) -> list[PreviousImage]:
-    """The earlier images of these comparisons, each once."""
+    """The earlier images that the comparisons use, each once."""
     noted = [note.source_uid or "" for note in result.quality if note.name == COMPARED]
     return list({previous[uid].image.uid: previous[uid] for uid in noted if uid in previous}.values())
 

@@ -1,4 +1,4 @@
-"""A source image as the builders see it: its decoded header, and a stand-in that highdicom accepts."""
+"""A source image for the builders: its decoded header, and a stand-in that highdicom accepts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _OF_MODALITY: Final = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """``header`` is decoded, and repaired where DICOM does not allow what it says (``repairs``).
+    """A source image. ``header`` is decoded, and invalid values are repaired (``repairs``).
 
     ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
     Pixel Spacing, of a retired class). It only has attributes that describe the image; the patient and study
@@ -112,15 +112,15 @@ class Source:
 
     @property
     def number(self) -> int:
-        """Instance Number (0020,0013), 1 where the image has none: our picture of image 7 is number 7."""
+        """Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7."""
         return whole_of(self.header, "InstanceNumber", 1, least=1)
 
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     """Read the headers, ordered by series, instance number and UID.
 
-    Raises ResultRefused when they are not of one patient and study, DecodedDifferently for text that is not
-    in its declared character set.
+    Raises ResultRefused if they are not from one patient and study, DecodedDifferently for text that does not
+    fit its declared character set.
     """
     if not objects:
         raise ResultRefused("a result needs at least one source image")

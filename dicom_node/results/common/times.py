@@ -1,6 +1,6 @@
-"""Times in results: always those of the analysis, in the zone of the source image.
+"""Times in results: always the time of the analysis, in the zone of the source image.
 
-Each function takes an aware time and an offset as ``envelope.offset_of`` gives it (``+0100`` or empty).
+Each function takes an aware time and an offset as from ``envelope.offset_of`` (``+0100`` or empty).
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ _OFFSET: Final = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
 def dicom_date(moment: datetime, offset: str) -> str:
-    """VR DA."""
+    """The date as VR DA."""
     return _local(moment, offset).strftime("%Y%m%d")
 
 
 def dicom_time(moment: datetime, offset: str) -> str:
-    """VR TM with microseconds."""
+    """The time as VR TM, with microseconds."""
     return _local(moment, offset).strftime("%H%M%S.%f")
 
 
 def dicom_datetime(moment: datetime, offset: str) -> str:
-    """VR DT without its own offset: (0008,0201) governs it too (PS3.3 C.12.1), and DCMTK refuses "+0000"."""
+    """Date and time as VR DT, without an offset.
+
+    (0008,0201) gives the offset (PS3.3 C.12.1), and DCMTK refuses "+0000".
+    """
     return _local(moment, offset).strftime("%Y%m%d%H%M%S.%f")
 
 

@@ -1,7 +1,6 @@
-"""Findings in the order in which a reader should meet them, and measurements, each with its tracking UID.
+"""Findings in the order for a reader, and measurements, each with its tracking UID.
 
-One finding, three faces: report, presentation state and picture are made from the same located findings
-and tracked measurements.
+Report, presentation state and picture are made from the same located findings and tracked measurements.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocatedFinding:
-    """One finding at one place, or of the whole image (``region`` None)."""
+    """One finding at one place, or in the image as a whole (``region`` None)."""
 
     finding: Finding
     region: Region | None
@@ -42,8 +41,9 @@ class LocatedFinding:
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings of the patient before burned-in annotation, then present before indeterminate before absent,
-    then by probability, the highest first.
+    """Sort findings: the patient's before burned-in annotation, then present, indeterminate, absent.
+
+    Findings with the same decision are sorted by probability, the highest first.
     """
     return sorted(
         findings,
@@ -58,16 +58,16 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings for a reader. Burned-in annotation is among them only for peers that want its boxes."""
+    """The findings for a reader; burned-in annotation is included only for peers that want its boxes."""
     return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
 
 
 def located_findings(
     context: ResultContext, source: Source, findings: Sequence[Finding]
 ) -> list[LocatedFinding]:
-    """Located findings of one image: all that are reported and not absent, ranked.
+    """Located findings of one image: all that are reported and not absent, sorted as in ``ranked``.
 
-    Raises ResultRefused for an impossible frame.
+    Raises ResultRefused for a frame that does not exist.
     """
     located: list[LocatedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
@@ -102,7 +102,7 @@ def of_source(source: Source, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def check_frame(finding: Finding, source: Source) -> None:
-    """Raise ResultRefused when the finding names a frame that the image has not."""
+    """Raise ResultRefused if the finding names a frame that the image does not have."""
     if finding.frame is not None and not 1 <= finding.frame <= source.frames:
         raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
 
@@ -110,8 +110,8 @@ def check_frame(finding: Finding, source: Source) -> None:
 def outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
     """Closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates (column, row), clipped to the image.
 
-    The frame of an image is the limit of both (PS3.3 C.18.6.1.2, C.10.5.1.2). Raises ResultRefused when
-    nothing is left inside.
+    Both must lie within the image (PS3.3 C.18.6.1.2, C.10.5.1.2). Raises ResultRefused if no part lies
+    inside.
     """
     if region.type == "box":
         left, top, right, bottom = region.bounds
@@ -132,7 +132,10 @@ LINE: Final = "INTERPOLATED"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedMeasurement:
-    """``identifier``: Tracking Identifier (112039). ``lines``: ``[points, 2]`` each, as SCOORD has them."""
+    """A measurement with its tracking UID.
+
+    ``identifier``: Tracking Identifier (112039). ``lines``: ``[points, 2]`` each, as SCOORD.
+    """
 
     measurement: Measurement
     tracking_uid: str
@@ -145,7 +148,7 @@ def tracked_measurements(
 ) -> list[TrackedMeasurement]:
     """The measurements of this image, in their order.
 
-    Raises ResultRefused for a frame or a point that the image has not.
+    Raises ResultRefused for a frame or a point outside the image.
     """
     mine = [measurement for measurement in measurements if measurement.source_uid == source.uid]
     return [_tracked(context, source, measurement, place) for place, measurement in enumerate(mine, start=1)]

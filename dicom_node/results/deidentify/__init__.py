@@ -1,1 +1,1 @@
-"""Results for those who may not know the patient (PS3.15 Annex E): profile, pseudonyms, leaks."""
+"""Results for receivers that must not know the patient (PS3.15 Annex E): profile, pseudonyms, leaks."""

@@ -1,8 +1,8 @@
-"""What identifies the patients of the source images, to be looked for in bytes that must not hold it.
+"""Search for identifying values of the source images' patients in de-identified objects.
 
-The second net under de-identification: values are collected from the whole files of the sources (private
-attributes and items of sequences too) and searched in the whole of what would be sent. Nothing here is ever
-shown: a finding names the attribute that holds the value, not the value.
+This is a second check of the de-identification: values are collected from the whole files of the sources
+(private attributes and items of sequences too) and searched in all bytes to be sent. Nothing here is ever
+shown: a finding names the attribute that contains the value, not the value.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ class KnownIdentity:
     def found_in(
         self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
     ) -> Iterator[str]:
-        """The places where an object gives the patient away, one sentence each; empty when there are none.
+        """The places where an object identifies the patient, one sentence each.
 
         ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
-        their words are no part of a name. ``scanner``: its manufacturer and model, after which a station may
-        be called.
+        their words do not count as parts of a name. ``scanner``: its manufacturer and model; a station may
+        have the same name.
         """
         known = _words(_WORDS_OF_OURS, *ours)
         wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}

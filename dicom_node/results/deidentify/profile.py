@@ -1,11 +1,11 @@
-"""The Basic Application Level Confidentiality Profile (PS3.15 E.2), as Table E.1-1 of edition 2026c says.
+"""The Basic Application Level Confidentiality Profile (PS3.15 E.2), by Table E.1-1 of edition 2026c.
 
-The table is that of dicom-anonymizer. What it calls X/Z/D and the like depends on the attribute's type in the
-object's IOD, which highdicom's tables tell. The walk is ours: the library's own acts on the root of a data
-set only and draws new UIDs by lot.
+The table is from dicom-anonymizer. The meaning of X/Z/D and similar actions depends on the attribute's type
+in the object's IOD, which highdicom's tables give. The iteration is our own: the library's acts only on the
+root of a data set and draws new UIDs at random.
 
-UIDs (action U) are not touched here: objects are built from sources that bear other UIDs already. Neither is
-what options retain (:mod:`.retained`): the builder writes it again from those sources.
+UIDs (action U) are not changed here: objects are built from sources that have other UIDs already. Nor are the
+attributes that options retain (:mod:`.retained`) kept here: the builder copies them from those sources.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class Action(StrEnum):
 
 
 def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
-    """De-identify a result in place, items of sequences too, and say so in it (PS3.15 E.1.1, PS3.3 C.7.1.1).
+    """De-identify a result in place, items of sequences too, and mark it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
-    The Content Sequence of a report stays by the Clean Structured Content Option (E.3.4): the gate looks at
-    each of its items. Raises ResultRefused where a value must be replaced and cannot be.
+    The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the gate checks
+    each of its items. Raises ResultRefused if a value must be replaced and cannot be.
     """
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
@@ -91,7 +91,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
 
 
 def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
-    """Attributes that break the profile, because they are still there or are missing; one sentence each, no
+    """Attributes that violate the profile, because they are present or missing: one sentence each, no
     values.
     """
     kept = {keyword for option in options for keyword in KEYWORDS[option]}
@@ -116,7 +116,7 @@ def _dates(options: Set[Retained]) -> str:
 
 
 def action_of(tag: BaseTag) -> Action | None:
-    """The action for an attribute in the table; None: it is not listed and is kept."""
+    """The table's action for an attribute; None: the attribute is not listed and is kept."""
     if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
         return Action.REMOVE  # of overlays the table names data and comments: the rest says nothing without
     return _actions().get(int(tag))

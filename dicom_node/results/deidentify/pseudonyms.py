@@ -1,7 +1,7 @@
-"""Other names for patients and objects: the same always, for one site key and one pseudonym domain.
+"""Pseudonyms of patients and objects: constant for one site key and one pseudonym domain.
 
-HMAC-SHA256 under keys that are derived from the site key. Without the key nobody can try out whether a known
-Patient ID or UID gives a pseudonym; a plain hash could be tried out.
+HMAC-SHA256 under keys that are derived from the site key. Without the key nobody can test whether a known
+Patient ID or UID gives a pseudonym; with a plain hash anybody could.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _CHARACTERS: Final = 20  # of base32: 100 bits
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """Replaces identifiers in de-identified objects, by keys of the site. Neither ``repr`` nor ``str`` shows
-    the keys.
+    """Replaces identifiers in de-identified objects, by keys of the site.
+
+    Neither ``repr`` nor ``str`` shows the keys.
     """
 
     _uids: bytes = field(repr=False)
@@ -34,9 +35,10 @@ class Pseudonyms:
 
     @classmethod
     def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
-        """The pseudonyms of a site for destinations of one pseudonym ``domain``; "": no domain.
+        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
 
-        The name of a domain has neither a blank nor a colon, so no two purposes of derived keys are the same.
+        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
+        colon.
         """
         purpose = f"de-identification for {domain}" if domain else "de-identification"
         uids, patients, digests, dates = (
@@ -45,16 +47,17 @@ class Pseudonyms:
         return cls(uids, patients, digests, dates, domain)
 
     def uid(self, original: str) -> str:
-        """The UID that replaces this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""
+        """The UID that replaces ``original``: under 2.25 (PS3.5 B.2), from a UUID of version 8 (RFC 9562)."""
         digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
         digest[6] = digest[6] & 0x0F | 0x80
         digest[8] = digest[8] & 0x3F | 0x80
         return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
 
     def patient(self, patient_id: str, issuer_of_patient_id: str, study_uid: str) -> str:
-        """Patient ID and Patient's Name of a patient.
+        """The pseudonym of a patient, for Patient ID and Patient's Name.
 
-        Of one without Patient ID: a pseudonym for this study alone, so that the nameless are not one person.
+        A patient without Patient ID gets a pseudonym for this study only, so that such patients are not one
+        person.
         """
         named = (
             patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
@@ -63,14 +66,15 @@ class Pseudonyms:
         return PREFIX + text[:_CHARACTERS]
 
     def days_earlier(self, patient: str) -> int:
-        """The days by which the dates of a patient (by the pseudonym) are moved: one to eleven years.
+        """The number of days by which a patient's dates are moved back: one to eleven years.
 
-        All dates of one patient move by the same number of days, so that intervals do not change.
+        ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
+        change.
         """
         return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
-        """A keyed hash that replaces a hash of the original: the UIDs of results are derived from it.
+        """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
 
         With a plain hash anybody could test candidate originals against a UID.
         """

@@ -1,7 +1,7 @@
-"""Attributes that a de-identified destination gets besides, by the options of PS3.15 E.3 of its peer.
+"""Further attributes for a de-identified destination, by its peer's options of PS3.15 E.3.
 
 Values are cleaned here, before anything is built: shifted dates, plausible numbers and terms, known words.
-What does not fit is left out.
+Other values are left out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _WORDS_OF_EXAMINATIONS: Final = (
 
 
 def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
-    """Cleaned values of ``given``, a decoded header, for ``options``; dates are ``days`` earlier."""
+    """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
+    earlier.
+    """
     clean: dict[str, Callable[[str], object]] = {
         "StudyDate": lambda text: _earlier(text, days),
         "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,
@@ -66,10 +68,10 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
 
 
 def known_words(text: str) -> str:
-    """The words of ``text`` that name anatomy, side or kind of an examination, and no others.
+    """Only the words of ``text`` that name anatomy, side or kind of an examination.
 
-    Known are those of PS3.16 CID 4 (anatomic region), CID 4031 (common anatomic regions) and CID 244
-    (laterality), and a list of ours; a word with a digit in it is none.
+    Known words are in PS3.16 CID 4 (anatomic region), CID 4031 (common anatomic regions) and CID 244
+    (laterality), and in a list of ours; a word with a digit is never kept.
     """
     words = re.split(r"[^\w]+", text)
     kept = [word for word in words if _ONE_WORD.fullmatch(word) and word.casefold() in _known()]

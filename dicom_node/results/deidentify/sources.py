@@ -1,7 +1,7 @@
-"""Source images as a de-identified destination may know them: what describes the picture, nothing else.
+"""Source images for a de-identified destination: only the attributes that describe the picture.
 
 Results for such a destination are built from these, by the same builders as all others: a name that is not in
-the header cannot get into a result. What is kept is a list; all that is not on it stays here.
+the header cannot get into a result. Only listed attributes are kept.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ _GAP: Final = 16  # pixels without a mark that part two boxes: wider than betwee
 
 
 def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
-    """The image under a pseudonym and other UIDs, with the attributes that describe its pixels and those that
-    ``options`` keep.
+    """The image with pseudonym, other UIDs, the attributes of its pixels, and those that ``options``
+    retain.
     """
     given = source.header
     header = Dataset()
@@ -125,9 +125,9 @@ def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
-    """The findings and notes on these images (by the UIDs of their sources), on the cleaned ones instead.
+    """The findings and notes on these images (by the UIDs of their sources), moved to the cleaned images.
 
-    Without measurements that were read in the pixels, and without tracking UIDs that others know too.
+    Left out are measurements read from the pixels, and tracking UIDs that others know too.
     """
     return PipelineResult(
         findings=tuple(
@@ -150,7 +150,7 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
 
 
 def in_boxes(mask: DerivedImage) -> DerivedImage:
-    """The mask as filled boxes: a mask along the strokes of letters would still spell the removed text.
+    """The mask as filled boxes, because a mask along the strokes of letters would show the removed text.
 
     For a cine, the boxes around pixels that were changed in any frame.
     """

@@ -1,1 +1,1 @@
-"""Secondary captures: results drawn in, and cleaned images."""
+"""Secondary captures: images with the results drawn in, and cleaned images."""

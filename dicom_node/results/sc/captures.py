@@ -1,4 +1,6 @@
-"""Secondary captures with the result drawn in, for viewers that show no reports and presentation states."""
+"""Secondary captures with the result drawn in, for viewers that show neither reports nor presentation
+states.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,10 @@ _SMALL = (512, 512)  # rows and columns of the words on an image that is too lar
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1; ``filled``:
-    it shows a cleaned image, of which some pixels were never measured."""
+    """A picture with its description. ``frame`` and ``number`` (Instance Number) count from 1.
+
+    ``filled``: whether it shows a cleaned image, in which some pixels were never measured.
+    """
 
     kind: ResultKind
     pixels: Picture
@@ -52,8 +56,9 @@ def build_annotated(
     cleaned: DerivedImage | None,
     uid: str,
 ) -> Dataset:
-    """The image, or its ``cleaned`` one, with boxes, names, probabilities and measured lines; for a cine the
-    frame with the first finding. ``notes``: remarks to print beside it.
+    """The image, or its ``cleaned`` version, with boxes, names, probabilities and measured lines.
+
+    Of a cine the frame with the first finding is shown. ``notes``: remarks to print beside the image.
     """
     located = located_findings(context, source, findings)
     frame = first_frame(located)
@@ -74,7 +79,7 @@ def build_annotated(
 
 
 def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings that are worth a heat map: not absent, and with one."""
+    """The findings that get a heat map: those that are not absent and have one."""
     return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
 
 
@@ -86,8 +91,10 @@ def build_heatmap(
     cleaned: DerivedImage | None,
     uid: str,
 ) -> Dataset:
-    """The image, or its ``cleaned`` one, under the heat map (0 to 1) of a finding, with a colour bar;
-    ``rank`` 1 is the likeliest."""
+    """The image, or its ``cleaned`` version, under the heat map (0 to 1) of a finding, with a colour bar.
+
+    ``rank`` 1 is the likeliest finding.
+    """
     assert finding.evidence is not None
     frame = finding.frame or 1
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
@@ -97,8 +104,10 @@ def build_heatmap(
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
-    """A black picture of the image's size with the text that the AI did not run, and the reason: the image
-    may not decode, and its burned-in text was not removed. It is small if the header was refused.
+    """A black picture of the image's size with the text that the AI did not run, and the reason.
+
+    The image is not shown: it may not decode, and its burned-in text was not removed. The picture is small if
+    the image's header was refused.
     """
     opened = source.stored.image.header.rows > 0
     display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
@@ -107,7 +116,7 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
 
 
 def capture(context: ResultContext, source: Source, drawn: Capture, uid: str, shown: Source) -> Dataset:
-    """The object before :func:`dicom_node.results.common.envelope.complete`, in no orientation.
+    """The object before :func:`dicom_node.results.common.envelope.complete`, without an orientation.
 
     ``source`` gives patient, study and series; ``shown`` is the image in the picture.
     """
@@ -130,7 +139,7 @@ def capture(context: ResultContext, source: Source, drawn: Capture, uid: str, sh
 
 
 def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
-    """A frame (from 1) as displayed: of the cleaned image where there is one, else of the source.
+    """A frame (from 1) as displayed: from the cleaned image if there is one, else from the source.
 
     Raises PixelError, and ResultRefused for a cleaned image of another size.
     """

@@ -57,13 +57,13 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source, or a further processed one in a series of its own.
+    """The cleaned picture of one source, or another processed picture in a series of its own.
 
-    Raises ResultRefused unless it was verified.
+    Raises ResultRefused unless the cleaning was verified.
 
     ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
-    colour, nonzero where a pixel was filled. Grey stays grey with the source's depth, sign, window and
-    rescale. Calibration is copied only where nothing was filled; without a mask, nowhere.
+    colour, nonzero in filled pixels. Grey stays grey with the source's depth, sign, window and rescale.
+    Calibration is copied only where no pixel was filled; without a mask, nowhere.
     """
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
@@ -92,7 +92,9 @@ def build_cleaned(
 
 
 def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
-    """Pixels ``[rows, columns]`` filled in any frame. Raises ResultRefused for a mask of another size."""
+    """The pixels ``[rows, columns]`` that were filled in any frame. Raises ResultRefused for a mask of
+    another size.
+    """
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     if frames.shape != (source.frames, source.rows, source.columns):
         raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
@@ -143,23 +145,25 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
 
 
 def cleaned_class(source: Source, image: DerivedImage) -> str:
-    """SOP class of the cleaned image."""
+    """The SOP class of the cleaned image."""
     frames = frames_of(source, image)
     return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
 
 
 def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
-    """The parts of the series UID that keep such a picture apart from the other series of the study."""
+    """The parts of the series UID that separate cleaned pictures from the other series of the study."""
     return (modality_of(source), *([image.name] if image.processing else []))
 
 
 def modality_of(source: Source) -> str:
-    """Modality (0008,0060) of a cleaned image and its series: that of the source."""
+    """Modality (0008,0060) of a cleaned image and its series: the source's modality."""
     return str(source.header.get("Modality") or "OT")
 
 
 class CleanedCine(SOPClass):  # type: ignore[misc]  # highdicom ships no types that mypy may follow here
-    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), with frames not all in memory."""
+    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour) that is built without loading all
+    frames.
+    """
 
     def __init__(
         self, frames: PixelArray, photometric: str, source: Source, arguments: dict[str, Any]
@@ -237,7 +241,9 @@ class _FrameStream(io.RawIOBase):
 
 
 def frames_of(source: Source, image: DerivedImage) -> PixelArray:
-    """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused when they are not the source's."""
+    """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused if number or size differ from the
+    source.
+    """
     frames = image.frames
     colour = image.photometric == "RGB"
     if frames.ndim == (3 if colour else 2):

@@ -1,4 +1,4 @@
-"""The summary of a job on one page: patient, the results of all images in words, and one picture."""
+"""The summary of a job on one page: patient, results of all images in words, and one picture."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _FAILED: Final = "No picture: the AI did not run."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SummaryPage:
-    """What is on the page of a job.
+    """The content of a job's summary page.
 
-    ``words``: texts of the results; ``source``: the image in the picture, ``frame`` (from 1) of it;
-    ``filled``: it shows the cleaned image.
+    ``words``: texts of the results; ``source``: the image in the picture, ``frame``: its frame (from 1);
+    ``filled``: whether the picture shows the cleaned image.
     """
 
     head: Sequence[str]
@@ -56,10 +56,10 @@ class SummaryPage:
 
 
 def summary_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> SummaryPage:
-    """The page on all images of a job, with the picture of the most important one.
+    """The page on all images of a job, with a picture of the most important one.
 
     If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
-    verified. Raises PixelError where the picture does not decode.
+    verified. Raises PixelError if the picture does not decode.
     """
     ordered = sorted(sources, key=lambda source: _importance(source, result))
     source, cleaned = ordered[0], _cleaned(ordered[0], result)
@@ -89,14 +89,16 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
 
 
 def failure_summary(context: ResultContext, sources: Sequence[Source], reason: str) -> SummaryPage:
-    """The page that says that the AI did not run, and the reason; without a picture, since the images may
-    not decode."""
+    """The page that reports that the AI did not run, and the reason.
+
+    It has no picture, because the images may not decode.
+    """
     head, foot = _head(sources[0].header), _foot(context, sources)
     return SummaryPage(head, _FAILED, [], [f"AI did not run: {reason}"], foot, sources[0], "AI did not run.")
 
 
 def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
-    """The page as a picture, of no body part where the ``sources`` differ in it."""
+    """The page as a picture; without a body part if the ``sources`` have different ones."""
     pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
     drawn = Capture(
         ResultKind.SUMMARY, pixels, summary.frame, len(sources), summary.what, filled=summary.filled

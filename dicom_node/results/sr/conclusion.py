@@ -27,7 +27,7 @@ _OF_CLEANING: Final = frozenset(
 
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
-    """The lines on all images of the report; images with the same lines are named together."""
+    """The lines on all images of the report; images with identical lines are named together."""
     found = results_in_words(sources, result)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
     burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
@@ -36,17 +36,17 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
 
 
 def results_in_words(sources: Sequence[Source], result: PipelineResult) -> list[str]:
-    """The short result of each image, with its lines; images with the same one are named together."""
+    """The short result of each image, with its lines; images with identical lines are named together."""
     return _grouped((source, _result(source, result)) for source in sources)
 
 
 def purged_images(result: PipelineResult) -> list[str]:
-    """Earlier remarks about images that have been deleted here since."""
+    """Remarks on images of earlier jobs that have been deleted here since."""
     return [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
-    """Quality notes on an image; notes without an image go with the first of ``sources``."""
+    """Quality notes on an image; notes without an image belong to the first of ``sources``."""
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     elsewhere = _OF_CLEANING | {NOT_HERE}
     behind = [note for note in notes if note.source_uid in mine and not note.on_faces]
@@ -54,14 +54,14 @@ def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNo
 
 
 def is_unsure(source: Source, result: PipelineResult) -> bool:
-    """Whether the model excludes nothing on this image."""
+    """Whether the model cannot exclude any finding on this image."""
     return any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
 
 
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     """One remark on how reliable these findings are (how many in 10 such calls are right).
 
-    Empty where no reliability was measured.
+    Empty if no reliability was measured.
     """
     parts = [
         f"{decided_in_words(finding)}: {finding.reliability}."

@@ -1,8 +1,8 @@
 """Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
 
-A length between two points is no region: a TID 1501 group whose NUM (TID 300) is inferred from open polylines
-(TID 320). The finding of a measurement is the anatomical structure that was measured, at its site; of what
-was read from the image finding and method say so.
+A length between two points is no region, so it is a TID 1501 group whose NUM (TID 300) is inferred from open
+polylines (TID 320). The finding of a measurement is the measured anatomical structure, at its site. If the
+value was read from text in the image, finding and method say so.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ _INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 class Summary:
     """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
 
-    ``findings``: those of this image that are reported. ``cause``: why the AI did not run. ``unsure``: the
-    model excludes nothing on the image.
+    ``findings``: the reported findings of this image. ``cause``: why the AI did not run. ``unsure``: whether
+    the model cannot exclude any finding on the image.
     """
 
     source: Source
@@ -80,7 +80,7 @@ class Summary:
 
     @property
     def absent(self) -> list[Finding]:
-        """Findings that were looked for and not found, the likelier first."""
+        """Findings that were looked for and not found, the likeliest first."""
         absent = [finding for finding in ranked(self.findings) if finding.decision is Decision.ABSENT]
         for finding in absent:
             check_frame(finding, self.source)
@@ -88,9 +88,7 @@ class Summary:
 
     @property
     def absence(self) -> DicomCode:
-        """The concept (CID 240) for findings that are not present; never "absent" where the model is
-        unsure.
-        """
+        """The concept (CID 240) for findings that are not present; never "absent" if the model is unsure."""
         return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
 
     @property
@@ -101,7 +99,7 @@ class Summary:
 
 
 def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1410: one finding in one region, with a tracking UID of its own; presence is of CID 240."""
+    """TID 1410: one finding in one region, with its own tracking UID; its presence is a code of CID 240."""
     finding, region = located.finding, located.region
     assert region is not None
     frames = _frame_numbers(finding, source)
@@ -117,7 +115,7 @@ def region_group(context: ResultContext, located: LocatedFinding, source: Source
 
 
 def image_finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1501: one finding of the image as a whole."""
+    """TID 1501: one finding in the image as a whole."""
     frames = _frame_numbers(located.finding, source)
     return MeasurementsAndQualitativeEvaluations(
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
@@ -167,7 +165,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
 def evaluations_container(
     context: ResultContext, located: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
 ) -> ContainerContentItem:
-    """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
+    """TID 1500, "Qualitative Evaluations": the content of the TID 1501 groups, without groups."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
     items = [
         _evaluation_item(context, one.finding, concepts.presence(one.finding), source, _tracking(one))
@@ -284,7 +282,7 @@ def measurement_groups(
     """TID 1501: one group for each measurement of this image, in their order.
 
     Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image. Raises
-    ResultRefused for a frame or a point that the image has not.
+    ResultRefused for a frame or a point outside the image.
     """
     return [
         _measurement_group(context, source, one)

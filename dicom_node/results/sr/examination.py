@@ -1,6 +1,6 @@
-"""What a header says of the examination, in codes for the report: body part and side, view, procedure.
+"""The examination in a header as codes for the report: body part and side, view, procedure.
 
-The image library of the report (TID 1600 to 1603) says it of each image that was looked at.
+The image library of the report (TID 1600 to 1603) states them for each analysed image.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same 
 
 
 def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
-    """The body region in the image's header, else the pipeline's; None where neither has one."""
+    """The body region in the image's header, else the pipeline's; None if neither names one."""
     return next(_regions(context, source), None)
 
 
 def side_of(source: Source) -> str:
-    """L or R where the image shows one side of a paired body part, else empty."""
+    """L or R if the image shows one side of a paired body part, else empty."""
     part = str(source.header.get("BodyPartExamined") or "")
     letter = str(source.header.get("ImageLaterality") or source.header.get("Laterality") or "").upper()
     return letter if part and not is_unpaired(part) and letter in concepts.SIDES else ""
 
 
 def target_of(context: ResultContext, source: Source) -> CodedConcept:
-    """The body region as TID 1602 wants it, the first of CID 4031 that image or pipeline name.
+    """The body region for TID 1602: the first region of CID 4031 that image or pipeline name.
 
     Without one, the whole body.
     """
@@ -66,14 +66,16 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
 def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
     """(121058, DCM): the procedures of the source in codes of a public scheme, else the kind of its views.
 
-    CID 100 is a baseline (TID 1207): codes that it has not, or not yet, are as good. Local ones are in
-    Performed Procedure Code Sequence only.
+    CID 100 is a baseline (TID 1207), so codes outside of it are allowed. Local codes are in Performed
+    Procedure Code Sequence only.
     """
     return _once(sources, _reported)
 
 
 def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
-    """(0040,A372): the source's Procedure Code Sequence (0008,1032), else the examination of its views."""
+    """(0040,A372): the source's Procedure Code Sequence (0008,1032), else the examination that its views
+    show.
+    """
     return _once(
         sources, lambda source: _codes(source.header, "ProcedureCodeSequence") or _examination(source)
     )
@@ -156,7 +158,9 @@ _HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
 
 def all_frames(source: Source) -> list[int] | None:
-    """Numbers (from 1) of all frames of a cine, as PixelMed wants it referenced; None of a still."""
+    """Numbers (from 1) of all frames of a cine, because PixelMed expects them in references; None for a
+    still.
+    """
     return list(range(1, source.frames + 1)) if source.frames > 1 else None
 
 

@@ -1,11 +1,12 @@
-"""What earlier reports say of earlier images, quoted in a report that compares with it.
+"""Earlier reports' content on earlier images, quoted in a report that compares with them.
 
-A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, behind those of
-TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
+A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
+of TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
 today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
-document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) bear the
-tracking UIDs that they have in the quoted report (TID 1501), and are inferred from the earlier image. That
-image and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2): their study is another.
+document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
+tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
+and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
+study.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _CONTAINS: Final = RelationshipTypeValues.CONTAINS
 
 
 def previous_container(previous: PreviousImage) -> ContainerContentItem:
-    """The container on one earlier image."""
+    """The container that quotes the earlier report on one earlier image."""
     quotation = [
         CodeContentItem(_QUOTATION_MODE, _DOCUMENT, _CONTEXT),
         CompositeContentItem(_QUOTED_SOURCE, previous.report.sop_class_uid, previous.report.uid, _CONTEXT),
@@ -74,7 +75,9 @@ def previous_container(previous: PreviousImage) -> ContainerContentItem:
 
 
 def evidence(previous: Sequence[PreviousImage], source: Source) -> list[Dataset]:
-    """The quoted reports and earlier images, as highdicom takes evidence; ``source``: of the same patient."""
+    """The quoted reports and earlier images in highdicom's form of evidence; ``source``: of the same
+    patient.
+    """
     references = {one.uid: one for image in previous for one in (image.image, image.report)}
     return [_stand_in(one, source) for one in references.values()]
 

@@ -1,7 +1,7 @@
-"""What a report of ours says, read back as a person would: the findings with their numbers.
+"""Reads the content of the node's own reports: findings with their numbers, measurements, conclusion.
 
-The items are read as pydicom has them. highdicom's own readers make each content item anew: the same findings
-take 0.19 s instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
+The items are pydicom's. highdicom's own readers rebuild each content item: the same findings take 0.19 s
+instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISION
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a TID 1500 report, in its order: name, code, decision, the concept of its presence,
-    sites, numbers, region, model, UID.
+    """The findings of a TID 1500 report, in its order.
+
+    Each has name, code, decision, the concept of its presence, sites, numbers, region, model and UID.
     """
     document = dcmread(report)
     found: list[dict[str, Any]] = []
@@ -56,7 +57,7 @@ def measurements(report: Path) -> list[dict[str, Any]]:
 
 
 def stated(report: Path) -> tuple[list[StatedFinding], list[StatedNumber]]:
-    """The findings and the measured numbers of a TID 1500 report with the image that each is of."""
+    """The findings and the measured numbers of a TID 1500 report, each with its image."""
     document = dcmread(report)
     found: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
@@ -114,10 +115,10 @@ def _image(item: Dataset) -> str:
 
 
 def places(report: Path) -> list[dict[str, Any]]:
-    """The regions that a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]:
-    all), points.
+    """The regions in a TID 1500 report: name, decision ("" for a measurement), image, frames, points.
 
-    ``number``: of a measurement, where its lines are of one only; of a finding "83 % (cut-off 41 %)"; or "".
+    ``frames`` is [] for all frames. ``number``: for a measurement whose lines belong to it alone its value;
+    for a finding such as "83 % (cut-off 41 %)"; else "".
     """
     found: list[dict[str, Any]] = []
     for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
@@ -141,7 +142,7 @@ def places(report: Path) -> list[dict[str, Any]]:
 
 
 def conclusion(report: Path | BinaryIO) -> str:
-    """The report's conclusion, "" where it has none."""
+    """The report's conclusion, "" if it has none."""
     items = dcmread(report).get("ContentSequence", ())
     return " ".join(
         str(item.TextValue)
@@ -156,7 +157,9 @@ def short_result(report: Path | BinaryIO) -> tuple[str, ...]:
 
 
 def statement(report: Path | BinaryIO) -> str:
-    """The sentence that every report carries: by which model, and that it is not for diagnostic use."""
+    """The sentence in every report that names the model and says that the report is not for diagnostic
+    use.
+    """
     for item in dcmread(report).get("ContentSequence", ()):
         if item.ValueType == "TEXT" and _name(item).CodeValue == concepts.COMMENT.value:
             return str(item.TextValue)

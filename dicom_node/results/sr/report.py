@@ -47,14 +47,13 @@ from dicom_node.results.sr.previous import evidence, previous_container
 def build_report(
     context: ResultContext, sources: Sequence[Source], result: PipelineResult, uid: str
 ) -> Dataset:
-    """The report on all images of the job: the conclusion, then the present findings and the others, by
-    image.
+    """The report on all images of the job: the conclusion, then present findings and others, by image.
 
-    Findings with a region are TID 1410 groups. The others are TID 1501 groups only where there is no region
-    at all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions
-    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over. Measurements come
-    last, to be checked, with the boxes of burned-in annotation where those are
-    asked for (TID 1500 is extensible, so a conclusion may stand before its containers).
+    Findings with a region are TID 1410 groups. The others are TID 1501 groups only if there is no region at
+    all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions they
+    are in the container "Qualitative Evaluations" of TID 1500, which OHIF skips. Measurements come last, to
+    be checked, with the boxes of burned-in annotation if a destination wants them (TID 1500 is extensible, so
+    a conclusion may come before its containers).
     """
     located = [
         (one, source) for source in sources for one in located_findings(context, source, result.findings)
@@ -81,7 +80,7 @@ def build_report(
 def build_failure_report(
     context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause, uid: str
 ) -> Dataset:
-    """The short report that the AI did not run, with the reason (fail loud for care)."""
+    """The short report that the AI did not run, with the reason, so that nobody waits for a result."""
     summaries = [Summary(source, "AI did not run", concepts.NOT_RUN, cause=cause) for source in sources]
     groups = [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, f"AI did not run: {reason}", groups)

@@ -1,1 +1,1 @@
-"""The connection of one association: who reads it, within which time."""
+"""The connection of one association: reading of PDUs, deadlines and limits."""

@@ -1,4 +1,4 @@
-"""The socket of an association: how long each read and write may take, whoever makes it."""
+"""The socket of an association, with time limits for each read and write."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pynetdicom.transport import AssociationSocket
 
 
 class Deadline:
-    """When a peer must have completed a message: after ``seconds``, and later with each byte received.
+    """The time by which a peer must complete a message: ``seconds`` from now, later with each byte received.
 
-    ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than twice
+    ``bytes_per_second``: the slowest allowed rate. The peer must not be silent for longer than twice
     ``seconds``.
     """
 
@@ -25,12 +25,12 @@ class Deadline:
         self._bytes_per_second = bytes_per_second
 
     def extend(self, count: int) -> None:
-        """Move the deadline on, since ``count`` bytes have been received."""
+        """Extend the deadline, because ``count`` bytes have been received."""
         self._until += count / self._bytes_per_second
 
     @property
     def seconds(self) -> float:
-        """How long to wait for the next bytes; not positive when the time is over."""
+        """The seconds to wait for the next bytes; zero or negative when the time is over."""
         return min(self._longest, self._until - time.monotonic())
 
 
@@ -45,7 +45,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         self._limits: dict[int, float] = {}
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Exactly ``nr_bytes``, or fewer when the connection was closed. Raises OSError."""
+        """Read exactly ``nr_bytes``, or fewer if the connection was closed. Raises OSError."""
         data = bytearray(nr_bytes)
         with memoryview(data) as view:
             count = self.recv_into(view)
@@ -53,7 +53,9 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         return data
 
     def recv_into(self, view: memoryview) -> int:
-        """Fill ``view``; returns how many bytes came: fewer when the connection was closed. OSError."""
+        """Fill ``view``; returns the number of bytes read, fewer if the connection was closed. Raises
+        OSError.
+        """
         count = 0
         while count < len(view):
             seconds = self.deadline.seconds
@@ -67,7 +69,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         return count
 
     def send(self, bytestream: bytes) -> None:
-        """Send all of ``data``; a peer that does not read loses its connection (Evt17)."""
+        """Send all of ``bytestream``; a peer that does not read loses its connection (Evt17)."""
         try:
             self._limit(socket.SO_SNDTIMEO, self.send_seconds)
             self.socket.sendall(bytestream)
@@ -75,13 +77,13 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
             self.event_queue.put("Evt17")
 
     def interrupt(self) -> None:
-        """Wake the thread that reads or sends: the connection is lost to it."""
+        """Wake the thread that reads or sends; it then finds the connection lost."""
         with contextlib.suppress(OSError, TypeError):
             # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
     def drop(self, limit: int, seconds: float) -> int:
-        """Read and discard the received bytes, at most ``limit``; returns how many. Raises OSError."""
+        """Read and discard received bytes, at most ``limit``; returns how many. Raises OSError."""
         self._limit(socket.SO_RCVTIMEO, seconds)
         return len(self.socket.recv(limit))
 

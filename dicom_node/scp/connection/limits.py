@@ -1,7 +1,7 @@
-"""Nobody outside can stop it: limits of memory, number and time. Who exceeds one is cut off, others go on.
+"""Limits on memory, number and time, so that no caller can stop the listener; offenders are cut off.
 
-None of these is a setting: each is far above what a modality needs. What a site may want to change
-(associations, time-outs, the size of an object) stands in ``[listener]``.
+None of these is a setting: each is far above what a modality needs. Limits that a site may want to change
+(associations, time-outs, the size of an object) are in ``[listener]``.
 """
 
 from __future__ import annotations

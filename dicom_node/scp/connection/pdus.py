@@ -1,8 +1,8 @@
-"""PDUs looked into before any object is built of them (PS3.8 9.3.2, 9.3.5).
+"""Checks of PDUs before objects are built from them (PS3.8 9.3.2, 9.3.5).
 
-Of an A-ASSOCIATE-RQ pynetdicom makes an object for each item, a kilobyte for four bytes, and drops from AE
-titles what is not ASCII, so that a stranger's title could become that of a peer. It takes protocol version 1
-alone, where PS3.8 asks for bit 0 whatever the others are, and every application context.
+pynetdicom makes an object for each item of an A-ASSOCIATE-RQ, a kilobyte for four bytes, and drops letters
+that are not ASCII from AE titles, so that a stranger's title could become that of a peer. It accepts only
+protocol version 1, although PS3.8 asks only for bit 0, and accepts every application context.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _CONTEXT_HEAD = 4  # identifier and reserved bytes before the syntaxes
 
 
 class PData:
-    """A P-DATA-TF PDU whose fragments are views into what was read (PS3.8 9.3.5), made when they are taken.
+    """A P-DATA-TF PDU whose fragments are views into the read bytes (PS3.8 9.3.5), made one at a time.
 
-    A PDU may hold a hundred thousand of them. Stands for its own P-DATA primitive.
+    A PDU may have a hundred thousand fragments. The object also serves as its own P-DATA primitive.
     """
 
     def __init__(self, body: bytearray | memoryview) -> None:
-        """Raises ValueError when there are no items, or they do not fill the PDU."""
+        """Take the body of a PDU. Raises ValueError if it has no items, or if the items do not fill it."""
         self._view = memoryview(body)
         if not sum(1 for _ in self._places()):
             raise ValueError("no PDV item")
 
     def to_primitive(self) -> PData:
-        """The object itself, which the DIMSE provider takes as a P-DATA primitive."""
+        """Return the object itself, which the DIMSE provider accepts as a P-DATA primitive."""
         return self
 
     @property
     def presentation_data_value_list(self) -> Iterator[tuple[int, memoryview]]:
-        """Context identifier and value, from the message control header on."""
+        """Context identifier and value of each fragment; the value begins with the message control header."""
         for context_id, start, end in self._places():
             yield context_id, self._view[start:end]
 
@@ -62,14 +62,15 @@ def p_data_tf(context_id: int, header: int, fragment: bytes) -> bytes:
 
 
 class MalformedRequest(ValueError):
-    """Bytes that are no A-ASSOCIATE-RQ, or one beyond the limits."""
+    """Bytes that are no valid A-ASSOCIATE-RQ, or exceed the limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What an A-ASSOCIATE-RQ says beside its presentation contexts and user information.
+    """An A-ASSOCIATE-RQ without its presentation contexts and user information.
 
-    Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are written as ``\\x1b``.
+    Titles are without padding; bytes that PS3.5 6.2 does not allow in AE are hexadecimal escapes with a
+    backslash.
     """
 
     calling: str = ""
@@ -83,7 +84,8 @@ class RequestHead:
 def check_request(body: bytearray | memoryview) -> RequestHead:
     """Check the limits of a request's body and read its head.
 
-    What pynetdicom would not read is replaced in ``body``: a title, a version. Raises MalformedRequest.
+    Values that pynetdicom would not read are replaced in ``body``: a title, a version. Raises
+    MalformedRequest.
     """
     if len(body) < _ITEMS:
         raise MalformedRequest("association request cut off")
@@ -95,7 +97,7 @@ def check_request(body: bytearray | memoryview) -> RequestHead:
 
 
 def is_ae_title(title: str) -> bool:
-    """Whether a title of ``RequestHead`` was written with the characters of AE alone."""
+    """Whether a title of ``RequestHead`` has only characters that VR AE allows."""
     return bool(title) and "\\" not in title
 
 

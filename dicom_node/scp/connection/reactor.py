@@ -2,11 +2,11 @@
 
 Stock pynetdicom sleeps 1 ms in two loops per association: 31 idle associations cost half a core, and each
 C-STORE waits for two or three of these sleeps. Here the DUL waits on socket and eventfd, the association on
-an event. Each call into the system gives up the interpreter and has to get it back from the threads of all
-other associations, which costs more than the call: so without TLS the socket stays blocking, the system keeps
-the time (``SO_RCVTIMEO``) and comes back when all bytes are there (``MSG_WAITALL``), and a message is read to
-its end without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdicom's. Written against
-pynetdicom 3.0.
+an event. Each system call releases the interpreter and has to get it back from the threads of all other
+associations, which costs more than the call. So without TLS the socket is blocking, the kernel keeps the time
+(``SO_RCVTIMEO``) and returns when all bytes are there (``MSG_WAITALL``), and a message is read to its end
+without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdicom's. Written for pynetdicom
+3.0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOO_SLOW = "too slow: a message did not come within the time allowed"
 class Provider(DULServiceProvider):  # type: ignore[misc]
     """The thread that owns the socket of one association.
 
-    ``request_seconds``: from the connection to the complete association request.
+    ``request_seconds``: the most time from the connection to the complete association request.
     """
 
     def __init__(self, association: Association, request_seconds: float) -> None:
@@ -58,7 +58,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self.deadline = Deadline(request_seconds)
 
     def run_reactor(self) -> None:
-        """The thread: one event at a time, and sleep when there is none."""
+        """Run the thread: process one event at a time, and sleep when there is none."""
         self._idle_timer.start()
         self.artim_timer.timeout = max(self.deadline.seconds, 0.001)  # what TLS has left of it
         self.socket.deadline, self.socket.send_seconds = self.deadline, self.network_timeout
@@ -77,12 +77,15 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.to_user_queue.put(None)  # wakes a reader that waits for a primitive
 
     def idle_timer_expired(self) -> bool:
-        """Whether nothing came for too long; a PDU that is being read has its own deadline, and while an
-        object is being stored it is not the peer's turn."""
+        """Whether the peer was silent for too long.
+
+        A PDU that is being read has its own deadline, and while an object is being stored the peer need not
+        send.
+        """
         return not self._busy and super().idle_timer_expired()
 
     def send_pdu(self, primitive: Any) -> None:
-        """Have a primitive sent by the DUL's thread."""
+        """Let the DUL's thread send a primitive."""
         super().send_pdu(primitive)
         self._alarm.ring()
 
@@ -92,14 +95,14 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._alarm.ring()
 
     def stop_dul(self) -> bool:
-        """End the thread if there is no connection any more."""
+        """End the thread if the connection is closed; returns whether it ended."""
         if self.state_machine.current_state != _IDLE:
             return False
         self.kill_dul()
         return True
 
     def finish(self) -> None:
-        """Send what is left and end; a peer that holds the thread up loses its connection.
+        """Send pending PDUs and end; a peer that delays the thread loses its connection.
 
         Called by the association's thread.
         """
@@ -112,13 +115,13 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.join(LONGEST_WAIT + _CLOSING)
 
     def wait_for_its_end(self) -> None:
-        """Return when the thread has ended: at once, unless a slow disk holds it up."""
+        """Wait until the thread has ended, which takes time only on a slow disk."""
         if self.is_alive():
             self.join()
 
     @property
     def within_message(self) -> bool:
-        """Whether a message has begun whose end has not been received."""
+        """Whether a message has been received only in part."""
         return bool(self.assoc.dimse.within_message)
 
     def _has_ended(self) -> bool:

@@ -1,1 +1,1 @@
-"""What is kept of burned-in annotation: readings, and reviews of its cleaning."""
+"""Stored data on burned-in annotation: readings, and reviews of its cleaning."""

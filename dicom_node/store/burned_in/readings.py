@@ -1,4 +1,4 @@
-"""Readings of burned-in annotation by image. Texts are stored and returned sealed: no key is used here."""
+"""Readings of burned-in annotation by image. Texts are stored and returned encrypted: no key is used here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]
 def replace(
     session: Session, instances: Collection[int], analysis_sha256: str, readings: Sequence[AnnotationReading]
 ) -> None:
-    """Store these in place of readings of the same images with the same pipeline and options."""
+    """Store readings; they replace readings of the same images with the same pipeline and options."""
     earlier = delete(AnnotationReading).where(
         AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
     )
@@ -29,7 +29,7 @@ def replace(
 
 
 def of_study(session: Session, study_id: int) -> list[tuple[AnnotationReading, str]]:
-    """The readings of a study with the SOP Instance UID of their image, as a page is read."""
+    """The readings of a study with the SOP Instance UID of their image, in reading order."""
     row = AnnotationReading
     chosen = (
         select(row, Instance.sop_instance_uid)

@@ -1,4 +1,4 @@
-"""Reviews of cleaning: images that wait for a person, and what a person drew in them."""
+"""Reviews of cleaning: images that wait for a person, and the boxes that a person drew in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An image (by SOP Instance UID) that a person should look at, why, and where."""
+    """An image (by SOP Instance UID) that a person should look at, with the reason and the places in it."""
 
     image: str
     cause: ReviewCause
@@ -39,7 +39,8 @@ class Drawn:
 
 
 def ask(session: Session, job_id: int, seen: Collection[str], asked: Sequence[Asked]) -> None:
-    """Let these images wait, each once for an analysis; what else waited of ``seen`` for this rule ends.
+    """Queue these images for a review, each once per analysis; end other waiting reviews of ``seen`` for the
+    rule.
 
     ``seen`` and ``Asked.image`` are SOP Instance UIDs.
     """
@@ -89,14 +90,14 @@ def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:
 
 
 def decide(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
-    """End the wait of an image, for every rule."""
+    """End the waiting reviews of an image, for every rule."""
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
     values = {"verdict": verdict, "decided_at": utc_now(), "decided_by": by}
     session.execute(update(CleaningReview).where(*waiting).values(**values))
 
 
 def forget(session: Session, study_id: int) -> None:
-    """Nothing of this study waits any more: its objects are purged from the spool."""
+    """End the waiting reviews of a study, whose objects are purged from the spool."""
     waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
     values = {"verdict": ReviewVerdict.REPLACED, "decided_at": utc_now()}
     session.execute(update(CleaningReview).where(*waiting).values(**values))

@@ -1,4 +1,4 @@
-"""What is kept of analyses besides their results: counts, readings of annotation, reviews of cleaning."""
+"""Stored data on analyses besides their results: counts, readings of annotation, reviews of cleaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CountedImage(Base):
 
 
 class ImageCount(Base):
-    """How many images of a sender a model analysed or refused on one day (UTC). Nothing of a patient."""
+    """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
 
     __tablename__ = "image_count"
 
@@ -50,7 +50,7 @@ class ScoreCount(Base):
 
 
 class ShadowScore(Base):
-    """The scores of a job's active model and of the model in shadow for a label in an image; never sent."""
+    """The scores of a job's active model and its shadow model for a label in an image; never sent."""
 
     __tablename__ = "shadow_score"
 
@@ -124,7 +124,8 @@ class CleaningReview(Base):
 
 
 class DrawnByHand(Base):
-    """Boxes, as in :class:`CleaningReview`, that a person wants removed besides the detected annotation.
+    """Boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
+    annotation.
 
     For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
     """

@@ -1,7 +1,7 @@
-"""What all tables share: their base, the types of columns, and times against a clock that may be set back.
+"""The base of all tables, types of columns, and comparison of times with a clock that may be set back.
 
 No wait and no lease of ours is longer than an hour. A time further ahead was written by a clock that has been
-put back since: to wait for it would hold a delivery, a job or a lease for as long as the clock was ahead.
+put back since: waiting for it would hold a delivery, a job or a lease for as long as the clock was ahead.
 """
 
 from __future__ import annotations
@@ -133,10 +133,12 @@ DISAGREEMENT = timedelta(minutes=10)
 
 
 def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
-    """SQL: the column's time has come, or is impossible because nothing waits longer than ``longest``."""
+    """SQL: whether the column's time has come, or is impossible because nothing waits longer than
+    ``longest``.
+    """
     return or_(column <= now, column > now + longest + DISAGREEMENT)
 
 
 def has_ended(until: datetime | None, now: datetime) -> bool:
-    """Whether a lease until this time has ended; also where ``until`` is None or impossibly far ahead."""
+    """Whether a lease until this time has ended; True also if ``until`` is None or impossibly far ahead."""
     return until is None or not now <= until <= now + LATEST

@@ -1,4 +1,4 @@
-"""Storage commitment (PS3.4 Annex J): what we asked for, reports to be entered, and what we are asked for."""
+"""Storage commitment (PS3.4 Annex J): our requests, waiting reports, and requests of peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_node.store.tables.base import Base, Id
 
 
 class Commitment(Base):
-    """One request (N-ACTION) to a destination; written before it is sent, so that every report finds it."""
+    """One request (N-ACTION) to a destination; stored before it is sent, so that every report finds it."""
 
     __tablename__ = "commitment"
 
@@ -25,7 +25,7 @@ class Commitment(Base):
 
 
 class WaitingReport(Base):
-    """A report (N-EVENT-REPORT) that was acknowledged; the outbox enters it and deletes the row."""
+    """A report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes the row."""
 
     __tablename__ = "waiting_report"
 

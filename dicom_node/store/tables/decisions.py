@@ -1,4 +1,4 @@
-"""Decisions of persons, as their second copy beside the database has them, and results that wait for one."""
+"""Persons' decisions, as in their copy outside the database, and results that wait for a decision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WAITS, _NOT_COPIED = text("applied_at IS NULL"), text("NOT copied")
 class DecisionRow(Base):
     """One decision of a person, written in the transaction that carries it out.
 
-    A row without ``applied_at`` came from the copy: the restored database does not contain the decision.
-    Where it ``holds``, no result of its study is sent until it is applied, or a person has settled it; an
-    empty ``study_uid`` holds all studies.
+    A row without ``applied_at`` came from the copy: the restored database does not contain the decision. If
+    it ``holds``, no result of its study is sent until it is applied, or a person has settled it; an empty
+    ``study_uid`` holds all studies.
     """
 
     __tablename__ = "decision"

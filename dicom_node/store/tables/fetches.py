@@ -1,4 +1,4 @@
-"""Studies that are fetched from a peer, and what a peer is asked about a study that is being received."""
+"""Studies that are fetched from a peer, and questions to a peer about a study that is being received."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_node.store.tables.base import Base, Id
 
 
 class Fetch(Base):
-    """One study that was asked for; from whatever peer, a study is asked for once."""
+    """One requested study; it is fetched once, from whatever peer."""
 
     __tablename__ = "study_fetch"
     __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
@@ -39,7 +39,9 @@ class Fetch(Base):
 
 
 class ArchiveQuestion(Base):
-    """What a peer is asked about one revision of a study, for one rule. Ended: nobody waits for it."""
+    """A question to a peer about one revision of a study, for one rule. Ended: nothing waits for the
+    answer.
+    """
 
     __tablename__ = "archive_question"
     __table_args__ = (

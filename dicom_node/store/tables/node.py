@@ -1,4 +1,4 @@
-"""What the node notes of itself: events, leases, how far journals were read."""
+"""The node's records of itself: events, leases, read positions in journals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class EnteredTable(Base):
 
 
 class StudyTrace(Base):
-    """The trace of a study for OpenTelemetry: its id, and until when what happened was sent or dropped."""
+    """The trace of a study for OpenTelemetry: its id, and the time until which its spans were sent or
+    dropped.
+    """
 
     __tablename__ = "study_trace"
 
@@ -67,7 +69,7 @@ class Lease(Base):
 
 
 class InstallationRow(Base):
-    """Which installation this database is of: one row, made with the table."""
+    """The installation that this database belongs to: one row, made with the table."""
 
     __tablename__ = "installation"
 
@@ -75,7 +77,7 @@ class InstallationRow(Base):
 
 
 class SiteProcess(Base):
-    """One process of a node of the site, and when it was last known to live."""
+    """One process of a node of the site, with the time of its last sign of life."""
 
     __tablename__ = "site_process"
 
@@ -90,7 +92,7 @@ class SiteProcess(Base):
 
 
 class Cursor(Base):
-    """How far a journal file has been read."""
+    """The read position in a journal file."""
 
     __tablename__ = "cursor"
 

@@ -1,4 +1,4 @@
-"""Notifications that are to be sent: a queue like the outbox."""
+"""Waiting and sent notifications: a queue like the outbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_node.store.tables.base import Base, Id
 
 
 class Notification(Base):
-    """One e-mail or webhook call. Its words are written once; only those are sent."""
+    """One e-mail or webhook call. Its text is written once; only that text is sent."""
 
     __tablename__ = "notification"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Performed procedure steps that modalities reported (PS3.4 F.7): of which studies, and what they name."""
+"""Performed procedure steps that modalities reported (PS3.4 F.7), with their studies and objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_node.store.tables.base import Base, Id
 
 
 class PerformedStep(Base):
-    """One step, as its last report says. Nothing of it names the patient."""
+    """One step, from its last report. It contains no patient data."""
 
     __tablename__ = "performed_step"
 
@@ -28,7 +28,7 @@ class PerformedStep(Base):
 
 
 class StepStudy(Base):
-    """A study that a step is of; it may come later, or never."""
+    """A study that a step belongs to; the study may arrive later, or never."""
 
     __tablename__ = "step_study"
 
@@ -39,7 +39,7 @@ class StepStudy(Base):
 
 
 class StepObject(Base):
-    """An object that a step names."""
+    """An object that a step refers to."""
 
     __tablename__ = "step_object"
 

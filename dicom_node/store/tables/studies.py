@@ -1,4 +1,4 @@
-"""Studies on their way: what was received, the jobs, what was built, the outbox."""
+"""Studies in the node: received objects, jobs, built objects, the outbox."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Instance(Base):
 
 
 class ReceivedObject(Base):
-    """Every object that was acknowledged, and what became of it. Append-only."""
+    """Every object that was acknowledged, with its outcome. Append-only."""
 
     __tablename__ = "received_object"
     __table_args__ = (
@@ -128,7 +128,7 @@ class ReceivedObject(Base):
 
 
 class Association(Base):
-    """Associations, from the listener's journal; an open one keeps its studies open."""
+    """One association, from the listener's journal; an open one keeps its studies open."""
 
     __tablename__ = "association"
 
@@ -193,7 +193,7 @@ class Job(Base):
 
 
 class Result(Base):
-    """One object that the node built; its bytes are built once and only those are sent."""
+    """One object that the node built. Its bytes are built once, and only those bytes are sent."""
 
     __tablename__ = "result"
 
@@ -230,7 +230,7 @@ class ReportedFinding(Base):
 
 
 class Original(Base):
-    """A version of a received object that rules forward with the bytes that it came with."""
+    """A version of a received object that rules forward with its bytes unchanged."""
 
     __tablename__ = "original"
 
@@ -247,22 +247,22 @@ class Original(Base):
 
     @property
     def path(self) -> str:
-        """Path of its file, as for results."""
+        """The path of the object's file, as for results."""
         return self.received.path
 
     @property
     def bytes(self) -> int:
-        """Size of its file."""
+        """The size of the object's file."""
         return self.received.bytes
 
     @property
     def purged(self) -> bool:
-        """Whether its file was deleted."""
+        """Whether the object's file was deleted."""
         return self.received.purged
 
 
 class Delivery(Base):
-    """One result, or one original, × one destination: the outbox."""
+    """One delivery in the outbox: one result, or one original, to one destination."""
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -297,7 +297,7 @@ class Delivery(Base):
 
     @property
     def item(self) -> Result | Original:
-        """The object to be delivered: a result, or a received original."""
+        """The object to deliver: a result, or a received original."""
         item = self.result or self.original
         assert item is not None
         return item
