@@ -41,7 +41,7 @@ _LINEAR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WrittenLength:
-    """A length as it is written: value, unit (``mm`` or ``cm``), and the step of its last digit."""
+    """A length as written in the picture: value, unit (``mm`` or ``cm``), and the step of its last digit."""
 
     value: float
     unit: str
