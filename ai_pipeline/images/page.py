@@ -124,8 +124,8 @@ def draw_page(
 
     ``head``: lines on patient and study, the first one in large letters. ``shown``: the picture, or why there
     is none. ``captions``: lines below the picture; the captions of its boxes come first. ``results``: texts
-    of one or more lines each (``\\n``). ``foot``: the last lines of the page. If there is too little room, the
-    page says how much is left out.
+    of one or more lines each (``\\n``). ``foot``: the last lines of the page. If there is too little room,
+    the page says how much is left out.
     """
     return np.array(_filled(title, head, shown, captions, results, foot).image, np.uint8)
 
