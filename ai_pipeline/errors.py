@@ -130,7 +130,9 @@ LONGEST_LINE = 200
 
 
 def first_line(error: BaseException) -> str:
-    """The type of another package's error and the first line of its message, with printable characters only."""
+    """The type of another package's error and the first line of its message, with printable
+    characters only.
+    """
     first, *_ = [*str(error).strip().splitlines(), ""]
     line = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -155,7 +155,9 @@ def part_means(maps: Floats, boxes: Floats) -> Floats:
 
 
 def part_rectangles(boxes: Floats) -> Floats:
-    """The rectangle of each part in :data:`PARTS` for each of ``boxes``: ``[parts, M, 4]``, cut at the edges."""
+    """The rectangle of each part in :data:`PARTS` for each of ``boxes``: ``[parts, M, 4]``, cut
+    at the edges.
+    """
     left, top, right, bottom = boxes.T
     across = np.maximum(REACH * (right - left), LEAST_REACH)
     down = np.maximum(REACH * (bottom - top), LEAST_REACH)

@@ -98,7 +98,9 @@ class BoxDetector:
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
     def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
-        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose`` for :meth:`find`."""
+        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose`` for
+        :meth:`find`.
+        """
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
         return self.take(values, to_model.after(to_upright), *image.shape)
@@ -226,7 +228,9 @@ class SiteDetector:
 
 
 def moved_back(corners: Corners, change: Change) -> Corners:
-    """``corners`` in a changed input as corners in the unchanged input; both in shares of the input's sides."""
+    """``corners`` in a changed input as corners in the unchanged input; both in shares of the
+    input's sides.
+    """
     (across, down), size = change.offsets, change.size
     left, top, right, bottom = corners
     return (left - across) / size, (top - down) / size, (right - across) / size, (bottom - down) / size

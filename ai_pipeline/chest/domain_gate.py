@@ -67,7 +67,9 @@ class Head:
         return np.asarray(np.exp(self._logarithms(features)), np.float32)
 
     def distance(self, features: Floats) -> Floats:
-        """The distance ``[N]`` of ``features [N, C]``: 0 for a typical upright adult chest, 1 at the limit."""
+        """The distance ``[N]`` of ``features [N, C]``: 0 for a typical upright adult chest, 1
+        at the limit.
+        """
         return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
 
     def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:

@@ -100,7 +100,9 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
 
 
 def projection_of(header: ImageHeader) -> str:
-    """The View Position (0018,5101) such as PA or AP, else the view of View Code Sequence; "" without either."""
+    """The View Position (0018,5101) such as PA or AP, else the view of View Code Sequence; ""
+    without either.
+    """
     view = " ".join(header.attributes.get("ViewCodeSequence", "").split()[:2])
     return header.view_position or _VIEW_CODES.get(view, "")
 

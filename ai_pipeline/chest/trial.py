@@ -85,7 +85,9 @@ def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
 
 
 def drawn_chest(rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """A drawn chest: a body with two lungs, a heart, a spine and ribs, bright = dense, with detector noise."""
+    """A drawn chest: a body with two lungs, a heart, a spine and ribs, bright = dense, with
+    detector noise.
+    """
     import cv2
     import numpy as np
 

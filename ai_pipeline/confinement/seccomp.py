@@ -66,7 +66,9 @@ def known() -> bool:
 
 
 def give_up() -> bool:
-    """Block the forbidden calls for this process and its future threads. Returns False if that is impossible."""
+    """Block the forbidden calls for this process and its future threads. Returns False if that
+    is impossible.
+    """
     return known() and _install(_packed(_all_but_forbidden(*_MACHINES[platform.machine()])))
 
 

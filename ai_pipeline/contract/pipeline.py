@@ -35,7 +35,9 @@ class Refuse:
 
 
 class Progress(Protocol):
-    """A function called with the share done, 0 to 1, and a word for a person; it may raise to cancel the run."""
+    """A function called with the share done, 0 to 1, and a word for a person; it may raise to
+    cancel the run.
+    """
 
     def __call__(self, share: float, what: str) -> None: ...
 

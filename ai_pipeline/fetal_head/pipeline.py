@@ -95,7 +95,9 @@ class FetalHead:
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (there is none)
     ) -> Accept | Refuse:
-        """Choose the images that show a fetal head to measure. Decodes an image only if its header allows it."""
+        """Choose the images that show a fetal head to measure. Decodes an image only if its
+        header allows it.
+        """
         return accept(
             images,
             lambda image: refused_by_header(image.header),

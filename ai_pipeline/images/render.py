@@ -337,7 +337,9 @@ def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:
-    """The lines of ``text``, each at most ``room`` pixels wide; wider words (a long model name) are broken."""
+    """The lines of ``text``, each at most ``room`` pixels wide; wider words (a long model name)
+    are broken.
+    """
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

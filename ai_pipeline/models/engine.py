@@ -97,7 +97,9 @@ def _loaded(
 
 
 def parameters(weights: Weights) -> dict[str, Floats]:
-    """The parameters of an ONNX or safetensors file by name. Raises CardError when it is missing or altered."""
+    """The parameters of an ONNX or safetensors file by name. Raises CardError when it is
+    missing or altered.
+    """
     data = read(weights)
     if weights.path.suffix == SAFETENSORS:
         from safetensors.numpy import load as load_safetensors

@@ -19,7 +19,9 @@ Grey = npt.NDArray[np.uint8]
 
 
 def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
-    """``image`` (uint8 grey, any size) after the chain, ``[side, side]`` uint8, and the map source → reduced."""
+    """``image`` (uint8 grey, any size) after the chain, ``[side, side]`` uint8, and the map
+    source → reduced.
+    """
     rows, columns = image.shape
     scale = chain.side / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))

@@ -32,7 +32,9 @@ class Release:
 
 
 def release(name: str, file: str) -> str | None:
-    """The key in RELEASES: ``name`` itself, or the key whose ``file`` begins the name of ``file``; else None."""
+    """The key in RELEASES: ``name`` itself, or the key whose ``file`` begins the name of
+    ``file``; else None.
+    """
     if name:
         return name if name in RELEASES else None
     return next((key for key, known in RELEASES.items() if file.startswith(known.file)), None)

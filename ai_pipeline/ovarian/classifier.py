@@ -124,7 +124,9 @@ def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
 
 
 def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Floats:
-    """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows, columns]``."""
+    """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows,
+    columns]``.
+    """
     way = to_model
     across, down = (  # OpenCV counts from pixel centres
         offset + (along + beside) / 2 - 0.5

@@ -1,4 +1,6 @@
-"""Read findings from a program's ``findings.json``; texts, numbers and places are checked against the images."""
+"""Read findings from a program's ``findings.json``; texts, numbers and places are checked
+against the images.
+"""
 
 from __future__ import annotations
 

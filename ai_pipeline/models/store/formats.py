@@ -24,7 +24,9 @@ LARGEST_ARRAYS = 256 << 20  # bytes of all arrays in one file, inflated; those o
 
 
 def main() -> None:
-    """Check the files; exit with code 65 and one line on standard error at the first one that may not be run."""
+    """Check the files; exit with code 65 and one line on standard error at the first one that
+    may not be run.
+    """
     try:
         for path in json.load(sys.stdin):
             check(Path(path))
