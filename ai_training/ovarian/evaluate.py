@@ -1,4 +1,6 @@
-"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from what is committed or again."""
+"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from committed predictions or new
+ones.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,11 @@ def evaluate(data: Path, card: Card, report: Report = silent, runs: Path | None 
 
 
 def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Path:
-    """The folder with predictions and distances that the networks of the folds make anew from the images.
+    """Let the networks of the folds predict again; returns the folder with their predictions and distances.
 
-    The networks are those that ``ai-pipeline train ovarian`` left in ``runs``; those that are not there are
-    trained first, by the recipe and with the seeds that ``card`` names. Raises DataMissing, CardError,
-    ExperimentError where ``runs`` holds those of another recipe.
+    The networks are those that ``ai-pipeline train ovarian`` wrote into ``runs``; missing ones are trained
+    first, with the recipe and the seeds that ``card`` names. Raises DataMissing, CardError, or
+    ExperimentError if ``runs`` holds runs of another recipe.
     """
     training = card.details["training"]
     try:
@@ -72,7 +74,7 @@ def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Pa
 
 
 def agreement(again: predictions.HeldOut, committed: predictions.HeldOut) -> dict[str, Any]:
-    """How near new predictions are to the committed ones."""
+    """How close new predictions are to the committed ones."""
     same = again.mean.argmax(1) == committed.mean.argmax(1)
     off = np.abs(again.mean - committed.mean)
     return {
@@ -84,13 +86,13 @@ def agreement(again: predictions.HeldOut, committed: predictions.HeldOut) -> dic
 
 
 def missed_targets(result: Mapping[str, Any]) -> list[str]:
-    """Which of the design's targets are not reached, in words."""
+    """The targets of the design that are not reached, in words."""
     reached = result["cross_validation"]["macro_auc"][0] >= TARGET
     return [] if reached else [f"macro AUC of {TARGET}"]
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
-    """Dice of the outlines that are shown, against the masks; how many are withheld, and why."""
+    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
     classifier, outliner = OvarianClassifier(card), Outliner(card)
     found, groups, faults = [], [], Counter[str]()
     for number, frame in enumerate(frames):
