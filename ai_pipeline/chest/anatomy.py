@@ -2,7 +2,7 @@
 
 The ratio is the heart's greatest width over the lungs' greatest outer width (C. Danzer, Am J Med Sci 1919),
 both across the picture. The network outlines three variants of the picture, of slightly other sizes and greys
-(test-time augmentation): where the outlines are not those of a chest, or the ratio differs between the
+(test-time augmentation). If the outlines cannot be those of a chest, or the ratio differs between the
 variants, nothing is measured.
 """
 
@@ -80,8 +80,8 @@ class Cardiothoracic:
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
     """The outlines found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left
-    lung on the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says
-    why. ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air.
+    lung, on a grid that ``from_grid`` maps to source coordinates. ``measured`` is None if ``fault`` says why.
+    ``is_chest``: whether the outlines can be those of a heart between two lungs, both of which contain air.
     """
 
     masks: Bools

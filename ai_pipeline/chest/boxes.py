@@ -57,7 +57,7 @@ class ScoredBox:
 class BoxHead:
     """Finds boxes among fixed candidates. ``candidates``: by label name, in the order of the network's maps.
 
-    ``trust``: what a YOLO detection adds to the score of a candidate box that it covers exactly.
+    ``trust``: the amount that a YOLO detection adds to the score of a candidate box that it covers exactly.
     """
 
     candidates: Mapping[str, Candidates]

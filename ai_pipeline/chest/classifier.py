@@ -31,10 +31,10 @@ LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 class Analysis:
     """The network's input and output for one image of ``rows`` × ``columns``.
 
-    ``values [1, channels, size, size]``: the input, which the card's other networks take too. ``logits
-    [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the domain of
-    the training images, NaN where the card has no gate. ``pose``: how the image was shown before it was put
-    upright for the analysis; ``kind`` and ``shown_distance`` are of the image as it was shown.
+    ``values [1, channels, size, size]``: the input, which the card's other networks share. ``logits
+    [labels]``; ``places [labels, h, w]``, None if the network gives no maps; ``distance`` to the domain of
+    the training images, NaN if the card has no gate. ``pose``: how the image was shown before it was put
+    upright for the analysis; ``kind`` and ``shown_distance`` belong to the image as it was shown.
     """
 
     values: Floats
@@ -135,7 +135,7 @@ class Classifier:
         return replace(drawn, method="class activation") if class_activation else drawn
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """One box for label number ``label``, in source coordinates; None where the card gives none."""
+        """One box for label number ``label``, in source coordinates; None if the card provides none."""
         if self._templates is None or not self.card.labels[label].box:
             return None
         return self._templates.box(found, label)

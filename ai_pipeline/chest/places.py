@@ -88,7 +88,7 @@ def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
 
 
 def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """Notes on what the boxes mean, by their origin."""
+    """Notes that explain the boxes, one for each origin of a box."""
     origins = {region.origin for finding in findings for region in finding.regions}
     notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
     return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes

@@ -75,10 +75,10 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """The information in the stamps of one film; empty or None if none was read or side markers disagree.
+    """The stamps of one film; fields are empty or None if nothing was read or side markers disagree.
 
-    ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
-    words of PA films do not count: lead letters lie on a detector either way round.
+    ``mirrored``: whether a word of AP films was legible in the mirror image only. Single letters and the
+    words of PA films do not count: their lead letters may lie on a detector face up or face down.
     """
 
     projection: Projection = ""

@@ -18,8 +18,8 @@ from ai_pipeline.contract.records import Reading, Refusal, Scores
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will analyse the images ``source_uids``; ``refused``: images that it does not, for the
-    node's counts.
+    """The pipeline will analyse the images ``source_uids``. ``refused``: the images that it will not analyse;
+    the node counts them.
     """
 
     source_uids: tuple[str, ...]

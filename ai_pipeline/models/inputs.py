@@ -1,6 +1,6 @@
-"""What a card's network sees of an image: its own preprocessing, and the one map from source to model.
+"""Preprocess an image for the network of a card, and give the map from source to network coordinates.
 
-Whatever is cropped, padded or stretched on the way is in the map, so maps and boxes land where they belong.
+The map includes all cropping, padding and stretching, so that heat maps and boxes land in the right place.
 
 ``chain``     the project's own: see :mod:`ai_pipeline.models.preprocess`.
 ``xrv``       torchxrayvision's: the largest square in the middle, reduced to the size by area (its

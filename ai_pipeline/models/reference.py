@@ -1,8 +1,8 @@
-"""A model's scores on its validation images, and how far the scores of other images are from them.
+"""A model's scores on its validation images, and how far the scores of other images differ from them.
 
-The table ``[reference]`` of a card: ``set`` (what the images are), ``images``, ``refused`` (share that the
-pixel gate refused) and ``[reference.deciles]`` with nine rising probabilities per label, which cut the
-calibrated probabilities of the validation images into ten bins of the same share.
+The table ``[reference]`` of a card: ``set`` (name of the images), ``images`` (their number), ``refused``
+(share refused by the pixel gate) and ``[reference.deciles]`` with nine rising probabilities per label, which
+cut the calibrated probabilities of the validation images into ten bins of the same share.
 """
 
 from __future__ import annotations

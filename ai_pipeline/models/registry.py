@@ -1,13 +1,13 @@
-"""Model cards: no card, no model.
+"""Find and read model cards: no card, no model.
 
-A card is a TOML file that says what a model is, what it was made from, how well it does and where it
-fails. Its weights lie beside it, in ``weights/`` next to the folder of cards, or in an installed package,
-and are refused when their SHA-256 is not the one that the card names.
+A card is a TOML file that says what a model is, what it was made from, how well it works and where it fails.
+Its weights are in ``weights/`` next to the folder of cards, or in an installed package, and are refused if
+their SHA-256 is not the one in the card.
 
-Cards are looked for in the package's own ``cards/`` and in one folder of the user (``models_dir`` or the
-environment variable ``AI_PIPELINE_MODELS_DIR``). There a card that lies flat (``*.toml``) replaces a shipped
-one of the same id; those below ``ID/VERSION/card.toml`` (:mod:`.store`) stand side by side, and a
-pipeline runs one of them only when it is activated.
+Cards are searched in the package's own ``cards/`` and in one folder of the user (``models_dir`` or the
+environment variable ``AI_PIPELINE_MODELS_DIR``). There a card at the top level (``*.toml``) replaces a
+shipped one with the same id; cards in ``ID/VERSION/card.toml`` (:mod:`.store`) coexist, and a pipeline runs
+one of them only if it is activated.
 """
 
 from __future__ import annotations

@@ -180,10 +180,10 @@ class Tasks(nn.Module):
 
 
 class Predictions(NamedTuple):
-    """What the network and the teacher predict for B images.
+    """The predictions of the network and of the teacher for B images.
 
-    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places
-    [B, labels, c, c]``.
+    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places [B,
+    labels, c, c]``.
     """
 
     logits: Tensor

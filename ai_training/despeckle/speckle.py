@@ -26,8 +26,8 @@ def reduced(picture: Floats) -> Floats:
 
 
 def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floats:
-    """The published model: each pixel times a Rayleigh factor of scale ``sigma`` that is shifted to the mean
-    1.
+    """The published model: each pixel times a factor of mean 1 with the spread of a Rayleigh distribution of
+    scale ``sigma``.
 
     The noise is white and multiplies logarithms as if they were echoes, so it differs from what scanners
     show.

@@ -1,4 +1,4 @@
-"""The points of ROC, precision-recall and reliability curves, thinned to what a plot can show."""
+"""The points of ROC, precision-recall and reliability curves, reduced to as many as a plot can show."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 
 
 def headless(data: Path, name: str, split: str) -> list[Bytes]:
-    """Pictures without a head: of the set ``name``; if that set is empty, parts of frames beside the head."""
+    """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
     if name:
         return [read_grey(image.picture) for image in other_images(data, name, split)]
     random = np.random.default_rng(7)

@@ -66,8 +66,8 @@ def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> Plac
 
 
 def set_drop_connect(network: PlacedNetwork, rate: float) -> None:
-    """Drop a share ``rate`` (0 to 1) of EfficientNet-Lite0's residual branches in training, most in the last
-    block; other backbones have no such branches.
+    """Drop residual branches of EfficientNet-Lite0 at random in training: a share ``rate`` (0 to 1) of the
+    last block's, less in earlier blocks. Other backbones are not changed.
     """
     if isinstance(network, PlacedClassifier):
         backbone = network.backbone

@@ -30,8 +30,9 @@ def evaluate(data: Path, card: Card, report: Report = silent, runs: Path | None 
     """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
     test splits; all other figures come from the committed predictions of the folds.
 
-    With ``runs`` the networks of the folds predict again from the images (:func:`recompute`); the study and
-    the other networks stay what was committed. Raises DataMissing, CardError, ExperimentError.
+    With ``runs`` the networks of the folds predict again from the images (:func:`recompute`); the figures of
+    the study and of other networks still come from committed predictions. Raises DataMissing, CardError,
+    ExperimentError.
     """
     frames = ovarian_frames(data)
     folder = recompute(data, card, runs, report) if runs else predictions.FOLDER

@@ -100,9 +100,9 @@ def train(
     """Train ``runs`` (numbers of folds, or :data:`ALL`) into ``out/seed-S/``; complete runs there are not
     repeated.
 
-    ``pixels``: pictures to use in place of the frames', reduced, ``[N, side, side]``.
+    ``pixels``: reduced pictures ``[N, side, side]`` to use in place of the frames.
 
-    If copies are kept, all seeds learn from the same ones. Each run writes ``best.pt``, and for a fold
+    If the recipe keeps augmented copies, all seeds share them. Each run writes ``best.pt``, and for a fold
     ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, or ExperimentError if a
     folder holds a run of another recipe.
     """
@@ -236,7 +236,9 @@ def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) ->
 
 
 def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A random map, 2 × 3, of the pixel centres of a picture of ``side`` to those of an input."""
+    """A random 2 × 3 matrix that maps pixel centres of a picture of ``side`` pixels to those of a network
+    input.
+    """
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = how.size / side * np.exp(random.uniform(-how.scale, how.scale))
     wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))

@@ -43,8 +43,11 @@ Grey = npt.NDArray[np.uint8]
 
 
 def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tuple[str, Grey]]]:
-    """At most :data:`MOST` named pictures of each of :data:`OTHERS`, and with ``test`` those of
-    :data:`DICOM`. Raises DataMissing where one cannot be read."""
+    """At most :data:`MOST` named pictures of each set in :data:`OTHERS`, and for the split ``test`` also of
+    :data:`DICOM`.
+
+    Raises DataMissing if a picture cannot be read.
+    """
     random = np.random.default_rng(seed)
     found = {
         name: [
@@ -82,7 +85,9 @@ LEAST = 0.7
 
 
 def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
-    """Write the distances by the folds' gates: set, file, fold, distance (accepted up to 1)."""
+    """Write a table of the folds' gates: a row with set, file, fold and distance (accepted up to 1) for each
+    frame.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("set", "file", "fold", "distance"))

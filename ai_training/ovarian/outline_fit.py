@@ -54,7 +54,9 @@ class OutlineRecipe(Recipe):
 
 
 def recipe(*, epochs: float, threads: int) -> OutlineRecipe:
-    """The shipped recipe, with as many steps more or less as the classifier's ``epochs`` differ from 16."""
+    """The shipped recipe with its steps multiplied by ``epochs`` / 16, as the classifier is trained for
+    ``epochs``.
+    """
     made = OutlineRecipe(threads=threads)
     share = epochs / made.copies.epochs
     steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))

@@ -119,7 +119,9 @@ def _scored(path: Path, frames: Sequence[OvarianFrame]) -> tuple[Floats, Floats]
 
 
 def squares(frame: OvarianFrame, row: int, tools: Tools, size: int) -> dict[str, _Square]:
-    """The variants of one frame as the networks' input."""
+    """The variants of one frame (see :func:`variants` and :func:`truths`), each as a square network input, by
+    name.
+    """
     lesion, made = frame.lesion(), variants(frame, tools)
     if frame.yellow <= FEW_MARKS:
         made |= truths(frame, row, tools)

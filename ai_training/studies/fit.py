@@ -111,7 +111,7 @@ class ArmRun(TrainingRun):
         return Validation({"iteration": self.done}, "done", self.network.state_dict())
 
     def held_out(self) -> HeldAnswers:
-        """The answers of the network as it is now on the held-out images."""
+        """Run the network with its present weights on the held-out images; returns its answers."""
         logits = logits_of(self.network, self.pixels[self.held])
         return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
 

@@ -12,7 +12,7 @@ Box = tuple[int, int, int, int]
 
 
 def brightest(picture: Picture) -> Picture:
-    """The brightest channel of a colour picture; a grey one as it is."""
+    """The brightest channel of a colour picture; a grey picture unchanged."""
     if picture.ndim == 2:
         return picture
     # Channel by channel: max(axis=2) takes five times as long.

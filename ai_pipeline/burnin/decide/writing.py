@@ -1,4 +1,4 @@
-"""The text in a picture: places that may hold some, found in several views of it, read, and judged.
+"""The text in a picture: places of possible text are searched in several views of it, read, and judged.
 
 Text counts as identity until all of it is read and proven harmless.
 """

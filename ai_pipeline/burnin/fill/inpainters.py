@@ -32,7 +32,7 @@ class Inpainter(Protocol):
     def name(self) -> str: ...
     @property
     def context(self) -> int:
-        """Distance in pixels up to which pixels around a hole determine its filling."""
+        """How far from a hole pixels still affect its filling, in pixels."""
         ...
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:

@@ -46,7 +46,7 @@ class Line:
 
 
 def is_wide(length: float, height: float, line: Line) -> bool:
-    """Whether a place of these sides (pixels) is too long for the characters that were read in it."""
+    """Whether a place of this length and height (pixels) is too long for the characters read in it."""
     return length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, height)
 
 

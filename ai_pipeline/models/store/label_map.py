@@ -1,8 +1,8 @@
-"""A file that says which of the node's labels each label of a foreign model is.
+"""A file that maps each label of a foreign model to a label of the node.
 
 TOML, one line for each label: ``"Pleural effusion" = "Effusion"`` takes name, codes and site from the node's
 label, ``"No Finding" = ""`` leaves the label out of the model, and a table with ``name`` and ``code``
-describes one that the node does not know.
+describes a label that the node does not know.
 """
 
 from __future__ import annotations

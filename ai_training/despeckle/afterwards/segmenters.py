@@ -101,8 +101,8 @@ def _mean_of_seeds(runs: Sequence[Scores]) -> Scores:
 
 
 def measures(found: Bools, truth: Bools, pixel_mm: float) -> tuple[float, ...]:
-    """:data:`MEASURES` of a mask. If nothing is found, the distance to the outline is that of the head's own
-    middle.
+    """:data:`MEASURES` of a mask. If nothing is found, the distance is that from the middle of the head to
+    its outline.
     """
     union = int((found | truth).sum())
     return (

@@ -41,7 +41,9 @@ LARGEST_PSNR = 60.0
 
 @dataclass(slots=True)
 class Measured:
-    """The figures of one inpainter with one kind of mask: ``[pictures, places, figures]``, and features."""
+    """The figures of one inpainter with one kind of mask: ``[pictures, places, figures]`` as in
+    :func:`figures`, and features of the squares for KID.
+    """
 
     rows: list[npt.NDArray[np.float64]] = field(default_factory=list)
     features: list[npt.NDArray[np.float32]] = field(default_factory=list)

@@ -127,7 +127,8 @@ def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
 def choose_threshold(
     network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, MarkScores]:
-    """The lowest threshold that marks nothing in ``plain``, clean frames; the highest threshold if none does.
+    """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
+    the highest of :data:`THRESHOLDS` if there is none.
 
     Also returns the scores at that threshold.
     """
