@@ -126,7 +126,8 @@ def clean(
 
 
 def check_memory(header: ImageHeader) -> None:
-    """Raise :class:`CleaningFailed` where this process may not have the memory for a still of that size.
+    """Raise :class:`CleaningFailed` if this process may lack the memory to clean a still image of this
+    header.
 
     Checked before decoding: a process that runs out of memory could not clean the other images either.
     """

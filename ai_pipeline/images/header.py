@@ -72,7 +72,7 @@ NONE_GIVEN = GivenAttributes()
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A part of an image in which pixels have a known size in millimetres, without sign.
+    """A part of an image in which pixels have a known size: millimetres, always positive.
 
     ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing``: distance between rows
     (down).

@@ -46,7 +46,9 @@ _NUMBERS = re.compile(
 
 
 class Shell(nn.Module):
-    """Replaces any class of a pickle that does not merely hold numbers; runs none of its code."""
+    """A substitute for every class in a pickle that does more than hold numbers; none of that class's code is
+    run.
+    """
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
 
 
 def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
-    """The image unchanged, for use as a change."""
+    """The image itself: a :data:`Change` that changes nothing."""
     return image
 
 

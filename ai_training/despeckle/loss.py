@@ -19,7 +19,7 @@ PERCEPTUAL = 0.02
 
 
 class DespeckleLoss(StrEnum):
-    """Names of the losses: of published work, and of our own network."""
+    """Names of the losses: those from publications, and the loss of our own network."""
 
     L1_MS_SSIM = "l1-ms-ssim"
     L1_PERCEPTUAL = "l1-perceptual"

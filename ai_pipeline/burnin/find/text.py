@@ -77,7 +77,7 @@ class TextBox:
 
     @property
     def is_upright(self) -> bool:
-        """Whether the text runs up or down: its first side is vertical and long enough (``UPRIGHT``)."""
+        """Whether the text runs up or down: the box's first side is vertical and long (``UPRIGHT``)."""
         across, down = np.abs(self.corners[1] - self.corners[0])
         return bool(down > UPRIGHT * max(across, self.height))
 
