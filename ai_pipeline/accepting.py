@@ -1,4 +1,4 @@
-"""Which images a pipeline takes: those that neither their header nor their pixels speak against."""
+"""Choose the images that a pipeline analyses: those that pass a check of the header and one of the pixels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ WhyNot = Callable[[SourceImage], str | None]
 def accept(
     images: Sequence[SourceImage], by_header: WhyNot, by_pixels: WhyNot, model: Callable[[], ModelRef]
 ) -> Accept | Refuse:
-    """Accept the images that neither check refuses; ``by_pixels`` decodes, so it only gets images that passed
-    the header.
+    """Accept the images that both checks pass. ``by_pixels`` decodes, so it is called only for images that
+    passed ``by_header``.
 
-    ``model``: the model that refuses. Where no image is taken, each reason is given once.
+    ``model``: the model that a refusal is recorded for. If no image is accepted, Refuse gives each reason
+    once.
     """
     taken: list[str] = []
     reasons: dict[str, None] = {}

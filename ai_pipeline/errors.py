@@ -1,7 +1,7 @@
-"""What this package raises on purpose: one tree. Each text is one sentence without PHI, with the remedy.
+"""The errors that this package raises on purpose. Each text is one sentence without PHI, with the remedy.
 
-``except PipelineError`` catches all of it; its branches say whose fault it is: the image's, the model's, the
-cleaning's, the device rules', or that of a pipeline that another package or program brings.
+``except PipelineError`` catches all of them; its branches say whose fault it is: the image's, the model's,
+the cleaning's, the device rules', or that of a pipeline from another package or program.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class OutOfMemory(PixelError):
 
 
 class CodestreamFault(ImageError, ValueError):
-    """A compressed frame does not agree with the DICOM header."""
+    """A compressed frame contradicts the DICOM header."""
 
 
 class NoDecoder(PipelineError):
-    """The process that decodes cannot start: no fault of the image. The text says what to try."""
+    """The decoding process cannot start; the image is not at fault. The text says what to try."""
 
 
 class ModelError(PipelineError):
@@ -48,7 +48,7 @@ class CardError(ModelError):
 
 
 class FetchFailed(CardError):
-    """The file could not be downloaded, or is another file. The text says what to do."""
+    """The file could not be downloaded, or its SHA-256 is wrong. The text says what to do."""
 
 
 class NotTrusted(CardError):
@@ -56,7 +56,7 @@ class NotTrusted(CardError):
 
 
 class UnreadableCheckpoint(ModelError):
-    """The file is no readable checkpoint. The text says what kind of file it is, or what is missing in it."""
+    """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
 
 
 class CannotAdapt(ModelError):
@@ -64,11 +64,13 @@ class CannotAdapt(ModelError):
 
 
 class NotThisNetwork(ModelError):
-    """The architecture is unknown or the parameters are another network's. The text says the remedy."""
+    """The architecture is unknown, or the parameters belong to another network. The text says the remedy."""
 
 
 class NoProvider(ModelError):
-    """Networks cannot be run where the setting says. The text says what is missing and the remedy."""
+    """Networks cannot run on the hardware that the setting names. The text says what is missing and the
+    remedy.
+    """
 
 
 class NoNumber(ModelError):
@@ -79,7 +81,9 @@ class NoNumber(ModelError):
 
 
 class PluginError(PipelineError):
-    """A pipeline of a package cannot be loaded, or is none. The text names it, its place and the cause."""
+    """A pipeline of another package cannot be loaded, or is no pipeline. The text names it, its place and the
+    cause.
+    """
 
 
 class ProgramFailed(PipelineError):
@@ -87,13 +91,13 @@ class ProgramFailed(PipelineError):
 
 
 class ProgramStopped(ProgramFailed):
-    """The program went beyond a limit of time, memory, processes or files, and was ended."""
+    """The program exceeded a limit of time, memory, processes or files, and was ended."""
 
 
 class CleaningFailed(PipelineError):
-    """Legible text may be left in the picture: nothing may leave as "cleaned".
+    """Legible text may be left in the picture: it must not leave as "cleaned".
 
-    ``places``: where, as far as it is known: left, top, right, bottom in pixels, the last two exclusive.
+    ``places``: boxes of that text, if known: left, top, right, bottom in pixels, the last two exclusive.
     """
 
     def __init__(self, text: str, places: Sequence[tuple[int, int, int, int]] = ()) -> None:
@@ -126,7 +130,9 @@ LONGEST_LINE = 200
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error of another package and the first line of what it says, printable."""
+    """The type of another package's error and the first line of its message, with printable
+    characters only.
+    """
     first, *_ = [*str(error).strip().splitlines(), ""]
     line = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,4 +1,4 @@
-"""The libraries of the extra ``ai``: a machine that only receives is installed without them."""
+"""The libraries of the extra ``ai``. A machine that only receives images is installed without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pydantic found wrong with data from a file, in words for who wrote it.
+"""Put pydantic's errors about data from a file into words for the person who wrote the file.
 
 Used for device rules, model cards and experiments. The node's configuration has remedies of its own
 (``dicom_node.config.mistakes``).
@@ -16,7 +16,9 @@ _REMEDIES = {"extra_forbidden": "unknown key: look for a typing error", "missing
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """``place`` is the path of keys and positions, ``key`` the same as text: ``rule[0].rectangles``."""
+    """One mistake. ``place``: the path of keys and positions; ``key``: that path as text,
+    ``rule[0].rectangles``.
+    """
 
     place: tuple[int | str, ...]
     key: str
@@ -24,7 +26,7 @@ class Mistake:
 
 
 def mistakes(error: ValidationError) -> Iterator[Mistake]:
-    """Every mistake that pydantic found; no values, which may be secret."""
+    """Every mistake that pydantic found, without values, which may be secret."""
     for found in error.errors(include_input=False, include_url=False):
         place = found["loc"]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]

@@ -1,7 +1,7 @@
-"""The pipelines by the name that rules and ``--pipeline`` use: entry points, those of other packages too.
+"""The pipelines by the name that rules and ``--pipeline`` use: entry points of this and of other packages.
 
 Nothing heavy is imported before a pipeline is used. A pipeline of another package may be broken in any way:
-that is an error of one sentence when it is used, and affects nothing else.
+then its use gives an error of one sentence, and nothing else is affected.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def create(
 ) -> Pipeline:
     """The pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
 
-    ``models_dir``, ``device_rules`` and ``card`` (that of another model than the active one) go to the
-    parameters of these names, where its constructor has them. Raises KeyError, PluginError.
+    ``models_dir``, ``device_rules`` and ``card`` (of another model than the active one) are passed to the
+    constructor if it has parameters of these names. Raises KeyError, PluginError.
     """
     made = pipeline_class(name)
     offered = {"models_dir": models_dir, "device_rules": device_rules, "card": card}
@@ -46,12 +46,14 @@ def create(
 
 
 def is_ours(name: str) -> bool:
-    """Whether the pipeline called ``name`` is of this package."""
+    """Whether the pipeline called ``name`` belongs to this package."""
     return name in PIPELINES and PIPELINES[name].module.startswith("ai_pipeline.")
 
 
 def card_of(name: str) -> PipelineCard:
-    """The card of the pipeline called ``name``; no model is loaded. Raises as :func:`pipeline_class`."""
+    """The card of the pipeline called ``name``; no model is loaded. Raises the errors of
+    :func:`pipeline_class`.
+    """
     return pipeline_class(name).card
 
 
@@ -63,12 +65,12 @@ def cards() -> Iterator[PipelineCard]:
 
 
 def slots() -> dict[str, tuple[PipelineCard, ModelSlot]]:
-    """Every model that a site may exchange, by the name of its slot, with the pipeline that runs it."""
+    """Every slot for a model that a site may exchange, by the slot's name, with the card of its pipeline."""
     return {slot.name: (card, slot) for card in cards() for slot in card.slots}
 
 
 def try_out(name: str, card_file: Path, seconds: int) -> None:
-    """Run the model of a card on pictures as the pipeline called ``name`` would. Raises CardError."""
+    """Run the model of a card on test pictures, as the pipeline called ``name`` would. Raises CardError."""
     made = pipeline_class(name)
     if issubclass(made, ExchangesModels):
         made.try_out(card_file, seconds)
@@ -77,7 +79,7 @@ def try_out(name: str, card_file: Path, seconds: int) -> None:
 def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:
     """Faults in ``options`` for this pipeline, its models and this machine, as remedies by option.
 
-    Raises what a pipeline of another package may raise.
+    A pipeline of another package may raise any error.
     """
     known = pipeline.card.options
     faults = known.faults(options)
@@ -88,9 +90,9 @@ def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str
 
 
 def pipeline_class(name: str) -> type[Pipeline]:
-    """The class called ``name``.
+    """The class of the pipeline called ``name``.
 
-    Raises KeyError when there is none, PluginError when it cannot be imported or is no pipeline.
+    Raises KeyError if there is none, PluginError if it cannot be imported or is no pipeline.
     """
     if name not in PIPELINES:
         raise KeyError(f"no pipeline is called {name!r}: choose from {', '.join(sorted(PIPELINES))}")

@@ -1,4 +1,4 @@
-"""What of a result may be shown and sent: not what is for research only."""
+"""Which parts of a result may be shown and sent: all but findings for research only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ai_pipeline.contract import Decision, Finding, PipelineResult
 def without_research(result: PipelineResult) -> PipelineResult:
     """The result without findings that are for research only. ``scores`` stay whole: the node counts them.
 
-    Where one of several ``exclusive`` findings of an image is removed, the others keep their probability only
-    if they are present: all of them add up to 1, so the rest would reveal the hidden probability.
+    If one of several ``exclusive`` findings of an image is removed, the others keep their probability only if
+    they are present: as all probabilities add up to 1, the rest would reveal the hidden one.
     """
     hidden = {
         (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive

@@ -1,7 +1,7 @@
 """The short result of an image: one to three lines, the same in report, picture, console and message.
 
-A reader who reads nothing else must not be misled: only what a model may say is said, and what it did not
-assess stands beside it.
+It must not mislead a person who reads nothing else: it makes only statements that the model may make, and
+lists what was not assessed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SIDES: Final = {"L": "left ", "R": "right ", "": ""}
 
 
 def certainty(right: float) -> str:
-    """The certainty of positive calls of which a share ``right``, 0 to 1, is right."""
+    """The certainty, in words, of positive calls if a share ``right`` of them, 0 to 1, is right."""
     if right >= RIGHT_MOSTLY:
         return HIGH
     return "moderate certainty" if right >= RIGHT_HALF else "low certainty"
@@ -62,10 +62,10 @@ def result_lines(
 
 
 def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: Sequence[str]) -> str:
-    """One line of at most :data:`MOST` characters on what differs from the images of the day ``on``.
+    """One line of at most :data:`MOST` characters on the differences to the images of the day ``on``.
 
-    ``numbers``: what to say of measurements; ``new`` and ``gone``: names of findings that are suspected now
-    and were not then, and the reverse.
+    ``numbers``: texts on measurements; ``new`` and ``gone``: names of findings that are suspected now and
+    were not then, and the reverse.
     """
     said = [*numbers, *([] if new or gone or numbers else ["no change in what is suspected"])]
     head = f"Before, {on}{': ' if said else ''}{'; '.join(said)}"
@@ -74,7 +74,7 @@ def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: S
 
 
 def decided_in_words(finding: Finding) -> str:
-    """Side, name and certainty: "left pleural effusion suspected, low certainty"."""
+    """Side, name, decision and certainty in words: "left pleural effusion suspected, low certainty"."""
     words = {
         Decision.PRESENT: "suspected",
         Decision.INDETERMINATE: "not excluded",

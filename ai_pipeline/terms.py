@@ -1,4 +1,4 @@
-"""Terms of the standard: what a message may repeat of a header. Any other code string may be a name."""
+"""Terms of the standard: a message repeats only these from a header. Any other code string may be a name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def shown_term(keyword: str, value: str) -> str:
-    """The value of an attribute where the standard defines it, else ``unknown (9 characters)``.
+    """The value of an attribute if the standard defines it, else ``unknown (9 characters)``.
 
     ``keyword`` is one of ``_DEFINED``; several values are separated by a backslash.
     """

@@ -1,4 +1,4 @@
-"""What is read off the validation split once a network is trained: probabilities, thresholds, deciles."""
+"""Computed on the validation split after training: calibrated probabilities, thresholds, deciles."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class LabelCalibration:
     absent_below: float
 
     def rounded(self) -> dict[str, float]:
-        """The values with six digits, as a card holds them."""
+        """The values rounded to six digits, as a card holds them."""
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
 
 def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
-    """Platt scaling, then two thresholds, all from validation images whose truth is not NaN.
+    """Platt scaling and two thresholds for a label, from validation images whose truth is not NaN.
 
-    Below Youden's J the finding is absent. It is present only where the specificity on validation is also
-    at least .90: eight labels at Youden's specificity of about .65 would give a healthy chest three false
-    findings. Between the two it is indeterminate.
+    Below Youden's J the finding is absent. It is present only from a threshold at which the specificity on
+    validation is also at least .90: eight labels at Youden's specificity of about .65 would give a healthy
+    chest three false findings. Between the two it is indeterminate.
     """
     known = ~np.isnan(truth)
     truth, logit = truth[known], logit[known]
@@ -66,8 +66,8 @@ def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
 def deciles(probabilities: Floats) -> list[list[float]]:
     """Nine strictly rising edges per label that cut ``probabilities [N, labels]`` into ten equal shares.
 
-    Where many images have one probability its edges are drawn apart by 1e-7; an image on an edge belongs to
-    the bin above it, so of such a run all but the lowest bin stay empty.
+    If many images have the same probability, edges that coincide are moved apart by 1e-7. An image on an edge
+    belongs to the bin above it, so among such bins all but the lowest stay empty.
     """
     edges = np.quantile(probabilities, np.linspace(0.1, 0.9, 9), axis=0).T
     return [_rising(row) for row in np.clip(edges, 0.0, 1.0)]
@@ -78,8 +78,8 @@ def reference(
 ) -> dict[str, Any]:
     """The card's table ``[reference]`` (:mod:`ai_pipeline.models.reference`) from the set called ``images``.
 
-    ``probabilities [N, labels]``; ``refused [N]``: by the gate. A label whose probability is nearly the same
-    for everyone has no tenths: it is left out, since it would seem to drift.
+    ``probabilities [N, labels]``; ``refused [N]``: by the gate. A label with nearly the same probability for
+    everyone has no deciles and is left out, since it would seem to drift.
     """
     return {
         "set": images,
@@ -94,18 +94,18 @@ def reference(
 
 
 def prevalence(truth: Floats, labels: Sequence[str]) -> dict[str, float]:
-    """The rate of each label among the images that the calibration was made on."""
+    """The rate of each label among the images that the calibration was fitted to."""
     return {name: round(float(rate), 4) for name, rate in zip(labels, np.nanmean(truth, 0), strict=True)}
 
 
 def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:
-    """The calibrated probabilities of ``logits``, both ``[N, labels]``."""
+    """The calibrated probabilities from ``logits``, both ``[N, labels]``."""
     rows = [[probability(label, float(v)) for label, v in zip(labels, row, strict=True)] for row in logits]
     return np.array(rows, np.float64).reshape(logits.shape)
 
 
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
-    """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is made positive."""
+    """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is positive."""
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:  # no better than chance on validation: the rate for everyone, in the same order

@@ -1,4 +1,4 @@
-"""Model cards as files: written anew, or changed with their comments left as they are."""
+"""Write model cards as new files, or change existing ones and keep their comments."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from ai_training.engine.records import read_times
 
 @contextmanager
 def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
-    """The card at ``path``, to be changed; written to ``to``, or back, where that raises nothing."""
+    """Open the card at ``path`` for changes. Without an error it is then written to ``to``, by default to
+    ``path``.
+    """
     card = tomlkit.parse(path.read_text(encoding="utf-8"))
     yield card
     (to or path).write_text(tomlkit.dumps(card), encoding="utf-8")
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures in it stay."""
+    """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures there are kept."""
     with changed_card(path) as card:
         card.setdefault("metrics", {}).update(figures)
 
@@ -56,6 +58,6 @@ def new_card(
 
 
 def weights_row(role: str, file: Path) -> Any:
-    """A row of ``[[weights]]``: a file beside the card, with its SHA-256."""
+    """A row of ``[[weights]]`` for a file beside the card, with the file's SHA-256."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return tomlkit.item({"role": role, "file": file.name, "sha256": digest})

@@ -1,4 +1,4 @@
-"""Adds the verbs to ``ai-pipeline`` (entry point ``ai_pipeline.commands``)."""
+"""Adds the commands of this package to ``ai-pipeline`` (entry point ``ai_pipeline.commands``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCEPT = (
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the verbs that train and measure, and ``models accept``."""
+    """Add the commands that train and measure, and ``models accept``."""
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(calibrate_app, name="calibrate")

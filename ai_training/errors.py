@@ -1,6 +1,6 @@
-"""What this package raises on purpose. Each text says the remedy.
+"""The errors that this package raises on purpose. Each text says the remedy.
 
-``except TrainingError`` catches all of it; its two branches: the data, the experiment.
+``except TrainingError`` catches all of them; its two branches: the data, the experiment.
 """
 
 

@@ -1,4 +1,4 @@
-"""Experiments as typed TOML files: a key left out has its default, one that is not known is an error."""
+"""Experiments as typed TOML files: a key left out has its default, an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ Part = TypeVar("Part", bound=ExperimentPart)
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The file at ``path``. Raises ExperimentError where it is not TOML, OSError when there is no file."""
+    """Read the TOML file at ``path``. Raises ExperimentError if it is not TOML, OSError if
+    there is no file.
+    """
     try:
         return tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -34,7 +36,9 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def checked(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
-    """``table`` as ``kind``. Raises ExperimentError, which names every wrong key of ``where``."""
+    """``table`` as a model of the class ``kind``. Raises ExperimentError, which names every wrong key of
+    ``where``.
+    """
     try:
         return kind.model_validate(table)
     except ValidationError as error:
@@ -43,7 +47,7 @@ def checked(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested table ``below`` with the keys of ``above`` in the place of its own."""
+    """The nested table ``below`` with its values replaced by those of ``above``."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)

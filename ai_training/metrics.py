@@ -1,7 +1,7 @@
-"""Figures that a sceptic accepts: AUC with intervals by patient, paired differences, precision and recall.
+"""Figures with 95 % intervals by patient: AUC, paired differences, precision and recall.
 
 Resampled figures take ``weights [resamples, N]`` of :func:`patient_weights`: how often each image counts.
-Every one of them is the same sum as its plain figure, so that both can be held equal in tests.
+Each resampled figure is the same sum as its plain figure, so that a test can hold both equal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One label inside one source: the smallest set of images in which an AUC is fair."""
+    """One label within one source: the smallest set of images in which an AUC is fair."""
 
     source: str
     label: int
@@ -48,9 +48,9 @@ class Cell:
 
 
 def patient_weights(patients: Sequence[str], resamples: int | None = None, seed: int = SEED) -> Floats:
-    """``[resamples, N]``: how often each image counts when patients are drawn with replacement.
+    """How often each image counts when patients are drawn with replacement: ``[resamples, N]``.
 
-    2,000 resamples by default, 500 of more than 5,000 images.
+    2,000 resamples by default, 500 for more than 5,000 images.
     """
     if resamples is None:
         resamples = RESAMPLES if len(patients) <= MANY else FEWER
@@ -61,7 +61,7 @@ def patient_weights(patients: Sequence[str], resamples: int | None = None, seed:
 
 
 def interval(value: float, resampled: Floats) -> Interval:
-    """``value`` with the 2.5 and 97.5 percentiles of ``resampled`` (NaN left out)."""
+    """``value`` with the 2.5 and 97.5 percentiles of ``resampled`` as its interval (NaN left out)."""
     known = resampled[~np.isnan(resampled)]
     if not len(known):
         return Interval(value, float("nan"), float("nan"))
@@ -75,7 +75,9 @@ def mean_interval(values: Floats, weights: Floats) -> Interval:
 
 
 def agreement(differences: Floats, digits: int) -> dict[str, Any]:
-    """How far a measure is off: bias, 95 % limits of agreement (Bland, Altman), and the worst of all."""
+    """The agreement of two measures from their ``differences``: bias, 95 % limits of agreement (Bland,
+    Altman), and the largest difference.
+    """
     bias, spread = float(differences.mean()), float(differences.std(ddof=1))
     return {
         "bias": round(bias, digits),
@@ -85,7 +87,7 @@ def agreement(differences: Floats, digits: int) -> dict[str, Any]:
 
 
 def auc(truth: Floats, score: Floats) -> float:
-    """Area under the ROC curve; NaN when one class is missing."""
+    """Area under the ROC curve; NaN if one class is missing."""
     if truth.min() == truth.max():
         return float("nan")
     return float(roc_auc_score(truth, score))
@@ -98,9 +100,10 @@ def auc_interval(truth: Floats, score: Floats, weights: Floats) -> Interval:
 
 
 def resampled_auc(truth: Floats, score: Floats, weights: Floats) -> Floats:
-    """The AUC under each row of ``weights``; NaN where a resample holds one class only.
+    """The AUC under each row of ``weights``; NaN if a resample holds one class only.
 
-    Counts, for every positive, the negatives that score lower, ties half (tests: equal to scikit-learn's).
+    For every positive it counts the negatives that score lower, ties as half (tests: equal to
+    scikit-learn's).
     """
     return _in_blocks(lambda part: _auc_of(*_by_score(truth, score, part)), weights)
 
@@ -111,12 +114,12 @@ def average_precision(truth: Floats, score: Floats) -> float:
 
 
 def resampled_average_precision(truth: Floats, score: Floats, weights: Floats) -> Floats:
-    """The average precision under each row of ``weights``; NaN where a resample has no positive."""
+    """The average precision under each row of ``weights``; NaN if a resample has no positive."""
     return _in_blocks(lambda part: _precision_of(*_by_score(truth, score, part)), weights)
 
 
 def mean_auc(truth: Floats, score: Floats, labels: Sequence[int]) -> float:
-    """Mean AUC over the columns ``labels``; NaN without any."""
+    """Mean AUC over the columns ``labels``; NaN without labels."""
     found = [auc(truth[:, label], score[:, label]) for label in labels]
     return float(np.mean(found)) if found else float("nan")
 
@@ -146,8 +149,8 @@ def within_source_auc(
 ) -> float:
     """Mean of the AUCs of every label in every source with at least ``fewest`` positives and negatives.
 
-    AUCs are taken inside a source because the source itself predicts the label. ``left_out`` names pairs of
-    source and label that are no result. NaN when nothing is left.
+    AUCs are computed within a source because the source itself predicts the label. ``left_out``: pairs of
+    source and label that do not count. NaN if nothing is left.
     """
     return _mean_of_cells(truth, score, cells(truth, sources, fewest, left_out))
 
@@ -160,7 +163,7 @@ def within_source_interval(
     fewest: int = 10,
     left_out: Collection[tuple[str, int]] = (),
 ) -> Interval:
-    """:func:`within_source_auc` with its interval; a patient is drawn with all images of all sources."""
+    """:func:`within_source_auc` with its interval; a patient is drawn with all images from all sources."""
     found = cells(truth, sources, fewest, left_out)
     resampled = _resampled_cells(truth, score, found, patient_weights(patients))
     return interval(_mean_of_cells(truth, score, found), resampled)
@@ -185,8 +188,9 @@ def within_source_difference(
 def cells(
     truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]] = ()
 ) -> tuple[Cell, ...]:
-    """Every label in every source that has at least ``fewest`` positives and as many negatives of it; images
-    whose truth is NaN are in no cell of the label."""
+    """Every pair of label and source with at least ``fewest`` positives and as many negatives; images whose
+    truth is NaN are left out of the label's cells.
+    """
     found: list[Cell] = []
     for source in np.unique(sources):
         rows = np.flatnonzero(np.asarray(sources) == source)
@@ -199,8 +203,9 @@ def cells(
 
 
 def share(hits: Called, among: Called, weights: Floats) -> Interval:
-    """Share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends`); NaN
-    when there are none."""
+    """Share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends`); NaN if
+    there are none.
+    """
     if not among.any():
         return UNKNOWN
     value = float(hits[among].mean())
@@ -212,9 +217,9 @@ def share(hits: Called, among: Called, weights: Floats) -> Interval:
 
 
 def exact_at_the_ends(share: float, among: int) -> Interval:
-    """The interval of a share of 0 or 1 of so many: the exact binomial one of Clopper and Pearson.
+    """The interval of a share of 0 or 1 of ``among`` images: the exact binomial one of Clopper and Pearson.
 
-    No resample of three hits in three images holds a miss.
+    A bootstrap would give no interval: no resample of three hits in three images holds a miss.
     """
     reach = 0.025 ** (1 / among)
     return Interval(share, reach if share else 0.0, 1.0 if share else 1 - reach)
@@ -243,7 +248,7 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
 
 
 def dice(found: Called, truth: Called) -> float:
-    """Dice of two masks of one size, 0 to 1."""
+    """The Dice coefficient of two masks of one size, 0 to 1."""
     return float(2 * (found & truth).sum() / max(int(found.sum() + truth.sum()), 1))
 
 

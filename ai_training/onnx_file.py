@@ -1,4 +1,4 @@
-"""Networks as ONNX files that name nothing of this machine: equal networks, equal bytes."""
+"""Write networks as ONNX files without names of this machine: equal networks give equal bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def export(
     """Write ``network`` to ``path``.
 
     ``examples``: an input for each of ``shapes``, which names the inputs and their free dimensions. ``name``
-    of the graph: that of the file without ending, unless given.
+    of the graph; by default the file's name without its ending.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -62,9 +62,10 @@ def strip(path: Path, name: str) -> None:
 
 
 def store_in_half(path: Path) -> None:
-    """Store the large tensors of the file in half precision, in half the bytes.
+    """Store the large tensors of the file in half precision, which halves the file.
 
-    The network reckons in single precision as before: the runtime widens them once, when it loads the file.
+    The network still computes in single precision: the runtime converts the tensors once, when it loads the
+    file.
     """
     model = onnx.load(str(path))
     graph = model.graph

@@ -1,4 +1,4 @@
-"""How long calculations report their progress."""
+"""Functions by which long calculations report their progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def silent(_share: float, _what: str) -> None:
 
 
 def part_of(report: Report, number: int, count: int, name: str) -> Report:
-    """The report function for part ``number``, from 0 on, of ``count``, under the part's name."""
+    """A report function for part ``number`` (from 0) of ``count`` parts, which adds the part's ``name``."""
 
     def part(share: float, what: str) -> None:
         report((number + share) / count, f"{name}: {what}")

@@ -1,6 +1,7 @@
-"""How far probabilities can be believed: calibration error, Brier score, slope and intercept, with intervals.
+"""How reliable probabilities are: calibration error, Brier score, slope and intercept, with intervals.
 
-Measured on sets of one prevalence each: pooled over sets of several, a probability would be right on none.
+Measured on each set of one prevalence separately: pooled over several sets, a probability would be right on
+none.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ def calibration(
 ) -> dict[str, Any]:
     """Calibration figures of every label with at least ``fewest`` positives, and their means.
 
-    ``prevalence`` is given for all labels. ``slope`` 1 and ``intercept`` 0 are perfect: a slope below 1 says
-    too sure, an intercept above 0 says too low (the intercept is that of slope 1).
+    ``prevalence`` is given for all labels. ``slope`` 1 and ``intercept`` 0 are perfect. A slope below 1 means
+    that probabilities are too extreme, an intercept above 0 that they are too low (the intercept is that of
+    slope 1).
     """
     counted = [k for k in range(len(names)) if truth[:, k].sum() >= fewest]
     rows = {names[k]: _label(truth[:, k], probability[:, k], weights) for k in counted}
@@ -42,10 +44,10 @@ def calibration(
 
 
 def slope_and_intercept(truth: Floats, probability: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Calibration slope and intercept under each row of ``weights``; NaN where a resample has no answer.
+    """Calibration slope and intercept under each row of ``weights``; NaN if they do not exist for a resample.
 
-    The slope is that of a logistic regression of the truth on the logit of the probability; the intercept
-    is that of one whose slope is 1.
+    The slope is that of a logistic regression of the truth on the logit of the probability; the intercept is
+    that of a regression with slope 1.
     """
     clipped = np.clip(probability.astype(np.float64), NEAREST, 1 - NEAREST)
     logit = np.log(clipped / (1 - clipped))

@@ -1,4 +1,4 @@
-"""Figures as text: intervals and Markdown tables, for terminals, reports and pages."""
+"""Format figures as text: intervals and Markdown tables, for terminals, reports and pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOT_DIAGNOSTIC = "Not for diagnostic use."
 
 
 def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str = "-") -> str:
-    """``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash where there is no figure."""
+    """``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash if there is no figure."""
     if values is None or values[0] is None:
         return "–"
     value, *ends = (None if number is None else f"{number:.{digits}f}" for number in values)
@@ -20,7 +20,7 @@ def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str 
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
-    """All figures of an evaluation for a terminal: names and values, and rows of one kind as tables."""
+    """All figures of an evaluation for a terminal: names with values, and rows of one kind as tables."""
     return "\n".join([*_block("", figures), "", NOT_DIAGNOSTIC])
 
 
@@ -30,12 +30,12 @@ def sentence(text: str) -> str:
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, with an empty one behind it."""
+    """The lines of a Markdown table, followed by an empty line."""
     return [_line(headings), "|" + "---|" * len(headings), *map(_line, rows), ""]
 
 
 def without_nan(value: Any) -> Any:
-    """``value`` with None for NaN, which JSON does not have."""
+    """``value`` with None in place of NaN, which JSON does not have."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What the pipeline ``ultrasound`` is."""
+"""The card of the pipeline ``ultrasound``: its description and its options."""
 
 from __future__ import annotations
 

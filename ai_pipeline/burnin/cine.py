@@ -1,9 +1,9 @@
-"""Many frames: annotation does not move, so it is searched in a few frames only; every frame is verified.
+"""Clean images of many frames: annotation does not move, so few frames are searched; all are verified.
 
-Reading each of 300 frames would take minutes. Text in any frame of a window shows in the window's brightest
-projection if it is light and in its darkest if it is dark; text that does not move shows best in the other
-one, because moving echoes fade from it. So a window of frames is read as projections, after cleaning; a frame
-with more thin structures than its neighbours is read by itself as well.
+Reading each of 300 frames would take minutes. Light text in any frame of a window shows in the window's
+brightest projection, dark text in its darkest; text that does not move shows best in the other one, because
+moving echoes fade from it. So a window of frames is read as projections, after cleaning; a frame with more
+thin structures than its neighbours is also read by itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOST_CHANGE = 40
 
 
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
-    """Clean every frame; memory is bounded by one window. Raises :class:`CleaningFailed` as for a still."""
+    """Clean every frame; one window is in memory at a time. Raises :class:`CleaningFailed` as for a still."""
     count = image.header.frames
     sampled = _sampled(count)
     tables = DisplayTables.from_frame(

@@ -52,9 +52,9 @@ TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 class CleaningResult:
     """A cleaned and verified image, its mask (uint8, 255 = filled), and the annotation that was found.
 
-    Where there was nothing to remove ``image`` holds the source's samples, unchanged and verified.
-    ``widened`` and ``blacked_out`` count places where text was still found after filling. ``timings`` in
-    seconds: ``decode``, ``detect``, ``fill_and_verify`` (stills), ``total``. ``readings`` may hold names.
+    If nothing had to be removed, ``image`` holds the source's samples, unchanged and verified. ``widened``
+    and ``blacked_out`` count places where text was still found after filling. ``timings`` in seconds:
+    ``decode``, ``detect``, ``fill_and_verify`` (stills), ``total``. ``readings`` may hold names.
     """
 
     image: DerivedImage
@@ -78,9 +78,8 @@ def clean(
 ) -> CleaningResult:
     """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
 
-    ``in_doubt``: what becomes of places in the image area of ultrasound that may hold letters.
-
-    Text in any modality, graphics in ultrasound. Raises :class:`ai_pipeline.errors.CleaningFailed` when
+    Text is removed in any modality, graphics in ultrasound. ``in_doubt``: what to do with places in the image
+    area of ultrasound that may hold letters. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
     """
     if image.header.frames == 1:
@@ -127,9 +126,10 @@ def clean(
 
 
 def check_memory(header: ImageHeader) -> None:
-    """Raise :class:`CleaningFailed` where this process may not have the memory for a still of that size.
+    """Raise :class:`CleaningFailed` if this process may lack the memory to clean a still image of this
+    header.
 
-    Nothing of it is decoded: a process that has run out of memory would be lost for the other images too.
+    Checked before decoding: a process that runs out of memory could not clean the other images either.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_DATA)
     pixels = header.rows * header.columns

@@ -1,4 +1,4 @@
-"""The pipeline ``ultrasound``: find burned-in annotation, return where it is and the image without it.
+"""The pipeline ``ultrasound``: find burned-in annotation, return its places and the image without it.
 
 The text itself leaves this package only as readings, which are for the node's access-controlled record.
 """
@@ -47,7 +47,7 @@ MOST_FINDINGS = 24
 class Ultrasound:
     """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    ``despeckler``: hand back each cleaned image once more with less speckle. The node has none.
+    ``despeckler``: returns each cleaned image once more, with less speckle. The node sets none.
     """
 
     card = CARD
@@ -66,19 +66,19 @@ class Ultrasound:
     def warm_up(self) -> None:
         """Check and load networks and device rules.
 
-        Raises CardError, DeviceRuleError.
+        Raises CardError and DeviceRuleError.
         """
         device_rules(self._device_rules)
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """All models that it may run; a result names the models that were run."""
+        """All models that the pipeline may run; a result names only the models that were run."""
         return *cleaning_models(self._models_dir, self._device_rules), *self._further_models()
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
-        """Choose by the header alone; nothing is decoded."""
+        """Choose images by the header alone; no pixel is decoded."""
         others = (
             {}
             if UltrasoundOptions.of(options).any_modality
@@ -95,9 +95,9 @@ class Ultrasound:
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        """Clean every image. One that cannot be cleaned is left out, with a note.
+        """Clean every image. An image that cannot be cleaned is left out, with a note.
 
-        Raises :class:`CleaningFailed` when none can be cleaned, and PixelError when one does not decode.
+        Raises :class:`CleaningFailed` when no image can be cleaned, and PixelError when one does not decode.
         """
         began = time.perf_counter()
         wanted = UltrasoundOptions.of(options)

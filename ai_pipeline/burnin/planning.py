@@ -1,7 +1,7 @@
-"""What is removed from a picture: all annotation that is found, as far as the policy does not leave it.
+"""Plan which pixels of a picture are removed: all annotation that is found, unless the policy keeps it.
 
-It is found by a text detector with a recogniser, a network trained on ultrasound marks, the header's regions,
-and device rules, each alone: text counts as identity until it is read and proven harmless.
+A text detector with a recogniser, a network trained on ultrasound marks, the header's regions, and device
+rules each find annotation independently: text counts as identity until it is read and proven harmless.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ LARGEST_SHARE = 0.4
 class RemovalPlan:
     """The pixels to remove from a picture: ``banner`` is blacked out, ``mask`` is filled.
 
-    ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
-    from it. ``area``: the image area; only in it are holes filled from around them. ``waves`` are measured
+    ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: no hole is filled from
+    it. ``area``: the image area; only there are holes filled from the pixels around them. ``waves``: measured
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
-    are filled; ``in_doubt``: places in it that may hold letters and stay.
+    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay.
     """
 
     banner: Mask
@@ -96,7 +96,7 @@ class RemovalPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalTask:
-    """What goes, and the tools that find it; ``allowed`` text stays besides what ``policy`` leaves."""
+    """What to remove, and the tools that find it; ``allowed`` text stays besides what ``policy`` keeps."""
 
     tools: Tools
     policy: CleaningPolicy
@@ -166,9 +166,9 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
 def plan_views(
     views: Sequence[Picture], header: ImageHeader, task: RemovalTask, *, graphics: bool
 ) -> RemovalPlan:
-    """The plan of a picture and of further views of it, which show what its display window hides.
+    """The plan for a picture, ``views[0]``, and further views of it that show what its display window hides.
 
-    Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    The further views are searched for text only. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
     plan = plan_removal(views[0], header, task, graphics=graphics)
     for view in views[1:]:
@@ -190,7 +190,7 @@ def plan_views(
 
 
 def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
-    """The plan with text outside its image area that is too faint to be read.
+    """The plan with faint text outside its image area added, which no text reader can read.
 
     Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
@@ -205,7 +205,7 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
     """The blocks of faint text in stored samples outside the plan's image area.
 
     ``filled`` pixels hold nothing of the source. Without an image area, blocks that cover too much of the
-    picture are not taken for text; beside an area, any amount is.
+    picture do not count as text; beside an area, blocks of any size do.
     """
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
@@ -217,7 +217,7 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:
-    """An annotation for each block of faint writing in a ``frame``, counted from 1."""
+    """An annotation for each block of faint text in a ``frame``, counted from 1."""
     boxes = component_boxes(components(faint)[1])
     return tuple(Annotation(AnnotationKind.BANNER, box, FAINT_CONFIDENCE, frame) for box in boxes)
 
@@ -228,7 +228,7 @@ def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotat
 
 
 def check_share(mask: Mask) -> None:
-    """Raise :class:`CleaningFailed` when the mask takes too much of the picture."""
+    """Raise :class:`CleaningFailed` when the mask covers too much of the picture."""
     share = float(mask.mean())
     if share > LARGEST_SHARE:
         raise CleaningFailed(
@@ -272,7 +272,7 @@ def _area(
 
 
 def with_rim(area: Mask) -> Mask:
-    """The image area and what is beside it, as far as tissue may reach."""
+    """The image area, grown by a rim into which tissue may reach."""
     return dilated(area, 2 * round(RIM * min(area.shape)) + 1)
 
 

@@ -1,4 +1,4 @@
-"""One frame: carry out a removal plan, and read the result until no text is left that must be removed."""
+"""Clean one frame: carry out a removal plan, then read and fill until no text is left that must go."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ ROUNDS = 3
 class CleanedFrames:
     """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
 
-    The mask of a text is a block around the strokes that were filled: their shape would say it. ``in_doubt``:
-    places in the image area that may hold letters and stay.
-    ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
-    found after filling; ``refilled`` marks them. ``timings`` in seconds by stage.
+    The mask of a text is a block around the filled strokes: the shape of the strokes would be legible.
+    ``in_doubt``: places in the image area that may hold letters and stay. ``frames`` of a cine are
+    memory-mapped. ``widened`` and ``blacked_out`` count places where text was still found after filling;
+    ``refilled`` holds the boxes of these. ``timings`` in seconds by stage.
     """
 
     frames: PixelArray
@@ -78,8 +78,8 @@ class Verifier(RemovalTask):
     ) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
-        ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
-        before and stays. ``changed``: the pixels that were filled since the picture was read before, as
+        ``filled`` pixels hold nothing of the source: text read there does not count. Text in ``kept`` was
+        read before and stays. ``changed``: the pixels that were filled since the last reading, as
         :func:`candidates` takes them.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
@@ -88,7 +88,7 @@ class Verifier(RemovalTask):
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
         """Whether a place holds text that must be removed; masks as in :meth:`residue`.
 
-        In the image area it must be legible, elsewhere it need not be.
+        In the image area the text must be legible, elsewhere it need not be.
         """
         box = candidate.box
         if covered(box, filled | kept) or _is_of(candidate, filled | kept):
@@ -108,9 +108,9 @@ class DisplayTables:
     """Tables from stored samples to the pictures that are read, derived from a displayed frame.
 
     ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
-    ``black``: the stored value that is shown darkest. ``equalised``: the same as ``table`` where the display
-    window clips levels that hold structure; a viewer with a wider window would show it. ``stretched``: each
-    picture is shown between its own darkest and brightest samples, so that filling a few changes all of it.
+    ``black``: the stored value that is shown darkest. ``equalised``: a second table, for a viewer with a
+    wider window, if the display window clips levels that hold structure. ``stretched``: each picture is shown
+    between its own darkest and brightest samples, so filling a few pixels changes the whole picture.
     """
 
     low: int
@@ -121,7 +121,7 @@ class DisplayTables:
 
     @staticmethod
     def from_frame(stored: PixelArray, display: Picture) -> DisplayTables:
-        """From the samples of one or more frames and what a viewer shows of them, in the same order."""
+        """Derive the tables from samples of frames and, in the same order, what a viewer shows of them."""
         if stored.dtype == np.uint8 and stored.ndim == 3:
             return DisplayTables(0, None, 0.0)
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
@@ -136,14 +136,14 @@ class DisplayTables:
         return DisplayTables(low, table, black, _equalised(numbers - low, counts, table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
-        """The pictures in which text is searched, the displayed one first."""
+        """The pictures to search for text, the displayed one first."""
         shown = [self.show(samples)]
         if self.equalised is not None:
             shown.append(self.equalised[self._places(samples)])
         return shown
 
     def show(self, samples: PixelArray) -> Picture:
-        """Samples within the source's range as the viewer shows them."""
+        """The picture that a viewer shows of samples within the source's range."""
         if self.table is not None:
             return self.table[self._places(samples)]
         return _stretched(samples) if self.stretched else np.asarray(samples, np.uint8)
@@ -154,7 +154,7 @@ class DisplayTables:
 
 
 class Window(ABC):
-    """Frames that are filled by one mask, and filled further until no text is left that must be removed."""
+    """Frames that share one mask, and are filled until no text is left that must be removed."""
 
     def __init__(
         self,
@@ -176,16 +176,16 @@ class Window(ABC):
 
     @abstractmethod
     def residue(self) -> list[TextBox]:
-        """The text in the results that must be removed."""
+        """The text in the cleaned frames that must be removed."""
 
     def frame_of(self, mark: Annotation) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
         """The number of the frame that shows an annotation, from 1; None in a still."""
         return None
 
     def verify(self) -> None:
-        """Read the results and fill them further until no text is left that must be removed.
+        """Read the cleaned frames and fill them further until no text is left that must be removed.
 
-        Raises :class:`CleaningFailed` when some is still found after :data:`ROUNDS` attempts.
+        Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
         """
         for attempt in range(ROUNDS + 1):
             residue = self.residue()
@@ -216,7 +216,7 @@ class Window(ABC):
         return np.asarray(np.logical_or.reduce(found), np.bool_)
 
     def fill(self, more: Mask) -> None:
-        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
+        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
         self._add(more)
         self.results = [
             fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
@@ -276,7 +276,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
 
 
 def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
-    """``source`` with the plan's pixels filled, its banner with ``black``; the same array without any."""
+    """``source`` with the plan's mask filled and its banner set to ``black``; unchanged if both are empty."""
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
@@ -286,9 +286,9 @@ def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpa
 def fill_plan(
     source: PixelArray, mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
 ) -> PixelArray:
-    """``source`` with the pixels of ``mask`` filled, in the image area and outside it each from its own.
+    """``source`` with ``mask`` filled: by ``filler`` in the image area, with the background outside it.
 
-    Outside nothing is made up: one hole that crosses the border is two.
+    A hole that crosses the border is filled as two.
     """
     outside = ~plan.area
     known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)

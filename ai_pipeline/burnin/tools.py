@@ -1,4 +1,4 @@
-"""The tools of cleaning: text reader, mark detector, inpainter; loaded once per process."""
+"""The tools for cleaning: text reader, mark detector, inpainter; loaded once per process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tools:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """The models for text, lines, marks and filling, as results list them."""
+        """The models for text, lines, marks and filling, in the order of results."""
         return self.text_model, self.line_model, self.mark_model, self.fill_model
 
 
@@ -49,8 +49,8 @@ _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
 def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
-    """The models of this process's tools, whatever was installed since they were loaded; before that, those
-    of the cards, and nothing is loaded. Raises CardError."""
+    """The models of the tools that this process has loaded, even if others were installed since; without
+    loaded tools the models of the cards. Loads nothing. Raises CardError."""
     loaded = _LOADED.get((models_dir, device_rules))
     names = TEXT, LINES, MARKS, FILL
     return loaded.models if loaded else tuple(registry.find(name, models_dir).ref for name in names)

@@ -1,4 +1,4 @@
-"""The proof that cleaning changed nothing but the masked pixels: a comparison, and a hash of both."""
+"""Prove that cleaning changed only the masked pixels: a comparison, and a hash of source and result."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> boo
 
 
 class OutsideDigest:
-    """SHA-256 of the samples outside the mask, frame by frame, little-endian, those inside set to zero.
+    """SHA-256 of the samples outside the mask, frame by frame, little-endian, with those inside set to zero.
 
-    Of component samples as :mod:`ai_pipeline.images.decode` gives them, colour as RGB, palettes looked up.
-    Anyone who has the source and the segmentation can compute it again.
+    The samples are those that :mod:`ai_pipeline.images.decode` gives, colour as RGB, palettes looked up.
+    Anyone who has the source and the segmentation can compute the hash again.
     """
 
     def __init__(self) -> None:
         self._source, self._result = hashlib.sha256(), hashlib.sha256()
 
     def add(self, source: PixelArray, result: PixelArray, mask: Mask) -> None:
-        """Hash the next frame, ``[rows, columns]`` or ``[rows, columns, 3]``, of source and result."""
+        """Hash the next frame of source and result: ``[rows, columns]`` or ``[rows, columns, 3]`` each."""
         for digest, samples in ((self._source, source), (self._result, result)):
             blank = np.array(samples, copy=True)
             blank[mask] = 0
             digest.update(np.ascontiguousarray(blank, blank.dtype.newbyteorder("<")).data)
 
     def hexdigest(self) -> str:
-        """The hash. Raises :class:`CleaningFailed` when those of source and result differ."""
+        """The hash. Raises :class:`CleaningFailed` when the hashes of source and result differ."""
         if self._source.digest() != self._result.digest():
             raise CleaningFailed("pixels outside the mask have changed")
         return self._result.hexdigest()

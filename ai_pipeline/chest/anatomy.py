@@ -2,7 +2,7 @@
 
 The ratio is the heart's greatest width over the lungs' greatest outer width (C. Danzer, Am J Med Sci 1919),
 both across the picture. The network outlines three variants of the picture, of slightly other sizes and greys
-(test-time augmentation): where the outlines are not those of a chest, or the ratio differs between the
+(test-time augmentation). If the outlines cannot be those of a chest, or the ratio differs between the
 variants, nothing is measured.
 """
 
@@ -61,7 +61,7 @@ class Width:
     """A width across the patient, in pixels of the source image.
 
     ``points``: from the right edge to the midline, then, at the height of the left edge, from the midline to
-    the left edge. ``length``: horizontal distance between the two ends.
+    the left edge. ``length``: horizontal distance between the right and the left edge.
     """
 
     points: tuple[Point, ...]
@@ -80,8 +80,8 @@ class Cardiothoracic:
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
     """The outlines found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left
-    lung on the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says
-    why. ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air.
+    lung, on a grid that ``from_grid`` maps to source coordinates. ``measured`` is None if ``fault`` says why.
+    ``is_chest``: whether the outlines can be those of a heart between two lungs, both of which contain air.
     """
 
     masks: Bools
@@ -91,7 +91,7 @@ class Anatomy:
     is_chest: bool = True
 
     def seen(self, way: Affine) -> Anatomy:
-        """A copy in the coordinates to which ``way`` leads: turned or mirrored, of the same size."""
+        """A copy whose coordinates are mapped by ``way``, for the same picture turned or mirrored."""
         measured = self.measured
         if measured is not None:
             heart, thorax = (
@@ -101,7 +101,9 @@ class Anatomy:
         return replace(self, from_grid=way.after(self.from_grid), measured=measured)
 
     def in_image(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
-        """The masks (0, 255) in a source image of ``rows`` × ``columns``: ``[3, rows, columns]``."""
+        """The masks (0 or 255) at the size of a source image of ``rows`` × ``columns``: ``[3, rows,
+        columns]``.
+        """
         way = self.from_grid
         across, down = (  # OpenCV counts from pixel centres
             offset + (along + beside) / 2 - 0.5
@@ -113,7 +115,7 @@ class Anatomy:
         return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
 
     def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
-        """Whether a box (left, top, right, bottom in source coordinates) lies on one of ``organs``."""
+        """Whether a box (left, top, right, bottom in source coordinates) overlaps one of ``organs``."""
         rows, columns = self.on_grid(bounds)
         return bool(self.masks[list(organs), rows, columns].any())
 
@@ -125,7 +127,7 @@ class Anatomy:
 
 
 class AnatomyModel:
-    """The network of one card. Raises CardError when its weights are missing or altered."""
+    """The anatomy network of one card. Raises CardError when its weights are missing or altered."""
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ class AnatomyModel:
 
     @staticmethod
     def from_card(card: Card, threads: int = 0) -> AnatomyModel:
-        """The model of ``card`` with its weights, input and limit."""
+        """Load the model of ``card`` with its weights, input and limit."""
         assert card.input is not None
         network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
         tolerance = float(card.details["anatomy"]["tolerance"])
@@ -153,7 +155,7 @@ class AnatomyModel:
         return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
 
     def outline(self, grey: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Anatomy:
-        """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
+        """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
         picture, to_upright = upright(grey, pose)
         found = self._outline(picture)
         if found.measured is not None and _cut_off(found.measured.thorax, picture.shape[1]):
@@ -168,7 +170,7 @@ class AnatomyModel:
 
 
 def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:
-    """One anatomy from the outlines of all variants ``found [variants, 3, s, s]``: of the mean lines."""
+    """The anatomy from the mean of the outlines of all variants, ``found [variants, 3, s, s]``."""
     grid = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
     ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
     masks = [organ_masks(probabilities) for probabilities in found]

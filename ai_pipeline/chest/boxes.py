@@ -1,11 +1,11 @@
-"""The box detector at run time: which of many candidate boxes holds the finding, with an expected overlap.
+"""The box detector at run time: choose the candidate box that best fits a finding, with its expected overlap.
 
-For every label the network gives five maps (:data:`PARTS`): the evidence for a box that covers a place, and
-for one that has it just left of, right of, above or below itself. A candidate's score is the sum of the means
-of each map over the part of the picture that it is about, the label's position prior at the candidate, and
-its nearness to detections of a YOLO, where the card has one. The scores of a label make a distribution over
-its candidates (softmax); the box with the largest expected overlap under it is the answer, and that overlap
-its score.
+For every label the network gives five maps (:data:`PARTS`): one for the evidence that a box covers a place,
+and four for the evidence that a box lies just right of, left of, below or above it. A candidate's score is
+the sum of three terms: the means of each map over the part of the picture that the map concerns; the label's
+position prior at the candidate; and, where the card has a YOLO, the nearness to its detections. A softmax
+over the scores of a label's candidates gives a probability for each. The answer is the box with the largest
+expected overlap under these probabilities, and that overlap is the answer's score.
 
 Fitted by :mod:`ai_training.detect.locating.fusion`; numpy alone here, so that no torch is needed to run it.
 """
@@ -33,8 +33,9 @@ GRID = 64  # cells a side in which the likeliest point is searched
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The boxes that a label may get: ``boxes [M, 4]`` as left, top, right, bottom, shares of the model
-    input's sides; ``prior [M]``: the logarithm, but for a constant, of how usual each is."""
+    """The candidate boxes of a label: ``boxes [M, 4]`` as left, top, right, bottom, in shares of the model
+    input's sides; ``prior [M]``: the logarithm, up to a constant, of how usual each box is.
+    """
 
     boxes: Floats
     prior: Floats
@@ -56,7 +57,7 @@ class ScoredBox:
 class BoxHead:
     """Finds boxes among fixed candidates. ``candidates``: by label name, in the order of the network's maps.
 
-    ``trust``: what a YOLO detection adds to the score of a candidate box that it covers exactly.
+    ``trust``: the amount that a YOLO detection adds to the score of a candidate box that it covers exactly.
     """
 
     candidates: Mapping[str, Candidates]
@@ -65,14 +66,14 @@ class BoxHead:
 
     @staticmethod
     def from_bytes(data: bytes) -> BoxHead:
-        """From the bytes of an ``.npz`` file. Raises ValueError or KeyError when it is something else."""
+        """Read the head from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other bytes."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["labels"]]
             trust = float(arrays["trust"]) if "trust" in arrays else 0.0
             return BoxHead({n: Candidates(arrays[f"boxes-{n}"], arrays[f"prior-{n}"]) for n in names}, trust)
 
     def to_bytes(self) -> bytes:
-        """The candidates as ``.npz``; the same candidates give the same bytes."""
+        """The candidates as the bytes of an ``.npz`` file; equal candidates give equal bytes."""
         arrays = {f"boxes-{name}": one.boxes for name, one in self.candidates.items()}
         arrays |= {f"prior-{name}": one.prior for name, one in self.candidates.items()}
         arrays |= {"trust": np.array(self.trust, np.float32)} if self.trust else {}
@@ -98,7 +99,9 @@ class BoxHead:
         return self.choose(label, softmax(scores))
 
     def choose(self, label: str, chance: Floats) -> ScoredBox:
-        """The box of ``label`` where its candidates have the probabilities ``chance [M]``."""
+        """The box of ``label`` with the largest expected overlap, for probabilities ``chance [M]`` of its
+        candidates.
+        """
         boxes = self.candidates[label].boxes
         if label not in self._overlaps:
             self._overlaps[label] = overlaps(boxes)
@@ -109,7 +112,8 @@ class BoxHead:
 
 
 def region(found: ScoredBox, size: int, to_model: Affine, rows: int, columns: int) -> Region | None:
-    """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None outside of it.
+    """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None if it lies outside the
+    image.
 
     ``size``: the model input's side in pixels; ``to_model``: the map from source to model coordinates.
     """
@@ -143,13 +147,17 @@ def softmax(scores: Floats) -> Floats:
 
 
 def part_means(maps: Floats, boxes: Floats) -> Floats:
-    """The mean of ``maps [parts, h, w]`` over its part of each of ``boxes [M, 4]``: ``[M, parts]``."""
+    """The mean of each of ``maps [parts, h, w]`` over the part's rectangle of each of ``boxes [M, 4]``: ``[M,
+    parts]``.
+    """
     rectangles = part_rectangles(boxes)
     return np.stack([mean_over(maps[k][None], rectangles[k])[:, 0] for k in range(len(PARTS))], 1)
 
 
 def part_rectangles(boxes: Floats) -> Floats:
-    """The rectangles that :data:`PARTS` names, for each of ``boxes``: ``[parts, M, 4]``, cut at the edges."""
+    """The rectangle of each part in :data:`PARTS` for each of ``boxes``: ``[parts, M, 4]``, cut
+    at the edges.
+    """
     left, top, right, bottom = boxes.T
     across = np.maximum(REACH * (right - left), LEAST_REACH)
     down = np.maximum(REACH * (bottom - top), LEAST_REACH)
@@ -164,7 +172,8 @@ def part_rectangles(boxes: Floats) -> Floats:
 
 
 def mean_over(maps: Floats, rectangles: Floats) -> Floats:
-    """The mean of ``maps [C, h, w]`` over each of ``rectangles [M, 4]``, to parts of a cell: ``[M, C]``.
+    """The mean of ``maps [C, h, w]`` over each of ``rectangles [M, 4]``: ``[M, C]``. Cells count in part
+    where a rectangle cuts them.
 
     0 where a rectangle has no area.
     """

@@ -1,4 +1,4 @@
-"""What the pipeline ``chest_xray`` is."""
+"""The card of the pipeline ``chest_xray``: its description and its options."""
 
 from __future__ import annotations
 

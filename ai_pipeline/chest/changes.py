@@ -1,5 +1,8 @@
-"""Small changes of a network's input: what an answer has to stand to be called reliable (test-time
-augmentation). The same film comes from another device darker, and from another archive at another size."""
+"""Small changes of a network's input, under which a reliable answer has to stay the same (test-time
+augmentation).
+
+The same film comes from another device darker, and from another archive at another size.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``size`` about the middle, ``gamma`` of the greys, ``shift`` across and down as shares of the side, and
-    the share of the side to which the picture is ``reduced`` and enlarged again."""
+    """A change of the picture: scaled by ``size`` about the middle, grey levels to the power ``gamma``, moved
+    by ``shift`` across and down (shares of the side), ``reduced`` to a share of the side and enlarged again.
+    """
 
     size: float = 1.0
     gamma: float = 1.0
@@ -27,13 +31,17 @@ class Change:
 
     @property
     def offsets(self) -> tuple[float, float]:
-        """How far the upper left corner moves across and down, as shares of the side."""
+        """How far the upper left corner moves across and down, in shares of the side."""
         across, down = ((1 - self.size) / 2 + part for part in self.shift)
         return across, down
 
 
 def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affine]:
-    """``values [channels, s, s]`` of a network that takes ``wanted``, changed, and the way there."""
+    """``values [channels, s, s]`` after ``change``, and the map from the unchanged to the changed
+    coordinates.
+
+    ``wanted``: the input of the network, by which values are normalised.
+    """
     if change == Change():
         return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     mean, scale = (np.float32(pair[0]) for pair in (wanted.mean, wanted.scale))

@@ -1,6 +1,6 @@
 """A card's classifier on one displayed image: probabilities, activation maps, distance to the domain.
 
-Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured is what runs.
+The pipeline and ``ai-pipeline evaluate`` both use it, so that the evaluation measures what runs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 class Analysis:
     """The network's input and output for one image of ``rows`` × ``columns``.
 
-    ``values [1, channels, size, size]``: the input, which the card's other networks take too. ``logits
-    [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the domain of
-    the training images, NaN where the card has no gate. ``pose``: how the image was shown before it was put
-    upright for the analysis; ``kind`` and ``shown_distance`` are of the image as it was shown.
+    ``values [1, channels, size, size]``: the input, which the card's other networks share. ``logits
+    [labels]``; ``places [labels, h, w]``, None if the network gives no maps; ``distance`` to the domain of
+    the training images, NaN if the card has no gate. ``pose``: how the image was shown before it was put
+    upright for the analysis; ``kind`` and ``shown_distance`` belong to the image as it was shown.
     """
 
     values: Floats
@@ -83,7 +83,9 @@ class Classifier:
         return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
 
     def analyse_in(self, image: npt.NDArray[np.uint8], pose: Pose) -> Analysis:
-        """Analyse the upright copy of an ``image`` shown in ``pose``; coordinates are those of ``image``."""
+        """Analyse the upright copy of an ``image`` that is shown in ``pose``; results are in coordinates of
+        ``image``.
+        """
         picture, to_upright = upright(image, pose)
         found = self.analyse_as_shown(picture)
         rows, columns = image.shape
@@ -92,7 +94,7 @@ class Classifier:
         )
 
     def analyse_as_shown(self, image: npt.NDArray[np.uint8]) -> Analysis:
-        """Run the network once, whatever the image's pose."""
+        """Run the network once on the image as it is shown, whatever its pose."""
         values, to_model = network_input(image, self._input)
         outputs = self._engine(values)
         distance, kind = float("nan"), UNKNOWN
@@ -105,11 +107,11 @@ class Classifier:
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: npt.NDArray[np.uint8]) -> Floats:
-        """The pooled features ``[1, C]`` of an image as shown, which the gate is fitted to."""
+        """The pooled features ``[1, C]`` of an image as shown; the gate is fitted to such features."""
         return self._pooled(self._engine(network_input(image, self._input)[0]))
 
     def in_domain(self, found: Analysis) -> bool:
-        """True when the image looks like the training images, or when there is no gate to tell."""
+        """Whether the image looks like the training images; True if the card has no gate."""
         return self.card.gate is None or found.distance <= self.card.gate.threshold
 
     def probability(self, found: Analysis, label: int) -> float:
@@ -117,7 +119,7 @@ class Classifier:
         return probability(self.card.labels[label], float(found.logits[label]))
 
     def activation(self, found: Analysis, label: int) -> Activation | None:
-        """Where the evidence for label number ``label`` lies; None where the network has no map of it."""
+        """The map of the evidence for label number ``label``; None where the network has no map for it."""
         class_activation = self.card.outputs.place_kind == "activation"
         if found.places is None or not (class_activation or self.card.labels[label].box):
             return None
@@ -133,7 +135,7 @@ class Classifier:
         return replace(drawn, method="class activation") if class_activation else drawn
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """One box for label number ``label``, in source coordinates; None where the card gives none."""
+        """One box for label number ``label``, in source coordinates; None if the card provides none."""
         if self._templates is None or not self.card.labels[label].box:
             return None
         return self._templates.box(found, label)

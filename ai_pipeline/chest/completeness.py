@@ -1,7 +1,7 @@
 """Completeness of a chest film: which ends of the lungs lie outside the picture.
 
-What is cut off cannot be assessed. Each edge of the picture is judged apart, by a logistic model of a few
-figures of the lungs' outlines at that edge; its coefficients are in the card of the anatomy network.
+A part that is cut off cannot be assessed. Each edge of the picture is judged by itself, by a logistic model
+of six figures of the lungs' outlines at that edge; its coefficients are in the card of the anatomy network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Masks = npt.NDArray[np.uint8]
 
 
 class Edge(StrEnum):
-    """An edge of the upright picture; ``SIDE`` is the left or the right one."""
+    """An edge of the upright picture; ``SIDE`` stands for the left and for the right edge."""
 
     TOP = "top"
     BOTTOM = "bottom"
@@ -55,7 +55,7 @@ NEEDS: Final[Mapping[str, Edge]] = {"Effusion": Edge.BOTTOM, "Pneumothorax": Edg
 class Judge:
     """A logistic model that judges whether the film is cut off at one edge.
 
-    ``weights [6]`` and ``offset`` of the model; the film is cut off where the model's value is above
+    ``weights [6]`` and ``offset`` are the model's; the film counts as cut off if the model's value exceeds
     ``limit``.
     """
 
@@ -70,9 +70,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """The judges of the three edges. If the card has no coefficients, there are none, and no edge is called
-    cut.
-    """
+    """The judges of the three edges; none if the card has no coefficients, and then no edge counts as cut."""
 
     judges: Mapping[Edge, Judge]
 
@@ -104,9 +102,9 @@ class Completeness:
 
 
 def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> list[Finding]:
-    """The findings that may be stated of a film that is cut off: suspected ones, but none as "not found".
+    """The findings that may be stated for a film that is cut off: all suspected ones, and no "not found".
 
-    A finding that lies where the film is cut off, and is not suspected, is left out.
+    A finding that is not suspected is left out if it lies where the film is cut off.
     """
     if not missing:
         return list(findings)
@@ -130,7 +128,7 @@ def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edg
 
 
 def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[float, ...]]]:
-    """The figures of each edge, those of the left and of the right side apart: ``FIGURES`` each."""
+    """The figures of each edge; the left and the right side give one tuple each: see ``FIGURES``."""
     masks = anatomy.in_image(*upright.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     top, bottom, left, right = film_of(upright)
     film = masks[:, top:bottom, left:right]
@@ -143,7 +141,9 @@ def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[floa
 
 
 def film_of(picture: Grey) -> tuple[int, int, int, int]:
-    """First and last row (exclusive), first and last column of the film in a picture with plain borders."""
+    """First and last row (exclusive), first and last column of the film in a picture that may have plain
+    borders.
+    """
     ends: list[int] = []
     for axis in (1, 0):
         varies = np.flatnonzero(np.ptp(picture, axis=axis) > PLAIN)
@@ -152,12 +152,12 @@ def film_of(picture: Grey) -> tuple[int, int, int, int]:
 
 
 def figures_at(lungs: npt.NDArray[np.bool_]) -> tuple[float, ...]:
-    """The figures of the first row of ``lungs [2, rows, columns]``: of both lungs, the worse one first.
+    """The figures at the first row of ``lungs [2, rows, columns]``, for both lungs, the worse one first.
 
-    ``gap``: rows before the lung begins, as a share of its length. ``touch``: its widest row in the strip
-    along the edge, as a share of its widest row of all, the larger of both. ``end``: its width where it
-    begins, likewise. ``shape``: length of the shorter lung as a share of the longer one's. All 0 to 1, gaps
-    at most 1.
+    ``gap``: rows before the lung begins, as a share of its length. ``touch``: the lung's widest row in the
+    strip along the edge, as a share of its widest row of all; the larger of both lungs. ``end``: its width
+    where it begins, as a share of the same. ``shape``: length of the shorter lung as a share of the longer
+    one's. All 0 to 1, gaps at most 1.
     """
     strip = max(1, round(BORDER * lungs.shape[1]))
     gaps, touches, ends, lengths = [], [], [], []

@@ -44,8 +44,8 @@ removes as many wrong boxes of effusions as any up to .4 does (docs/studies/dete
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutput:
-    """``maps [labels, parts, h, w]`` of the network, and for each label the YOLO's ``detections [K, 5]`` in
-    the form of :func:`ai_pipeline.chest.boxes.nearness`; no detections without a YOLO.
+    """``maps [labels, parts, h, w]`` of the network, and for each label the ``detections [K, 5]`` of the
+    YOLO, in the form of :func:`ai_pipeline.chest.boxes.nearness`; no detections without a YOLO.
     """
 
     maps: Floats
@@ -54,7 +54,7 @@ class NetworkOutput:
 
 @dataclass(frozen=True, eq=False)
 class DetectorInput:
-    """A prepared image of ``rows`` × ``columns``. The networks run when the first box is needed: most
+    """A prepared image of ``rows`` × ``columns``. The networks run only when the first box is asked for: most
     images have no finding that needs one.
     """
 
@@ -98,20 +98,26 @@ class BoxDetector:
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
     def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
-        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
+        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose`` for
+        :meth:`find`.
+        """
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
         return self.take(values, to_model.after(to_upright), *image.shape)
 
     def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
-        """Take the classifier's input ``values [1, channels, size, size]``, and the map to it from a source
-        image of ``rows`` × ``columns``."""
+        """Prepare the classifier's input ``values [1, channels, size, size]`` for :meth:`find`.
+
+        ``to_model``: the map to that input from a source image of ``rows`` × ``columns``.
+        """
         return DetectorInput(values, self._input, self._run, to_model, rows, columns)
 
     def boxes_in(
         self, image: npt.NDArray[np.uint8], analysis: Analysis
     ) -> Callable[[str], tuple[Region, ...]]:
-        """The boxes by label in a displayed ``image`` that the classifier analysed: its input is used."""
+        """A function from a label to its boxes in a displayed ``image``; the input of the classifier's
+        analysis is used.
+        """
         prepared = self.take(analysis.values, analysis.to_model, *image.shape)
 
         def regions(label: str) -> tuple[Region, ...]:
@@ -134,8 +140,9 @@ class BoxDetector:
         return self._found(prepared.output, label) if label in self.head.labels else None
 
     def region(self, prepared: DetectorInput, label: str) -> Region | None:
-        """The box of ``label`` in source coordinates; None where the card marks it as not reliable, or where
-        it moves with small changes of the image."""
+        """The box of ``label`` in source coordinates; None if the card marks it as not reliable, or if it
+        moves with small changes of the image.
+        """
         found = self.find(prepared, label) if label in self._shown else None
         if found is None or self.agreement(prepared, label, found) < LEAST_AGREEMENT:
             return None
@@ -153,12 +160,13 @@ class BoxDetector:
         return self.head.find(output.maps, label, output.detections.get(label))
 
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
-        """``found`` in source coordinates; None outside of the image."""
+        """``found`` in source coordinates; None if it lies outside the image."""
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
 
 
 class SiteDetector:
-    """A detector of another project, by a card with a table ``[box_output]``: it sees the image by itself.
+    """A detector of another project, with a card that has a table ``[box_output]``; it prepares its own
+    input.
 
     Raises CardError when its weights are missing, altered or unusable.
     """
@@ -171,7 +179,7 @@ class SiteDetector:
         self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
 
     def try_out(self, picture: npt.NDArray[np.uint8]) -> None:
-        """Run once on a displayed image. Raises CardError when the output is not what the card says."""
+        """Run once on a displayed image. Raises CardError when the output does not have the card's layout."""
         self.detections(network_input(picture, self._input)[0])
 
     def detections(self, values: Floats) -> tuple[DetectedBox, ...]:
@@ -181,9 +189,10 @@ class SiteDetector:
     def boxes_in(
         self, image: npt.NDArray[np.uint8], analysis: Analysis
     ) -> Callable[[str], tuple[Region, ...]]:
-        """The boxes by label in a displayed ``image`` that the classifier analysed; the network runs when
-        the first
-        is asked for. A box that moves with small changes of the image is left out."""
+        """A function from a label to its boxes in a displayed ``image``; the network runs at its first call.
+
+        A box that moves with small changes of the image is left out.
+        """
         picture, to_upright = upright(image, analysis.pose)
         own, to_own = network_input(picture, self._input)
         way = to_own.after(to_upright)
@@ -219,15 +228,18 @@ class SiteDetector:
 
 
 def moved_back(corners: Corners, change: Change) -> Corners:
-    """``corners`` in a changed input, as shares of its sides, in the one before the change."""
+    """``corners`` in a changed input as corners in the unchanged input; both in shares of the
+    input's sides.
+    """
     (across, down), size = change.offsets, change.size
     left, top, right, bottom = corners
     return (left - across) / size, (top - down) / size, (right - across) / size, (bottom - down) / size
 
 
 def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
-    """A YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a side as ``[K, 5]`` for each label: its
-    corners as shares of the sides (0 to 1), and its score."""
+    """The detections ``[K, 5]`` of each label from a YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a
+    side: corners as shares of the sides (0 to 1), and score.
+    """
     number = rows[:, 5].round()
     shares = np.concatenate([np.clip(rows[:, :4] / size, 0, 1), rows[:, 4:5]], 1).astype(np.float32)
     return {label: shares[number == index] for index, label in enumerate(labels)}

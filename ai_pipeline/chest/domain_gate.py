@@ -2,9 +2,9 @@
 
 Two tests must pass. *Directions*: the part of the features that the principal directions of the training
 images' features leave unexplained (mean squared residual, in units of the spread) is small for chest X-rays
-and large for other images. *Head*: a linear classifier that was trained on what is refused: chests turned,
-inverted, tilted, cut off, clipped, of small children, and images of anything else. It names the kind too, so
-that a turned chest can be turned back.
+and large for other images. *Head*: a linear classifier that was trained on images to refuse: chests turned,
+inverted, tilted, cut off, clipped, of small children, and images of anything else. The head names the kind
+too, so that a turned chest can be turned back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The likeliest kind of an image (of :data:`KINDS`; "" without a head), and its probability, 0 to 1."""
+    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1; "" for a gate
+    without head.
+    """
 
     name: str
     probability: float
@@ -51,8 +53,8 @@ UNKNOWN = Kind("", 0.0)
 class Head:
     """A linear classifier over ``kinds`` (names of :data:`KINDS`, the upright chest first).
 
-    ``weights [K, C]``, ``biases [K]``; ``limits``: two distances that count as 1: that of the directions, and
-    that of this head (-log of the probability of an upright chest).
+    ``weights [K, C]``, ``biases [K]``; ``limits``: the distances that are scaled to 1, first of the
+    directions, then of this head (minus the logarithm of the probability of an upright chest).
     """
 
     kinds: tuple[str, ...]
@@ -65,7 +67,9 @@ class Head:
         return np.asarray(np.exp(self._logarithms(features)), np.float32)
 
     def distance(self, features: Floats) -> Floats:
-        """The distance ``[N]`` of ``features [N, C]``: 0 for a typical upright adult chest, 1: the limit."""
+        """The distance ``[N]`` of ``features [N, C]``: 0 for a typical upright adult chest, 1
+        at the limit.
+        """
         return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
 
     def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:
@@ -76,14 +80,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureGate:
-    """Measures how far an image's features are from those of chest X-rays.
+    """Measures how far an image's features are from the features of chest X-rays.
 
     ``mean [C]``, ``spread [C]`` and ``directions [K, C]`` (orthonormal rows) describe the features of chest
     X-rays. ``head``: a classifier as a second measure, None in old gates.
 
-    ``usual``: in nine of ten chest X-rays the directions leave at most this share of the deviation from the
-    mean unexplained. Severe disease deviates far as well, but along the directions; so the unexplained part
-    counts less below this share. 0 in old gates: it always counts in full.
+    ``usual``: the share of the deviation from the mean that the directions leave unexplained at most in nine
+    of ten chest X-rays. Severe disease also deviates far, but along the directions; so below this share the
+    unexplained part counts less. 0 in old gates: there it always counts in full.
     """
 
     mean: Floats
@@ -94,7 +98,7 @@ class FeatureGate:
 
     @staticmethod
     def from_bytes(data: bytes) -> FeatureGate:
-        """From the bytes of an ``.npz`` file. Raises ValueError or KeyError when it is something else."""
+        """Read the gate from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other bytes."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             head = None
             if "kinds" in arrays:
@@ -105,7 +109,7 @@ class FeatureGate:
             return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head, usual)
 
     def to_bytes(self) -> bytes:
-        """The gate as ``.npz``; the same gate gives the same bytes."""
+        """The gate as the bytes of an ``.npz`` file; equal gates give equal bytes."""
         arrays: dict[str, Any] = {
             "mean": self.mean,
             "spread": self.spread,
@@ -121,10 +125,10 @@ class FeatureGate:
         return buffer.getvalue()
 
     def distance(self, features: Floats) -> Floats:
-        """How far pooled features ``[N, C]`` are from the domain: 0 and up.
+        """The distance of pooled features ``[N, C]`` from the domain: 0 and up.
 
-        With a head the farther of the two, in units of their limits; without, the residual, about .3 for
-        chest X-rays.
+        With a head, the larger of the distances by directions and by head, in units of their limits. Without
+        a head, the residual, about .3 for chest X-rays.
         """
         residual = self.residual(features)
         if self.head is None:
@@ -140,7 +144,9 @@ class FeatureGate:
         return np.asarray(residual, np.float32)
 
     def unexplained(self, features: Floats) -> tuple[Floats, Floats]:
-        """The mean squared residual of ``features [N, C]``, and its share of the deviation: ``[N]`` each."""
+        """The mean squared residual of ``features [N, C]``, and its share of the deviation from the mean:
+        ``[N]`` each.
+        """
         standard = (features - self.mean) / self.spread
         explained = standard @ self.directions.T
         whole = (standard**2).sum(1)

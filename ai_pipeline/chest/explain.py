@@ -1,9 +1,9 @@
 """Where a finding lies: the map of the place head as a heat map and as one box, in source coordinates.
 
-The map alone would give boxes of no sensible size, so a box is chosen among those that radiologists drew
-for the same label in the training images (:class:`BoxTemplates`): the one that overlaps best, on average,
-with all of them, each weighted by how much more the map says "here" than it does on an average chest.
-With a flat map that is the best constant box, so the map can only be an improvement on it.
+The map alone would give boxes of no sensible size. So a box is chosen among the boxes that radiologists drew
+for the same label in training images (:class:`BoxTemplates`): the one that overlaps best, on average, with
+all of them, each weighted by the ratio of the map inside it to the average map of the label. With a flat map
+this is the best constant box, so the map can only improve on it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ METHOD = "likely place, learned from radiologists' boxes"
 class Activation:
     """A label's map in the network's own grid: ``values [h, w]``, 0 to 1, covering the whole model input.
 
-    ``size`` is the model input's side in pixels; ``to_model`` maps source to model coordinates;
-    ``rows`` and ``columns`` are the source image's.
+    ``size`` is the model input's side in pixels; ``to_model`` maps source to model coordinates; ``rows`` and
+    ``columns`` are the size of the source image.
     """
 
     values: Floats
@@ -47,7 +47,7 @@ def activation(places: Floats, size: int, to_model: Affine, rows: int, columns: 
 
 
 def heatmap(found: Activation) -> Heatmap:
-    """The map at the source image's size, smooth, float32 0 to 1."""
+    """The map at the source image's size, smoothed, float32 0 to 1."""
     # Eight times finer by a cubic first: linear interpolation of ten cells shows as diamonds.
     height, width = (8 * cells for cells in found.values.shape)
     fine = np.clip(cv2.resize(found.values, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
@@ -84,18 +84,22 @@ class BoxTemplates:
 
     @staticmethod
     def from_bytes(data: bytes) -> BoxTemplates:
-        """From the bytes of an ``.npz`` file. Raises ValueError or KeyError when it is something else."""
+        """Read the templates from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other
+        bytes.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return BoxTemplates(arrays["labels"], arrays["boxes"], arrays["usual"])
 
     def to_bytes(self) -> bytes:
-        """The templates as ``.npz``; the same templates give the same bytes."""
+        """The templates as the bytes of an ``.npz`` file; equal templates give equal bytes."""
         buffer = io.BytesIO()
         np.savez(buffer, labels=self.labels, boxes=self.boxes, usual=self.usual)
         return buffer.getvalue()
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """The box for label number ``label`` in source coordinates, clipped; None without templates."""
+        """The box for label number ``label`` in source coordinates, cut at the image's edges; None without
+        templates.
+        """
         rows = self.labels == label
         if not rows.any():
             return None
@@ -121,8 +125,8 @@ def share_inside(values: Floats, boxes: Floats) -> Floats:
 
 
 def overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
-    """Intersection over union of each of ``boxes [K, 4]`` with each of ``others [M, 4]`` (themselves without
-    any): ``[K, M]``.
+    """Intersection over union of each of ``boxes [K, 4]`` with each of ``others [M, 4]``: ``[K, M]``. Without
+    ``others``, of ``boxes`` with one another.
     """
     others = boxes if others is None else others
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
@@ -135,9 +139,10 @@ def overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
 def source_region(
     box: tuple[float, float, float, float], to_model: Affine, rows: int, columns: int, origin: Origin
 ) -> Region | None:
-    """A box of the model input (left, top, right, bottom in pixels) in the source image, clipped to it.
+    """A box of the model input (left, top, right, bottom in pixels) as a region of the source image, cut at
+    its edges.
 
-    ``rows``, ``columns``: the source image's. None where the box lies outside of it.
+    ``rows``, ``columns``: size of the source image. None if the box lies outside it.
     """
     corners = to_model.inverse()((box[:2], box[2:]))
     # Two corners of the upright copy may be any two opposite corners of a source image that is turned.

@@ -1,7 +1,7 @@
 """The intended use of the chest models: frontal, chest, adult, complete, and displayed legibly.
 
-The header is checked first, then the pixels. What neither shows (a lateral view or a limb without a telling
-header, a mirrored image) is named in docs/read/chest.md.
+The header is checked first, then the pixels. Faults that neither shows (a lateral view or a limb whose header
+does not say so, a mirrored image) are listed in docs/read/chest.md.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def refused_by_header(header: ImageHeader) -> str | None:
 
 
 def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | None:
-    """Why the picture forbids an analysis; None when it does not. ``inside``: the gate's answer."""
+    """Why the picture forbids an analysis, as a sentence; None when it does not.
+
+    ``inside``: whether the gate lets the image pass; ``kind``: what the gate takes it for.
+    """
     if exposure.refusal is not None or inside:
         return exposure.refusal
     pose = next((pose for pose in POSES if pose.name == kind.name and pose != UPRIGHT), None)
@@ -97,13 +100,15 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
 
 
 def projection_of(header: ImageHeader) -> str:
-    """PA, AP or another View Position (0018,5101), else what View Code Sequence says; empty if neither."""
+    """The View Position (0018,5101) such as PA or AP, else the view of View Code Sequence; ""
+    without either.
+    """
     view = " ".join(header.attributes.get("ViewCodeSequence", "").split()[:2])
     return header.view_position or _VIEW_CODES.get(view, "")
 
 
 def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNote]:
-    """How far to trust the result of an image that was taken. ``pose``: how it was shown."""
+    """Notes on how far to trust the result of an accepted image. ``pose``: how the image was shown."""
     header = image.header
     # "mended" is the stored name of what is called reoriented elsewhere.
     found = (
@@ -124,9 +129,10 @@ def _orientation(header: ImageHeader) -> tuple[str, str]:
 
 
 def seen_from_behind(header: ImageHeader) -> bool:
-    """True where rows and columns run as in an image that is mirrored, however it is turned.
+    """Whether the header's directions of rows and columns are those of a mirrored image, however it is
+    turned.
 
-    It is noted, not corrected: devices turn and mirror pictures and leave the header as it was.
+    A mirrored image is noted, not corrected: devices turn and mirror pictures and leave the header as it was.
     """
     directions = {"L": (1, 0), "R": (-1, 0), "F": (0, 1), "H": (0, -1)}
     row, column = (directions.get(letter, (0, 0)) for letter in _orientation(header))

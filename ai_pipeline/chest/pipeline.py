@@ -159,9 +159,11 @@ class ChestXray:
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (no option widens the scope)
     ) -> Accept | Refuse:
-        """Choose the images that are frontal chest X-rays of adults; decodes those whose header allows it.
+        """Choose the images that are frontal chest X-rays of adults. Decodes an image only if its header
+        allows it.
 
-        Of one exposure sent both for processing and for presentation only the latter is taken.
+        If an exposure was sent both for processing and for presentation, only the image for presentation is
+        taken.
         """
         return accept(
             images,
@@ -173,7 +175,7 @@ class ChestXray:
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        """Analyse ``images`` (those that ``accepts`` named). Raises PixelError."""
+        """Analyse ``images``, which ``accepts`` chose. Raises PixelError."""
         given = ChestOptions.of(options)
         stages = ["decode", "model", "stamps", "explain", *(["clean"] if given.clean else [])]
         seconds = dict.fromkeys(stages, 0.0)

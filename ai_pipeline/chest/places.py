@@ -1,4 +1,4 @@
-"""Where findings lie: which boxes are drawn, on which side, and the words for their places."""
+"""Where findings lie: which boxes are drawn, on which side, and their places in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IN_LUNGS: Final = ("Lung", "Pleura")  # meanings of the sites whose boxes are d
 
 
 def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
-    """Whether a box lies on the organ of its finding."""
+    """Whether a box touches the organ of its finding: the heart, or a lung for any other ``site``."""
     in_heart = site is not None and site.meaning == "Heart"
     return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
 
@@ -33,7 +33,7 @@ def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
 def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, region: Region) -> bool:
     """Whether the map of a finding lies on the other side of the chest than its box.
 
-    Sides are those of the middle between the outer edges of the lungs. A heart lies on both.
+    The middle between the outer edges of the lungs divides the sides. A finding of the heart has no side.
     """
     if found is None or (site is not None and site.meaning == "Heart"):
         return False
@@ -53,9 +53,9 @@ def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, 
 def in_lungs(
     image: SourceImage, pose: Pose, anatomy: Anatomy | None, site: Code | None, region: Region
 ) -> tuple[LungPlace, ...]:
-    """In which lungs a detector's box of a finding of lungs or pleurae lies.
+    """The lungs in which a detector's box of a finding of lungs or pleurae lies.
 
-    Of an image that had to be reoriented Patient Orientation is not trusted.
+    Empty for an image that had to be reoriented: its Patient Orientation is not trusted.
     """
     meant = site is not None and site.meaning in _IN_LUNGS and region.origin is Origin.DETECTOR
     if not meant or anatomy is None or pose != UPRIGHT:
@@ -64,14 +64,14 @@ def in_lungs(
 
 
 def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
-    """The patient's side of a box in one lung; "" for a box in both lungs or in none."""
+    """The patient's side of a box that lies in one lung; "" for a box in both lungs or in none."""
     return places[0].side if len(places) == 1 else ""
 
 
 def place_notes(
     image: SourceImage, pose: Pose, anatomy: Anatomy | None, findings: Sequence[Finding]
 ) -> list[QualityNote]:
-    """The boxes in lungs and pleurae in words."""
+    """A note with the places of the boxes in lungs and pleurae, in words."""
     places = [
         f"{finding.code.meaning}: {' and '.join(place.words for place in found)} (approximate)."
         for finding in findings
@@ -82,13 +82,13 @@ def place_notes(
 
 
 def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """Which findings of an image are present without a box that is reliable enough to be shown."""
+    """A note that names the findings that are present but have no box reliable enough to be shown."""
     names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
     return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)] if names else []
 
 
 def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """Notes on what the boxes mean, by their origin."""
+    """Notes that explain the boxes, one for each origin of a box."""
     origins = {region.origin for finding in findings for region in finding.regions}
     notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
     return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes

@@ -1,6 +1,6 @@
-"""The cardiothoracic ratio of a frontal chest X-ray: where it is measured, and the words for the reader.
+"""The cardiothoracic ratio of a frontal chest X-ray: where it is measured, and its words for the reader.
 
-Compared with the usual limit it is on PA films only: an AP film magnifies the heart.
+It is compared with the usual limit on PA films only: an AP film magnifies the heart.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ THORAX: Final = Code("816094009", "SCT", "Chest")  # PS3.16 CID 4031
 
 
 class Projections(StrEnum):
-    """On which images the ratio is measured: on PA films, on all frontal ones, on none."""
+    """The images on which the ratio is measured: PA films, all frontal films, or none."""
 
     PA = "PA"
     ALL = "all"
@@ -57,7 +57,7 @@ class Projections(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The measurements of one image (none, or two widths and their ratio) and its notes."""
+    """The measurements of one image (none, or two widths and their ratio) and the notes on them."""
 
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[QualityNote, ...] = ()
@@ -76,12 +76,12 @@ def measure(
     projection: str | None = None,
     cut_off: Sequence[str] = (),
 ) -> Ratio:
-    """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
+    """Measure heart width, thoracic width and their ratio in ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how the image is rotated and mirrored. ``effusion``: one is possible; statement and note warn
-    the reader. ``projection``: where another is known than the header's. ``cut_off``: parts of the
-    chest outside the picture, without which a width is too small. Widths are in millimetres where the
-    header gives the pixel spacing, else in pixels.
+    ``pose``: how the image is rotated and mirrored. ``effusion``: whether an effusion is possible; then
+    statement and note warn the reader. ``projection``: replaces the header's, if another one is known.
+    ``cut_off``: parts of the chest outside the picture, without which a width is too small. Widths are in
+    millimetres where the header gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header) if projection is None else projection
     if wanted is Projections.OFF:

@@ -1,8 +1,8 @@
-"""What follows from the stamps of a film: its projection, whether left and right may be given, the notes.
+"""What follows from the stamps of a film: its projection, whether left and right may be stated, the notes.
 
 A film that is mirrored, as it was sent or after it was turned by 180°, looks like a chest to the network.
-What shows it: a side marker on the wrong side, words that are legible in the mirror image only, a heart most
-of which lies on the right. Where one of them does, no side is given: a wrong side is worse than none.
+Three signs reveal it: a side marker on the wrong side, words that are legible in the mirror image only, a
+heart that lies mostly on the right. With any of them no side is stated: a wrong side is worse than none.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BESIDE: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StampRules:
-    """``projection``: PA, AP, another View Position, or "" where neither header nor stamp says it. ``sides``:
-    whether left and right may be stated.
+    """The conclusions from stamps. ``projection``: PA, AP, another View Position, or "" if neither header nor
+    stamp says it. ``sides``: whether left and right may be stated.
     """
 
     projection: str
@@ -42,7 +42,9 @@ class StampRules:
 
 
 def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose) -> StampRules:
-    """Decide projection and sides of ``image`` from its stamps (None: not read) and its outlines."""
+    """Decide projection and sides of ``image`` from its ``stamps`` (None if they could not be read) and
+    outlines.
+    """
     header, read = projection_of(image.header), stamps or Stamps()
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection
     why = doubt(image.header, read, anatomy, pose)
@@ -54,8 +56,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
 
 
 def heart_on_left(masks: Bools) -> float | None:
-    """The share (0 to 1) of the heart that lies left of the middle of the thorax: about .68 of a usual chest,
-    .40 of its mirror image. None where an organ is missing. ``masks [3, rows, columns]`` as in Anatomy."""
+    """The share (0 to 1) of the heart that lies left of the middle of the thorax: about .68 in a usual chest,
+    .40 in its mirror image. None if an organ is missing. ``masks [3, rows, columns]`` as in Anatomy.
+    """
     thorax = np.flatnonzero((masks[RIGHT_LUNG] | masks[LEFT_LUNG]).any(axis=0))
     heart = masks[HEART].sum(axis=0)
     if not len(thorax) or not heart.any():
@@ -77,7 +80,7 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
-    """Why left and right are in doubt, the beginning of a sentence; "" where they are not."""
+    """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
     marker, heart = _exchanged(stamps.marker), _heart_exchanged(anatomy, pose)
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {

@@ -1,7 +1,7 @@
 """The stamps of a chest film: the words for projection, position and side that were burned into the picture.
 
 Only words of the tables below are taken from the picture. All other text, which may name the patient, is
-dropped where it was read: it is in no result, log or note.
+dropped right after it is read: no result, log or note holds it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ _BETWEEN_WORDS: Final = re.compile(r"[^A-Za-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A side marker: ``letter`` of the side that it names, ``x`` and ``y`` of its middle as shares of the
-    upright picture's width and height (0 to 1, from the top left)."""
+    """A side marker: the ``letter`` of a side; ``x`` and ``y`` of the marker's middle as shares of the
+    upright picture's width and height (0 to 1, from the top left).
+    """
 
     letter: Side
     x: float
@@ -74,10 +75,10 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """The information in the stamps of one film; empty or None if none was read or side markers disagree.
+    """The stamps of one film; fields are empty or None if nothing was read or side markers disagree.
 
-    ``mirrored``: a word that is set on AP films was legible in the mirror image only. Single letters and the
-    words of PA films do not count: lead letters lie on a detector either way round.
+    ``mirrored``: whether a word of AP films was legible in the mirror image only. Single letters and the
+    words of PA films do not count: their lead letters may lie on a detector face up or face down.
     """
 
     projection: Projection = ""
@@ -88,12 +89,12 @@ class Stamps:
 
     @property
     def is_ap(self) -> bool:
-        """Whether the film was taken from the front: stamped so, or in bed."""
+        """Whether the film was taken from the front: a stamp says AP, or that the patient lay in bed."""
         return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
 
 
 class Reader(Protocol):
-    """Finds places of text in a picture and reads them, as the node's text reader does."""
+    """Finds places of text in a picture and reads them, like the node's text reader."""
 
     def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
 
@@ -112,9 +113,9 @@ class _Word:
 
 
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
-    """The stamps of an upright ``picture`` ``[rows, columns]``; None where the text reader fails.
+    """The stamps of an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
 
-    ``anatomy``: outlines of the same picture; what is found in the lungs or between them is not read.
+    ``anatomy``: outlines of the same picture; text in the lungs or between them is not read.
     """
     try:
         return stamps_in(picture, anatomy, _reader(models_dir))
@@ -144,7 +145,7 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
 
 
 def words_of(line: Line) -> tuple[str, ...]:
-    """The stamps in one line of text, in capitals; none of a line that was not read for certain."""
+    """The stamps in one line of text, in capitals; none if the line was not read with confidence."""
     if line.confidence < SURE:
         return ()
     text = _JOINED.sub(r"\1 \2", _SEMI.sub("SEMI", line.text.replace(".", "")))

@@ -1,7 +1,7 @@
-"""A model is run on pictures of several kinds and sizes, in a process of its own, before it is activated.
+"""Run a model on pictures of several kinds and sizes, in a process of its own, before it is activated.
 
-On black alone a model that divides by the spread of the grey levels, or that gives no number for bright
-pictures, may look sound.
+On black pictures alone, a model that divides by the spread of the grey levels, or returns NaN for bright
+pictures, may seem to work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def try_out(card: Card, seconds: int) -> None:
-    """Raises CardError when the model cannot run, takes longer than ``seconds``, or too much memory."""
+    """Run the model of ``card``. Raises CardError when it fails, takes longer than ``seconds``, or too much
+    memory.
+    """
     verify(card)
     reads = [card.path, *(weights.path for weights in card.weights)]
     request = str(card.path.absolute())
@@ -70,7 +72,7 @@ def _try(card: Card) -> None:
 
 
 def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Test pictures, with names, on which every model must run: as displayed, uint8 grey."""
+    """Test pictures with their names, uint8 grey as displayed; every model must run on them."""
     import numpy as np
 
     yield "a black picture", np.zeros((256, 256), np.uint8)
@@ -83,7 +85,9 @@ def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
 
 
 def drawn_chest(rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """A body with two lungs, a heart, a spine and ribs, bright = dense, with the noise of a detector."""
+    """A drawn chest: a body with two lungs, a heart, a spine and ribs, bright = dense, with
+    detector noise.
+    """
     import cv2
     import numpy as np
 

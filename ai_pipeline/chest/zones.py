@@ -1,4 +1,4 @@
-"""A box in words: "right lower zone", by the outlined lungs, where the header says which side is which.
+"""The place of a box in words, such as "right lower zone", where the header says which side is which.
 
 Zones are the thirds of one lung's height. A view of PA or AP does not tell right from left: a picture may
 have been turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) must say that the lung that is
@@ -28,7 +28,7 @@ _ZONES: Final = ("upper", "middle", "lower")
 
 @dataclass(frozen=True, slots=True)
 class LungPlace:
-    """Where a box lies in one lung: ``side`` is the patient's, ``words`` such as "right lower zone"."""
+    """The place of a box in one lung: ``side`` of the patient, ``words`` such as "right lower zone"."""
 
     side: Literal["L", "R"]
     words: str
@@ -37,8 +37,8 @@ class LungPlace:
 def lung_places(box: Bounds, anatomy: Anatomy, orientation: str) -> tuple[LungPlace, ...]:
     """The lungs on which ``box`` (left, top, right, bottom in source coordinates) lies, with their zones.
 
-    ``orientation``: the two values of Patient Orientation, joined by a backslash. None where it does not say
-    that the film lies as it was outlined.
+    ``orientation``: the two values of Patient Orientation, joined by a backslash. Empty if they do not
+    confirm that the film lies as it was outlined.
     """
     if tuple(value[:1] for value in orientation.split("\\")) != AS_OUTLINED:
         return ()

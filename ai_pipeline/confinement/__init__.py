@@ -1,4 +1,4 @@
-"""How a process gives up for good what it does not need: limits of the kernel, files, system calls."""
+"""Take rights from a process for good: limits of the kernel, access to files, system calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def lower(limits: Mapping[int, int]) -> None:
-    """Set limits of setrlimit(2) for good; one that is lower already stays."""
+    """Lower limits of setrlimit(2) for good; a limit that is lower already stays."""
     for what, most in limits.items():
         now, _ = resource.getrlimit(what)
         limit = most if now == resource.RLIM_INFINITY else min(most, now)
@@ -20,7 +20,10 @@ def lower(limits: Mapping[int, int]) -> None:
 
 
 def die_with_parent(parent: int) -> bool:
-    """Let the kernel end this process when ``parent``, which made it, ends. If it has, this ends here."""
+    """Have the kernel kill this process when its ``parent`` ends; exit at once if the parent has ended.
+
+    Returns whether the kernel accepted the request.
+    """
     asked = not ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked, and the kernel tells of no past
         os._exit(1)

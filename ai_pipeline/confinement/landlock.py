@@ -1,4 +1,4 @@
-"""Files that a process can reach, by Landlock (landlock(7)): those that are named, and no other."""
+"""Restrict a process to named files and folders by Landlock (landlock(7))."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def version() -> int:
 
 
 def allow_only(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
-    """Let this process and its children access nothing but these files and folders, if they exist.
+    """Let this process and its children access only the files and folders in ``reads`` and ``writes`` that
+    exist.
 
-    Nothing can be run as a program. Where the kernel can, TCP and signals to others end too. Returns False
-    where the kernel has no Landlock of version :data:`LEAST`.
+    No program can be run. Where the kernel supports it, TCP and signals to other processes are blocked too.
+    Returns False if the kernel has no Landlock of version :data:`LEAST`.
     """
     here = version()
     if here < LEAST:
@@ -52,7 +53,7 @@ def allow_only(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
 def keep_signals_inside() -> bool:
     """Let this process and its children signal one another and no other process, for good.
 
-    Returns False where the kernel cannot (before Linux 6.12).
+    Returns False if the kernel cannot do this (before Linux 6.12).
     """
     if version() < _SIGNALS_SINCE:
         return False

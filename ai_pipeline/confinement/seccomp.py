@@ -1,8 +1,8 @@
-"""System calls that a process gives up for good: a filter of seccomp(2), for x86_64 and aarch64.
+"""Block system calls of a process for good: a filter of seccomp(2), for x86_64 and aarch64.
 
-After :func:`give_up` there are threads but no new process, no program, no socket, no signal to others, no
-change of a file's owner, mode or times, and none of the calls by which sandboxes were broken out of.
-After :func:`only_compute` there is nothing but memory.
+:func:`give_up` leaves threads, but no new process, no program, no socket, no signal to others, no change of a
+file's owner, mode or times, and none of the calls by which sandboxes were broken. :func:`only_compute` leaves
+only computing in memory.
 """
 
 from __future__ import annotations
@@ -66,18 +66,20 @@ def known() -> bool:
 
 
 def give_up() -> bool:
-    """Let this process and its threads-to-be go on without those calls. False where that cannot be."""
+    """Block the forbidden calls for this process and its future threads. Returns False if that
+    is impossible.
+    """
     return known() and _install(_packed(_all_but_forbidden(*_MACHINES[platform.machine()])))
 
 
 def only_compute() -> bool:
-    """Let this process go on with its memory alone. False where that cannot be."""
+    """Block all calls but those of computing, for this process. Returns False if that is impossible."""
     return known() and _install(computing())
 
 
 @cache
 def computing() -> bytes:
-    """The filter of :func:`only_compute`, which a process with children for each frame makes once."""
+    """The filter of :func:`only_compute`; made once, for a process that forks a child for each frame."""
     return _packed(_only_computing(*_MACHINES[platform.machine()]))
 
 

@@ -1,6 +1,6 @@
-"""What a pipeline says of itself, in one place.
+"""The card of a pipeline: its description in one place.
 
-``check``, the command line, the form of a rule, the documentation and the results take it from here.
+``check``, the command line, the form of a rule, the documentation and the results read it from here.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def option(
     leaves_text: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field of :class:`PipelineOptions`. Without ``default`` a rule must give it.
+    """A field of :class:`PipelineOptions`. Without ``default``, a rule must set the option.
 
-    ``label`` and ``help`` are for the form of a rule; the docstring below the field is its manual. ``usual``:
-    the default in words, if its value is not clear. ``wanted``: the end of "must be …" in the message on a
-    faulty value ("a share above 0"). ``limits``: ``ge``, ``le``, ``pattern`` … as ``pydantic.Field`` has
-    them. Others as in :class:`PipelineOption`.
+    ``label`` and ``help`` appear in the form of a rule; the docstring below the field is its manual.
+    ``usual``: the default in words, if its value is not clear. ``wanted``: the end of "must be …" in the
+    message on a faulty value ("a share above 0"). ``limits``: ``ge``, ``le``, ``pattern`` … as
+    ``pydantic.Field`` has them. Others as in :class:`PipelineOption`.
     """
     further: dict[str, JsonValue] = {
         "help": help,
@@ -74,9 +74,9 @@ def option(
 
 
 class PipelineOptions(BaseModel):
-    """The options that a rule may give a pipeline, a field for each; as it is here, none.
+    """The options that a rule may set for a pipeline, one field for each. This base class has none.
 
-    ``former``: options of earlier versions, which rules may still name, with what to do instead.
+    ``former``: options of earlier versions, which rules may still name, and what to do instead.
     """
 
     model_config = ConfigDict(
@@ -107,7 +107,7 @@ class PipelineOptions(BaseModel):
 
     @classmethod
     def sets(cls, key: str, options: Mapping[str, object]) -> bool:
-        """Whether ``options`` give the option ``key`` another value than its default."""
+        """Whether ``options`` set the option ``key`` to another value than its default."""
         return bool(getattr(cls.of(options), key) != cls.model_fields[key].get_default())
 
     @classmethod
@@ -118,7 +118,7 @@ class PipelineOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuantity:
-    """A quantity that a pipeline measures; ``about``: what its lines are, as the end of a sentence."""
+    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence."""
 
     name: str
     code: Code
@@ -136,7 +136,7 @@ class CodingScheme:
 
 @dataclass(frozen=True, slots=True)
 class ModelSlot:
-    """A model of a pipeline that a site may replace by its own.
+    """A place for a model in a pipeline; a site may put its own model there.
 
     ``shipped``: the id of the card that is run by default, "" for none. ``role``: a ``classifier``, a
     ``detector`` of boxes, or a second classifier in the ``shadow`` of the first.
@@ -151,19 +151,19 @@ class ModelSlot:
 class PipelineCard:
     """The description of a pipeline.
 
-    ``name``: that of its entry point; results bear it. ``version``: raised with whatever changes a result
-    (the UIDs of results are derived from it and from the models). ``about``: one line, for the form of a
-    rule. ``intended_use``: whom and what it is for, and what not. ``per_image``: an image's result does not
-    depend on the others, so the node may ask for each as it arrives.
+    ``name``: the name of its entry point, which results carry. ``version``: raised with every change that
+    alters a result (the UIDs of results are derived from it and from the models). ``about``: one line, for
+    the form of a rule. ``intended_use``: whom and what it is for, and what not. ``per_image``: an image's
+    result does not depend on the others, so the node may run the pipeline on each image as it arrives.
 
     ``modalities``, ``views``: Modality (0008,0060) and View Position (0018,5101) of the images that it takes,
     empty for any; ``auto_for``: modalities for which ``ai-pipeline run --pipeline auto`` chooses it.
     ``region``: the part of the body (PS3.16 CID 4031), which reports name where an image does not.
 
-    ``codes``: of what it finds, where no card of a model has them; ``outlines``: structures that it outlines
-    in Segmentations (PS3.16 CID 7151); ``measures``: what it measures; ``scheme``: what the designator of its
-    private codes stands for. ``slots``: models that a site may exchange;
-    ``compared_with``: options under which two of them are compared, so that they give findings and no more.
+    ``codes``: of its findings, unless a model's card has them; ``outlines``: structures that it outlines in
+    Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``scheme``: the coding scheme
+    of its private codes. ``slots``: models that a site may exchange; ``compared_with``: options under
+    which two of these models are compared, so that they give findings and nothing more.
     """
 
     name: str
@@ -184,12 +184,12 @@ class PipelineCard:
     compared_with: Mapping[str, object] | None = None
 
     def slot(self, role: str) -> ModelSlot | None:
-        """The model in this role that can be exchanged, None where there is none."""
+        """The slot with this ``role``; None if the pipeline has none."""
         return next((one for one in self.slots if one.role == role), None)
 
     @property
     def private_codes(self) -> tuple[Code, ...]:
-        """The pipeline's codes that no standard has (PS3.3 8.2)."""
+        """The pipeline's codes that belong to no standard (PS3.3 8.2)."""
         codes = (*self.codes, *self.outlines, *(one.code for one in self.measures))
         return tuple(code for code in codes if code.scheme.startswith("99"))
 

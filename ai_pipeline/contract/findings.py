@@ -1,8 +1,8 @@
-"""What a pipeline says of images: findings with their places, measurements, notes.
+"""The results of a pipeline on images: findings with their places, measurements, notes.
 
-Coordinates of every :class:`Region` are those that DICOM uses for SCOORD and for GSPS ``PIXEL``
-graphics (PS3.3 C.18.6.1.2 and C.10.5.1.2): ``(column, row)``, sub-pixel, ``(0.0, 0.0)`` at the top
-left corner of the top left pixel and ``(Columns, Rows)`` at the bottom right corner of the last one.
+Coordinates of every :class:`Region` are those that DICOM uses for SCOORD and for GSPS ``PIXEL`` graphics
+(PS3.3 C.18.6.1.2 and C.10.5.1.2): ``(column, row)``, sub-pixel, ``(0.0, 0.0)`` at the top left corner of the
+top left pixel and ``(Columns, Rows)`` at the bottom right corner of the last one.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in a source image. ``points``: ``(left, top), (right, bottom)`` of a box; of a polygon its
-    vertices, not closed."""
+    """A place in a source image. ``points``: ``(left, top), (right, bottom)`` of a box, or the vertices of a
+    polygon, which is not closed.
+    """
 
     type: Literal["box", "polygon"]
     points: tuple[Point, ...]
@@ -68,7 +69,7 @@ class Region:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """``(left, top, right, bottom)``."""
+        """The bounding box: ``(left, top, right, bottom)``."""
         xs = [x for x, _ in self.points]
         ys = [y for _, y in self.points]
         return min(xs), min(ys), max(xs), max(ys)
@@ -76,7 +77,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model of a result. ``sha256`` of its weights, ``card_sha256`` of its card (thresholds, codes)."""
+    """The model that gave a result. ``sha256``: of its weights; ``card_sha256``: of its card (thresholds,
+    codes).
+    """
 
     id: str
     version: str
@@ -87,7 +90,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heatmap:
-    """The places that led to a finding: ``values`` float32 ``[rows, columns]`` of the source image, 0 to
+    """A map of the evidence for a finding: ``values`` float32 ``[rows, columns]`` of the source image, 0 to
     1.
     """
 
@@ -97,13 +100,15 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finding:
-    """One thing that a model says about one image.
+    """One statement of a model about one image.
 
-    ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
-    ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
-    patient on which all regions lie; ``certainty``: how far to trust a call that the finding is present, in
-    words; ``reliability``: the figure behind it, how many of such calls are right. What is
-    ``research_only`` is not shown; nor may it follow from the others where ``exclusive`` ones sum to 1."""
+    ``probability`` 0 to 1, None if the model gives none; ``frame`` 1-based as in DICOM, None in a still;
+    ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: the patient's
+    side on which all regions lie; ``certainty``: how far to trust a call that the finding is present, in
+    words; ``reliability``: the figure behind it, the share of such calls that are right. A ``research_only``
+    finding is not shown, and it must not follow from the others if findings are ``exclusive`` (their sum is
+    1).
+    """
 
     label: str
     code: Code
@@ -135,10 +140,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class QualityNote:
-    """Something that a reader should know about how far to trust the result. Never holds PHI.
+    """A note for the reader on how far to trust the result. Never holds PHI.
 
-    ``text``: a whole sentence or several. ``on_faces``: must be read wherever the findings are. ``places``:
-    where, for the node alone; as UltrasoundRegion.box. ``names``: what the note is about, as readers name it.
+    ``text``: one or more whole sentences. ``on_faces``: must be read wherever the findings are. ``places``:
+    boxes like UltrasoundRegion.box, for the node alone. ``names``: the subjects of the note, as readers name
+    them.
     """
 
     name: str
@@ -151,16 +157,18 @@ class QualityNote:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A number with its unit, taken at a place in one image. ``name`` is a reader's; ``quantity``, ``unit``
-    (UCUM) and the body ``site`` are coded. ``frame`` as in :class:`Finding`.
+    """A number with its unit, measured at a place in one image. ``name`` is for readers; ``quantity``,
+    ``unit`` (UCUM) and the body ``site`` are coded. ``frame`` as in :class:`Finding`.
 
-    ``lines``: polylines of two points or more on which it was taken, in the coordinates of :class:`Region`;
-    open, or ``closed``: outlines whose last point is joined to the first. ``model``: the model that drew
-    them; None where the number was written in the picture and only read. ``fetus``: which fetus was measured,
-    by its letter or number in the picture, "1" where there is only one; "" of the patient. ``statement``: the
-    number in a reader's words, with what it means; "" of a number that the short result does not need.
-    ``error``: 95 % of two measurements of an unchanged patient differ by less (:func:`repeatability`), in the
-    unit; None where it was not measured, so that the number is not compared with an earlier one."""
+    ``lines``: polylines of two points or more along which it was measured, in the coordinates of
+    :class:`Region`; open, or ``closed``: outlines whose last point is joined to the first. ``model``: the
+    model that drew the lines; None if the number was only read in the picture. ``fetus``: which fetus was
+    measured, by its letter or number in the picture, "1" if there is only one; "" for a measurement of the
+    patient. ``statement``: the number in a reader's words, with its meaning; "" if the short result does not
+    need it. ``error``: 95 % of two measurements of an unchanged patient differ by less
+    (:func:`repeatability`), in the unit; None if it was not measured: then the number is not compared with an
+    earlier one.
+    """
 
     source_uid: str
     name: str
@@ -185,11 +193,11 @@ class Measurement:
 
 
 def repeatability(limits: tuple[float, float], step: float) -> float:
-    """Difference of two measurements below which nothing has changed, rounded up to ``step``.
+    """The difference of two measurements below which they count as unchanged, rounded up to ``step``.
 
-    ``limits``: between which differences from a reader 95 % of test images lay. Half their distance is 1.96
-    standard deviations of one measurement (a constant bias cancels out), and a difference of two has √2 of
-    it (J. Bland, D. Altman, Stat Methods Med Res 1999).
+    ``limits``: the range that holds 95 % of the differences from a reader on test images. Half its width is
+    1.96 standard deviations of one measurement (a constant bias cancels out), and a difference of two has √2
+    of it (J. Bland, D. Altman, Stat Methods Med Res 1999).
     """
     low, high = limits
     return math.ceil(math.sqrt(2) * (high - low) / 2 / step) * step

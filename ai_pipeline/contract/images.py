@@ -1,4 +1,4 @@
-"""The images that a pipeline gets, and the pictures that it makes of them."""
+"""The images that a pipeline gets, and the pictures that it derives from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class UltrasoundRegion:
     """One item of the Sequence of Ultrasound Regions (0018,6011), PS3.3 C.8.5.5.
 
     ``box``: left, top, right, bottom in pixels, the last two exclusive. ``spacing``: millimetres between rows
-    and columns, None if not both are in centimetres. Format and type are 0 if it has none."""
+    and columns, None if not both are in centimetres. Format and type are 0 if the item has none.
+    """
 
     box: tuple[int, int, int, int]
     spacing: tuple[float, float] | None = None
@@ -29,12 +30,11 @@ class UltrasoundRegion:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """The information on an image that a pipeline gets besides its pixels: decoded header values, no
-    identity.
+    """The header values of an image that a pipeline gets besides pixels: decoded, without identity.
 
-    ``age_years``: None where the header gives no usable age. ``attributes``: further values by keyword, as
-    text. ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of
-    the pixel data, from 0 on, that hold one. ``removed_by_hand``: boxes that a person wants removed.
+    ``age_years``: None if the header gives no usable age. ``attributes``: further values by keyword, as text.
+    ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of the
+    pixel data, from 0 on, that hold an overlay plane. ``removed_by_hand``: boxes that a person wants removed.
     """
 
     modality: str
@@ -62,11 +62,11 @@ class ImageHeader:
 class SourceImage(Protocol):
     """One image as a pipeline sees it; ``ai_pipeline.images.decode`` makes it from DICOM, PNG or JPEG.
 
-    Frames are decoded when asked for. ``stored(i)`` gives the component samples after the node's one
-    decoder and one fixed YBR→RGB or palette→RGB step: ``[rows, columns]`` or ``[rows, columns, 3]``.
-    ``display(i)`` gives what a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT,
-    ``[rows, columns]`` for grey and ``[rows, columns, 3]`` RGB for colour; ``show(samples, i)`` gives that of
-    other samples of the stored kind. ``i`` counts from 0. All raise PixelError, which names the cause.
+    Frames are decoded when asked for. ``stored(i)`` gives the samples after decoding, with YBR converted to
+    RGB and palettes looked up: ``[rows, columns]`` or ``[rows, columns, 3]``. ``display(i)`` gives the
+    picture that a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT, ``[rows,
+    columns]`` for grey and ``[rows, columns, 3]`` RGB for colour. ``show(samples, i)`` gives such a picture
+    of other samples of the stored kind. ``i`` counts from 0. All raise PixelError, which names the cause.
     """
 
     @property
@@ -81,7 +81,7 @@ class SourceImage(Protocol):
 
 
 class ImageKind(StrEnum):
-    """Derived pictures that a pipeline may hand back."""
+    """The kinds of derived pictures that a pipeline may return."""
 
     ANNOTATED = "annotated"
     CLEANED = "cleaned"
@@ -93,7 +93,7 @@ class ImageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """A further processing of a cleaned image, whose picture gets a series of its own.
+    """A further processing of a cleaned image; its pictures get a series of their own.
 
     ``name``: one word that tells it from the others; ``title``: a reader's words, such as "less speckle";
     ``code``: PS3.16 CID 7203; ``caution``: a use that the picture is not meant for.
@@ -109,11 +109,12 @@ class Processing:
 class DerivedImage:
     """A picture made from one source image.
 
-    ``frames``: ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]`` in the source's stored type
-    (for ``cleaned``) or uint8 RGB (for pictures), of ``organs`` a mask (0, 255) for each; may be a read-only
-    ``numpy.memmap`` so that a cine need not be in memory. ``verified`` is True only when a cleaned image was
+    ``frames``: ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]``: in the source's stored type for
+    ``cleaned``, uint8 RGB for pictures, for ``organs`` one mask (0, 255) each; may be a read-only
+    ``numpy.memmap``, so that a cine need not be in memory. ``verified`` is True only when a cleaned image was
     proven to hold no legible text. ``outside_sha256`` of a cleaned image: the SHA-256 of its samples outside
-    the mask, frame by frame, which the source's samples have too."""
+    the mask, frame by frame, equal to that of the source's samples.
+    """
 
     kind: ImageKind
     source_uid: str
@@ -128,5 +129,5 @@ class DerivedImage:
 
     @property
     def name(self) -> str:
-        """One word for the picture: its kind, or its further processing."""
+        """One word for the picture: its kind, or the name of its further processing."""
         return self.processing.name if self.processing else self.kind.value

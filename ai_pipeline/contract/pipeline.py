@@ -1,4 +1,4 @@
-"""A pipeline: what it is asked, and what it answers."""
+"""The interface of a pipeline: the calls of the node, and the answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from ai_pipeline.contract.records import Reading, Refusal, Scores
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will look at ``source_uids``; ``refused``: those passed over, for the node's counts."""
+    """The pipeline will analyse the images ``source_uids``. ``refused``: the images that it will not analyse;
+    the node counts them.
+    """
 
     source_uids: tuple[str, ...]
     refused: tuple[Refusal, ...] = field(default=(), compare=False)
@@ -33,7 +35,9 @@ class Refuse:
 
 
 class Progress(Protocol):
-    """Called with the share done, 0 to 1, and a word for a person; may raise to cancel the run."""
+    """A function called with the share done, 0 to 1, and a word for a person; it may raise to
+    cancel the run.
+    """
 
     def __call__(self, share: float, what: str) -> None: ...
 
@@ -43,8 +47,8 @@ class PipelineResult:
     """The results of a pipeline. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone. ``drawn_on``: the image that pictures show: the source, or only its
-    ``cleaned`` image.
+    access-controlled record alone. ``drawn_on``: the image on which pictures are drawn: the source, or only
+    its ``cleaned`` image.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -59,7 +63,7 @@ class PipelineResult:
 
     @classmethod
     def joined(cls, results: Sequence[PipelineResult]) -> PipelineResult:
-        """The results of single images as one: notes and models once, seconds added up."""
+        """Join the results of single images: notes and models are listed once, seconds are added up."""
         whole: dict[str, Any] = {
             one.name: tuple(chain.from_iterable(getattr(result, one.name) for result in results))
             for one in fields(cls)
@@ -74,9 +78,9 @@ class PipelineResult:
 
 
 class Pipeline(Protocol):
-    """From images to findings. Constructed once per process; ``warm_up`` loads the models.
+    """Turns images into findings. Constructed once per process; ``warm_up`` loads the models.
 
-    ``options`` are those of a rule; ``card.options`` knows and reads them.
+    ``options`` come from a rule; ``card.options`` reads and checks them.
     """
 
     card: PipelineCard
@@ -93,10 +97,10 @@ class Pipeline(Protocol):
 
 @runtime_checkable
 class ChecksOptions(Protocol):
-    """A pipeline whose options can be wrong in what only its model or this machine knows."""
+    """A pipeline that checks its options against its model or this machine, which its card cannot do."""
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """Faults in ``options`` beyond the card's own checks, by option, as a remedy."""
+        """Faults in ``options`` beyond the card's own checks, by option, as remedies."""
         ...
 
 

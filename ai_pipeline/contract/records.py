@@ -1,4 +1,4 @@
-"""What a pipeline hands over for the node's own records: no result shows it."""
+"""Data that a pipeline returns for the node's own records: no result shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ai_pipeline.contract.findings import ModelRef
 
 
 class Meaning(StrEnum):
-    """The purpose of a burned-in mark; a destination's policy uses it to decide what must be removed."""
+    """The purpose of a burned-in mark; by it a destination's policy decides what must be removed."""
 
     IDENTITY = "identity"
     MEASUREMENT = "measurement"
@@ -26,7 +26,8 @@ class Reading:
 
     For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
     is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` as in :class:`Finding`;
-    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed`` False: the policy kept the mark."""
+    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed``: False if the policy kept the mark.
+    """
 
     source_uid: str
     frame: int | None
@@ -39,7 +40,7 @@ class Reading:
 
 
 class RefusedBy(StrEnum):
-    """The gate that an image did not pass."""
+    """The check that an image did not pass."""
 
     HEADER = "header"
     PIXELS = "pixels"
@@ -47,7 +48,7 @@ class RefusedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An image that ``accepts`` passed over, and the model that it was for. Counted, never shown."""
+    """An image that ``accepts`` refused, and the model that it was refused for. Counted, never shown."""
 
     source_uid: str
     model: ModelRef
@@ -58,8 +59,9 @@ class Refusal:
 class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
-    Also of labels that are not reported: the node counts them to notice drift and never shows them. One per
-    image and model; ``reoriented``: the image was turned or inverted before the analysis."""
+    Labels that are not reported are included: the node counts them to notice drift and never shows them. One
+    per image and model; ``reoriented``: the image was turned or inverted before the analysis.
+    """
 
     source_uid: str
     model: ModelRef

@@ -1,9 +1,9 @@
-"""A cleaned ultrasound image with less speckle: inside the image area, where it is grey, by one network.
+"""Reduce speckle in a cleaned ultrasound image: inside the image area, in grey pixels, by one network.
 
-For ``ai-pipeline run --despeckle`` alone: frames as they came change too little to be worth a series at a
-PACS, and stronger ways lose structure (docs/studies/despeckle.md).
+Only for ``ai-pipeline run --despeckle``: the change is too small to be worth a series at a PACS, and stronger
+methods lose structure (docs/studies/despeckle.md).
 
-Never made from an image that was not verified to hold no text that had to go: it would leave with it.
+The image must be verified to hold no text that had to be removed: that text would leave with the picture.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ Box = tuple[int, int, int, int]
 @dataclass(frozen=True, slots=True)
 class Despeckler:
     """Removes speckle. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
-    ``strength``, 0 to 1: the weight of its answer."""
+    ``strength``, 0 to 1: the weight of the engine's answer against the picture.
+    """
 
     engine: Callable[[Floats], Mapping[str, Any]]
     strength: float
@@ -58,17 +59,17 @@ class Despeckler:
 
     @staticmethod
     def from_card(card: Card, threads: int = 0) -> Despeckler:
-        """With the weights and the strength that ``card`` names. Raises CardError."""
+        """Load the despeckler with the weights and the strength that ``card`` names. Raises CardError."""
         network = OnnxRuntime(read(card.file("despeckler")), threads or usable_cores())
         return Despeckler(network, float(card.details["despeckler"]["strength"]), card.ref)
 
     @staticmethod
     def active(models_dir: Path | None = None) -> Despeckler:
-        """That of the card :data:`MODEL`. Raises CardError."""
+        """The despeckler of the card :data:`MODEL`. Raises CardError."""
         return Despeckler.from_card(find(MODEL, models_dir))
 
     def picture(self, shares: Floats) -> Floats:
-        """``[rows, columns]``, 0 to 1, with less speckle."""
+        """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
         rows, columns = shares.shape
         edges = ((0, -rows % STEP), (0, -columns % STEP))
         padded = np.pad(shares, edges, "edge")[None, None]
@@ -78,10 +79,11 @@ class Despeckler:
     def despeckle(
         self, cleaned: DerivedImage, header: ImageHeader, report: Progress, annotation: Sequence[Box] = ()
     ) -> DerivedImage:
-        """All frames of ``cleaned``, which must be verified; of a cine in a temporary file.
+        """All frames of ``cleaned`` with less speckle; the image must be verified. A cine is kept in a
+        temporary file.
 
-        Nothing changes inside the boxes of ``annotation``: thin letters and calipers would fade.
-        Raises CleaningFailed for an image that was not verified, or whose samples have a sign.
+        Nothing changes inside the boxes of ``annotation``: thin letters and calipers would fade. Raises
+        CleaningFailed for an image that was not verified, or whose samples are signed.
         """
         if cleaned.kind is not ImageKind.CLEANED or not cleaned.verified:
             raise CleaningFailed("speckle is reduced on verified cleaned images only")

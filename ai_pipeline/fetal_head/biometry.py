@@ -1,7 +1,7 @@
 """Head circumference, biparietal and occipitofrontal diameter from the ellipse of a head.
 
-As ISUOG's guideline for biometry has it (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs
-along the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
+By ISUOG's guideline for biometry (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs along
+the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
 skull's thickness more than from outer to inner edge.
 """
 
@@ -52,8 +52,9 @@ ALIKE: Final = 0.01
 
 
 def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None:
-    """Millimetres between rows and between columns where the head lies: of the smallest calibrated region of
-    (0018,6011) that holds all of it inside the picture, else Pixel Spacing; None where neither says it."""
+    """Millimetres between rows and between columns at the head: from the smallest calibrated region of
+    (0018,6011) that holds all of the head inside the picture, else from Pixel Spacing; None without either.
+    """
     points = inside(head.polygon(), header)
     for region in calibrated_regions(header):
         if all(region.holds(point) for point in points):
@@ -62,7 +63,7 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
 
 
 def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
-    """A sentence why no head can have this size; "" if it can, or if the pixel spacing is unknown."""
+    """A sentence on why no head can have this size; "" if one can, or if the pixel spacing is unknown."""
     if spacing is None:
         return ""
     low, high = POSSIBLE
@@ -80,9 +81,12 @@ def measurements(
     fetus: str,
     agreement: tuple[float, float] | None = None,
 ) -> tuple[Measurement, ...]:
-    """Circumference, short and long axis of the ``head`` of ``fetus`` (as Measurement has it) in the image
-    ``uid``: in mm, or in pixels without ``spacing``. Lines are cut off at the picture's edge.
-    ``agreement``: of the circumference with a sonographer, as the model's card has it."""
+    """Circumference, short and long axis of the ``head`` in the image ``uid``, in mm, or in pixels without
+    ``spacing``.
+
+    ``fetus``: as in Measurement. ``agreement``: of the circumference with a sonographer, from the model's
+    card. Lines are cut off at the picture's edge.
+    """
     unit = MILLIMETRES if spacing else PIXELS
     error = repeatability(agreement, 1.0) if agreement and spacing else None
     sizes = in_millimetres(head, spacing) if spacing else head
@@ -111,8 +115,9 @@ def measurements(
 
 
 def gestational_age(circumference: float) -> tuple[float, float] | None:
-    """Weeks at which a head has this ``circumference`` in mm, and two standard deviations, in weeks; None
-    outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497)."""
+    """The gestational age for a head ``circumference`` in mm, and two standard deviations of it, both in
+    weeks; None outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497).
+    """
     head = circumference / 10
     weeks = 8.96 + 0.540 * head + 0.0003 * head**3
     return next(((weeks, spread) for first, last, spread in _HADLOCK if first <= weeks < last), None)
@@ -131,7 +136,7 @@ def _statement(circumference: float, unit: Code) -> str:
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
-    """``head`` in millimetres; where pixels are not square, the ellipse through its stretched outline."""
+    """``head`` in millimetres; if pixels are not square, the ellipse through its stretched outline."""
     down, across = spacing
     if abs(down - across) <= ALIKE * across:
         mean = (down + across) / 2

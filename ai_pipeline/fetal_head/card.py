@@ -1,4 +1,4 @@
-"""What the pipeline ``fetal_head`` is."""
+"""The card of the pipeline ``fetal_head``: its description."""
 
 from __future__ import annotations
 

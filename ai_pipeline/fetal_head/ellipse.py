@@ -21,7 +21,8 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Ellipse:
-    """``x``, ``y``: the middle; ``long`` and ``short``: whole axes; all in pixels of the source.
+    """An ellipse. ``x``, ``y``: the middle; ``long`` and ``short``: the whole axes; all in pixels of the
+    source.
 
     ``turn``: radians from the picture's rows to the long axis, clockwise as shown, 0 to π.
     """
@@ -34,13 +35,13 @@ class Ellipse:
 
     @property
     def circumference(self) -> float:
-        """In pixels, by Ramanujan's second formula (error below one in ten thousand)."""
+        """The circumference in pixels, by Ramanujan's second formula (error below one in ten thousand)."""
         a, b = self.long / 2, self.short / 2
         h = ((a - b) / (a + b)) ** 2
         return math.pi * (a + b) * (1 + 3 * h / (10 + math.sqrt(4 - 3 * h)))
 
     def polygon(self, count: int = POINTS) -> tuple[Point, ...]:
-        """``count`` points on the ellipse, from one end of the long axis on; not closed."""
+        """``count`` points on the ellipse, starting at one end of the long axis; not closed."""
         return tuple(self._at(2 * math.pi * step / count) for step in range(count))
 
     def long_axis(self) -> tuple[Point, Point]:
@@ -66,7 +67,7 @@ class Ellipse:
 
 
 def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
-    """The ellipse through the outline of ``mask [rows, columns]``; None where too little of an outline is
+    """The ellipse fitted to the outline of ``mask [rows, columns]``; None if too little of an outline is
     visible.
 
     ``from_grid`` maps corners of the mask's pixels to the source. Where the head leaves the mask its outline

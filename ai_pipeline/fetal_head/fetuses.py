@@ -1,4 +1,4 @@
-"""Which fetus a picture is of: of several none is measured unless the picture says which."""
+"""Which fetus a picture shows: if there are several, none is measured unless the picture names it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SEVERAL: Final = re.compile(
 
 
 def names_in(texts: Iterable[str]) -> frozenset[str]:
-    """The letters or numbers by which these texts call fetuses: "TWIN B" names "B"."""
+    """The letters or numbers by which these texts name fetuses: "TWIN B" names "B"."""
     return frozenset(name for text in texts for name in _NAMED.findall(text.upper()))
 
 
 def tells_of_several(texts: Iterable[str]) -> bool:
-    """Whether one of these texts speaks of more than one fetus."""
+    """Whether one of these texts mentions more than one fetus."""
     return any(_SEVERAL.search(text.upper()) for text in texts)
 
 
@@ -39,7 +39,7 @@ def descriptions(header: ImageHeader) -> list[str]:
 def fetus_of_each(
     pictures: Mapping[str, Sequence[str]], headers: Iterable[ImageHeader]
 ) -> dict[str, tuple[str, str]]:
-    """For each image UID the fetus that the image shows, and a sentence on why that is not known.
+    """For each image UID the name of the fetus that the image shows, and a sentence on why it is not known.
 
     One of the two is empty. ``pictures``: the texts read in each picture of one study.
     """

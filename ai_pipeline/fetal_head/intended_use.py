@@ -1,4 +1,6 @@
-"""What the header must say, or leave open, before a head is looked for: a still ultrasound of a pregnancy."""
+"""What the header must say, or may leave open, before a head is looked for: a still ultrasound of a
+pregnancy.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def refused_by_header(header: ImageHeader) -> str:
 
 
 def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the largest two-dimensional region inside the picture; else all of it."""
+    """Left, top, right, bottom of the largest two-dimensional region inside the picture; the whole picture
+    without regions.
+    """
     whole = (0, 0, header.columns, header.rows)
     regions = [
         region for region in _flat(header) if _area(region.box) >= BESIDE * header.rows * header.columns

@@ -1,6 +1,7 @@
-"""A fetal head in one picture: the network's outline, the ellipse through it, and whether to believe it.
+"""A fetal head in one picture: the network's outline, the ellipse through it, and whether it can be trusted.
 
-The network sees three variants of the picture (as it is, mirrored, smaller); the ellipse is of their mean.
+The network sees three variants of the picture (as it is, mirrored, smaller); the ellipse is fitted to the
+mean of their outlines.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class HeadLimits:
     """Limits within which an outline is measured; fitted on validation frames.
 
     ``present``: least score of "there is a head". ``shape``: least Dice of the outlined area and the ellipse
-    through it. ``spread``: largest difference of the circumference between variants, as a share of it.
-    ``roundness``: least and largest short axis over long axis. ``outside``: largest share of the ellipse that
-    may lie outside the picture. ``inset``: by how many pixels of the network's input the measured ellipse
-    runs inside the outlined area, because the masks that taught the network hold the drawn line.
+    through it. ``spread``: largest difference of the circumference between variants, as a share of the
+    circumference. ``roundness``: least and largest ratio of short to long axis. ``outside``: largest share of
+    the ellipse that may lie outside the picture. ``inset``: by how many pixels of the network's input the
+    measured ellipse runs inside the outlined area, because the training masks include the drawn line.
     """
 
     present: float
@@ -57,7 +58,7 @@ class HeadLimits:
 
     @staticmethod
     def from_table(table: Mapping[str, Any]) -> HeadLimits:
-        """From the table ``[head]`` of a card. Raises KeyError, TypeError."""
+        """Read the limits from the table ``[head]`` of a card. Raises KeyError, TypeError."""
         low, high = map(float, table["roundness"])
         number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
         return HeadLimits(roundness=(low, high), **number)
@@ -68,9 +69,9 @@ class HeadOutline:
     """The outline found in one picture. ``area``: the ellipse around the whole outline; ``measured``: the
     ellipse along which biometry measures; both in source pixels, None if no head was outlined.
 
-    ``present``, ``shape``, ``spread``, ``outside``: what :class:`HeadLimits` judges. ``fault``: why this is
-    no head to measure, as a sentence; empty where it is one. ``second``: another part beside it has the
-    form of a head.
+    ``present``, ``shape``, ``spread``, ``outside``: see :class:`HeadLimits`. ``fault``: why this head is not
+    measured, as a sentence; empty if it is. ``second``: another part of the picture has the form of a head
+    too.
     """
 
     area: Ellipse | None
@@ -84,7 +85,7 @@ class HeadOutline:
 
 
 class HeadModel:
-    """The network of one card. Raises CardError when its weights are missing or altered."""
+    """The fetal head network of one card. Raises CardError when its weights are missing or altered."""
 
     def __init__(
         self,
@@ -99,14 +100,16 @@ class HeadModel:
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> HeadModel:
-        """The model with the weights and limits that ``card`` names."""
+        """Load the model with the weights and limits that ``card`` names."""
         network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
 
     def outline(self, grey: Grey) -> HeadOutline:
-        """The head of a displayed picture, uint8 grey ``[rows, columns]``."""
+        """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the
+        limits.
+        """
         found = self.seen(grey)
         return replace(found, fault=fault(found, self.limits))
 
@@ -149,7 +152,7 @@ class HeadModel:
 
 
 def head_mask(probabilities: Floats) -> Bools:
-    """``[rows, columns]`` 0..1 → the largest part that is head, ``[FINER · rows, FINER · columns]``."""
+    """The largest part of the head's mask: ``[rows, columns]`` 0..1 → ``[FINER · rows, FINER · columns]``."""
     return head_masks(probabilities)[0]
 
 
@@ -168,7 +171,7 @@ def head_masks(probabilities: Floats) -> list[Bools]:
 
 
 def fault(found: HeadOutline, limits: HeadLimits) -> str:
-    """Why ``found`` is no head to measure; empty where it is one."""
+    """Why ``found`` cannot be measured as a head, as a sentence; empty if it can."""
     if found.area is None or found.present < limits.present:
         return "no fetal head in a plane for biometry was found"
     low, high = limits.roundness

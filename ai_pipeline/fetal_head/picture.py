@@ -1,4 +1,4 @@
-"""A picture as the network for fetal heads sees it, the same way in training and at run time."""
+"""Prepare a picture for the network for fetal heads, the same way in training and at run time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
-    """``grey [rows, columns]`` reduced into ``[ROWS, COLUMNS]``, black around it; the map source → input."""
+    """``grey [rows, columns]`` fitted into ``[ROWS, COLUMNS]`` with black around it, and the map source →
+    input.
+    """
     rows, columns = grey.shape
     scale = min(ROWS / rows, COLUMNS / columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
@@ -29,6 +31,6 @@ def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
 
 
 def values(pictures: npt.NDArray[np.uint8]) -> Floats:
-    """``pictures [N, ROWS, COLUMNS]`` as float32 ``[N, 3, ROWS, COLUMNS]``."""
+    """``pictures [N, ROWS, COLUMNS]`` as the network's input, float32 ``[N, 3, ROWS, COLUMNS]``."""
     scaled = (pictures.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
     return np.ascontiguousarray(np.broadcast_to(scaled[:, None], (len(pictures), 3, *pictures.shape[1:])))

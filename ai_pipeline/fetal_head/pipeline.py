@@ -1,6 +1,6 @@
 """The pipeline ``fetal_head``: outline and measure the head of a fetus in a still ultrasound picture.
 
-Every picture that is sent with the outline drawn in shows cleaned pixels: burned-in text names patients.
+A picture that is sent with the outline drawn in shows cleaned pixels: burned-in text names patients.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class FetalHead:
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (there is none)
     ) -> Accept | Refuse:
-        """Choose the images that show a fetal head to measure; decodes those whose header allows it."""
+        """Choose the images that show a fetal head to measure. Decodes an image only if its
+        header allows it.
+        """
         return accept(
             images,
             lambda image: refused_by_header(image.header),
@@ -109,7 +111,7 @@ class FetalHead:
         report: Progress,
         options: Mapping[str, object],  # noqa: ARG002  (there is none)
     ) -> PipelineResult:
-        """Measure the heads in ``images`` (those that ``accepts`` named). Raises PixelError."""
+        """Measure the heads in ``images``, which ``accepts`` chose. Raises PixelError."""
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         measured: list[Measurement] = []

@@ -1,1 +1,1 @@
-"""From a file to samples and grey levels as displayed, and results drawn into them."""
+"""Read a file into samples and displayed grey levels, and draw results into pictures."""

@@ -1,7 +1,7 @@
-"""Compressed frames, looked at before they are decoded: are they whole, and as large as the header says?
+"""Check compressed frames before they are decoded: are they whole, and as large as the header says?
 
-A decoder believes the code stream's own header and allocates what it demands; it fills up what is missing
-and says nothing. So each frame passes :func:`checked` on its way into the decoder, as a plugin of pydicom.
+A decoder believes the code stream's own header and allocates the memory that it demands; it fills missing
+parts without a warning. So each frame passes :func:`checked` before the decoder, as a plugin of pydicom.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Declared:
 
 
 def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
-    """The first frame (from 1) that ends before its end; None when all are whole or the syntax cannot tell.
+    """The first frame (from 1) whose data is cut short; None if all are whole or the syntax cannot tell.
 
     Reads the file once, one frame in memory at a time.
     """
@@ -108,7 +108,7 @@ def check_inflation(path: Path, most_mib: int) -> None:
 
 
 def check_decodable(syntax: UID) -> None:
-    """Raise CodestreamFault where this transfer syntax is not decoded here."""
+    """Raise CodestreamFault if this package does not decode the transfer syntax."""
     if not syntax:
         raise CodestreamFault("the file has no Transfer Syntax UID (0002,0010)")
     try:
@@ -121,7 +121,7 @@ def check_decodable(syntax: UID) -> None:
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:
-    """The properties that a JPEG, JPEG-LS or JPEG 2000 frame declares. Raises CodestreamFault."""
+    """The size and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares. Raises CodestreamFault."""
     try:
         return _jpeg_2000(frame) if syntax in JPEG_2000 else _jpeg(frame)
     except (IndexError, struct.error):
@@ -129,7 +129,10 @@ def declared(frame: bytes, syntax: UID) -> Declared:
 
 
 def checked(frame: bytes, runner: Any) -> bytearray | memoryview:
-    """Decode a frame that is as large as the header says; ``runner`` is pydicom's. Raises CodestreamFault."""
+    """Decode a frame after checking that it is as large as the header says; ``runner`` is pydicom's.
+
+    Raises CodestreamFault.
+    """
     syntax = UID(runner.transfer_syntax)
     if syntax == RLELossless:
         _check_rle(frame, runner)
@@ -170,7 +173,7 @@ def _interleave(frame: bytes) -> int:
 
 
 def prepare(syntax: UID) -> None:
-    """Have the decoders ready, if they are needed for ``syntax``. Raises NoDecoder."""
+    """Start the decoding process if ``syntax`` needs it. Raises NoDecoder."""
     if plugin(syntax) and syntax != RLELossless:
         DECODER.start()
 
@@ -184,14 +187,16 @@ DECODER_DEPENDENCIES = {
 
 
 def is_available(syntax: str) -> bool:
-    """Whether the decoder behind the check is installed."""
+    """Whether the library that decodes ``syntax`` is installed."""
     if syntax == RLELossless:
         return True
     return bool((pyjpegls if syntax in JPEG_LS else pylibjpeg).is_available(syntax))
 
 
 def plugin(syntax: UID) -> str:
-    """Name the decoder for ``syntax``: that behind our check, whatever else is installed (gdcm, Pillow)."""
+    """The name of this module's decoding plugin for ``syntax``, "" if it has none; others (gdcm, Pillow) are
+    not used.
+    """
     return PLUGIN if syntax in DECODER_DEPENDENCIES else ""
 
 

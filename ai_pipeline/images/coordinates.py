@@ -1,4 +1,4 @@
-"""From the coordinates of one picture to those of another: source image, upright image, network input."""
+"""Maps between the coordinates of pictures: source image, upright image, network input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Affine:
         )
 
     def inverse(self) -> Affine:
-        """The way back from model to source coordinates. ValueError when the map has no inverse."""
+        """The map back from model to source coordinates. Raises ValueError when the map has no inverse."""
         determinant = self.a * self.e - self.b * self.d
         if determinant == 0.0:
             raise ValueError("an affine map without inverse")

@@ -1,6 +1,7 @@
-"""The node's one decoder: DICOM, PNG or JPEG → :class:`ai_pipeline.contract.SourceImage`.
+"""Decode DICOM, PNG or JPEG to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
 
-Frames are decoded one at a time when asked for, from the file, so that a long cine never lies in memory.
+Frames are decoded from the file one at a time when asked for, so that a long cine is never in memory as a
+whole.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ MOST_PADDING = 0.05
 
 
 def open_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
-    """Read the header of a DICOM file (Part 10); decodes nothing yet.
+    """Read the header of a DICOM file (Part 10); decodes no pixel yet.
 
-    Raises :class:`PixelError`, also for an image beyond ``limits`` or in a transfer syntax that cannot be
-    decoded here.
+    Raises :class:`PixelError`, also for an image beyond ``limits`` or in a transfer syntax that this package
+    does not decode.
     """
     image = read_dicom(file, limits)
     image.check_decodable()
@@ -79,7 +80,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 def open_picture(
     path: Path, modality: str, limits: ImageLimits = LIMITS, given: GivenAttributes = NONE_GIVEN
 ) -> PictureImage:
-    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …), as ``given``.
+    """Open a PNG or JPEG as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes ``given``.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
@@ -122,9 +123,10 @@ def open_image(
 
 
 def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
-    """Return the hash of the decoded samples of all frames, whatever the transfer syntax.
+    """The hash of the decoded samples of all frames; it does not depend on the transfer syntax.
 
-    Of little-endian samples before palette and LUTs, with the shape in front; one frame in memory at a time.
+    The hash is over the shape, then little-endian samples before palette and LUTs; one frame in memory at a
+    time.
     """
     source = open_dicom(image) if isinstance(image, Path) else image
     digest = hashlib.sha256()
@@ -137,7 +139,7 @@ def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
 
 
 def samples_photometric(header: ImageHeader) -> Literal["MONOCHROME1", "MONOCHROME2", "RGB"]:
-    """Return the photometric interpretation of what ``stored()`` gives."""
+    """The photometric interpretation of the samples that ``stored()`` returns."""
     if header.photometric in {"MONOCHROME1", "MONOCHROME2"}:
         return cast(Literal["MONOCHROME1", "MONOCHROME2"], header.photometric)
     return "RGB"
@@ -159,7 +161,7 @@ class DicomImage:
     _whole_frames: bool = field(default=False, repr=False)
 
     def check_decodable(self) -> None:
-        """Raise :class:`PixelError` where its frames cannot be decoded, as far as the header tells."""
+        """Raise :class:`PixelError` if the header shows that the frames cannot be decoded."""
         with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
             codestreams.check_decodable(self.transfer_syntax)
             if self.header.photometric == "PALETTE COLOR":
@@ -193,11 +195,11 @@ class DicomImage:
             return self.grey_display(frame).show(samples)
 
     def grey_display(self, frame: int = 0) -> GreyDisplay:
-        """Return how frame ``frame`` is windowed; its ``choice`` says why."""
+        """The windowing of frame ``frame``; its ``choice`` says where the window came from."""
         return GreyDisplay.from_dataset(_frame_attributes(self.dataset, frame))
 
     def decoded(self, frame: int) -> PixelArray:
-        """Return the frame's samples, colour as RGB, palette indices not yet looked up."""
+        """The frame's samples, colour as RGB, palette indices not yet looked up."""
         if not 0 <= frame < self.header.frames:
             raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
         if self._last is None or self._last[0] != frame:
@@ -205,7 +207,7 @@ class DicomImage:
         return self._last[1]
 
     def forget(self) -> None:
-        """Give back the memory of the frame that was decoded last."""
+        """Free the memory of the frame that was decoded last."""
         self._last = self._whole = None
 
     def _decode(self, frame: int) -> PixelArray:

@@ -1,8 +1,8 @@
-"""What is compressed is decoded in a process that can do nothing else (:mod:`.decoder_process`).
+"""Decode compressed frames in a process that can do nothing else (:mod:`.decoder_process`).
 
-It has no file, no network, no environment and no other process to reach. From it come samples, as many as the
-header says, or a complaint; whatever is in a frame ends no more than the process of this frame.
-docs/reference/confinement.md says what is promised where.
+The process has no file, no network, no environment and no other process to reach. It returns as many samples
+as the header says, or an error; a malicious frame can end at most the process of this frame.
+docs/reference/confinement.md says which protection holds where.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ENVIRONMENT = {
 
 
 class Decoder:
-    """The process, started when it is needed first, and again when it is gone. Threads take turns."""
+    """The decoding process, started when first needed, and again if it has ended. Threads take turns."""
 
     def __init__(self, arguments: Sequence[str] = ("-m", "ai_pipeline.images.decoder_process")) -> None:
         # -I: nothing is imported from the working folder, PYTHONPATH or the person's own packages.
@@ -59,7 +59,7 @@ class Decoder:
         self._kept: _Memory | None = None
 
     def start(self) -> None:
-        """Start the process and wait until it is confined, unless it is there. Raises NoDecoder."""
+        """Start the process, unless it runs, and wait until it is confined. Raises NoDecoder."""
         with self._lock:
             self._started()
 
@@ -72,10 +72,11 @@ class Decoder:
         return "system calls (seccomp)" if files else "files and system calls (Landlock, seccomp)"
 
     def decode(self, name: str, frame: bytes, length: int) -> memoryview:
-        """The samples of ``frame``, ``length`` bytes of them, by a decoder of :mod:`.decoder_process`.
+        """Decode ``frame`` to ``length`` bytes of samples, by the decoder ``name`` of
+        :mod:`.decoder_process`.
 
-        Copy them and let go of them: then the next frame can have their memory, which is expensive to get.
-        Raises CodestreamFault with what the decoder says, or why it says nothing; NoDecoder.
+        Copy the samples and release them: the next frame then reuses their memory, which is expensive to get.
+        Raises CodestreamFault with the decoder's message, or the reason why there is none; NoDecoder.
         """
         with self._lock:
             control = self._started()

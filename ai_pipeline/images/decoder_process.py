@@ -1,8 +1,8 @@
-"""The process in which what is compressed is decoded, run by :mod:`.decoder`, which gives its standard input.
+"""The process that decodes compressed frames; :mod:`.decoder` starts it and sends frames by standard input.
 
-It imports the decoders, gives up all files, and from then on makes a process of its own for each frame.
-That one gives up every system call but those of computing before it reads the frame, answers with samples,
-and is ended: nothing of a frame reaches this process, the next frame, or anything else.
+It imports the decoders, gives up all files, and then forks a child for each frame. The child gives up every
+system call but those of computing before it reads the frame, returns samples, and is ended: nothing of a
+frame reaches this process, the next frame, or anything else.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ DECODERS: Mapping[str, Decode] = {
 
 
 def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
-    """Serve until standard input closes: a socket that brings memory with a frame in it, for the samples."""
+    """Serve until standard input, a socket, closes: each message brings shared memory with a frame, for the
+    samples.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
     Image.preinit()

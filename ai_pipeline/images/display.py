@@ -1,7 +1,8 @@
-"""From stored samples to what a viewer shows: the grey pipeline of PS3.3 C.11 as one lookup table.
+"""From stored samples to displayed grey levels: the grey pipeline of PS3.3 C.11 as one lookup table.
 
-Modality LUT, VOI LUT and photometric interpretation act on single values, so they are applied once to every
-value that a sample can take (at most 65,536) and then looked up: a 2,500 × 2,500 image costs one gather.
+Modality LUT, VOI LUT and photometric interpretation act on single values. So they are applied once to every
+value that a sample can take (at most 65,536), and samples are looked up in the result: a 2,500 × 2,500 image
+costs one lookup per pixel.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class GreyDisplay:
 
     @staticmethod
     def from_dataset(dataset: Dataset) -> GreyDisplay:
-        """``dataset`` holds the Modality LUT and VOI LUT attributes that are valid for the frame."""
+        """Choose the window from ``dataset``, which holds the Modality LUT and VOI LUT attributes valid for
+        the frame.
+        """
         if dataset.get("VOILUTSequence"):
             return GreyDisplay(dataset, "VOI LUT")
         if _has_window(dataset):
@@ -50,7 +53,9 @@ class GreyDisplay:
         return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
 
     def show(self, stored: PixelArray) -> GreyPicture:
-        """Return uint8 of the same shape; values of Pixel Padding do not shape the percentiles."""
+        """The displayed picture, uint8 of the same shape; values of Pixel Padding do not count in the
+        percentiles.
+        """
         if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > LARGEST_TABLE_BITS:
             return self._to_grey(self.modality(stored), stored)
         low, high = int(stored.min()), int(stored.max())
@@ -58,7 +63,9 @@ class GreyDisplay:
         return _looked_up(stored, ramp, self._to_grey(self.modality(ramp), stored))
 
     def window(self, stored: PixelArray) -> tuple[float, float, str]:
-        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) that ``show`` uses; of a VOI LUT, its ends."""
+        """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) of the window that ``show`` uses; for a VOI
+        LUT, the range of its input.
+        """
         if self.choice == "window":
             centre, width = (_first(self.dataset, keyword) or 0.0 for keyword in _WINDOW)
             return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").upper()
@@ -70,7 +77,7 @@ class GreyDisplay:
         return (low + high) / 2, max(high - low, 1.0), "LINEAR_EXACT"
 
     def modality(self, values: PixelArray) -> PixelArray:
-        """Stored samples after the Modality LUT (PS3.3 C.11.1): windows are said in these."""
+        """Stored samples after the Modality LUT (PS3.3 C.11.1); windows are given in these values."""
         return cast(PixelArray, apply_modality_lut(values, self.dataset))
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
@@ -172,7 +179,7 @@ def _clipped(shares: Values) -> Values:
 
 
 def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint8]:
-    """Bring RGB samples of any depth to uint8."""
+    """RGB samples of any depth as uint8."""
     if samples.dtype == np.uint8:
         return cast(npt.NDArray[np.uint8], samples)
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
@@ -180,7 +187,7 @@ def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint
 
 
 def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:
-    """Bring unsigned grey samples without a window to uint8."""
+    """Unsigned grey samples without a window as uint8."""
     attributes = Dataset()
     attributes.BitsStored = bits_stored
     return GreyDisplay.from_dataset(attributes).show(samples)

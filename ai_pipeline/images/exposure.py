@@ -1,7 +1,7 @@
 """Are the grey levels of a displayed image there at all? Counted, not learned.
 
-Where a window is set too hard, parts of the chest are plain black or plain white, and nothing can be seen
-in them. Only the middle of the picture counts: around the chest, black is air and white is a shutter.
+If a window is too narrow, parts of the chest are plain black or plain white, and nothing can be seen in them.
+Only the middle of the picture counts: around the chest, black is air and white is a shutter.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ FEWEST_LEVELS = 16.0
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """``clipped``: share of the middle that is black or white, 0 to 1. ``levels``: from its 5th to its
-    95th percentile, 0 to 255."""
+    """The grey levels in the middle of an image. ``clipped``: share that is black or white, 0 to 1.
+    ``levels``: distance from the 5th to the 95th percentile, 0 to 255.
+    """
 
     clipped: float
     levels: float
@@ -43,7 +44,7 @@ class Exposure:
 
     @property
     def refusal(self) -> str | None:
-        """Why such an image cannot be analysed, as a sentence; None where it can."""
+        """Why an image with such grey levels cannot be analysed, as a sentence; None if it can."""
         if self.levels < FEWEST_LEVELS:
             return (
                 f"the image is almost one grey: 90 % of its middle lie within {self.levels:.0f} of 256 levels"
@@ -54,7 +55,7 @@ class Exposure:
 
     @property
     def note(self) -> str | None:
-        """A remark for the reader of an image that is analysed all the same; None without one."""
+        """A remark for the reader on clipped grey levels of an analysed image; None if few are clipped."""
         if self.clipped <= NOTED:
             return None
         return (

@@ -58,8 +58,8 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 @dataclass(frozen=True, slots=True)
 class GivenAttributes:
-    """Attributes that a person gives for a PNG or JPEG, which has no header. ``pixel_mm``: millimetres a
-    pixel.
+    """Attributes that a person states for a PNG or JPEG, which has no header. ``pixel_mm``: side of a pixel
+    in millimetres.
     """
 
     view_position: str = ""
@@ -72,9 +72,10 @@ NONE_GIVEN = GivenAttributes()
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A part of an image in which pixels have a known size (millimetres; of no sign).
+    """A part of an image in which pixels have a known size: millimetres, always positive.
 
-    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing`` is between rows (down).
+    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing``: distance between rows
+    (down).
     """
 
     box: tuple[int, int, int, int]
@@ -83,17 +84,17 @@ class Calibration:
 
     @property
     def coarsest(self) -> float:
-        """The larger side of a pixel, millimetres."""
+        """The longer side of a pixel in millimetres."""
         return max(self.row_spacing, self.column_spacing)
 
     def holds(self, point: tuple[float, float]) -> bool:
-        """Whether (column, row) lies in the calibrated region."""
+        """Whether the point (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box
         return left <= point[0] <= right and top <= point[1] <= bottom
 
 
 def read_header(dataset: Dataset) -> ImageHeader:
-    """Collect the header values; raises :class:`HeaderError` naming the attribute that is unusable."""
+    """Collect the header values. Raises :class:`HeaderError`, which names the attribute that is unusable."""
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
     bits_allocated = _positive(dataset, "BitsAllocated")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
@@ -141,7 +142,7 @@ def picture_header(
 
 
 def age_years(dataset: Dataset) -> float | None:
-    """Return Patient's Age (VR AS), else the years between birth and study, else None."""
+    """The patient's age in years: Patient's Age (VR AS), else the time between birth and study, else None."""
     text = _text(dataset, "PatientAge")
     if (number := whole(text[:-1], most=999)) is not None and text[-1] in AGE_UNITS:
         return number * AGE_UNITS[text[-1]]
@@ -153,7 +154,7 @@ def age_years(dataset: Dataset) -> float | None:
 
 
 def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
-    """Return the bits of the pixel data that hold overlay planes (retired, PS3.5-2004 8.1.2), from 0 on."""
+    """The bits of the pixel data that hold overlay planes (retired, PS3.5-2004 8.1.2), from 0 on."""
     bits = []
     for group in OVERLAY_GROUPS:
         own = (group, 0x3000) in dataset  # Overlay Data
@@ -164,10 +165,10 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
 
 
 def check_palette(dataset: Dataset, syntax: UID) -> None:
-    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
+    """Refuse segmented colour tables that expand to more than 65,536 colours, the most that exist.
 
-    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
-    that we have seen. Raises :class:`HeaderError`.
+    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): it could expand without
+    end, and no file that we have seen has one. Raises :class:`HeaderError`.
     """
     for colour in ("Red", "Green", "Blue"):
         data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
@@ -188,9 +189,10 @@ def check_palette(dataset: Dataset, syntax: UID) -> None:
 def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
     """The parts of an image in which a length can be measured, the smallest first.
 
-    Regions of (0018,6011) whose Physical Units X and Y Direction are both cm (3) with their Physical Delta;
-    in an image without such a sequence Pixel Spacing (0028,0030), if given, for all of it. A region that is
-    calibrated in other units is no part of any: a spectrum's axes are seconds and cm/s.
+    These are the regions of (0018,6011) whose Physical Units X and Y Direction are both cm (3), with their
+    Physical Delta. In an image without that sequence, Pixel Spacing (0028,0030), if given, holds for the
+    whole image. A region that is calibrated in other units is left out: a spectrum's axes are seconds and
+    cm/s.
     """
     if header.ultrasound_regions:
         found = [Calibration(one.box, *one.spacing) for one in header.ultrasound_regions if one.spacing]
@@ -202,9 +204,9 @@ def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
 def radiograph_spacing(header: ImageHeader) -> tuple[float, float] | None:
     """Millimetres between rows and between columns of a projection radiograph (PS3.3 10.7.1.3).
 
-    Pixel Spacing (0028,0030) where it is calibrated, which corrects the magnification; else Imager Pixel
-    Spacing (0018,1164), in the plane of the detector. None without either: an uncalibrated Pixel Spacing may
-    be that of a digitised film.
+    Pixel Spacing (0028,0030) if it is calibrated, which corrects the magnification; else Imager Pixel Spacing
+    (0018,1164), in the plane of the detector. None without either: an uncalibrated Pixel Spacing may be that
+    of a digitised film.
     """
     keyword = "PixelSpacing" if is_calibrated(header) else "ImagerPixelSpacing"
     return _pixel_spacing(header.attributes.get(keyword, ""))

@@ -1,7 +1,7 @@
-"""How large an image may be. Asked before anything is decoded: a header of 800 bytes can demand gigabytes.
+"""Limits on the size of an image, checked before decoding: a header of 800 bytes can demand gigabytes.
 
-Every decoded image passes here, by its DICOM header (:func:`ai_pipeline.images.decode.open_dicom`); that its
-code streams say the same is checked frame by frame (:mod:`ai_pipeline.images.codestreams`).
+Every image that is decoded is checked by its DICOM header (:func:`ai_pipeline.images.decode.open_dicom`), and
+frame by frame that its code streams say the same (:mod:`ai_pipeline.images.codestreams`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _NO_MEMORY = ("allocate memory", "insufficient memory", "bad_alloc", "bad alloca
 class ImageLimits:
     """The largest image that is decoded.
 
-    Room for every mammogram (4096 × 5120) and stitched spine, and for cines of 1,000 frames in full HD; an
-    image that is larger, or much longer than it is wide, is none that a modality makes for these pipelines.
+    The limits allow every mammogram (4096 × 5120) and stitched spine, and cines of 1,000 frames in full HD.
+    No modality makes a larger or much longer image for these pipelines.
     """
 
     longest_side: int = 16_384
@@ -41,7 +41,9 @@ class ImageLimits:
     """A deflated data set, inflated (MiB): it must lie in memory as a whole."""
 
     def fault(self, rows: int, columns: int, frames: int = 1, samples: int = 1, bits: int = 8) -> str:
-        """Why such an image is not decoded, as one sentence; "" when it is. ``bits``: allocated a sample."""
+        """Why an image of this size is not decoded, as one sentence; "" if it is. ``bits``: allocated per
+        sample.
+        """
         return next(self._faults(rows, columns, frames, samples, bits), "")
 
     def _faults(self, rows: int, columns: int, frames: int, samples: int, bits: int) -> Iterator[str]:
@@ -68,7 +70,7 @@ LIMITS = ImageLimits()
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether the cause of an error is that memory ran out."""
+    """Whether an error was caused by a lack of memory."""
     while error is not None:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):

@@ -1,7 +1,7 @@
-"""Every number of a header is read here: a number within its limits, or none.
+"""Read numbers of a header: a number within its limits, or none.
 
 A sender decides what a header says: 5,000 digits, which int() refuses with an error of its own, "1e999",
-"NaN", figures of other scripts, several values where one is meant, bytes that do not fit the VR.
+"NaN", digits of other scripts, several values instead of one, bytes that do not fit the VR.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def value_of(dataset: Dataset, tag: str | TagType) -> object:
-    """The value of an attribute, None where it is missing or its bytes do not fit its VR."""
+    """The value of an attribute; None if it is missing or its bytes do not fit its VR."""
     try:
         return dataset[tag].value if tag in dataset else None
     except DAMAGE:
@@ -53,7 +53,7 @@ def is_empty(dataset: Dataset, keyword: str) -> bool:
 
 
 def whole(value: object, least: int = 0, most: int = LARGEST_WHOLE) -> int | None:
-    """A whole number of these limits, None for everything else."""
+    """``value`` as a whole number from ``least`` to ``most``; None for any other value."""
     number: float | None
     if isinstance(value, str):
         text = value.strip(" \0")
@@ -66,7 +66,7 @@ def whole(value: object, least: int = 0, most: int = LARGEST_WHOLE) -> int | Non
 
 
 def decimal(value: object, largest: float = LARGEST_DECIMAL) -> float | None:
-    """A finite number of at most this size, None for everything else."""
+    """``value`` as a finite number of at most the size ``largest``; None for any other value."""
     if isinstance(value, str):
         text = value.strip(" \0")
         value = float(text) if len(text) <= _LONGEST and _DECIMAL.fullmatch(text) else None
@@ -76,12 +76,12 @@ def decimal(value: object, largest: float = LARGEST_DECIMAL) -> float | None:
 
 
 def whole_of(dataset: Dataset, keyword: str, default: int, least: int = 0, most: int = LARGEST_WHOLE) -> int:
-    """The whole number in an attribute with one value; ``default`` where it has no usable one."""
+    """The whole number in an attribute with one value; ``default`` if it has no usable one."""
     number = whole(value_of(dataset, keyword), least, most)
     return default if number is None else number
 
 
 def decimal_of(dataset: Dataset, keyword: str, default: float) -> float:
-    """The decimal number in an attribute with one value; ``default`` where it has no usable one."""
+    """The decimal number in an attribute with one value; ``default`` if it has no usable one."""
     number = decimal(value_of(dataset, keyword))
     return default if number is None else number

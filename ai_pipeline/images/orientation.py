@@ -1,7 +1,7 @@
-"""How an image is shown: turned by quarter turns, inverted, mirrored; and the way back.
+"""How an image is shown (turned by quarter turns, inverted, mirrored), and how to put it upright.
 
-A chest that is shown turned or inverted is the same chest: it is put upright, analysed, and what was found
-goes back into the source image's coordinates by the same affine map.
+A chest that is shown turned or inverted is the same chest: it is put upright and analysed, and the results
+are mapped back to the source image's coordinates by the same affine map.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pose:
 
     @property
     def sentence(self) -> str:
-        """What is odd about the picture, for a person: ``shown turned by 90° clockwise and inverted``."""
+        """The deviation from upright, for a person: ``shown turned by 90° clockwise and inverted``."""
         turned = f"turned by {self.turned}°" + (" clockwise" if self.turned in {90, 270} else "")
         parts = [turned] if self.turned else []
         parts += ["inverted (black and white exchanged)"] if self.inverted else []
@@ -58,7 +58,7 @@ def shown(upright: Grey, pose: Pose) -> Grey:
 
 
 def upright(picture: Grey, pose: Pose) -> tuple[Grey, Affine]:
-    """A picture shown in ``pose`` put upright, and the map from the picture to its upright copy."""
+    """The upright copy of a picture shown in ``pose``, and the map from the picture to that copy."""
     back = np.rot90(picture, pose.turned // 90)
     to_upright = _turn_back(pose.turned, *picture.shape)
     if pose.mirrored:

@@ -1,7 +1,7 @@
 """Overlay planes (60xx, PS3.3 C.9.2): bitmaps that a viewer draws over the picture, often with text in them.
 
-They are never part of what we send. Results are new objects that carry no group 60xx, and the node's decoder
-clears the old planes that lie in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
+They are never sent. Results are new objects without group 60xx, and the node's decoder clears the old planes
+in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ai_pipeline.contract import ImageHeader, QualityNote
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:
-    """Note that the source shows more than the cleaned image; None without overlay planes."""
+    """A note that the source shows more than the cleaned image; None if it has no overlay planes."""
     drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
     if not drawn + embedded:
         return None

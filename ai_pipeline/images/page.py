@@ -1,8 +1,7 @@
-"""One page that sums up a result: the picture with its boxes, and words that are read from a distance.
+"""One page that sums up a result: the picture with its boxes, and words in large letters.
 
-The page has a font of its own (DejaVu Sans Condensed, in ``fonts/``), because the one that Pillow brings has
-no umlauts. It has Latin, Greek and Cyrillic letters. No font of the machine is used: every machine draws the
-same page.
+The page has its own font (DejaVu Sans Condensed, in ``fonts/``), because Pillow's font has no umlauts. It has
+Latin, Greek and Cyrillic letters. No font of the machine is used: every machine draws the same page.
 """
 
 from __future__ import annotations
@@ -49,8 +48,9 @@ Box = tuple[int, int, int, int]
 class PagePicture:
     """The picture of a page.
 
-    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``. ``findings`` and ``measurements``, in
-    its coordinates, are drawn into it. ``pixel_height``: height of a pixel as a multiple of its width.
+    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``. ``findings`` and ``measurements`` are
+    in the picture's coordinates and drawn into it. ``pixel_height``: height of a pixel as a multiple of its
+    width.
     """
 
     display: Picture
@@ -60,12 +60,12 @@ class PagePicture:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height in widths of a pixel."""
+        """Width and height of the picture, in widths of a pixel."""
         rows, columns = self.display.shape[:2]
         return columns, rows * self.pixel_height
 
     def fitted(self, width: int, height: int) -> Picture:
-        """The picture with its drawings, as large as its place allows: RGB."""
+        """The picture with its drawings, RGB, as large as fits into ``width`` × ``height``."""
         scale = min(width / self.size[0], height / self.size[1])
         columns, rows = (
             max(1, min(round(one * scale), most))
@@ -87,8 +87,9 @@ class PagePicture:
 
 @dataclass(frozen=True, slots=True)
 class PlacedText:
-    """A line of text on a page. ``left``: where it begins, ``baseline``: on which its letters are, ``size``:
-    of its letters, in pixels of the page."""
+    """A line of text on a page. ``left``: its first column; ``baseline``: the row on which letters stand;
+    ``size`` of the letters; all in pixels of the page.
+    """
 
     text: str
     left: int
@@ -98,7 +99,7 @@ class PlacedText:
 
 @dataclass(slots=True, eq=False)
 class PageLayout:
-    """Where everything on a page lies, for writing it in another form than pixels."""
+    """The places of everything on a page, for writing the page in another form than pixels."""
 
     width: int
     height: int
@@ -119,12 +120,12 @@ def draw_page(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> Picture:
-    """Return the page: RGB, 1200 columns and 1600 rows where the picture is wide, else 1600 and 1200.
+    """Draw the page: RGB, 1200 columns and 1600 rows for a wide picture, else 1600 and 1200.
 
     ``head``: lines on patient and study, the first one in large letters. ``shown``: the picture, or why there
-    is none. ``captions`` of the picture: those of its boxes are put before them. ``results``: texts of one or
-    more lines each (``\\n``). ``foot``: the last lines of the page. If something has no room, the page says
-    how much is left out.
+    is none. ``captions``: lines below the picture; the captions of its boxes come first. ``results``: texts
+    of one or more lines each (``\\n``). ``foot``: the last lines of the page. If there is too little room,
+    the page says how much is left out.
     """
     return np.array(_filled(title, head, shown, captions, results, foot).image, np.uint8)
 
@@ -164,7 +165,7 @@ def _filled(
 
 
 def drawable(text: str) -> bool:
-    """Whether the page can show all letters of ``text``; for others it has "?"."""
+    """Whether the font has all letters of ``text``; the page shows "?" for other letters."""
     return all(one.isspace() or _is_drawn(one) for one in unicodedata.normalize("NFC", text))
 
 

@@ -1,8 +1,8 @@
-"""Drawing results into pictures, for viewers that show neither structured reports nor presentation states.
+"""Draw results into pictures, for viewers that show neither structured reports nor presentation states.
 
-Words stand below the picture, in a margin that is added: they cover nothing of it. What is drawn keeps the
-coordinates of the picture, which lies at the top left. Pillow and its built-in scalable font only: this runs
-where no model is installed.
+Words go below the picture, into an added margin, so that they cover nothing. The picture lies at the top
+left, so drawings keep its coordinates. Only Pillow and its built-in scalable font are used: this runs where
+no model is installed.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def annotate(
     measurements: Sequence[Measurement] = (),
     notes: Sequence[QualityNote] = (),
 ) -> Picture:
-    """Return RGB: ``display`` with the regions of findings that are not absent and the lines that a model
-    measured; below it their captions and a legend.
+    """``display`` in RGB with the regions of findings that are not absent and the lines that a model
+    measured; below it captions and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
-    columns where ``display`` is too narrow for words. ``legend``: the lines, what boxes are before the last
-    one; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
-    counted.
+    columns where ``display`` is too narrow for words. ``legend``: the lines; the meaning of the boxes is
+    inserted before the last one; without any, :func:`legend_of` findings and ``notes``. Several regions are
+    numbered; if there are many, they are only counted.
     """
     canvas = _LabelledPicture.from_display(display)
     drawn = [measurement for measurement in measurements if measurement.model is not None]
@@ -99,10 +99,10 @@ def annotate(
 def marked(
     display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
 ) -> Picture:
-    """Return ``display`` with boxes and lines as :func:`annotate` draws them, but without captions: RGB of
-    the same size.
+    """``display`` with boxes and lines as :func:`annotate` draws them, without captions: RGB of the same
+    size.
 
-    ``letters``: height of the boxes' numbers in pixels; the width of lines follows it.
+    ``letters``: height of the boxes' numbers in pixels, by which the width of lines is chosen.
     """
     canvas = _LabelledPicture(Image.fromarray(_rgb(display)), ImageFont.load_default(letters), letters)
     canvas.mark(findings, [one for one in measurements if one.model is not None])
@@ -117,10 +117,10 @@ def box_captions(findings: Sequence[Finding]) -> list[str]:
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
-    """Return RGB: ``display`` under the heat map of ``finding``; below it a colour bar from 0 to 1 and words.
+    """``display`` under the heat map of ``finding``, RGB; below it a colour bar from 0 to 1 and words.
 
     The words are the finding, the meaning of the colours, and ``legend`` (by default the model and the
-    warning). Sizes as in :func:`annotate`. Raises ValueError when the finding has no heat map or one of
+    warning). Sizes as in :func:`annotate`. Raises ValueError if the finding has no heat map, or one of
     another size.
     """
     evidence = finding.evidence
@@ -137,11 +137,11 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
 
 
 def label_text(finding: Finding) -> str:
-    """Say what a box shows: ``AI: left pleural effusion suspected, low certainty``.
+    """The words for a box: ``AI: left pleural effusion suspected, low certainty``.
 
-    Where certainty was never measured the model's number follows with the cut-off that it reached, since a
-    number without it says nothing: ``83 % (cut-off 40 %)``, of an uncalibrated model ``score 0.83 (…)``.
-    Presentation states say it in the same words.
+    If certainty was never measured, the model's number follows with the cut-off that it reached, since a
+    number alone says nothing: ``83 % (cut-off 40 %)``, for an uncalibrated model ``score 0.83 (…)``.
+    Presentation states use the same words.
     """
     if finding.code == BURNED_IN:
         return f"AI: {finding.name}"
@@ -164,7 +164,7 @@ def legend_of(
     notes: Sequence[QualityNote] = (),
     measurements: Sequence[Measurement] = (),
 ) -> list[str]:
-    """Return the usual legend: the short result, what the boxes are, the models, the warning."""
+    """The usual legend: the short result, the meaning of the boxes, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     lines = result_lines(findings, measurements, notes)
     lines += place_lines(region for finding in shown for region in finding.regions)
@@ -173,12 +173,12 @@ def legend_of(
 
 
 def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = ()) -> bool:
-    """Whether findings, or a model's measurements, are about the patient: burned-in annotation is not."""
+    """Whether any finding, or a model's measurement, is about the patient: burned-in annotation is not."""
     return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
 def place_lines(regions: Iterable[Region]) -> list[str]:
-    """The origins of boxes and outlines, each once, as lines of the legend."""
+    """The origins of boxes and outlines, each once, as lines for the legend."""
     regions = list(regions)
     boxes = {region.origin for region in regions if region.type == "box"}
     outlined = any(region.type == "polygon" and region.origin is Origin.DETECTOR for region in regions)
@@ -337,7 +337,9 @@ def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:
-    """Lines of at most ``room`` pixels; words that are wider (a long model name) are broken."""
+    """The lines of ``text``, each at most ``room`` pixels wide; wider words (a long model name)
+    are broken.
+    """
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

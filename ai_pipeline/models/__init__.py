@@ -1,1 +1,1 @@
-"""What a model is and how it runs: cards, preprocessing, engine, the reference of its scores, the store."""
+"""Models: cards, preprocessing, inference engine, reference distribution of scores, and the store."""

@@ -1,4 +1,4 @@
-"""What a model card says, as types; :mod:`ai_pipeline.models.card_file` reads it from TOML."""
+"""The contents of a model card, as types; :mod:`ai_pipeline.models.card_file` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The network's input: ``size`` pixels square, ``channels``, ``(value - mean) / scale`` of 0..255.
+    """The network's input: ``size`` pixels square, ``channels``, values ``(value - mean) / scale`` of 0..255.
 
-    ``mean`` and ``scale`` hold one number, or one for each channel. ``photometric`` is the polarity of the
-    displayed image that goes in. ``preprocess`` says how an image becomes a square
-    (:mod:`ai_pipeline.models.inputs`); ``chain`` matters to ``chain`` alone, ``crop``, ``squash`` and
-    ``interpolation`` to ``imagenet``.
+    ``mean`` and ``scale`` hold one number, or one for each channel. ``photometric``: the polarity of the
+    displayed image that the network takes. ``preprocess``: how an image becomes a square
+    (:mod:`ai_pipeline.models.inputs`). ``chain`` is used by ``chain`` alone, ``crop``, ``squash`` and
+    ``interpolation`` by ``imagenet``.
     """
 
     size: int
@@ -81,9 +81,9 @@ class Input:
 class Outputs:
     """The network's outputs, by name.
 
-    ``scores [N, labels]`` are ``logits`` or ``probabilities``. ``features [N, C, h, w]`` and ``places
-    [N, labels, h, w]`` may be missing: then there is no gate, or no box and no heat map. ``places`` are
-    logarithms of how likely each cell belongs to the lesion (``log``), or class activation (``activation``).
+    ``scores [N, labels]`` are ``logits`` or ``probabilities``. ``features [N, C, h, w]`` and ``places [N,
+    labels, h, w]`` may be missing: then there is no gate, or no box and no heat map. ``places`` are the
+    logarithm of how likely each cell belongs to the lesion (``log``), or class activation (``activation``).
     """
 
     scores: str = "logits"
@@ -98,11 +98,11 @@ class Label:
     """One output of a classifier, in the order of its logits.
 
     ``probability = 1 / (1 + exp(-(slope · logit + intercept)))``. At ``threshold`` and above the finding is
-    present, below ``absent_below`` absent, between them indeterminate. ``supported`` is False where the
-    test set cannot show that the label works; such labels are evaluated but not reported as findings.
-    ``box`` is True where the training data teach the model to say where. Where ``operating_point`` is given,
-    the probability is bent so that this one becomes .5, as torchxrayvision does with its ``op_threshs``.
-    ``detector`` is True where the card's box detector was shown to place this label better than a fixed box.
+    present, below ``absent_below`` absent, between them indeterminate. ``supported`` is False if the test set
+    cannot show that the label works; such labels are evaluated but not reported as findings. ``box`` is True
+    if the training data teach the model the place. If ``operating_point`` is given, the probability is bent
+    so that this value becomes .5, as torchxrayvision does with its ``op_threshs``. ``detector`` is True if
+    the card's box detector was shown to place this label better than a fixed box.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Out-of-domain gate on pooled features: images farther than ``threshold`` are refused."""
+    """The domain gate on pooled features: images with a distance above ``threshold`` are refused."""
 
     role: str
     threshold: float
@@ -144,14 +144,14 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class BoxOutput:
-    """How the boxes lie in the output of a detector of another project
+    """The layout of the boxes in the output of another project's detector
     (:mod:`ai_pipeline.models.detections`).
 
     ``layout``: ``yolo`` is ``[1, 4 + labels, n]`` with middle and size in pixels (Ultralytics YOLO 8 and 11),
     ``yolo-rows`` ``[1, n, 6]`` with corners in pixels, score and label; ``rtdetr`` is ``[1, n, 4 + labels]``
-    with middle and size as shares of the input, ``rtdetr-rows`` ``[1, n, 6]`` with those, score and label.
-    Boxes above ``score`` count; of two of one label that overlap by more than ``overlap`` (IoU) the stronger
-    stays; ``most`` in an image.
+    with middle and size as shares of the input, ``rtdetr-rows`` ``[1, n, 6]`` with the same, score and label.
+    Boxes with more than ``score`` count. If two boxes of one label overlap by more than ``overlap`` (IoU),
+    only the stronger stays. An image has at most ``most`` boxes.
     """
 
     layout: BoxLayout
@@ -162,7 +162,7 @@ class BoxOutput:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One model. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
+    """A model card. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
 
     id: str
     version: str
@@ -189,17 +189,17 @@ class Card:
 
     @property
     def ref(self) -> ModelRef:
-        """The reference to this model in results: the SHA-256 of its first weights and of its card."""
+        """The reference to this model in results, with the SHA-256 of its first weights and of its card."""
         weights = self.weights[0].sha256 if self.weights else ""
         return ModelRef(self.id, self.version, weights, self.sha256, self.calibrated)
 
     def file(self, role: str) -> Weights:
-        """The weights that play ``role``. Raises CardError when the card names none."""
+        """The weights with this ``role``. Raises CardError when the card names none."""
         for weights in self.weights:
             if weights.role == role:
                 return weights
         raise CardError(f"{self.path.name} names no weights with role {role!r}")
 
     def plays(self, role: str) -> bool:
-        """True when the card names weights with this role."""
+        """Whether the card names weights with this role."""
         return any(weights.role == role for weights in self.weights)

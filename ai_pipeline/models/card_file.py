@@ -1,4 +1,4 @@
-"""Model cards in TOML, read with all their mistakes at once, each with its file and key."""
+"""Read model cards from TOML; all mistakes are reported at once, each with its file and key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).parents[1] / "cards"
 
 
 def load(path: Path) -> Card:
-    """Read one card. Raises CardError naming the file and every key that is wrong."""
+    """Read one card. Raises CardError, which names the file and every wrong key."""
     data = path.read_bytes()
     values, card = _parsed(path, data)
     return Card(

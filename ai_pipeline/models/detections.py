@@ -1,7 +1,7 @@
-"""The boxes in what a detector of another project gives: Ultralytics' YOLO and RT-DETR, in ONNX.
+"""Read the boxes in the output of another project's detector: Ultralytics' YOLO and RT-DETR, in ONNX.
 
-A card's table ``[box_output]`` names the layout of the output, the least score, the overlap from which the
-weaker of two boxes of one label goes (non-maximum suppression), and how many boxes an image may have.
+A card's table ``[box_output]`` names the layout of the output, the least score, the overlap above which the
+weaker of two boxes of one label is dropped (non-maximum suppression), and the most boxes of an image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_CANDIDATES = 3_000
 
 @dataclass(frozen=True, slots=True)
 class DetectedBox:
-    """``corners``: left, top, right, bottom in pixels of the network's input; ``label``: number in the
+    """A box. ``corners``: left, top, right, bottom in pixels of the network's input; ``label``: number in the
     card.
     """
 
@@ -33,7 +33,7 @@ class DetectedBox:
 
 
 def detections(card: Card, output: Floats) -> tuple[DetectedBox, ...]:
-    """The boxes of one image, strongest first. Raises CardError when ``output`` is not what the card says."""
+    """The boxes of one image, strongest first. Raises CardError when ``output`` contradicts the card."""
     if card.box_output is None or card.input is None:
         raise CardError(f"{card.name} is no detector: its card needs a table [box_output] and [input]")
     boxes, scores, labels = _rows(card, card.box_output, output, card.input.size)
@@ -46,8 +46,9 @@ def detections(card: Card, output: Floats) -> tuple[DetectedBox, ...]:
 
 
 def suppressed(boxes: Floats, labels: npt.NDArray[np.int64], overlap: float, most: int) -> list[int]:
-    """Which of ``boxes [K, 4]``, strongest first, stay: none that covers a stronger one of its label by more
-    than ``overlap`` (IoU), and ``most`` in all."""
+    """The indices of those ``boxes [K, 4]`` that stay, strongest first: at most ``most``, and none that
+    overlaps a stronger box of its label by more than ``overlap`` (IoU).
+    """
     kept: list[int] = []
     left = np.ones(len(boxes), bool)
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)

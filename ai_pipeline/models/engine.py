@@ -1,4 +1,4 @@
-"""Inference: arrays in, arrays out, whatever runs the network.
+"""Inference: run a network on arrays, by any of several backends.
 
 ONNX Runtime is the default (imports in 0.2 s, needs no torch), with one execution provider for all networks,
 which :data:`INFERENCE` chooses. ``torch`` (training, GPU) and ``openvino`` run the same file where they are
@@ -43,12 +43,13 @@ class Engine(Protocol):
 
 
 def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
-    """The network of ``card`` that plays ``role``, loaded once per process and warmed up.
+    """The network of ``card`` with this ``role``, loaded once per process and warmed up.
 
-    An ONNX file needs no more; safetensors hold parameters alone, so torch runs them in an architecture that
-    this project knows (:mod:`ai_pipeline.networks`), whatever ``backend`` says. Anything else is refused: a
-    pickle is code. ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when
-    the weights are missing, altered or unusable, ImportError when the backend is not installed.
+    An ONNX file runs on any backend. A safetensors file holds parameters alone, so torch runs it in an
+    architecture that this project knows (:mod:`ai_pipeline.networks`), whatever ``backend`` says. Other files
+    are refused: a pickle is code. ``threads`` for one inference, 0 for as many as the process may use. Raises
+    CardError when the weights are missing, altered or unusable, ImportError when the backend is not
+    installed.
     """
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
@@ -69,7 +70,7 @@ def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int =
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on (its affinity mask, not the machine's count)."""
+    """The number of cores that this process may run on (its affinity mask, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -96,7 +97,9 @@ def _loaded(
 
 
 def parameters(weights: Weights) -> dict[str, Floats]:
-    """The parameters of an ONNX or safetensors file by name. CardError when it is missing or altered."""
+    """The parameters of an ONNX or safetensors file by name. Raises CardError when it is
+    missing or altered.
+    """
     data = read(weights)
     if weights.path.suffix == SAFETENSORS:
         from safetensors.numpy import load as load_safetensors
@@ -110,12 +113,12 @@ def parameters(weights: Weights) -> dict[str, Floats]:
 
 
 def inference() -> str:
-    """The name in ``PROVIDERS`` of where this process runs networks."""
+    """The key in ``PROVIDERS`` of the hardware on which this process runs networks, such as ``cpu``."""
     return os.environ.get(INFERENCE) or "cpu"
 
 
 def lacking(where: str) -> str:
-    """What the installed ONNX Runtime lacks to run networks there, with the remedy; empty when it can."""
+    """Why the installed ONNX Runtime cannot run networks on ``where``, with the remedy; empty if it can."""
     if where == "cpu":
         return ""
     import onnxruntime
@@ -132,7 +135,7 @@ def lacking(where: str) -> str:
 
 
 def session(data: bytes, threads: int) -> Any:
-    """An ONNX file as a session of ONNX Runtime where this process runs networks. Raises NoProvider."""
+    """A session of ONNX Runtime for the ONNX file ``data``, on this process's hardware. Raises NoProvider."""
     import onnxruntime
 
     where = inference()
@@ -151,7 +154,7 @@ def session(data: bytes, threads: int) -> Any:
 
 
 class OnnxRuntime:
-    """An ONNX file on ONNX Runtime."""
+    """An ONNX file, run on ONNX Runtime."""
 
     def __init__(self, data: bytes, threads: int) -> None:
         self._session = session(data, threads)
@@ -166,7 +169,7 @@ class OnnxRuntime:
 
 
 def giving_memory_back() -> Any:
-    """Options of a run after which ONNX Runtime gives its working memory back."""
+    """Options for a run after which ONNX Runtime frees its working memory."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -175,7 +178,7 @@ def giving_memory_back() -> Any:
 
 
 def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
-    """The outputs of a network. Raises NoNumber where one of them is NaN or infinite: it is no finding."""
+    """The ``outputs`` of a network, unchanged. Raises NoNumber if one holds NaN or infinity."""
     for output in outputs.values():
         if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise NoNumber
@@ -183,7 +186,7 @@ def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
 
 
 class Torch:
-    """Parameters by name in the torch network that they belong to (:mod:`ai_pipeline.networks`)."""
+    """A torch network (:mod:`ai_pipeline.networks`), filled with parameters by name."""
 
     def __init__(
         self,
@@ -216,7 +219,7 @@ class Torch:
 
 
 class OpenVino:
-    """An ONNX file on OpenVINO's CPU plugin."""
+    """An ONNX file, run on OpenVINO's CPU plugin."""
 
     def __init__(self, data: bytes, threads: int) -> None:
         import openvino

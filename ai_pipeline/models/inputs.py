@@ -1,6 +1,6 @@
-"""What a card's network sees of an image: its own preprocessing, and the one map from source to model.
+"""Preprocess an image for the network of a card, and give the map from source to network coordinates.
 
-Whatever is cropped, padded or stretched on the way is in the map, so maps and boxes land where they belong.
+The map includes all cropping, padding and stretching, so that heat maps and boxes land in the right place.
 
 ``chain``     the project's own: see :mod:`ai_pipeline.models.preprocess`.
 ``xrv``       torchxrayvision's: the largest square in the middle, reduced to the size by area (its
@@ -29,7 +29,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
-    """``image`` (uint8 grey, any size) as ``[1, channels, size, size]``, and the map source → model."""
+    """Preprocess ``image`` (uint8 grey, any size) to ``[1, channels, size, size]``; also the map source →
+    model.
+    """
     square, to_model = _SQUARES[wanted.preprocess](image, wanted)
     values = np.broadcast_to(square.astype(np.float32), (wanted.channels, *square.shape))
     mean = np.array(wanted.mean, np.float32)[:, None, None]

@@ -2,8 +2,8 @@
 
 Every image passes one chain: grey levels stretched between percentiles, fitted into a square, reduced to
 ``chain.side`` pixels, blurred, compressed as JPEG, enlarged to the network's size. In the public sets the
-label can be guessed from the file's sharpness and compression alone (source repository → pneumonia, AUC
-.954 on our images); after the chain all sources have the same.
+label can be guessed from the file's sharpness and compression alone (source repository → pneumonia, AUC .954
+on our images); after the chain all sources have the same sharpness and compression.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Grey = npt.NDArray[np.uint8]
 
 
 def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
-    """``image`` (uint8 grey, any size) through the chain: ``[side, side]`` uint8, and source → reduced."""
+    """``image`` (uint8 grey, any size) after the chain, ``[side, side]`` uint8, and the map
+    source → reduced.
+    """
     rows, columns = image.shape
     scale = chain.side / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
@@ -38,7 +40,9 @@ def enlarge(reduced: Grey, size: int) -> Grey:
 
 
 def normalise(images: npt.NDArray[np.uint8], mean: float, scale: float) -> npt.NDArray[np.float32]:
-    """``images [N, size, size]`` → float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, 3 times."""
+    """``images [N, size, size]`` as float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, in 3 equal
+    channels.
+    """
     values = (images.astype(np.float32) - np.float32(mean)) / np.float32(scale)
     return np.ascontiguousarray(np.broadcast_to(values[:, None], (len(images), 3, *images.shape[1:])))
 

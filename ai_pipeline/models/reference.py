@@ -1,8 +1,8 @@
-"""A model's scores on its validation images, and how far the scores of other images are from them.
+"""A model's scores on its validation images, and how far the scores of other images differ from them.
 
-The table ``[reference]`` of a card: ``set`` (what the images are), ``images``, ``refused`` (share that the
-pixel gate refused) and ``[reference.deciles]`` with nine rising probabilities per label, which cut the
-calibrated probabilities of the validation images into ten bins of the same share.
+The table ``[reference]`` of a card: ``set`` (name of the images), ``images`` (their number), ``refused``
+(share refused by the pixel gate) and ``[reference.deciles]`` with nine rising probabilities per label, which
+cut the calibrated probabilities of the validation images into ten bins of the same share.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Reference:
     deciles: Mapping[str, tuple[float, ...]]
 
     def bin(self, label: str, probability: float) -> int | None:
-        """The bin, 0 to 9, of a ``probability`` 0 to 1; on an edge the upper one. None without deciles."""
+        """The bin, 0 to 9, of a ``probability`` 0 to 1; on an edge the upper bin. None if the label has no
+        deciles.
+        """
         edges = self.deciles.get(label)
         return None if edges is None else bisect_right(edges, probability)
 
@@ -86,15 +88,19 @@ def stability_index(counts: Sequence[int]) -> float:
 
 
 def by_chance(images: int, reference_images: int | None = None) -> float:
-    """The 99 % quantile of the index of so many ``images`` like the ``reference_images``; None: very many.
+    """The 99 % quantile of the stability index without drift, for ``images`` against ``reference_images``
+    (None: very many).
 
-    Without drift it is distributed as chi-square with nine degrees of freedom times 1/n + 1/m (Yurdakul).
+    Without drift the index is distributed as chi-square with nine degrees of freedom times 1/n + 1/m
+    (Yurdakul).
     """
     return _CHI_SQUARE * (1 / images + (1 / reference_images if reference_images else 0.0))
 
 
 def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdict:
-    """The verdict on ten counts; what :func:`by_chance` explains is no drift: of 50 images up to .4."""
+    """The verdict on ten counts. An index up to :func:`by_chance` is no drift: for 50 images that is up to
+    .4.
+    """
     images = sum(counts)
     if images < FEWEST:
         return Verdict.TOO_FEW

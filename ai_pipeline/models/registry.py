@@ -1,13 +1,13 @@
-"""Model cards: no card, no model.
+"""Find and read model cards: no card, no model.
 
-A card is a TOML file that says what a model is, what it was made from, how well it does and where it
-fails. Its weights lie beside it, in ``weights/`` next to the folder of cards, or in an installed package,
-and are refused when their SHA-256 is not the one that the card names.
+A card is a TOML file that says what a model is, what it was made from, how well it works and where it fails.
+Its weights are in ``weights/`` next to the folder of cards, or in an installed package, and are refused if
+their SHA-256 is not the one in the card.
 
-Cards are looked for in the package's own ``cards/`` and in one folder of the user (``models_dir`` or the
-environment variable ``AI_PIPELINE_MODELS_DIR``). There a card that lies flat (``*.toml``) replaces a shipped
-one of the same id; those below ``ID/VERSION/card.toml`` (:mod:`.store`) stand side by side, and a
-pipeline runs one of them only when it is activated.
+Cards are searched in the package's own ``cards/`` and in one folder of the user (``models_dir`` or the
+environment variable ``AI_PIPELINE_MODELS_DIR``). There a card at the top level (``*.toml``) replaces a
+shipped one with the same id; cards in ``ID/VERSION/card.toml`` (:mod:`.store`) coexist, and a pipeline runs
+one of them only if it is activated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STORED = "card.toml"  # how a card is called in ID/VERSION/
 
 
 def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
-    """All cards, shipped and of the user, by id and version. Raises CardError on one that cannot be read."""
+    """All cards, shipped and the user's, by id and version. Raises CardError if one cannot be read."""
     found = {card.id: card for card in _cards(SHIPPED.glob("*.toml"))}
     folder = models_dir or from_environment()
     stored: list[Card] = []
@@ -61,8 +61,8 @@ def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
 def find(model_id: str, models_dir: Path | None = None) -> Card:
     """The card with this id, or ``id@version``. Raises CardError, which lists the known models.
 
-    Of several versions, ``id`` selects the one outside ``ID/VERSION/``: a version stored there needs its full
-    name.
+    Of several versions, ``id`` selects the card outside ``ID/VERSION/``; for a version stored there, give the
+    full name.
     """
     known = cards(models_dir)
     name, _, version = model_id.partition("@")
@@ -79,7 +79,9 @@ def find(model_id: str, models_dir: Path | None = None) -> Card:
 
 
 def read(weights: Weights) -> bytes:
-    """The bytes of ``weights``, checked. Raises CardError when they are missing or of another SHA-256."""
+    """The bytes of ``weights``. Raises CardError when they are missing or have another SHA-256 than the card
+    says.
+    """
     if not weights.path.is_file():
         raise CardError(f"the weights {weights.path} are missing: put them there or install their package")
     data = weights.path.read_bytes()
@@ -99,7 +101,7 @@ def verify(card: Card) -> None:
 
 
 def from_environment() -> Path | None:
-    """The user's folder of models that the environment names; None without one."""
+    """The user's folder of models that the environment variable names; None if it is not set."""
     value = os.environ.get(MODELS_DIR)
     return Path(value) if value else None
 

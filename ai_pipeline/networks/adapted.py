@@ -1,4 +1,4 @@
-"""What is given of a foreign checkpoint, and what it becomes: a network and the facts of its card."""
+"""The description of a foreign checkpoint, and the network with the card entries that it becomes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Family = Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "ev
 
 @dataclass(frozen=True, slots=True)
 class NetworkDescription:
-    """A person's description of a checkpoint. Empty and None: taken from the file or its family.
+    """A person's description of a checkpoint. Empty or None: taken from the file or from its family of
+    networks.
 
     ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another; ``leave_out``: labels
-    that the model is to have no output for; ``encoder``: only the embedding is wanted.
+    for which the model gets no output; ``encoder``: only the embedding is wanted.
     """
 
     family: Family
@@ -29,11 +30,11 @@ class NetworkDescription:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapted:
-    """A network that returns what ``outputs`` names, and the rest of its card.
+    """A network that returns the outputs named in ``outputs``, and the rest of its card.
 
-    ``mean`` and ``scale`` are of values 0..255, one or one a channel; the other fields as in
+    ``mean`` and ``scale`` are for values 0..255, one number or one per channel; the other fields as in
     :class:`ai_pipeline.models.card.Input` and :class:`ai_pipeline.models.card.Outputs`. ``left_out``: labels
-    of the checkpoint that it has no output for.
+    of the checkpoint for which the network has no output.
     """
 
     network: nn.Module

@@ -1,4 +1,4 @@
-"""The networks that this project can fill with parameters from a file, by the name in a card."""
+"""The networks that this project can fill with parameters from a file, by their names in a card."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 def from_arrays(
     architecture: str, arrays: Arrays, labels: int, channels: int, size: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network with its parameters, ready for inference, and the names of what it returns.
+    """The network filled with ``arrays``, ready for inference, and the names of its outputs.
 
-    ``labels`` and ``channels``: how many outputs and input channels; ``size`` of the input in pixels. Raises
-    NotThisNetwork.
+    ``labels`` and ``channels``: number of outputs and of input channels; ``size`` of the input in pixels.
+    Raises NotThisNetwork.
     """
     try:
         if architecture == efficientnet.NAME:

@@ -1,10 +1,10 @@
-"""Parameters out of a checkpoint, without running the code that it names.
+"""Read parameters from a checkpoint without running the code that it names.
 
 A PyTorch checkpoint is a pickle: a program that builds objects of any class that it names. Only classes that
 hold numbers are built here; every other becomes a :class:`Shell`, an empty module that keeps its parameters.
-So a whole pickled network (torchxrayvision saves those) gives its parameters without its library, and a call
-of ``os.system`` gives an empty shell. TorchScript archives and tars are refused: ``torch.load`` reads those
-by other means.
+So a whole pickled network (torchxrayvision saves such files) gives its parameters without its library, and a
+call of ``os.system`` gives an empty shell. TorchScript archives and tars are refused: ``torch.load`` reads
+them by other means.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ _NUMBERS = re.compile(
 
 
 class Shell(nn.Module):
-    """Stands for any class of a pickle that does not merely hold numbers; runs none of its code."""
+    """A substitute for every class in a pickle that does more than hold numbers; none of that class's code is
+    run.
+    """
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
@@ -72,9 +74,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """:func:`read_state` where no wall is around the process: by torch's own ``weights_only`` reader.
+    """Like :func:`read_state`, for a process without a sandbox: by torch's own ``weights_only`` reader.
 
-    A file that a user names for training. Raises UnreadableCheckpoint, FileNotFoundError.
+    For a file that a user names for training. Raises UnreadableCheckpoint, FileNotFoundError.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the training starts from it")

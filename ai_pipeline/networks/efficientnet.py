@@ -36,12 +36,13 @@ _NORMALISED = (
 
 
 class PlacedNetwork(nn.Module):
-    """A backbone, mean over its last feature maps, linear head; beside it a linear head for the place.
+    """A backbone, the mean over its last feature maps, and a linear head; beside it a linear head for the
+    place.
 
-    ``forward`` takes float32 ``[N, 3, size, size]`` and returns ``logits [N, labels]``, ``features
-    [N, C, h, w]`` and ``places [N, labels, size/16, size/16]``: the logarithm, but for a constant, of how
-    likely each cell belongs to the lesion if the label is present. ``channels`` of the last feature maps;
-    ``beside``: of the finer maps that the place head reads. ``size`` is a multiple of 32.
+    ``forward`` takes float32 ``[N, 3, size, size]`` and returns ``logits [N, labels]``, ``features [N, C, h,
+    w]`` and ``places [N, labels, size/16, size/16]``: the logarithm, up to a constant, of how likely each
+    cell belongs to the lesion if the label is present. ``channels``: of the last feature maps; ``beside``:
+    channels of the finer maps that the place head reads. ``size`` is a multiple of 32.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class PlacedNetwork(nn.Module):
         return features, torch.cat([beside, activation], 1)
 
     def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature maps, and ``[N, beside, size/16, size/16]``."""
+        """The last feature maps, and the finer maps ``[N, beside, size/16, size/16]``."""
         raise NotImplementedError
 
     def narrowed(self, rows: Sequence[int]) -> Self:
-        """A copy for inference with the outputs ``rows`` alone and with a new place head."""
+        """A copy for inference with only the outputs ``rows``, and with a new place head."""
         made = copy.deepcopy(self)
         made.head = nn.Linear(self.head.in_features, len(rows))
         made.head.load_state_dict({name: value[rows] for name, value in self.head.state_dict().items()})
@@ -116,8 +117,8 @@ class PlacedClassifier(PlacedNetwork):
 def fused(network: PlacedClassifier) -> PlacedClassifier:
     """``network`` for inference, changed in place: each batch normalisation folded into its convolution.
 
-    The parameters of the fused network carry the names that the exported ONNX file uses, so the file
-    can be loaded back (:func:`from_arrays`).
+    The parameters of the fused network have the names that the exported ONNX file uses, so the file can be
+    loaded back (:func:`from_arrays`).
     """
     fuse(network.eval())
     return network
@@ -135,9 +136,9 @@ def fuse(network: nn.Module) -> None:
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size: int) -> PlacedClassifier:
-    """The fused network with the parameters of an exported file, by name. KeyError when one is missing.
+    """The fused network with the parameters of an exported file, by name. Raises KeyError if one is missing.
 
-    ``labels``: how many; ``size`` of the input in pixels.
+    ``labels``: their number; ``size`` of the input in pixels.
     """
     network = fused(PlacedClassifier(labels, size))
     network.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in network.state_dict()})

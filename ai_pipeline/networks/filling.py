@@ -1,8 +1,7 @@
-"""Parameters of a file into a network: the one loader of conversion, training and studies.
+"""Load parameters of a file into a network: the one loader of conversion, training and studies.
 
-A file may name a network's parameters as training scripts leave them: behind a prefix (``module.``,
-``backbone.``), as torchvision before 0.3 did (``norm.1`` for ``norm1``), its head as CheXNet's
-``Sequential(Linear, Sigmoid)``.
+Training scripts change names, and this loader undoes it: prefixes (``module.``, ``backbone.``), torchvision
+before 0.3 (``norm.1`` for ``norm1``), the head of CheXNet (``Sequential(Linear, Sigmoid)``).
 """
 
 from __future__ import annotations
@@ -30,12 +29,13 @@ def fill(
     heads: Sequence[str] = (),
     adjust: Callable[[dict[str, Tensor]], State] | None = None,
 ) -> tuple[str, ...]:
-    """Put the parameters of ``state`` into ``network``; returns the names of unchanged ones.
+    """Put the parameters of ``state`` into ``network``; returns the names of the parameters that keep their
+    values.
 
-    ``what``: the network's name, ``file``: the file's, both for the refusal. ``heads``: beginnings of the
-    names of parameters that the file need not have, may have for other labels, or may have beside the
-    network's own. ``adjust``: makes of a state that does not fit another one (other names, resized places).
-    Raises CannotAdapt, which says what is missing, not known, or of another shape.
+    ``what``: the network's name, ``file``: the file's name, both for the error. ``heads``: beginnings of
+    names of parameters that the file may lack, may have for other labels, or may have in addition.
+    ``adjust``: converts a state that does not fit (other names, resized position embeddings). Raises
+    CannotAdapt, which says which parameters are missing, unknown, or of another shape.
     """
     own = {name: value for name, value in network.state_dict().items() if not name.endswith(_COUNTERS)}
     found = own_names(own, state)
@@ -49,7 +49,7 @@ def fill(
 
 
 def own_names(own: State, state: State) -> dict[str, Tensor]:
-    """``state`` by the names that the network with the parameters ``own`` gives them, as far as it knows."""
+    """``state`` with the names of ``own``, the parameters of the network, as far as they can be matched."""
     plain = {
         re.sub(r"(denselayer\d+\.\w+)\.([12])\.", r"\1\2.", name): value
         for name, value in state.items()

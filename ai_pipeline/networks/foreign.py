@@ -1,4 +1,4 @@
-"""Networks of timm, torchvision and Ultralytics, where they are installed: nothing else here needs them."""
+"""Networks of timm, torchvision and Ultralytics, if installed: nothing else in this package needs them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
-    """timm's network of that name, for so many ``labels`` and ``channels``, unfilled. Raises CannotAdapt."""
+    """timm's network of that name for ``labels`` and ``channels`` (numbers), with random weights. Raises
+    CannotAdapt.
+    """
     timm = _timm()
     if not timm.is_model(architecture):
         raise CannotAdapt(f"timm {timm.__version__} knows no network {architecture!r}")
@@ -34,18 +36,18 @@ def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> A
 
 
 def timm_fixes_its_size(architecture: str) -> bool:
-    """Whether timm's network is built for one size of pictures, its ``img_size``."""
+    """Whether timm builds the network for one size of pictures, its ``img_size``."""
     about = _timm().models.get_pretrained_cfg(architecture, allow_unregistered=True)
     return bool(about is not None and about.fixed_input_size)
 
 
 def timm_eva(**shape: Any) -> Any:
-    """timm's ``Eva`` of that shape, unfilled. Raises CannotAdapt."""
+    """timm's ``Eva`` of that shape, with random weights. Raises CannotAdapt."""
     return _exportable().eva.Eva(**shape)
 
 
 def timm_vision_transformer(**shape: Any) -> Any:
-    """timm's ``VisionTransformer`` of that shape, unfilled. Raises CannotAdapt."""
+    """timm's ``VisionTransformer`` of that shape, with random weights. Raises CannotAdapt."""
     return _exportable().vision_transformer.VisionTransformer(**shape)
 
 
@@ -73,7 +75,9 @@ def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int
 
 
 def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tuple[str, ...]:
-    """:func:`fill`, for inference; files of a network's authors are converted as timm does it."""
+    """Call :func:`fill` on a network of timm and set it to inference; files in the layout of the network's
+    authors are converted by timm's own function.
+    """
     convert: Any = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
 
     def adjust(found: dict[str, Tensor]) -> State:
@@ -100,8 +104,9 @@ def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channe
 
 
 def torchvision_network(architecture: str, labels: int, size: int | None = None) -> nn.Module:
-    """torchvision's network of that name, for so many ``labels``, unfilled; ``size`` of its squares in pixels
-    if it is a transformer. Raises CannotAdapt."""
+    """torchvision's network of that name for ``labels`` outputs, with random weights; ``size``: side of the
+    input in pixels, for a transformer. Raises CannotAdapt.
+    """
     models = _torchvision_models()
     if architecture not in models.list_models(module=models):
         raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
@@ -119,7 +124,7 @@ def is_of_torchvision(architecture: str) -> bool:
 def torchvision_maps(network: nn.Module, rows: int, columns: int) -> nn.Module:
     """``network`` up to its last feature map; it returns the last map of each stride up to 32, by number.
 
-    Raises CannotAdapt where it has none.
+    Raises CannotAdapt if the network has no feature maps.
     """
     from torchvision import ops
     from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
@@ -203,11 +208,11 @@ def _with_maps(network: Any, channels: int) -> WithMaps:
 
 
 def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:
-    """The network in an Ultralytics checkpoint, its licence, and the side of its pictures in pixels.
+    """The network in an Ultralytics checkpoint, its licence, and the side of its input in pixels.
 
     Raises CannotAdapt.
 
-    The file is a pickle of Ultralytics' own classes, and cannot be read without running what it says.
+    The file is a pickle of Ultralytics' own classes: reading it runs the code in it.
     """
     offer_torchvision_operators()
     try:
@@ -222,10 +227,10 @@ def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:
 
 
 def offer_torchvision_operators() -> None:
-    """Let torchvision be imported beside a torch for which its compiled operators were not built.
+    """Make torchvision importable with a torch for which its compiled operators were not built.
 
-    Its Python registers shapes for them at import, which fails beside the CPU build of torch; no classifier
-    calls them. So they are declared, without a body, until the import goes through.
+    At import torchvision registers shapes for its operators, which fails with the CPU build of torch; no
+    classifier calls them. So the operators are declared, without code, until the import succeeds.
     """
     library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     _KEPT.append(library)

@@ -1,8 +1,8 @@
-"""A folder in Hugging Face's layout, without pickles: config.json, model.safetensors,
+"""Read a folder in Hugging Face's layout, without pickles: config.json, model.safetensors,
 preprocessor_config.json.
 
-The first says the network and its labels, the last how an image becomes its input; timm's folders say that in
-config.json. Of transformers' networks ViT and DINOv2 are known here, of timm's all.
+config.json describes the network and its labels, preprocessor_config.json how an image becomes the input;
+timm's folders have both in config.json. Known networks: ViT and DINOv2 of transformers, and all of timm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Networks whose authors fine-tuned them on NIH ChestX-ray14: EVA-X, and the DenseNet-121 of Medical MAE.
 
-EVA-X (hustvl/EVA-X) is timm's ``Eva`` with rotary places; its files use the names of EVA-02. Medical MAE
-(lambert-x/medical_mae) has torchvision's names. Both look at the middle square of 224 of 256 pixels.
+EVA-X (hustvl/EVA-X) is timm's ``Eva`` with rotary position embeddings; its files use the names of EVA-02.
+Medical MAE (lambert-x/medical_mae) has torchvision's names. Both look at the middle square of 224 of 256
+pixels.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _NAMES = (
 
 
 class EvaX(nn.Module):
-    """timm's ``Eva``, which hands out the tokens of the patches beside the logits."""
+    """timm's ``Eva``, which returns the tokens of the patches beside the logits."""
 
     outputs = ("logits", "features")
 
@@ -121,7 +122,7 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
 
 
 def medical_mae(path: Path, described: NetworkDescription) -> Adapted:
-    """The DenseNet-121 of a fine-tuned file. Raises CannotAdapt or UnreadableCheckpoint."""
+    """Read the DenseNet-121 of a fine-tuned Medical MAE. Raises CannotAdapt or UnreadableCheckpoint."""
     state = {re.sub(r"^module\.", "", name): value for name, value in read_state(path).items()}
     if "classifier.weight" not in state:
         raise CannotAdapt(

@@ -1,8 +1,8 @@
-"""Vision transformers as Hugging Face's transformers saves them, in timm's: ViT and DINOv2, as classifier or
+"""Vision transformers of Hugging Face's transformers, loaded into timm's: ViT and DINOv2, as classifier or
 encoder.
 
 ViT (Dosovitskiy et al., ICLR 2021) classifies by its class token; DINOv2 (Oquab et al., TMLR 2024) by the
-class token beside the mean over all patches, and scales what each layer adds.
+class token together with the mean over all patches, and it scales the output of each layer.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ _NOT_USED = (
 
 @dataclass(frozen=True, slots=True)
 class TransformerShape:
-    """``kind`` is ``vit`` or ``dinov2``; ``width`` of a token, ``hidden`` of a layer's perceptron; ``size``
-    and ``patch`` in pixels a side; ``labels`` 0 for an encoder."""
+    """The shape of a transformer. ``kind`` is ``vit`` or ``dinov2``; ``width`` of a token, ``hidden`` of a
+    layer's perceptron; ``size`` and ``patch``: sides in pixels; ``labels`` 0 for an encoder.
+    """
 
     kind: str
     width: int
@@ -63,10 +64,9 @@ class TransformerShape:
 
 
 class VisionTransformer(nn.Module):
-    """``forward`` takes float32 ``[N, channels, size, size]``; returns what ``outputs`` names.
-
-    ``logits [N, labels]``, or of an encoder ``embedding [N, width]`` (the class token); ``features [N, width,
-    h, w]``: the tokens of the patches.
+    """A vision transformer. ``forward`` takes float32 ``[N, channels, size, size]`` and returns the tensors
+    that ``outputs`` names: ``logits [N, labels]``, or for an encoder ``embedding [N, width]`` (the class
+    token); and ``features [N, width, h, w]``: the tokens of the patches.
     """
 
     def __init__(self, shape: TransformerShape) -> None:

@@ -1,4 +1,4 @@
-"""Networks around networks, which change what goes out."""
+"""Networks that wrap another network and change its outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.functional import conv2d
 
 
 class Chosen(nn.Module):
-    """``network``, of whose labels only those numbered ``kept`` go out; ``outputs`` names its answers."""
+    """``network`` with only the labels numbered ``kept``; ``outputs`` names what it returns."""
 
     def __init__(self, network: nn.Module, outputs: tuple[str, ...], kept: Sequence[int]) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Chosen(nn.Module):
 
 
 class Softmax(nn.Module):
-    """``network`` whose first output, the logits, becomes probabilities that exclude one another."""
+    """``network`` with its first output, the logits, turned into probabilities that exclude one another."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Softmax(nn.Module):
 
 
 class FirstOf(nn.Module):
-    """``network``'s answer, or the first of its answers: Ultralytics gives probabilities, then logits."""
+    """``network`` with only the first of its outputs: Ultralytics returns probabilities, then logits."""
 
     outputs = ("logits",)
 
@@ -48,7 +48,7 @@ class FirstOf(nn.Module):
 
 
 class WithMaps(nn.Module):
-    """A timm network that hands out its last feature maps and the class activation beside the logits."""
+    """A timm network that also returns its last feature maps and the class activation."""
 
     def __init__(self, network: Any, *, features: bool, places: bool) -> None:
         super().__init__()
@@ -66,5 +66,5 @@ class WithMaps(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what ``forward`` returns."""
+        """The names of the outputs of ``forward``."""
         return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))

@@ -1,4 +1,4 @@
-"""What torchxrayvision says of its released weights: labels and operating points, by the names it gives them.
+"""Labels and operating points of torchxrayvision's released weights, by the names in that library.
 
 From ``model_urls`` in ``torchxrayvision/models.py`` (version 1.5.7, Apache-2.0,
 github.com/mlmed/torchxrayvision; Cohen et al., MIDL 2022). An output that was not trained, or has no
@@ -21,7 +21,9 @@ REACH = 1024.0  # black is -1024, white +1024
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One file of released weights: ``file`` begins its name; ``points`` are ``op_threshs``, None for NaN."""
+    """One file of released weights: ``file``: the beginning of its name; ``points``: ``op_threshs``, None for
+    NaN.
+    """
 
     architecture: str
     size: int
@@ -30,8 +32,8 @@ class Release:
 
 
 def release(name: str, file: str) -> str | None:
-    """The key in RELEASES: ``name`` itself, or the key that the name of the ``file`` begins with; else
-    None.
+    """The key in RELEASES: ``name`` itself, or the key whose ``file`` begins the name of
+    ``file``; else None.
     """
     if name:
         return name if name in RELEASES else None

@@ -1,4 +1,4 @@
-"""What the pipeline ``ovarian`` is."""
+"""The card of the pipeline ``ovarian``: its description and its options."""
 
 from __future__ import annotations
 

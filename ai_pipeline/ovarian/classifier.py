@@ -1,6 +1,6 @@
 """The ovarian card's networks on one displayed picture: probabilities of the classes, and the gate.
 
-Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured is what runs.
+The pipeline and ``ai-pipeline evaluate`` both use it, so that the evaluation measures what runs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Grey = npt.NDArray[np.uint8]
 class OvarianAnalysis:
     """The classifier's output for a picture of ``rows`` × ``columns``.
 
-    ``values [1, 3, size, size]``: its input; ``probabilities [labels]`` 0 to 1 with the sum 1; ``places
-    [labels, h, w]``: class activation; ``distance`` to the training frames, accepted up to the card's
-    threshold; ``to_model``: source coordinates → those of the input.
+    ``values [1, 3, size, size]``: the network's input; ``probabilities [labels]`` 0 to 1 with the sum 1;
+    ``places [labels, h, w]``: class activation; ``distance`` to the training frames, accepted up to the
+    card's threshold; ``to_model``: the map from source coordinates to those of the input.
     """
 
     values: Floats
@@ -59,7 +59,7 @@ class OvarianClassifier:
         self._engine = load(card, "classifier", "onnxruntime", threads)
 
     def analyse(self, picture: Grey) -> OvarianAnalysis:
-        """``picture``: as displayed, uint8, RGB or grey, any size."""
+        """Run the networks on ``picture``: as displayed, uint8, RGB or grey, any size."""
         grey = grey_of(picture)
         values, to_model = network_input(grey, self.input)
         outputs = self._engine(values)
@@ -79,13 +79,14 @@ class OvarianClassifier:
 
 
 def grey_of(picture: Grey) -> Grey:
-    """A displayed picture, RGB or grey already, as grey levels ``[rows, columns]``."""
+    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
-    """``[N, labels]`` logits → calibrated probabilities with the sum 1: the softmax of slope · logit +
-    intercept (vector scaling, C. Guo et al., ICML 2017)."""
+    """Calibrated probabilities with the sum 1 from logits, both ``[N, labels]``: the softmax of slope · logit
+    + intercept (vector scaling, C. Guo et al., ICML 2017).
+    """
     slopes, intercepts = ([getattr(label, key) for label in labels] for key in ("slope", "intercept"))
     scaled = logits.astype(np.float64) * slopes + intercepts
     scaled -= scaled.max(1, keepdims=True)
@@ -96,10 +97,9 @@ def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
 def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[Decision, ...]:
     """The decision for each label from the probabilities ``found [labels]``.
 
-    Present is the likeliest label from its threshold on. Where none is, where it is :data:`NORMAL`, or one
-    that is not supported and ``hidden``, the model abstains: nothing is present. A label that is not
-    supported is never absent, and where it is the likeliest and hidden, no label is absent: the others would
-    reveal it.
+    The likeliest label is present from its threshold on. No label is present if the likeliest one is below
+    its threshold, is :data:`NORMAL`, or is not supported and ``hidden``. A label that is not supported is
+    never absent. If such a label is the likeliest and hidden, no label is absent: the others would reveal it.
     """
     best = int(np.argmax(found))
     named = labels[best].supported or not hidden
@@ -115,7 +115,7 @@ def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[
 
 
 def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
-    """The evidence for a label, at the source's size: its class activation above zero, the peak set to 1."""
+    """The evidence for a label at the source's size: its class activation above zero, the peak set to 1."""
     activation = np.maximum(found.places[label], 0.0)
     # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
     fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)
@@ -124,7 +124,9 @@ def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
 
 
 def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Floats:
-    """A map on the network's input ``[size, size]`` in the source image: ``[rows, columns]``."""
+    """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows,
+    columns]``.
+    """
     way = to_model
     across, down = (  # OpenCV counts from pixel centres
         offset + (along + beside) / 2 - 0.5

@@ -1,7 +1,7 @@
-"""The outline of the lesion (of the ovary where it is normal), where the network finds it surely.
+"""The outline of the lesion (of the ovary if it is normal), if the network is sure of it.
 
-The network outlines the picture and its mirror image. Where the two do not agree, or what they outline is no
-one place in the picture, there is no outline: a wrong one is worse than none.
+The network outlines the picture and its mirror image. If the two disagree, or the outline is not a single
+place in the picture, there is no outline: a wrong one is worse than none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LesionOutline:
-    """``mask [rows, columns]`` of the source image, its polygon; both None where ``fault`` says why."""
+    """``mask [rows, columns]`` of the source image, and its polygon; both None if ``fault`` says why."""
 
     mask: Bools | None
     region: Region | None
@@ -46,7 +46,7 @@ class Outliner:
         self._engine: Engine = load(card, "outline", "onnxruntime", threads)
 
     def outline(self, seen: OvarianAnalysis) -> LesionOutline:
-        """The outline in the picture that was analysed."""
+        """The outline of the lesion in the picture of the analysis ``seen``."""
         twice = np.concatenate([seen.values, seen.values[..., ::-1]])
         (found,) = self._engine(np.ascontiguousarray(twice)).values()
         shown, mirrored = found[0, 0], found[1, 0, :, ::-1]
@@ -58,7 +58,7 @@ class Outliner:
 
 
 def of_mask(mask: Bools) -> LesionOutline:
-    """The largest part of ``mask`` as an outline, if it can be that of a lesion."""
+    """The outline of the largest part of ``mask``, if it can be a lesion."""
     count, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
         return LesionOutline(None, None, "no lesion was outlined")
@@ -77,6 +77,8 @@ def of_mask(mask: Bools) -> LesionOutline:
 
 
 def dice(one: Bools, other: Bools) -> float:
-    """Twice the common pixels of two masks over the sum of theirs; 0 where both are empty."""
+    """The Dice coefficient of two masks: twice the common pixels over the sum of both; 0 where both are
+    empty.
+    """
     total = int(one.sum()) + int(other.sum())
     return 2.0 * int((one & other).sum()) / total if total else 0.0

@@ -1,7 +1,7 @@
 """The pipeline ``ovarian``: class of a cyst or tumour in ultrasound frames of the pelvis, and its outline.
 
-An image is cleaned first, and what is classified, outlined and drawn is the cleaned picture: one that cannot
-be cleaned gets no result.
+An image is cleaned first; the cleaned picture is classified, outlined and drawn on. An image that cannot be
+cleaned gets no result.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Ovarian:
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
-        """Choose the frames of a pelvis in which an ovary may be; decodes those whose header allows it."""
+        """Choose the frames of a pelvis in which an ovary may be. Decodes a frame only if its header allows
+        it.
+        """
         pelvis = OvarianOptions.of(options).pelvis
         return accept(
             images,
@@ -116,8 +118,9 @@ class Ovarian:
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        """Clean and analyse ``images`` (those that ``accepts`` named). One that cannot be cleaned is left
-        out, with a note. Raises CleaningFailed when none can be cleaned, PixelError."""
+        """Clean and analyse ``images``, which ``accepts`` chose. An image that cannot be cleaned is left out,
+        with a note. Raises CleaningFailed if none can be cleaned, and PixelError.
+        """
         wanted = OvarianOptions.of(options)
         findings: list[Finding] = []
         pictures: list[DerivedImage] = []

@@ -1,4 +1,4 @@
-"""Whether a picture may be one that the ovarian model was made for, by its pixels alone."""
+"""Whether the pixels of a picture may be of the kind that the ovarian model was made for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PixelGate:
         self._heads = HeadModel.of(find(HEAD_MODEL, models_dir))
 
     def refused(self, picture: Grey, analysis: OvarianAnalysis) -> str | None:
-        """Why ``picture``, uint8, RGB or grey, is not one to classify; None where it may be."""
+        """Why ``picture``, uint8, RGB or grey, must not be classified; None if it may be."""
         if not self.classifier.in_domain(analysis):
             return NOT_LIKE
         return None if self._heads.outline(grey_of(picture)).fault else A_HEAD

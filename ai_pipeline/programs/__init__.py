@@ -1,1 +1,1 @@
-"""Pipelines that are programs: a command or a container reads a folder of DICOM and writes a folder."""
+"""Pipelines that are programs: a command or a container that reads a folder of DICOM and writes a folder."""

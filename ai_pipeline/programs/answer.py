@@ -1,4 +1,6 @@
-"""``findings.json`` of a program → findings. Its texts, numbers and places are checked against the images."""
+"""Read findings from a program's ``findings.json``; texts, numbers and places are checked
+against the images.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class GivenCode(_Given):
 
 
 class GivenRegion(_Given):
-    """A place, in the coordinates of :class:`ai_pipeline.contract.Region`."""
+    """A place in an image, in the coordinates of :class:`ai_pipeline.contract.Region`."""
 
     type: Literal["box", "polygon"]
     points: Annotated[list[tuple[float, float]], Field(max_length=MOST_POINTS)]
@@ -65,7 +67,7 @@ class GivenFinding(_Given):
 
 
 class ProgramAnswer(_Given):
-    """The whole file."""
+    """The whole file ``findings.json``."""
 
     findings: Annotated[list[GivenFinding], Field(max_length=MOST_FINDINGS)]
 
@@ -74,7 +76,9 @@ _KNOWN = {key for kind in (ProgramAnswer, GivenFinding, GivenRegion, GivenCode) 
 
 
 def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> tuple[Finding, ...]:
-    """The findings of a program on these images, by ``model``. Raises ProgramFailed with the first fault."""
+    """The findings of a program on these images, with ``model`` as their model. Raises ProgramFailed with the
+    first fault.
+    """
     try:
         answer = ProgramAnswer.model_validate_json(data)
     except ValidationError as error:

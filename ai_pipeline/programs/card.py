@@ -1,4 +1,4 @@
-"""What the pipelines ``command`` and ``container`` are."""
+"""The cards of the pipelines ``command`` and ``container``: their descriptions and options."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _ASKED_SECONDS = 30.0
 
 
 def engine(wanted: str = "") -> str:
-    """The name of the container engine: ``wanted`` or, without it, the first that is installed.
+    """The name of the container engine: ``wanted`` or, if it is empty, the first that is installed.
 
     Returns "" if no such engine is installed.
     """
@@ -41,7 +41,7 @@ def engine(wanted: str = "") -> str:
 
 
 def image_id(engine: str, image: str) -> str:
-    """``sha256:…`` of an image on this machine. Raises ProgramFailed when it is not there."""
+    """The id ``sha256:…`` of an image on this machine. Raises ProgramFailed if the image is not there."""
     command = [engine, "image", "inspect", "--format", "{{.Id}}", image]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ASKED_SECONDS, check=False)
@@ -65,7 +65,7 @@ def command_line(
 ) -> list[str]:
     """The command that runs ``image`` once.
 
-    ``folders``: input and output on this machine; ``memory_mib``: of the whole container.
+    ``folders``: input and output on this machine; ``memory_mib``: limit of the whole container.
     """
     source, target = folders
     keep = ["--userns=keep-id"] if engine == "podman" and os.getuid() else []

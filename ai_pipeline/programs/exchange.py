@@ -1,6 +1,7 @@
 """The folders that a program gets: copies of the images, a place to write, a place to work.
 
-They lie in a folder of their own under ``TMPDIR``, for the node's user alone, and are gone with the run.
+They lie in a folder of their own under ``TMPDIR``, which only the node's user can read, and are deleted after
+the run.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _YOUNG_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """``input``: ``1.dcm``, ``2.dcm`` … in the order of the images; no name or UID stands in a path."""
+    """The folders of one run. ``input``: ``1.dcm``, ``2.dcm`` … in the order of the images; no path holds a
+    name or UID.
+    """
 
     name: str
     input: Path
@@ -59,7 +62,7 @@ class Exchange:
         return data
 
     def others(self) -> str:
-        """One sentence on further files that the program wrote, "" when there are none."""
+        """One sentence on further files that the program wrote; "" if there are none."""
         found = entries(f"/proc/self/fd/{self._output}")
         others = [one for one in found if one.name != ANSWER and not one.is_dir(follow_symlinks=False)]
         if not others:
@@ -71,7 +74,7 @@ class Exchange:
 
 @contextmanager
 def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
-    """Copy the images, and delete everything at the end. Raises OSError."""
+    """Copy the images into new folders, and delete everything at the end. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
     with (folder / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -95,7 +98,7 @@ def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
 
 
 def remove_abandoned() -> None:
-    """Delete folders of processes that were killed: their locks are free."""
+    """Delete folders of processes that were killed, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             found = folder.stat(follow_symlinks=False)

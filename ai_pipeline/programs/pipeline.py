@@ -1,7 +1,7 @@
 """The pipelines ``command`` and ``container``: a program of another party, under limits.
 
-It reads copies of the images and writes ``findings.json``; nothing else that it writes is taken. Its output
-is checked as untrusted input.
+It reads copies of the images and writes ``findings.json``; its other files are ignored. Its output is checked
+as untrusted input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Run a program under its supervisor (:mod:`ai_pipeline.programs.supervisor`), and raise how it failed."""
+"""Run a program under its supervisor (:mod:`ai_pipeline.programs.supervisor`), and raise an error if it
+fails.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ _LIMITS = {
 class ProgramRun:
     """How to run a program. ``folder``: its working directory; ``output``: the folder that it may write.
 
-    ``memory_mib``: limit for all its processes together, 0 for none. ``cleanup``: command that is run when
-    the program had to be killed. ``offline``: the program must not start where the network cannot be cut off.
+    ``memory_mib``: limit for all its processes together, 0 for none. ``cleanup``: command to run if the
+    program had to be killed. ``offline``: the program must not start if it cannot be cut off the network.
     """
 
     command: list[str]
@@ -48,9 +50,9 @@ class ProgramRun:
 
 
 def run_program(run: ProgramRun, report: Progress) -> None:
-    """Return when the program has ended well; nothing that it started runs any more, also after an error.
+    """Run the program and return when it has succeeded; no process of it is left, also after an error.
 
-    Raises ProgramFailed, ProgramStopped when it went beyond a limit, and what ``report`` raises.
+    Raises ProgramFailed, ProgramStopped when it exceeded a limit, and any error that ``report`` raises.
     """
     # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
     supervisor = [sys.executable, "-I", "-m", "ai_pipeline.programs.supervisor"]
@@ -116,7 +118,7 @@ def _living_below(supervisor: int) -> list[int]:
 
 @lru_cache(maxsize=1)
 def can_leave_network() -> bool:
-    """Whether a process of this user can leave the network; tried in a process of its own."""
+    """Whether a process of this user can cut itself off the network; tried in a child process."""
     code = "from ai_pipeline.programs.supervisor import leave_network; raise SystemExit(not leave_network())"
     return subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 

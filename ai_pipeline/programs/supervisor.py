@@ -1,13 +1,14 @@
-"""``python -I -m ai_pipeline.programs.supervisor``: one program under limits, ended with all that it started.
+"""``python -I -m ai_pipeline.programs.supervisor``: run one program under limits, and end it with all its
+processes.
 
-The program's parent is a process in between, the first of a namespace of processes where the kernel gives
-one: nothing in the namespace can name, stop or kill a process outside, nor its first. Where the kernel gives
-none, Landlock keeps the program's signals among its own processes. Where neither is, the worker ends all
+The program's parent is a process in between. If the kernel allows it, that process is the first of a PID
+namespace: no process in the namespace can name, stop or kill a process outside, nor the first one. Otherwise
+Landlock keeps the program's signals among its own processes. Without both, the worker ends all processes
 (:mod:`ai_pipeline.programs.process`).
 
-Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes,
-the program is ended. Standard output says how it ended: an exit status, or the word for a limit. What the
-program prints is thrown away: it may name the patient.
+Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes, the
+program is ended. Standard output says how it ended: an exit status, or the word for a limit. The output of
+the program is thrown away: it may name the patient.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _PRIVATE = 0x4000 | 0x40000  # mount(2): MS_REC | MS_PRIVATE
 
 
 def main() -> int:
-    """Run one program and say how it ended."""
+    """Run one program and print how it ended."""
     line = b""
     while not line.endswith(b"\n"):
         if not (some := os.read(0, 65536)):
@@ -119,13 +120,13 @@ def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) ->
 
 
 def leave_network() -> bool:
-    """Cut this process and its children off the network for good. Returns whether the kernel did so."""
+    """Cut this process and its children off the network for good. Returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
 
 
 def leave_processes() -> bool:
-    """Let the next child be the first of a namespace of processes. Returns whether the kernel did so."""
+    """Make the next child the first process of a new PID namespace. Returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_PID) == 0 or libc.unshare(_NEW_USER | _NEW_PID) == 0)
 
@@ -183,7 +184,7 @@ def _reaped(process: int, how: int) -> int | None:
 
 
 def descendants(process: int) -> Iterator[int]:
-    """Every process below this one, including ended processes whose status was not read yet."""
+    """All descendants of a process, including ended ones whose status was not read yet."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):

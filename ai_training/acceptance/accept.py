@@ -1,8 +1,9 @@
-"""``ai-pipeline models accept``: a model fitted to a site's images, and measured on those of other patients.
+"""``ai-pipeline models accept``: fit a model to a site's images, and measure it on other patients of the
+site.
 
-The patients are divided in two by their identifiers. The first half fits calibration, thresholds and, where
-the card has none, the domain gate; the second measures what came of it. Original and result stand side by
-side.
+The patients are divided in two by their identifiers. The first half fits calibration, thresholds and, if the
+card has none, the domain gate; the second half measures the result. The page compares the original and the
+fitted model.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def accept(
 
 
 def first_half(patient: str) -> bool:
-    """Whether a patient's images are fitted to; by a hash, so that the same patient is always in one half."""
+    """Whether a patient's images are used for fitting; decided by a hash, so always the same
+    for one patient.
+    """
     return hashlib.sha256(patient.encode()).digest()[0] % 2 == 0
 
 

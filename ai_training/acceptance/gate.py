@@ -1,7 +1,7 @@
-"""The domain gate of a model that has none, from a site's own images.
+"""Fit a domain gate from a site's own images, for a model that has none.
 
-It knows only what the site's images look like: what lies farther away than 99 in 100 of them is refused. A
-model that gives no feature maps gets none.
+Such a gate knows only the site's images: it refuses an image that is farther away than 99 in 100 of them. A
+model that gives no feature maps gets no gate.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ TRIED = 30
 def fit_and_add(
     path: Path, classifier: Classifier, images: Sequence[ChestImage], fitting: Sequence[bool], report: Report
 ) -> dict[str, Any]:
-    """Fit a gate to the images ``fitting``, add it to the card at ``path`` and measure it on the others.
+    """Fit a gate to the images marked in ``fitting``, add it to the card at ``path`` and measure it on the
+    others.
 
-    Returns an empty result where the card has a gate, the model no feature maps or few of them, or there are
-    too few images.
+    Returns an empty result if the card has a gate already, the model has no or too few feature maps, or there
+    are too few images.
     """
     card = classifier.card
     first = [image for image, yes in zip(images, fitting, strict=True) if yes]

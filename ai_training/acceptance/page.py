@@ -1,4 +1,4 @@
-"""The page to sign: one HTML file with the figures, the plots inside it, and places for names.
+"""The page to sign: one HTML file with figures and plots, and fields for names.
 
 It names no patient and no file of the site's images.
 """

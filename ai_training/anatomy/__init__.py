@@ -1,1 +1,1 @@
-"""Heart and lungs in frontal chest X-rays: training and measuring the network that outlines them."""
+"""Heart and lungs in frontal chest X-rays: train and measure the network that outlines them."""

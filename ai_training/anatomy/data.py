@@ -36,7 +36,8 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class AnatomyImage:
     """A chest X-ray with a mask of each of :data:`ORGANS`. ``ctr``: its published cardiothoracic ratio, NaN
-    where there is none."""
+    if none is published.
+    """
 
     name: str
     picture: Path
@@ -44,7 +45,9 @@ class AnatomyImage:
     ctr: float
 
     def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-        """The grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises DataMissing."""
+        """Read the grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises
+        DataMissing.
+        """
         picture = read_grey(self.picture)
         return picture, np.stack([mask.read(picture.shape) for mask in self.masks])
 
@@ -55,7 +58,7 @@ def anatomy_set(data: Path) -> ImageSet:
 
 
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
-    """The images of ``split`` (train, val, test). Raises DataMissing, also where an organ has no mask."""
+    """The images of ``split`` (train, val, test). Raises DataMissing, also if an organ has no mask."""
     return tuple(
         AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
         for image in anatomy_set(data).images
@@ -77,10 +80,11 @@ def _masks(image: SetImage) -> tuple[MaskFiles, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How far a copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of its greys.
+    """How far an augmented copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of
+    its greys.
 
-    ``inverted``, ``framed``, ``blurred``, ``shaded``: the share of copies with inverted greys, black borders
-    as a collimator leaves them, less sharpness, a shadow across the picture.
+    ``inverted``, ``framed``, ``blurred``, ``shaded``: the share of copies with inverted greys, with black
+    borders as a collimator leaves them, with less sharpness, with a shadow across the picture.
     """
 
     rotation: float = 12.0
@@ -97,7 +101,8 @@ class Augment:
 
 
 class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: images ``[B, 3, SIDE, SIDE]`` and organs ``[B, 3, SIDE, SIDE]`` 0..1 (soft edges).
+    """Batch i of a run: images ``[B, 3, SIDE, SIDE]`` and organs ``[B, 3, SIDE, SIDE]``, 0..1 with soft
+    edges.
 
     Every batch draws its random numbers from (seed, i) alone.
     """
@@ -116,7 +121,9 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
-    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, not augmented."""
+    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, without
+    augmentation.
+    """
     picture, organs = image.read()
     reduced, affine = reduce(picture, CHAIN)
     matrix = np.array([[affine.a, 0, affine.c], [0, affine.e, affine.f]])
@@ -126,7 +133,7 @@ def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
 def augment(
     picture: Bytes, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
 ) -> tuple[Bytes, Floats]:
-    """One randomly moved and re-exposed copy, with its organs in the same place."""
+    """A randomly moved copy with changed grey levels, and its organs in the same place."""
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
     moved = cv2.warpAffine(picture, _centred(matrix), (SIDE, SIDE), borderValue=border)

@@ -26,7 +26,9 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnatomyCase:
-    """One image: Dice of each organ, the reader's ratio and the measured one (NaN where none), and why."""
+    """One image: Dice of each organ, the reader's ratio and the measured one (NaN if missing), and why it is
+    missing.
+    """
 
     name: str
     dice: npt.NDArray[np.float64]
@@ -36,7 +38,8 @@ class AnatomyCase:
 
 
 def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silent) -> dict[str, Any]:
-    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one a patient.
+    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one image per
+    patient.
 
     Raises DataMissing.
     """
@@ -51,7 +54,7 @@ def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silen
 
 
 def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
-    """``image`` as the node measures it, against its masks."""
+    """Measure ``image`` as the node does, and compare the result with the image's masks."""
     picture, organs = image.read()
     found = model.outline(picture)
     truth = cardiothoracic(organs, HERE)
@@ -65,7 +68,7 @@ def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
 
 
 def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.bool_]:
-    """``organs [3, rows, columns]`` of the source on the grid of ``found``."""
+    """``organs [3, rows, columns]`` of the source image, resampled to the grid of ``found``."""
     there = found.from_grid.inverse()
     matrix = np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]])
     matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV counts from pixel centres
@@ -74,13 +77,13 @@ def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.boo
 
 
 def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Dice of each organ of ``[3, rows, columns]`` masks, 0 to 1."""
+    """The Dice coefficient of each organ, 0 to 1, for masks ``[3, rows, columns]``."""
     common = (found & truth).sum((1, 2))
     return np.asarray(2 * common / np.maximum(found.sum((1, 2)) + truth.sum((1, 2)), 1), np.float64)
 
 
 def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
-    """Dice of all images, agreement of the measured ratios with the readers', and why some images were not
+    """Dice over all images, agreement of the measured ratios with the readers', and why some images were not
     measured.
     """
     dices = np.array([case.dice for case in cases])
@@ -101,7 +104,7 @@ def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
 
 
 def missed_targets(result: Mapping[str, Any]) -> list[str]:
-    """Which of the design's targets are not reached, in words."""
+    """The targets of the design that are not reached, in words."""
     missed = [f"Dice of {organ}" for organ, dice in result["dice"].items() if dice[0] < TARGETS[organ]]
     ratio = result["ratio"]
     if ratio and ratio["error"][0] > TARGETS["ratio error"]:

@@ -1,4 +1,4 @@
-"""The anatomy network as an ONNX file with its card."""
+"""Export the anatomy network as an ONNX file with its card."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_card(
 ) -> Path:
     """Write the card beside the weights of a network on ``backbone``.
 
-    Test figures come by ``ai-pipeline evaluate anatomy``.
+    ``ai-pipeline evaluate anatomy`` adds the test figures.
     """
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",

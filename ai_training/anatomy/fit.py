@@ -1,6 +1,6 @@
 """``ai-pipeline train anatomy``: teach a U-Net to outline heart and lungs.
 
-Seeded and capped by iterations; the checkpoint is chosen on the validation split.
+Runs are seeded and limited by iterations; the checkpoint is chosen on the validation split.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnatomyRecipe(Recipe):
-    """``dice_weight``: of the Dice loss beside the cross-entropy."""
+    """The settings of a run. ``dice_weight``: weight of the Dice loss against the cross-entropy."""
 
     iterations: int = 2000
     backbone: str = NAME
@@ -58,9 +58,10 @@ class AnatomyRecipe(Recipe):
 def train(
     data: Path, out: Path, recipe: AnatomyRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
-    """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
+    """Train, choose a checkpoint, export; returns the card. ``out`` receives checkpoints, history, weights
+    and card.
 
-    Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
+    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
     """
     run = _AnatomyRun(data, out, recipe)
     network = cast(OutlineNetwork, run.trained(report, resume=resume))
@@ -71,13 +72,15 @@ def train(
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
-    """Cross-entropy of every pixel and organ, and one minus Dice of each organ of each picture."""
+    """The loss: cross-entropy of every pixel and organ, plus weighted one minus Dice of each organ of each
+    picture.
+    """
     apart = less_dice(torch.sigmoid(logits), organs)
     return binary_cross_entropy_with_logits(logits, organs) + dice_weight * apart.mean()
 
 
 def ratio(masks: npt.NDArray[np.bool_]) -> float:
-    """The cardiothoracic ratio of masks on the fine grid; NaN where an organ is missing."""
+    """The cardiothoracic ratio of masks on the fine grid; NaN if an organ is missing."""
     measured = cardiothoracic(masks, GRID)
     return measured.ratio if measured else float("nan")
 
@@ -126,7 +129,7 @@ class _Case:
 
 
 def scores(network: OutlineNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
-    """Mean Dice of each organ, mean absolute error of the ratio (1 where none could be measured)."""
+    """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured)."""
     dices, errors = [], []
     for case in cases:
         with torch.inference_mode():

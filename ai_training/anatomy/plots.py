@@ -1,4 +1,4 @@
-"""The agreement of measured and read cardiothoracic ratios as a plot (Bland and Altman, Lancet 1986)."""
+"""Plot the agreement of measured and read cardiothoracic ratios (Bland and Altman, Lancet 1986)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Train the chest X-ray classifier: experiments, runs, levers, and what ships."""
+"""Train the chest X-ray classifier: experiments, runs, comparisons of single settings, and export."""

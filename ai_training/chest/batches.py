@@ -1,6 +1,6 @@
 """Batches of augmented images. Every batch draws its random numbers from (seed, iteration) alone.
 
-So it is the same whether one process or eight workers prepare it, and whether a run was interrupted.
+So a batch is the same whether one process or eight workers prepare it, and whether a run was interrupted.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Place = tuple[int, float, float, float, float]
 class Targets:
     """The training targets of N images.
 
-    ``hard [N, labels]`` 0 or 1, NaN where unknown. ``soft [N, labels]``: a teacher's probabilities;
-    ``odds [N, labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split;
-    ``taught [N, 1]``: 1 where they are known. ``header [N, 3]``: age (−50, in units of 20 years), female, AP
+    ``hard [N, labels]`` 0 or 1, NaN if unknown. ``soft [N, labels]``: a teacher's probabilities; ``odds [N,
+    labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``:
+    1 if the teacher's probabilities are known. ``header [N, 3]``: age (−50, in units of 20 years), female, AP
     view. ``boxes``: of each image.
     """
 
@@ -73,8 +73,8 @@ class Targets:
 class Batch:
     """``images`` float32 ``[B, 3, size, size]``, targets as in :class:`Targets`.
 
-    ``placed``: rows of ``images`` with a box, ``placed_label`` its label, ``place [K, c, c]`` its area as a
-    distribution over c × c cells.
+    ``placed``: the rows of ``images`` that have a box; ``placed_label``: its label; ``place [K, c, c]``: its
+    area as a distribution over c × c cells.
     """
 
     images: Tensor
@@ -94,7 +94,7 @@ class Batch:
 
 
 class ChestBatches(Dataset[Batch]):
-    """Batch number i of a run: drawn, augmented, mixed."""
+    """Batch number i of a run: images drawn at random, augmented and mixed."""
 
     def __init__(
         self, experiment: Experiment, pixels: Bytes, targets: Targets, rows: npt.NDArray[np.intp]
@@ -122,7 +122,7 @@ class ChestBatches(Dataset[Batch]):
 
 
 def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> tuple[Bytes, Floats]:
-    """One randomly moved, turned and re-windowed copy ``[size, size]``; the 2 × 3 map of pixel centres."""
+    """A randomly moved, turned and re-windowed copy ``[size, size]``, and the 2 × 3 map of pixel centres."""
     side = image.shape[0]
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = size / side * (1 + random.uniform(-how.scale, how.scale))

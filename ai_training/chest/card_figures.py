@@ -1,4 +1,6 @@
-"""What of an evaluation goes into a card's ``[metrics]``, which docs/models/chest.md is written from."""
+"""Select the figures of an evaluation for a card's ``[metrics]``, from which
+docs/models/chest.md is written.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def supported(result: Mapping[str, Any]) -> dict[str, bool]:
-    """Which labels the evaluation supports: at least 15 positives, and an AUC whose interval is above .5."""
+    """For each label whether it has at least 15 positives and an AUC whose 95 % interval is above .5."""
     return {row["label"]: row["supported"] for row in result["main"]["labels"]}
 
 

@@ -1,7 +1,7 @@
-"""Everything that shapes a training run, as one typed TOML file.
+"""All settings of a training run, as one typed TOML file.
 
-The folder ``experiments`` holds the ones that the shipped weights were made with. A key that is left out has
-the default below; a key that is not known is an error.
+The folder ``experiments`` holds the files with which the shipped weights were made. A key that is left out
+has the default below; an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SHIPPED = Path(__file__).parent / "experiments"
 
 
 class Network(ExperimentPart):
-    """``architecture``: a backbone (:func:`ai_training.networks.pyramids.unfilled`).
+    """The network to train. ``architecture``: a backbone (:func:`ai_training.networks.pyramids.unfilled`).
 
     ``initial``: ``imagenet`` (of a package), ``random``, or the path of a file with its weights, such as the
-    ``*.pt`` that an earlier run left; ``licence`` of that file.
+    ``*.pt`` of an earlier run; ``licence`` of that file.
     """
 
     architecture: str = "efficientnet-lite0"
@@ -36,9 +36,9 @@ class Network(ExperimentPart):
 
 
 class Images(ExperimentPart):
-    """The training images, and how often images with a finding or a teacher's answer are drawn.
+    """The training images, and how often images with a finding or with a teacher's answer are drawn.
 
-    ``smallest``: pixels a side of the file; smaller ones are left out.
+    ``smallest``: smaller side of a file in pixels; smaller files are left out.
     """
 
     smallest: int = 0
@@ -48,9 +48,10 @@ class Images(ExperimentPart):
 
 
 class Augmentation(ExperimentPart):
-    """Angles in degrees; shift, scale and stretch as shares of the side; contrast of grey levels.
+    """How far augmented copies may differ. Angles in degrees; shift, scale and stretch as shares of the side;
+    contrast of grey levels.
 
-    No flips: a flip changes the heart's side, and with it what situs and cardiomegaly look like.
+    No flips: a flip changes the heart's side, and with it the signs of situs and cardiomegaly.
     """
 
     rotation: Annotated[float, Field(ge=0, le=45)] = 5.0
@@ -64,10 +65,11 @@ class Augmentation(ExperimentPart):
 class Loss(ExperimentPart):
     """Weights of the parts of the loss.
 
-    ``hard``: the NIH labels. ``soft``: a teacher's probabilities, where there are any. ``teacher``: a second
-    head learns the teacher's log-odds, in units of their spread; ``teacher_share`` is its share, against 1 of
-    the first, when both are merged into the one head that ships. ``header``: age, sex and view, learned from
-    the picture. ``boxes``: the place of the radiologists' boxes of the train split.
+    ``hard``: the NIH labels. ``soft``: a teacher's probabilities, if there are any. ``teacher``: a second
+    head learns the teacher's log-odds, in units of their spread; ``teacher_share``: the weight of that head,
+    against 1 for the first, when both are merged into the one head that ships. ``header``: predicting age,
+    sex and view from the picture. ``boxes``: predicting the place of the radiologists' boxes of the train
+    split.
     """
 
     hard: NotNegative = 1.0
@@ -79,7 +81,8 @@ class Loss(ExperimentPart):
 
 
 class Schedule(ExperimentPart):
-    """AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights' average.
+    """The schedule: AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights'
+    average.
 
     ``precision`` of the forward pass: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
     """
@@ -95,7 +98,7 @@ class Schedule(ExperimentPart):
 
 
 class Experiment(ExperimentPart):
-    """One run. The same experiment on the same machine gives the same weights."""
+    """One training run. The same experiment on the same machine gives the same weights."""
 
     name: str = "chest"
     seed: int = 1
@@ -111,55 +114,61 @@ class Experiment(ExperimentPart):
         return StartWeights(self.network.initial, self.network.licence or "")
 
     def described(self) -> dict[str, Any]:
-        """The experiment in the form of a card's table, without folders of this machine."""
+        """The experiment as a table for a card, without folders of this machine."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         found["network"]["initial"] = Path(self.network.initial).name
         return found
 
     @property
     def size(self) -> int:
-        """Side of the network's input in pixels."""
+        """The side of the network's input in pixels."""
         return self.network.size
 
     @property
     def chain(self) -> Chain:
-        """The preprocessing that every image passes first."""
+        """The preprocessing chain for every image."""
         return self.images.chain
 
     def on_backbone(self, backbone: str, weights: str = "", licence: str = "") -> Experiment:
-        """This experiment on another ``backbone``, with ``weights`` as :class:`StartWeights` says."""
+        """This experiment on another ``backbone``, with ``weights`` as in :class:`StartWeights`."""
         initial = StartWeights(weights).of(backbone)
         network = {"architecture": backbone, "initial": initial, "licence": licence or None}
         return self.changed(self.name, {"network": network})
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
-        """This experiment with ``change`` (nested tables, as in TOML) laid over it."""
+        """This experiment with the values of ``change`` (nested tables, as in TOML) in place of its own."""
         return checked(Experiment, {**laid_over(self.model_dump(), change), "name": name}, name)
 
 
 class Variant(ExperimentPart):
-    """An experiment, and the name of the one that it differs from by one lever."""
+    """An experiment, and the name of the experiment ``against`` which it is compared: they differ in one
+    setting.
+    """
 
     experiment: Experiment
     against: str
 
 
 class Levers(ExperimentPart):
-    """A study: a base, and variants that each pull one lever more than another of them."""
+    """A comparison of settings: a base experiment, and variants that each change one more setting of another
+    one.
+    """
 
     base: Experiment
     variants: tuple[Variant, ...]
 
 
 def load(path: Path) -> Experiment:
-    """Read an experiment. Raises ExperimentError naming every wrong key, OSError when there is no file."""
+    """Read an experiment. Raises ExperimentError, which names every wrong key, or OSError if there is no
+    file.
+    """
     return checked(Experiment, read_table(path), str(path))
 
 
 def load_levers(path: Path) -> Levers:
-    """Read a study: ``[base]``, and ``[variants.NAME]``, each with its changes ``against`` another variant.
+    """Read a comparison: ``[base]``, and ``[variants.NAME]`` with the changes ``against`` another variant.
 
-    Raises ExperimentError, OSError when there is no file.
+    Raises ExperimentError, or OSError if there is no file.
     """
     table = read_table(path)
     if set(table) - {"base", "variants"}:
@@ -176,5 +185,5 @@ def load_levers(path: Path) -> Levers:
 
 
 def shipped(name: str) -> Path:
-    """The experiment file of this name that comes with the package."""
+    """The path of the experiment file with this name that comes with the package."""
     return SHIPPED / f"{name}.toml"

@@ -1,4 +1,4 @@
-"""From a trained network to what ships: ONNX file, calibration, thresholds, gate and card."""
+"""Export a trained network: ONNX file, calibration, thresholds, gate and card."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
 
 
 def card_id(backbone: str) -> str:
-    """The id of a chest classifier on ``backbone``."""
+    """The id of the card of a chest classifier on ``backbone``."""
     return f"chest-{re.sub('[^A-Za-z0-9._+-]+', '-', backbone)}"[:64]
 
 
 def narrowed(network: PlacedNetwork, labels: Sequence[str]) -> PlacedNetwork:
-    """``network`` with the outputs of ``labels`` alone, in their order among :data:`LABELS`, and with a new
-    place head; itself if that is all of them.
+    """``network`` with only the outputs of ``labels``, in their order among :data:`LABELS`, and with a new
+    place head; ``network`` itself if ``labels`` are all of them.
     """
     if len(labels) == len(LABELS):
         return network
@@ -62,8 +62,8 @@ def narrowed(network: PlacedNetwork, labels: Sequence[str]) -> PlacedNetwork:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The parts of a card that describe one training: labels, input, calibration, gate, reference for drift,
-    how it was made. ``taught_by``: the training set, empty for the set of the shipped card. ``backbone``, and
-    the ``licence`` of a network on it.
+    and how it was made. ``taught_by``: the training set, empty for the set of the shipped card. ``backbone``,
+    and the ``licence`` of a network on it.
     """
 
     backbone: str
@@ -80,7 +80,7 @@ class Facts:
 
 
 def write_card(folder: Path, facts: Facts) -> Path:
-    """Write the card into ``folder``, beside the weights that are already there; labels and codes stay.
+    """Write the card into ``folder``, beside the weights that are already there; labels and codes are kept.
 
     Test figures and operating points of older weights are dropped; no label is supported until ``ai-pipeline
     evaluate`` says so.
@@ -130,7 +130,9 @@ def _tell_of(card: Any, facts: Facts) -> None:
 
 
 def forget_detector(card: Any) -> None:
-    """Take the box detector out of ``card`` (a TOML document): it reads the layers of other weights."""
+    """Remove the box detector from ``card`` (a TOML document): it was fitted to the layers of
+    other weights.
+    """
     others = tomlkit.aot()
     for weights in card["weights"]:
         if weights["role"] not in {NETWORK, CANDIDATES, YOLO}:
@@ -144,9 +146,10 @@ def forget_detector(card: Any) -> None:
 def write_metrics(path: Path, result: dict[str, Any]) -> None:
     """Put the test figures of ``ai-pipeline evaluate chest`` into the card at ``path``.
 
-    A label is supported when its test images hold at least 15 positives and the lower end of its AUC's
-    interval is above .5, there and in what others measured (``[external]``, which stays). Operating points
-    that the card lacked are those of the validation split. The looks at the test split are counted.
+    A label is supported if its test images hold at least 15 positives and the lower end of its AUC's interval
+    is above .5, there and in external measurements (``[external]``, which is kept). If the card lacks
+    operating points, those of the validation split are added. The card counts how often the test split was
+    used.
     """
     shown = supported(result)
     with changed_card(path) as card:

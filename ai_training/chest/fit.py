@@ -1,7 +1,7 @@
 """``ai-pipeline train chest``: fine-tune EfficientNet-Lite0 on chest X-rays as an experiment file says.
 
-Seeded and capped by iterations, never by seconds: two runs of one machine with one thread count give the
-same numbers, also when one was interrupted. A GPU is used when there is one (bfloat16, channels last).
+Runs are seeded and limited by iterations, never by seconds: two runs of one machine with one thread count
+give the same numbers, also if one was interrupted. A GPU is used if there is one (bfloat16, channels last).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The outcome of a run: the best network by validation, and the history of validation figures."""
+    """The result of a run: the best network by validation, and the history of validation figures."""
 
     network: PlacedNetwork
     history: tuple[dict[str, float], ...]
@@ -61,8 +61,8 @@ class NetworkOutputs:
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
 
-    ``labels``: the labels that images of both splits have; the network has all of :data:`LABELS`, and
-    ships with these.
+    ``labels``: the labels that images of both splits have; the network is trained with all of :data:`LABELS`,
+    and ships with these.
     """
 
     images: tuple[ChestImage, ...]
@@ -71,7 +71,7 @@ class Material:
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
-        """Read ``data``; raises DataMissing. ``cache`` keeps the reduced images between runs."""
+        """Read ``data``. ``cache`` keeps the reduced images between runs. Raises DataMissing."""
         cv2.setNumThreads(1)
         found = chest_set(data)
         images = tuple(image for image in found.images if image.adult and image.split != "test")
@@ -87,7 +87,7 @@ class Material:
         return Material(images, reduced_images(images, experiment.chain, cache, report), labels)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
-        """Which images are of ``split``, and of files with at least ``smallest`` pixels a side."""
+        """The indices of the images of ``split`` from files with at least ``smallest`` pixels a side."""
         found = [row for row, image in enumerate(self.images) if image.split == split]
         return np.array(
             [row for row in found if not smallest or _side(self.images[row]) >= smallest], np.intp
@@ -108,11 +108,11 @@ def fit(
     cache: Path | None = None,
     report: Report = silent,
 ) -> Trained:
-    """Train on the train split, choose the checkpoint on the validation split, never look at the test split.
+    """Train on the train split, choose the checkpoint on the validation split; the test split is not used.
 
     ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and ``validation.npz``
     (names, logits). ``cache`` (default: a folder in ``out``) keeps reduced images. Raises ``DataMissing``, or
-    ExperimentError when ``resume`` meets another experiment.
+    ExperimentError if ``resume`` finds another experiment.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
@@ -122,7 +122,7 @@ def fit(
 
 
 def trained_in(folder: Path) -> Trained:
-    """The outcome of the run in ``folder``. Raises OSError when nothing is there."""
+    """The result of the run in ``folder``. Raises OSError if there is none."""
     state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
     experiment = Experiment.model_validate_json(state["experiment"])
     network = unfilled_classifier(experiment.network.architecture, len(LABELS), experiment.size)
@@ -131,7 +131,7 @@ def trained_in(folder: Path) -> Trained:
 
 
 def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> NetworkOutputs:
-    """Run reduced images ``[N, side, side]`` through ``network`` as at run time."""
+    """Run ``network`` on reduced images ``[N, side, side]`` as at run time."""
     network.eval()
     device = next(network.parameters()).device
     logits: list[npt.NDArray[np.float32]] = []
@@ -157,7 +157,7 @@ class Tasks(nn.Module):
         self.place = nn.Conv2d(network.place.in_channels, len(LABELS), 1)
 
     def forward(self, images: Tensor) -> Predictions:
-        """Everything that the loss may ask for."""
+        """All predictions that the loss may need, for ``images``."""
         features, middle = self.network.maps(images)
         pooled = self.network.dropout(features.mean((2, 3)))
         return Predictions(
@@ -165,9 +165,9 @@ class Tasks(nn.Module):
         )
 
     def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedNetwork:
-        """The network with one head: its own plus ``share`` of the teacher's, each in units of its spread.
+        """The network with one head: its own plus ``share`` times the teacher's, each in units of its spread.
 
-        ``pooled [N, C]``: features of the images on which the spreads are taken.
+        ``pooled [N, C]``: features of the images on which the spreads are computed.
         """
         features = torch.from_numpy(pooled)
         network = copy.deepcopy(self.network)
@@ -180,10 +180,10 @@ class Tasks(nn.Module):
 
 
 class Predictions(NamedTuple):
-    """What the network and the teacher predict for B images.
+    """The predictions of the network and of the teacher for B images.
 
-    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places
-    [B, labels, c, c]``.
+    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places [B,
+    labels, c, c]``.
     """
 
     logits: Tensor
@@ -193,7 +193,7 @@ class Predictions(NamedTuple):
 
 
 def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
-    """The weighted sum of what the experiment's ``[loss]`` names."""
+    """The sum of the losses in the experiment's table ``[loss]``, with their weights."""
     logits, teacher, header, places = (part.float() for part in predicted)
     known = ~batch.hard.isnan()
     hard = binary_cross_entropy_with_logits(logits, batch.hard.nan_to_num(), reduction="none")
@@ -217,7 +217,7 @@ def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
 
 
 class ClassifierRun(TrainingRun):
-    """One training run of an experiment; validates after every epoch."""
+    """One training run of an experiment; it validates after every epoch."""
 
     PARTS = ("tasks", "average", "optimiser", "schedule")
     CHOSEN_BY = "validation_auc"

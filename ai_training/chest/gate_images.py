@@ -1,7 +1,7 @@
-"""Pictures that the gate has to tell apart: chests as they should be, and all that can be wrong with them.
+"""Pictures from which the gate learns: correct chest films, and everything that can be wrong with a picture.
 
-Made from the images of ``--data``: transforms of adults' chests (turned, inverted, cut off, clipped), small
-children of another hospital, ultrasound. What is not there is left out.
+They are made from the images of ``--data``: transforms of adults' chests (turned, inverted, cut off,
+clipped), small children of another hospital, ultrasound. Sets that are missing are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def adults(data: Path, split: str) -> tuple[ChestImage, ...]:
 
 
 def children(data: Path, split: str) -> tuple[ChestImage, ...]:
-    """The chest images of ``split`` of patients known to be younger: of the same hospital as the adults."""
+    """The chest images of ``split`` of patients known to be under 16, from the same hospital as
+    the adults.
+    """
     images = chest_set(data).images
     return tuple(
         image for image in images if image.is_in(split) and not np.isnan(image.age) and not image.adult
@@ -45,7 +47,7 @@ def other_chests(data: Path, population: str, split: str) -> list[Path]:
 
 
 def ultrasound(data: Path, name: str, split: str) -> list[Path]:
-    """The files of one of :data:`ULTRASOUND`."""
+    """The files of the ultrasound set ``name``, one of :data:`ULTRASOUND`."""
     return files_of_split(data / name, split)
 
 
@@ -56,27 +58,29 @@ def drawn_from(files: Sequence[Path], most: int, random: Random) -> list[Path]:
 
 
 def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
-    """``files`` read and changed by ``made``. Raises DataMissing when one cannot be read."""
+    """Read ``files`` and change each by ``made``. Raises DataMissing if one cannot be read."""
     return [made(read_grey(path), random) for path in files]
 
 
 def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
-    """The image unchanged: the change that changes nothing."""
+    """The image itself: a :data:`Change` that changes nothing."""
     return image
 
 
 def framed(image: Grey, random: Random) -> Grey:
-    """Up to 12 % cut off each direction: other formats and collimations of a whole chest."""
+    """A copy with up to 12 % cut off in each direction: other formats and collimations of a whole chest."""
     return _part(image, random.uniform(0.88, 1.0, 2), random)
 
 
 def cut_off(image: Grey, random: Random) -> Grey:
-    """50 to 75 % of each side: part of the chest is not in the picture."""
+    """A part with 50 to 75 % of each side: some of the chest is not in the picture."""
     return _part(image, random.uniform(0.5, 0.75, 2), random)
 
 
 def clipped(share: float | None = None) -> Change:
-    """A window so hard that ``share`` of the pixels (default: 30 to 70 %) become black or white."""
+    """A change by a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
+    white.
+    """
 
     def window(image: Grey, random: Random) -> Grey:
         lost = random.uniform(0.3, 0.7) if share is None else share
@@ -86,7 +90,7 @@ def clipped(share: float | None = None) -> Change:
 
 
 def posed(pose: Pose, before: Change = as_it_is) -> Change:
-    """Changed by ``before``, then shown in ``pose``."""
+    """A change that applies ``before``, then shows the picture in ``pose``."""
     return lambda image, random: shown(before(image, random), pose)
 
 
@@ -105,7 +109,9 @@ def tilted(least: float, most: float) -> Change:
 
 
 def varied(image: Grey, random: Random) -> Grey:
-    """A whole chest as another hospital might show it: framed, tilted a little, other greys and sharpness."""
+    """A whole chest as another hospital might show it: framed, slightly tilted, with other greys and
+    sharpness.
+    """
     picture = framed(image, random) if random.random() < 0.7 else image
     rows, columns = picture.shape
     matrix = cv2.getRotationMatrix2D(
@@ -138,5 +144,5 @@ def _windowed(image: Grey, lost: float, random: Random) -> Grey:
 
 
 def files_of_split(folder: Path, split: str) -> list[Path]:
-    """The files of ``split`` in the set in ``folder``, an empty list without such a split."""
+    """The files of ``split`` in the set in ``folder``; an empty list if there is no such split."""
     return [image.path for image in part_of_set(folder, split)]

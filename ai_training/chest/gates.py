@@ -1,6 +1,6 @@
-"""Fit the gate of a chest model, and measure it: what is reoriented, what is refused, what passes wrongly.
+"""Fit and measure the gate of a chest model: what it reorients, refuses, and accepts wrongly.
 
-The gate is fitted again for every network, in a minute or two: it reads the network's own features.
+The gate is fitted again for every network, in a minute or two, because it reads the network's own features.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the lim
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedGate:
-    """A gate and the distance up to which it lets images through."""
+    """A gate, and the largest distance at which it accepts an image."""
 
     gate: FeatureGate
     threshold: float
 
 
 def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedGate:
-    """Fit on the train split of ``data``, set the limits on the adults of its validation split.
+    """Fit the gate on the train split of ``data``; set the limits on the adults of the validation split.
 
-    Sets that ``data`` lacks are left out, and with them the kinds that they teach. Raises DataMissing when
-    there are no chest images of adults in one of the two splits.
+    Sets that ``data`` lacks are left out, and so are the kinds of picture in them. Raises DataMissing if one
+    of the two splits has no chest images of adults.
     """
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
@@ -85,7 +85,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
 
 
 def directions_of(features: Floats, count: int) -> FeatureGate:
-    """A gate of the ``count`` main directions of features ``[N, C]`` of images in the domain; it has no
+    """A gate of the ``count`` principal directions of features ``[N, C]`` of images in the domain; without a
     head.
     """
     mean, spread = features.mean(0), features.std(0) + 1e-3
@@ -97,9 +97,10 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     """How the gate of ``classifier`` judges every kind of picture of ``split``.
 
     ``adults``: share of the split's adults that is refused or reoriented. ``kinds``: for each kind
-    ``false_positives_at_95`` (share that passes, as shown, where 95 % of the split's adults pass; with its
-    95 % Wilson interval), then what happens at run time: ``accepted`` as shown, ``mended`` (reoriented, then
-    accepted), ``refused``. Kinds of sets that are missing are left out. Empty without a gate.
+    ``false_positives_at_95`` (share accepted, as shown, at the limit that 95 % of the split's adults pass;
+    with its 95 % Wilson interval), then the result at run time: ``accepted`` as shown, ``mended``
+    (reoriented, then accepted), ``refused``. Kinds of sets that are missing are left out. Empty without a
+    gate.
     """
     if classifier.card.gate is None:
         return {}
@@ -158,7 +159,7 @@ def _lessons(
 
 
 def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Multinomial logistic regression on the main components, written as one linear map of the features."""
+    """Multinomial logistic regression on principal components, returned as one linear map of the features."""
     kinds = tuple(shown)
     features = np.concatenate(list(shown.values())).astype(np.float64)
     truth = np.repeat(np.arange(len(kinds)), [len(rows) for rows in shown.values()])

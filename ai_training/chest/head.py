@@ -1,8 +1,9 @@
 """``ai-pipeline train head``: a linear head on a frozen encoder, such as RAD-DINO, from a few hundred images.
 
-The encoder sees every image once. Each label becomes a logistic regression on its class token and the mean
-of its patches; the mean makes the map of each label: what every patch adds to the logit. Encoder and head
-leave as one ONNX file with a first card, whose labels stay hidden until ``ai-pipeline models accept``.
+The encoder runs once on every image. Each label is a logistic regression on the encoder's class token and the
+mean of its patches; the mean gives the map of each label: what every patch adds to the logit. Encoder and
+head are written as one ONNX file with a first card, whose labels stay hidden until ``ai-pipeline models
+accept``.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ OUTPUTS = ("logits", "features", "places")
 
 @dataclass(frozen=True, slots=True)
 class TrainedHead:
-    """The card that was written; of each label the AUC on patients of other folds; labels with too few
-    images.
-    """
+    """The written card; the AUC of each label on patients of other folds; labels with too few images."""
 
     card: Path
     auc: dict[str, Interval]
@@ -75,10 +74,10 @@ def train_head(
     threads: int = 0,
     report: Report = silent,
 ) -> TrainedHead:
-    """Fit a head to ``most`` adults of the train split of ``data``; writes ``ID.onnx`` and ``ID.toml`` into
-    ``out``.
+    """Fit a head to at most ``most`` adults of the train split of ``data``; writes ``ID.onnx`` and
+    ``ID.toml`` into ``out``.
 
-    Raises DataMissing, or CardError when the folder ``encoder`` holds none.
+    Raises DataMissing, or CardError if the folder ``encoder`` holds no encoder.
     """
     images, known = _images(data, most)
     truth = label_matrix(images)
@@ -109,7 +108,7 @@ def train_head(
 
 
 def with_head(encoder: bytes, head: _LinearHead) -> bytes:
-    """An encoder's ONNX file with the head's operators behind it: logits, features and a map for each
+    """An encoder's ONNX file with the head's operators added: it returns logits, features and a map for each
     label.
     """
     model = onnx.load_model_from_string(encoder)

@@ -1,6 +1,7 @@
-"""What each lever gave: one experiment and its variants, trained alike and compared image by image.
+"""Measure the effect of single settings: one experiment and its variants, trained alike, compared image by
+image.
 
-All comparisons are on the validation split; the test split is never looked at.
+All comparisons are on the validation split; the test split is not used.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Floats = npt.NDArray[np.floating]
 class Lever:
     """The result of training one variant.
 
-    ``validation_auc``: mean AUC inside the sources, on validation. ``difference``: of that AUC to the variant
-    ``against``, with a 95 % interval.
+    ``validation_auc``: mean of the AUCs within each source, on validation. ``difference``: that AUC minus the
+    AUC of the variant ``against``, with a 95 % interval.
     """
 
     name: str
@@ -49,7 +50,7 @@ def pull(
 ) -> list[Lever]:
     """Train base and variants into folders of ``out``; a finished one is not trained again.
 
-    Writes ``levers.json`` and ``levers.csv``. Raises ``DataMissing``.
+    Returns one result for each. Writes ``levers.json`` and ``levers.csv``. Raises ``DataMissing``.
     """
     cache = cache or out / "cache"
     runs = [levers.base, *(variant.experiment for variant in levers.variants)]
@@ -62,7 +63,7 @@ def pull(
 
 
 def compare(data: Path, out: Path, levers: Levers, cache: Path) -> list[Lever]:
-    """The table of a study whose runs are done and lie in ``out``."""
+    """The results of a comparison whose runs are finished in ``out``."""
     material = Material.gather(data, levers.base, cache)
     images = [material.images[row] for row in material.rows("val")]
     pairs = [("base", None), *((v.experiment.name, v.against) for v in levers.variants)]

@@ -1,7 +1,7 @@
 """Fit the place head: where a finding lies, learned from the radiologists' boxes of the train split.
 
 The classifier is frozen; 515 boxes of 8 labels train one linear layer, with the label's average box map as
-prior. Labels without boxes keep a flat map, all of them where the images have no boxes: then no box is drawn.
+prior. A label without boxes keeps a flat map; if the images have no boxes at all, no box is drawn.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ LEAST = 0.01  # of the average map, so that no place is impossible
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """A fitted place head: ``weight [labels, C]`` and ``bias [labels, cells, cells]`` on the maps that the
-    network gives, and the boxes among which its maps choose."""
+    """A fitted place head: ``weight [labels, C]`` and ``bias [labels, cells, cells]`` for the network's maps,
+    and the boxes from which its maps choose.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -43,9 +44,9 @@ class Places:
 def fit_places(
     network: PlacedNetwork, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
-    """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among.
+    """Set ``network.place`` and ``network.place_bias``; returns the box templates from which the maps choose.
 
-    There are none where ``data`` has no boxes in its train split. ``known``: the labels of ``network``.
+    There are no templates if the train split of ``data`` has no boxes. ``known``: the labels of ``network``.
     """
     boxes = tuple(box for box in truth_boxes(data) if box.split == "train" and box.label in known)
     if not boxes:
@@ -69,7 +70,9 @@ def learn_places(
     seed: int,
     known: Sequence[str] = LABELS,
 ) -> Places:
-    """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, cells, cells]`` belongs to each."""
+    """Fit a place head to ``boxes``; ``rows``: the index in ``maps [images, C, cells, cells]`` of each box's
+    image.
+    """
     centre, spread = maps.mean(0), maps.std((0, 2, 3))
     standard = (maps - centre) / spread[:, None, None]
     cells = maps.shape[-1]

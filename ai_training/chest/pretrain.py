@@ -1,8 +1,9 @@
-"""``ai-pipeline train pretrain``: pre-training of the backbone on chest X-rays without labels.
+"""``ai-pipeline train pretrain``: pre-train the backbone on chest X-rays without labels.
 
-Momentum contrast (He et al., CVPR 2020; for chest X-rays Sowrirajan et al., MIDL 2021): two views of one
-image shall be more alike than views of different ones. All images of the train splits take part, children
-and the other hospitals too, since no label is used; validation and test images never do.
+Momentum contrast (He et al., CVPR 2020; for chest X-rays Sowrirajan et al., MIDL 2021): the network learns to
+give two views of one image more similar features than views of different images. All images of the train
+splits are used, also of children and of other hospitals, since no label is needed; validation and test images
+never are.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """How to pre-train. ``queue``: negatives in memory; ``temperature`` of the softmax over them."""
+    """Settings of the pre-training. ``queue``: negatives in memory; ``temperature`` of the
+    softmax over them.
+    """
 
     size: int = 128
     batch: int = 64
@@ -65,7 +68,7 @@ def pretrain(
     resume: bool = False,
     report: Report = silent,
 ) -> Path:
-    """Train; returns ``out/pretrained.pt``, which ``[network] initial`` of an experiment may name."""
+    """Train; returns ``out/pretrained.pt``, a file for ``[network] initial`` of an experiment."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     cv2.setNumThreads(1)
     run = _ContrastRun(_pixels(data, cache or out / "cache", report), out, how)

@@ -1,4 +1,4 @@
-"""From a finished run to a folder of models: places, calibration, thresholds, gate, ONNX file, card."""
+"""Make a folder of models from a finished run: places, calibration, thresholds, gate, ONNX file, card."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from ai_training.sets.public import NAME as SHIPPED_SET
 def ship(
     data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, levers: Path | None = None
 ) -> Path:
-    """Export the chosen network and read calibration, thresholds and gate off the validation split.
+    """Export the chosen network; calibration, thresholds and gate come from the validation split.
 
-    Returns the card, which with its weights makes ``out`` a folder of models. Raises DataMissing.
-    ``levers``: the table ``levers.json`` of a study, for the card.
+    Returns the card, which with its weights makes ``out`` a folder of models. ``levers``: the file
+    ``levers.json`` of a comparison, for the card. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)

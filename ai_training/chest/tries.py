@@ -1,8 +1,9 @@
-"""What might make the chest classifier better, tried on the validation split; its trunk stays as it is.
+"""Possible improvements of the chest classifier, tried on the validation split; the network's trunk stays
+frozen.
 
-Means of its outputs for several views of a film, and new linear heads on frozen features. Everything is
-fitted on the train split, strengths of heads are chosen there by folds of patients, and the test split is
-never looked at.
+Tried are means of the outputs for several views of a film, and new linear heads on frozen features.
+Everything is fitted on the train split, with the strengths of heads chosen there by folds of patients. The
+test split is not used.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ HEADS = ((WHOLE,), (WHOLE, View(288)))
 
 @dataclass(frozen=True, slots=True)
 class TriedRow:
-    """One row of the table. ``auc``: mean inside sources; ``difference``: to the shipped network, paired.
+    """One row of the table. ``auc``: mean within sources; ``difference``: to the shipped network, paired.
 
-    ``single``: the same mean on films with exactly one label, each label against the other labels;
-    ``cost``: milliseconds a film, of the forward passes alone.
+    ``single``: the same mean on films with exactly one label, each label against the other labels; ``cost``:
+    milliseconds per film, of the forward passes alone.
     """
 
     name: str
@@ -85,7 +86,7 @@ class TriedRow:
 
 
 class Seer:
-    """Features of the adults' images of both splits in any view, each reckoned once."""
+    """Features of the adults' images of both splits in any view; each is computed once."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Seer:
         self.networks: dict[str, Engine] = {"shipped": OnnxRuntime(shipped_trunk(card), 1)}
 
     def features(self, network: str, view: View, split: str) -> Floats:
-        """The pooled features of ``split`` in one view by the network of that name."""
+        """The pooled features of ``split`` in one view by the network named ``network``."""
         images = self._images[split]
         boxes = (
             lung_boxes(images, self._lungs, self._cache, self._report)
@@ -113,7 +114,9 @@ class Seer:
         return pooled(images, boxes, named, view, self._chain, self._cache, self._report)
 
     def cost(self, network: str, view: View, runs: int = 9) -> float:
-        """Milliseconds of one core for one film; the least of ``runs``, as other work may run beside it."""
+        """Milliseconds on one core for one film: the shortest of ``runs``, as other work may slow some of
+        them.
+        """
         engine, film = self.networks[network], np.zeros((1, 3, view.side, view.side), np.float32)
         found: list[float] = []
         for _ in range(runs):
@@ -131,10 +134,10 @@ def try_all(
     imagenet: Mapping[str, Path] | None = None,
     report: Report = silent,
 ) -> list[TriedRow]:
-    """Every try on the adults of the validation split. ``cache`` keeps what the networks see.
+    """Measure every try on the adults of the validation split. ``cache`` keeps the views and features.
 
     ``imagenet``: checkpoints of other EfficientNets, by name (``efficientnet-lite2``), for heads on their
-    frozen features. The outlines of the lungs, which the node finds anyway, are in no cost. Raises
+    frozen features. No cost includes the outlines of the lungs, which the node finds anyway. Raises
     DataMissing.
     """
     adults = [image for image in chest_images(data) if image.adult]
@@ -175,7 +178,7 @@ def try_all(
 def judge(
     images: Sequence[ChestImage], truth: Floats, scores: Mapping[str, Floats], costs: Mapping[str, float]
 ) -> list[TriedRow]:
-    """A row for each of ``scores [N, labels]``; the first is what the others are compared with."""
+    """A row for each of ``scores [N, labels]``; each is compared with the first one."""
     sources = np.array([image.source for image in images])
     patients = [image.patient for image in images]
     one = np.flatnonzero(truth.sum(1) == 1)
@@ -200,13 +203,13 @@ def judge(
 
 
 def mean_of(*scores: Floats) -> Floats:
-    """The mean of several scores, each label in units of its spread over these images."""
+    """The mean of several scores, each in units of its spread over these images, label by label."""
     return np.asarray(np.mean([score / score.std(0) for score in scores], axis=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RidgeHead:
-    """A linear head ``[C + 1, labels]``, the last row its bias, on features in units of their spread."""
+    """A linear head ``[C + 1, labels]``, whose last row is the bias, on features in units of their spread."""
 
     centre: Floats
     spread: Floats
@@ -217,9 +220,9 @@ class RidgeHead:
 
 
 def ridge_head(features: Floats, targets: Targets, strength: float) -> RidgeHead:
-    """Two ridge regressions merged into one head, as in training: NIH labels, and a teacher's log-odds.
+    """Two ridge regressions merged into one head, as in training: on NIH labels and on a teacher's log-odds.
 
-    Each is divided by its spread, so that both count alike.
+    Each is divided by the spread of its output, so that both have the same weight.
     """
     centre, spread = features.mean(0), features.std(0) + 1e-6
     inputs = _with_one((features - centre) / spread)
@@ -237,7 +240,7 @@ def chosen_strength(
     fitted: Callable[[Floats, Targets, float], RidgeHead],
     strengths: Sequence[float] = STRENGTHS,
 ) -> float:
-    """The strength with the best mean AUC inside sources over folds of the patients of ``images``."""
+    """The strength with the best mean AUC within sources over folds of the patients of ``images``."""
     folds = folds_of([image.patient for image in images])
     sources = np.array([image.source for image in images])
     found: dict[float, float] = {}
@@ -252,7 +255,7 @@ def chosen_strength(
 
 
 def folds_of(patients: Sequence[str], seed: int = 1) -> Rows:
-    """A fold for each image, 0 to 4; all images of a patient are in one."""
+    """The fold of each image, 0 to 4; all images of a patient are in one fold."""
     names, patient = np.unique(np.array(patients), return_inverse=True)
     return np.asarray(np.random.default_rng(seed).permutation(len(names)) % FOLDS, np.intp)[patient]
 

@@ -1,7 +1,7 @@
 """``ai-pipeline tune``: search settings of a chest experiment for the best validation AUC, with Optuna.
 
-The experiment's file has a table ``[search]``: a key of the experiment with its range, or a list of values.
-The test split is never looked at.
+The experiment's file has a table ``[search]``: keys of the experiment, each with a range or a list of values.
+The test split is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Value = bool | int | float | str
 
 
 class Range(ExperimentPart):
-    """Values from ``low`` to ``high``, whole ones where both are whole; ``log``: evenly in the logarithm."""
+    """Values from ``low`` to ``high``, whole numbers if both are; ``log``: evenly spaced in the logarithm."""
 
     low: int | float
     high: int | float
@@ -41,7 +41,7 @@ class Range(ExperimentPart):
         return self
 
     def suggested(self, trial: Trial, key: str) -> Value:
-        """The value that ``trial`` proposes for ``key``, inside this range."""
+        """The value that ``trial`` proposes for ``key``, within this range."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
@@ -54,8 +54,8 @@ class SearchSpace(ExperimentPart):
     search: Annotated[dict[str, Range | tuple[Value, ...]], Field(min_length=1)]
 
     def of(self, values: Mapping[str, Any]) -> Experiment:
-        """The base experiment with ``values`` in place of its own. Raises ExperimentError naming a wrong key
-        or value.
+        """The base experiment with ``values`` in place of its own. Raises ExperimentError, which names a
+        wrong key or value.
         """
         change: dict[str, Any] = {}
         for key, value in values.items():
@@ -104,8 +104,8 @@ def tune(
 ) -> FrozenTrial:
     """Run trials until ``out`` holds ``trials`` of them; returns the one with the highest validation AUC.
 
-    A call that was interrupted goes on with the next trial. Writes the trials as a table, as a plot and as
-    Optuna's database, each run into a folder of its own. Raises DataMissing, ExperimentError.
+    An interrupted search continues with the next trial. Writes the trials as a table, as a plot and as
+    Optuna's database, and each run into a folder of its own. Raises DataMissing, ExperimentError.
     """
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,7 +1,7 @@
-"""What a network sees of each image in several views: whole, mirrored, larger, cut to the lungs.
+"""The views of each image that a network is tried on: whole, mirrored, larger, cropped to the lungs.
 
-The mean over its last feature maps is stored, for each network and view, so that whatever is tried with
-them afterwards costs seconds.
+The mean over the network's last feature maps is stored for each network and view, so that further tries with
+these features take seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ SMALLEST = 0.4
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """``side``: of the network's input in pixels; ``lungs``: cut to these; ``mirrored``: left to right."""
+    """A view. ``side``: of the network's input in pixels; ``lungs``: cropped to the lungs; ``mirrored``: left
+    to right.
+    """
 
     side: int
     lungs: bool = False
@@ -54,7 +56,7 @@ class View:
         return "-".join(parts)
 
     def of(self, image: Grey, lungs: Box, chain: Chain) -> Grey:
-        """``image`` as the network sees it, ``[side, side]``; ``lungs``: their box."""
+        """``image`` as the network sees it in this view, ``[side, side]``; ``lungs``: the box around them."""
         left, top, right, bottom = lungs
         seen = image[top:bottom, left:right] if self.lungs else image
         square, _ = prepare(seen, replace(chain, side=self.side), self.side)
@@ -62,7 +64,9 @@ class View:
 
 
 class LungBoxes:
-    """Where the lungs are, by the shipped anatomy network on the picture as it is (one variant of three)."""
+    """Finds the lungs with the shipped anatomy network, on the unchanged picture only (one
+    variant of three).
+    """
 
     def __init__(self, card: Card, threads: int = 0) -> None:
         assert card.input is not None, card.name
@@ -70,7 +74,7 @@ class LungBoxes:
         self._engine = OnnxRuntime(read(card.file("anatomy")), threads)
 
     def box(self, image: Grey) -> Box:
-        """The square around both lungs; the whole picture where they were not found."""
+        """The square around both lungs; the whole picture if they were not found."""
         values, to_model = network_input(image, self._input)
         masks = organ_masks(self._engine(values)["organs"][0])
         lungs = masks[RIGHT_LUNG] | masks[LEFT_LUNG]
@@ -86,7 +90,9 @@ class LungBoxes:
 
 
 def square_around(upper: tuple[float, float], lower: tuple[float, float], rows: int, columns: int) -> Box:
-    """The square around a box with its margin, in the picture; the whole picture where it is too small."""
+    """The square around a box with a margin, within the picture; the whole picture if the square is too
+    small.
+    """
     wanted = max(lower[0] - upper[0], lower[1] - upper[1]) * (1 + 2 * MARGIN)
     shorter = min(rows, columns)
     if wanted < SMALLEST * shorter:
@@ -102,7 +108,7 @@ def square_around(upper: tuple[float, float], lower: tuple[float, float], rows: 
 def shipped_trunk(card: Card) -> bytes:
     """The shipped network up to its last feature maps, as ONNX that takes any even side.
 
-    The padding of its layers is the same for all of these; only the head of the places is made for one.
+    The padding of its layers does not depend on the side; only the place head, which is left out, does.
     """
     model = onnx.load_model_from_string(read(card.file("classifier")))
     trunk = onnx.utils.Extractor(model).extract_model(["images"], ["features"])
@@ -111,7 +117,7 @@ def shipped_trunk(card: Card) -> bytes:
 
 
 def opened_sizes(trunk: onnx.ModelProto) -> None:
-    """Let batch, height and width of what ``trunk`` takes and gives be any."""
+    """Make batch, height and width of the inputs and outputs of ``trunk`` variable."""
     del trunk.graph.value_info[:]
     for tensor in (*trunk.graph.input, *trunk.graph.output):
         for axis in (0, 2, 3):
@@ -127,7 +133,9 @@ def shipped_head(card: Card) -> tuple[Floats, Floats]:
 
 
 def imagenet_trunk(name: str, checkpoint: Path, side: int, stored: Path) -> bytes:
-    """An EfficientNet-Lite (``efficientnet-lite2``) of ImageNet, as ``shipped_trunk``, for one side."""
+    """An EfficientNet-Lite (``efficientnet-lite2``) with ImageNet weights, like ``shipped_trunk``, but for
+    one side.
+    """
     network = FeatureMaps(name, checkpoint, side)
     fuse(network.eval())
     stored.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +147,7 @@ def imagenet_trunk(name: str, checkpoint: Path, side: int, stored: Path) -> byte
 def lung_boxes(
     images: Sequence[ChestImage], finder: LungBoxes, cache: Path, report: Report = silent
 ) -> list[Box]:
-    """The lungs' box of each image; stored in ``cache``."""
+    """The box around the lungs in each image; stored in ``cache``."""
     stored = cache / f"lungs-{digest(images)}.npy"
     if not stored.exists():
         found = np.zeros((len(images), 4), np.int32)
@@ -161,7 +169,7 @@ def pooled(
 ) -> Floats:
     """The mean of the last feature maps of each image, ``[N, C]``; stored in ``cache``.
 
-    ``network``: its name, which the stored file has, and what gives its ``features``.
+    ``network``: its name, for the stored file, and the engine that returns its ``features``.
     """
     name, engine = network
     stored = cache / f"{name}-{view.name}-{digest(images)}.npy"

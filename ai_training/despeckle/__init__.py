@@ -1,1 +1,1 @@
-"""Speckle in ultrasound: models of it, networks that reduce it, and what that does to what comes after."""
+"""Speckle in ultrasound: models of it, networks that reduce it, and the effect on later processing."""

@@ -1,4 +1,6 @@
-"""Filters that need no training; all but the median and the bilateral filter are told the noise's spread."""
+"""Filters that need no training; all but the median and the bilateral filter get the noise's
+spread as input.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,16 @@ def bm3d_of_logarithm(picture: Floats) -> Floats:
 
 
 def spread(picture: Floats) -> float:
-    """Standard deviation of white noise, by its finest diagonal wavelets (D. Donoho, 1994), at least .01."""
+    """Standard deviation of white noise, from the finest diagonal wavelets (D. Donoho, 1994),
+    at least .01.
+    """
     diagonal = picture[:-1:2, :-1:2] - picture[1::2, :-1:2] - picture[:-1:2, 1::2] + picture[1::2, 1::2]
     shown = np.abs(diagonal[diagonal != 0])  # not the black around the image
     return max(float(np.median(shown)) / 2 / 0.6745, 0.01) if len(shown) else 0.01
 
 
 def filters() -> Mapping[str, Filter]:
-    """The installed filters by name. BM3D is missing where its package is not installed."""
+    """The installed filters by name. BM3D is left out if its package is not installed."""
     found: dict[str, Filter] = {
         "median": median,
         "bilateral": bilateral,

@@ -1,4 +1,4 @@
-"""The published autoencoders that ours is compared with: cards with weights that no pipeline runs."""
+"""The published autoencoders to compare with: cards with weights that no pipeline runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FOLDER = Path(__file__).parent / "compared"
 
 
 def compared_cards() -> tuple[Card, ...]:
-    """The cards of the filters that were trained, by name. Raises CardError."""
+    """The cards of the trained autoencoders, by name. Raises CardError."""
     return tuple(load(path) for path in sorted(FOLDER.glob("*.toml")))
 
 
 def autoencoders() -> dict[str, Filter]:
-    """The filters of these cards, by the loss with which they were trained. Raises CardError."""
+    """The autoencoders as filters, by the loss that trained them. Raises CardError."""
     return {
         f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.from_card(card).picture
         for card in compared_cards()

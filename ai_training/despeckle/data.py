@@ -1,4 +1,4 @@
-"""Pairs of a speckled picture and the one below it, from the frames of ``us_fetal_head``."""
+"""Pairs of a picture with added speckle and the original picture, from the frames of ``us_fetal_head``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SpeckleMix:
-    """What a batch is made of. ``side`` of a crop in pixels; ``physical``: the share with the physical model,
-    on frames reduced to a half, whose own speckle is averaged away; the rest is the published model, on
-    frames reduced by a factor from ``smallest`` to 1."""
+    """The contents of a batch. ``side`` of a crop in pixels; ``physical``: the share with the physical model
+    of speckle, on frames reduced to a half, whose own speckle is averaged away. The rest has the published
+    model, on frames reduced by a factor from ``smallest`` to 1.
+    """
 
     crops: int = 4
     side: int = 256
@@ -33,8 +34,10 @@ class SpeckleMix:
 
 
 class SpeckleBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Batch i of a run: speckled crops and those below ``[B, 1, side, side]``, one whole frame speckled and
-    not ``[1, 1, rows, columns]`` as the network for fetal heads sees it. 0..1; drawn from (seed, i) alone."""
+    """Batch i of a run: crops with added speckle and the original crops ``[B, 1, side, side]``; one whole
+    frame with and without it, ``[1, 1, rows, columns]``, in the form for the fetal head network. 0..1; drawn
+    from (seed, i) alone.
+    """
 
     def __init__(self, data: Path, mix: SpeckleMix, seed: int) -> None:
         self._frames = [read_grey(image.picture) for image in head_images(data, "train")]

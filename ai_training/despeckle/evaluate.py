@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate despeckle``: speckle, edges, seconds, and what a segmenter makes of the result."""
+"""``ai-pipeline evaluate despeckle``: speckle, edges, seconds, and the effect on a later segmentation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class _Frame:
 def evaluate(
     data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Any]:
-    """All figures: noise on ``frames`` frames of ``split``, the rest on all of them. Raises DataMissing."""
+    """All figures: noise on ``frames`` frames of ``split``, the others on all of its frames. Raises
+    DataMissing.
+    """
     images = head_images(data, split)[:: max(1, len(head_images(data, split)) // frames)][:frames]
     if not images:
         raise DataMissing(f"{data} has no fetal heads in the split {split}")

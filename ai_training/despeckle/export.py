@@ -1,4 +1,4 @@
-"""Networks that reduce speckle as ONNX files with their cards."""
+"""Export networks that reduce speckle as ONNX files with their cards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export_despeckler(network: nn.Module, path: Path) -> None:
 
 
 def write_card(folder: Path, card_id: str, strength: float, training: Mapping[str, Any]) -> Path:
-    """Write the card beside the weights; figures come by ``ai-pipeline evaluate despeckle``."""
+    """Write the card beside the weights; ``ai-pipeline evaluate despeckle`` adds the figures."""
     about = {
         "task": "less speckle in ultrasound pictures",
         "architecture": card_id.removeprefix("ultrasound-despeckle-"),

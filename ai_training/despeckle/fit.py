@@ -1,7 +1,7 @@
 """``ai-pipeline train despeckle``: the published autoencoder with its losses, or our residual network.
 
-Ours is trained beside a frozen segmenter of fetal heads, which must say the same before and after (a task-
-consistent loss). Seeded and capped by iterations; the checkpoint is chosen on the validation split.
+Ours is trained with a frozen segmenter of fetal heads, whose output must stay the same (a task-consistent
+loss). Runs are seeded and limited by iterations; the checkpoint is chosen on the validation split.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ VALIDATED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DespeckleRecipe(Recipe):
-    """The published one: ``diconvae``, 50 epochs (6,562 iterations of four
-    crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement, in
-    every ``task_every``-th iteration (residual only)."""
+    """Settings of a run. The defaults are published: ``diconvae``, 50 epochs (6,562 iterations of four
+    crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement, which counts in every
+    ``task_every``-th iteration (residual network only).
+    """
 
     network: str = "diconvae"
     loss: DespeckleLoss = DespeckleLoss.L1_MS_SSIM
@@ -53,7 +54,9 @@ class DespeckleRecipe(Recipe):
 
 
 def recipe_of(loss: str, iterations: int | None, seed: int, threads: int, workers: int) -> DespeckleRecipe:
-    """The published recipe with this loss; of ``task`` that of our residual network, which ships."""
+    """The published recipe with this loss; for the loss ``task`` the recipe of our residual network, which
+    ships.
+    """
     made = DespeckleRecipe(loss=DespeckleLoss(loss), seed=seed, threads=threads, workers=workers)
     if made.loss is DespeckleLoss.TASK:
         mix = SpeckleMix(crops=8, side=96, physical=0.2, smallest=0.4)
@@ -73,10 +76,11 @@ def train(
     resume: bool = False,
     report: Report = silent,
 ) -> tuple[nn.Module, dict[str, float]]:
-    """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
+    """Train and choose a checkpoint; returns the network and its entry in the history. ``out`` receives
+    checkpoints.
 
-    ``segmenter``: ``best.pt`` of ``train fetal``, for the loss ``task``. Raises DataMissing,
-    ExperimentError where it is missing or ``resume`` meets another recipe.
+    ``segmenter``: ``best.pt`` of ``train fetal``, for the loss ``task``. Raises DataMissing, or
+    ExperimentError if the segmenter is missing or ``resume`` finds another recipe.
     """
     run = _DespeckleRun(data, out, recipe, segmenter)
     return run.trained(report, resume=resume), run.best
@@ -129,7 +133,9 @@ class _DespeckleRun(RecipeRun[DespeckleRecipe]):
 
 
 def psnr_of(network: nn.Module, frames: Sequence[np.ndarray]) -> list[float]:
-    """Mean peak signal-to-noise ratio, dB, of frames 0..1 after the published speckle, for each sigma."""
+    """Mean peak signal-to-noise ratio, dB, of filtered frames 0..1 with the published speckle, for each
+    sigma.
+    """
     found = []
     for sigma in SIGMAS:
         random = np.random.default_rng(11)

@@ -1,4 +1,4 @@
-"""What a despeckled picture is compared by: values, structure, features of ImageNet's EfficientNet-Lite0."""
+"""Losses for a despeckled picture: pixel values, structure, features of EfficientNet-Lite0 (ImageNet)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PERCEPTUAL = 0.02
 
 
 class DespeckleLoss(StrEnum):
-    """Names of the losses: those of published work, and the loss of our own network."""
+    """Names of the losses: those from publications, and the loss of our own network."""
 
     L1_MS_SSIM = "l1-ms-ssim"
     L1_PERCEPTUAL = "l1-perceptual"
@@ -30,7 +30,7 @@ class DespeckleLoss(StrEnum):
 def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Perception | None) -> Tensor:
     """The loss of filtered pictures ``made`` against ``truth``, both ``[N, 1, rows, columns]``, 0..1.
 
-    For the loss ``task`` this is the part that needs no segmenter.
+    For the loss ``task``, the part that needs no segmenter.
     """
     if loss is DespeckleLoss.L1_MS_SSIM:
         return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
@@ -45,8 +45,9 @@ def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Percep
 
 
 def decibels(made: Tensor, truth: Tensor) -> Tensor:
-    """Mean square error of each picture in dB above :data:`NEGLIGIBLE`, mean over pictures: so little noise
-    counts as much as strong."""
+    """The mean square error of each picture in dB above :data:`NEGLIGIBLE`, averaged over pictures: so weak
+    noise counts as much as strong noise.
+    """
     return 10 * torch.log10(1 + (made - truth).square().mean((1, 2, 3)) / NEGLIGIBLE).mean()
 
 

@@ -1,4 +1,4 @@
-"""Speckle and edges in fixed regions: how smooth tissue is, how it stands out, how sharp the skull stays."""
+"""Speckle and edges in fixed regions: smoothness of tissue, contrast of the head, sharpness of the skull."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MOST = 8
 class Texture:
     """How much speckle and how much edge a filtered picture has.
 
-    ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1).
-    ``cnr``: contrast between the inside and the outside of the head, over their spread. ``edges``:
-    correlation of the gradients along the skull with the unfiltered gradients, up to 1; a blur raises ENL
-    and lowers ``edges``.
+    ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
+    contrast between the inside and the outside of the head, divided by their spread. ``edges``: correlation
+    of the gradients along the skull with the unfiltered gradients, up to 1; a blur raises ENL and lowers
+    ``edges``.
     """
 
     enl: float

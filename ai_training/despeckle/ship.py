@@ -1,4 +1,4 @@
-"""From a finished run to weights, the strength at which heads are still found, and the card."""
+"""Export a finished run: weights, the strength at which heads are still found, and the card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_and_ship(
     resume: bool = False,
     report: Report = silent,
 ) -> Path:
-    """Train, export, choose the strength; returns the card. Errors as of :func:`fit.train`."""
+    """Train, export, choose the strength; returns the card. Raises the errors of :func:`fit.train`."""
     network, chosen = train(data, out, recipe, segmenter, resume=resume, report=report)
     card_id = name_of(recipe.network, recipe.loss)
     weights = out / f"{card_id}.onnx"

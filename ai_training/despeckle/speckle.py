@@ -1,4 +1,4 @@
-"""Two models of speckle, put on pictures that have some already: no picture without it exists.
+"""Two models of speckle, applied to pictures that have speckle already: no picture without it exists.
 
 Pictures are float32 ``[rows, columns]``, 0 to 1, as a scanner shows them: logarithms of echoes.
 """
@@ -19,16 +19,18 @@ RANGE_DB = 60.0
 
 
 def reduced(picture: Floats) -> Floats:
-    """The picture :data:`WIDE` pixels across."""
+    """The picture reduced to a width of :data:`WIDE` pixels."""
     rows, columns = picture.shape
     size = (WIDE, round(rows * WIDE / columns))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floats:
-    """The published model: each pixel times a factor of mean 1 that has Rayleigh's spread of scale ``sigma``.
+    """The published model: each pixel times a factor of mean 1 with the spread of a Rayleigh distribution of
+    scale ``sigma``.
 
-    It is white and acts on logarithms as if they were echoes, so it is not what scanners show.
+    The noise is white and multiplies logarithms as if they were echoes, so it differs from what scanners
+    show.
     """
     drawn = random.rayleigh(sigma, picture.shape)
     factor = 1 + drawn - sigma * np.sqrt(np.pi / 2)
@@ -41,7 +43,8 @@ def scattered(
     """The physical model: scatterers of random phase, seen through a point spread function, as an envelope.
 
     The picture's decibels become amplitudes of complex Gaussian scatterers (J. Goodman, 1975), blurred with
-    Gaussians of ``axial`` and ``lateral`` pixels; the envelope of the same mean power becomes decibels again.
+    Gaussians of ``axial`` and ``lateral`` pixels. The envelope, scaled to the same mean power, becomes
+    decibels.
     """
     noise = random.standard_normal((2, *picture.shape)).astype(np.float32) / np.float32(np.sqrt(2))
     field = [_spread(part * amplitude(picture), axial, lateral) for part in noise]
@@ -55,7 +58,7 @@ def amplitude(picture: Floats) -> Floats:
 
 
 def decibels(amplitudes: Floats) -> Floats:
-    """The way back of :func:`amplitude`, cut off at black and white."""
+    """The inverse of :func:`amplitude`, cut off at black and white."""
     level = 1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6))
     return np.clip(level, 0, 1).astype(np.float32)
 

@@ -1,1 +1,3 @@
-"""Where a chest finding lies: boxes, who may draw them, and what they are worth against knowing nothing."""
+"""The place of a chest finding: boxes, which labels may get them, and how they compare with image-free
+baselines.
+"""

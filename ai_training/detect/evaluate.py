@@ -1,4 +1,6 @@
-"""``ai-pipeline evaluate detect``: from committed weights, by cross-validation or once on the test boxes."""
+"""``ai-pipeline evaluate detect``: with the shipped weights, by cross-validation or once on the
+test boxes.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +48,11 @@ def evaluate(
     report_to: Path | None,
     report: Report,
 ) -> dict[str, Any]:
-    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` takes what ships.
+    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` uses the shipped
+    networks.
 
-    ``yolos``: the folder of the YOLO of each fold, and how one is trained that is not there; without it the
-    folds evaluate the head alone. Raises DataMissing or CardError.
+    ``yolos``: the folder with the YOLO of each fold, and the recipe by which a missing one is trained; None
+    evaluates the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split != "test"]

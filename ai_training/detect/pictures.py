@@ -1,4 +1,4 @@
-"""Sheets of hits, misses and false boxes, chosen by rule and not by hand."""
+"""Sheets of hits, misses and false boxes, chosen by a rule and not by hand."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class _Tile:
 
 
 def write_pictures(folder: Path, case: LabelledBoxes, predictions: Predictions) -> list[Path]:
-    """``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box grey.
+    """Write ``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box
+    grey.
 
-    Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those that were
-    drawn with the highest score in images without a box of the label. One per label in turn, the first by
-    file name, false ones by score.
+    Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those with the
+    highest score in images without a box of the label. Labels take turns; within a label the order is by file
+    name, for false boxes by score.
     """
     hits: dict[str, list[_Tile]] = {}
     misses: dict[str, list[_Tile]] = {}

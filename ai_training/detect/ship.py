@@ -1,4 +1,4 @@
-"""Fit head and YOLO to all boxes that may be learned from; write what ships: networks, candidates, card."""
+"""Fit head and YOLO to all boxes that may be learned from; write networks, candidates and card."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def train_detector(
     """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
 
     ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights.
-    ``yolo``: how the YOLOs are trained (six of them, in ``out/yolo``; one that is there is not trained
-    again); None for the head alone. Raises DataMissing or CardError.
+    ``yolo``: how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None for
+    the head alone. Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
     case = LabelledBoxes.from_boxes(boxes, card, report)

@@ -1,5 +1,5 @@
 """The training engine: one loop on Lightning Fabric for all networks.
 
-``setup``: device, precision and what else a user chooses for a run; ``run``: the loop; ``checkpoint``: its
-state on disk; ``records``: history, plot, TensorBoard and MLflow.
+``setup``: device, precision and the user's other choices for a run; ``run``: the loop; ``checkpoint``: the
+run's state on disk; ``records``: history, plot, TensorBoard and MLflow.
 """

@@ -1,4 +1,4 @@
-"""Files of a run that are whole or not there, and the state of all random numbers."""
+"""Files of a run that are complete or missing, and the state of all random numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``path`` in one step: a run that is killed meanwhile leaves the file that was there before."""
+    """Write ``path`` in one step: a run that is killed meanwhile leaves the previous file."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)
@@ -31,7 +31,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go on with the random numbers of :func:`random_state`; those of a device that is not here are lost."""
+    """Restore the random numbers of :func:`random_state`; states of a device that is missing here are
+    dropped.
+    """
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

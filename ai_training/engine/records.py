@@ -1,4 +1,4 @@
-"""What a run writes for people: ``history.json``, ``history.png``, and TensorBoard or MLflow on request."""
+"""Files of a run for people: ``history.json``, ``history.png``, and TensorBoard or MLflow on request."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TIMES = "time.json"
 
 
 class Tracker(Protocol):
-    """Somewhere that figures go while a run goes on."""
+    """A log that receives figures during a run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Record ``figures`` of ``step``."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is not written yet, and close the log."""
 
 
 def tracker(kind: str, folder: Path, recipe: str) -> Tracker | None:
-    """The tracker of ``--log``, or None. Raises ModuleNotFoundError where its package is not installed."""
+    """The tracker for ``--log``, or None. Raises ModuleNotFoundError if its package is not installed."""
     if kind == "tensorboard":
         return _TensorBoard(folder)
     return _Mlflow(folder, recipe) if kind == "mlflow" else None
@@ -78,7 +78,7 @@ class _Mlflow:
 
 
 def write_history(folder: Path, history: History, curve: Sequence[tuple[int, float]]) -> None:
-    """``history.json`` and ``history.png``, each whole or as it was before."""
+    """Write ``history.json`` and ``history.png``, each complete or unchanged."""
     partial = folder / "history.partial"
     partial.write_text(json.dumps(history, indent=1))
     partial.replace(folder / "history.json")
@@ -87,13 +87,13 @@ def write_history(folder: Path, history: History, curve: Sequence[tuple[int, flo
 
 
 def write_time(folder: Path, device: str, seconds: Sequence[float]) -> None:
-    """Note in :data:`TIMES` the median of ``seconds``, which steps on ``device`` took."""
+    """Write to :data:`TIMES` the median of ``seconds`` per step on ``device``."""
     times = read_times(folder) | {device: round(statistics.median(seconds) * 1000, 1)}
     (folder / TIMES).write_text(json.dumps(times, indent=1))
 
 
 def read_times(folder: Path) -> dict[str, float]:
-    """Device → milliseconds of a step, as :func:`write_time` noted them; empty without the file."""
+    """Milliseconds of a step by device, from the file of :func:`write_time`; empty without the file."""
     path = folder / TIMES
     found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     return found

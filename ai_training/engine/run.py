@@ -1,4 +1,4 @@
-"""The loop that all networks are trained by: resumable to the bit on a CPU, on a GPU where there is one."""
+"""The training loop for all networks: on a CPU resumable to the bit, on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Recipe(Plan):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """The outcome of one validation: figures for the history, a line for a person, the weights to ship.
+    """The result of one validation: figures for the history, a line for a person, the weights to ship.
 
     ``arrays``: arrays that ``validation.npz`` stores for the best validation.
     """
@@ -89,8 +89,8 @@ class TrainingRun:
     ``history.png``, ``time.json``, ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and
     ``validation.npz``, if there are arrays; without ``out`` nothing is written and nothing can be resumed.
 
-    A run that is killed and resumed on the CPU ends with the weights, to the bit, of one that was not: a
-    checkpoint holds all of the state, the global random numbers too, and batch i is a function of i alone.
+    A run on the CPU that is killed and resumed ends with the same weights, to the bit, as one that was not: a
+    checkpoint holds all of the state, including the global random numbers, and batch i depends on i alone.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
@@ -128,13 +128,13 @@ class TrainingRun:
         return AdamW(parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay)
 
     def new_schedule(self, optimiser: Optimizer) -> LRScheduler:
-        """One cycle over the whole run."""
+        """A one-cycle schedule over the whole run."""
         plan = self.plan
         rising = 0.0 if plan.warm_up * plan.iterations <= 1 else plan.warm_up  # torch divides by the rest
         return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=rising)
 
     def examples(self) -> Dataset[Any]:
-        """Batch i of the run as item i, drawn from the seed and i alone."""
+        """A data set whose item i is batch i of the run, drawn from the seed and i alone."""
         raise NotImplementedError
 
     def loss(self, batch: Any) -> Tensor:
@@ -146,18 +146,18 @@ class TrainingRun:
         raise NotImplementedError
 
     def batches(self, numbers: range) -> Iterable[Any]:
-        """The batches of these numbers, drawn by :attr:`workers` processes (0: by this one)."""
+        """The batches with these numbers, drawn by :attr:`workers` processes (0: by this process)."""
         own = torch.Generator()  # else a resumed loader would take a number from the global ones
         return DataLoader(
             self.examples(), batch_size=None, sampler=numbers, num_workers=self.workers, generator=own
         )
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The precision of the run, for forward passes."""
+        """A context with the run's precision, for forward passes."""
         return self.fabric.autocast()
 
     def train(self, report: Report = silent, until: int | None = None) -> None:
-        """Train up to step ``until`` (default: the end), validating and saving on the way."""
+        """Train up to step ``until`` (default: the end); validates and saves on the way."""
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
         last, each = min(until or self.plan.iterations, self.plan.iterations), self.options.accumulate
@@ -188,24 +188,24 @@ class TrainingRun:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.out is not None and (self.out / CHECKPOINT).is_file()
 
     @property
     def stopped(self) -> bool:
-        """Whether the last validations brought nothing better, more of them than the user's patience."""
+        """Whether the last ``patience`` validations brought no better figure; False without a patience."""
         if not (self.options.patience and self.history):
             return False
         first = int(np.argmax([self._value(entry) for entry in self.history]))
         return len(self.history) - 1 - first >= self.options.patience
 
     def validation_due(self) -> bool:
-        """Whether the step that is done now is one after which the run validates."""
+        """Whether the run validates after the step that was just done."""
         each = self.plan.validate_every
         return bool(each) and (self.done % each == 0 or self.done == self.plan.iterations)
 
     def step(self, batches: Iterator[Any]) -> float:
-        """One step of the optimiser over the user's number of batches; their mean loss."""
+        """Do one step of the optimiser over ``accumulate`` batches; returns their mean loss."""
         self.optimiser.zero_grad()
         total, each = 0.0, self.options.accumulate
         for part in range(each):
@@ -219,19 +219,19 @@ class TrainingRun:
         return total
 
     def descend(self, optimiser: Optimizer, loss: Tensor) -> None:
-        """One step of an ``optimiser`` down ``loss`` alone."""
+        """Do one step of ``optimiser`` to reduce ``loss`` alone."""
         optimiser.zero_grad()
         self.fabric.backward(loss)
         self.apply(optimiser)
 
     def apply(self, optimiser: Optimizer, clip: float = 0.0) -> None:
-        """Step with the gradients that are there, of ``clip``'s norm at most; 0: as they are."""
+        """Step with the present gradients, their norm limited to ``clip``; 0: no limit."""
         if clip:  # float16 may overflow in its first steps: the scaler leaves these out
             self.fabric.clip_gradients(self.network, optimiser, max_norm=clip, error_if_nonfinite=False)
         self.fabric.strategy.optimizer_step(optimiser)
 
     def finish(self, report: Report = silent, *, resume: bool = False) -> Mapping[str, Tensor]:
-        """Train to the end, with ``resume`` from the checkpoint on; returns the best weights, on the CPU."""
+        """Train to the end, with ``resume`` from the checkpoint; returns the best weights, on the CPU."""
         assert self.out is not None
         if resume:
             self.load()
@@ -240,7 +240,9 @@ class TrainingRun:
         return best
 
     def load(self) -> None:
-        """Go on from the checkpoint. ExperimentError when it is of another recipe, OSError without one."""
+        """Continue from the checkpoint. Raises ExperimentError if it belongs to another recipe, OSError
+        without one.
+        """
         assert self.out is not None
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
         if state.get(self.KIND) != self.recipe_text:
@@ -278,7 +280,7 @@ class TrainingRun:
 
     @property
     def best(self) -> dict[str, float]:
-        """The history's entry with the highest :data:`CHOSEN_BY`, the last of equals."""
+        """The history's entry with the highest :data:`CHOSEN_BY`; of equal entries the last."""
         return max(reversed(self.history), key=self._value)
 
     def _value(self, entry: Mapping[str, float]) -> float:
@@ -321,7 +323,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 class RecipeRun(TrainingRun, Generic[R]):
-    """A run that is defined by a recipe alone. A subclass defines the network and the batches."""
+    """A run that a recipe alone defines. A subclass defines the network and the batches."""
 
     def __init__(self, out: Path, recipe: R) -> None:
         torch.set_num_threads(recipe.threads)
@@ -343,7 +345,9 @@ class RecipeRun(TrainingRun, Generic[R]):
 
 
 def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:
-    """Move ``average`` towards ``network``; quickly in the first iterations (``keep``: 0 to 1)."""
+    """Move ``average`` towards ``network``; faster in the first iterations (``keep``: weight of the past, 0
+    to 1).
+    """
     keep = min(keep, (1 + done) / (10 + done))
     current = network.state_dict()
     with torch.no_grad():

@@ -26,12 +26,12 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The choices of a user that no recipe holds.
+    """The user's choices for a run that no recipe holds.
 
-    ``device`` ``auto``: CUDA where there is one, else the CPU. ``precision`` of the forward pass; ``auto``:
-    the recipe's. ``accumulate``: batches in one step of the optimiser. A checkpoint is written every
+    ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
+    of the recipe. ``accumulate``: batches in one step of the optimiser. A checkpoint is written every
     ``save_minutes``, and every ``save_steps`` steps unless 0. ``patience``: validations without a better one
-    after which a run stops; 0: it runs to its end. ``log``: where figures go beside ``history.json``.
+    after which a run stops; 0: it runs to its end. ``log``: where figures go besides ``history.json``.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -43,14 +43,16 @@ class RunOptions:
     log: Literal["none", "tensorboard", "mlflow"] = "none"
 
     def fabric(self, precision: str = "fp32") -> Fabric:
-        """Device and precision as Fabric has them; ``precision``: of ``auto``. Raises ExperimentError."""
+        """Device and precision as a Fabric object. ``precision``: the one that ``auto`` means. Raises
+        ExperimentError.
+        """
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
             raise ExperimentError("fp16 needs a GPU: on the CPU take bf16 or fp32")
         return Fabric(accelerator=device, devices=1, precision=FABRIC_NAMES[wanted])  # type: ignore[arg-type]
 
     def chosen_device(self) -> str:
-        """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError where the chosen one is not there."""
+        """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError if the chosen device is not there."""
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if self.device == "auto":
             return "cuda" if there["cuda"] else "cpu"
@@ -64,7 +66,7 @@ _chosen: ContextVar[RunOptions] = ContextVar("run options", default=RunOptions()
 
 @contextmanager
 def carried_out(options: RunOptions) -> Iterator[None]:
-    """All runs that start inside are carried out with ``options``."""
+    """A context in which all runs that start are carried out with ``options``."""
     token = _chosen.set(options)
     try:
         yield
@@ -73,7 +75,7 @@ def carried_out(options: RunOptions) -> Iterator[None]:
 
 
 def run_options() -> RunOptions:
-    """What the user chose, or the defaults."""
+    """The user's options, or the defaults."""
     return _chosen.get()
 
 
@@ -85,7 +87,7 @@ def seed_all(seed: int) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with the threads that torch takes."""
+    """The GPU's name, or the processor's name with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _processor() if device.type == "cpu" else f"{_processor()}, {device.type}"

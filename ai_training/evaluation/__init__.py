@@ -1,1 +1,1 @@
-"""Measure models: figures that a sceptic accepts, with what they are worth beside simple answers."""
+"""Measure models: figures with intervals, beside those of simple baselines."""

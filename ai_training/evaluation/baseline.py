@@ -1,4 +1,6 @@
-"""What the network has to beat: histograms of oriented gradients, the header alone, the source alone."""
+"""Baselines that the network has to beat: histograms of oriented gradients, the header alone, the source
+alone.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ def hog_scores(
     pixels: npt.NDArray[np.uint8],
     cache: Path,
 ) -> Floats:
-    """Scores ``[N, labels]`` of images reduced by ``CHAIN`` by kernel ridge on HOG, trained like the network.
+    """Scores ``[N, labels]`` of images reduced by ``CHAIN``: kernel ridge regression on HOG.
 
-    Trained on ``train`` only, hard and soft labels both; stored in ``cache`` under a hash of the images.
+    Trained on ``train`` only, with hard and soft labels like the network; stored in ``cache`` under a hash of
+    the images.
     """
     digest = hashlib.sha256(train_pixels.tobytes() + pixels.tobytes() + f"{ALPHA} {WIDTH}".encode())
     stored = cache / f"hog-{digest.hexdigest()[:16]}.npy"
@@ -53,12 +56,14 @@ def hog_scores(
 
 
 def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
-    """HOG of ``[N, side, side]``: cells of 16 pixels, blocks of 2 × 2 cells, 9 directions."""
+    """The histograms of oriented gradients of pictures ``[N, side, side]``: cells of 16 pixels, blocks of 2 ×
+    2 cells, 9 directions.
+    """
     return np.stack([describe(image, pixels_per_cell=(16, 16), cells_per_block=(2, 2)) for image in pixels])
 
 
 def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
-    """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without any image."""
+    """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without the image."""
     known, asked, truth = _header(train), _header(images), label_matrix(train)
     scores = np.zeros((len(images), len(LABELS)))
     for label in np.flatnonzero(truth.min(0) < truth.max(0)):  # where there is something to learn from
@@ -68,9 +73,10 @@ def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]
 
 
 def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
-    """Scores ``[N, labels]`` of a classifier that sees folder and repository of an image and nothing else.
+    """Scores ``[N, labels]`` of a classifier that knows only the folder and repository of an image.
 
-    The rate of each label in the train images of the same origin; where there are none, in all of them.
+    The score is the rate of each label in the train images of the same origin; if there are none, in all of
+    them.
     """
     truth = label_matrix(train)
     usual = truth.mean(0)
@@ -83,7 +89,7 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
 
 
 def sampled(train: Sequence[ChestImage]) -> tuple[ChestImage, ...]:
-    """At most ``MOST`` of the train images, always the same."""
+    """At most ``MOST`` of the train images; always the same ones."""
     if len(train) <= MOST:
         return tuple(train)
     chosen = np.random.default_rng(SEED).choice(len(train), MOST, replace=False)

@@ -1,4 +1,4 @@
-"""Do the boxes point at the lesion? Against one constant box and one constant map per label."""
+"""Do the boxes point at the lesion? Compared with one constant box and one constant map per label."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SIDE = 512  # pixels: the grid in which the constant answers are given
 
 
 def box_scores(data: Path, split: str, classifier: Classifier) -> dict[str, object]:
-    """IoU and pointing game over every box of an adult of ``split``, each asked for its own label.
+    """IoU and pointing game over every box of an adult of ``split``, each predicted for its own label.
 
-    ``model`` beside ``constant`` (the train box that overlaps the label's train boxes best; the mean of
-    their areas), with intervals by patient and the paired difference.
+    ``model`` and ``constant`` (the train box that overlaps the label's train boxes best; the mean of their
+    areas), with intervals by patient and the paired difference.
     """
     labels = {label.name for label in classifier.card.labels}
     boxes = [box for box in truth_boxes(data) if box.adult and box.label in labels]

@@ -1,7 +1,7 @@
 """``ai-pipeline train completeness`` and ``evaluate completeness``: chest films that are cut off.
 
-Films are cut by us, so the label costs nothing: at the top and the bottom through 5 to 30 % of the longer
-lung, at a side through 10 to 50 % of the wider one. Three in ten get a black border, as of a collimator.
+We cut the films, so the truth is known: at the top and the bottom through 5 to 30 % of the longer lung, at a
+side through 10 to 50 % of the wider one. Three in ten get a black border, as of a collimator.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class CutFilm:
-    """One film, cut at ``edge`` or whole (None), and the figures of each edge; the cut side first."""
+    """One film, cut at ``edge`` or whole (None), and the figures of each edge; for sides the
+    cut one first.
+    """
 
     patient: str
     path: Path
@@ -59,7 +61,8 @@ class CutFilm:
 def cut_films(
     data: Path, model: AnatomyModel, split: str, films: int = 0, report: Report = silent
 ) -> list[CutFilm]:
-    """Films of a ``split``, each whole and cut at four edges; of ``films`` patients, else as ``FILMS`` says.
+    """Films of a ``split``, each whole and cut at four edges, of ``films`` patients; 0: as many as ``FILMS``
+    says.
 
     Raises DataMissing.
     """
@@ -92,8 +95,9 @@ def fit(train: Sequence[CutFilm], validation: Sequence[CutFilm]) -> dict[str, An
 
 
 def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
-    """Shares with their 95 % intervals, by patient: recognised of the films cut at an edge (5 to 30 % of a
-    lung, at a side 10 to 50 %), called of the whole ones, by edge and at any."""
+    """Shares with their 95 % intervals, by patient: of the cut films how many are recognised (5 to 30 % of a
+    lung, at a side 10 to 50 %), of the whole films how many are called cut, by edge and at any edge.
+    """
 
     def share(edge: Edge | None, called: Sequence[Edge]) -> list[float]:
         mine = [film for film in films if film.edge is edge]
@@ -111,7 +115,7 @@ def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
 
 
 def called_whole(films: Sequence[CutFilm], judges: Completeness) -> list[tuple[str, str]]:
-    """File and edge of the films that were not cut by us and are called cut: to be looked at."""
+    """File and edge of the films that we did not cut but that are called cut: for inspection by eye."""
     return [
         (film.path.name, edge.value)
         for film in films

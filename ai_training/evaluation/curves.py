@@ -1,4 +1,4 @@
-"""The points of ROC, precision-recall and reliability curves, thinned to what a plot can show."""
+"""The points of ROC, precision-recall and reliability curves, reduced to as many as a plot can show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POINTS = 120
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:
-    """Per label with ``fewest`` positives: ``roc`` and ``pr`` as two lists, ``reliability`` as points.
+    """For each label with ``fewest`` positives: ``roc`` and ``pr`` as two lists, ``reliability`` as points.
 
     ``roc``: false and true positive rate; ``pr``: recall and precision; ``reliability``: mean probability,
     rate, images. ``rate`` is the label's prevalence, ``operating`` the shipped thresholds as (false positive

@@ -1,7 +1,7 @@
-"""``ai-pipeline evaluate chest``: the figures of a card, again, from its weights.
+"""``ai-pipeline evaluate chest``: compute the figures of a card again from its weights.
 
 Everything is fixed (weights, images, bootstrap draw), so two runs print the same numbers. Figures are of
-adults, the intended use; the same headline with children stands beside it.
+adults, the intended use; the headline figures are also given with children.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def evaluate_chest(
 ) -> dict[str, Any]:
     """Figures of a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %.
 
-    ``data``: as :func:`chest_set` takes it. Labels are matched by name; those that card or data lack are left
-    out. ``cache`` keeps reduced images, outputs and the baseline between runs. ``prevalence``: of findings at
-    the site, 0 to 1, in place of that of the card. A figure that cannot be had is None. Raises
-    ``DataMissing``, or ``CardError``, for a prevalence that the card cannot use too.
+    ``data``: as :func:`chest_set` takes it. Labels are matched by name; a label that card or data lack is
+    left out. ``cache`` keeps reduced images, outputs and the baseline between runs. ``prevalence``: of
+    findings at the site, 0 to 1, in place of the card's. A figure that cannot be computed is None. Raises
+    ``DataMissing``, or ``CardError``, also for a prevalence that the card cannot use.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""The figures of one set of scored images: AUC, operating points, what is called, subgroups, the teacher.
+"""The figures of one set of scored images: AUC, operating points, calls, subgroups, the teacher.
 
 Intervals are ``[value, low, high]``, 95 %, by bootstrap over patients. Every function takes adults only.
 """
@@ -29,7 +29,7 @@ TEACHER_NOTE = (
 
 
 def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
-    """AUC beside that of ``baselines`` (scores ``[N, K]``), and a row for each label."""
+    """The AUC of the model and of ``baselines`` (scores ``[N, K]``), and a row for each label."""
     weights, counted = found.weights(), found.with_positives(ENOUGH)
     result: dict[str, Any] = {
         **size(found),
@@ -47,7 +47,7 @@ def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
 
 
 def size(found: Scored) -> dict[str, int]:
-    """How many images of how many patients."""
+    """The number of images and of patients."""
     return {"images": len(found.images), "patients": len(set(found.patients))}
 
 
@@ -55,8 +55,8 @@ def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dic
     """Figures of the calls that a reader sees: the top three labels, and all findings at the thresholds of
     the card.
 
-    ``rates [K]`` of the labels in the training images give the constant answer to beat: the three most
-    frequent labels for everyone.
+    ``rates [K]`` of the labels in the training images give the constant answer to compare with: the three
+    most frequent labels for everyone.
     """
     weights = found.weights()
     shown = [found.names.index(name) for name in supported]
@@ -89,7 +89,8 @@ def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dic
 def subgroups(found: Scored) -> list[dict[str, Any]]:
     """AUC by sex, age band and view, of labels with at least 20 positives and negatives in the group.
 
-    ``mean_auc`` is over the labels that every group of the attribute has enough of, so groups compare.
+    ``mean_auc`` is over the labels with enough images in every group of the attribute, so that groups
+    compare.
     """
     rows: list[dict[str, Any]] = []
     for attribute, groups in _groups(found.images).items():
@@ -113,7 +114,7 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
 
 
 def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    """Each source apart, without the labels that its make-up gives away."""
+    """The AUCs within each source, without the labels that can be guessed from how the source was made up."""
     rows: list[dict[str, Any]] = []
     for source in sorted({image.source for image in found.images}):
         part = found.where(image.source == source for image in found.images)
@@ -135,10 +136,11 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
 def beside_teacher(
     found: Scored, headline_labels: Mapping[str, Sequence[str]], left_out: Mapping[tuple[str, str], str]
 ) -> dict[str, Any]:
-    """The teacher's AUC and ours on the images that it scored and was not trained on, source by source.
+    """The AUCs of the teacher and of our model, source by source, on images that the teacher scored but did
+    not learn from.
 
-    ``headline_labels`` fixes the labels of a source; elsewhere those with enough positives count. What is
-    ``left_out`` as no result is none here either.
+    ``headline_labels``: the labels of a source; elsewhere all labels with enough positives count. A pair of
+    source and label in ``left_out`` is left out here too.
     """
     taught = found.where(image.soft is not None for image in found.images)
     result: dict[str, Any] = {}
@@ -163,7 +165,9 @@ def beside_teacher(
 
 
 def permuted(found: Scored, seed: int = metrics.SEED) -> list[float]:
-    """Negative control: the mean AUC against labels dealt out to other images. Mean and 95 % of the deals."""
+    """A negative control: the mean AUC against labels that were shuffled among images. Mean and
+    95 % range.
+    """
     counted, random = found.with_positives(ENOUGH), np.random.default_rng(seed)
     once = np.ones((1, len(found.images)), np.float32)
     values = np.array(

@@ -1,10 +1,11 @@
-"""Operating points of a chest card: thresholds from validation images, what calls are worth on test images.
+"""Operating points of a chest card: thresholds from validation images, reliability of calls on test images.
 
-``sensitive``: for each label the highest cut with a sensitivity of at least .9, or the one at which half of
-those without the finding are called: more calls would say nothing. ``specific``: a finding is called where
-its odds are so many times those of its prevalence, the same for all labels, that at most one in ten of the
-images without any finding gets one that is shown; no cut is below the balanced one. So false alarms are spent
-on the labels that the model knows best. ``balanced`` are the thresholds of the labels.
+``sensitive``: for each label the highest cut with a sensitivity of at least .9, or the cut at which half of
+the images without the finding are called: more calls would say nothing. ``specific``: a finding is called if
+its odds are a certain multiple of the odds of its prevalence. The multiple is the same for all labels; with
+it at most one in ten of the images without any finding gets a finding that is shown; no cut is below the
+balanced one. So false alarms are spent on the labels that the model knows best. ``balanced`` are the
+thresholds of the labels.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
-    """The card's table ``[operating_points]`` from images that are not used to test; empty of too few images.
+    """The card's table ``[operating_points]``, chosen on ``found``, images not used for testing; empty if too
+    few.
 
     ``shown``: the labels that are reported, whose false alarms count.
     """
@@ -70,7 +72,9 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
 
 
 def measured(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
-    """The table ``[metrics.operating_points]``: the calls of ``card`` on images that chose no threshold."""
+    """The table ``[metrics.operating_points]``: the calls of ``card`` on images not used to choose
+    thresholds.
+    """
     healthy, chosen = _without_finding(found), card.details.get("operating_points", {})
     counted = [label.name for label in card.labels if label.supported]
     unsure = UNSURE in chosen and set(counted) <= set(found.names)
@@ -84,8 +88,9 @@ def measured(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
 
 
 def words(card: Card, site: Mapping[str, float]) -> dict[str, Any]:
-    """By operating point and label of the figures in ``card``: the share of right calls at the prevalence of
-    the ``site`` (0 to 1, by label; else at that of the card), and which words the label may use."""
+    """For each operating point and label in the figures of ``card``: the share of right calls, and the words
+    that the label may use, at the prevalence of the ``site`` (0 to 1, by label; by default the card's).
+    """
     rates = {**calibrated_at(card), **site}
     tested = card.details["metrics"]["operating_points"]
     return {
@@ -126,7 +131,8 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
 def specific_cuts(
     chance: Floats, truth: Floats, healthy: Bools, weight: Floats, floors: Floats, counted: Sequence[int]
 ) -> Floats:
-    """The cuts ``[K]`` of labels with the probabilities ``chance [N, K]``, where ``truth [N, K]``.
+    """The ``specific`` cuts ``[K]`` of labels with the probabilities ``chance [N, K]`` and the truth ``truth
+    [N, K]``.
 
     ``healthy [N]``: without any finding. ``weight [N]``: how often each image counts. ``floors [K]``: the
     least cuts. ``counted``: the columns whose calls are false alarms to a reader.
@@ -258,9 +264,9 @@ def _rates(truth: Floats, called: Bools, weights: Floats) -> dict[str, list[floa
 
 
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:
-    """How much more often such a call comes where the finding is there than where it is not.
+    """The likelihood ratio of a call: its rate where the finding is present over its rate where it is absent.
 
-    Half an image is added to each count, so that it is a number where nobody was called.
+    Half an image is added to each count, so that the ratio is finite even without any call.
     """
     there = (truth > 0).astype(np.float64)
 

@@ -1,7 +1,7 @@
-"""The report of an evaluation: PNG plots and one Markdown page that shows them.
+"""Write the report of an evaluation: PNG plots and one Markdown page that shows them.
 
-Drawn without a display and without pyplot's global state. Colours are those of Okabe and Ito, which people
-with a colour vision deficiency can tell apart.
+Plots are drawn without a display and without pyplot's global state. Colours are those of Okabe and Ito, which
+people with a colour vision deficiency can tell apart.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def roc_curves(folder: Path, name: str, found: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:
-    """One panel per label: the ROC curve, its AUC, and the card's two operating points."""
+    """Plot one panel per label: the ROC curve, its AUC, and the card's two operating points."""
 
     def draw(axes: Axes, label: str) -> None:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -48,7 +48,7 @@ def roc_curves(folder: Path, name: str, found: Mapping[str, Any], rows: Mapping[
 
 
 def precision_recall_curves(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
-    """One panel per label: precision over recall, and the prevalence that guessing reaches."""
+    """Plot one panel per label: precision over recall, and the prevalence, which guessing reaches."""
 
     def draw(axes: Axes, label: str) -> None:
         axes.axhline(found[label]["rate"], color=GREY, linewidth=0.8, linestyle=":")
@@ -59,7 +59,7 @@ def precision_recall_curves(folder: Path, name: str, found: Mapping[str, Any]) -
 
 
 def reliability_plots(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
-    """One panel per label: the rate in ten equally full bins over the mean probability in them."""
+    """Plot one panel per label: the rate in ten equally full bins over the mean probability in them."""
 
     def draw(axes: Axes, label: str) -> None:
         points = np.array(found[label]["reliability"], float)
@@ -76,7 +76,7 @@ def reliability_plots(folder: Path, name: str, found: Mapping[str, Any]) -> Path
 
 
 def forest(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Every AUC with its interval, source by source, the means and the baselines below."""
+    """Plot every AUC with its interval, source by source; means and baselines at the bottom."""
     rows: list[tuple[str, Sequence[float | None], str]] = []
     colours = dict(zip([row["source"] for row in result["sources"]], (BLUE, GREEN, ORANGE), strict=False))
     for source in result["sources"]:
@@ -94,8 +94,11 @@ def forest(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def differences(path: Path, tables: Mapping[str, Mapping[str, Any]], margin: float) -> Path:
-    """Of each table's rows the paired ``difference`` of macro AUC ``[value, low, high]``, a colour a table;
-    what lies left of the dotted line has lost more than ``margin``."""
+    """Plot the paired ``difference`` of macro AUC ``[value, low, high]`` of each table's rows, one colour per
+    table.
+
+    A value left of the dotted line has lost more than ``margin``.
+    """
     colours = dict(zip(tables, (BLUE, ORANGE, GREEN, GREY), strict=False))
     rows = [
         (f"{name} ({table})", row["difference"], colours[table])

@@ -1,7 +1,7 @@
-"""``ai-pipeline calibrate``: a card's probabilities and thresholds fitted again to a site's own images.
+"""``ai-pipeline calibrate``: fit a card's probabilities and thresholds again to a site's own images.
 
-The network stays as it is. What changes is what its logits mean: another clinic has another prevalence and
-other devices. The result is a card of another version in another folder; the shipped one is not touched.
+The network does not change, only the meaning of its logits: another clinic has another prevalence and other
+devices. The result is a card of another version in another folder; the shipped one is not touched.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ REFITTED = ("slope", "intercept", "threshold", "absent_below")
 class Refitted:
     """One label before and after: calibration errors on the site's images, and the new card's row.
 
-    ``after`` is of patients that the curve was not fitted to (five folds); None when it stays as it was.
+    ``after`` is measured on patients that the curve was not fitted to (five folds); None if the old curve is
+    kept.
     """
 
     name: str
@@ -59,11 +60,11 @@ def recalibrate(
     threads: int = 0,
     report: Report = silent,
 ) -> tuple[Path, list[Refitted]]:
-    """Fit ``card`` to the adults of ``split`` in ``data``; returns the new card and what changed.
+    """Fit ``card`` to the adults of ``split`` in ``data``; returns the new card and the changes.
 
     A label with fewer than 15 positives or negatives keeps its old curve. ``out`` becomes a folder of models
-    (card and weights). Raises ``DataMissing``, ``CardError``, or FileExistsError when ``out`` has the card
-    and ``force`` is not set.
+    (card and weights). Raises ``DataMissing``, ``CardError``, or FileExistsError if ``out`` has the card and
+    ``force`` is not set.
     """
     path = out / f"{card.id}.toml"
     if out.resolve() == SHIPPED.resolve() or out.resolve() == card.path.parent.resolve():
@@ -86,7 +87,7 @@ def recalibrate(
 
 
 def refit(seen: Scored, k: int) -> Refitted:
-    """The label in column ``k`` fitted to the images ``seen``; as it was where there are too few."""
+    """The label in column ``k`` fitted to the images ``seen``; unchanged if there are too few."""
     truth, logit, old = seen.truth[:, k], seen.logit[:, k], seen.labels[k]
     positives = int(truth.sum())
     before = calibration_error(truth, seen.chance[:, k])
@@ -123,8 +124,8 @@ def write_card(
 ) -> None:
     """Write ``card`` with the curves of ``rows`` to ``path``, its weights beside it.
 
-    ``seen`` are the images of the set ``name`` that the curves come from, ``outputs`` what the network says
-    of them; ``shown``: the labels whose false alarms count when operating points are chosen.
+    ``seen``: the images of the set ``name`` to which the curves were fitted; ``outputs``: the network's
+    outputs for them; ``shown``: the labels whose false alarms count when operating points are chosen.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fitted = {row.label.name: row.label for row in rows if row.after is not None}

@@ -1,4 +1,4 @@
-"""Images with what is true of them and what a model says: the thing that all figures are taken from."""
+"""Images with their true labels and a model's outputs, from which all figures are computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ai_training.sets.images import LABELS, ChestImage
 class Scored:
     """N images and the K labels ``names``: ``truth``, ``logit``, calibrated ``chance``, all ``[N, K]``.
 
-    ``columns`` are the labels' places in :data:`LABELS`; ``labels`` what the card says of them.
+    ``columns``: the labels' positions in :data:`LABELS`; ``labels``: the card's entries for them.
     """
 
     images: tuple[ChestImage, ...]
@@ -58,7 +58,7 @@ class Scored:
         return patient_weights(self.patients)
 
     def with_positives(self, fewest: int) -> list[int]:
-        """The labels, as columns, of which there are ``fewest`` positives and as many negatives."""
+        """The columns of the labels that have at least ``fewest`` positives and as many negatives."""
         positives = self.truth.sum(0)
         least = np.minimum(positives, len(self.images) - positives)
         return [int(k) for k in np.flatnonzero(least >= fewest)]
@@ -75,7 +75,9 @@ class ScoredOutputs:
 def run(
     classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
 ) -> ScoredOutputs:
-    """Every image through the network as at run time; stored in ``cache`` by model and list of files."""
+    """Run the classifier on every image as at run time; outputs are stored in ``cache`` by model and list of
+    files.
+    """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
     made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
@@ -101,7 +103,7 @@ def scored(
     labels: Sequence[Label],
     known: Sequence[str],
 ) -> Scored:
-    """Truth beside logits ``[N, labels]``, for those of the card's ``labels`` that are among ``known``.
+    """The truth with logits ``[N, labels]``, for those of the card's ``labels`` that are among ``known``.
 
     Labels are matched by name, whatever their capitals, spaces and underscores.
     """

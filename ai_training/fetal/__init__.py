@@ -1,1 +1,1 @@
-"""The head of a fetus in ultrasound: training and measuring the network that outlines it."""
+"""The head of a fetus in ultrasound: train and measure the network that outlines it."""

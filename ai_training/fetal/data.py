@@ -1,8 +1,8 @@
 """Ultrasound frames with and without a fetal head: the sets, their splits, and batches of augmented copies.
 
-What is no head comes from other organs (``us_ovarian``, ``us_breast``, ``cxr_nih``) and from the frames with
-heads themselves, cut so that no head is in them: else the network could tell the sets apart, not heads.
-Only the heads are needed; without the other sets more of them, and more such parts, are drawn.
+Pictures without a head come from other organs (``us_ovarian``, ``us_breast``, ``cxr_nih``) and from frames
+with heads, cut so that no head is in them: otherwise the network could learn to tell the sets apart, not
+heads. Only the set of heads is required; without the others, more heads and more such parts are drawn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 class HeadImage:
     """A frame of :data:`HEADS` with the sonographer's outline.
 
-    ``pixel_mm``: of the file; ``circumference``: the reference's, mm.
+    ``pixel_mm``: side of a pixel of the file in mm; ``circumference``: of the reference, mm.
     """
 
     name: str
@@ -48,7 +48,7 @@ class HeadImage:
     circumference: float
 
     def read(self) -> tuple[Bytes, Bools]:
-        """The grey picture and the head, both ``[rows, columns]``. Raises DataMissing."""
+        """Read the grey picture and the head's mask, both ``[rows, columns]``. Raises DataMissing."""
         picture = read_grey(self.picture)
         return picture, self.mask.read(picture.shape)
 
@@ -74,13 +74,13 @@ def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
 
 
 def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
-    """The whole pictures of the set ``name`` in ``split``; an empty list without that set."""
+    """The whole pictures of the set ``name`` in ``split``; an empty list if there is no such set."""
     found = part_of_set(data / name, split)
     return tuple(OtherImage(image.name, image.patient, image.path, name) for image in found)
 
 
 def learned_from(data: Path) -> list[str]:
-    """The sets in ``data`` and what each teaches, for the card. Raises DataMissing."""
+    """The sets in ``data`` and what each teaches, as lines for the card. Raises DataMissing."""
     others = [name for name in OTHERS if other_images(data, name, "train")]
     return [
         f"{head_set(data).title} (train): outlines of heads; parts of its frames beside the head as no head",
@@ -102,9 +102,9 @@ def _head(image: SetImage) -> HeadImage:
 
 
 def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
-    """A part of ``picture``, a fifth to a half as wide, with at most a fiftieth of it head.
+    """A part of ``picture``, a fifth to a half as wide, of which at most a fiftieth is head.
 
-    The first that is not mostly black, or else the least black one; a black picture where the head is
+    The first such part that is not mostly black, else the least black one; a black picture if the head is
     everywhere.
     """
     rows, columns = picture.shape
@@ -126,9 +126,11 @@ def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> By
 
 @dataclass(frozen=True, slots=True)
 class HeadAugment:
-    """How far a copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of its greys.
+    """How far an augmented copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of
+    its greys.
 
-    ``blurred``, ``written``: the share of copies with less sharpness, with letters and lines drawn on them.
+    ``blurred``, ``written``: the share of copies with less sharpness, and with letters and lines drawn on
+    them.
     """
 
     rotation: float = 25.0
@@ -145,8 +147,8 @@ class HeadAugment:
 
 @dataclass(frozen=True, slots=True)
 class HeadMix:
-    """The composition of a batch: outlined heads, standard planes of another source, pictures without a
-    head.
+    """The composition of a batch: outlined heads, standard planes of another source, pictures
+    without a head.
     """
 
     heads: int = 5
@@ -156,7 +158,7 @@ class HeadMix:
 
 class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """Batch i of a run: inputs ``[B, 3, ROWS, COLUMNS]``, heads ``[B, ROWS, COLUMNS]`` 0..1, whether there is
-    a head ``[B]`` and whether its outline is known ``[B]``.
+    a head ``[B]``, and whether its outline is known ``[B]``.
 
     Every batch draws its random numbers from (seed, i) alone.
     """
@@ -197,7 +199,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
 
 def plain(image: HeadImage) -> tuple[Floats, Bools]:
-    """The network's input ``[3, ROWS, COLUMNS]`` and the head in the source ``[rows, columns]``."""
+    """The network's input ``[3, ROWS, COLUMNS]``, and the head in the source ``[rows, columns]``."""
     picture, head = image.read()
     return values(fit_to_input(picture)[0][None])[0], head
 
@@ -205,7 +207,7 @@ def plain(image: HeadImage) -> tuple[Floats, Bools]:
 def augment(
     picture: Bytes, head: Bools, how: HeadAugment, random: np.random.Generator
 ) -> tuple[Bytes, Floats]:
-    """One randomly moved, mirrored and re-exposed copy, ``[ROWS, COLUMNS]``, with its head 0..1."""
+    """A randomly moved and mirrored copy with changed grey levels, ``[ROWS, COLUMNS]``, and its head 0..1."""
     matrix, scale = _motion(picture.shape, how, random)
     if random.random() < how.written:
         picture = _written(picture, random)

@@ -27,8 +27,10 @@ BESIDE = f"{HEADS}, parts beside the head"
 
 @dataclass(frozen=True, slots=True)
 class HeadCase:
-    """One head: ``error`` is the measured circumference less the sonographer's, mm; Dice 0 and the whole
-    circumference where none was outlined. ``fault``: why the gate refuses it, empty where it does not."""
+    """One head. ``error``: the measured circumference minus the sonographer's, mm. If no head was outlined,
+    Dice is 0 and the error is the whole circumference. ``fault``: why the gate refuses the head, empty if it
+    does not.
+    """
 
     patient: str
     circumference: float
@@ -59,7 +61,7 @@ def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) 
 
 
 def measure(image: HeadImage, model: HeadModel) -> HeadCase:
-    """``image`` as the node measures it, against its reference."""
+    """Measure ``image`` as the node does, and compare the result with its reference."""
     picture, head = image.read()
     found = model.outline(picture)
     if found.area is None or found.measured is None:
@@ -71,7 +73,7 @@ def measure(image: HeadImage, model: HeadModel) -> HeadCase:
 
 
 def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
-    """Figures of all heads, whatever the gate says, and of the heads that the gate lets through."""
+    """Figures of all heads, whatever the gate says, and of the heads that the gate accepts."""
     passed = [case for case in cases if not case.fault]
     small = [case for case in cases if case.circumference < SMALL]
     differences = np.array([case.error for case in passed])
@@ -97,7 +99,9 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
 def gate_figures(
     data: Path, model: HeadModel, split: str, heads: Sequence[HeadCase], report: Report = silent
 ) -> dict[str, Any]:
-    """The number of pictures of each set and the measured share: large for heads, none for other pictures."""
+    """For each set the number of pictures and the share that is measured: high is good for heads, 0 for
+    others.
+    """
     found = {HEADS: _passed([case.patient for case in heads], [not case.fault for case in heads])}
     sets: dict[str, tuple[list[str], list[npt.NDArray[np.uint8]]]] = {
         name: (
@@ -118,7 +122,7 @@ def gate_figures(
 
 
 def missed_targets(result: Mapping[str, Any]) -> list[str]:
-    """Which of the design's targets all heads do not reach, whatever the gate says, in words."""
+    """The targets of the design that are missed over all heads, whatever the gate says, in words."""
     missed = {
         "Dice": result["dice"][0] < TARGETS["dice"],
         "error of the circumference": result["error"][0] > TARGETS["circumference"],

@@ -1,4 +1,4 @@
-"""The network for fetal heads as an ONNX file with its card."""
+"""Export the network for fetal heads as an ONNX file with its card."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_card(
 ) -> Path:
     """Write the card beside the weights of a network on ``backbone``.
 
-    Test figures come by ``ai-pipeline evaluate fetal``.
+    ``ai-pipeline evaluate fetal`` adds the test figures.
     """
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",

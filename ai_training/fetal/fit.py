@@ -1,6 +1,6 @@
 """``ai-pipeline train fetal``: teach a U-Net to outline a fetal head, and to say whether there is one.
 
-Seeded and capped by iterations; the checkpoint is chosen on the validation split.
+Runs are seeded and limited by iterations; the checkpoint is chosen on the validation split.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecipe(Recipe):
-    """``dice_weight``, ``present_weight``: of the Dice loss and of "is there a head" beside the cross-entropy
-    of the pixels."""
+    """The settings of a run. ``dice_weight``, ``present_weight``: weights of the Dice loss and of the loss
+    for "there is a head", against the cross-entropy of the pixels.
+    """
 
     iterations: int = 2000
     backbone: str = NAME
@@ -52,17 +53,19 @@ class HeadRecipe(Recipe):
 def train(
     data: Path, out: Path, recipe: HeadRecipe, *, resume: bool = False, report: Report = silent
 ) -> tuple[HeadNetwork, dict[str, float]]:
-    """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
+    """Train and choose a checkpoint; returns the network and its entry in the history. ``out`` receives
+    checkpoints.
 
-    Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
+    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
     """
     run = _HeadRun(data, out, recipe)
     return cast(HeadNetwork, run.trained(report, resume=resume)), run.best
 
 
 def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> Tensor:
-    """Cross-entropy of every pixel whose truth is known, one minus Dice of each head, cross-entropy of
-    "there is a head"."""
+    """The loss: cross-entropy of every pixel whose truth is known, one minus Dice of each head, cross-entropy
+    of "there is a head".
+    """
     (logits, seen), (_, heads, present, known) = found, batch
     pixels = cross_entropy(logits, heads, reduction="none").mean((1, 2))
     outlined = known * present
@@ -100,7 +103,8 @@ class _HeadRun(RecipeRun[HeadRecipe]):
 
 
 def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, float]:
-    """Mean Dice of the ellipses and mean absolute error of their circumferences, mm, 1 variant a picture.
+    """Mean Dice of the ellipses and mean absolute error of their circumferences, mm, by one variant per
+    picture.
 
     A head that is not found counts as Dice 0 and an error of the whole circumference.
     """

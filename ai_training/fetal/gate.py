@@ -1,4 +1,4 @@
-"""The limits of the gate for fetal heads: fitted on validation pictures, judged on the test split."""
+"""The limits of the gate for fetal heads: fitted on validation pictures, measured on the test split."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLimits:
-    """Limits for the network of ``model``, whose own limits must be :data:`OPEN`.
+    """Fit the limits for the network of ``model``, whose own limits must be :data:`OPEN`.
 
-    Raises DataMissing, ExperimentError where the network outlines no head.
+    Raises DataMissing, or ExperimentError if the network outlines no head.
     """
     heads = [image.read()[0] for image in head_images(data, "val")]
     heads += [read_grey(image.picture) for image in other_images(data, PLANES, "val")]
@@ -54,7 +54,7 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 
 
 def headless(data: Path, name: str, split: str) -> list[Bytes]:
-    """Pictures without a head: of the set ``name``; where that is empty, parts of frames beside the head."""
+    """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
     if name:
         return [read_grey(image.picture) for image in other_images(data, name, split)]
     random = np.random.default_rng(7)

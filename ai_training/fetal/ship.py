@@ -1,4 +1,4 @@
-"""From a finished run to weights, limits and card."""
+"""Export a finished run: weights, limits and card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def train_and_ship(
 ) -> Path:
     """Train, export, fit the gate; returns the card. ``out`` receives checkpoints, weights and card.
 
-    Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
+    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
     """
     network, chosen = fit.train(data, out, recipe, resume=resume, report=report)
     weights = out / f"{ID}.onnx"

@@ -1,1 +1,1 @@
-"""Architectures and losses that are needed for training only: what ships of them runs as ONNX."""
+"""Architectures and losses for training only; the exported networks run as ONNX."""

@@ -1,4 +1,4 @@
-"""The chest classifier's networks, by backbone, and the weights that they start from."""
+"""The networks of the chest classifier, by backbone, and the weights that they start from."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def unfilled_classifier(backbone: str, labels: int, size: int, dropout: float = 
 def classifier(
     backbone: str, start: StartWeights, labels: int, size: int, dropout: float = 0.3
 ) -> PlacedNetwork:
-    """:func:`unfilled_classifier` with the weights that its backbone starts from.
+    """:func:`unfilled_classifier`, filled with the weights that its backbone starts from.
 
     Raises ExperimentError, DataMissing.
     """
@@ -66,15 +66,17 @@ def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> Plac
 
 
 def set_drop_connect(network: PlacedNetwork, rate: float) -> None:
-    """Leave out a share ``rate`` (0 to 1) of the last block's residual branches of EfficientNet-Lite0 in
-    training; other backbones have none."""
+    """Drop residual branches of EfficientNet-Lite0 at random in training: a share ``rate`` (0 to 1) of the
+    last block's, less in earlier blocks. Other backbones are not changed.
+    """
     if isinstance(network, PlacedClassifier):
         backbone = network.backbone
         backbone._global_params = backbone._global_params._replace(drop_connect_rate=rate)
 
 
 class FeatureMaps(nn.Module):
-    """An EfficientNet-Lite (``efficientnet-lite2``) without its head: the last feature maps of images.
+    """An EfficientNet-Lite (``efficientnet-lite2``) without its head: it returns the last feature maps of
+    images.
 
     ``checkpoint``: ImageNet weights; ``side`` of the input in pixels.
     """

@@ -1,4 +1,4 @@
-"""The classifier of a card in torch, with the weights that it runs with."""
+"""The classifier of a card in torch, with the card's weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ai_pipeline.networks.architectures import from_arrays
 
 
 def torch_network(card: Card) -> nn.Module:
-    """Raises CardError; NotThisNetwork where torch cannot build it."""
+    """The classifier of ``card`` in torch. Raises CardError, or NotThisNetwork if torch cannot build it."""
     if card.input is None:
         raise CardError(f"{card.path.name}: a network needs an input")
     arrays, size = parameters(card.file("classifier")), card.input.size

@@ -16,10 +16,11 @@ BLACK = 1 / 255
 
 
 class DiConvAutoencoder(nn.Module):
-    """DiConvAE: four dilated convolutions, and the same mirrored; ``[N, 1, rows, columns]`` 0..1 both ways.
+    """DiConvAE: four dilated convolutions, and the same mirrored; input and output ``[N, 1, rows, columns]``
+    0..1.
 
-    Batch norm, dropout and ReLU behind each, a sigmoid at the end. Channels, dilations and the places of the
-    two reductions by two are not published: these are ours.
+    Batch norm, dropout and ReLU follow each, a sigmoid the last. Channels, dilations and the places of the
+    two reductions by two are not published: these are our choice.
     """
 
     CHANNELS = (32, 32, 64, 64)
@@ -49,12 +50,12 @@ class DiConvAutoencoder(nn.Module):
 
 
 class ResidualDespeckler(nn.Module):
-    """What is to be added to a picture; ``[N, 1, rows, columns]`` 0..1 both ways. How strong the noise is it
-    must see for itself.
+    """Predicts the correction that is added to a picture; input and output ``[N, 1, rows, columns]`` 0..1. It
+    is not told the strength of the noise.
 
     A U-Net of residual blocks (B. Lim et al., CVPRW 2017) on the picture and its logarithm, in which speckle
-    is a sum, folded to half their size, which quarters the work of each layer (K. Zhang et al., FFDNet, TIP
-    2018). It starts as the picture itself.
+    is a sum. Both are folded to half their size, which quarters the work of each layer (K. Zhang et al.,
+    FFDNet, TIP 2018). Before training the output equals the input.
     """
 
     WIDTHS = (32, 48, 64)
@@ -103,7 +104,7 @@ class _Block(nn.Module):
 
 
 class DespecklerGraph(nn.Module):
-    """What is exported: ``despeckled [N, 1, rows, columns]``, 0..1."""
+    """The exported graph: ``despeckled [N, 1, rows, columns]``, 0..1."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -18,7 +18,9 @@ SLOPE = 0.2
 
 
 def doublings(side: int) -> int:
-    """How often 4 pixels are doubled to ``side``. ValueError where it is no power of two from 8 to 1024."""
+    """The number of doublings from 4 pixels to ``side``. Raises ValueError unless ``side`` is a power of two,
+    8 to 1024.
+    """
     times = side.bit_length() - 3
     if not 1 <= times <= 8 or SMALLEST << times != side:
         raise ValueError(f"side {side}: a power of two from 8 to 1024")
@@ -26,7 +28,7 @@ def doublings(side: int) -> int:
 
 
 class Equalised(nn.Module):
-    """A convolution whose weights are drawn from N(0, 1) and scaled by He's constant as it runs."""
+    """A convolution whose weights are drawn from N(0, 1) and scaled by He's constant in the forward pass."""
 
     def __init__(self, channels: int, made: int, kernel: int, gain: float = math.sqrt(2)) -> None:
         super().__init__()
@@ -56,12 +58,14 @@ class Pair(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Each pixel's feature vector at a mean square of 1."""
+    """``x`` with each pixel's feature vector scaled to a mean square of 1."""
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
 def with_deviation(x: Tensor) -> Tensor:
-    """One more channel: the mean standard deviation over the minibatch, the same everywhere."""
+    """``x`` with one more channel: the mean standard deviation over the minibatch, the same at
+    every pixel.
+    """
     deviation = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
     return torch.cat([x, deviation.expand(len(x), 1, *x.shape[2:])], 1)
 
@@ -117,7 +121,7 @@ class GrowingCritic(nn.Module):
 
 
 def dcgan_generator(latent: int, width: int, side: int) -> nn.Sequential:
-    """``latent [N, latent, 1, 1]`` → images; ``width``: channels before the last layer."""
+    """DCGAN's generator: ``latent [N, latent, 1, 1]`` → images; ``width``: channels before the last layer."""
     times = doublings(side)
     widths = [width << (times - 1 - k) for k in range(times)]
     layers: list[nn.Module] = [nn.ConvTranspose2d(latent, widths[0], SMALLEST, bias=False)]
@@ -128,7 +132,7 @@ def dcgan_generator(latent: int, width: int, side: int) -> nn.Sequential:
 
 
 def dcgan_critic(width: int, side: int) -> nn.Sequential:
-    """Images → scores ``[N, 1, 1, 1]``, log-odds of being real."""
+    """DCGAN's critic: images → scores ``[N, 1, 1, 1]``, log-odds of being real."""
     times = doublings(side)
     layers: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(SLOPE)]
     for number in range(times - 1):

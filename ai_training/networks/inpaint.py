@@ -1,10 +1,10 @@
 """Networks that fill a hole in an ultrasound picture, and the adversary that one of them learns against.
 
-``OciGan`` is our reading of the published residual inpainting GAN: residual blocks, a patch discriminator
-and a sum of losses. Unlike the original it starts from the Navier-Stokes fill and adds what that lacks, so
-that it begins where the classical method ends (a generator that starts from nothing was 1 dB worse after
-3 minutes of training). ``UNet`` and ``Vae`` are the plain comparisons: they see the picture with its hole.
-The interface that they are used through is :mod:`ai_pipeline.burnin.fill.inpainters`.
+``OciGan`` is our reading of the published residual inpainting GAN: residual blocks, a patch discriminator and
+a sum of losses. Unlike the original it starts from the Navier-Stokes fill and adds a correction, so that it
+begins where the classical method ends (a generator that starts from nothing was 1 dB worse after 3 minutes of
+training). ``UNet`` and ``Vae`` are for comparison: their input is the picture with its hole. The interface
+for their use is :mod:`ai_pipeline.burnin.fill.inpainters`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LATENT = 16
 class Filler(nn.Module):
     """The interface of every inpainting architecture.
 
-    ``start [N, 3, h, w]`` in -1..1: the picture with its hole filled by Navier-Stokes. ``hole [N, 1, h, w]``
-    1 inside. Returns the picture in the shape of ``start``; the caller keeps what lies outside the hole.
+    ``start [N, 3, h, w]`` in -1..1: the picture with its hole filled by Navier-Stokes. ``hole [N, 1, h, w]``:
+    1 inside. Returns a picture in the shape of ``start``; the caller uses only the pixels inside the hole.
     """
 
     def forward(self, start: Tensor, hole: Tensor) -> Tensor:
@@ -28,7 +28,9 @@ class Filler(nn.Module):
 
 
 class OciGan(Filler):
-    """Generator of residual blocks with growing reach; predicts what to add to the classical fill."""
+    """A generator of residual blocks with growing dilation; it predicts the correction of the
+    classical fill.
+    """
 
     def __init__(self, width: int = 64, blocks: int = 6) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class OciGan(Filler):
 
 
 class UNet(Filler):
-    """The plain U-Net: the hole is black, its content is predicted, not a correction."""
+    """A plain U-Net: the hole is black in its input, and it predicts the content, not a correction."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 72, 96)) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class UNet(Filler):
 class Vae(Filler):
     """A variational autoencoder with a latent map at an eighth of the size.
 
-    ``moments`` are mean and log variance of the last call in training mode; else the mean itself is decoded.
+    ``moments``: mean and log variance of the last call in training mode. In other modes the mean is decoded.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 96)) -> None:
@@ -110,7 +112,7 @@ class Vae(Filler):
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of overlapping patches of about 34 pixels how real they look, knowing where the hole is."""
+    """Rates how real overlapping patches of about 34 pixels look; the hole is part of its input."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A U-Net that says of every pixel whether it belongs to burned-in annotation, and to which kind.
+"""A U-Net that decides for every pixel whether it belongs to burned-in annotation, and to which kind.
 
-Colour is input, because calipers and labels are mostly yellow or cyan. The picture is folded to half its
-size with four times the channels, and unfolded at the end: output at full resolution for a quarter of the
+The input is in colour, because calipers and labels are mostly yellow or cyan. The picture is folded to half
+its size with four times the channels, and unfolded at the end: output at full resolution for a quarter of the
 work (a single layer of 16 channels at 1024 × 768 would take as long as the whole network).
 """
 
@@ -20,7 +20,9 @@ OUTPUTS = ("marked", "classes")
 
 
 class MarkNetwork(nn.Module):
-    """``forward`` takes float32 RGB ``[N, 3, rows, columns]`` of 0..255 and returns logits ``[N, 6, …]``."""
+    """The mark detector. ``forward`` takes float32 RGB ``[N, 3, rows, columns]`` of 0..255 and returns logits
+    ``[N, 6, …]``.
+    """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
@@ -45,8 +47,8 @@ class MarkNetwork(nn.Module):
 
 
 class MarkFinderGraph(nn.Module):
-    """The exported graph: ``marked [N, rows, columns]`` 0..1 and the likeliest mark's class (uint8, 1 to
-    5).
+    """The exported graph: ``marked [N, rows, columns]`` 0..1, and the class of the likeliest mark (uint8, 1
+    to 5).
     """
 
     def __init__(self, network: MarkNetwork) -> None:

@@ -1,4 +1,5 @@
-"""A U-Net on a backbone's finer maps: organs of a chest X-ray, the head of a fetus, the lesion of an ovary.
+"""A U-Net on the finer maps of a backbone: organs of a chest X-ray, the head of a fetus, the lesion of an
+ovary.
 
 The last blocks (stride 32) are left out: they hold two thirds of the weights, and outlines do not need them.
 """
@@ -31,8 +32,9 @@ DEEPEST, CONTEXT = 16, 112
 
 
 class OutlineNetwork(nn.Module):
-    """``forward`` takes float32 ``[N, 3, rows, columns]`` (as EfficientNet-Lite wants it; multiples of 32),
-    returns logits ``[N, outlines, rows, columns]`` of structures that may overlap."""
+    """Outlines structures that may overlap. ``forward`` takes float32 ``[N, 3, rows, columns]`` (in
+    EfficientNet-Lite's range; multiples of 32), and returns logits ``[N, outlines, rows, columns]``.
+    """
 
     def __init__(self, outlines: int) -> None:
         super().__init__()
@@ -71,14 +73,14 @@ class OutlineNetwork(nn.Module):
         return self.context(skips.pop()), skips
 
     def outline(self, x: Tensor, skips: Sequence[Tensor | None]) -> Tensor:
-        """The logits, from what :meth:`seen` returns."""
+        """The logits from the two outputs of :meth:`seen`."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = _doubled(x)
             x = block(x if skip is None else torch.cat([x, skip], 1))
         return _doubled(self.head(x))
 
     def load_trunk(self, checkpoint: Path) -> None:
-        """Take the trunk's weights from a file of EfficientNet-Lite0. Raises ExperimentError, DataMissing."""
+        """Load the trunk's weights from a file of EfficientNet-Lite0. Raises ExperimentError, DataMissing."""
         with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
             trunk = EfficientNet.from_name(NAME, image_size=SIDE)
         fill_backbone(trunk, checkpoint, NAME)
@@ -137,8 +139,9 @@ class AnatomyGraph(nn.Module):
 
 
 class HeadNetwork(nn.Module):
-    """A fetal head's outline, and whether there is one: ``forward`` returns logits ``[N, rows, columns]`` and
-    ``[N]``."""
+    """Outlines a fetal head and says whether there is one: ``forward`` returns logits ``[N, rows, columns]``
+    and ``[N]``.
+    """
 
     def __init__(self, outlines: OutlineNetwork | None = None) -> None:
         super().__init__()
@@ -175,6 +178,6 @@ def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
 
 
 def less_dice(found: Tensor, truth: Tensor) -> Tensor:
-    """One less the Dice of each mask ``[…, rows, columns]`` 0..1: ``[…]``, 0 where they are the same."""
+    """One minus the Dice of each mask ``[…, rows, columns]`` 0..1: ``[…]``, 0 for equal masks."""
     common = (found * truth).sum((-2, -1))
     return 1 - (2 * common + 1) / (found.sum((-2, -1)) + truth.sum((-2, -1)) + 1)

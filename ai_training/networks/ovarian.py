@@ -1,4 +1,4 @@
-"""The classifier of ovarian frames, on any backbone; of EfficientNet-Lite0 the first blocks may be frozen."""
+"""The classifier of ovarian frames, on any backbone; the first blocks of EfficientNet-Lite0 may be frozen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DROP_CONNECT = 0.2
 class LiteTrunk(nn.Module):
     """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
 
-    The stem and the first ``frozen`` blocks keep their weights and statistics (0: everything learns).
+    The stem and the first ``frozen`` blocks keep their weights and statistics (0: every layer learns).
     """
 
     def __init__(self, size: int, frozen: int) -> None:
@@ -52,7 +52,7 @@ class LiteTrunk(nn.Module):
         return x
 
     def upper(self, x: Tensor) -> Tensor:
-        """Feature maps from what :meth:`lower` gives."""
+        """The feature maps from the output of :meth:`lower`."""
         net = self.network
         x = x if self.frozen else self._stem(x)
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
@@ -71,7 +71,7 @@ class LiteTrunk(nn.Module):
 
 
 class PyramidTrunk(nn.Module):
-    """Any other backbone, such as ``convnext_atto``; all of it learns."""
+    """Any other backbone, such as ``convnext_atto``; all of its layers learn."""
 
     frozen = 0
 
@@ -83,11 +83,11 @@ class PyramidTrunk(nn.Module):
         return self.upper(images)
 
     def lower(self, images: Tensor) -> Tensor:
-        """The images: nothing is frozen."""
+        """The images themselves, as no layer is frozen."""
         return images
 
     def upper(self, x: Tensor) -> Tensor:
-        """Feature maps from images."""
+        """The feature maps of images."""
         maps: Tensor = self.network(x)[-1]
         return maps
 
@@ -131,7 +131,9 @@ class CystEnsemble(nn.Module):
         return self.networks[0].trunk.lower(images)
 
     def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The outputs of ``forward``, from what :meth:`lower` gives for images and their mirror images."""
+        """The outputs of ``forward``, from the outputs of :meth:`lower` for images and for their mirror
+        images.
+        """
         seen, count = torch.cat([upright, mirrored]), upright.shape[0]  # not len(): it may be symbolic
         found = [network.upper(seen) for network in self.networks]
         logits = torch.stack([one for one, _ in found]).mean(0)
@@ -149,8 +151,9 @@ class CystEnsemble(nn.Module):
 def cyst_classifier(
     architecture: str, size: int, frozen: int, labels: int, start: StartWeights = DEFAULT_START
 ) -> CystClassifier:
-    """On ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
-    (:func:`ai_training.networks.pyramids.unfilled`). Raises ExperimentError, DataMissing."""
+    """A classifier on ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
+    (:func:`ai_training.networks.pyramids.unfilled`). Raises ExperimentError, DataMissing.
+    """
     if architecture != NAME:
         return CystClassifier(PyramidTrunk(pyramid(architecture, start, size, size)), labels)
     trunk = LiteTrunk(size, frozen)

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 of ImageNet as a fixed extractor of features to compare pictures by, never trained."""
+"""EfficientNet-Lite0 with ImageNet weights as a fixed feature extractor for comparing pictures, never
+trained.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class Perception(nn.Module):
         return super().train(False)
 
     def layers(self, pictures: Tensor) -> list[Tensor]:
-        """The features after :data:`BLOCKS`."""
+        """The features after each of :data:`BLOCKS`."""
         x = self._stem(pictures)
         found: list[Tensor] = []
         for index, block in enumerate(self.backbone._blocks[: BLOCKS[-1] + 1]):
@@ -39,7 +41,7 @@ class Perception(nn.Module):
         return found
 
     def pooled(self, pictures: Tensor) -> Tensor:
-        """The 1,280 features from which ImageNet's classes are predicted."""
+        """The 1,280 features from which the classes of ImageNet are predicted."""
         x = self._stem(pictures)
         for block in self.backbone._blocks:
             x = block(x)

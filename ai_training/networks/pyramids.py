@@ -1,7 +1,7 @@
-"""Backbones of timm, torchvision and EfficientNet-Lite as their feature maps, the finest first.
+"""Backbones of timm, torchvision and EfficientNet-Lite that return their feature maps, the finest first.
 
-Each takes what all trainings here give: float32 ``[N, 3, rows, columns]``, grey levels or colours as
-(value − 127) / 128. A backbone of timm or torchvision sees them as its own weights were trained on.
+Each takes the input of all trainings here: float32 ``[N, 3, rows, columns]``, grey levels or colours as
+(value − 127) / 128. For a backbone of timm or torchvision they are converted to the range of its own weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Pyramid(nn.Module):
-    """Feature maps ``[N, channels, rows / stride, columns / stride]``, one of each of ``strides``."""
+    """Returns feature maps ``[N, channels, rows / stride, columns / stride]``, one for each of
+    ``strides``.
+    """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
@@ -65,7 +67,9 @@ class _Levels(nn.Module):
 
 
 class LitePyramid(Pyramid):
-    """EfficientNet-Lite (``efficientnet-lite0`` to ``2``): the last block of each stride, then its head."""
+    """EfficientNet-Lite (``efficientnet-lite0`` to ``2``): the last block of each stride, then the layers of
+    the head.
+    """
 
     def __init__(self, name: str, rows: int, columns: int) -> None:
         super().__init__()
@@ -122,7 +126,9 @@ class TimmPyramid(Pyramid):
 
 
 class TorchvisionPyramid(Pyramid):
-    """A classifier of torchvision: the last map of each stride in its graph, or a transformer's patches."""
+    """A classifier of torchvision: the last map of each stride in its graph, or the patches of
+    a transformer.
+    """
 
     def __init__(self, name: str, rows: int, columns: int) -> None:
         super().__init__()
@@ -164,7 +170,7 @@ def unfilled(name: str, rows: int, columns: int) -> Pyramid:
 
 
 def pyramid(name: str, start: StartWeights, rows: int, columns: int) -> Pyramid:
-    """:func:`unfilled` with the weights that it is to start from. Raises ExperimentError, DataMissing."""
+    """:func:`unfilled`, filled with the weights to start from. Raises ExperimentError, DataMissing."""
     made = unfilled(name, rows, columns)
     if (path := start.path(name)) is not None:
         fill_backbone(made, path, name)
@@ -172,17 +178,17 @@ def pyramid(name: str, start: StartWeights, rows: int, columns: int) -> Pyramid:
 
 
 def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
-    """Fill a :class:`Pyramid` or an EfficientNet-Lite with weights from a file; any head in the file is
+    """Fill a :class:`Pyramid` or an EfficientNet-Lite with weights from a file; a head in the file is
     ignored.
 
-    Raises ExperimentError, which says what does not fit, DataMissing.
+    Raises DataMissing, or ExperimentError, which says what does not fit.
     """
     network: Any = backbone.network if isinstance(backbone, Pyramid) else backbone
     fill_from(network, path, name, HEADS)
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
-    """Fill the network ``name`` from ``path``, but for ``heads`` (:func:`ai_pipeline.networks.filling.fill`).
+    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`ai_pipeline.networks.filling.fill`).
 
     Raises ExperimentError, DataMissing.
     """

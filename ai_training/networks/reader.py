@@ -1,7 +1,7 @@
 """A network that reads a line of letters: convolutions, then a symbol or blank for every four columns (CTC).
 
-A. Graves et al., Connectionist Temporal Classification, ICML 2006. All of it are convolutions: a line takes
-two milliseconds on one core, and any length of line one pass.
+A. Graves et al., Connectionist Temporal Classification, ICML 2006. All layers are convolutions: a line takes
+two milliseconds on one core, and a line of any length is read in one pass.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ LINE = 192
 
 
 class ReaderNetwork(nn.Module):
-    """``forward``: float32 ``[N, 1, 32, columns]`` of -1..1 to logits ``[N, columns / 4, symbols]``.
+    """The text reader. ``forward``: float32 ``[N, 1, 32, columns]`` of -1..1 to logits ``[N, columns / 4,
+    symbols]``.
 
-    ``symbols``: with the blank, which is symbol 0.
+    ``symbols``: their number with the blank, which is symbol 0.
     """
 
     def __init__(self, symbols: int) -> None:

@@ -1,7 +1,7 @@
-"""Two segmenters from scratch: SegNet, which remembers where each maximum stood, and a plain U-Net.
+"""Two segmenters trained from scratch: SegNet, which remembers the place of each maximum, and a plain U-Net.
 
 Both take float32 ``[N, 1, rows, columns]`` and return logits ``[N, classes, rows, columns]``; rows and
-columns are multiples of two to the number of widths.
+columns are multiples of two to the power of the number of widths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ PUBLISHED_WIDTHS = (64, 128, 256, 512, 512)
 
 
 class SegNet(nn.Module):
-    """V. Badrinarayanan et al., TPAMI 2017: the decoder puts values back where the encoder's maxima stood."""
+    """SegNet (V. Badrinarayanan et al., TPAMI 2017): the decoder puts values back at the places of the
+    encoder's maxima.
+    """
 
     def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -42,7 +44,9 @@ class SegNet(nn.Module):
 
 
 class PlainUNet(nn.Module):
-    """O. Ronneberger et al., MICCAI 2015, with batch norm: the decoder sees the encoder's own values."""
+    """U-Net (O. Ronneberger et al., MICCAI 2015) with batch norm: the decoder also gets the
+    encoder's values.
+    """
 
     def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()

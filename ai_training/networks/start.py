@@ -1,4 +1,4 @@
-"""The weights that a training starts from: a file of the user's, a package's of ImageNet, or none."""
+"""The weights that a training starts from: a user's file, ImageNet weights of a package, or random ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNKNOWN_LICENCE = "not known: ask those who made the file"
 
 @dataclass(frozen=True, slots=True)
 class StartWeights:
-    """Where the first weights of a training come from.
+    """The first weights of a training.
 
     ``weights``: ``imagenet`` (from a package), ``random``, or the path of a file. Empty: the package's
-    weights if a package has some for the backbone, else random ones. ``licence``: the file's, in words.
+    weights if a package has some for the backbone, else random ones. ``licence``: of the file, in words.
     """
 
     weights: str = ""
@@ -52,7 +52,7 @@ class StartWeights:
         }
 
     def licence_of(self, backbone: str, part: str) -> str:
-        """The licence of a network of whose ``part`` (``trunk``) these were the first weights."""
+        """The licence of a network whose ``part`` (such as ``trunk``) started from these weights."""
         about = self.described(backbone)
         if about["weights"] == RANDOM:
             return "AGPL-3.0-or-later"
@@ -65,7 +65,7 @@ DEFAULT_START = StartWeights()
 
 
 def imagenet_file(backbone: str) -> Path:
-    """The file of ImageNet weights that a package brings. Raises ExperimentError where none is installed."""
+    """The file of ImageNet weights in a package. Raises ExperimentError if no such package is installed."""
     if backbone not in LITES:
         raise ExperimentError(
             f"no package has ImageNet weights of {backbone} (there are those of {', '.join(LITES)}): name a "

@@ -24,7 +24,7 @@ PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedNetwork
 
 
 class Logits(nn.Module):
-    """EfficientNet-Lite0 as this project has it, without its other outputs."""
+    """This project's EfficientNet-Lite0, reduced to its logits."""
 
     def __init__(self, network: PlacedNetwork) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Logits(nn.Module):
 def study_network(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
     """The network named ``architecture``: ``efficientnet-lite0``, ``timm/NAME``, else torchvision's.
 
-    ``initial``: one of ``STARTS``. Raises ExperimentError for what is not known.
+    ``initial``: one of ``STARTS``. Raises ExperimentError for an unknown name.
     """
     try:
         return _built(architecture, initial, labels, size)
@@ -62,9 +62,9 @@ def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module
 
 
 def fill(network: nn.Module, architecture: str, path: Path) -> None:
-    """Take over the parameters in ``path``; those of a head for other labels need not fit.
+    """Load the parameters in ``path``; those of a head for other labels need not fit.
 
-    Raises DataMissing, ExperimentError, which says what does not fit.
+    Raises DataMissing, or ExperimentError, which says what does not fit.
     """
     if not isinstance(network, Logits):
         fill_from(network, path, architecture, HEADS)
@@ -83,11 +83,12 @@ def folded(network: nn.Module) -> bool:
 
 
 def restore_normalisation(network: nn.Module, images: Tensor) -> None:
-    """Give folded batch normalisations statistics of ``images`` without changing what the network computes.
+    """Give folded batch normalisations statistics of ``images`` without changing the network's output.
 
     A normalisation that was folded into its convolution is the identity but for its bias. Training would
-    normalise by the batch, and lose the scale of each channel that lies in the convolution's weights. So its
-    mean and variance become those of ``images [N, 3, size, size]``, its weight and bias what undoes them.
+    normalise by the batch, and lose the scale of each channel, which is now in the convolution's weights. So
+    its mean and variance are set to those of ``images [N, 3, size, size]``, and its weight and bias so that
+    they cancel the normalisation.
     """
     seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
 

@@ -1,1 +1,1 @@
-"""Ovarian ultrasound: training and measuring the classifier, its gate and the outline of the lesion."""
+"""Ovarian ultrasound: train and measure the classifier, its gate and the outline of the lesion."""

@@ -1,4 +1,6 @@
-"""From logits to probabilities and decisions, measured where they were not fitted: fold by fold."""
+"""From logits to probabilities and decisions; each fold is measured with a calibration fitted
+on the others.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ MISSED = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VectorScaling:
-    """softmax(``slope`` · logit + ``intercepts``), with one slope for all classes (C. Guo et al., ICML 2017:
-    vector scaling with tied slopes)."""
+    """A calibration: softmax(``slope`` · logit + ``intercepts``), with one slope for all classes (C. Guo et
+    al., ICML 2017: vector scaling with tied slopes).
+    """
 
     slope: float
     intercepts: Floats
@@ -32,13 +35,13 @@ class VectorScaling:
 
 
 def softmax(scores: Floats) -> Floats:
-    """``[N, labels]`` → shares with the sum 1."""
+    """``scores [N, labels]`` as probabilities with the sum 1."""
     odds = np.exp(scores - scores.max(1, keepdims=True))
     return np.asarray(odds / odds.sum(1, keepdims=True))
 
 
 def scaled(logits: Floats, truth: Ints) -> VectorScaling:
-    """The scaling under which ``truth [N]`` is likeliest."""
+    """The scaling that makes ``truth [N]`` most likely."""
     labels, rows = logits.shape[1], np.arange(len(truth))
 
     def loss(parameters: Floats) -> float:
@@ -50,7 +53,7 @@ def scaled(logits: Floats, truth: Ints) -> VectorScaling:
 
 
 def cross_fitted(logits: Floats, truth: Ints, folds: Ints) -> Floats:
-    """Probabilities of each fold by a scaling that was fitted to the others."""
+    """Calibrated probabilities of each fold, by a scaling fitted to the other folds."""
     found = np.zeros_like(logits)
     for fold in np.unique(folds):
         others = folds != fold
@@ -59,7 +62,9 @@ def cross_fitted(logits: Floats, truth: Ints, folds: Ints) -> Floats:
 
 
 def answer_threshold(probabilities: Floats, truth: Ints) -> float:
-    """The least probability of the likeliest class from which :data:`RIGHT` of the answers are right."""
+    """The least probability of the likeliest class from which on a share :data:`RIGHT` of the answers is
+    right.
+    """
     sure, right = probabilities.max(1), probabilities.argmax(1) == truth
     order = np.argsort(-sure, kind="stable")
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
@@ -68,5 +73,5 @@ def answer_threshold(probabilities: Floats, truth: Ints) -> float:
 
 
 def absence_threshold(probabilities: Floats, truth: Ints) -> float:
-    """The probability below which :data:`MISSED` of the frames have their own class."""
+    """The threshold below which the true class of a share :data:`MISSED` of the frames lies."""
     return float(np.quantile(probabilities[np.arange(len(truth)), truth], MISSED))

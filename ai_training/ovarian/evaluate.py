@@ -1,4 +1,6 @@
-"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from what is committed or again."""
+"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from committed predictions or new
+ones.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ def evaluate(data: Path, card: Card, report: Report = silent, runs: Path | None 
     """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
     test splits; all other figures come from the committed predictions of the folds.
 
-    With ``runs`` the networks of the folds predict again from the images (:func:`recompute`); the study and
-    the other networks stay what was committed. Raises DataMissing, CardError, ExperimentError.
+    With ``runs`` the networks of the folds predict again from the images (:func:`recompute`); the figures of
+    the study and of other networks still come from committed predictions. Raises DataMissing, CardError,
+    ExperimentError.
     """
     frames = ovarian_frames(data)
     folder = recompute(data, card, runs, report) if runs else predictions.FOLDER
@@ -51,11 +54,11 @@ def evaluate(data: Path, card: Card, report: Report = silent, runs: Path | None 
 
 
 def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Path:
-    """The folder with predictions and distances that the networks of the folds make anew from the images.
+    """Let the networks of the folds predict again; returns the folder with their predictions and distances.
 
-    The networks are those that ``ai-pipeline train ovarian`` left in ``runs``; those that are not there are
-    trained first, by the recipe and with the seeds that ``card`` names. Raises DataMissing, CardError,
-    ExperimentError where ``runs`` holds those of another recipe.
+    The networks are those that ``ai-pipeline train ovarian`` wrote into ``runs``; missing ones are trained
+    first, with the recipe and the seeds that ``card`` names. Raises DataMissing, CardError, or
+    ExperimentError if ``runs`` holds runs of another recipe.
     """
     training = card.details["training"]
     try:
@@ -72,7 +75,7 @@ def recompute(data: Path, card: Card, runs: Path, report: Report = silent) -> Pa
 
 
 def agreement(again: predictions.HeldOut, committed: predictions.HeldOut) -> dict[str, Any]:
-    """How near new predictions are to the committed ones."""
+    """How close new predictions are to the committed ones."""
     same = again.mean.argmax(1) == committed.mean.argmax(1)
     off = np.abs(again.mean - committed.mean)
     return {
@@ -84,13 +87,13 @@ def agreement(again: predictions.HeldOut, committed: predictions.HeldOut) -> dic
 
 
 def missed_targets(result: Mapping[str, Any]) -> list[str]:
-    """Which of the design's targets are not reached, in words."""
+    """The targets of the design that are not reached, in words."""
     reached = result["cross_validation"]["macro_auc"][0] >= TARGET
     return [] if reached else [f"macro AUC of {TARGET}"]
 
 
 def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
-    """Dice of the outlines that are shown, against the masks; how many are withheld, and why."""
+    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
     classifier, outliner = OvarianClassifier(card), Outliner(card)
     found, groups, faults = [], [], Counter[str]()
     for number, frame in enumerate(frames):

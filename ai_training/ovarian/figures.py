@@ -69,7 +69,9 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
 
 
 def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
-    """The model answers only for its surest frames: share answered, least probability, share right."""
+    """The model's accuracy if it answers only for its surest frames: share answered, least probability, share
+    right.
+    """
     sure, rows = found.max(1), []
     for coverage in COVERAGES:
         cut = float(np.quantile(sure, 1 - coverage))
@@ -122,8 +124,9 @@ def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weigh
 def binary(
     found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
 ) -> dict[str, Any]:
-    """The columns of the published table for "one of ``positive``"; the cut of each fold is chosen by
-    Youden's J on the others. ``*_at_31``: re-weighted to the published share of positives."""
+    """The columns of the published table for the question "one of ``positive``?"; the cut of each fold is
+    chosen by Youden's J on the other folds. ``*_at_31``: re-weighted to the published share of positives.
+    """
     truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
     called = np.zeros(len(truth), np.bool_)
     for fold in np.unique(held_out.folds):
@@ -139,7 +142,7 @@ def binary(
 
 
 def youden(truth: Floats, score: Floats) -> float:
-    """The cut with the highest sum of sensitivity and specificity."""
+    """The threshold with the highest sum of sensitivity and specificity (Youden's J)."""
     from sklearn.metrics import roc_curve
 
     false_rate, true_rate, cuts = roc_curve(truth, score)

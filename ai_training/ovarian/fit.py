@@ -1,8 +1,9 @@
-"""``ai-pipeline train ovarian``: the classifier of ovarian frames, by grouped cross-validation and on all.
+"""``ai-pipeline train ovarian``: the classifier of ovarian frames, by grouped cross-validation and on all
+frames.
 
 Every network of a fold trains a fixed number of steps and is scored once, on the frames that it has not seen:
-nothing is chosen by them. What ships is trained on all frames by the same recipe, so the figures of the folds
-are its figures.
+these frames choose nothing. The shipped network is trained on all frames by the same recipe, so the figures
+of the folds are its figures.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ Both = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class OvarianRecipe:
-    """Everything that shapes a run.
+    """All settings of a run.
 
     ``start``: the weights that ``architecture`` starts from; ``epochs``: passes over its training frames;
     ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights; ``balance``: exponent of a class's
-    count by which its frames are drawn less often (0: as they are, 1: every class as often). The frozen part
-    sees ``copies`` of each frame, once for all runs (0: a new copy in every step). Of a copy: ``rotation`` in
-    degrees, the rest as shares of the picture or of its grey levels.
+    count by which its frames are drawn less often (0: all frames equally often, 1: all classes equally
+    often). The frozen part runs on ``copies`` of each frame, once for all runs (0: a new copy in every step).
+    For a copy: ``rotation`` in degrees, the rest as shares of the picture or of its grey levels.
     """
 
     architecture: str = NAME
@@ -82,7 +83,7 @@ class OvarianRecipe:
     contrast: float = 0.2
 
     def iterations(self, frames: int) -> int:
-        """Steps of a run over so many frames."""
+        """The number of steps of a run over so many ``frames``."""
         return max(1, round(self.epochs * frames / self.batch))
 
 
@@ -96,13 +97,13 @@ def train(
     *,
     pixels: Grey | None = None,
 ) -> None:
-    """Train ``runs`` (numbers of folds, :data:`ALL`) into ``out/seed-S/``; complete runs there are not
+    """Train ``runs`` (numbers of folds, or :data:`ALL`) into ``out/seed-S/``; complete runs there are not
     repeated.
 
-    ``pixels``: other pictures of the frames, reduced, ``[N, side, side]``.
+    ``pixels``: reduced pictures ``[N, side, side]`` to use in place of the frames.
 
-    All seeds learn from the same copies where some are kept. Each run leaves ``best.pt``, and of a fold
-    ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, ExperimentError where a
+    If the recipe keeps augmented copies, all seeds share them. Each run writes ``best.pt``, and for a fold
+    ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, or ExperimentError if a
     folder holds a run of another recipe.
     """
     frames = ovarian_frames(data)
@@ -125,7 +126,7 @@ def recipe(
     frozen: int | None = None,
     start: StartWeights = DEFAULT_START,
 ) -> OvarianRecipe:
-    """The shipped recipe with the given changes. Where nothing is frozen every step sees new copies."""
+    """The shipped recipe with the given changes. If no block is frozen, every step uses new copies."""
     made = OvarianRecipe()
     architecture = architecture or made.architecture
     kept = 0 if architecture != NAME else made.frozen if frozen is None else frozen
@@ -153,17 +154,17 @@ def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
 
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
-    """The networks of all seeds of the run ``name``, ready for inference."""
+    """The networks of all seeds for the run ``name``, ready for inference."""
     return CystEnsemble([trained_classifier(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
 
 
 def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
-    """Logits ``[N, labels]`` and pooled features ``[N, C]`` of reduced pictures ``[N, side, side]``."""
+    """Logits ``[N, labels]`` and pooled features ``[N, C]`` for reduced pictures ``[N, side, side]``."""
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
 
 def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> list[Both]:
-    """The output of the frozen layers, which all folds share, for reduced pictures, in batches."""
+    """The outputs of the frozen layers, which all folds share, for reduced pictures, in batches."""
     found = []
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
@@ -175,7 +176,7 @@ def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) ->
 
 
 def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats, Floats]:
-    """:func:`outputs_of` from what :func:`lower_of` gives."""
+    """:func:`outputs_of`, computed from the outputs of :func:`lower_of`."""
     logits, features = [np.zeros((0, len(LABELS)), np.float32)], []
     for upright, mirrored in lower:
         with torch.inference_mode():
@@ -188,7 +189,7 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats,
 class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
     """Batch i of a run: images ``[B, 3, size, size]`` and labels ``[B]``, drawn from (seed, i) alone.
 
-    Where ``seen [N, copies, C, h, w]`` is given, batches hold these outputs of the frozen layers instead of
+    If ``seen [N, copies, C, h, w]`` is given, batches hold these outputs of the frozen layers in place of
     images.
     """
 
@@ -226,14 +227,18 @@ def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
 
 
 def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """A copy ``[size, size]``: mirrored or not, turned, scaled, shifted, of other exposure."""
+    """A random copy ``[size, size]``: perhaps mirrored, turned, scaled, shifted, with other
+    gamma and gain.
+    """
     matrix = motion(picture.shape[0], how, random)
     moved = cv2.warpAffine(picture, matrix, (how.size, how.size), flags=cv2.INTER_AREA)
     return exposed(np.asarray(moved, np.uint8), how, random)
 
 
 def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A random map, 2 × 3, of the pixel centres of a picture of ``side`` to those of an input."""
+    """A random 2 × 3 matrix that maps pixel centres of a picture of ``side`` pixels to those of a network
+    input.
+    """
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = how.size / side * np.exp(random.uniform(-how.scale, how.scale))
     wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))
@@ -245,7 +250,7 @@ def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.ND
 
 
 def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """``picture`` with another gamma and gain."""
+    """``picture`` with a random gamma and gain."""
     gamma = np.exp(random.uniform(-how.contrast, how.contrast) * 2)
     gain = np.exp(random.uniform(-how.contrast, how.contrast))
     levels = 255.0 * gain * (np.arange(256) / 255.0) ** gamma

@@ -1,7 +1,7 @@
-"""The gate of the ovarian model: fitted to what its trunk makes of training frames and of other pictures.
+"""The gate of the ovarian model: fitted to its trunk's features of training frames and of other pictures.
 
-Of each fold a gate is fitted with the fold's network and judged on the frames that neither has seen; what
-ships is fitted in the same way with the network that saw all frames, and judged on other pictures.
+For each fold a gate is fitted with the fold's network and measured on frames that neither has seen. The
+shipped gate is fitted in the same way with the network that saw all frames, and measured on other pictures.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ Grey = npt.NDArray[np.uint8]
 
 
 def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tuple[str, Grey]]]:
-    """At most :data:`MOST` named pictures of each of :data:`OTHERS`, and with ``test`` those of
-    :data:`DICOM`. Raises DataMissing where one cannot be read."""
+    """At most :data:`MOST` named pictures of each set in :data:`OTHERS`, and for the split ``test`` also of
+    :data:`DICOM`.
+
+    Raises DataMissing if a picture cannot be read.
+    """
     random = np.random.default_rng(seed)
     found = {
         name: [
@@ -59,9 +62,9 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tupl
 
 
 def fit(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
-    """The gate from pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
+    """Fit the gate to pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
 
-    Without other pictures it has the directions alone, and a limit in their units.
+    Without other pictures the gate has only the directions, and a limit in their units.
     """
     plain = directions_of(frames, min(DIRECTIONS, len(frames)))
     if not others:
@@ -82,7 +85,9 @@ LEAST = 0.7
 
 
 def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
-    """Write the answers of the folds' gates: set, file, fold, distance (inside up to 1)."""
+    """Write a table of the folds' gates: a row with set, file, fold and distance (accepted up to 1) for each
+    frame.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("set", "file", "fold", "distance"))
@@ -90,14 +95,14 @@ def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
 
 
 def threshold(path: Path) -> float:
-    """The distance within which :data:`TRUE_POSITIVE_RATE` of the held-out frames lie."""
+    """The distance below which a share :data:`TRUE_POSITIVE_RATE` of the held-out frames lies."""
     return float(np.quantile(_distances(path), TRUE_POSITIVE_RATE))
 
 
 def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent) -> dict[str, Any]:
-    """Share of the pictures of each set that passes, with its exact interval over pictures: frames are judged
-    by the gates of folds that have not seen them, other pictures of the test splits by the shipped gate.
-    Raises DataMissing.
+    """The accepted share of the pictures of each set, with its exact interval over pictures. Frames are
+    judged by the gates of folds that have not seen them, other pictures of the test splits by the shipped
+    gate. Raises DataMissing.
     """
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
     others, gate = other_pictures(data, "test"), PixelGate(classifier)

@@ -1,7 +1,7 @@
 """``ai-pipeline train ovarian-outline``: teach a U-Net on EfficientNet-Lite0 to outline the lesion.
 
-It learns from the train split of the manifest, which follows the groups of near-duplicates; the checkpoint is
-chosen on the val split, the test split is for ``ai-pipeline evaluate ovarian``.
+It learns from the train split of the manifest, which keeps groups of near-duplicates together; the checkpoint
+is chosen on the val split, the test split is for ``ai-pipeline evaluate ovarian``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlineRecipe(Recipe):
-    """``frozen``: first blocks that do not learn; ``copies``: how far copies of
-    frames differ."""
+    """The settings of a run. ``frozen``: first blocks that do not learn; ``copies``: how far copies of frames
+    differ.
+    """
 
     size: int = 192
     frozen: int = 5
@@ -53,7 +54,9 @@ class OutlineRecipe(Recipe):
 
 
 def recipe(*, epochs: float, threads: int) -> OutlineRecipe:
-    """The shipped recipe, shortened or lengthened as the classifier is, whose own has ``epochs`` of 16."""
+    """The shipped recipe with its steps multiplied by ``epochs`` / 16, as the classifier is trained for
+    ``epochs``.
+    """
     made = OutlineRecipe(threads=threads)
     share = epochs / made.copies.epochs
     steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))
@@ -63,7 +66,9 @@ def recipe(*, epochs: float, threads: int) -> OutlineRecipe:
 def train(
     data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
 ) -> OutlineNetwork:
-    """Train and choose; ``out`` receives checkpoints and history. Raises DataMissing, ExperimentError."""
+    """Train and choose a checkpoint; ``out`` receives checkpoints and history. Raises DataMissing,
+    ExperimentError.
+    """
     return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
 
 

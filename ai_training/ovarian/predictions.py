@@ -1,5 +1,7 @@
-"""What the networks of the folds said of frames that they had not seen: committed, so that every figure can
-be computed again without them."""
+"""The committed predictions of the folds' networks for frames that they had not seen.
+
+From them every figure can be computed again without the networks.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,13 @@ def write(held_out: HeldOut, folder: Path = FOLDER) -> Path:
 
 
 def others(frames: Sequence[OvarianFrame], folder: Path = FOLDER) -> dict[str, HeldOut]:
-    """The predictions of networks that do not ship, by the name of their table's file. Raises DataMissing."""
+    """The predictions of networks that do not ship, by the name of their file. Raises DataMissing."""
     names = sorted(path.name for path in folder.glob("*.csv") if path.name not in {TABLE, GATE})
     return {Path(name).stem: read(frames, folder, name) for name in names}
 
 
 def read(frames: Sequence[OvarianFrame], folder: Path = FOLDER, name: str = TABLE) -> HeldOut:
-    """The table's predictions of ``frames``. Raises DataMissing where it lacks one."""
+    """Read the predictions for ``frames`` from the table. Raises DataMissing if a frame is missing."""
     rows: dict[str, Mapping[str, dict[str, str]]] = {}
     with (folder / name).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

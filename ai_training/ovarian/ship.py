@@ -1,4 +1,4 @@
-"""From the runs of the folds and of all frames to what ships: networks, gate, calibration, card."""
+"""Export the runs of the folds and of all frames: networks, gate, calibration, card."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def ship(
     report: Report = silent,
 ) -> Path:
     """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
-    card. Raises DataMissing; OSError where a run is missing."""
+    card. Raises DataMissing, or OSError if a run is missing.
+    """
     held_out = predict(data, out, recipe, seeds, out / predictions.FOLDER.name, report)
     export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
     outliner = outline_fit.trained_outliner(out / "outline")
@@ -100,8 +101,9 @@ def predict(
     report: Report = silent,
     runs: Sequence[str] = (*FOLD_RUNS, ALL),
 ) -> HeldOut:
-    """Write into ``folder`` what the networks of the folds below ``out``, and their gates, answer to the
-    frames that they have not seen; with :data:`ALL` among ``runs`` the gate that ships into ``out``, too.
+    """Write into ``folder`` the predictions of the networks of the folds below ``out``, and of their gates,
+    for frames that they have not seen; with :data:`ALL` among ``runs``, also the gate that ships into
+    ``out``.
     """
     frames = ovarian_frames(data)
     held_out = _held_out(out, recipe, seeds, frames, report)
@@ -111,8 +113,9 @@ def predict(
 
 
 def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
-    """Write the networks as one, stored in half precision: input ``images [N, 3, size, size]``, outputs as
-    those of :class:`CystEnsemble`."""
+    """Write the networks as one file in half precision: input ``images [N, 3, size, size]``, outputs as in
+    :class:`CystEnsemble`.
+    """
     fuse(network.eval())
     example = (torch.zeros(2, 3, size, size),)
     names = ("logits", "features", "places")
@@ -124,9 +127,9 @@ def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
 def write_card(
     folder: Path, title: str, held_out: HeldOut, recipe: OvarianRecipe, outline: outline_fit.OutlineRecipe
 ) -> Path:
-    """The card beside the weights in ``folder``, taught by the set ``title``.
+    """Write the card beside the weights in ``folder``; ``title``: the training set.
 
-    Figures come by ``ai-pipeline evaluate ovarian``.
+    ``ai-pipeline evaluate ovarian`` adds the figures.
     """
     limit = round(gate.threshold(folder / predictions.FOLDER.name / predictions.GATE), 4)
     truth, logits = held_out.labels, held_out.mean

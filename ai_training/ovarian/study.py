@@ -1,8 +1,8 @@
-"""What cleaning does to the classifier: every frame as it is, cleaned in several ways, and as probes see it.
+"""How cleaning affects the classifier: every frame unchanged, cleaned in several ways, and as probes.
 
 Each picture is scored by the network of the fold that has not seen its frame; the logits are kept, so that
-``ai-pipeline evaluate ovarian`` prints every table from them. Class activation maps of a network with mean
-pooling and one linear layer are Grad-CAM but for a factor (R. Selvaraju et al., ICCV 2017, section 3).
+``ai-pipeline evaluate ovarian`` prints every table from them. For a network with mean pooling and one linear
+layer, class activation maps equal Grad-CAM up to a factor (R. Selvaraju et al., ICCV 2017, section 3).
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def run(
     recipe: OvarianRecipe,
     report: Report = silent,
 ) -> Path:
-    """Score all variants with the networks of the recipe's seed in ``out``; returns the file.
+    """Score all variants with the networks of the recipe's seed in ``out``; returns the file of scores.
 
     Frames come in a random order. Scores are saved on the way and not computed again, so an interrupted run
-    leaves a random part and can continue. Each picture is seen as it is, without its mirror image. Raises
+    leaves a random part and can continue. Each picture is scored without its mirror image. Raises
     DataMissing, OSError.
     """
     frames, tools = ovarian_frames(data), shared_tools()
@@ -119,7 +119,9 @@ def _scored(path: Path, frames: Sequence[OvarianFrame]) -> tuple[Floats, Floats]
 
 
 def squares(frame: OvarianFrame, row: int, tools: Tools, size: int) -> dict[str, _Square]:
-    """The variants of one frame in the form of the networks' input."""
+    """The variants of one frame (see :func:`variants` and :func:`truths`), each as a square network input, by
+    name.
+    """
     lesion, made = frame.lesion(), variants(frame, tools)
     if frame.yellow <= FEW_MARKS:
         made |= truths(frame, row, tools)
@@ -134,11 +136,12 @@ def squares(frame: OvarianFrame, row: int, tools: Tools, size: int) -> dict[str,
 
 
 def pictures(data: Path, card: Card, out: Path, most: int, report: Report = silent) -> list[Path]:
-    """Write ``most`` random frames of the test split into ``out``: bare, and under the activation of its own
-    class as it is and cleaned by ours. The lesion is outlined in green, marks in white. Raises DataMissing.
+    """Write ``most`` random frames of the test split into ``out``: the frame, and the activation of its own
+    class on the original and on the frame as we clean it. The lesion is outlined in green, marks in white.
+    Raises DataMissing.
 
     The activation is that of the shipped model, which was trained on these frames: it shows where the model
-    looks, not how well.
+    looks, not how well it does.
     """
     out.mkdir(parents=True, exist_ok=True)
     tools, classifier = shared_tools(), OvarianClassifier(card)
@@ -201,7 +204,7 @@ def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask
 
 
 def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
-    """A frame without yellow marks: as it is, with synthetic marks, and with these marks cleaned away by our
+    """A frame without yellow marks: unchanged, with synthetic marks, and with these marks cleaned away by our
     inpainter; each with the mask of the drawn marks.
     """
     burned = burn_in(frame.rgb(), HELD_OUT, (row,))
@@ -213,7 +216,7 @@ def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Pictu
 
 @cache
 def ways() -> dict[str, Inpainter]:
-    """The inpainters that fill the marks, by the names :data:`CLEANED`."""
+    """The inpainters that fill the marks, by their names in :data:`CLEANED`."""
     known = {way.name: way for way in inpainters(cards_with_compared(), usable_cores())}
     return {shown: known[name] for shown, name in FILLED_BY.items()}
 

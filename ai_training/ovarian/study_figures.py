@@ -29,8 +29,9 @@ Scored = Mapping[str, tuple[Floats, Floats]]
 
 
 def figures(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
-    """Macro AUC of every variant with its paired difference to the original; of the frames without yellow
-    marks with that to the clean ones. Empty where the study was not run."""
+    """Macro AUC of every variant with its paired difference to the original; for frames without yellow marks,
+    to the clean frame. Empty if the study was not run.
+    """
     scored = _read(folder / predictions.STUDY, held_out)
     if not scored:
         return {}
@@ -44,15 +45,16 @@ def figures(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, A
 
 
 def trained_on_cleaned(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
-    """The same of networks that learned from frames cleaned in each way, tested on frames cleaned likewise,
-    with their own calibration; the reference is the network of the first seed on originals. Empty where that
-    was not run."""
+    """Figures of networks that learned from frames cleaned in each way, tested on frames cleaned likewise,
+    with their own calibration; the reference is the network of the first seed on originals. Empty if this was
+    not run.
+    """
     scored = _read(folder / predictions.TRAINED_ON_CLEANED, held_out)
     return _trained(held_out, ORIGINAL, {name: logits for name, (logits, _) in scored.items()})
 
 
 def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of all figures in which frames are cleaned or marked, by the kind of study."""
+    """The rows of all figures with cleaned or marked frames, by the kind of study."""
     study = result["study"]
     tables = {
         "tested on": study["all_frames"]["rows"],
@@ -64,7 +66,7 @@ def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def other_networks(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
-    """Figures of other networks on originals, against one seed of the network that ships."""
+    """Figures of other networks on originals, compared with one seed of the shipped network."""
     others = predictions.others(held_out.frames, folder)
     return _trained(held_out, NAME, {name: one.logits[0] for name, one in others.items()})
 

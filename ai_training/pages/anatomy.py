@@ -7,7 +7,9 @@ from ai_training.text import interval
 
 
 def anatomy_lines(card: Card) -> list[str]:
-    """Dice of each organ, agreement of the cardiothoracic ratio on the test images; nothing without them."""
+    """Dice of each organ and agreement of the cardiothoracic ratio on the test images; no lines without
+    figures.
+    """
     tested = card.details.get("metrics", {}).get("test")
     if "anatomy" not in card.details or not tested:
         return []

@@ -1,4 +1,4 @@
-"""The boxes of docs/models/chest-calls.md: which labels get them, and what they are worth."""
+"""The boxes in docs/models/chest-calls.md: which labels get them, and how good they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARMS = {
 
 
 def box_lines(card: Card) -> list[str]:
-    """Lines from the table ``detection`` of a card; nothing without it."""
+    """The lines from the table ``detection`` of a card; none without that table."""
     figures = card.details.get("detection")
     if not figures:
         return []

@@ -10,7 +10,7 @@ from ai_training.text import interval, sentence
 
 
 def chest_lines(card: Card) -> list[str]:
-    """Labels, test figures, calibration, subgroups and what others measured; nothing without figures."""
+    """Labels, test figures, calibration, subgroups and external measurements; no lines without figures."""
     metrics = card.details.get("metrics", {})
     if "labels" not in metrics:
         return []

@@ -10,7 +10,7 @@ from ai_training.text import interval, markdown_table
 
 
 def despeckle_lines(card: Card) -> list[str]:
-    """Noise, texture and heads on the test frames, filter by filter; nothing without them."""
+    """Noise, texture and heads on the test frames, filter by filter; no lines without figures."""
     tested = card.details.get("metrics", {}).get("test")
     if "despeckler" not in card.details or not tested:
         return []

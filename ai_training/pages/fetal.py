@@ -7,7 +7,7 @@ from ai_training.text import interval
 
 
 def head_lines(card: Card) -> list[str]:
-    """Dice, circumference and gate on the test images; nothing without them."""
+    """Dice, circumference and gate on the test images; no lines without figures."""
     tested = card.details.get("metrics", {}).get("test")
     if "head" not in card.details or not tested:
         return []

@@ -1,6 +1,6 @@
 """docs/models.md and docs/models/*.md, written from the cards: ``python -m ai_training.pages.models``.
 
-A test holds the pages equal to the cards, so no figure in them can be older than the model it speaks of.
+A test holds the pages equal to the cards, so no figure in them can be older than its model.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ PICTURES = {
 
 @dataclass(frozen=True, slots=True)
 class FigurePage:
-    """A page of figures: ``sections`` write the lines of one card, none for a card that is not theirs."""
+    """A page of figures. ``sections``: functions that write the lines of one card; none for a card of another
+    page.
+    """
 
     file: str
     title: str
@@ -83,7 +85,7 @@ TRAINING = FigurePage(
 
 
 def pages() -> dict[str, str]:
-    """Each page's text by its name below docs/, from the shipped cards and those that were compared with."""
+    """The text of each page by its name below docs/, from the shipped cards and the cards for comparison."""
     known = {**cards_with_compared(), **{card.id: card for card in compared_cards()}}
     cards = [card for _, card in sorted(known.items())]
     found = {CARDS: "\n".join([OPENING, *(line for card in cards for line in card_lines(card))])}
@@ -91,7 +93,9 @@ def pages() -> dict[str, str]:
 
 
 def card_lines(card: Card) -> list[str]:
-    """The card: what it is for, its licence, weights and limits, a picture, and where its figures are."""
+    """The lines on a card: what it is for, its licence, weights and limits, a picture, and where its figures
+    are.
+    """
     drawn = PICTURES.get(card.id)
     leading = [page for page in FIGURES if figure_lines(page, card)]
     links = [f"[{page.title}](models/{page.file}#{_anchor(card)})" for page in leading]
@@ -118,7 +122,7 @@ def card_lines(card: Card) -> list[str]:
 
 
 def figure_lines(page: FigurePage, card: Card) -> list[str]:
-    """What ``page`` has of ``card``; nothing where it has no such figures."""
+    """The lines of ``page`` on ``card``; none if the page has no figures of this card."""
     return [line for section in page.sections for line in section(card)]
 
 

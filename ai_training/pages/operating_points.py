@@ -1,4 +1,4 @@
-"""Operating points for docs/models/chest-calls.md: thresholds, and what calls at them are worth."""
+"""Operating points for docs/models/chest-calls.md: thresholds, and the reliability of calls at them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ai_training.text import interval, markdown_table
 
 
 def operating_point_lines(card: Card) -> list[str]:
-    """One table for each operating point that was measured; nothing without figures."""
+    """One table for each operating point that was measured; no lines without figures."""
     tested = card.details.get("metrics", {}).get("operating_points")
     if not tested:
         return []

@@ -31,7 +31,7 @@ SETS = {
 
 
 def ovarian_lines(card: Card) -> list[str]:
-    """Labels, cross-validation, answers, gate and outline; nothing without figures."""
+    """Labels, cross-validation, answers, gate and outline; no lines without figures."""
     metrics = card.details.get("metrics", {})
     if "cross_validation" not in metrics:
         return []

@@ -1,4 +1,6 @@
-"""docs/models/training.md: what each network was trained with, from ``[training]`` of the cards."""
+"""docs/models/training.md: the training data and choices of each network, from ``[training]``
+of the cards.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ WORDS = {
 
 
 def training_lines(card: Card) -> list[str]:
-    """Images, choice, recipe and levers of one card; nothing where it names no images."""
+    """Training images, choice of the checkpoint, recipe and compared settings of one card; none if it names
+    no images.
+    """
     training = card.details.get("training", {})
     if not training:
         return []

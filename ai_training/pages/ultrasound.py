@@ -13,7 +13,7 @@ WAYS = {"network": "network alone", "text_boxes": "text detector alone", "node":
 
 
 def ultrasound_lines(card: Card) -> list[str]:
-    """The figures of a mark detector or of an inpainter; nothing for other cards."""
+    """The figures of a mark detector or of an inpainter; no lines for other cards."""
     metrics = card.details.get("metrics", {})
     if "detector" in card.details:
         return marks_lines(metrics)
@@ -21,7 +21,9 @@ def ultrasound_lines(card: Card) -> list[str]:
 
 
 def marks_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The mark detector: hand-drawn frames, clean frames, legible tokens, synthetic overlays."""
+    """The figures of the mark detector: hand-drawn frames, clean frames, legible tokens,
+    synthetic overlays.
+    """
     parts = (_drawn, _clean, _legible, _synthetic)
     lines = [line for part in parts for line in part(metrics)]
     return ["### Test figures", "", *lines] if lines else []

@@ -1,1 +1,1 @@
-"""Image sets as they are published and a site's own, a module for each family, all read into one record."""
+"""Read published image sets and a site's own into one record; one module for each family of sets."""

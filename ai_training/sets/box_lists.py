@@ -27,10 +27,10 @@ Row = tuple[str, str, Sequence[Any]]
 
 
 def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
-    """The boxes of a list, each with the name of its file.
+    """The boxes of a list, each with the name of its image file.
 
-    Labels that the classifier does not know and empty boxes are left out. Raises DataMissing where the list
-    is missing or cannot be read.
+    Labels that the classifier does not know and empty boxes are left out. Raises DataMissing if the list is
+    missing or cannot be read.
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing")

@@ -74,14 +74,14 @@ def chest_images(data: Path) -> tuple[ChestImage, ...]:
 
 
 def truth_boxes(data: Path) -> tuple[TruthBox, ...]:
-    """The lesion boxes of ``data``; none where it has none."""
+    """The lesion boxes of ``data``; empty if there are none."""
     return chest_set(data).boxes
 
 
 def boxes_of(
     data: Path, images: Sequence[ChestImage]
 ) -> tuple[tuple[tuple[int, float, float, float, float], ...], ...]:
-    """For each of ``images`` its boxes: label number, left, top, right, bottom as shares of the side."""
+    """The boxes of each of ``images``: label number, left, top, right, bottom as shares of the side."""
     found: dict[Path, list[tuple[int, float, float, float, float]]] = {}
     for box in truth_boxes(data):
         left, top, right, bottom = (edge / box.side for edge in box.corners)
@@ -95,10 +95,11 @@ def reduced_images(
     cache: Path,
     report: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> npt.NDArray[np.uint8]:
-    """All ``images`` through the chain, ``[N, side, side]`` uint8, stored in the folder ``cache``.
+    """All ``images`` after the preprocessing chain, ``[N, side, side]`` uint8, stored in the folder
+    ``cache``.
 
-    The file is named after the chain and the list of files, so a change of either makes a new one.
-    Raises DataMissing when a file is not there or no image.
+    The name of the stored file depends on the chain and the list of images, so a change of either makes a new
+    one. Raises DataMissing if a file is missing or is no image.
     """
     names = "\n".join(_name(image.path) for image in images)
     digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
@@ -117,12 +118,12 @@ def reduced_images(
 
 
 def label_matrix(images: Sequence[ChestImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
-    """``[N, 14]`` of 0 and 1, and of ``unknown`` where that is not known."""
+    """The labels ``[N, 14]`` as 0 and 1; ``unknown`` where a label is not known."""
     return np.nan_to_num(np.array([image.labels for image in images], np.float32), nan=unknown)
 
 
 def soft_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
-    """``[N, 14]`` of the teacher's probabilities, NaN where it saw the image in its own training or never."""
+    """The teacher's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
     unknown = (np.nan,) * len(LABELS)
     return np.array([image.soft or unknown for image in images], np.float32)
 

@@ -1,6 +1,6 @@
 """CheXpert and MIMIC-CXR-JPG: labels of the CheXpert labeller, 1, 0, -1 (uncertain) or blank.
 
-Blank is not mentioned, which counts as absent; uncertain is neither. Only frontal films are read.
+Blank means not mentioned, which counts as absent; uncertain counts as unknown. Only frontal films are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PATH = re.compile(r"(?:.*/)?((train|valid|test)/(patient\d+)/.+)")
 
 
 def read(folder: Path) -> ImageSet:
-    """CheXpert. Its ``valid`` is the test part, or val where a ``test.csv`` is there, too.
+    """Read CheXpert. Its ``valid`` is the test part, or val if there is also a ``test.csv``.
 
     Raises DataMissing.
     """
@@ -59,7 +59,7 @@ def read(folder: Path) -> ImageSet:
 
 
 def read_mimic(folder: Path) -> ImageSet:
-    """MIMIC-CXR-JPG, with its own splits. Raises DataMissing."""
+    """Read MIMIC-CXR-JPG, with its own splits. Raises DataMissing."""
     split, labels, metadata = (_table(folder, name) for name in ("split", "chexpert", "metadata"))
     findings = {row["study_id"]: row for row in rows(labels, needs=("study_id", *FINDINGS))}
     views = {

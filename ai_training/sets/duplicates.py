@@ -1,4 +1,4 @@
-"""Pictures that look nearly alike, for sets that do not say who is on them."""
+"""Find pictures that look nearly alike, for sets that do not say which patient they show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ SIDE, APART = 16, 44
 
 @cache
 def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The group of each picture: similar pictures share one, also through a third. Raises DataMissing."""
+    """The group of each picture: similar pictures share a group, also if linked by a third. Raises
+    DataMissing.
+    """
     if not paths:
         return ()
     small = [cv2.resize(read_grey(p), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA) for p in paths]

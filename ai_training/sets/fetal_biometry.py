@@ -37,7 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class BiometryImage:
-    """One frame. ``patient``: of its file name; frames of HC18 are in the group ``diverse``."""
+    """One frame. ``patient``: taken from its file name; frames of HC18 are in the group ``diverse``."""
 
     name: str
     plane: str
@@ -46,9 +46,9 @@ class BiometryImage:
     mask: Path
 
     def read(self) -> tuple[Bytes, Bytes]:
-        """The grey picture and of each pixel the class, both ``[rows, columns]``.
+        """Read the grey picture and the class of each pixel, both ``[rows, columns]``.
 
-        Raises DataMissing where a file is no picture, the two differ in size, or a colour has no class.
+        Raises DataMissing if a file is no picture, the two differ in size, or a colour has no class.
         """
         picture = cv2.imread(str(self.picture), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imread(str(self.mask), cv2.IMREAD_COLOR_RGB)

@@ -1,4 +1,4 @@
-"""Tables and pictures of the image sets as they lie on disk. What is not there is DataMissing."""
+"""Read tables and pictures of image sets from disk. A missing file raises DataMissing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ JSRT, JSRT_SIDE, JSRT_WHITE = ".img", 2048, 4095
 
 
 def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file (or .csv.gz) by the names in its first line; with ``split`` those of its column
-    ``split``. Raises DataMissing, also where a column of ``needs`` is missing.
+    """The rows of a CSV file (or .csv.gz) by the names in its first line; with ``split`` only rows of that
+    split.
+
+    Raises DataMissing, also if a column of ``needs`` is missing.
     """
     if not table.is_file():
         raise DataMissing(
@@ -47,7 +49,9 @@ def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> li
 
 
 def number(row: dict[str, str], column: str, table: Path) -> float:
-    """A number of a table. Raises DataMissing with the table, the column and what is there instead."""
+    """The number in a column of a table row. Raises DataMissing with the table, the column and the wrong
+    value.
+    """
     try:
         return float(row[column])
     except (ValueError, TypeError, KeyError) as error:
@@ -63,7 +67,9 @@ def lines(path: Path) -> list[str]:
 
 
 def read_grey(path: Path) -> Pixels:
-    """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. DataMissing."""
+    """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. Raises
+    DataMissing.
+    """
     picture = _read(path, cv2.IMREAD_GRAYSCALE)
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
 
@@ -76,7 +82,7 @@ def read_rgb(path: Path) -> Pixels:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Rows and columns of a picture, by its header. Raises DataMissing."""
+    """Rows and columns of a picture, from its header. Raises DataMissing."""
     if path.suffix.lower() in DICOM:
         facts = dicom_facts(path)
         return facts.rows, facts.columns
@@ -89,7 +95,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class DicomFacts:
-    """What the header of a DICOM file says, as it says it; empty where it does not."""
+    """Header values of a DICOM file as they are in the file; empty if missing."""
 
     rows: int
     columns: int

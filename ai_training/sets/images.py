@@ -1,4 +1,4 @@
-"""What a picture of an image set is, whatever files it was read from."""
+"""A picture of an image set as a record, whatever files it was read from."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ ELLIPSE = 5  # points that an ellipse needs
 
 @dataclass(frozen=True, slots=True)
 class MaskFiles:
-    """A mask, in one file or united from several. ``bits``: those of a pixel that count; ``outlined``: only
-    the line of an ellipse is drawn, and what is inside belongs to the mask, also where the picture cuts it.
+    """A mask from one file, or the union of several. ``bits``: the bits of a pixel that count; ``outlined``:
+    only the line of an ellipse is drawn, and its inside belongs to the mask, also where the picture cuts the
+    ellipse.
     """
 
     paths: tuple[Path, ...]
@@ -45,7 +46,9 @@ class MaskFiles:
     outlined: bool = False
 
     def read(self, shape: tuple[int, ...] | None = None) -> npt.NDArray[np.bool_]:
-        """``[rows, columns]``, as large as the file or brought to ``shape``. Raises DataMissing."""
+        """Read the mask ``[rows, columns]``, at the file's size or resized to ``shape``. Raises
+        DataMissing.
+        """
         parts = [read_grey(path) & self.bits for path in self.paths]
         rows, columns = shape or parts[0].shape
         for path, part in zip(self.paths, parts, strict=True):
@@ -64,8 +67,8 @@ class MaskFiles:
 
 @dataclass(frozen=True, slots=True)
 class SetBox:
-    """Corners (left, top, right, bottom) of a finding, in pixels of a square of ``side`` in whose middle the
-    picture lies.
+    """The corners (left, top, right, bottom) of a finding, in pixels of a square of ``side`` with the picture
+    in its middle.
     """
 
     label: str
@@ -74,7 +77,7 @@ class SetBox:
 
     @staticmethod
     def in_picture(label: str, corners: tuple[float, ...], rows: int, columns: int) -> SetBox:
-        """From corners in pixels of a picture of any format."""
+        """A box from corners in pixels of a picture of any format."""
         side = max(rows, columns)
         across, down = (side - columns) / 2, (side - rows) / 2
         left, top, right, bottom = corners
@@ -83,13 +86,13 @@ class SetBox:
 
 @dataclass(frozen=True, slots=True)
 class SetImage:
-    """One picture of a set, as every reader gives it.
+    """One picture of a set, in the form that every reader returns.
 
-    ``name``: as its set names it. ``patient``: who is never in two splits. ``split``: train, val, test, or
-    empty where the set says nothing. ``labels``: what is there; ``unsure``: what is neither there nor absent.
-    ``masks`` by what they outline. ``age`` in years, NaN when unknown. ``source``: the part of the set,
-    ``repository``: where it came from. ``soft``: a teacher's probabilities of :data:`LABELS`. ``measures``:
-    further numbers by name.
+    ``name``: its name in the set. ``patient``: no patient is in two splits. ``split``: train, val, test, or
+    empty if the set has none. ``labels``: findings that are present; ``unsure``: findings that are neither
+    present nor absent. ``masks`` by the outlined structure. ``age`` in years, NaN if unknown. ``source``: the
+    part of the set, ``repository``: where that part came from. ``soft``: a teacher's probabilities of
+    :data:`LABELS`. ``measures``: further numbers by name.
     """
 
     name: str
@@ -111,8 +114,9 @@ class SetImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """What a reader makes of a folder. ``title``: name and source, for cards. ``labels``: what the set says
-    something of. ``adults``: that whoever has no age is one. The rest as in :class:`ChestSet`.
+    """The set that a reader finds in a folder. ``title``: name and source, for cards. ``labels``: the labels
+    that the set covers. ``adults``: whether a patient of unknown age is an adult. The rest as in
+    :class:`ChestSet`.
     """
 
     title: str
@@ -127,11 +131,12 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class ChestImage:
-    """One image: where the file is and what is known about it.
+    """One image: its file and the facts known about it.
 
-    ``labels`` as :data:`LABELS`, 0 or 1, NaN where it is not known. ``soft`` is a teacher's probabilities of
-    them. ``split`` is train, val, test, or empty where a manifest says nothing. ``source`` is the part of its
-    set, ``repository`` where that came from. ``age`` in years, NaN when unknown; ``grown``: then an adult.
+    ``labels`` as :data:`LABELS`, 0 or 1, NaN if not known. ``soft``: a teacher's probabilities of them.
+    ``split`` is train, val, test, or empty if the manifest has none. ``source`` is the part of its set,
+    ``repository`` where that part came from. ``age`` in years, NaN if unknown; ``grown``: whether the patient
+    is an adult in that case.
     """
 
     path: Path
@@ -148,7 +153,7 @@ class ChestImage:
 
     @property
     def adult(self) -> bool:
-        """Whether the patient is old enough for the intended use; False for an unknown age, but in a set of
+        """Whether the patient is old enough for the intended use; for an unknown age, only in a set of
         adults.
         """
         return self.age >= YOUNGEST or (self.grown and math.isnan(self.age))
@@ -162,7 +167,7 @@ class ChestImage:
 class TruthBox:
     """A radiologist's box in corner coordinates of an image of ``side`` × ``side`` pixels.
 
-    ``file`` is the image as its list of boxes names it, ``path`` where it is.
+    ``file``: the image's name in the list of boxes, ``path``: where the image is.
     """
 
     file: str
@@ -187,9 +192,9 @@ class TruthBox:
 class ChestSet:
     """Images with the facts that a fair measurement needs.
 
-    ``main`` is the source whose figures come first. ``natural`` are the sources whose images were not chosen
-    by disease. ``labels``: the set's labels. ``left_out`` says why a label of a source is not measured.
-    ``notes`` are printed with the figures. ``title``: name and source, for cards.
+    ``main``: the source whose figures come first. ``natural``: the sources whose images were not chosen by
+    disease. ``labels``: the set's labels. ``left_out``: why a label of a source is not measured. ``notes``
+    are printed with the figures. ``title``: name and source, for cards.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a reader is, and what all share: splits by patient, images that are missing, ages as texts."""
+"""The interface of readers, and their common parts: splits by patient, missing images, ages as texts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "
 
 @dataclass(frozen=True, slots=True)
 class SetLayout:
-    """``name``: of ``--layout``. ``kinds``: what the pictures show. ``needs``: patterns of the files by which
-    it is recognised, all of them; without any it has to be named. ``read`` raises DataMissing.
+    """A layout of files. ``name``: for ``--layout``. ``kinds``: what the pictures show. ``needs``: patterns
+    of files that must all be there for the layout to be recognised; a layout without any has to be named.
+    ``read`` raises DataMissing.
     """
 
     name: str
@@ -34,12 +35,12 @@ class SetLayout:
     read: Callable[[Path], ImageSet]
 
     def lies_in(self, folder: Path) -> bool:
-        """True when ``folder`` is laid out so."""
+        """Whether ``folder`` has this layout."""
         return bool(self.needs) and all(any(folder.glob(pattern)) for pattern in self.needs)
 
 
 class InSplit(Protocol):
-    """A picture of a patient in a split."""
+    """A picture with its patient and split."""
 
     @property
     def patient(self) -> str: ...
@@ -49,8 +50,8 @@ class InSplit(Protocol):
 
 
 def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """Patient → split, drawn with :data:`SEED`: the same for the same patients. Every part gets one where
-    there are enough.
+    """The split of each patient, drawn at random with :data:`SEED`: the same for the same patients. Every
+    split gets one if there are enough patients.
     """
     names = sorted(set(patients))
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
@@ -62,8 +63,9 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """``images`` in train, val and test: official parts stay, but that val is taken from train where there is
-    none; what has no part at all is dealt out, by patient. Raises DataMissing where a patient is torn.
+    """``images`` with train, val and test. Official splits are kept, but a missing val is taken from train;
+    without any official split, patients are divided at random. Raises DataMissing if a patient is in two
+    splits.
     """
     parts = {image.split for image in images}
     if parts == {""}:
@@ -79,7 +81,7 @@ def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
 
 
 def check_splits(where: Path, images: Iterable[InSplit]) -> None:
-    """Raises DataMissing where a patient is in more than one split."""
+    """Raise DataMissing if a patient is in more than one split."""
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)
@@ -99,15 +101,17 @@ def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImag
 
 
 def part_of(text: str | None) -> str:
-    """A split as sets name it (``Train``, ``validate``, ``testing``) as train, val or test; else as it is."""
+    """The name of a split in any set (``Train``, ``validate``, ``testing``) as train, val or test; others
+    unchanged.
+    """
     name = (text or "").strip().lower()
     return PARTS.get(name, name)
 
 
 def years(text: str) -> float:
-    """An age as sets write it (``58``, ``058Y``, ``006M``, ``011D``) in years.
+    """An age in the spelling of any set (``58``, ``058Y``, ``006M``, ``011D``) in years.
 
-    NaN when it is missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
+    NaN if it is missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
     """
     value, unit = text.strip(), "Y"
     if value and value[-1].upper() in "YMWD":

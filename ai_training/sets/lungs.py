@@ -20,7 +20,9 @@ _SEX = re.compile(r"\b(female|male|f|m)\b", re.IGNORECASE)
 
 
 def read_jsrt(folder: Path) -> ImageSet:
-    """JSRT (``All247images/JPCLN001.IMG``; CLN: with a nodule) with the masks of SCR. Raises DataMissing."""
+    """Read JSRT (``All247images/JPCLN001.IMG``; CLN: with a nodule) with the masks of SCR. Raises
+    DataMissing.
+    """
     listed = []
     for fold, split in FOLDS.items():
         for heart in sorted(folder.glob(f"scratch/{fold}/masks/heart/*.gif")):
@@ -35,7 +37,7 @@ def read_jsrt(folder: Path) -> ImageSet:
 
 
 def read_montgomery(folder: Path) -> ImageSet:
-    """Montgomery County's films, with a mask of each lung. Raises DataMissing."""
+    """Read Montgomery County's films, with a mask of each lung. Raises DataMissing."""
     images = [
         _film(path, tuple(folder / f"ManualMask/{side}Mask/{path.name}" for side in ("left", "right")))
         for path in sorted(folder.glob("CXR_png/MCUCXR_*.png"))
@@ -49,7 +51,9 @@ def read_montgomery(folder: Path) -> ImageSet:
 
 
 def read_shenzhen(folder: Path) -> ImageSet:
-    """Shenzhen's films, with the masks of S. Stirenko (``mask/…_mask.png``) that are present. DataMissing."""
+    """Read Shenzhen's films, with the masks of S. Stirenko (``mask/…_mask.png``) that exist. Raises
+    DataMissing.
+    """
     masks = {path.stem.removesuffix("_mask"): path for path in folder.glob("mask*/CHNCXR_*.png")}
     films = sorted(folder.glob("CXR_png/CHNCXR_*.png"))
     images = [_film(path, (masks[path.stem],) if path.stem in masks else ()) for path in films]

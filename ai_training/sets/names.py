@@ -1,4 +1,4 @@
-"""Names of findings as sets write them, and ours."""
+"""Translate names of findings in published sets to the classifier's names."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ OURS = {
 
 
 def ours(name: str) -> str:
-    """``name`` as the classifier knows it; itself where that knows no such finding."""
+    """The classifier's name for the finding ``name``; ``name`` itself if the classifier does not know it."""
     return OURS.get(name, name)

@@ -1,8 +1,8 @@
 """ChestX-ray14 as NIH publishes it: 112,120 PNG files, one table, official lists.
 
-Images lie in ``images_001/images/*.png`` … or in one ``images/``. Of a download of which only some archives
-were unpacked the notes say how many images are missing. Val is an eighth of the patients of the official
-train_val list, the same however much is unpacked.
+Images lie in ``images_001/images/*.png`` … or in one ``images/``. If only some archives were unpacked, the
+notes say how many images are missing. Val is an eighth of the patients of the official train_val list, the
+same ones however much is unpacked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDED = ("Image Index", "Finding Labels", "Patient Age", "View Position")
 
 
 def read(folder: Path) -> ImageSet:
-    """The images that are there. Raises DataMissing when a list or all images are missing."""
+    """Read the images that exist. Raises DataMissing if a list or all images are missing."""
     files = {path.name: path for path in _pictures(folder)}
     table = next(folder / name for name in ENTRIES if (folder / name).is_file())
     listed = rows(table, needs=NEEDED)

@@ -45,8 +45,8 @@ Grey = npt.NDArray[np.uint8]
 class OvarianFrame:
     """A frame of :data:`SET`. ``name``: its file in the set; ``label``: index into :data:`LABELS`.
 
-    ``group``: near-duplicates share it; ``split``: train, val or test by group; ``yellow``: how many pixels
-    of the published frame are yellow, more than :data:`FEW_MARKS` where nobody counted.
+    ``group``: near-duplicates share it; ``split``: train, val or test by group; ``yellow``: number of yellow
+    pixels in the published frame, above :data:`FEW_MARKS` if they were not counted.
     """
 
     name: str
@@ -58,11 +58,13 @@ class OvarianFrame:
     yellow: int
 
     def rgb(self) -> Grey:
-        """``[rows, columns, 3]``. Raises DataMissing."""
+        """Read the frame as RGB ``[rows, columns, 3]``. Raises DataMissing."""
         return read_rgb(self.picture)
 
     def lesion(self) -> npt.NDArray[np.bool_]:
-        """The mask of the lesion, of the ovary in normal frames: ``[rows, columns]``. Raises DataMissing."""
+        """Read the mask of the lesion, in normal frames of the ovary: ``[rows, columns]``. Raises
+        DataMissing.
+        """
         return self.mask.read()
 
 
@@ -72,7 +74,7 @@ def ovarian_set(data: Path) -> ImageSet:
 
 
 def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
-    """All frames of the set, in its order. Raises DataMissing, also where a frame has no class or mask."""
+    """All frames of the set, in its order. Raises DataMissing, also if a frame has no class or mask."""
     return tuple(map(_frame, ovarian_set(data).images))
 
 
@@ -88,7 +90,7 @@ def _frame(image: SetImage) -> OvarianFrame:
 
 
 def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
-    """The fold of each frame, 0 to :data:`FOLDS` - 1: by group, with every class in its share."""
+    """The fold of each frame, 0 to :data:`FOLDS` - 1: groups stay together, every class is spread evenly."""
     found = np.zeros(len(frames), np.intp)
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
     labels = [frame.label for frame in frames]
@@ -99,10 +101,10 @@ def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
 
 
 def grey(picture: Grey) -> Grey:
-    """A displayed picture, RGB or grey already, as grey levels ``[rows, columns]``."""
+    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def reduced(pictures: Sequence[Grey]) -> Grey:
-    """Displayed pictures through :data:`CHAIN`: ``[N, side, side]``."""
+    """Displayed pictures after the preprocessing :data:`CHAIN`: ``[N, side, side]``."""
     return np.stack([reduce(grey(picture), CHAIN)[0] for picture in pictures])

@@ -24,7 +24,7 @@ PNEUMONIA = "the source repository alone tells it with an AUC of .95: its pneumo
 
 
 def read(data: Path) -> ImageSet:
-    """Both sets as one, with boxes and a teacher's probabilities. Raises DataMissing."""
+    """Read both sets as one, with boxes and a teacher's probabilities. Raises DataMissing."""
     soft, boxes = soft_labels(data / SETS[0] / SOFT), _boxes(data / SETS[0] / BOXES)
     images: list[SetImage] = []
     for name in SETS:

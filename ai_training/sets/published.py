@@ -1,4 +1,4 @@
-"""Image sets by their layouts: chosen by the content of a folder, or by name.
+"""Image sets by their layouts: recognised by the content of a folder, or chosen by name.
 
 A new layout is a :class:`~ai_training.sets.layout.SetLayout` in :data:`LAYOUTS`, and a line in
 docs/reference/data-sets.md.
@@ -31,7 +31,9 @@ _NAMED: ContextVar[str] = ContextVar("layout of --data", default="")
 
 @contextmanager
 def named(layout: str) -> Iterator[None]:
-    """In this scope ``--data`` is read in the layout of this name. Raises DataMissing for an unknown name."""
+    """A context in which ``--data`` is read in the layout of this name. Raises DataMissing for an unknown
+    name.
+    """
     if layout not in (names := [one.name for one in LAYOUTS]):
         raise DataMissing(f"no layout is named {layout!r}: {', '.join(names)}")
     token = _NAMED.set(layout)
@@ -54,8 +56,10 @@ def read_data(data: Path, kind: str) -> ImageSet:
 
 
 def read_set(where: Path, kind: str) -> ImageSet:
-    """The set of ``kind`` in the folder ``where`` or in its only sub-folder of a known layout, or
-    whose table ``where`` is. Raises DataMissing.
+    """The set of ``kind`` in the folder ``where``, in its only sub-folder of a known layout, or in the table
+    ``where``.
+
+    Raises DataMissing.
     """
     if where.is_file():
         return table.read(where)
@@ -77,8 +81,8 @@ def named_set(data: Path, name: str, kind: str) -> ImageSet:
 
 
 def part_of_set(folder: Path, split: str) -> tuple[SetImage, ...]:
-    """The pictures of ``split`` in ``folder``, whatever they show; none where it is not there or has no
-    layout. Raises DataMissing where it cannot be read.
+    """The pictures of ``split`` in ``folder``, whatever they show; none if the folder is missing or has no
+    known layout. Raises DataMissing if it cannot be read.
     """
     layout = next((one for one in LAYOUTS if one.lies_in(folder)), None)
     return tuple(image for image in layout.read(folder).images if image.split == split) if layout else ()

@@ -30,7 +30,8 @@ Drawn = tuple[str, tuple[float, ...]]
 
 
 def read_vindr(folder: Path) -> ImageSet:
-    """VinDr-CXR of PhysioNet: a row of labels for each image and reader, a table of boxes; test by consensus.
+    """Read VinDr-CXR of PhysioNet: a row of labels for each image and reader, a table of boxes; test by
+    consensus.
 
     Raises DataMissing.
     """
@@ -54,7 +55,10 @@ def read_vindr(folder: Path) -> ImageSet:
 
 
 def read_vindr_kaggle(folder: Path) -> ImageSet:
-    """VinDr-CXR of Kaggle: a row for each box of each reader; its test images have no labels. DataMissing."""
+    """Read VinDr-CXR of Kaggle: a row for each box of each reader; its test images have no labels.
+
+    Raises DataMissing.
+    """
     table = folder / "train.csv"
     listed: list[SetImage] = []
     by_image = _by(IMAGE, rows(table, needs=(IMAGE, FINDING, READER, *CORNERS)))
@@ -68,9 +72,11 @@ def read_vindr_kaggle(folder: Path) -> ImageSet:
 
 
 def read_rsna(folder: Path) -> ImageSet:
-    """RSNA's pneumonia challenge: a row for each box, one without numbers where there is none. DataMissing.
+    """Read RSNA's pneumonia challenge: a row for each box, and a row without numbers for an image without a
+    box.
 
-    The images are of ChestX-ray14; which are of one person, a further file of RSNA says.
+    The images are from ChestX-ray14; a further file of RSNA says which are of the same patient. Raises
+    DataMissing.
     """
     table, patients = folder / RSNA, _patients(folder / MAPPING)
     listed: list[SetImage] = []

@@ -1,7 +1,8 @@
-"""``ai-pipeline split``: train, val and test by patient, with every label close to its share in each.
+"""``ai-pipeline split``: train, val and test by patient, with every label close to its share in each split.
 
-Patients are dealt out by iterative stratification (K. Sechidis, G. Tsoumakas, I. Vlahavas, ECML PKDD 2011) as
-the package iterative-stratification implements it. A patient has a label when one of his images has it.
+Patients are divided by iterative stratification (K. Sechidis, G. Tsoumakas, I. Vlahavas, ECML PKDD 2011) as
+the package iterative-stratification implements it. A patient has a label if one of the patient's images has
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def split_by_patient(
 ) -> list[str]:
     """The split of each of N images: ``patients [N]``, ``truth [N, labels]``, ``shares`` of the patients.
 
-    The same input and seed give the same splits. ValueError when the shares do not sum to 1.
+    The same input and seed give the same splits. Raises ValueError if the shares do not sum to 1.
     """
     if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6) or min(shares.values()) < 0:
         raise ValueError(f"the shares of {', '.join(shares)} must sum to 1, not to {sum(shares.values()):g}")
@@ -65,7 +66,7 @@ def table(
 def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:
     """Write the images of ``found`` with their new splits as a manifest that ``--data`` takes.
 
-    Raises FileExistsError when ``path`` is there and ``force`` is not set: figures belong to one split.
+    Raises FileExistsError if ``path`` exists and ``force`` is not set: figures belong to one split.
     """
     if path.exists() and not force:
         raise FileExistsError(f"{path} is there already: --force replaces it")

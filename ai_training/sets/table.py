@@ -1,8 +1,8 @@
-"""A table or a folder of one's own.
+"""Read a site's own table or folder of pictures.
 
 ``manifest.csv``, or any CSV file that ``--data`` names: ``file`` (or ``image``, ``path``; relative to the
-table), ``patient_id`` (or ``patient``, ``group``), 0/1 columns named as the labels are (-1: neither) or one
-column ``labels`` (``Mass|Nodule``) or ``label``; optional ``split``, ``mask``, ``age`` (years), ``sex``,
+table), ``patient_id`` (or ``patient``, ``group``), 0/1 columns with the names of the labels (-1: unknown) or
+one column ``labels`` (``Mass|Nodule``) or ``label``; optional ``split``, ``mask``, ``age`` (years), ``sex``,
 ``view`` (PA, AP), ``source`` and ``source_repo``; further numbers are measures. A folder of pictures in
 sub-folders, whose names are the labels, is read with ``--layout folder``.
 """
@@ -44,7 +44,7 @@ ANY = (CHEST, FETAL, OVARY, BREAST)
 
 
 def read(where: Path) -> ImageSet:
-    """The images of a table, or of ``manifest.csv`` in a folder. Raises DataMissing."""
+    """Read the images of a table, or of ``manifest.csv`` in a folder. Raises DataMissing."""
     manifest = where if where.is_file() else where / MANIFEST
     listed = rows(manifest)
     if not listed:
@@ -60,7 +60,9 @@ def read(where: Path) -> ImageSet:
 
 
 def read_folder(where: Path) -> ImageSet:
-    """Pictures in sub-folders, one for each label; each picture is a patient. Raises DataMissing."""
+    """Read pictures in sub-folders, one for each label; each picture counts as a patient.
+    Raises DataMissing.
+    """
     images = [
         SetImage(f"{path.parent.name}/{path.name}", path, str(path), labels=frozenset({path.parent.name}))
         for path in sorted(where.glob("*/*"))

@@ -32,7 +32,7 @@ BUSI = ("benign", "malignant", "normal")
 
 
 def read_hc18(folder: Path) -> ImageSet:
-    """HC18: outlined heads of ``training_set``; the test set has no outlines. Raises DataMissing.
+    """Read HC18: outlined heads of ``training_set``; the test set has no outlines. Raises DataMissing.
 
     ``010_HC.png``, ``010_2HC.png``, ``010_3HC.png`` are of one examination.
     """
@@ -59,10 +59,11 @@ def read_hc18(folder: Path) -> ImageSet:
 
 
 def read_otu(folder: Path) -> ImageSet:
-    """MMOTU's OTU_2d: ``train_cls.txt`` and ``val_cls.txt`` name each image and the number of its class.
+    """Read MMOTU's OTU_2d: ``train_cls.txt`` and ``val_cls.txt`` name each image and the number of its class.
 
-    The official val part is test. Patients are not published: frames that look nearly alike count as one's,
-    and train frames that look like one of the val part are in no split. Raises DataMissing.
+    The official val part is test. Patients are not published: frames that look nearly alike count as one
+    patient's, and train frames that look nearly like a frame of the val part are in no split. Raises
+    DataMissing.
     """
     pictures, masks = _by_stem(folder.glob("images/*")), _masks(folder)
     listed = []
@@ -100,9 +101,9 @@ def read_otu(folder: Path) -> ImageSet:
 
 
 def read_busi(folder: Path) -> ImageSet:
-    """BUSI: ``benign (1).png`` with ``benign (1)_mask.png`` and for further lesions ``…_mask_1.png``.
+    """Read BUSI: ``benign (1).png`` with ``benign (1)_mask.png``, and ``…_mask_1.png`` for further lesions.
 
-    Patients are not published: pictures that look nearly alike count as one's. Raises DataMissing.
+    Patients are not published: pictures that look nearly alike count as one patient's. Raises DataMissing.
     """
     files = [path for label in BUSI for path in sorted(folder.glob(f"{label}/{label} (*.png"))]
     pictures = [path for path in files if "_mask" not in path.stem]
@@ -119,7 +120,8 @@ def read_busi(folder: Path) -> ImageSet:
 
 
 def read_bus_bra(folder: Path) -> ImageSet:
-    """BUS-BRA: ``bus_data.csv``, ``Images/bus_0001-l.png``, ``Masks/mask_0001-l.png``. Raises DataMissing.
+    """Read BUS-BRA: ``bus_data.csv``, ``Images/bus_0001-l.png``, ``Masks/mask_0001-l.png``. Raises
+    DataMissing.
 
     Its folds for cross-validation are not read.
     """

@@ -1,7 +1,8 @@
-"""``ai-pipeline evaluate stamps``: what is read of stamps on chest films, which mirrored films are noticed.
+"""``ai-pipeline evaluate stamps``: how well stamps on chest films are read, and which mirrored films are
+noticed.
 
-Films are taken as they were published (none of them mirrored), with a stamp drawn on, mirrored, turned over
-and turned by 180°. The label of a projection is the view that the set publishes.
+Each film is tested as published (none is mirrored), with a stamp drawn on, mirrored, turned over and turned
+by 180°. The true projection is the view that the set publishes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class StampModels:
-    """The networks that are measured."""
+    """The networks to measure."""
 
     classifier: Classifier
     anatomy: AnatomyModel
@@ -66,7 +67,7 @@ class StampCase:
 def evaluate(
     data: Path, models: StampModels, split: str, films: int = 0, report: Report = silent
 ) -> dict[str, Any]:
-    """All figures of at most so many ``films`` (0: all) of ``split``. Intervals are 95 %, by patient.
+    """All figures of at most ``films`` films (0: all) of ``split``. Intervals are 95 %, by patient.
 
     Raises DataMissing.
     """
@@ -89,7 +90,7 @@ def evaluate(
 
 
 def measure(image: ChestImage, picture: Grey, models: StampModels, faces: Sequence[Face]) -> StampCase:
-    """Whether the stamps of one film are read, and whether its mirror image is noticed."""
+    """Test whether the stamps of one film are read, and whether its mirror image is noticed."""
     began = time.perf_counter()
     models.classifier.analyse(picture)
     anatomy = models.anatomy.outline(picture)

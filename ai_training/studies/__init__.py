@@ -1,1 +1,3 @@
-"""Studies of chest X-ray classification: networks trained alike but for one thing, and compared by pairs."""
+"""Studies of chest X-ray classification: networks whose training differs in one setting,
+compared in pairs.
+"""

@@ -1,7 +1,7 @@
-"""What the arms of a study differ in: AUC inside sources with intervals, paired differences, accuracy.
+"""Compare the arms of a study: AUC within sources with intervals, paired differences, accuracy.
 
 Intervals come from a bootstrap over patients and seeds: each resample draws patients of the held-out images,
-and for each arm as many of its seeds as there are, both with replacement. A difference between two arms takes
+and for each arm as many of its seeds as there are, both with replacement. A difference between two arms uses
 the same patients for both. With three seeds the spread between them is only roughly known.
 """
 
@@ -26,7 +26,7 @@ FEWEST, RESAMPLES = 10, 1000
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One label of one arm: positives among the held-out images, mean AUC inside sources."""
+    """One label of one arm: number of positives among the held-out images, mean AUC within sources."""
 
     label: str
     positives: int
@@ -35,10 +35,11 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True)
 class ArmRow:
-    """One arm. ``seeds``: its mean AUC with each; ``difference`` to the arm ``against`` (this minus that).
+    """The results of one arm. ``seeds``: its mean AUC with each seed; ``difference``: its AUC minus that of
+    the arm ``against``.
 
-    ``accuracy``: share of right answers over images and labels at a probability of .5; ``always_no``: what
-    answering no to everything would reach.
+    ``accuracy``: share of right answers over images and labels at a probability of .5; ``always_no``: the
+    accuracy of answering no to everything.
     """
 
     name: str
@@ -57,7 +58,7 @@ class ArmRow:
 
     @property
     def verdict(self) -> str:
-        """The result of the difference: ``tie`` where its interval holds 0."""
+        """The result of the difference in a word: ``tie`` if its interval holds 0."""
         if self.difference is None or np.isnan(self.difference.low):
             return ""
         if self.difference.low > 0:
@@ -66,7 +67,7 @@ class ArmRow:
 
 
 def compare(study: ChestStudy, material: StudyMaterial, answers: Answers) -> tuple[ArmRow, ...]:
-    """The rows of a study. Raises ExperimentError where arms that are compared were asked other images."""
+    """The rows of a study. Raises ExperimentError if arms to compare were tested on different images."""
     arms = {arm.name: _Resampled(arm, material, answers[arm.name]) for arm in study.arms}
     return tuple(_row(arm, arms, material) for arm in study.arms)
 

@@ -1,8 +1,8 @@
-"""A study as one typed TOML file: ``[base]``, and arms that each differ from another one by what they say.
+"""A study as one typed TOML file: ``[base]``, and arms that each name their changes to another arm.
 
-``[full]`` has what the full length changes: its tables are those of the file, ``[full.base.lesson]`` for one.
-The folder ``experiments`` holds those whose reports are under ``docs/studies``. A key that is left out has
-the default below; a key that is not known is an error.
+``[full]`` holds the changes for the full length, in tables named like those of the file, such as
+``[full.base.lesson]``. The folder ``experiments`` holds the studies whose reports are under ``docs/studies``.
+A key that is left out has the default below; an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ TOY_IMAGES, TOY_SIZE, TOY_ARMS = 24, 32, 2
 
 
 class StudyNetwork(ExperimentPart):
-    """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), ``arm:NAME`` (the weights that an arm
-    before this one left with the same seed), or a ``.safetensors`` or ``.pt`` file below ``--data``.
+    """The network of an arm. ``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), ``arm:NAME``
+    (the weights that an earlier arm has with the same seed), or a ``.safetensors`` or ``.pt`` file below
+    ``--data``.
 
-    ``precision`` of the forward pass in training; float32 in measuring.
+    ``precision``: of the forward pass in training; measuring is in float32.
     """
 
     architecture: str = "efficientnet-lite0"
@@ -39,19 +40,19 @@ class StudyNetwork(ExperimentPart):
 
     @property
     def from_arm(self) -> str:
-        """The arm whose weights the network starts from, "" for none."""
+        """The arm whose weights the network starts from; "" if there is none."""
         return self.initial.removeprefix(ARM) if self.initial.startswith(ARM) else ""
 
 
 class Split(ExperimentPart):
     """The images for training and the images for measuring.
 
-    ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``; synthetic images are in the
-    splits ``dcgan`` and ``pggan``. The others deal out anew the images of all splits, ``test`` to measure on:
-    ``patient`` whole patients, ``image`` half of the images of twice as many patients. The other half comes
-    first in training with ``shared_patients``, and is left out without. ``train``: share of the patients to
-    learn from, of whom none is measured on. ``per_patient``: training images of one patient at most,
-    ``most``: training images at most; 0: all.
+    ``by``: ``given`` uses the manifest's splits, ``learned`` and ``held_out``; synthetic images are in the
+    splits ``dcgan`` and ``pggan``. The others divide the images of all splits anew, with the share ``test``
+    to measure on: ``patient`` takes whole patients; ``image`` takes half of the images of twice as many
+    patients. The other half is learned from first with ``shared_patients``, and is left out without it.
+    ``train``: share of the patients to learn from, none of whom is measured on. ``per_patient``: most
+    training images of one patient; ``most``: most training images; 0: no limit.
     """
 
     by: Literal["given", "image", "patient"] = "given"
@@ -65,9 +66,9 @@ class Split(ExperimentPart):
 
 
 class Task(ExperimentPart):
-    """The labels that are learned. ``against_normal``: only images with one of ``labels`` or none at all.
+    """The labels to learn. ``against_normal``: only images that have one of ``labels``, or no finding at all.
 
-    ``normals``: images without any finding to learn from at most, ``positives``: with it; 0: all.
+    ``normals``: the most images without any finding to learn from, ``positives``: the most with one; 0: all.
     """
 
     labels: tuple[str, ...] = LABELS
@@ -79,8 +80,8 @@ class Task(ExperimentPart):
 class Alteration(Augmentation):
     """Random changes of a training image, each up to its value; none by default.
 
-    ``blur``: largest sigma of a Gaussian, ``noise``: largest standard deviation, in grey levels of 255;
-    ``flip_sides``, ``flip_upside_down``: whether half of the images are mirrored so.
+    ``blur``: largest sigma of a Gaussian; ``noise``: largest standard deviation, in grey levels of 255;
+    ``flip_sides``, ``flip_upside_down``: whether half of the images are mirrored in that direction.
     """
 
     rotation: Annotated[float, Field(ge=0, le=45)] = 0.0
@@ -97,8 +98,8 @@ class Alteration(Augmentation):
 class Lesson(ExperimentPart):
     """How an arm trains: AdamW with one cycle over ``iterations``.
 
-    ``copies``: how often each positive is drawn for once of a normal; the first time as it is where
-    ``altered`` is ``copies``, while ``all`` alters every image.
+    ``copies``: how many times as often each positive is drawn as a normal image. ``altered``: ``all`` alters
+    every image; ``copies`` leaves the first drawing of a positive, and normals, unaltered.
     """
 
     iterations: Annotated[int, Field(gt=0)] = 180
@@ -124,7 +125,7 @@ class Arm(ExperimentPart):
 
 
 class ChestStudy(ExperimentPart):
-    """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all.
+    """Arms, and the seeds with which each is trained. ``images``: how many of each split are read, 0: all.
 
     ``synthesis``: synthetic images that arms may learn from.
     """
@@ -136,7 +137,9 @@ class ChestStudy(ExperimentPart):
     synthesis: Synthesis | None = None
 
     def without_weights(self, folder: Path) -> dict[str, str]:
-        """Arms whose file of weights is not in ``folder``, and those that need such an arm, each with why."""
+        """The arms whose file of weights is not in ``folder``, and arms that depend on such an arm, each with
+        the reason.
+        """
         found: dict[str, str] = {}
         for arm in self.arms:
             network = arm.network
@@ -148,14 +151,16 @@ class ChestStudy(ExperimentPart):
         return found | {name: f"which is compared with {other}" for name, other in against.items()}
 
     def without(self, arms: Collection[str]) -> ChestStudy:
-        """The study without ``arms``. Raises ExperimentError where none is left."""
+        """The study without ``arms``. Raises ExperimentError if no arm is left."""
         left = tuple(arm for arm in self.arms if arm.name not in arms)
         if not left:
             raise ExperimentError(f"{self.name}: no arm has the weights that it starts from (--weights)")
         return self.model_copy(update={"arms": left})
 
     def toy(self) -> ChestStudy:
-        """A tiny copy that only shows whether it runs: one seed, two arms a network, few images, one step."""
+        """A tiny copy to test whether the study runs: one seed, two arms per network, few
+        images, one step.
+        """
         small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
         networks: dict[StudyNetwork, int] = {}
         arms: list[Arm] = []
@@ -169,10 +174,9 @@ class ChestStudy(ExperimentPart):
 
 
 def load(path: Path, *, full: bool = False) -> ChestStudy:
-    """Read a study file. ``full``: with the changes of its table ``[full]``, the longer run.
+    """Read a study file. ``full``: with the changes of its table ``[full]``, for the longer run.
 
-    Raises ExperimentError that names every wrong key, or that the file has no ``[full]``; OSError without a
-    file.
+    Raises ExperimentError, which names every wrong key or a missing ``[full]``; OSError if there is no file.
     """
     table = read_table(path)
     longer = table.pop("full", None)
@@ -199,5 +203,5 @@ def load(path: Path, *, full: bool = False) -> ChestStudy:
 
 
 def shipped(name: str) -> Path:
-    """The study file of this name that comes with the package."""
+    """The path of the study file with this name that comes with the package."""
     return SHIPPED / f"{name}.toml"

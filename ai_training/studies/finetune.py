@@ -1,8 +1,8 @@
-"""``ai-pipeline finetune``: one finding against the rest, learned from the images of a site.
+"""``ai-pipeline finetune``: learn one finding against the rest from the images of a site.
 
-The table is a CSV file with ``file`` (relative to it), ``patient_id`` and either a column of 0 and 1 named
-as the target or a column ``labels`` (``Mass|Nodule``); optional ``split``. Without splits patients are dealt
-out.
+The table is a CSV file with ``file`` (relative to it), ``patient_id`` and either a column of 0 and 1 with the
+name of the target or a column ``labels`` (``Mass|Nodule``); optional ``split``. Without splits, patients are
+divided at random.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIMIT = 200_000  # rows of a table
 
 @dataclass(frozen=True, slots=True)
 class AucOfSet:
-    """One set of images that were not learned from: AUC with its interval by patient."""
+    """The AUC on one set of images that were not learned from, with its interval by patient."""
 
     images: int
     patients: int
@@ -49,7 +49,7 @@ class AucOfSet:
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """The weights, how many images they learned from, and figures on held-out patients and another set."""
+    """The weights, the number of images learned from, and figures on held-out patients and on another set."""
 
     weights: Path
     learned: int
@@ -73,12 +73,12 @@ def finetune(
     resume: bool = False,
     report: Report = silent,
 ) -> Finetuned:
-    """Fine-tune on the table ``labels``; leaves ``best.pt`` and ``figures.json`` in ``out``.
+    """Fine-tune on the table ``labels``; writes ``best.pt`` and ``figures.json`` into ``out``.
 
-    ``weights``: ``random``, ``imagenet``, or a file that an earlier training left. Nothing is chosen on the
-    validation split, so it is measured on with the test split. ``external``: the table of another hospital;
-    the images of its test split are measured on, or all where it has none. What is measured holds only if
-    neither ``weights`` nor this training has seen these patients: of ``weights`` nobody here can know.
+    ``weights``: ``random``, ``imagenet``, or a file of an earlier training. Nothing is chosen on the
+    validation split, so figures are of validation and test split together. ``external``: the table of another
+    hospital, measured on its test split, or on all images if it has none. The figures hold only if neither
+    ``weights`` nor this training has seen these patients; for ``weights`` this cannot be checked here.
 
     Raises DataMissing, ExperimentError.
     """
@@ -113,7 +113,7 @@ def finetune(
 
 
 def read_local(table: Path, target: str, size: int) -> StudyMaterial:
-    """The images of ``table`` at ``size`` pixels a side, with one label. Raises DataMissing."""
+    """Read the images of ``table`` at ``size`` pixels a side, with one label. Raises DataMissing."""
     listed = rows(table)
     if not listed or len(listed) > LIMIT:
         raise DataMissing(f"{table} lists {len(listed)} images: 1 to {LIMIT} are taken")
@@ -128,7 +128,7 @@ def read_local(table: Path, target: str, size: int) -> StudyMaterial:
 
 
 def dealt_out(material: StudyMaterial) -> StudyMaterial:
-    """The same; where no image has a split, patients are dealt out."""
+    """``material``; if no image has a split, with patients divided into splits."""
     if any(image.split for image in material.images):
         return material
     dealt = split_by_patient([image.patient for image in material.images], material.truth, SHARES, seed=1)

@@ -1,4 +1,4 @@
-"""One arm of a study with one seed: trained for its iterations, then asked once for the images held out."""
+"""One arm of a study with one seed: trained for its iterations, then run once on the held-out images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 class HeldAnswers:
     """A trained arm's answers on the held-out images: ``rows`` of the material, ``logits [N, labels]``.
 
-    ``milliseconds`` for one image, batch 1, on the processor and with the threads that it trained with.
+    ``milliseconds``: for one image, batch 1, on the processor and with the number of threads of the training.
     ``learned``: how many images it learned from.
     """
 
@@ -72,7 +72,7 @@ class ArmBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class ArmRun(TrainingRun):
-    """The training of one arm with one seed. Nothing is chosen: the last weights are the result."""
+    """The training of one arm with one seed. No checkpoint is chosen: the last weights are the result."""
 
     CHOSEN_BY = "iteration"
     KIND = "arm"
@@ -107,11 +107,11 @@ class ArmRun(TrainingRun):
         return binary_cross_entropy_with_logits(logits.float(), truth)
 
     def validate(self) -> Validation:
-        """Save the last weights; they are measured once, by :meth:`held_out`."""
+        """Save the last weights; :meth:`held_out` measures them once."""
         return Validation({"iteration": self.done}, "done", self.network.state_dict())
 
     def held_out(self) -> HeldAnswers:
-        """The present network's answers on the held-out images."""
+        """Run the network with its present weights on the held-out images; returns its answers."""
         logits = logits_of(self.network, self.pixels[self.held])
         return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
 
@@ -119,13 +119,13 @@ class ArmRun(TrainingRun):
 def run_arm(
     arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path, report: Report = silent
 ) -> HeldAnswers:
-    """Train ``arm`` with ``seed`` and store the results in ``out``; returns the answers for the held-out
+    """Train ``arm`` with ``seed`` and store the results in ``out``; returns the answers on the held-out
     images.
 
     If ``out`` holds the finished run of this arm and seed, the stored answers are returned without training.
     ``weights``: the file or folder that ``initial`` of the network refers to.
 
-    Raises ExperimentError where ``out`` holds another arm, DataMissing.
+    Raises DataMissing, or ExperimentError if ``out`` holds another arm.
     """
     stored, done = out / PREDICTIONS, out / "done.json"
     text = f"{seed}: {arm.model_dump_json()}"
@@ -148,7 +148,7 @@ def run_arm(
 
 
 def read(path: Path) -> HeldAnswers:
-    """The answers that :func:`run_arm` wrote."""
+    """Read the answers that :func:`run_arm` wrote."""
     with np.load(path, allow_pickle=False) as found:
         return HeldAnswers(
             found["rows"], found["logits"], float(found["milliseconds"]), int(found["learned"])
@@ -156,9 +156,10 @@ def read(path: Path) -> HeldAnswers:
 
 
 def started(arm: Arm, weights: Path, images: Bytes) -> nn.Module:
-    """The network of ``arm`` before its first step; ``images [N, size, size]`` restore folded norms.
+    """The network of ``arm`` before its first step.
 
-    ``weights``: the file that it starts from, or the folder that ``initial`` names one in.
+    ``weights``: the file that it starts from, or a folder with the file named in ``initial``. ``images [N,
+    size, size]``: used to restore batch normalisations that are folded.
     """
     wanted = arm.network
     if wanted.initial in STARTS:
@@ -196,5 +197,5 @@ def timed(network: nn.Module, pixels: Bytes) -> float:
 
 
 def tensor(images: npt.NDArray[Any]) -> Tensor:
-    """``images [N, size, size]`` uint8 as the networks take them."""
+    """``images [N, size, size]`` uint8 as the networks' input."""
     return torch.from_numpy(normalise(images, MEAN, SCALE)).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The images of a study: read once, kept small, dealt out to training and test as each arm says."""
+"""The images of a study: read once, kept small, divided into training and test as each arm says."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ DEALT = 20240601  # one fixed deal of images and patients: arms and seeds are me
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StudyMaterial:
-    """``images``: the adults' of all splits; ``pixels [N, side, side]`` uint8; ``truth [N, names]``.
+    """The images of a study. ``images``: the adults' of all splits; ``pixels [N, side, side]`` uint8; ``truth
+    [N, names]``.
 
-    ``left_out``: pairs of source and label number that are not measured, from the set. ``names``: the labels.
+    ``left_out``: pairs of source and label number that the set does not measure. ``names``: the labels.
     """
 
     images: tuple[ChestImage, ...]
@@ -36,7 +37,7 @@ class StudyMaterial:
 
     @staticmethod
     def gather(data: Path, study: ChestStudy, cache: Path, report: Report = silent) -> StudyMaterial:
-        """Read ``data`` once, at the largest size that an arm wants. Raises DataMissing."""
+        """Read ``data`` once, at the largest size that an arm needs. Raises DataMissing."""
         cv2.setNumThreads(1)
         images = tuple(image for image in chest_images(data) if image.adult)
         if study.images:
@@ -49,7 +50,9 @@ class StudyMaterial:
         return StudyMaterial(images, pixels, label_matrix(images), frozenset(left_out))
 
     def with_synthetic(self, kind: str, label: str, made: npt.NDArray[np.uint8]) -> StudyMaterial:
-        """Also the synthetic images ``made [n, any, any]``, all with ``label``, in a split named ``kind``."""
+        """A copy with the synthetic images ``made [n, any, any]`` added, all with ``label``, in a split named
+        ``kind``.
+        """
         side = self.pixels.shape[1]
         marks = tuple(int(name == label) for name in self.names)
         added = tuple(
@@ -72,7 +75,10 @@ class StudyMaterial:
         return np.stack(small).astype(np.uint8)
 
     def rows(self, arm: Arm) -> tuple[Rows, Rows]:
-        """Which images ``arm`` learns from, and which it is measured on. Raises DataMissing without any."""
+        """The indices of the images that ``arm`` learns from, and of those it is measured on.
+
+        Raises DataMissing if there are none.
+        """
         train, test = _dealt(self.images, arm.split)
         train, test = (self._of_task(rows, arm.task) for rows in (train, test))
         train = self._limited(_thinned(self.images, train, arm.split), arm.task)
@@ -81,7 +87,7 @@ class StudyMaterial:
         return train, test
 
     def labels(self, task: Task) -> npt.NDArray[np.float32]:
-        """``[N, labels]`` of 0 and 1."""
+        """The labels of ``task`` as ``[N, labels]`` of 0 and 1."""
         return self.truth[:, [self.names.index(label) for label in task.labels]]
 
     def _of_task(self, rows: Rows, task: Task) -> Rows:

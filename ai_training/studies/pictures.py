@@ -1,6 +1,7 @@
 """Pictures of a study of one finding: ROC curves, and where its best and its worst arm look.
 
-Drawn only into the folder of the run. The images are the data set's: its licence says whether they may go on.
+They are drawn only into the folder of the run. The images belong to the data set, whose licence says whether
+they may be passed on.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ Bytes = npt.NDArray[np.uint8]
 def write_pictures(
     out: Path, study: ChestStudy, material: StudyMaterial, answers: Answers, rows: Sequence[ArmRow]
 ) -> list[Path]:
-    """``roc.png`` and ``maps.png`` in ``out``, of the arms with one label that were asked the same images.
+    """Write ``roc.png`` and ``maps.png`` into ``out``, of the arms with one label that were tested on the
+    same images.
 
-    Nothing where fewer than two are. ``maps.png``: for random held-out images, with the finding above, the
-    image and for the best and the worst arm (first seed) Grad-CAM and the mean of its last feature maps.
+    Nothing if there are fewer than two such arms. ``maps.png``: for random held-out images, with the finding
+    in the upper rows: the image, and for the best and the worst arm (first seed) Grad-CAM and the mean of the
+    last feature maps.
     """
     arms = [arm for arm in study.arms if len(arm.task.labels) == 1]
     arms = [arm for arm in arms if _asked(answers, arm) == _asked(answers, arms[0])]

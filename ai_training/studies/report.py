@@ -44,13 +44,13 @@ def write_report(
 
 
 def machine() -> str:
-    """Processor or GPU, threads and version of torch that the study runs with."""
+    """The processor or GPU, the threads and the version of torch that the study runs with."""
     device = torch.device(run_options().chosen_device())
     return f"{device_name(device)}, torch {torch.__version__}"
 
 
 def tables(rows: Sequence[ArmRow]) -> list[str]:
-    """One table of arms for each block, one of AUCs by label."""
+    """One table of arms for each block, and one of AUCs by label."""
     blocks = dict.fromkeys(row.block for row in rows)
     lines: list[str] = []
     for block in blocks:
@@ -59,7 +59,7 @@ def tables(rows: Sequence[ArmRow]) -> list[str]:
 
 
 def forest(path: Path, rows: Sequence[ArmRow]) -> None:
-    """Each arm's mean AUC with its interval and the values of its seeds."""
+    """Plot each arm's mean AUC with its interval and the values of its seeds."""
     figure = Figure(figsize=(7, 0.8 + 0.32 * len(rows)), layout="constrained")
     axes: Axes = figure.subplots()
     for place, row in enumerate(rows):
@@ -119,5 +119,5 @@ def _value(found: Any) -> str:
 
 
 def text(found: Interval) -> str:
-    """``0.690 [0.648, 0.730]``; a dash where there are too few images."""
+    """An interval as text: ``0.690 [0.648, 0.730]``; a dash if there are too few images."""
     return "–" if np.isnan(found.value) else interval(found.as_list(), minus=MINUS)

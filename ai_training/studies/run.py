@@ -1,4 +1,4 @@
-"""A study from its file to its figures: every arm with every seed, then the comparison."""
+"""Run a study from its file to its figures: every arm with every seed, then the comparison."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def run_study(
     """Train every arm with every seed into folders of ``out``; a finished one is not trained again.
 
     ``weights``: the folder of the files that arms start from, ``data`` if None. ``left_out``: arms that do
-    not run, and why; they may later, into the same ``out``.
+    not run, and why; they can be run later into the same ``out``.
 
-    Raises DataMissing, ExperimentError: also where ``out`` holds another study, or one on other images.
+    Raises DataMissing, or ExperimentError, also if ``out`` holds another study or one on other images.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = StudyMaterial.gather(data, study, cache or out / "cache", report)

@@ -1,1 +1,1 @@
-"""Train and measure what finds burned-in annotation and fills the picture beneath it."""
+"""Train and measure networks that find burned-in annotation and fill the picture beneath it."""

@@ -44,7 +44,7 @@ def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def legible_figures(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of ``evaluate legible`` for the detector's card; no text that was read."""
+    """Figures of ``evaluate legible`` for the detector's card, without any text that was read."""
     engines = {
         name: {key: value for key, value in row.items() if key != "what"}
         for name, row in result["engines"].items()

@@ -1,1 +1,1 @@
-"""What burned-in annotation is, which of it a policy removes, and the masks and boxes that hold it."""
+"""Burned-in annotation: its kinds, which of it a policy removes, and the masks and boxes that cover it."""

@@ -1,4 +1,4 @@
-"""Burned-in annotation: its kinds, and what a policy removes of it."""
+"""Burned-in annotation: its kinds, and which of it a policy removes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CleaningPolicy(StrEnum):
 
 
 class InDoubt(StrEnum):
-    """What becomes of a place in the image area that may hold letters, under ``clinical``."""
+    """What to do, under ``clinical``, with a place in the image area that may hold letters."""
 
     KEEP = "keep"
     BOX = "box"
@@ -56,10 +56,10 @@ class InDoubt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One burned-in annotation, without the words of a text: they may be a name.
+    """One burned-in annotation. It does not hold the words of a text: they may be a name.
 
     ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
-    that shows it, None in a single-frame image. ``removed``: False where the policy leaves it in place.
+    that shows the annotation, None in a single-frame image. ``removed``: False where the policy keeps it.
     """
 
     kind: AnnotationKind

@@ -12,7 +12,7 @@ Box = tuple[int, int, int, int]
 
 
 def brightest(picture: Picture) -> Picture:
-    """The brightest channel of a colour picture; a grey one as it is."""
+    """The brightest channel of a colour picture; a grey picture unchanged."""
     if picture.ndim == 2:
         return picture
     # Channel by channel: max(axis=2) takes five times as long.
@@ -20,7 +20,7 @@ def brightest(picture: Picture) -> Picture:
 
 
 def index_of(box: Box) -> tuple[slice, slice]:
-    """The rows and columns of a box as an index of a picture; those beyond its edges are left out."""
+    """The rows and columns of a box as an index of a picture, without parts beyond the picture's edges."""
     left, top, right, bottom = box
     return slice(max(top, 0), bottom), slice(max(left, 0), right)
 
@@ -32,7 +32,7 @@ def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:
 
 
 def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
-    """The part of a box that lies in a picture of ``shape`` (rows, columns, …); None where none does."""
+    """The part of a box that lies in a picture of ``shape`` (rows, columns, …); None if no part does."""
     left, top, right, bottom = box
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
     return (left, top, right, bottom) if left < right and top < bottom else None
@@ -46,7 +46,7 @@ def dilated(mask: Mask, side: int) -> Mask:
 
 
 def box_around(mask: Mask, margin: int) -> Box:
-    """The box of a mask that is not empty, wider by ``margin`` (pixels), within the picture."""
+    """The bounding box of a mask that is not empty, widened by ``margin`` pixels, within the picture."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (
         max(0, int(columns[0]) - margin),
@@ -59,7 +59,7 @@ def box_around(mask: Mask, margin: int) -> Box:
 def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """The 8-connected parts of a mask: the label of each pixel (0 for none) and OpenCV's statistics by label.
 
-    Only the box of the mask is searched: masks are mostly empty or small, and a whole picture takes 8 ms.
+    Only the bounding box of the mask is searched, which is faster: a whole picture takes 8 ms.
     """
     import cv2
 
@@ -84,7 +84,7 @@ def component_boxes(stats: npt.NDArray[np.int32]) -> list[Box]:
 
 
 def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
-    """The contrast of a drawing, 0 to 1: its mean against that around it, in its strongest channel.
+    """The contrast of a drawing, 0 to 1: its mean less the mean around it, in the channel of most difference.
 
     ``drawn``: the pixels of all drawings; the pixels within ``box`` belong to this drawing.
     """

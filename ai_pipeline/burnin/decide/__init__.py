@@ -1,1 +1,1 @@
-"""What is written in a picture and what it is for; places that are known to hold text; masks' shapes."""
+"""Decide what a text in a picture means and whether it goes; places known to hold text; shapes of masks."""

@@ -1,6 +1,6 @@
-"""What a site lets stay besides what is proven harmless: words of its own, the date of the examination.
+"""Text that a site keeps besides text that is proven harmless: words that it lists, dates of the examination.
 
-Whatever else stands in the same line still has to be proven: "R-CY SMITH" goes.
+The rest of the same line must still be proven harmless: in "R-CY SMITH", "SMITH" is removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BETWEEN = r"[-./ ]{1,2}"
 class Allowed:
     """Text that need not be proven harmless: ``words``, in capitals or not, and ``dates``.
 
-    With dates, times of day stay as well.
+    If there are dates, times of day are allowed as well.
     """
 
     words: frozenset[str] = frozenset()
@@ -34,9 +34,9 @@ class Allowed:
 
     @classmethod
     def from_options(cls, keep_words: Sequence[str], dates: str, header: ImageHeader) -> Allowed:
-        """These words; with ``dates`` "keep" also the dates of the header.
+        """Allow ``keep_words`` and, if ``dates`` is "keep", the dates of the examination in the header.
 
-        None of a patient of unknown age or less than two days old: it may be the birth date.
+        No date is allowed if the patient's age is unknown or below two days: it may be the birth date.
         """
         known = frozenset(word.casefold() for word in keep_words)
         if dates != "keep":
@@ -49,8 +49,8 @@ class Allowed:
     def without(self, text: str) -> str:
         """The text without its allowed parts.
 
-        Numbers and single letters, harmless elsewhere, are not harmless beside a date: together they may be
-        an accession number, "20260107 45". Then the text is returned whole.
+        If only numbers and single letters are left beside a date, the text is returned whole: together with
+        the date they may be an accession number, as in "20260107 45".
         """
         left = text
         for day in self.dates:

@@ -1,7 +1,7 @@
 """Text in places that are known before the pixels are looked at.
 
-Three sources, each with a mask of its own: what lies outside all ultrasound regions may be anything (names,
-but MI and TI too); device rules say what each of their rectangles holds; a person has drawn boxes.
+Three sources, each with its own mask: the surroundings of all ultrasound regions, which may hold any text
+(names, but also MI and TI); the rectangles of device rules, with their meanings; boxes that a person drew.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EVERY = frozenset(Meaning)
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
     """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
 
-    On black the mask covers what is not black, on colour all of the surroundings; none without regions.
+    The mask covers all that is not black, or all surroundings if they are coloured; empty without regions.
     """
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:
@@ -61,7 +61,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
 def find_device_banner(
     header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
 ) -> tuple[Mask, tuple[Annotation, ...]]:
-    """The mask of the device rules' rectangles for ``meanings`` that hold something; an annotation for each.
+    """The mask of the device rules' rectangles for ``meanings`` that are not empty; an annotation for each.
 
     A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
     confidence of an annotation is the contrast in its rectangle. ``folder``: the site's own rules. Raises
@@ -86,8 +86,8 @@ def find_device_banner(
 def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
     """The mask of the boxes that a person drew (``removed_by_hand``), and an annotation for each box.
 
-    The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when it is too
-    much of the picture.
+    The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover
+    too much of the picture.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]

@@ -1,4 +1,4 @@
-"""Where a lesion lies, as far as its calipers show."""
+"""Estimate where a lesion lies from the calipers that measure it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ found as calipers too, 5 to 9 pixels long on nine fetal planes, and whole rulers
 
 
 def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mask:
-    """The area that calipers span in a picture of ``shape``: a circle on two, the hull of more.
+    """The area that calipers span in a picture of ``shape``: a circle for two, the convex hull for more.
 
     Calipers of several lesions also span the tissue between them; filled pixels there may mislead, too.
     """

@@ -1,8 +1,8 @@
 """Proven letters: only they are painted over in the image area, where tissue is.
 
-There are three witnesses: the mark network, which marks the strokes of letters, and two readers that share
-nothing. Two of them prove letters, or one reader that is sure. What one alone suspects stays, and a person
-looks at it.
+There are three independent witnesses: the mark network, which marks the strokes of letters, and two text
+readers. Two of the three prove letters, or one reader that is sure. A place that only one suspects is kept,
+and a person looks at it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ WIDEST_MEDIAN = 255
 
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
-    """Whether letters are proven at a place.
+    """Whether the text at a place is proven to be letters.
 
-    ``drawn``: the share of it that the mark network takes for text, 0 to 1.
+    ``drawn``: the share of the place that the mark network takes for text, 0 to 1.
     """
     if _is_sure(text.line) or _is_sure(text.small):
         return True
@@ -56,8 +56,8 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
     """The strokes of these texts with their edges; ``margin`` as :func:`paint` takes it.
 
-    The strokes that the mark network has ``drawn`` may lack a letter: the strongest thin structures in the
-    text's box are added, and the colour that compression has spread around coloured strokes.
+    The strokes that the mark network has ``drawn`` may lack a letter. So the mask also holds the strongest
+    thin structures in the text's box, and the colour that compression has spread around coloured strokes.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
@@ -70,8 +70,8 @@ def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin:
 def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
     """The thin structures in a box, light or dark, with their soft edges.
 
-    ``contrast``: how far a structure stands out from its surroundings, at least (grey levels); without it the
-    level follows from the box (N. Otsu, 1979).
+    ``contrast``: the least difference to the surroundings in grey levels; by default a threshold is computed
+    from the box (N. Otsu, 1979).
     """
     found: Mask = np.zeros(picture.shape[:2], np.bool_)
     left, top, right, bottom = box.box

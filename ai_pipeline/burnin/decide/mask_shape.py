@@ -1,4 +1,4 @@
-"""The shape of a mask: it is sent as a segmentation, so text must not be legible in its outline."""
+"""The shape of a mask: the mask is sent as a Segmentation, so no text may be legible in its outline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEGIBLE_IN_OUTLINE = 3
 
 
 def blocks(strokes: Mask) -> Mask:
-    """The mask ``strokes`` of drawn text as the blocks that its lines make, without the shapes of letters."""
+    """The mask ``strokes`` of drawn text with each line filled to a block, without the shapes of letters."""
     wide, square = np.pad(strokes, LETTER_GAP).astype(np.uint8), np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, square)
     closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
@@ -45,23 +45,23 @@ def blocks(strokes: Mask) -> Mask:
 
 
 def without_low_parts(mask: Mask) -> Mask:
-    """Drop the edges that are left around text that stays: they are too low for a line."""
+    """The mask without parts that are too low for a line: edges that are left around text that stays."""
     return _with_sides(mask, shorter=SMALLEST_LINE)
 
 
 def without_small_parts(mask: Mask) -> Mask:
-    """Drop parts that are smaller than a letter with its soft edges."""
+    """The mask without parts that are smaller than a letter with its soft edges."""
     return _with_sides(mask, longer=SMALLEST_LETTER)
 
 
 def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
-    """The mask with blocks in place of strokes: it is sent, and says nothing of what was written."""
+    """The mask with blocks in place of strokes: the mask is sent, and must not show what was written."""
     shown = blocks(mask)
     return shown | text_in_outline(shown, reader)
 
 
 def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
-    """The boxes of text that the mask's own outline still spells: they have to be masked too."""
+    """The mask of boxes around text that is still legible in the mask's own outline: cover them too."""
     shaped = _without_rectangles(mask)
     if not shaped.any():
         return shaped

@@ -1,20 +1,20 @@
-"""What a burned-in text is for, by its words. Fails closed.
+"""The meaning of a burned-in text, decided by its words. Fails closed.
 
 A text is :attr:`Meaning.IDENTITY` unless *all* of it is read with confidence and is derived by a closed
 grammar from words that are not names (:mod:`ai_pipeline.burnin.decide.vocabulary`) and from values with their
-labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names: what is not proven
-harmless counts as one.
+labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names: a word that is not
+proven harmless counts as a name.
 
 Ambiguous cases:
 
-* A word that is also a surname (LONG, STONE, ENDO …) counts as one when it stands alone, in capitals too: a
-  banner writes names in capitals. Beside a noun of the body, or as the label of a value with its unit, it
-  does not. A single letter beside such a word is an initial ("R LONG").
+* A word that is also a surname (LONG, STONE, ENDO …) counts as a name if it is alone, in capitals too: a
+  banner writes names in capitals. It does not count beside a noun of the body, or as the label of a value
+  with its unit. A single letter beside such a word is an initial ("R LONG").
 * A bare number is a mark of a ruler up to two digits, from there on only whole tens up to 400. Decimals that
-  could be day and month or a time (12.03, 9.30) are not, unless a unit follows. Several bare numbers in one
-  string may be a date. No number has five digits; four only before Hz and g.
-* No age, weight or body height: Y and kg are no units here, nor have centimetres three digits; F and M are no
-  labels.
+  could be day and month or a time (12.03, 9.30) are no marks, unless a unit follows. Several bare numbers in
+  one string may be a date. No number may have five digits; four only before Hz and g.
+* Age, weight and body height are not accepted: Y and kg are no units here, centimetres have at most two
+  digits, F and M are no labels.
 * A maker's name is a logo only as the whole string.
 
 The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.

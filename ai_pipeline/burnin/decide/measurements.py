@@ -1,7 +1,7 @@
 """Lengths that are written in a picture, where value, unit and calipers agree.
 
-A length "D 2.31 cm" is taken when exactly one pair of calipers in one ultrasound region is that far apart by
-the region's calibration, and no other text fits that pair. Other quantities are passed over.
+A length "D 2.31 cm" counts if, by the calibration of an ultrasound region, exactly one pair of calipers in it
+is that far apart, and no other text fits that pair. Other quantities are ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LINEAR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WrittenLength:
-    """A length as it is written: value, unit (``mm`` or ``cm``), and the step of its last digit."""
+    """A length as written in the picture: value, unit (``mm`` or ``cm``), and the step of its last digit."""
 
     value: float
     unit: str

@@ -1,6 +1,6 @@
-"""Lines stay or go whole: no letter of a line that stays is cut by what goes beside it.
+"""Keep or remove whole lines: no letter of a line that stays is cut when text beside it is removed.
 
-Where both cannot be had the line goes. One place that was read more than once is judged by its best reading.
+A line that cannot be kept whole is removed. A place that was read twice counts by its best reading.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ COUNTER = re.compile(r"\d+ ?/ ?\d+")
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
-    """Texts with the meaning that another reading of the same place proves.
+    """The texts, each with the meaning that another reading of the same place proves.
 
-    A proof needs more than a few characters, and every letter: "45" does not prove "45Y" harmless.
+    A proving reading has more than a few characters and no letter less: "45" does not prove "45Y" harmless.
     """
     proven = [
         text
@@ -48,10 +48,10 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
-    """Texts whose meaning the lines above and below prove: a power in per cent, a model's number.
+    """The texts, some with a meaning that lines above and below prove: a power in per cent, a model's number.
 
-    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but between two
-    settings of one block they are settings; "C 50" and "3/2/0" stand below others.
+    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name. Between two
+    settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
@@ -62,11 +62,11 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
 def around(
     residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
 ) -> Mask:
-    """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` it touches.
+    """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` they touch.
 
-    ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line is
-    touched whole or, with ``spare``, not at all if the text lies beside it: one that reaches into it could be
-    left in part.
+    ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line that
+    is touched is taken whole. With ``spare`` it is left whole if the text only lies beside it: a line that
+    overlaps the text could be left in part.
     """
     place = paint(list(residue), stays.shape, margin)
     for line in lines:
@@ -77,7 +77,7 @@ def around(
 
 
 def inner(box: TextBox) -> TextBox:
-    """A box without its rim: the letters of a line."""
+    """The box without its rim: only the letters of the line."""
     corners = box.corners
     across, down = corners[1] - corners[0], corners[3] - corners[0]
     rim = RIM * (down if np.linalg.norm(down) <= np.linalg.norm(across) else across)

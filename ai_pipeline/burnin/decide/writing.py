@@ -1,4 +1,4 @@
-"""The text in a picture: places that may hold some, found in several views of it, read, and judged.
+"""The text in a picture: places of possible text are searched in several views of it, read, and judged.
 
 Text counts as identity until all of it is read and proven harmless.
 """
@@ -64,7 +64,7 @@ NOTHING_READ = Line("", 0.0, legible=False)
 class Candidate:
     """A place that may hold text, and the view of the picture that shows it.
 
-    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode, which look like letters.
+    ``flow``: share of the place, 0 to 1, with Doppler flow, a spectrum or M-mode, which look like letters.
     """
 
     view: Picture
@@ -73,12 +73,12 @@ class Candidate:
 
     @property
     def certain(self) -> bool:
-        """Whether it is text by its shape and confidence alone."""
+        """Whether shape and confidence of the box alone prove that it is text."""
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text read there. In measured pixels (spectra, M-mode, curves) and along a vertical only text of
-        three letters that is read whole and surely.
+        """The text read at the place. In measured pixels (spectra, M-mode, curves) and along a vertical, only
+        text of three letters that is read whole and with confidence counts as legible.
         """
         line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
         wide = is_wide(self.box.length, self.box.height, line)
@@ -87,9 +87,9 @@ class Candidate:
         return replace(line, legible=False) if suspicious and unsure else line
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
-        """The text there, with its meaning.
+        """The text at the place, with its meaning.
 
-        The reader of small letters reads first, and rapidocr what it does not prove harmless.
+        The reader of small letters reads first. If its text is not proven harmless, rapidocr reads as well.
         """
         small = reader.read_small(self.view, self.box)
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
@@ -101,7 +101,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, its meaning, and what the reader of small letters reads."""
+    """A place with text, the text read there, its meaning, and the text of the reader of small letters."""
 
     box: TextBox
     line: Line
@@ -114,7 +114,7 @@ class Text:
         return "".join(filter(str.isalnum, self.line.text)).casefold()
 
     def may_say(self, other: Text) -> bool:
-        """Whether this may be a worse reading of ``other``'s text, without an additional letter."""
+        """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
         most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
         alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
         return len(self.letters) <= most and alike
@@ -123,7 +123,7 @@ class Text:
 def find_texts(
     picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
 ) -> list[Text]:
-    """All text of a picture, uint8 grey or RGB; among ``waves`` only what can be read.
+    """All text of a picture, uint8 grey or RGB; among ``waves`` only legible text.
 
     Pixels of ``known`` are masked in any case: doubtful places there are not read.
     """
@@ -156,10 +156,10 @@ def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> M
 def candidates(
     picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
 ) -> list[Candidate]:
-    """Possible text in a picture: upright, as it is, with enhanced contrast and, if it is large, reduced.
+    """Possible text in a picture: in vertical lines, as it is, with more contrast, and in a reduced copy.
 
-    ``changed``: pixels that changed since the picture was read last. Then only their surroundings are read,
-    where letters may be left or new; the copy reduced for the largest letters is read whole.
+    ``changed``: pixels that changed since the last reading. Then only their surroundings are read, where
+    letters may be left or new; the copy reduced for the largest letters is read whole.
     """
     measured = MeasuredPixels.from_picture(picture, waves)
     faint, found = high_contrast(picture), []
@@ -173,7 +173,7 @@ def candidates(
 
 
 def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
-    """Boxes around the parts of a mask, with a margin; parts near to each other share one.
+    """Boxes around the parts of a mask, with a margin; parts near to each other share one box.
 
     With enhanced contrast (:data:`FAINT`) they hold all pixels that look different since the mask's pixels
     changed.
@@ -194,7 +194,7 @@ def candidates_of(
 ) -> list[Candidate]:
     """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left out.
 
-    ``upright``: of lines along a vertical.
+    ``upright``: search lines along a vertical.
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]

@@ -1,4 +1,4 @@
-"""Where the device of an image writes what, by the device rules (:mod:`ai_pipeline.burnin.devices.rules`)."""
+"""Where an image's device writes text, by its device rules (:mod:`ai_pipeline.burnin.devices.rules`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 
 @dataclass(frozen=True, slots=True)
 class DeviceBox:
-    """A rectangle of a device rule in the pixels of a picture."""
+    """A rectangle of a device rule, in the pixels of a picture."""
 
     rule: str
     meaning: Meaning
@@ -42,15 +42,15 @@ def device_boxes(
 def device_note(
     header: ImageHeader, folder: Path | None = None, source_uid: str | None = None
 ) -> QualityNote | None:
-    """A note of the rules that match this image; None without any."""
+    """A note that names the device rules that match this image; None if none does."""
     names = ", ".join(rule.name for rule in matching_rules(header, folder))
     text = f"device rules for this image: {names}"
     return QualityNote("device_rules", text, source_uid) if names else None
 
 
 def conditions_of(header: ImageHeader) -> dict[str, str | int]:
-    """The conditions of a rule that this image meets, as the keys of a rule; conditions on absent attributes
-    are left out.
+    """The conditions that a device rule for this image could have, by the rule's keys; conditions on
+    attributes that the image lacks are left out.
     """
     texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
     maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)

@@ -60,7 +60,7 @@ class _RuleTable(BaseModel):
 
 
 class Match(_RuleTable):
-    """Which images a rule is for: all conditions must hold.
+    """The images that a rule applies to: all conditions must hold.
 
     Texts are patterns (``*`` any characters, ``?`` one) for the whole value; capitals make no difference.
     """
@@ -80,7 +80,7 @@ class Match(_RuleTable):
         return self
 
     def fits(self, header: ImageHeader) -> bool:
-        """Whether an image comes from this device and has this form."""
+        """Whether an image meets every condition: maker, model, software, modality, SOP Class and size."""
         texts = (
             (self.manufacturer, "Manufacturer"),
             (self.model, "ManufacturerModelName"),
@@ -99,9 +99,9 @@ class Match(_RuleTable):
 
 
 class Rectangle(_RuleTable):
-    """A part of the picture. Whole numbers are pixels, those with a decimal point shares of its sides.
+    """A part of the picture. Whole numbers are pixels, decimal numbers are shares of the picture's sides.
 
-    ``right`` and ``bottom`` are exclusive; what reaches beyond the picture is cut off.
+    ``right`` and ``bottom`` are exclusive; a part that reaches beyond the picture is cut off.
     """
 
     left: Edge
@@ -148,7 +148,7 @@ class _RuleFile(_RuleTable):
 
 
 def device_rules(folder: Path | None = None) -> tuple[DeviceRule, ...]:
-    """The shipped rules and those in ``folder``, else in the environment's; read once in a process.
+    """The shipped rules and those in ``folder``, by default in the environment's; read once per process.
 
     Raises :class:`DeviceRuleError`.
     """
@@ -167,13 +167,13 @@ def read_rules(folder: Path | None) -> tuple[DeviceRule, ...]:
 
 
 def from_environment() -> Path | None:
-    """The site's folder of device rules that the environment names; None without one."""
+    """The site's folder of device rules that the environment variable names; None if it is not set."""
     value = os.environ.get(DEVICE_RULES)
     return Path(value) if value else None
 
 
 def site_folder(named: Path | None, otherwise: Path) -> Path | None:
-    """The site's folder: the one that is ``named``, else the environment's, else this one if it is there."""
+    """The site's folder: ``named`` if given, else the environment's, else ``otherwise`` if it exists."""
     return named or from_environment() or (otherwise if otherwise.is_dir() else None)
 
 

@@ -1,1 +1,1 @@
-"""Filling what goes: classical and learned inpainters, in the stored type, inside the mask only."""
+"""Fill removed pixels: classical and learned inpainters, in the stored type, inside the mask only."""

@@ -1,4 +1,4 @@
-"""Outside the image area nothing is made up: what goes there takes the background's colour exactly."""
+"""Outside the image area no pixel is made up: removed text takes exactly the colour of the background."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Colour = npt.NDArray[Any]
 
 
 def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
-    """``source`` with the pixels of ``mask`` in the colour of the background around them, a panel's or black.
+    """``source`` with the pixels of ``mask`` in the colour of the background around them (panel or black).
 
-    ``known``: background without annotation. ``black``: the stored value of a hole where neither its
+    ``known``: background without annotation. ``black``: the stored value for a hole where neither its
     surroundings nor the whole background have one colour.
     """
     result = np.array(source, copy=True)
@@ -46,7 +46,7 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
 
 
 def is_plain(picture: Picture, known: Mask) -> Mask:
-    """Where a picture, uint8, has the colour of its ``known`` background, up to the ringing of JPEG there."""
+    """Where a picture, uint8, has the colour of its ``known`` background, up to JPEG's ringing there."""
     colour = _plain_colour(picture[known], RINGING)
     if colour is None:
         return np.zeros_like(known)

@@ -1,4 +1,4 @@
-"""Filling masked pixels in the stored type, inside the mask only."""
+"""Fill masked pixels in the stored type, inside the mask only."""
 
 from __future__ import annotations
 

@@ -26,17 +26,17 @@ Run = Callable[[Floats, Floats], Floats]
 
 
 class Inpainter(Protocol):
-    """Fills holes. Outside the hole the result is the picture, bit for bit."""
+    """Fills holes in a picture. Outside the hole the result equals the picture, bit for bit."""
 
     @property
     def name(self) -> str: ...
     @property
     def context(self) -> int:
-        """Distance up to which pixels around a hole determine its filling (pixels)."""
+        """How far from a hole pixels still affect its filling, in pixels."""
         ...
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
-        """Fill ``hole [rows, columns]`` (True: to fill) of a uint8 picture, RGB or grey."""
+        """Fill ``hole [rows, columns]`` (True = to fill) of a uint8 picture, RGB or grey."""
         ...
 
 
@@ -58,7 +58,7 @@ class Classical:
 
 
 class NetworkInpainter:
-    """A network, run on the tiles that hold a part of the hole."""
+    """Inpainting by a network, run on the tiles that hold a part of the hole."""
 
     context = CONTEXT
 
@@ -94,7 +94,7 @@ class NetworkInpainter:
 
 
 def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
-    """A copy with the hole set to the mean of the known pixels around it, so that nothing of it is left.
+    """A copy with the hole set to the mean of the known pixels around it, so that none of its pixels is left.
 
     OpenCV's methods read the hole itself where it touches the picture's edge (5.0: Telea at the left side,
     both in corners): a name in a corner would show through.

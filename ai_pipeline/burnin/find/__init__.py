@@ -1,1 +1,1 @@
-"""What is seen in a picture: text, drawn marks, bars, lines, and colour flow, which is no annotation."""
+"""Find text, drawn marks, bars and lines in a picture, and colour flow, which is not annotation."""

@@ -1,7 +1,7 @@
 """The image area: where a picture shows the patient. Outside it there is background of one colour.
 
-Only inside it may pixels be made up from those around them. Tissue is dense in what is not background; what
-lies between tissue, in its row and in its column, is of the image too, such as a full bladder.
+Only inside the area may pixels be made up from those around them. The area is where pixels other than
+background are dense (tissue), and what lies between tissue in its row and column, such as a full bladder.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ STROKE, CONTRAST = 9, 40
 
 
 def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion] = ()) -> Mask:
-    """The image area of an ultrasound picture, uint8 grey or RGB; all of it where there is no background.
+    """The image area of an ultrasound picture, uint8 grey or RGB; the whole picture if it has no background.
 
     ``drawn``: the strokes of all annotation, with their soft edges; they are neither tissue nor background.
-    ``regions`` of the header bound the area where the tissue lies in them.
+    ``regions`` of the header bound the area if the tissue lies in them.
     """
     grey = brightest(picture)
     range_around = _range_around(grey)
@@ -68,7 +68,7 @@ def strokes(picture: Picture) -> Mask:
 
 
 def thin(grey: Picture) -> Mask:
-    """Pixels that stand out, light or dark, in lines as thin as the strokes of letters, in one channel."""
+    """Pixels of one channel that stand out, light or dark, in lines as thin as the strokes of letters."""
     square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)

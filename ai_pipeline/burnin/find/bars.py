@@ -1,4 +1,4 @@
-"""Grey and colour bars, seen by their form."""
+"""Grey and colour bars, found by their shape."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ its box that it fills and the ratio of its sides, at least."""
 
 
 def find_bars(picture: Picture) -> Mask:
-    """Upright and level bars by their form alone: slender, smooth, of a colour that runs from end to end.
+    """The mask of vertical and horizontal bars, found by shape: slender, smooth, with ends of other colours.
 
-    Letters have strokes: a bar without any, in each channel, is no text.
+    A bar has no thin stroke in any channel; letters have strokes.
     """
     strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
     smooth = (brightest(picture) > BLACK) & ~strokes

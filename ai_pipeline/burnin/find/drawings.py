@@ -1,4 +1,4 @@
-"""From the mark detector's maps to the drawn pixels of each kind and to annotations."""
+"""Turn the mark detector's maps into drawn pixels of each kind and into annotations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Drawings:
         return replace(self, masks=masks, source=(picture, maps, drawn & ~text), classes=None)
 
     def classified_apart(self, text: Mask) -> Drawings:
-        """A copy in which ``text`` is classified apart from what it touches, such as a unit from its bar."""
+        """A copy in which ``text`` is classified apart from the drawing it touches: a unit from its bar."""
         if self.source is None or not text.any():
             return self
         picture, maps, drawn = self.source
@@ -95,7 +95,7 @@ def _flow_without_bars(picture: Picture, maps: MarkMaps) -> Mask:
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
-    """None in a picture of ``shape``: the detector was trained on ultrasound only."""
+    """The drawings of a picture that is not ultrasound: none, for the detector was not trained on it."""
     return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
 
 
@@ -111,7 +111,7 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
 
 
 def grown(mask: Mask) -> Mask:
-    """The mask with the soft edges of what it covers."""
+    """The mask grown by the soft edges of the drawings that it covers."""
     return dilated(mask, SOFT_EDGE)
 
 

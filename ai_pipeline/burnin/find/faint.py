@@ -1,6 +1,6 @@
-"""Writing nearly as dark as its background: no reader sees it, a viewer with a narrow window shows it.
+"""Text nearly as dark as its background: no text reader sees it, but a viewer with a narrow window shows it.
 
-Outside the image area a stroke that differs by one grey level counts as writing. In the area and near it dim
+Outside the image area a stroke that differs by one grey level counts as text. In the area and near it dim
 tissue looks the same: there only legible text counts.
 """
 
@@ -28,12 +28,11 @@ BESIDE = 0.04
 
 
 def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
-    """Mask of faint text on the background, outside the image ``area`` and not touching it.
+    """Two masks: faint text on the background, outside the image ``area`` and not touching it; and strong
+    drawings such as an ECG, with their surroundings, which are no faint text.
 
-    The second mask: strong drawings, such as an ECG, with their surroundings; they are no faint text.
-    ``samples``: as they are stored, of any depth, grey or colour: a window may show each level. ``known`` is
-    judged already: annotation that stays or goes. What compression has left around that is no writing, unless
-    it continues a line.
+    ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
+    that is already judged. The traces of compression around it are no text, unless they continue a line.
     """
     hull, contrast = _hull(area), _contrast(samples)
     around = dilated(known, RINGING)

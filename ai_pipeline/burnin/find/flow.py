@@ -1,4 +1,4 @@
-"""Colour and power Doppler: filled areas of red, blue and what lies between, which are no annotation."""
+"""Colour and power Doppler: filled areas from red to blue, which are not annotation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ vessel."""
 
 
 def coloured(picture: Picture) -> Mask:
-    """The pixels of an RGB picture whose channels differ clearly."""
+    """The mask of the pixels of an RGB picture whose channels differ clearly."""
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
     brightest, darkest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     return np.asarray(brightest - darkest > STRONG, np.bool_)
 
 
 def red_or_blue(picture: Picture) -> Mask:
-    """The pixels of an RGB picture in red or blue, as Doppler shows flow."""
+    """The mask of the pixels of an RGB picture in red or blue, as Doppler shows flow."""
     found = coloured(picture)
     red, green, blue = picture[found].astype(np.int16).T
     found[found] = (red > 1.4 * green + 10) | (blue > 1.4 * green + 10)
@@ -41,7 +41,7 @@ def red_or_blue(picture: Picture) -> Mask:
 
 
 def find_flow(picture: Picture) -> Mask:
-    """The pixels that colour or power Doppler has coloured; none in a grey picture."""
+    """The mask of the pixels that colour or power Doppler has coloured; empty for a grey picture."""
     if picture.ndim == 2:
         return np.zeros(picture.shape, np.bool_)
     strong = coloured(picture)
@@ -64,7 +64,7 @@ def find_flow(picture: Picture) -> Mask:
 
 
 def colour_bars(picture: Picture) -> Mask:
-    """The colour bars: filled rectangles in Doppler's colours, which no letters are."""
+    """The mask of the colour bars: filled rectangles in Doppler's colours, which letters never are."""
     if picture.ndim == 2:
         return np.zeros(picture.shape, np.bool_)
     labels, stats = components(coloured(picture))

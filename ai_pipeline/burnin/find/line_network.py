@@ -1,4 +1,4 @@
-"""The trained reader of small letters at run time: a line of text in, its symbols out."""
+"""The trained reader of small letters at run time: from a line of text to its symbols."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The text that is read at a place, with the reader's mean ``confidence`` (0 to 1).
+    """The text that was read at a place, with the reader's mean ``confidence`` (0 to 1).
 
     The text may be a name: the repr leaves it out.
     """
@@ -41,17 +41,17 @@ class Line:
 
     @property
     def letters(self) -> int:
-        """The number of letters and digits, those of unknown scripts among them."""
+        """The number of letters and digits, including letters of unknown scripts."""
         return sum(letter.isalnum() or letter == UNKNOWN for letter in self.text)
 
 
 def is_wide(length: float, height: float, line: Line) -> bool:
-    """Whether a place of these sides (pixels) is too long for the characters that were read in it."""
+    """Whether a place of this length and height (pixels) is too long for the characters read in it."""
     return length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, height)
 
 
 def prepared(crop: Picture) -> npt.NDArray[np.float32]:
-    """A level line, uint8 grey or RGB, as the network takes it: ``[32, columns]`` from -1 (darkest) to 1."""
+    """A horizontal line, uint8 grey or RGB, as the network takes it: ``[32, columns]``, -1 (darkest) to 1."""
     grey = np.ascontiguousarray(brightest(crop))
     columns = int(np.clip(round(grey.shape[1] * HEIGHT / grey.shape[0]), NARROWEST, WIDEST))
     columns += -columns % STEP
@@ -68,7 +68,7 @@ class LineReader:
         self._run = run
 
     def read(self, crop: Picture) -> Line:
-        """The text of a level line; not legible where there is none."""
+        """The text of a horizontal line; marked as not legible if there is none."""
         if min(crop.shape[:2]) < 3:
             return Line("", 0.0, legible=False)
         room = round(ROOM * crop.shape[0])
@@ -80,7 +80,7 @@ class LineReader:
 def decoded(shares: npt.NDArray[Any]) -> tuple[str, float]:
     """The likeliest text of ``[columns, symbols]``, and the mean probability of its symbols, 0 to 1.
 
-    Repeated symbols are one, blanks are none.
+    A symbol that repeats in neighbouring columns counts once; blanks are dropped.
     """
     best = shares.argmax(axis=1)
     first = (best > 0) & (best != np.concatenate([[0], best[:-1]]))

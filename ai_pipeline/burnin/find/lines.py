@@ -1,4 +1,4 @@
-"""Coloured dotted lines between calipers: of single pixels, found only because their ends are known."""
+"""Dotted coloured lines between calipers: single pixels, found only because the lines' ends are known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_ENDS = 8
 
 
 def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
-    """The coloured lines that join two of the calipers; none in a grey picture."""
+    """The mask of coloured lines that join two of the calipers; empty for a grey picture."""
     ends = [mark.box for mark in calipers if _is_square(mark.box)]
     flags = np.zeros(picture.shape[:2], np.uint8)
     if picture.ndim == 2 or len(ends) > MOST_ENDS:
@@ -38,9 +38,9 @@ def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
 
 
 def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """The line from ``start`` to ``end`` (column, row) as 1, if it is yellower than its sides; else all 0.
+    """The line from ``start`` to ``end`` (column, row) as 1 if it is yellower than both sides; else all 0.
 
-    ``picture``: RGB. For a line of less than 20 pixels all is 0.
+    ``picture``: RGB. A line of less than 20 pixels gives all 0.
     """
     flags = np.zeros(picture.shape[:2], np.uint8)
     length = int(np.hypot(end[0] - start[0], end[1] - start[1]))

@@ -1,4 +1,4 @@
-"""The trained mark detector at run time: a picture in, a probability and a class per pixel out."""
+"""The trained mark detector at run time: from a picture to a probability and a class per pixel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkMaps:
-    """The network's output in the picture's size.
+    """The network's output at the picture's size.
 
     ``marked [rows, columns]``: the probability 0 to 1 that a pixel is drawn; ``classes [rows, columns]``: the
     likeliest kind, 1 to 5 (:data:`ai_pipeline.burnin.find.drawings.KINDS`).
@@ -36,7 +36,7 @@ class MarkMaps:
     classes: npt.NDArray[np.uint8]
 
     def above(self, threshold: float) -> Mask:
-        """The pixels of a probability of ``threshold`` (0 to 1) or more."""
+        """The mask of the pixels with a probability of ``threshold`` (0 to 1) or more."""
         return self.marked >= threshold
 
 

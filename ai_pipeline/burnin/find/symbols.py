@@ -1,4 +1,4 @@
-"""The symbols that the reader of small letters knows, in the order of its outputs after the blank."""
+"""The symbols of the reader of small letters, in the order of the network's outputs after the blank."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ SYMBOLS = (
 
 
 def known(text: str) -> str:
-    """The text with every letter that is no symbol as :data:`UNKNOWN`."""
+    """The text with every character that is not among the symbols replaced by :data:`UNKNOWN`."""
     return "".join(letter if letter in SYMBOLS else UNKNOWN for letter in text)

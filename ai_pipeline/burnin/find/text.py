@@ -1,4 +1,4 @@
-"""Text in pictures, by rapidocr's networks (PP-OCRv6 small, Apache-2.0; they ship in its wheel)."""
+"""Find and read text in pictures by rapidocr's networks (PP-OCRv6 small, Apache-2.0; in its wheel)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TILE, OVERLAP = 1536, 160
 class TextBox:
     """A place that looks like text.
 
-    ``corners [4, 2]``: column and row, clockwise from the top left; ``confidence`` 0 to 1, the detector's.
+    ``corners [4, 2]``: column and row, clockwise from the top left; ``confidence`` 0 to 1, of the detector.
     """
 
     corners: npt.NDArray[np.float32]
@@ -67,17 +67,17 @@ class TextBox:
 
     @property
     def height(self) -> float:
-        """The shorter side: the height of the line, whichever way it runs."""
+        """The shorter side in pixels: the height of the line, horizontal or vertical."""
         return min(self._sides())
 
     @property
     def length(self) -> float:
-        """The longer side: the length of the line."""
+        """The longer side in pixels: the length of the line."""
         return max(self._sides())
 
     @property
     def is_upright(self) -> bool:
-        """Whether the text runs up or down: its first side is vertical and long enough (``UPRIGHT``)."""
+        """Whether the text runs up or down: the box's first side is vertical and long (``UPRIGHT``)."""
         across, down = np.abs(self.corners[1] - self.corners[0])
         return bool(down > UPRIGHT * max(across, self.height))
 
@@ -88,7 +88,7 @@ class TextBox:
 
 
 class TextReader:
-    """Finds text and reads it. Constructed once per process; not for several threads at a time.
+    """Finds text and reads it. Construct it once per process; do not share it between threads.
 
     ``threads``: cores for one inference; by default all that this process may use, at most 4. ``small``: the
     reader of small letters; without it :meth:`read_small` reads nothing.
@@ -138,8 +138,8 @@ class TextReader:
     def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
         """All places that the detector takes for text, in the whole picture or ``within`` a box.
 
-        ``picture`` uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): below 1
-        larger text is found, above 1 smaller text.
+        ``picture`` uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): a scale
+        below 1 finds larger text, above 1 smaller text.
         """
         factor = working_scale(picture) * scale
         left, top, right, bottom = within or (0, 0, picture.shape[1], picture.shape[0])
@@ -166,9 +166,9 @@ class TextReader:
         return found
 
     def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-        """The lines along a vertical, which :meth:`find` takes apart; the first corner is at their start.
+        """The vertical lines of text, which :meth:`find` splits; the first corner is at a line's start.
 
-        Arguments as there. They are searched in the picture turned by a quarter, with enhanced contrast.
+        Arguments as for :meth:`find`. The picture is searched turned by a quarter, with enhanced contrast.
         """
         rows, columns = picture.shape[:2]
         left, top, right, bottom = within or (0, 0, columns, rows)
@@ -186,9 +186,9 @@ class TextReader:
         detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        """Read a place level or along a vertical line, and upside down where nothing is legible that way.
+        """Read the text at a place, horizontal or vertical, and upside down if nothing is legible that way.
 
-        ``least``: letters and digits of a legible text, at least.
+        ``least``: the fewest letters and digits of a legible text.
         """
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
@@ -198,9 +198,9 @@ class TextReader:
         return self._either_way_up(crop, least)
 
     def read_small(self, picture: Picture, box: TextBox) -> Line:
-        """Read a line, level or along a vertical line, by the reader of small letters.
+        """Read a horizontal or vertical line with the reader of small letters.
 
-        A line that is nearly level is cut out along rows and columns: small letters are blurred otherwise.
+        A nearly horizontal line is cut out along rows and columns: rotating it would blur small letters.
         """
         if self.small is None:
             return Line("", 0.0, legible=False)
@@ -213,7 +213,7 @@ class TextReader:
         return max((self.small.read(way) for way in ways), key=lambda line: line.confidence)
 
     def beside(self, small: LineReader) -> TextReader:
-        """A reader that runs the same networks, with a reader of small letters beside them."""
+        """A text reader that runs the same networks and also has the reader of small letters ``small``."""
         reader = copy(self)
         reader.small = small
         return reader
@@ -241,12 +241,12 @@ def _counts_as_text(characters: str, score: float, least: int) -> bool:
 
 
 def working_scale(picture: Picture) -> float:
-    """The enlargement at which a picture is read: 1 from a shorter side of 736 pixels on, 3 at most."""
+    """Enlargement of a picture that is read: 1 from a shorter side of 736 pixels on, else up to 3."""
     return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
 
 
 def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
-    """Whether shape and confidence alone prove text, as of scripts that the recogniser does not know.
+    """Whether shape and confidence alone prove text, as for scripts that the recogniser does not know.
 
     ``shape``: rows and columns of the picture.
     """
@@ -274,14 +274,14 @@ TILES = 8
 
 
 def high_contrast(picture: Picture) -> Picture:
-    """A grey copy in which faint text stands out: brightest channel, local equalisation (CLAHE)."""
+    """A grey copy in which faint text stands out: the brightest channel, equalised locally (CLAHE)."""
     grey = brightest(picture)
     clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(TILES, TILES))
     return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
 
 
 def model_files() -> tuple[Path, ...]:
-    """The files of the detector and of the recogniser."""
+    """The paths of the files of the detector and of the recogniser."""
     import rapidocr
 
     folder = Path(rapidocr.__file__).parent / "models"

@@ -1,4 +1,4 @@
-"""Measurements over time: spectra, M-mode, ECG. They are no text, and nothing is made up there."""
+"""Measurements over time: spectra, M-mode, ECG. They are no text, and no pixel is made up there."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ EDGE = 5
 def believed_regions(
     regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]
 ) -> tuple[UltrasoundRegion, ...]:
-    """The header's regions; none at all where one of them reaches beyond the picture.
+    """The header's regions; none at all if one of them reaches beyond the picture.
 
-    Such regions describe the image before somebody scaled or cut it (seen in real files). A maximum edge one
-    pixel too large is accepted: some makers write exclusive edges.
+    Such regions describe the image before somebody scaled or cropped it (seen in real files). A maximum edge
+    one pixel too large is accepted: some makers write exclusive edges.
     """
     rows, columns = shape[:2]
     if any(region.box[2] > columns + 1 or region.box[3] > rows + 1 for region in regions):
@@ -74,15 +74,15 @@ class Waves:
         return bool(self.strips.any() or self.traces.any())
 
     def seen_in(self, picture: Picture, area: Mask) -> Waves:
-        """A copy to which the traces of a further picture are added, such as another frame."""
+        """A copy to which the traces found in another ``picture``, such as another frame, are added."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
 
     def with_strips(self, more: Mask) -> Waves:
-        """A copy with further places that show measurements, such as a colour bar."""
+        """A copy to which the pixels ``more`` are added as measured, such as a colour bar."""
         return Waves(self.strips | more, self.traces)
 
     def without(self, letters: Mask, proven: Mask) -> Waves:
-        """A copy without traces that lie mostly in ``letters``, and without what lies in ``proven`` ones."""
+        """A copy without traces that lie mostly in ``letters``, and without pixels of ``proven`` letters."""
         labels, stats = components(self.traces)
         within = np.bincount(labels[letters], minlength=len(stats))
         curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]
@@ -94,12 +94,12 @@ class Waves:
 
 
 def no_waves(shape: tuple[int, ...]) -> Waves:
-    """Waves of a picture of ``shape`` that has none: empty masks."""
+    """Waves without any pixel, for a picture of ``shape``."""
     return Waves(np.zeros(shape[:2], np.bool_), np.zeros(shape[:2], np.bool_))
 
 
 def find_strips(regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]) -> Mask:
-    """The regions that the header names as a spectrum, M-mode, or a waveform such as an ECG."""
+    """The mask of the regions that the header names as a spectrum, M-mode, or a waveform such as an ECG."""
     strips: Mask = np.zeros(shape[:2], np.bool_)
     for region in believed_regions(regions, shape):
         if region.spatial_format in STRIP_FORMATS or region.data_type in STRIP_TYPES:
@@ -108,9 +108,9 @@ def find_strips(regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]) -> 
 
 
 def find_traces(picture: Picture, area: Mask) -> Mask:
-    """Thin curves that run without a gap over much of the picture, as an ECG does, with their soft edges.
+    """The mask of thin curves that run without a gap over much of the picture, as an ECG does.
 
-    In colour anywhere; grey ones only outside the image ``area``, in which tissue makes such curves.
+    Coloured curves are found anywhere, grey ones only outside the image ``area``: tissue forms such curves.
     """
     traces: Mask = np.zeros_like(area)
     for drawn in _drawn(picture, area):

@@ -1,1 +1,1 @@
-"""When a finding is called, and what such a call is worth."""
+"""When the model calls a finding present or absent, and how reliable such a call is."""

@@ -1,9 +1,10 @@
-"""Operating points: from which probability a finding is suspected, and what such a call is worth.
+"""Operating points: from which probability a finding is suspected, and how reliable such a call is.
 
 A card's table ``[operating_points]`` gives thresholds for ``specific`` (few false alarms) and ``sensitive``
-(few misses), chosen on validation images; ``balanced`` are the thresholds of its labels. How reliable a call
-is, follows from the likelihood ratios in ``[metrics.operating_points]``, measured on test images, and from
-how common the finding is: odds that it is there = odds of the prevalence × likelihood ratio (Bayes' rule).
+(few misses), chosen on validation images; ``balanced`` are the thresholds of its labels. The reliability of a
+call follows from the likelihood ratios in ``[metrics.operating_points]``, measured on test images, and from
+the prevalence of the finding: odds that it is present = odds of the prevalence × likelihood ratio (Bayes'
+rule).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ UNUSUAL_NOTE: Final = (
 
 
 class OperatingPoint(StrEnum):
-    """An operating point that a site can choose; a card's first one is the default: false alarms tire a
+    """An operating point that a site can choose. A card's first one is the default, as false alarms tire a
     reader most.
     """
 
@@ -49,26 +50,26 @@ def points_of(card: Card) -> tuple[OperatingPoint, ...]:
 
 
 def fault(card: Card, wanted: object) -> str | None:
-    """The remedy for an invalid value of the option for this card; None for a valid one."""
+    """Why ``wanted`` is no valid operating point of this card, as a remedy; None if it is valid."""
     known = points_of(card)
     return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
 
 
 def chosen(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
-    """The operating point that is wanted, else the card's default."""
+    """The ``wanted`` operating point, or the card's default if None is wanted."""
     return wanted or points_of(card)[0]
 
 
 def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
-    """The card's labels with the thresholds of ``point``; a label without any keeps its own."""
+    """The card's labels with the thresholds of ``point``; a label that has none there keeps its own
+    thresholds.
+    """
     rows = card.details.get("operating_points", {}).get(point, {}).get("labels", {})
     return tuple(_at(label, rows[label.name]) if label.name in rows else label for label in card.labels)
 
 
 def note(card: Card, point: OperatingPoint) -> QualityNote:
-    """The remark on the operating point in every result, with the share of false alarms if it was
-    measured.
-    """
+    """The note on the operating point in every result, with the share of false alarms if it was measured."""
     text = f"{point}: {_MEANINGS[point]}"
     measured = _measured(card, point).get("without_finding_called")
     if measured:
@@ -108,7 +109,7 @@ def predictive(
 
 
 def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
-    """Figures of a label, measured on test images: sensitivity, specificity and likelihood ratios, each a
+    """The figures of a label, measured on test images: sensitivity, specificity and likelihood ratios, each a
     value with its 95 % interval; empty if none were measured.
     """
     found: Mapping[str, Any] = _measured(card, point).get("labels", {}).get(label, {})
@@ -116,8 +117,8 @@ def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
 
 
 def unsure(card: Card, chances: Mapping[str, float]) -> bool:
-    """Whether nearly all shown labels of an image, with these probabilities at the card's own prevalence, lie
-    between the two operating points.
+    """Whether nearly all shown labels of an image lie between the two operating points, for these
+    probabilities at the card's own prevalence.
     """
     table = card.details.get("operating_points", {})
     if UNSURE not in table:

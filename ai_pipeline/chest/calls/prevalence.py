@@ -1,9 +1,9 @@
-"""From the prevalence that a model was calibrated at to that of a site.
+"""Convert probabilities from the prevalence a model was calibrated at to the prevalence of a site.
 
 A calibrated probability holds at the prevalence of the images it was calibrated on. Where the same disease
 looks the same but is rarer, Bayes' rule shifts every logit by the difference of the two prevalences' logits
-(M. Saerens et al., Neural Computation 14, 2002, 21-41). Thresholds are shifted alike, so decisions do not
-change: the operating point stays where validation put it, only the number says what it means at the site.
+(M. Saerens et al., Neural Computation 14, 2002, 21-41). Thresholds are shifted by the same amount, so no
+decision changes: only the number changes, so that it is right at the site.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ai_pipeline.models.registry import Card, Label
 
 
 def calibrated_at(card: Card) -> Mapping[str, float]:
-    """The prevalence of every label that the card's ``[calibration.prevalence]`` names, 0 to 1, exclusive."""
+    """The prevalence of every label in the card's table ``[calibration.prevalence]``, above 0 and below 1."""
     table = card.details.get("calibration", {}).get("prevalence")
     if not isinstance(table, Mapping):
         return {}
@@ -24,7 +24,7 @@ def calibrated_at(card: Card) -> Mapping[str, float]:
 
 
 def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
-    """The fault of ``prevalence = { Label = share, … }`` for this card; None when there is none."""
+    """Why ``prevalence = { Label = share, … }`` is not valid for this card; None if it is."""
     known = calibrated_at(card)
     for name, share in wanted.items():
         label = next((label for label in card.labels if label.name == name), None)
@@ -39,9 +39,9 @@ def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
 
 
 def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) -> tuple[Label, ...]:
-    """The card's ``labels``, at one of its operating points, with probabilities and thresholds for a site.
+    """The ``labels`` of ``card`` at an operating point, with probabilities and thresholds shifted to a site.
 
-    Raises ValueError for a faulty value.
+    ``wanted``: the site's prevalences by label. Raises ValueError for a faulty value.
     """
     wrong = fault(card, wanted)
     if wrong is not None:
@@ -54,7 +54,9 @@ def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) ->
 
 
 def shifted(label: Label, calibrated: float, site: float) -> Label:
-    """``label``, calibrated at one prevalence, for a site with another; both above 0 and below 1."""
+    """``label``, calibrated at the prevalence ``calibrated``, for the prevalence ``site``; both above 0,
+    below 1.
+    """
     shift = _logit(site) - _logit(calibrated)
     return replace(
         label,
@@ -65,7 +67,7 @@ def shifted(label: Label, calibrated: float, site: float) -> Label:
 
 
 def sentence(card: Card, wanted: Mapping[str, float]) -> str:
-    """The note that results carry. ``wanted``: prevalences by label, 0 to 1, exclusive."""
+    """The text of the note that results carry. ``wanted``: prevalences by label, above 0 and below 1."""
     known = calibrated_at(card)
     shares = ", ".join(f"{name} {wanted[name]:.3g} (calibrated at {known[name]:.3g})" for name in wanted)
     return f"Probabilities and thresholds are for the site's prevalence: {shares}."

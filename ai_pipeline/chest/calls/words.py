@@ -1,7 +1,7 @@
 """Which words a label may use: "suspected", "not found", both, or none (then it is not assessed).
 
-The figures are those in the card's ``[metrics.operating_points]``, of images that chose no threshold. They
-hold at the operating point in use and at the prevalence of the site.
+This follows from the figures in the card's ``[metrics.operating_points]``, measured on images that were not
+used to choose thresholds. They hold at the operating point in use and at the prevalence of the site.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RIGHT, SURELY_RIGHT = 1 / 3, 1 / 6
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The statements that may be made about a label: that it is suspected, that it was not found."""
+    """The statements allowed about a label: that it is suspected, that it was not found."""
 
     suspected: bool
     not_found: bool
@@ -33,15 +33,15 @@ class Words:
         return self.suspected or self.not_found
 
     def limited(self, decision: Decision) -> Decision:
-        """The ``decision`` where its word may be used, else INDETERMINATE: the finding cannot be excluded."""
+        """``decision`` if its word may be used, else INDETERMINATE: the finding cannot be excluded."""
         silent = {Decision.PRESENT: not self.suspected, Decision.ABSENT: not self.not_found}
         return Decision.INDETERMINATE if silent.get(decision) else decision
 
 
 def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | None) -> Words:
-    """The words of a ``label`` at a ``prevalence`` above 0 and below 1.
+    """The words allowed for a ``label`` at a ``prevalence`` above 0 and below 1.
 
-    A label without figures may be suspected, since the site chose its model, and is never "not found".
+    A label without figures may be "suspected", since the site chose its model, and is never "not found".
     """
     sensitivity = figures(card, point, label).get("sensitivity")
     right = prevalence and predictive(card, point, label, Decision.PRESENT, prevalence)

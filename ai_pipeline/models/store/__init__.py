@@ -1,1 +1,3 @@
-"""The store of models: versions side by side, one of them active; what comes in is checked first."""
+"""The store of models: versions side by side, one of them active; a new model is checked before
+it is added.
+"""

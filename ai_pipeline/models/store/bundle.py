@@ -1,8 +1,8 @@
-"""A model as a bundle of MONAI, out and in: configs/, models/, docs/ and LICENSE in one folder.
+"""Export and import a model as a bundle of MONAI: configs/, models/, docs/ and LICENSE in one folder.
 
-Out: the network as ONNX, the model's own card and other files beside it, and a configuration that
-``python -m monai.bundle run`` runs. In: what went out; or a bundle of others whose network is there as ONNX
-and whose metadata say what its input and outputs are. Of theirs no configuration is run.
+Export: the network as ONNX, the model's own card and other files beside it, and a configuration that ``python
+-m monai.bundle run`` runs. Import: an exported bundle; or a foreign bundle whose network is there as ONNX and
+whose metadata describe its input and outputs. No configuration of a foreign bundle is run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _BundlePart(BaseModel):
 
 
 class BundleTensor(_BundlePart):
-    """A tensor that goes in or out; ``channel_def``: what its channels are, by number."""
+    """An input or output tensor; ``channel_def``: the meaning of its channels, by number."""
 
     type: str
     format: str
@@ -63,7 +63,7 @@ class DataFormat(_BundlePart):
 
 
 class BundleMetadata(_BundlePart):
-    """What MONAI's schema of 2024-07-25 asks of ``metadata.json``."""
+    """The fields that MONAI's schema of 2024-07-25 requires in ``metadata.json``."""
 
     schema_: Annotated[Text, Field(alias="schema")]
     version: Text
@@ -88,7 +88,9 @@ class BundledModel:
 
 
 def write(card: Card, out: Path) -> Path:
-    """Write the bundle of ``card`` into the new folder ``out``. Raises CardError for what is not taken."""
+    """Write the bundle of ``card`` into the new folder ``out``. Raises CardError if a bundle cannot hold the
+    model.
+    """
     if not card.weights or card.weights[0].path.suffix != ONNX or card.input is None or not card.labels:
         raise CardError(f"{card.name} cannot be bundled: a bundle is of a classifier as ONNX with labels")
     if out.exists():
@@ -120,9 +122,9 @@ def read(
     licence: str = "",
     **named: str,
 ) -> BundledModel:
-    """The network of the bundle in ``folder`` and its card, in ``scratch``.
+    """Read the bundle in ``folder``; writes its network and card into ``scratch``.
 
-    ``label_map``, ``licence`` and ``named`` (``model_id``, ``version``) are for a bundle that brings no card.
+    ``label_map``, ``licence`` and ``named`` (``model_id``, ``version``) are for a bundle that has no card.
     ``most``: the largest network in bytes. Raises CardError.
     """
     metadata = _settings(folder / METADATA, BundleMetadata)

@@ -1,7 +1,7 @@
-"""The process that adapts the ONNX network of a MONAI bundle of others, run by :mod:`.sandbox`.
+"""The process that adapts the ONNX network of a foreign MONAI bundle, run by :mod:`.sandbox`.
 
-MONAI reads pictures as columns × rows, a node as rows × columns. The path of the network, as JSON, is on
-standard input; the copy is left in the folder. Exit codes: 0 done, 65 with one line on stderr.
+MONAI reads pictures as columns × rows, a node as rows × columns. The path of the network comes as JSON on
+standard input; the copy is left in the working folder. Exit codes: 0 done, 65 with one line on stderr.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _INNER = "bundle.{}"
 
 
 def main() -> None:
-    """Read the network, and leave its copy with other names and its input's sides exchanged."""
+    """Read the network, and write a copy with other names and with the sides of its input exchanged."""
     import onnx
     from onnx import TensorProto, helper
 

@@ -1,6 +1,6 @@
-"""The process in which foreign files are opened: ``python -I -m`` this module, LIMITS as JSON, MODULE.
+"""The process that opens foreign files: ``python -I -m`` this module, LIMITS as JSON, MODULE.
 
-It gives up what it can (:class:`ProcessLimits`) before it runs MODULE: nothing foreign is looked at before.
+It gives up rights (:class:`ProcessLimits`) before it runs MODULE, so before any foreign file is opened.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/syste
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """``seconds`` of processor time and bytes of ``memory`` (addresses); the files that can be reached.
+    """``seconds`` of processor time, bytes of ``memory`` (address space), and the files that can be reached.
 
-    ``required``: without Landlock and seccomp nothing is run. Else each holds where the kernel has it.
+    ``required``: without Landlock and seccomp nothing is run; else each is used where the kernel has it.
     """
 
     seconds: int
@@ -37,7 +37,7 @@ class ProcessLimits:
     required: bool
 
     def as_json(self) -> str:
-        """The limits in the form that the process reads."""
+        """The limits as JSON, as the process reads them."""
         return json.dumps(asdict(self))
 
 
@@ -64,7 +64,7 @@ def confine(limits: ProcessLimits) -> bool:
 
 
 def main() -> None:
-    """Be confined, then run the module (or the script, if it is a path)."""
+    """Confine this process, then run the module (or the script, if it is a path)."""
     limits = ProcessLimits(**json.loads(sys.argv[1]))
     program = sys.argv[2]
     if not confine(limits) and limits.required:

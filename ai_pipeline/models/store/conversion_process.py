@@ -1,7 +1,7 @@
-"""The process that reads a checkpoint, run by :mod:`.sandbox`: request on standard input.
+"""The process that reads a checkpoint, run by :mod:`.sandbox`; the request comes on standard input.
 
-It works in an empty folder and leaves there the model and what it is (:mod:`.conversion_request`).
-Exit codes: 0 done, 65 with one line on stderr that says why not.
+It works in an empty folder and writes the model and its description (:mod:`.conversion_request`) there. Exit
+codes: 0 done, 65 with one line on stderr that says why not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST = 1e-3  # of the largest score: how far the file may be from the network th
 
 
 def main() -> None:
-    """Read the request, then the file, and leave model and answer in the folder."""
+    """Read the request, then the file, and write model and answer into the folder."""
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint

@@ -1,7 +1,7 @@
 """The messages between ``ai-pipeline models convert`` and the process that reads the checkpoint.
 
-The request is ours. The answer comes from a process that may have run foreign code, so it is checked like
-anything else from outside: types, lengths, ranges, and not a field more.
+The request is trusted. The answer comes from a process that may have run foreign code, so it is checked like
+any other foreign data: types, lengths, ranges, and no unknown field.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ ANSWER = "answer.json"
 
 
 class Request(BaseModel):
-    """Which checkpoint to read and what to make of it; ``seconds`` that it may take; labels to
-    ``leave_out``.
+    """Which checkpoint to read and what to make of it; ``seconds``: time limit; ``leave_out``: labels to
+    drop.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,8 +41,8 @@ class ConvertedNetwork(BaseModel):
     """The properties of the converted network; fields as in :class:`ai_pipeline.models.card.Input` and
     ``Outputs``.
 
-    ``difference``: the largest between the file on its run time and the network in torch, as a share of the
-    largest score.
+    ``difference``: the largest difference between the scores of the file on its run time and those of the
+    network in torch, as a share of the largest score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
-"""From a checkpoint to a model with its card, in a process of its own: a pickle is code.
+"""Convert a checkpoint to a model with its card, in a process of its own: a pickle is code.
 
-What that process can reach, :mod:`ai_pipeline.models.store.sandbox` says. What it leaves is looked at as
-if it came from the internet: when all of it has ended, in a process of its own too.
+:mod:`ai_pipeline.models.store.sandbox` says what that process can reach. Its output is treated like a
+download: it is checked after the process has ended, again in a process of its own.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def convert(
 ) -> Converted:
     """Write ``ID.onnx`` (or ``.safetensors``) and ``ID.toml`` into ``out``. Raises CardError.
 
-    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code. What a
-    ``label_map`` leaves out, the model has no output for.
+    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code. The model has
+    no output for a label that ``label_map`` leaves out.
     """
     checkpoint = Path(request.checkpoint).resolve()
     if request.family == HUGGINGFACE:
@@ -97,9 +97,9 @@ def convert(
 def encoder(
     folder: Path, scratch: Path, size: int | None, seconds: int = 600
 ) -> tuple[Path, ConvertedNetwork]:
-    """The frozen encoder of a folder in Hugging Face's layout as ONNX in ``scratch``, by the same ways.
+    """The frozen encoder of a folder in Hugging Face's layout as ONNX in ``scratch``, converted the same way.
 
-    ``size`` of its input in pixels, if not that of the folder. Raises CardError.
+    ``size``: side of its input in pixels, if it differs from the folder's. Raises CardError.
     """
     check_folder(folder.resolve())
     sandbox.require()

@@ -1,4 +1,4 @@
-"""Copy a file from a disk or over HTTPS, and delete it unless its SHA-256 is the one expected."""
+"""Copy a file from a disk or over HTTPS, and delete the copy if its SHA-256 is not the expected one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def is_url(source: str) -> bool:
-    """True for what has a scheme, as ``https://…``; False for a path."""
+    """Whether ``source`` has a scheme, such as ``https://…``; False for a path."""
     return "://" in source
 
 
@@ -37,7 +37,7 @@ def shown(source: str) -> str:
 
 
 def fetch(source: str, to: Path, *, sha256: str, most: int, report: Report) -> None:
-    """Copy or download ``source`` to the new file ``to``, of ``most`` bytes. Raises FetchFailed."""
+    """Copy or download ``source``, of at most ``most`` bytes, to the new file ``to``. Raises FetchFailed."""
     try:
         with to.open("xb") as file:
             found = _url(source, file, most, report) if is_url(source) else _file(source, file, most, report)

@@ -1,9 +1,9 @@
 """The user's folder of models: ``ID/VERSION/card.toml`` with its weights, and which of them is in use.
 
-``active.json`` holds, for each slot (``PipelineCard.slots``), a stack of ``id@version`` whose last is in use,
-and a history that is only added to. An empty stack means the shipped model. Everything is
-written beside its place and moved there at once, so a crash leaves the old state; a running node reads it
-when a worker starts.
+``active.json`` holds, for each slot (``PipelineCard.slots``), a stack of ``id@version`` whose last entry is
+in use, and a history that only grows. An empty stack means the shipped model. Every file is written under
+another name and then moved to its place at once, so a crash leaves the old state; a running node reads the
+folder when a worker starts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing 
 
 
 class StoreEvent(BaseModel):
-    """One line of history: ``model`` was put into use ``at`` a time (UTC), ``by`` which verb."""
+    """One line of the history: ``model`` was put into use ``at`` a time (UTC), ``by`` a command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class StoreEvent(BaseModel):
 
 
 class Use(BaseModel):
-    """The models of one slot: it runs the last of ``stack``, which ``rollback`` removes."""
+    """The models of one slot: the last of ``stack`` runs, and ``rollback`` removes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,16 +61,16 @@ _USES = TypeAdapter(dict[str, Use])
 
 @dataclass(frozen=True, slots=True)
 class ModelOrigin:
-    """Where a model came from: ``source`` without secrets, and the licence that was agreed to."""
+    """The origin of a model: ``source`` without secrets, and the licence that the user agreed to."""
 
     source: str
     licence: str
 
 
 def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
-    """The card that runs in ``slot``. Raises CardError when there is none, or it is not there any more.
+    """The card that runs in ``slot``. Raises CardError if none runs there, or its files are gone.
 
-    A model that was activated and is missing is an error: a pipeline never falls back to another by itself.
+    An activated model that is missing is an error: a pipeline never falls back to another model by itself.
     """
     if (card := in_use(slot, models_dir)) is None:
         raise CardError(f"{slot.name} runs no model: `ai-pipeline models activate`")
@@ -78,7 +78,10 @@ def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
 
 
 def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
-    """The card that runs in ``slot``; None where no model is shipped for it and none was activated."""
+    """The card that runs in ``slot``; None if no model is shipped for it and none was activated.
+
+    Raises CardError as :func:`active` does if the activated model is gone.
+    """
     folder = models_dir or from_environment()
     use = uses(folder).get(slot.name, Use()) if folder else Use()
     if not use.stack:
@@ -103,8 +106,9 @@ def uses(models_dir: Path) -> dict[str, Use]:
 
 
 def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Path) -> None:
-    """Let ``slot`` of ``pipeline`` run ``card`` from now on. Raises CardError when a file of it is missing or
-    altered, or when it is no model for that."""
+    """Let ``slot`` of ``pipeline`` run ``card`` from now on. Raises CardError when a file of the card is
+    missing or altered, or when the model does not fit the slot.
+    """
     _check_kind(pipeline, slot, card)
     if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
         _check_labels(card, active(classifier, models_dir))
@@ -118,7 +122,7 @@ def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Pa
 
 
 def fits(slot: ModelSlot, card: Card) -> bool:
-    """Whether ``card`` is of the kind that runs in ``slot``."""
+    """Whether ``card`` is of the kind that ``slot`` runs."""
     return bool(card.labels) and (card.box_output is not None) == (slot.role == "detector")
 
 
@@ -152,9 +156,10 @@ def _check_labels(detector: Card, classifier: Card) -> None:
 
 
 def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """Let ``slot`` run its previous model again; returns that card, None where no model is shipped for it.
+    """Let ``slot`` run its previous model again; returns the card of that model, None if none is shipped for
+    it.
 
-    Raises CardError when there is nothing to go back to.
+    Raises CardError when there is no previous model.
     """
     with _locked(models_dir):
         card = before(slot, models_dir)
@@ -168,7 +173,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card to which ``rollback`` goes back. Raises the same errors."""
+    """The card to which ``rollback`` would go back. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
@@ -195,8 +200,9 @@ def incoming(models_dir: Path) -> Iterator[Path]:
 def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
     """Add the files in ``folder`` (of :func:`incoming`) to the store as a model; returns its card.
 
-    ``weights`` names the file of the card that is there already; the card's other files are taken from beside
-    ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises CardError.
+    ``weights`` names the file of the card that is in ``folder`` already; the card's other files are taken
+    from the folder of ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises
+    CardError.
     """
     shutil.copyfile(card_file, folder / STORED)
     for other in load(card_file).weights:
@@ -222,7 +228,7 @@ def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origi
 
 
 def place_for(card: Card, models_dir: Path) -> Path:
-    """The folder for ``card``. Raises CardError when its id or version cannot name one, or is taken."""
+    """The folder for ``card``. Raises CardError if its id or version is no valid folder name, or is taken."""
     for what, value in (("id", card.id), ("version", card.version)):
         if not NAME.fullmatch(value):
             raise CardError(

@@ -1,4 +1,4 @@
-"""What may be run: ONNX of standard operators in one piece, safetensors, and plain arrays beside them.
+"""Check that a file may be run: ONNX of standard operators in one piece, safetensors, and plain arrays.
 
 As a program, which :mod:`.inspection` runs apart, it checks the files of a JSON list on standard input.
 """
@@ -24,7 +24,9 @@ LARGEST_ARRAYS = 256 << 20  # bytes of all arrays in one file, inflated; those o
 
 
 def main() -> None:
-    """Exit code 65, and one line on standard error, at the first file that may not be run."""
+    """Check the files; exit with code 65 and one line on standard error at the first one that
+    may not be run.
+    """
     try:
         for path in json.load(sys.stdin):
             check(Path(path))

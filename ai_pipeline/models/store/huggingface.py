@@ -1,6 +1,6 @@
-"""A folder in Hugging Face's layout as it is taken in: which files count, and how large they may be.
+"""Take in a folder in Hugging Face's layout: which files count, and how large they may be.
 
-What is in them, is read in the sandbox (:mod:`ai_pipeline.networks.huggingface`).
+Their contents are read in the sandbox (:mod:`ai_pipeline.networks.huggingface`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_folder(folder: Path) -> None:
-    """Raises CardError when ``folder`` has not the files that a model is made of, in this layout."""
+    """Raise CardError if ``folder`` lacks a file that a model in this layout needs."""
     if not folder.is_dir():
         raise CardError(f"{folder} is not a folder: give the one with config.json and {WEIGHTS}")
     if not (folder / SETTINGS[0]).is_file():
@@ -46,7 +46,7 @@ def copied(folder: Path, to: Path, *, most: int, sha256: str = "") -> Path:
     """Copy the needed files into ``to``, so that the checked files are the ones that are read. Returns the
     copy.
 
-    Weights of more than ``most`` bytes, or of another ``sha256`` where one is given, are refused. Raises
+    Weights of more than ``most`` bytes, or with another SHA-256 than ``sha256`` if given, are refused. Raises
     CardError.
     """
     check_folder(folder)

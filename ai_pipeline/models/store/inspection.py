@@ -1,4 +1,4 @@
-"""Foreign files are checked (:mod:`.formats`) in a process of their own, with limits."""
+"""Check foreign files (:mod:`.formats`) in a process of its own, with limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 300
 
 
 def inspect(paths: Sequence[Path]) -> None:
-    """Raises CardError when one of the files may not be run, or cannot be checked within :data:`SECONDS`."""
+    """Raise CardError if one of the files may not be run, or cannot be checked within :data:`SECONDS`."""
     names = ", ".join(path.name for path in paths)
     request = json.dumps([str(path.absolute()) for path in paths])
     run_check("ai_pipeline.models.store.formats", request, paths, SECONDS, f"{names} cannot be looked into")
@@ -24,8 +24,8 @@ def inspect(paths: Sequence[Path]) -> None:
 def run_check(program: str, request: str, reads: Sequence[Path], seconds: int, otherwise: str) -> None:
     """Run a module of this package in the sandbox, with ``request`` on its standard input.
 
-    Raises CardError with the line that it printed when it ended with 65, and with ``otherwise`` before that
-    line when it failed in another way or took longer than ``seconds``.
+    Raises CardError: if the module exits with 65, with the line that it printed; if it fails in another way
+    or takes longer than ``seconds``, with ``otherwise`` before that line.
     """
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         ended = sandbox.run(program, request, Path(scratch), reads=reads, seconds=seconds)

@@ -1,8 +1,8 @@
-"""A file that says which of the node's labels each label of a foreign model is.
+"""A file that maps each label of a foreign model to a label of the node.
 
 TOML, one line for each label: ``"Pleural effusion" = "Effusion"`` takes name, codes and site from the node's
 label, ``"No Finding" = ""`` leaves the label out of the model, and a table with ``name`` and ``code``
-describes one that the node does not know.
+describes a label that the node does not know.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _LABELLED: Final = "chest-efficientnet-lite0"
 
 
 def node_labels() -> dict[str, NodeLabel]:
-    """The labels that the node has codes for, by their plain names."""
+    """The labels for which the node has codes, by their plain names."""
     shipped = load(SHIPPED / f"{_LABELLED}.toml").labels
     known = [NodeLabel(label.name, label.code, label.code_source, label.site) for label in shipped]
     known += [
@@ -122,7 +122,7 @@ def check(found: LabelMap, labels: Sequence[str]) -> None:
 
 
 def refuse_placeholders(labels: Sequence[str]) -> None:
-    """Raises CardError for LABEL_0 and the like, which transformers writes where nobody named the outputs."""
+    """Raise CardError for LABEL_0 and the like, which transformers writes where nobody named the outputs."""
     if any(_PLACEHOLDER.fullmatch(label) for label in labels):
         raise CardError(
             f"the model calls its outputs {', '.join(labels[:3])} …: say what they are with --label-map "

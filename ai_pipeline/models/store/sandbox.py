@@ -1,8 +1,8 @@
-"""Foreign files are opened in a process that can do nothing else: by bubblewrap, else by Landlock, seccomp.
+"""Open foreign files in a process that can do nothing else: by bubblewrap, else by Landlock and seccomp.
 
 bubblewrap gives the process file system, processes and network of its own; limits, Landlock and seccomp
-(:mod:`.confined`) hold inside it as well.
-docs/reference/confinement.md says what is promised with which of them.
+(:mod:`.confined`) hold inside it as well. docs/reference/confinement.md says which protection each of them
+gives.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the process ended: exit ``status``, None when its time was over; ``line``: why, if it failed."""
+    """How the process ended: exit ``status``, None if it ran out of time; ``line``: why, if it failed."""
 
     status: int | None
     line: str
 
 
 def walls() -> Walls:
-    """The isolation that this machine offers besides limits."""
+    """The kinds of isolation that this machine offers besides limits."""
     if _bubblewrap():
         return "bubblewrap"
     return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"
 
 
 def require() -> None:
-    """Raises CardError where a process that runs foreign code could get out."""
+    """Raise CardError if this machine cannot isolate a process that runs foreign code."""
     found = walls()
     if found == "bubblewrap" or (found == "landlock" and os.geteuid() != 0):
         return
@@ -67,11 +67,12 @@ def run(
     seconds: int,
     required: bool = False,
 ) -> Ended:
-    """Run a module of this package apart, with ``request`` on standard input, and end all processes that it
-    leaves.
+    """Run a module of this package isolated, with ``request`` on standard input, and end all processes that
+    it leaves.
 
     It reads the interpreter, this package and ``reads``, works in ``scratch`` and writes only there.
-    ``seconds`` by the clock. ``required``: it is not run where Landlock, or bubblewrap, cannot hold it.
+    ``seconds``: time limit by the clock. ``required``: it is not run where neither Landlock nor bubblewrap
+    can isolate it.
     """
     paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
     bubblewrap = _bubblewrap()

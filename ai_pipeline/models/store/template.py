@@ -1,4 +1,4 @@
-"""The first card of a converted model: what is known of it; no figures, since none was measured."""
+"""The first card of a converted model: its known properties; no figures, since none was measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def card_text(
     sha256: str,
     label_map: LabelMap | None = None,
 ) -> str:
-    """The card as TOML, for the converted ``file`` of that SHA-256; no ``licence``: what the answer says.
+    """The card as TOML, for the converted ``file`` with that SHA-256; an empty ``licence`` is taken from
+    ``answer``.
 
     Without a ``label_map`` the labels keep the names that the model gives them.
     """

@@ -1,4 +1,4 @@
-"""What a segmenter makes of frames with less speckle."""
+"""How segmentation networks perform on frames with less speckle."""
 
 from collections.abc import Callable
 

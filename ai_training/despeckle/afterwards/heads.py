@@ -1,4 +1,4 @@
-"""How well fetal heads are still outlined on pictures that a filter has been over."""
+"""How well fetal heads are still outlined in filtered pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ai_training.progress import Report
 
 @dataclass(frozen=True, slots=True)
 class HeadScores:
-    """One value for each head: Dice, error of the circumference in mm, outlined area over the true one."""
+    """One value for each head: Dice, error of the circumference in mm, outlined area divided by true area."""
 
     patients: list[str]
     dice: list[float]
@@ -25,9 +25,9 @@ class HeadScores:
 
 
 def head_scores(data: Path, model: HeadModel, split: str, filtered: Filter, report: Report) -> HeadScores:
-    """Outline all heads of ``split`` after the filter, whatever the gate says; score the outlines.
+    """Outline all heads of ``split`` after the filter, even those the gate refuses; score the outlines.
 
-    ``filtered`` gets and returns pictures 0 to 1.
+    ``filtered`` takes and returns pictures 0 to 1.
     """
     found = HeadScores([], [], [], [])
     images = head_images(data, split)

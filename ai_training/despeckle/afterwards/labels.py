@@ -1,9 +1,10 @@
-"""Where colours that no class has come from: labels resized, colours regressed, or speckle taken away.
+"""Why a segmentation contains colours that no class has: resized labels, regressed colours, or missing
+speckle.
 
-A published comparison of despeckled frames found colours in what its segmenter gave that no label has, such
-as (54, 65, 23). Four small networks learn heads from the same frames. Their labels are resized with the
-nearest pixel or bilinearly, as pictures are; the network chooses among the values that labels have, or
-regresses the value itself. One value stands for a colour: 0 is the background, 1 the head.
+A published comparison of despeckled frames found colours in its segmenter's output that no label has, such as
+(54, 65, 23). Here four small networks learn heads from the same frames. Their labels are resized either with
+the nearest pixel or bilinearly, like pictures; the network either chooses among the values of labels, or
+regresses the value. One value stands for a colour: 0 is the background, 1 the head.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class LabelRecipe:
-    """Everything that shapes the four runs, beside labels and outputs."""
+    """All settings of the four runs, besides the kind of labels and outputs."""
 
     iterations: int = 250
     batch: int = 12
@@ -67,8 +68,11 @@ class _Heads:
 
 
 def compare(data: Path, recipe: LabelRecipe, report: Report = silent) -> dict[str, Any]:
-    """Train the four on the train split, look at the test split: for raw and despeckled frames Dice of what
-    is nearer to the head's value, and the share of pixels between the classes. Raises DataMissing, CardError.
+    """Train the four networks on the train split and evaluate them on the test split, on raw and despeckled
+    frames.
+
+    Figures: Dice of the pixels nearer to the head's value, and the share of pixels between the classes.
+    Raises DataMissing, CardError.
     """
     torch.set_num_threads(1)
     despeckler = Despeckler.active()

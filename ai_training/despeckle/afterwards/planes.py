@@ -1,7 +1,7 @@
 """``ai-pipeline train plane-segmenters``: the published comparison on its own data, by plane and class.
 
 SegNet and a U-Net learn brain, cavum septi pellucidi and lateral ventricles from the frames of
-:mod:`ai_training.sets.fetal_biometry`, and are looked at on the test patients' frames after every filter.
+:mod:`ai_training.sets.fetal_biometry`, and are evaluated on the test patients' frames after every filter.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Floats = npt.NDArray[np.float64]
 def compare(
     data: Path, recipe: SegmenterRecipe | None, filters: Mapping[str, Filter], report: Report = silent
 ) -> dict[str, Any]:
-    """Train each segmenter by each kind of frames; Dice of every plane and class, raw and after each filter.
+    """Train each segmenter on each kind of frames; Dice of every plane and class, raw and after each filter.
 
-    ``recipe`` None: :meth:`SegmenterRecipe.published`. ``filters`` get pictures 0 to 1. Raises DataMissing.
+    ``recipe`` None: :meth:`SegmenterRecipe.published`. ``filters`` take pictures 0 to 1. Raises DataMissing.
     """
     learned, asked = biometry_images(data, "train"), biometry_images(data, "test")
     recipe = recipe or SegmenterRecipe.published(len(learned))
@@ -69,7 +69,9 @@ def _figures(
 
 
 def dices(found: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Floats:
-    """Dice of each frame and class but the background, ``[N, 3]``; NaN where neither has the class."""
+    """The Dice coefficient of each frame and class without the background, ``[N, 3]``; NaN if both lack the
+    class.
+    """
     columns = []
     for value in range(1, len(CLASSES)):
         here, there = found == value, truth == value
@@ -93,7 +95,7 @@ def _by_plane(values: Floats, asked: Sequence[BiometryImage]) -> dict[str, dict[
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """A line for each segmenter, what taught it, what it looked at, and plane."""
+    """A line for each segmenter, training frames, test frames and plane."""
     frames = result["frames"]
     lines = [
         f"{frames['test']} test frames of {result['patients']} patients, {frames['train']} to learn from, "

@@ -1,9 +1,9 @@
-"""``ai-pipeline train segmenters``: does less speckle harm what comes after it, and why?
+"""``ai-pipeline train segmenters``: does less speckle harm a later segmentation, and why?
 
-A published comparison found that frames without speckle were segmented worse. Its segmenter had been taught
-by raw frames. Here SegNet and a U-Net learn heads from raw frames, from smoothed ones and from both, and are
-looked at on test frames after every filter: what a filter takes away is lost for all of them, what was only
-never seen before is not.
+A published comparison found that frames without speckle were segmented worse. Its segmenter had been trained
+on raw frames. Here SegNet and a U-Net learn heads from raw frames, from smoothed ones and from both, and are
+evaluated on test frames after every filter. If all of them get worse, the filter removed information; if only
+those trained on raw frames do, filtered frames were merely unfamiliar.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ Scores = dict[str, npt.NDArray[np.float64]]
 def compare(
     data: Path, recipe: SegmenterRecipe, filters: Mapping[str, Filter], report: Report = silent
 ) -> dict[str, Any]:
-    """Train every segmenter by every kind of frames, look at the test frames raw and after each filter.
+    """Train every segmenter on every kind of frames, and evaluate it on the test frames raw and after each
+    filter.
 
-    ``filters`` get pictures 0 to 1. Differences are to the segmenter taught by raw frames on raw frames,
-    paired by frame, the mean over seeds first. Raises DataMissing.
+    ``filters`` take pictures 0 to 1. Differences are to the segmenter trained on raw frames, on raw frames,
+    paired by frame, after averaging over seeds. Raises DataMissing.
     """
     torch.set_num_threads(1)
     seen_in_test = head_images(data, "test")
@@ -100,7 +101,9 @@ def _mean_of_seeds(runs: Sequence[Scores]) -> Scores:
 
 
 def measures(found: Bools, truth: Bools, pixel_mm: float) -> tuple[float, ...]:
-    """:data:`MEASURES` of a mask; nothing found is as far from the outline as its own middle."""
+    """:data:`MEASURES` of a mask. If nothing is found, the distance is that from the middle of the head to
+    its outline.
+    """
     union = int((found | truth).sum())
     return (
         dice(found, truth),
@@ -131,7 +134,7 @@ def _circumference(mask: Bools) -> float:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """A line for each segmenter, what taught it, and what it looked at."""
+    """A line for each segmenter, training frames and test frames."""
     lines = [
         f"{result['frames']} test frames, {result['recipe']}: Dice, "
         "difference to raw by raw, outlines apart mm, area, circumference mm"

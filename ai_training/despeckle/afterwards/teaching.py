@@ -1,4 +1,4 @@
-"""Segmenters taught from scratch by small frames: as they came, smoothed, or both."""
+"""Train segmenters from scratch on small frames: raw, smoothed, or both."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class SegmenterRecipe:
-    """Everything that shapes a run. ``size``: rows and columns that frames are reduced to; ``widths``:
-    channels of the networks from the finest level on."""
+    """All settings of a run. ``size``: rows and columns that frames are reduced to; ``widths``: channels of
+    the networks from the finest level on.
+    """
 
     iterations: int = 250
     batch: int = 8
@@ -45,7 +46,9 @@ class SegmenterRecipe:
 
     @staticmethod
     def published(frames: int) -> SegmenterRecipe:
-        """SegNet as wide as its authors', for 50 epochs of ``frames``: for a GPU."""
+        """The settings of the publication: SegNet at the authors' width, 50 epochs of ``frames`` frames; for
+        a GPU.
+        """
         batch = 8
         return SegmenterRecipe(EPOCHS * math.ceil(frames / batch), batch, (352, 512), widths=PUBLISHED_WIDTHS)
 
@@ -60,18 +63,20 @@ def _blur(spread: float, picture: Floats) -> Floats:
 
 
 class Outlined(Protocol):
-    """A frame that somebody outlined."""
+    """A frame with an outline drawn by a person."""
 
     @property
     def patient(self) -> str: ...
 
     def read(self) -> tuple[Grey, npt.NDArray[np.uint8] | npt.NDArray[np.bool_]]:
-        """The grey picture and of each pixel the class, both ``[rows, columns]``."""
+        """Read the grey picture and the class of each pixel, both ``[rows, columns]``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """``pictures``: ``[N, rows, columns]`` by filter, ``raw`` as they came; ``classes``: the same shape."""
+    """Frames for training or testing. ``pictures``: ``[N, rows, columns]`` by filter, ``raw`` unfiltered;
+    ``classes``: the same shape.
+    """
 
     pictures: Mapping[str, Grey]
     classes: Grey
@@ -81,7 +86,7 @@ class Frames:
     def read(
         images: Sequence[Outlined], filters: Mapping[str, Filter], size: tuple[int, int], report: Report
     ) -> Frames:
-        """Read, filtered at full size, then reduced to ``size``. Raises DataMissing."""
+        """Read the images, filter them at full size, then reduce them to ``size``. Raises DataMissing."""
         pictures: dict[str, list[Grey]] = {"raw": [], **{name: [] for name in filters}}
         classes = []
         for number, image in enumerate(images):
@@ -103,8 +108,11 @@ class Frames:
 def answers(
     name: str, lessons: Frames, exam: Frames, by: str, recipe: SegmenterRecipe, seed: int, report: Report
 ) -> dict[str, Grey]:
-    """What the segmenter ``name``, taught ``by`` one of :data:`TAUGHT_BY`, makes of ``exam``: by filter the
-    class of each pixel, ``[N, rows, columns]``."""
+    """The class that the segmenter ``name`` predicts for each pixel of ``exam``, by filter: ``[N, rows,
+    columns]``.
+
+    It is trained on ``lessons``; ``by``: the key in :data:`TAUGHT_BY` of the filters of its training frames.
+    """
     run = _SegmenterRun(name, lessons, TAUGHT_BY[by], recipe, seed)
     run.train(lambda share, _: report(share, f"{name}, taught by {by}, seed {seed}"))
     return {seen: _outlined(run.network.eval(), pictures) for seen, pictures in exam.pictures.items()}

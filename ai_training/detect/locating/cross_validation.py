@@ -1,10 +1,10 @@
 """Five-fold cross-validation by patient: all candidate locators are evaluated on the same boxes.
 
-A label passes when the fusion is better than both baselines that use no image, the constant box and the
-centre prior, in the mean of T(IoU .1/.3/.5) with the whole 95 % interval of the paired difference above 0,
-when its pointing is no worse, and when it touches at least half of the findings (T(IoU .1)): being better
-than a baseline that never hits a nodule is not enough. The rule was fixed before the test boxes were
-evaluated. A label that does not pass gets no box.
+The fusion is compared with both baselines that use no image, the constant box and the centre prior. A label
+passes if (1) the mean of T(IoU .1/.3/.5) is higher, with the whole 95 % interval of the paired difference
+above 0; (2) pointing is no worse; (3) it touches at least half of the findings (T(IoU .1)), since it is not
+enough to beat a baseline that never hits a nodule. The rule was fixed before the test boxes were evaluated. A
+label that does not pass gets no box.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledBoxes:
-    """Labelled boxes with the classifier's features of their images. ``rows``: the image of each box."""
+    """Labelled boxes with the classifier's features of their images. ``rows``: the index of
+    each box's image.
+    """
 
     boxes: tuple[TruthBox, ...]
     rows: tuple[int, ...]
@@ -66,7 +68,7 @@ class LabelledBoxes:
         return [box.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], Place]) -> tuple[Place | None, ...]:
-        """The predictions of one locator for each box's image and label."""
+        """The prediction of one locator for each box, found by the box's image and label."""
         return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
 
@@ -81,7 +83,7 @@ def cross_validated(
     count: int = FOLDS,
     more_locators: MoreLocators | None = None,
 ) -> Predictions:
-    """Predictions for every box and image by locators that were fitted without its patient."""
+    """Predictions for every box and image by locators that were fitted without the box's patient."""
     fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
@@ -98,7 +100,7 @@ def cross_validated(
 
 
 def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequence[str]) -> Predictions:
-    """What each locator predicts of every label in every image."""
+    """The prediction of each locator for every label in every image."""
     pairs = [(image, label) for image in images for label in labels]
     return {
         arm: {pair: place for pair in pairs if (place := locator.place(*pair)) is not None}
@@ -122,7 +124,7 @@ def fit_locators(
 def figures_of(
     case: LabelledBoxes, predictions: Predictions, images: Sequence[ChestImage], card: Card, *, decide: bool
 ) -> dict[str, Any]:
-    """All figures as they are printed; with ``decide`` each label says whether it passes."""
+    """All figures in printable form; with ``decide``, each label says whether it passes."""
     truth = [corners(box) for box in case.boxes]
     rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
     labels = sorted({box.label for box in case.boxes})
@@ -157,7 +159,7 @@ def figures_of(
 
 
 def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether a label's boxes may be shown, and why not."""
+    """Whether a label's boxes may be shown; if not, why."""
     for prior in ("constant", "centre"):
         difference = entry["differences"][f"fusion - {prior}"]
         name = PLACE_NAMES[MEAN_T]
@@ -173,7 +175,9 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
-    """The means of each locator's table ``[boxes, 6]``, and the first's paired differences to the others."""
+    """The means of each locator's table ``[boxes, 6]``, and the paired differences of the first to the
+    others.
+    """
     first, *others = rows
     return {
         "arms": {arm: means(table, patients) for arm, table in rows.items()},

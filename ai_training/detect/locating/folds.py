@@ -1,4 +1,4 @@
-"""Five folds by patient: every box is evaluated once, by what was fitted without its patient."""
+"""Five folds by patient: every box is evaluated once, by a locator fitted without its patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SEED = 1
 
 
 def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> npt.NDArray[np.int64]:
-    """The fold of each box, 0 to ``count`` - 1: no patient in two, every label in each in its share."""
+    """The fold of each box, 0 to ``count`` - 1: no patient is in two folds, and every label is
+    spread evenly.
+    """
     truth = np.zeros((len(boxes), len(LABELS)), np.float32)
     truth[np.arange(len(boxes)), [LABELS.index(box.label) for box in boxes]] = 1.0
     names = {str(fold): 1.0 / count for fold in range(count)}

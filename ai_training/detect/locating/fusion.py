@@ -1,13 +1,15 @@
-"""Fit the box head: frozen layers of the classifier, what they say of candidate boxes, where boxes lie.
+"""Fit the box head on frozen layers of the classifier: it scores candidate boxes by the maps in and around
+them.
 
-For every label the candidates are the boxes that radiologists drew for it in training images, each also
-moved and stretched a little. A linear model reads the mean of the trunk's middle layers (their main
+For every label the candidates are the boxes that radiologists drew for it in training images, each also moved
+and stretched a little. A linear model reads the mean of the trunk's middle layers (their principal
 components) inside a candidate and beside it on four sides, adds how usual the candidate is for its label
-(kernel density of place and size), and learns to put its probability where the overlap with the truth is.
-One weight vector is shared by all labels and one small correction is each label's own: 40 boxes cannot teach
-160 weights.
+(kernel density of place and size), and learns to give a high probability to candidates that overlap the
+truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
+weights.
 
-Being linear, it becomes five maps a label (:mod:`ai_pipeline.chest.boxes`), one convolution of the network.
+As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.boxes`), one convolution of the
+network.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class BoxHeadRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """Projects the trunk's maps to the head's input: ``(x - centre) @ weights``, less the mean map
-    (``usual``).
+    """A projection of the trunk's maps to the head's input: ``(x - centre) @ weights``, less the mean map
+    ``usual``.
     """
 
     centre: Floats  # [C]
@@ -56,7 +58,7 @@ class Basis:
 
     @staticmethod
     def from_maps(maps: Floats, components: int) -> Basis:
-        """Main components of ``maps [N, C, h, w]``, weak ones raised a little."""
+        """The principal components of ``maps [N, C, h, w]``, with weak components amplified a little."""
         count, channels, height, width = maps.shape
         rows = maps.transpose(0, 2, 3, 1).reshape(-1, channels)
         centre, spread = rows.mean(0), rows.std(0)
@@ -100,12 +102,12 @@ class FittedHead:
         return np.asarray(own.prior + sums, np.float32)
 
     def chosen(self, label: str, scores: Floats) -> Place:
-        """The box of ``label`` where its candidates have these scores."""
+        """The best box of ``label`` if its candidates have these scores."""
         found = self.head.choose(label, softmax(scores))
         return Place(found.corners, found.point, found.score)
 
     def layer(self) -> tuple[Floats, Floats]:
-        """As one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
+        """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
         flat = self.weights.reshape(-1, self.weights.shape[2])
         weights = flat @ self.basis.weights.T
         bias = (
@@ -115,7 +117,7 @@ class FittedHead:
 
 
 def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
-    """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, h, w]`` belongs to each."""
+    """Fit a head to ``boxes``; ``rows``: the index in ``maps [images, C, h, w]`` of each box's image."""
     random = np.random.default_rng(recipe.seed)
     basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
     labels = sorted({box.label for box in boxes})

@@ -26,8 +26,8 @@ Floats = npt.NDArray[np.float32]
 
 
 class Locator(Protocol):
-    """Predicts boxes. ``image``: the image's row in the maps or features that the locator was created
-    with.
+    """Predicts boxes. ``image``: the image's row in the maps or features that the locator was
+    created with.
     """
 
     def place(self, image: int, label: str) -> Place | None:
@@ -47,7 +47,7 @@ class FixedLocator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivationLocator:
-    """The classifier's maps with its box templates. ``maps`` by image and label, 0 to 1, any grid."""
+    """A locator by the classifier's maps and box templates. ``maps`` by image and label, 0 to 1, any grid."""
 
     maps: Mapping[tuple[int, str], Floats]
     templates: BoxTemplates
@@ -66,7 +66,7 @@ class ActivationLocator:
 
 
 def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
-    """One fixed box per label: the baseline of a detector."""
+    """One fixed box per label: the baseline for a detector."""
     places: dict[str, Place] = {}
     for label, known in _by_label(boxes).items():
         expected = overlaps(known).mean(1)

@@ -1,9 +1,9 @@
-"""What boxes are worth: T(IoU), pointing game, average precision, FROC; every interval is 95 %, by patient.
+"""Figures for boxes: T(IoU), pointing game, average precision, FROC; every interval is 95 %, by patient.
 
-Two questions, two sets of figures. *Where is it?*: every box of the truth is asked for by its label, as if
-the finding were known to be there (:func:`place_figures`). *Is it there, and where?*:
-every label is asked of every image (:func:`detection_figures`); since the lists are not exhaustive, an image
-with a label but without a box of it is left out of that label.
+They answer two questions. *Where is it?* Every true box is asked for by its label, as if the finding were
+known to be present (:func:`place_figures`). *Is it there, and where?* Every label is asked of every image
+(:func:`detection_figures`); since the lists of boxes are not exhaustive, an image that has a label but no box
+for it does not count for that label.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a finding is, if the image has it.
+    """A predicted place of a finding, valid if the image has the finding.
 
     ``corners`` (left, top, right, bottom) and ``point`` (x, y), the most likely point, are shares of the
     image's sides. ``score``: how sure the place is, 0 to 1.
@@ -58,8 +58,8 @@ class Detection:
 
 
 def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
-    """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 where none is
-    predicted.
+    """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 without a
+    prediction.
     """
     rows = np.zeros((len(truth), len(PLACE_NAMES)))
     for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
@@ -74,9 +74,9 @@ def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None])
 
 
 def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, list[float]]:
-    """The mean of each column with its interval, by patient.
+    """The mean of each column with its 95 % interval, by patient.
 
-    With the difference of two tables as ``figures``, these are paired differences.
+    If ``figures`` is the difference of two tables, these are paired differences.
     """
     weights = patient_weights(patients)
     columns = enumerate(PLACE_NAMES)

@@ -37,7 +37,9 @@ class _ChangedHead:
 
 
 def changed_heads(case: LabelledBoxes, card: Card, report: Report) -> MoreLocators:
-    """For each fold its head once more on the films after each of the node's changes."""
+    """A function that gives, for each fold, its head applied to the films after each of the
+    node's changes.
+    """
     maps = [read_images(card, case.paths, report, change).maps for change in CHANGES]
 
     def more(_number: int, _known: Sequence[int], arms: Mapping[str, Locator]) -> Mapping[str, Locator]:
@@ -56,8 +58,8 @@ def without_changed(predictions: Predictions) -> Predictions:
 
 
 def left_out(case: LabelledBoxes, predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """For each label the number of right and wrong boxes and of boxes on films without the finding, and for
-    each kind the number left out because they move.
+    """For each label the number of boxes that are right, wrong, or on films without the finding; and how many
+    of each kind are left out because they move.
     """
     truth: dict[tuple[int, str], list[Corners]] = {}
     for row, box in zip(case.rows, case.boxes, strict=True):

@@ -1,8 +1,8 @@
-"""Head and YOLO together: how far a drawn box is trusted is learned on the folds.
+"""Head and YOLO together; cross-validation chooses how much a YOLO box counts.
 
-The boxes that a YOLO draws raise the scores of the head's candidates near them
-(:func:`ai_pipeline.chest.boxes.nearness`), with one weight for all labels. What a fold is answered with was
-chosen on the other four, so the figures are of a weight that has not seen their patients.
+The boxes of a YOLO raise the scores of the head's candidates near them
+(:func:`ai_pipeline.chest.boxes.nearness`), with one weight for all labels. The weight for a fold is chosen on
+the other four, so no figure comes from patients on whom the weight was chosen.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Stacked:
 def stacked_in_folds(
     case: LabelledBoxes, card: Card, runs: Path, recipe: YoloRecipe, report: Report
 ) -> tuple[Predictions, float]:
-    """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
+    """The predictions of all locators in five folds, and the trust that is best on all folds together.
 
-    The YOLO of a fold is trained into ``runs`` where it is not there yet.
+    ``fusion`` is head and YOLO. The YOLO of a fold is trained into ``runs`` if it is not there yet.
     """
 
     def more_locators(number: int, known: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
@@ -65,7 +65,9 @@ def stacked_in_folds(
 
 
 def settled(case: LabelledBoxes, predictions: Predictions) -> tuple[Predictions, float]:
-    """``predictions`` with one locator ``fusion`` instead of one for each trust, and the trust that ships."""
+    """``predictions`` with one locator ``fusion`` in place of one for each trust, and the trust
+    that ships.
+    """
     fold = folds(case.boxes)
     of_image = dict(zip(case.rows, fold.tolist(), strict=True))
     truth = [corners(box) for box in case.boxes]

@@ -1,4 +1,4 @@
-"""The frozen trunk that the box head reads, in torch for fitting and as what is exported."""
+"""The frozen trunk that the box head reads, in torch: for fitting and for export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNCHANGED = Change()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkFeatures:
-    """The classifier's features of N images: ``maps [N, C, h, w]`` of its middle layers with its class
+    """The classifier's features of N images: ``maps [N, C, h, w]`` of the middle layers with the class
     activation, and the calibrated ``chances [N, labels of the card]``.
     """
 
@@ -36,7 +36,7 @@ class TrunkFeatures:
 
 
 def trunk_of(card: Card) -> PlacedClassifier:
-    """The classifier of ``card`` in torch. Raises CardError when it is not one of this project's."""
+    """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
     try:
         network = torch_network(card)
     except NotThisNetwork as error:
@@ -49,8 +49,9 @@ def trunk_of(card: Card) -> PlacedClassifier:
 def read_images(
     card: Card, paths: Sequence[Path], report: Callable[[float, str], None], change: Change = UNCHANGED
 ) -> TrunkFeatures:
-    """Run the classifier of ``card`` over images after a ``change``. Raises DataMissing when one cannot
-    be read."""
+    """Run the classifier of ``card`` on images after a ``change``. Raises DataMissing if one
+    cannot be read.
+    """
     network, wanted = trunk_of(card), card.input
     assert wanted is not None
     maps: list[Floats] = []

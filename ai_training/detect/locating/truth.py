@@ -1,8 +1,8 @@
-"""Radiologists' boxes as one table of :class:`TruthBox`: those of ``--data``, and of further lists.
+"""Radiologists' boxes as one table of :class:`TruthBox`, from ``--data`` and from further lists.
 
 ``boxes.csv`` of the public sets and ``BBox_List_2017.csv`` of the NIH download come with ``--data``
-(:mod:`ai_training.sets`). The latter may also be named alone: the whole list, for whichever images are there;
-so may the lists of ChestX-Det (:mod:`ai_training.sets.box_lists`).
+(:mod:`ai_training.sets`). A further list may be ``BBox_List_2017.csv`` alone, used for whichever images are
+there, or a list of ChestX-Det (:mod:`ai_training.sets.box_lists`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SAME = 0.5  # two boxes of one label that overlap so much are one
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
     """The boxes in ``data``, and the boxes in the lists ``more`` for images of ``data``.
 
-    A box in several lists is taken once. Labels that the classifier does not know (fractures, calcifications)
-    are left out, as are images that are not there. Raises DataMissing when nothing is left, or a list cannot
-    be read.
+    A box in several lists counts once. Labels that the classifier does not know (fractures, calcifications)
+    and images that are not there are left out. Raises DataMissing if no box is left, or a list cannot be
+    read.
     """
     found = chest_set(data)
     boxes = list(found.boxes)
@@ -37,7 +37,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 
 
 def corners(box: TruthBox) -> tuple[float, float, float, float]:
-    """``(left, top, right, bottom)`` as shares of the image's side, cut at its edges."""
+    """``(left, top, right, bottom)`` as shares of the image's side, cut at the image's edges."""
     left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
     return left, top, right, bottom
 

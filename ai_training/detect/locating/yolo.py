@@ -1,13 +1,13 @@
 """An ultralytics YOLO on our trunk: the detector candidate, trained on boxes alone, exported without torch.
 
-The only module that trains with ultralytics (AGPL-3.0). Its backbone is the shipped classifier's
+This is the only module that trains with ultralytics (AGPL-3.0). The backbone is the shipped classifier's
 EfficientNet-Lite0, so that 500 boxes need not teach what a chest looks like; neck and head start at random.
-The head is YOLO26's (one box per object, no non-maximum suppression left to do), so the ONNX file says
-final boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number.
-It takes the very input that the classifier takes.
+The head is YOLO26's (one box per object, no non-maximum suppression needed), so the ONNX file returns final
+boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
+input is the classifier's input.
 
-Pictures are what the classifier sees (:mod:`ai_pipeline.models.preprocess`). Nothing is mirrored and nothing
-is cut into mosaics: the heart has a side, and where in the chest a thing lies is half of what it is.
+Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.preprocess`). They are neither
+mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of what a finding is.
 """
 
 from __future__ import annotations

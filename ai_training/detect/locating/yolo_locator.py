@@ -28,8 +28,9 @@ from ai_training.sets.images import TruthBox
 
 @dataclass(frozen=True, slots=True, eq=False)
 class YoloLocator:
-    """A YOLO in ONNX as a locator of images by their number in ``paths``: no torch, and no non-maximum
-    suppression left to do."""
+    """A YOLO in ONNX as a locator; images are indices into ``paths``. It needs no torch and no non-maximum
+    suppression.
+    """
 
     engine: OnnxRuntime
     labels: tuple[str, ...]
@@ -45,7 +46,7 @@ class YoloLocator:
         return self._seen[image].get(label, np.zeros((0, 5), np.float32))
 
     def place(self, image: int, label: str) -> Place | None:
-        """The surest box of ``label``; None without one."""
+        """The box of ``label`` with the highest score; None if there is none."""
         mine = self.boxes(image, label)
         if not len(mine):
             return None
@@ -63,9 +64,9 @@ class YoloLocator:
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
 ) -> YoloLocator:
-    """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet.
+    """The YOLO trained on ``boxes`` in ``folder``; it is trained now if there is none yet.
 
-    Raises FileExistsError where there is one that was made in another way, or of other boxes.
+    Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
     path, note, wanted = folder / FILE, folder / "made_of.json", _made_of(boxes, card, recipe)
     if not path.exists():
@@ -91,8 +92,8 @@ def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: YoloRecipe) -> str:
 def trained_and_judged(
     data: Path, out: Path, card: Card, more: Sequence[Path], recipe: YoloRecipe, report: Report
 ) -> dict[str, Any]:
-    """Train into ``out`` and return the figures on the val boxes, beside head, constant box and centre prior
-    that were fitted to the same train boxes. Raises DataMissing or CardError.
+    """Train into ``out``; returns the figures on the val boxes, together with those of head, constant box and
+    centre prior fitted to the same train boxes. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split == "train"]

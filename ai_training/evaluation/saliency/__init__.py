@@ -1,1 +1,1 @@
-"""Do heat maps show where a finding is, and do they come from what was learned?"""
+"""Do heat maps show where a finding is, and do they depend on what the network learned?"""

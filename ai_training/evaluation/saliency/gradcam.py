@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 
 def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
-    """Where ``network`` sees class number ``label``: ``[N, h, w]`` in the grid of ``layer``.
+    """The Grad-CAM map of ``network`` for class number ``label``: ``[N, h, w]`` in the grid of ``layer``.
 
-    Feature maps weighted by the mean gradient of the class's score. Evidence against the class is below 0
+    Feature maps are weighted by the mean gradient of the class's score. Evidence against the class is below 0
     (Grad-CAM as published cuts it off).
 
-    ``images``: what the network takes, ``[N, C, H, W]``, any size. ``layer``: the path of the module whose
-    output ``[N, K, h, w]`` is weighted, as ``named_modules`` writes it (``"features.denseblock4"``); without
-    it the one that :func:`last_feature_maps` finds. The network may return its logits ``[N, classes]``
-    alone or as the first of several outputs; its parameters, modes and gradients are left as they were.
+    ``images``: the network's input, ``[N, C, H, W]``, any size. ``layer``: the path of the module whose
+    output ``[N, K, h, w]`` is weighted, as ``named_modules`` writes it (``"features.denseblock4"``); by
+    default the one that :func:`last_feature_maps` finds. The network may return its logits ``[N, classes]``
+    alone or as the first of several outputs; its parameters, modes and gradients are not changed.
 
-    Raises ValueError where there is no such module, where it gives no feature maps, or where the class's
-    score does not depend on them.
+    Raises ValueError if there is no such module, if it gives no feature maps, or if the class's score does
+    not depend on them.
     """
     with _observed(network) as maps, torch.enable_grad():
         score = _score(network, images, label)
@@ -40,12 +40,13 @@ def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str |
 
 
 def last_feature_maps(network: nn.Module, images: Tensor) -> str:
-    """The path of the last module that still has a spatial grid: the default layer of
+    """The path of the last module whose output has a spatial grid: the default layer of
     :func:`signed_grad_cam`.
 
-    It is the last one to finish whose output is ``[N, K, h, w]`` with more than one cell and on which the
+    It is the last module to finish whose output is ``[N, K, h, w]`` with more than one cell and on which the
     logits depend. That need not be a convolution, nor the module registered last: the last convolution of a
-    DenseNet gives only 32 of its 1,024 maps, and a network may have other heads. ValueError without any.
+    DenseNet gives only 32 of its 1,024 maps, and a network may have other heads. Raises ValueError if there
+    is none.
     """
     with _observed(network) as maps, torch.enable_grad():
         return _last(_score(network, images, None), maps)[0]

@@ -1,11 +1,11 @@
-"""Do the heat maps show where a finding is, and do they come from what the network has learned?
+"""Do the heat maps show where a finding is, and do they depend on what the network has learned?
 
-Two checks that a map must pass before a radiologist is shown it:
+A map must pass two checks before a radiologist is shown it:
 
 * **Pointing game** (Zhang et al., ECCV 2016) and energy (share of the map inside the box, Wang et al., CVPRW
-  2020) on the radiologists' boxes, against two maps that know no image: a fixed Gaussian in the image centre,
-  and where the label's boxes of the train split lie. A map that does not beat both says nothing about the
-  patient.
+  2020) on the radiologists' boxes, against two maps that do not use the image: a fixed Gaussian in the image
+  centre, and the density of the label's boxes in the train split. A map that does not beat both says nothing
+  about the patient.
 * **Randomisation** (:mod:`ai_training.evaluation.saliency.randomised`): a map that stays the same when
   layers are re-initialised does not depend on what was learned.
 """
@@ -46,10 +46,10 @@ def saliency_figures(
 ) -> dict[str, Any]:
     """Both checks of the shipped maps on the adults' boxes of ``split``; every interval is 95 %, by patient.
 
-    ``shown``: the map of the heat map; ``grad_cam``: Grad-CAM of the label's logit (of the shipped model the
-    same as its class activation); ``centre`` and ``constant``: the two that know no image. Of a network that
-    torch does not know only the pointing game of what is shown. ``most``: so many boxes, for a quick look.
-    Empty where ``data`` has no box that the model answers. Raises DataMissing or CardError.
+    ``shown``: the map behind the heat map; ``grad_cam``: Grad-CAM of the label's logit (for the shipped model
+    equal to its class activation); ``centre`` and ``constant``: the two maps that do not use the image. For a
+    network that torch cannot build, only the pointing game of ``shown``. ``most``: number of boxes, for a
+    quick look. Empty if ``data`` has no box for a label of the model. Raises DataMissing or CardError.
     """
     boxes = [box for box in truth_boxes(data) if box.adult]
     asked = [box for box in boxes if box.split == split][:most]
@@ -79,8 +79,8 @@ def saliency_figures(
 def pointing_game(boxes: Sequence[TruthBox], maps: Mapping[str, Sequence[Map]]) -> dict[str, Any]:
     """Pointing (is the peak in the box?) and energy (share of the map in the box) of each method.
 
-    ``maps``: for each method one map a box, ``[side, side]``, any scale; what is below 0 has no energy. The
-    first method is compared with each of the others in pairs (``"shown - centre"``).
+    ``maps``: for each method one map per box, ``[side, side]``, any scale; values below 0 count as 0 in the
+    energy. The first method is compared with each of the others in pairs (``"shown - centre"``).
     """
     weights = patient_weights([box.patient for box in boxes])
     games: dict[str, dict[str, npt.NDArray[np.float64]]] = {
@@ -101,7 +101,7 @@ def pointing_game(boxes: Sequence[TruthBox], maps: Mapping[str, Sequence[Map]]) 
 
 
 def centre_prior(side: int) -> Map:
-    """A Gaussian in the centre of an image of ``side`` pixels, peak 1: what a map must beat."""
+    """A Gaussian in the centre of an image of ``side`` pixels, peak 1: a baseline that a map must beat."""
     places = (np.arange(side) + 0.5) / side - 0.5
     falls = np.exp(-0.5 * (places / CENTRE_SPREAD) ** 2)
     return np.asarray(np.outer(falls, falls), np.float32)

@@ -1,7 +1,7 @@
-"""Randomisation check of heat maps (Adebayo et al., NeurIPS 2018): do they come from what was learned?
+"""Randomisation check of heat maps (Adebayo et al., NeurIPS 2018): do they depend on what was learned?
 
 The layers of a network are re-initialised one after the other from the top. A map that stays the same does
-not depend on them: an edge detector passes for an explanation until this is done.
+not depend on them: without this check, an edge detector can pass for an explanation.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def cascade(
     """Yield a copy of ``network`` whose layers are re-initialised from the top, with the last layer's name.
 
     The order is that in which the modules finish when ``example`` passes; the first is re-initialised alone,
-    the others in at most ``STAGES - 1`` groups. Each parameter is drawn from a normal distribution of its own
-    mean and spread, so that a network without batch normalisation still passes something on. The modules
-    named ``spared`` (``""`` for the network itself) stay as they are. The same module is given each time,
+    the others in at most ``STAGES - 1`` groups. Each parameter is drawn from a normal distribution with its
+    own mean and spread, so that a network without batch normalisation still passes a signal on. The modules
+    named ``spared`` (``""`` for the network itself) stay as they are. The same copy is yielded each time,
     changed further.
     """
     changed = deepcopy(network).eval()

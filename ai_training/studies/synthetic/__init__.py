@@ -1,1 +1,1 @@
-"""Synthetic chest X-rays for a rare label: made by DCGAN and PGGAN, judged, and learned from."""
+"""Synthetic chest X-rays for a rare label: made by DCGAN and PGGAN, judged, and used for training."""

@@ -1,4 +1,4 @@
-"""Training of the generators: first on all images of the train split, then on those with the rare label."""
+"""Train the generators: first on all images of the train split, then on images with the rare label."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MadeImages:
-    """Synthetic images ``[images, side, side]`` after the first phase (any finding) and with the label."""
+    """Synthetic images ``[images, side, side]`` after the first phase (any finding) and after the second (the
+    label).
+    """
 
     of_all: Bytes
     of_label: Bytes
@@ -46,10 +48,10 @@ class MadeImages:
 def make_images(
     how: Synthesis, kind: str, pixels: Bytes, rare: Bytes, out: Path | None = None, report: Report = silent
 ) -> MadeImages:
-    """Train a generator of ``kind`` and draw from it.
+    """Train a generator of ``kind`` and draw images from it.
 
-    ``pixels [N, side, side]``: the train split; ``rare [n, side, side]``: those of it with the label. ``out``
-    receives checkpoints; a run that was interrupted goes on from them. Raises ExperimentError.
+    ``pixels [N, side, side]``: the train split; ``rare [n, side, side]``: its images with the label. ``out``
+    receives checkpoints; an interrupted run continues from them. Raises ExperimentError.
     """
     maker = MAKERS[kind](how, pixels, rare, out)
     if maker.begun:
@@ -74,7 +76,9 @@ class _RealBatches(Dataset[Tensor]):
 
 
 class Maker(TrainingRun):
-    """A generator in training against its critic, in float32; images are drawn at the end of each phase."""
+    """The training of a generator against its critic, in float32; images are drawn at the end
+    of each phase.
+    """
 
     PARTS = ("network", "critic", "average", "optimiser", "against", "drawn")
     CHOSEN_BY = "iteration"
@@ -104,15 +108,19 @@ class Maker(TrainingRun):
         self.drawn: list[Tensor] = []
 
     def new_networks(self) -> tuple[nn.Module, nn.Module]:
-        """Generator and critic before their first step."""
+        """New generator and critic, before their first step."""
         raise NotImplementedError
 
     def learn(self, images: Tensor, done: float) -> float:
-        """Learn from real images ``[B, 1, side, side]``, −1 to 1; ``done``: share of the phase, 0 to 1."""
+        """Do a training step on real images ``[B, 1, side, side]``, −1 to 1; ``done``: share of the phase, 0
+        to 1.
+        """
         raise NotImplementedError
 
     def made(self, latent: Tensor) -> Tensor:
-        """Images ``[count, 1, side, side]``, −1 to 1, by the average, of ``latent [count, latent]``."""
+        """Images ``[count, 1, side, side]``, −1 to 1, that the averaged generator makes of ``latent [count,
+        latent]``.
+        """
         raise NotImplementedError
 
     def examples(self) -> _RealBatches:
@@ -139,7 +147,7 @@ class Maker(TrainingRun):
         return Validation({"iteration": self.done}, f"phase {phase + 1}", self.average.state_dict())
 
     def latent(self, count: int) -> Tensor:
-        """Random numbers that images are made of."""
+        """Random numbers for ``count`` images."""
         return torch.randn(count, self.how.latent).to(self.device)
 
     def _drawn(self, phase: int) -> Tensor:
@@ -154,7 +162,7 @@ class Maker(TrainingRun):
 
 
 class DcganMaker(Maker):
-    """DCGAN with its non-saturating loss."""
+    """The training of DCGAN, with its non-saturating loss."""
 
     RATE, BETAS = 2e-4, (0.5, 0.999)
 
@@ -176,7 +184,9 @@ class DcganMaker(Maker):
 
 
 class GrowingMaker(Maker):
-    """PGGAN with WGAN-GP. In the first phase each stage fades in over the first half of its steps."""
+    """The training of PGGAN with WGAN-GP. In the first phase each stage fades in over the first half of its
+    steps.
+    """
 
     RATE, BETAS = 1e-3, (0.0, 0.99)
 
@@ -218,7 +228,7 @@ MAKERS: Mapping[str, type[Maker]] = {"dcgan": DcganMaker, "pggan": GrowingMaker}
 def stage_at(done: float, last: int) -> tuple[int, float]:
     """The number of the stage (0 to ``last``) that trains after a share ``done`` (0 to 1) of all steps.
 
-    Also returns how far the stage is faded in, 0 to 1.
+    Also returns how far that stage is faded in, 0 to 1.
     """
     place = min(done, 1.0) * (last + 1)
     stage = min(int(place), last)

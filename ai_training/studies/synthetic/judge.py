@@ -1,7 +1,8 @@
-"""How good synthetic images are: KID in the features of EfficientNet-Lite0 of ImageNet, and what was copied.
+"""How good synthetic images are: KID in the features of EfficientNet-Lite0 (ImageNet), and how many are
+copies.
 
-KID: Bińkowski et al., ICLR 2018: the unbiased squared maximum mean discrepancy under the kernel
-(x·y / d + 1)³, there in the features of Inception. Its numbers here compare with each other only.
+KID (Bińkowski et al., ICLR 2018) is the unbiased squared maximum mean discrepancy with the kernel (x·y / d +
+1)³, in the paper on features of Inception. The numbers here are comparable with each other only.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """``kid`` of synthetic against held-out real images; ``floor``: of as many real training images.
+    """The quality of synthetic images. ``kid``: of synthetic against held-out real images; ``floor``: of as
+    many real training images against the held-out ones.
 
     ``nearer_training``: share of the synthetic images whose nearest real image is a training image rather
-    than one of as many held-out images; half of them where nothing was copied. ``real_nearer_training``: the
-    same of other real images.
+    than one of as many held-out images; one half if nothing was copied. ``real_nearer_training``: the same
+    for other real images.
     """
 
     kid: Interval
@@ -41,7 +43,9 @@ class Judged:
 
 
 def judge(made: Bytes, training: Bytes, held_out: Bytes) -> Judged:
-    """Judge ``made [N, side, side]`` by real images that were learned from and others of other patients."""
+    """Judge ``made [N, side, side]`` by the real images of the training and by held-out images of other
+    patients.
+    """
     network = Perception()
     random = np.random.default_rng(SEED)
     held_out, training = (random.permutation(part) for part in (held_out, training))
@@ -70,13 +74,13 @@ def features(network: Perception, pixels: Bytes) -> Floats:
 
 
 def kid(one: Floats, other: Floats) -> float:
-    """The unbiased estimate for features ``[N, d]`` and ``[M, d]``; about 0 where both are alike."""
+    """The unbiased estimate of KID for features ``[N, d]`` and ``[M, d]``; about 0 if both are alike."""
     within = [_without_diagonal(part) for part in (_kernel(one, one), _kernel(other, other))]
     return float(sum(within) - 2 * _kernel(one, other).mean())
 
 
 def kid_interval(one: Floats, other: Floats) -> Interval:
-    """:func:`kid` with a 95 % interval from random halves of both, whose spread is that of the whole."""
+    """:func:`kid` with a 95 % interval from random halves of both sets, which spread like the whole sets."""
     random = np.random.default_rng(SEED)
     drawn = [
         kid(*(part[random.permutation(len(part))[: max(2, len(part) // 2)]] for part in (one, other)))
@@ -86,7 +90,9 @@ def kid_interval(one: Floats, other: Floats) -> Interval:
 
 
 def nearer(asked: Floats, one: Floats, other: Floats) -> Interval:
-    """Share of ``asked`` whose nearest of ``one`` is nearer than the nearest of ``other`` (as many)."""
+    """Share of ``asked`` whose nearest neighbour in ``one`` is nearer than that in ``other``, of equal
+    numbers.
+    """
     many = min(len(one), len(other))
     to_one, to_other = (pairwise_distances(asked, part[:many]).min(1) for part in (one, other))
     hits = (to_one < to_other).astype(np.float64)

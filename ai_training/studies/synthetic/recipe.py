@@ -1,4 +1,4 @@
-"""How synthetic images are made, as the table ``[synthesis]`` of a study file says it."""
+"""The recipe for synthetic images: the table ``[synthesis]`` of a study file."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class Synthesis(ExperimentPart):
         return side
 
     def toy(self) -> Synthesis:
-        """The same recipe for tests: two steps, a few images of 16 pixels."""
+        """The same recipe reduced for tests: two steps, a few images of 16 pixels."""
         small = {"side": 16, "iterations": 2, "rare_iterations": 1, "images": 4, "batch": 4, "widest": 16}
         return self.model_copy(update=small)

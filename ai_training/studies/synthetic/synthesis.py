@@ -1,4 +1,4 @@
-"""Synthetic images of a rare label for a study: made once, judged, kept in its folder."""
+"""Synthetic images of a rare label for a study: made once, judged, kept in the study's folder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ ROW, ROWS = 10, 3  # pictures of a sheet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RealImages:
-    """Real images ``pixels [N, side, side]``: which are learned from, which are held out, which have the
-    label, each ``[N]``."""
+    """Real images ``pixels [N, side, side]``; for each whether it is learned from, held out, and has the
+    label: ``[N]``.
+    """
 
     pixels: Bytes
     learned: Called
@@ -33,9 +34,9 @@ class RealImages:
 
 
 def synthesise(how: Synthesis, source: RealImages, out: Path, report: Report = silent) -> Mapping[str, Bytes]:
-    """Of each kind the images with the label, ``[images, side, side]``.
+    """Make synthetic images with the label, ``[images, side, side]`` for each kind of generator.
 
-    Writes ``synthetic-KIND.npz`` (not made again by the same recipe), ``synthetic-KIND.png`` (a random sheet:
+    Writes ``synthetic-KIND.npz`` (kept if made by the same recipe), ``synthetic-KIND.png`` (a random sheet:
     real images above, then of any finding, then of the label) and ``synthetic.json`` (how good they are).
     """
     small = [cv2.resize(image, (how.side, how.side), interpolation=cv2.INTER_AREA) for image in source.pixels]

@@ -1,1 +1,1 @@
-"""What cleaning takes of what a doctor needs, what it leaves of identity, and what it makes up."""
+"""What cleaning removes that a doctor needs, what identity it leaves, and what it makes up."""

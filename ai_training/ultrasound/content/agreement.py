@@ -1,8 +1,9 @@
-"""How far two annotators agree who drew the same frames, the second without seeing the first one's boxes.
+"""How far two annotators of the same frames agree; the second did not see the first one's boxes.
 
-Objects are matched by their boxes, whatever they are called. One annotator draws a line of settings where the
-other draws its words, so the pixels are compared too: by class, of all boxes of a frame at once. They follow
-from the boxes of both alike (:func:`~ai_training.ultrasound.content.marked.marked` without owners).
+Objects are matched by their boxes, whatever their classes. One annotator may draw a line of settings where
+the other draws its words, so pixels are compared too: by class, over all boxes of a frame. For both
+annotators the pixels follow from the boxes (:func:`~ai_training.ultrasound.content.marked.marked` without
+owners).
 """
 
 from __future__ import annotations
@@ -36,11 +37,10 @@ SAME = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FrameAgreement:
-    """The agreement on one frame: classes and overlap of matched objects, the classes of unmatched ones,
-    pixels.
+    """The agreement on one frame: classes and overlap of matched objects, and the classes of unmatched ones.
 
-    ``pixels``: for each class, and for all (None), the pixels that both annotators drew, and the sum of each
-    one's pixels.
+    ``pixels``: for each class, and for all (None), the number of pixels that both annotators drew, and the
+    sum of each one's pixels.
     """
 
     name: str

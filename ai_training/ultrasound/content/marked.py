@@ -1,7 +1,7 @@
-"""Real frames with what an eye sees in them beside tissue: what must stay when names go, and the names.
+"""Real frames with all drawn objects marked by hand: content that must stay, and identity that must go.
 
-Boxes and classes were drawn by hand (``tests/data/content``, its README says how); which pixels of a box are
-drawn follows from the picture, by :func:`ink`. The images are under ``--data``.
+Boxes and classes were drawn by hand (``tests/data/content``, whose README explains how); :func:`ink` finds
+the drawn pixels of a box in the picture. The images are under ``--data``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LARGEST_TICK = 20
 
 
 class Content(StrEnum):
-    """The kind of thing drawn at a place."""
+    """The kind of a drawn object."""
 
     WAVEFORM = "waveform"
     M_MODE = "m-mode"
@@ -57,7 +57,7 @@ TEXTS = frozenset({Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.S
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkedObject:
-    """One thing that is drawn: its class, its box, its pixels."""
+    """One drawn object: its class, its box, its pixels."""
 
     content: Content
     box: Box
@@ -91,7 +91,7 @@ def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedCon
 
 
 def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
-    """The image and the picture of a row of ``frames.csv``. Raises DataMissing."""
+    """The image and the displayed picture of a row of ``frames.csv``. Raises DataMissing."""
     source = _opened(data / row["set"] / row["file"])
     shown = source.display(int(row["frame"]) - 1)
     return source, shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
@@ -103,12 +103,12 @@ def name_of(row: Row) -> str:
 
 
 def patient_of(name: str) -> str:
-    """What frames that belong together share: the patient where the set names one, else the file."""
+    """The unit for resampling of a frame: its patient if the set names one, else its file."""
     return name.partition("_Plane")[0]
 
 
 def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
-    """The rows of a frame among those of all."""
+    """The rows of ``objects`` that belong to ``frame``."""
     return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
 
 
@@ -129,7 +129,7 @@ def _owners(path: Path) -> Picture:
 
 
 def marked(row: Row, picture: Picture, owners: Picture | None = None) -> MarkedObject:
-    """One drawn object; without ``owners`` its pixels follow from its box and its class."""
+    """One drawn object; without ``owners``, its pixels are found by its box and its class."""
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
         return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
@@ -139,7 +139,9 @@ def marked(row: Row, picture: Picture, owners: Picture | None = None) -> MarkedO
 
 
 def ink(content: Content, picture: Picture, within: Mask) -> Mask:
-    """The pixels of a picture, RGB uint8, that may belong to an object of a class, ``within`` its box."""
+    """The pixels of a picture, RGB uint8, that may belong to an object of a class, ``within`` the object's
+    box.
+    """
     if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
         return within
     if content is Content.FLOW:
@@ -162,7 +164,7 @@ def strokes(picture: Picture, contrast: int) -> Mask:
 
 
 def coloured(picture: Picture) -> Mask:
-    """The coloured pixels."""
+    """The mask of the coloured pixels of a picture."""
     return np.asarray(_saturation(picture) > COLOURED, np.bool_)
 
 

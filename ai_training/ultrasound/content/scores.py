@@ -1,8 +1,9 @@
-"""``ai-pipeline evaluate cleaning``: real frames, cleaned as the node cleans them, judged by a hand's marks.
+"""``ai-pipeline evaluate cleaning``: real frames, cleaned as the node does, compared with marks drawn by
+hand.
 
-Of each class of content the share of its pixels that was removed, with 95 % intervals by bootstrap over
-patients where they are known, else over frames; lines that were cut, neither kept nor removed; identity that
-was not covered; and what stands after cleaning where there was plain background before.
+For each class of content the share of removed pixels, with 95 % intervals by bootstrap over patients if they
+are known, else over frames; lines that were cut, neither kept nor removed; identity that was not covered; and
+pixels that were made up on plain background.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ KNOWN_MARGIN = 7
 
 @dataclass(frozen=True, slots=True)
 class ObjectOutcome:
-    """One marked object: its pixels, and how many of them were removed."""
+    """One marked object: the number of its pixels, and how many of them were removed."""
 
     content: Content
     pixels: int
@@ -59,7 +60,8 @@ class ObjectOutcome:
 class FrameOutcome:
     """The outcome for one frame. ``withheld``: the reason why no image was returned.
 
-    ``background`` pixels were filled where the source is plain; ``made_up`` of them do not look like it.
+    ``background``: number of filled pixels where the source has a plain background; ``made_up``: how many of
+    these do not have the background's colour after filling.
     """
 
     name: str
@@ -76,7 +78,7 @@ class FrameOutcome:
 
     @property
     def lost(self) -> int:
-        """The number of removed pixels that are needed."""
+        """The number of removed pixels of content that is no identity."""
         return sum(one.removed for one in self.objects if one.content is not Content.IDENTITY)
 
 
@@ -90,7 +92,7 @@ def evaluate_cleaning(
     report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Clean every marked frame and judge it. Raises DataMissing.
+    """Clean every marked frame and judge the result. Raises DataMissing.
 
     ``content``, ``masks``: as :func:`marked_content` takes them; ``report_to``: folder for pictures.
     """

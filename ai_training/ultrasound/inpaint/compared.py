@@ -1,5 +1,6 @@
-"""The ways of filling that studies compare: the network that ships, those that no pipeline runs (their cards
-and weights lie beside this file), and the classical ones."""
+"""The inpainters that studies compare: the network that ships, networks that no pipeline runs (their cards
+and weights lie beside this file), and classical methods.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +18,18 @@ COMPARED = Path(__file__).parent / "compared"
 
 
 def cards_with_compared(models_dir: Path | None = None) -> dict[str, Card]:
-    """The cards of :func:`ai_pipeline.models.registry.cards` and those that were compared, sorted by id.
+    """The cards of :func:`ai_pipeline.models.registry.cards` and those for comparison, sorted by id.
 
-    A card in ``models_dir`` replaces one of the same id. Raises CardError on one that cannot be read.
+    A card in ``models_dir`` replaces one of the same id. Raises CardError if one cannot be read.
     """
     known = {card.id: card for folder in (COMPARED, models_dir) for card in registry.cards(folder)}
     return dict(sorted(known.items()))
 
 
 def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
-    """All of :data:`NETWORKS` whose cards are ``known``, and :data:`CLASSICAL`. Raises CardError."""
+    """The inpainters of :data:`NETWORKS` whose cards are ``known``, and :data:`CLASSICAL`.
+    Raises CardError.
+    """
     ways: list[Inpainter] = []
     for name in NETWORKS:
         card = known.get(file_id(name))

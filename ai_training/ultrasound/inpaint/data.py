@@ -1,4 +1,4 @@
-"""Holes to learn filling from: synthetic marks on clean frames, the mask as a detector would give it."""
+"""Training holes for inpainting: synthetic marks on clean frames, with masks like a detector's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ FULL = 0.7
 
 @dataclass(frozen=True, slots=True)
 class HoleMix:
-    """A batch: ``pictures`` of ``crops`` squares of ``side`` pixels (a multiple of 32) each."""
+    """The size of a batch: ``pictures`` pictures with ``crops`` squares of ``side`` pixels (a multiple of 32)
+    each.
+    """
 
     pictures: int = 2
     crops: int = 4
@@ -32,7 +34,9 @@ class HoleMix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
-    """One square: the picture filled classically, the mask, and what really is there (all RGB uint8)."""
+    """One square: the picture with the hole filled classically, the mask, and the true picture (all RGB
+    uint8).
+    """
 
     start: Picture
     mask: Mask
@@ -60,7 +64,7 @@ class HoleBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def as_tensors(holes: list[Hole]) -> tuple[Tensor, Tensor, Tensor]:
-    """Start, hole (1 inside) and truth of a batch."""
+    """The start, the hole (1 inside) and the truth of a batch, as tensors."""
     start, truth = (
         torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
         for pictures in ([hole.start for hole in holes], [hole.truth for hole in holes])
@@ -88,7 +92,7 @@ def cut_holes(burned: BurnIn, count: int, side: int, random: np.random.Generator
 
 
 def detected_mask(burned: BurnIn, random: np.random.Generator) -> Mask:
-    """The mask as it comes at run time: grown by 1 to 4 pixels, texts at times as whole boxes."""
+    """The mask as a detector would give it: grown by 1 to 4 pixels, some texts as whole boxes."""
     grown = burned.owners > 0
     if random.random() < BOXED:
         for thing in burned.objects:

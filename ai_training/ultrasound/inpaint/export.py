@@ -1,4 +1,4 @@
-"""ONNX file and card of a learned inpainter."""
+"""Export a learned inpainter as an ONNX file with its card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file_id(architecture: str) -> str:
 
 
 def export_filler(network: Filler, path: Path) -> None:
-    """Write ``network``: inputs ``start`` and ``hole`` as :class:`Filler` says, any number of tiles."""
+    """Write ``network``: inputs ``start`` and ``hole`` as in :class:`Filler`, any number of tiles."""
     side = CORE + 2 * CONTEXT
     batch = Dim("batch", min=1, max=4096)
     examples = torch.zeros(2, 3, side, side), torch.zeros(2, 1, side, side)

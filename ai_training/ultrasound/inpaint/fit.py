@@ -1,7 +1,7 @@
 """``ai-pipeline train inpaint``: teach a network to fill holes, starting where the classical method ends.
 
-Seeded and capped by iterations. The adversary joins late and with a small weight: early on it pulls away
-from what is there (see docs/studies/inpainting.md).
+Runs are seeded and limited by iterations. The adversary joins late and with a small weight: early on it pulls
+away from the true picture (see docs/studies/inpainting.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ai_training.ultrasound.overlays import TRAIN, clean_frames
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InpaintRecipe(Recipe):
-    """``adversary_from``: share of the iterations after which it joins."""
+    """The settings of a run. ``adversary_from``: share of the iterations after which the adversary joins."""
 
     architecture: str = "oci-gan"
     iterations: int = 6000
@@ -52,16 +52,16 @@ class InpaintRecipe(Recipe):
 
     @property
     def adversarial(self) -> bool:
-        """Whether the architecture is trained against an adversary, as only the GAN is."""
+        """Whether the architecture is trained against an adversary; only the GAN is."""
         return self.architecture == "oci-gan"
 
 
 def train(
     data: Path, out: Path, recipe: InpaintRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
-    """Train, choose by validation, export; returns the card. ``out`` receives checkpoints and weights too.
+    """Train, choose by validation, export; returns the card. ``out`` also receives checkpoints and weights.
 
-    Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
+    Raises DataMissing if image sets are missing, ExperimentError if ``resume`` finds another recipe.
     """
     run = _InpainterRun(data, out, recipe)
     network = cast(Filler, run.trained(report, resume=resume))
@@ -72,14 +72,14 @@ def train(
 
 
 def validation_holes(data: Path, recipe: InpaintRecipe) -> list[Hole]:
-    """The same squares in every run: validation frames, overlays of the train family."""
+    """Validation squares, the same in every run: validation frames with overlays of the train family."""
     random = np.random.default_rng(7919)
     pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
     return [hole for _, burned in pictures for hole in cut_holes(burned, 3, recipe.mix.side, random)]
 
 
 def psnr_in_holes(network: Filler, holes: list[Hole]) -> tuple[float, float]:
-    """Mean over squares of the PSNR in the hole (dB): of the network, and of the classical start."""
+    """The mean over squares of the PSNR in the hole (dB): of the network, and of the classical start."""
     network.eval()
     made_scores, start_scores = [], []
     for first in range(0, len(holes), 16):

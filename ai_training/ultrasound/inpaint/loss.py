@@ -1,4 +1,4 @@
-"""The terms of the loss of a filled hole: values, edges, spectrum, features, style, an adversary."""
+"""The terms of the loss for a filled hole: values, edges, spectrum, features, style, an adversary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ai_training.networks.perception import Perception
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How much each term counts. Pictures are in -1..1; features as EfficientNet-Lite0 gives them.
+    """The weight of each term. Pictures are in -1..1; features come from EfficientNet-Lite0.
 
     Measured at the start, on the Navier-Stokes fill: absolute .055, squared .012, gradient .020, spectrum
-    .006, perceptual 2.0, style 4.5 (sums over three layers). Weighted like this, errors of the values lead
-    with .17 and what serves the look adds .06; with style at .5 it was 2.2 of 2.5, and nothing else counted.
+    .006, perceptual 2.0, style 4.5 (sums over three layers). With these weights, errors of the values
+    contribute .17 and the terms for appearance .06; with style at .5 it was 2.2 of 2.5, and nothing else
+    counted.
     """
 
     absolute: float = 1.0
@@ -33,7 +34,7 @@ class LossWeights:
 def reconstruction(
     made: Tensor, truth: Tensor, hole: Tensor, weights: LossWeights, perception: Perception
 ) -> Tensor:
-    """All loss terms without an adversary. ``made`` equals the picture outside ``hole``."""
+    """The sum of all loss terms but the adversary's. ``made`` equals the picture outside ``hole``."""
     difference = (made - truth) * hole
     inside = 3 * hole.sum().clamp(min=1)
     loss = weights.absolute * difference.abs().sum() / inside
@@ -63,7 +64,7 @@ def generator_loss(scores: Tensor, hole: Tensor) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, made: Tensor, hole: Tensor) -> Tensor:
-    """The discriminator's hinge loss, over the same patches."""
+    """The discriminator's hinge loss, over the patches that the hole touches."""
     return _over_holes(relu(1 - real), real, hole) + _over_holes(relu(1 + made), made, hole)
 
 

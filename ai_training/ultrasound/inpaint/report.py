@@ -1,7 +1,7 @@
-"""What ``evaluate inpaint`` shows: grids before | filled | truth, plots, and the study's generated parts.
+"""The outputs of ``evaluate inpaint``: grids before | filled | truth, plots, and the study's generated parts.
 
 The study (``docs/studies/inpainting.md``) is written by hand but for the parts between ``<!-- name -->`` and
-``<!-- /name -->``, so that no figure in it can be typed in.
+``<!-- /name -->``, which are generated, so that no figure in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ IN_PAIRS = frozenset({"oci-gan", REFERENCE})
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Makes the pictures: the same frames, overlays and ways of filling as were measured."""
+    """Makes pictures of the same frames, overlays and inpainters that were measured."""
 
     data: Path
     ways: Sequence[Inpainter]
@@ -65,7 +65,7 @@ class Gallery:
     def synthetic(
         self, wanted: Sequence[tuple[str, int]], side: int = SIDE, *, detected: bool = True
     ) -> Iterator[tuple[CleanFrame, Picture]]:
-        """A grid for each of the first pictures of every wanted set."""
+        """A grid for each of the first pictures of every set; ``wanted``: sets and numbers of pictures."""
         open_ = dict(wanted)
         for frame, burned in measured_pictures(self.data, 200, self.split):
             if open_.get(frame.source, 0) > 0 and burned.mask.any():
@@ -75,7 +75,9 @@ class Gallery:
                 return
 
     def grid(self, burned: BurnIn, side: int, *, detected: bool) -> Picture:
-        """The densest detail: overlaid, filled in every way, truth; below with the detected mask."""
+        """The square with most marks: with overlay, filled in every way, truth; below the same with the
+        detected mask.
+        """
         cut = densest(burned.owners > 0, side)
         rows = []
         holes = {"given": given_mask(burned)}
@@ -90,7 +92,9 @@ class Gallery:
         return snapshots.stacked(rows)
 
     def real(self, count: int) -> Iterator[tuple[str, Picture]]:
-        """Real validation frames of ``us_ovarian`` before and after; what the marks hid is not known."""
+        """Real validation frames of ``us_ovarian`` before and after filling; the truth under the marks is
+        unknown.
+        """
         if self.planned is None:
             return
         for frame in coloured_frames(self.data, "val"):
@@ -106,7 +110,7 @@ class Gallery:
 
 
 def write_report(folder: Path, result: Mapping[str, Any], gallery: Gallery) -> Path:
-    """Grids, plots and a page that shows them; returns the page."""
+    """Write grids, plots and a page that shows them; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["# Inpainting", "", "Not for diagnostic use.", "", *tables(result), "", "## Plots", ""]
     for mask in {row["mask"]: None for row in result["rows"]}:
@@ -126,9 +130,9 @@ def write_report(folder: Path, result: Mapping[str, Any], gallery: Gallery) -> P
 
 
 def write_study(page: Path, result: Mapping[str, Any], gallery: Gallery) -> None:
-    """Renew the generated parts of the study and its pictures in ``../pictures``.
+    """Renew the generated parts of the study ``page``, and its pictures in ``../pictures``.
 
-    Raises ValueError when the page lacks a part, FileNotFoundError when there is no page.
+    Raises ValueError if the page lacks a part, FileNotFoundError if there is no page.
     """
     folder = page.parent.parent / "pictures"
     parts = {
@@ -141,7 +145,9 @@ def write_study(page: Path, result: Mapping[str, Any], gallery: Gallery) -> None
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` written anew."""
+    """``text`` with the part between ``<!-- name -->`` and ``<!-- /name -->`` replaced, for each name in
+    ``parts``.
+    """
     for name, part in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
@@ -151,7 +157,9 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
 
 
 def tables(result: Mapping[str, Any]) -> list[str]:
-    """Markdown: a table per kind of mask and place, and the paired differences to the reference."""
+    """Markdown lines: a table for each kind of mask and place, and the paired differences to
+    the reference.
+    """
     lines: list[str] = []
     for mask, mask_title in MASKS.items():
         rows = [row for row in result["rows"] if row["mask"] == mask]
@@ -172,14 +180,14 @@ def tables(result: Mapping[str, Any]) -> list[str]:
 
 
 def published(figures: Mapping[str, Any]) -> list[str]:
-    """Markdown: the published figures, as printed."""
+    """Markdown lines: the published figures, as printed there."""
     names = {"oci-gan": "OCI-GAN", "unet": "U-Net", "vae": "VAE", UNCLEANED: "uncleaned"}
     rows = ((title, *(str(figures[key][name]) for name in (*FIGURES, "fid"))) for key, title in names.items())
     return markdown_table(("as printed", "MAE", "MSE", "PSNR", "SSIM", "FID"), rows)[:-1]
 
 
 def differences_plot(path: Path, result: Mapping[str, Any], mask: str) -> Path:
-    """Paired differences to the reference with their intervals, one panel per figure; zero is a tie."""
+    """Plot paired differences to the reference with their intervals, one panel per figure; zero is a tie."""
     rows = [row for row in result["rows"] if row["mask"] == mask and "difference" in row["inside"]]
     figure = Figure(figsize=(10, 1.2 + 0.35 * max(1, len(rows))), layout="constrained")
     panels: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(FIGURES), sharey=True)).tolist()
@@ -195,7 +203,7 @@ def differences_plot(path: Path, result: Mapping[str, Any], mask: str) -> Path:
 
 
 def densest(mask: Mask, most: int) -> tuple[slice, slice]:
-    """The square of ``most`` pixels that holds most of the mask."""
+    """The square of ``most`` pixels a side that holds most of the mask."""
     rows, columns = mask.shape
     side = min(most, rows), min(most, columns)
     sums = np.pad(np.cumsum(np.cumsum(mask.astype(np.int64), 0), 1), ((1, 0), (1, 0)))

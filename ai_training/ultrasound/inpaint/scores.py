@@ -1,8 +1,8 @@
-"""``ai-pipeline evaluate inpaint``: what each way of filling holes is worth, with intervals.
+"""``ai-pipeline evaluate inpaint``: how good each way of filling holes is, with intervals.
 
-Synthetic marks of the held-out style family on test frames. Every figure is taken per picture, over the
-true mask (what was drawn on, whatever was masked) and over the whole picture; intervals are 95 % by bootstrap
-over frames. KID compares squares around marks in the feature space of EfficientNet-Lite0.
+Synthetic marks of the held-out style family are drawn on test frames. Every figure is computed per picture,
+over the true mask (pixels that were drawn on, whatever was masked) and over the whole picture; intervals are
+95 % by bootstrap over frames. KID compares squares around marks in the feature space of EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ LARGEST_PSNR = 60.0
 
 @dataclass(slots=True)
 class Measured:
-    """Figures of one way of filling with one kind of mask: ``[pictures, places, figures]`` and features."""
+    """The figures of one inpainter with one kind of mask: ``[pictures, places, figures]`` as in
+    :func:`figures`, and features of the squares for KID.
+    """
 
     rows: list[npt.NDArray[np.float64]] = field(default_factory=list)
     features: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -49,7 +51,9 @@ class Measured:
 
 @dataclass(slots=True)
 class Masked:
-    """All ways with one kind of mask: their figures, the truth's features, the frames."""
+    """The results of all inpainters with one kind of mask: their figures, the truth's features,
+    the frames.
+    """
 
     ways: dict[str, Measured] = field(default_factory=dict)
     truth: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -65,10 +69,11 @@ def evaluate_inpaint(
     split: str = "test",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Measure ``inpainters`` beside the uncleaned picture; ``planned`` gives what the node would remove.
+    """Measure ``inpainters`` and the uncleaned picture; ``planned`` gives the mask that the node would
+    remove.
 
-    Without it there are no rows with a detected mask; pictures that the node refuses are left out of those
-    rows and counted. Raises DataMissing.
+    Without ``planned`` there are no rows with a detected mask; pictures that the node refuses are left out of
+    those rows and counted. Raises DataMissing.
     """
     found = {"given": Masked()} | ({} if planned is None else {"detected": Masked()})
     perception, refused, shown = Perception(), 0, []
@@ -98,7 +103,7 @@ def evaluate_inpaint(
 
 
 def measured_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[CleanFrame, BurnIn]]:
-    """Up to ``pictures`` synthetic pictures that carry a mark, in the style that no network has seen."""
+    """Up to ``pictures`` synthetic pictures that carry a mark, in a style that no network has seen."""
     burned = burned_frames(data, clean_frames(split), pictures, SEED, HELD_OUT)
     return ((frame, picture) for frame, picture in burned if picture.objects)
 
@@ -109,7 +114,7 @@ def given_mask(picture: BurnIn) -> Mask:
 
 
 def fills(picture: Picture, hole: Mask, inpainters: Sequence[Inpainter]) -> dict[str, Picture]:
-    """The picture as it is and filled in every way."""
+    """The unchanged picture, and the picture filled by each inpainter, by name."""
     return {UNCLEANED: picture} | {way.name: way.fill(picture, hole) for way in inpainters}
 
 
@@ -123,7 +128,9 @@ PUBLISHED = {
 
 
 def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float64]:
-    """``[2, 4]``: MAE (0..255), MSE (0..1), PSNR (dB), SSIM; in the mask and on the whole picture."""
+    """The figures ``[2, 4]``: MAE (0..255), MSE (0..1), PSNR (dB), SSIM; in the mask and over the whole
+    picture.
+    """
     difference = filled.astype(np.float64) - truth
     similarity = structural_similarity(filled, truth)
     rows = []
@@ -149,8 +156,8 @@ def kernel_distances(
 ) -> npt.NDArray[np.float64]:
     """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
 
-    The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). Made and real squares are
-    of different pictures in every half, since they share all that surrounds the hole.
+    The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). In every half, made and
+    real squares come from different pictures: two squares of one picture share all that surrounds the hole.
     """
     random = np.random.default_rng(seed)
     values = []

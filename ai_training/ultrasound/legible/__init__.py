@@ -1,1 +1,1 @@
-"""Can anything of what was burned in be read after cleaning? Counted by two OCR engines."""
+"""Can burned-in text still be read after cleaning? Counted by two OCR engines."""

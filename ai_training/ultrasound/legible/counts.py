@@ -19,7 +19,7 @@ LARGEST_RATE = 0.05
 
 
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
-    """Every figure; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
+    """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
     Rates are of pictures. Pictures of one frame have different overlays and count as independent.
     """
@@ -55,7 +55,7 @@ def any_left(outcome: LegibleOutcome) -> bool:
 
 
 def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:
-    """The number of pictures, their total, and the upper bound of the rate."""
+    """The number of ``hits``, the number of pictures ``among``, and the upper bound of the rate."""
     return {"pictures": len(hits), "of": len(among), "at_most": round(at_most(len(hits), len(among)), 5)}
 
 
@@ -67,7 +67,7 @@ def at_most(hits: int, among: int) -> float:
 
 
 def missed_targets(result: dict[str, Any]) -> list[str]:
-    """Which of the design's targets are not reached, in words."""
+    """The targets of the design that are not reached, in words."""
     faults = []
     if result["pictures"] < LEAST_PICTURES:
         faults.append(f"{result['pictures']} pictures, the target is at least {LEAST_PICTURES}")

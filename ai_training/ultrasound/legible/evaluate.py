@@ -1,8 +1,8 @@
-"""``ai-pipeline evaluate legible``: can anything of what was burned in be read after the node has cleaned?
+"""``ai-pipeline evaluate legible``: can burned-in text still be read after the node has cleaned a picture?
 
 Names, dates and numbers are written onto unseen frames in fonts and layouts that no network was trained on,
-cleaned exactly as the node cleans, and read by two OCR engines. Of an engine counts what it could read
-before; a token is left when the whole of it or one of its words can be read at its place afterwards.
+cleaned exactly as the node cleans, and read by two OCR engines. For each engine only tokens count that it
+could read before. A token is left if the whole of it or one of its words can be read at its place afterwards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COVERED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class LegibleTask:
-    """Everything that a worker needs. ``report``: where pictures of failures go."""
+    """The settings of a worker. ``report``: the folder for pictures of failures."""
 
     data: Path
     split: str
@@ -57,7 +57,7 @@ class LegibleTask:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Something that an engine read in a cleaned picture. The texts are invented by the generator."""
+    """A text that an engine read in a cleaned picture. The generator invented these texts."""
 
     engine: str
     text: str
@@ -66,10 +66,11 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class EngineCount:
-    """One engine, one picture: tokens it could read before, those it still can, and what else it reads.
+    """The counts of one engine on one picture: tokens it could read before, tokens it still can, and other
+    texts.
 
-    ``elsewhere``: strings of the overlay at any place. ``invented``: strings that it reads neither in the
-    clean picture nor in the overlay (speckle).
+    ``elsewhere``: strings of the overlay at any place. ``invented``: strings that the engine reads neither in
+    the clean picture nor in the overlay (speckle).
     """
 
     before: int
@@ -98,7 +99,7 @@ class LegibleOutcome:
 
 
 def outcomes(job: LegibleTask, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
-    """Evaluate the pictures of these numbers in ``workers`` processes. Raises DataMissing."""
+    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
     begin = time.monotonic()
     if workers <= 1:
         test = LegibilityTest(job)
@@ -113,7 +114,7 @@ def outcomes(job: LegibleTask, pictures: range, workers: int, report: Report) ->
 
 
 class LegibilityTest:
-    """Burns, cleans and reads. One per process."""
+    """Burns text into pictures, cleans them and reads them. One per process."""
 
     def __init__(
         self, job: LegibleTask, tools: Tools | None = None, readers: Sequence[OcrEngine] | None = None
@@ -148,7 +149,9 @@ class LegibilityTest:
         cleaned: CleaningResult,
         seconds: float,
     ) -> LegibleOutcome:
-        """The text left in ``cleaned``, which the node made of the burned picture in so many seconds."""
+        """The outcome for the text that is left in ``cleaned``, which the node made of ``burned`` in
+        ``seconds``.
+        """
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
         counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in self._engines}
@@ -228,7 +231,7 @@ class LegibilityTest:
 def burned_picture(
     data: Path, frames: Sequence[CleanFrame], number: int
 ) -> tuple[CleanFrame, BurnIn, tuple[Token, ...]]:
-    """Picture ``number``: a frame in its turn, with the first overlay of its seeds that tells an identity."""
+    """Picture ``number``: the next frame in turn, with the first random overlay that holds an identity."""
     order = np.random.default_rng(SEED).permutation(len(frames))
     frame = frames[order[number % len(frames)]]
     part = frame.read(data)
@@ -242,7 +245,7 @@ def burned_picture(
 
 
 def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> int:
-    """The number of lines with an identity that lie in the mask by less than :data:`COVERED`."""
+    """The number of lines with an identity of which less than :data:`COVERED` lies in the mask."""
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)
     inside = np.bincount(burned.owners[mask].ravel(), minlength=size)

@@ -1,7 +1,7 @@
-"""Two OCR engines that were made by others and know nothing of each other: rapidocr and Tesseract.
+"""Two independent OCR engines by others: rapidocr and Tesseract.
 
-Both read lines that were cut out and turned level, and whole pictures. What they read is invented here; with
-real pictures it would be a name.
+Both read single lines, cut out and turned horizontal, and whole pictures. The texts read here are invented;
+in real pictures they could be names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMEOUT = 120
 
 @dataclass(frozen=True, slots=True)
 class OcrLine:
-    """One string read somewhere in a picture; ``text`` folded."""
+    """One string read somewhere in a picture; ``text``: letters and digits in capitals (``folded``)."""
 
     text: str
     box: Box
@@ -48,7 +48,7 @@ class OcrEngine(Protocol):
     name: str
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        """The folded text of each level crop: as it is, upside down, and each with contrast raised."""
+        """The folded text of each horizontal crop: as it is, upside down, and both with more contrast."""
         ...
 
     def everything(self, picture: Picture) -> list[OcrLine]:
@@ -57,12 +57,12 @@ class OcrEngine(Protocol):
 
 
 def engines() -> tuple[OcrEngine, ...]:
-    """The OCR engines that this machine has; rapidocr always."""
+    """The OCR engines on this machine; rapidocr is always one of them."""
     return (RapidOcr(), Tesseract()) if tesseract_version() else (RapidOcr(),)
 
 
 def tesseract_version() -> str | None:
-    """The installed Tesseract's version; None where there is none."""
+    """The version of the installed Tesseract; None if it is not installed."""
     program = shutil.which("tesseract")
     if program is None:
         return None
@@ -71,7 +71,7 @@ def tesseract_version() -> str | None:
 
 
 class RapidOcr:
-    """The engine rapidocr with the networks and settings of its package, without its log."""
+    """The engine rapidocr with the networks and settings of its package; its log is silenced."""
 
     name = RAPIDOCR
 
@@ -141,7 +141,7 @@ class Tesseract:
 
 
 def tesseract_line(picture: Picture, box: TextBox) -> Line:
-    """A line as Tesseract reads it, with the mean confidence of its words, 0 to 1."""
+    """A line as Tesseract reads it, with the mean confidence of the words, 0 to 1."""
     crop = _for_tesseract(picture[index_of(box.box)])
     table = csv.DictReader(io.StringIO(_run([crop], "7", "tsv")), delimiter="\t", quoting=csv.QUOTE_NONE)
     words = [(row["text"] or "", float(row["conf"]) / 100) for row in table if float(row["conf"]) >= 0]
@@ -151,7 +151,7 @@ def tesseract_line(picture: Picture, box: TextBox) -> Line:
 
 
 def views(crop: Picture) -> tuple[Picture, ...]:
-    """A level line as it stands and upside down, and both with local contrast raised."""
+    """Copies of a horizontal line: as it is and upside down, and both with more local contrast."""
     clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(2, 2))
     grey = np.asarray(clahe.apply(np.ascontiguousarray(brightest(crop))), np.uint8)
     contrasty = np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""What an overlay says of the patient, in pieces that can be looked for in what an OCR engine reads."""
+"""The patient's data in an overlay, in pieces that can be searched in an OCR engine's output."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Corners = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """A name, a date, a number: what it says, where its line stands, and which object that is.
+    """A name, a date or a number: its text, the place of its line, and its drawn object.
 
-    ``corners`` ``[4, 2]``: the line's rectangle, its first two along the writing (upright or upside down).
-    ``words``: its parts that say something by themselves, folded.
+    ``corners`` ``[4, 2]``: the line's rectangle; the first two run along the writing (possibly upside down).
+    ``words``: the parts that say something by themselves, in capitals without other signs (:func:`folded`).
     """
 
     text: str
@@ -41,7 +41,7 @@ class Token:
 
 
 def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
-    """Everything in the picture that was written to tell who the patient is, in the order of its drawing."""
+    """All tokens in the picture that identify the patient, in the order of drawing."""
     found = []
     for number, thing in enumerate(burned.objects, start=1):
         if thing.kind is MarkClass.TEXT and thing.meaning is Meaning.IDENTITY and thing.text:
@@ -57,20 +57,20 @@ def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
 
 
 def drawn_words(burned: BurnIn, *, everything: bool) -> frozenset[str]:
-    """The words of the overlay, folded: all of them, or those that tell an identity."""
+    """The words of the overlay as :func:`folded` writes them: all of them, or only those of identities."""
     objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
     return frozenset(word for thing in objects for word in words_of(thing.text))
 
 
 def folded(text: str) -> str:
-    """Letters and digits alone, in capitals: OCR engines differ in the rest."""
+    """The letters and digits of ``text`` alone, in capitals: OCR engines differ in the other signs."""
     return "".join(
         character for character in unicodedata.normalize("NFKC", text).upper() if character.isalnum()
     )
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of at least :data:`SHORTEST` letters and digits, keys left out."""
+    """The words with at least :data:`SHORTEST` letters and digits, without the names of fields (``KEYS``)."""
     parts = (folded(part) for part in re.split(r"[^\w]+|_", unicodedata.normalize("NFKC", text)))
     return tuple(part for part in parts if len(part) >= SHORTEST and part not in KEYS)
 
@@ -92,7 +92,9 @@ def similarity(token: str, read: str) -> float:
 
 
 def is_read(token: Token, texts: tuple[str, ...]) -> bool:
-    """Whether the whole token occurs in one of the (folded) texts, except for a fifth of its characters."""
+    """Whether the whole token occurs in one of the (folded) texts, with up to a fifth of its characters
+    wrong.
+    """
     return any(similarity(token.text, text) >= SAME for text in texts)
 
 
@@ -104,7 +106,7 @@ def leaks(token: Token, texts: tuple[str, ...]) -> bool:
 
 
 def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
-    """The smallest rectangle around a text's pixels, its long side first: left to right or upside down."""
+    """The smallest rectangle around a text's pixels, the long side first: left to right or upside down."""
     places = np.argwhere(own)[:, ::-1].astype(np.float32)
     box = np.asarray(cv2.boxPoints(cv2.minAreaRect(places)), np.float32)
     rectangle = _level(places) if _nearly_level(box) else box
@@ -113,7 +115,7 @@ def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
 
 
 def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[np.uint8]:
-    """The text cut out and turned level, with room around it."""
+    """The text cut out and turned horizontal, with a margin."""
     across, down = (float(np.linalg.norm(corners[i + 1] - corners[i])) for i in (0, 1))
     room = max(2.0, ROOM * min(across, down))
     along = (corners[1] - corners[0]) / max(across, 1e-6)

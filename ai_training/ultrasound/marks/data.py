@@ -36,7 +36,9 @@ Targets = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A batch: ``pictures`` of ``crops`` squares of ``side`` pixels each, a share ``real`` of them real."""
+    """The composition of a batch: ``pictures`` pictures with ``crops`` squares of ``side`` pixels each; a
+    share ``real`` of the pictures is real.
+    """
 
     pictures: int = 4
     crops: int = 3
@@ -52,7 +54,9 @@ class RealFrame:
     clean: Box | None
 
     def sample(self) -> tuple[Picture, Targets]:
-        """The frame as RGB and what is known of it: coloured is a mark, the clean part is none."""
+        """The frame as RGB, and the known pixels: coloured ones are marks, the clean part is not, others are
+        unknown.
+        """
         picture = read_rgb(self.path)
         targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
         if self.clean is not None:
@@ -91,7 +95,7 @@ class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def targets_of(burned: BurnIn) -> Targets:
-    """The classes, but ignored where the mark has hardly changed the picture."""
+    """The class of each pixel; ignored where the mark has hardly changed the picture."""
     change = np.abs(burned.drawn.astype(np.int16) - burned.plain).max(axis=2)
     return np.where((change > 0) & (change < FAINT), IGNORED, burned.classes).astype(np.uint8)
 
@@ -99,7 +103,9 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """A square, every second time with a marked pixel in it; black where it reaches beyond the picture."""
+    """A random square, every second time with a marked pixel in it; black where it reaches beyond the
+    picture.
+    """
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
     picture = np.pad(picture, ((0, short[0]), (0, short[1]), (0, 0)))
@@ -131,7 +137,7 @@ def real_frames(data: Path) -> tuple[RealFrame, ...]:
 def burned_frames(
     data: Path, frames: Sequence[CleanFrame], count: int, seed: int, family: StyleFamily
 ) -> Iterator[tuple[CleanFrame, BurnIn]]:
-    """``count`` synthetic pictures to measure on, the frames in turn, each with an overlay of its own."""
+    """``count`` synthetic pictures for measuring: the frames in turn, each with its own random overlay."""
     order = np.random.default_rng(seed).permutation(len(frames))
     for index in range(count):
         frame = frames[order[index % len(frames)]]

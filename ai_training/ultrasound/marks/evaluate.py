@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate marks``: synthetic and real frames, the network alone and all that the node does."""
+"""``ai-pipeline evaluate marks``: synthetic and real frames, by the network alone and by the whole node."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def evaluate_removal(
 ) -> dict[str, Any]:
     """All figures of the detector on one split. Raises DataMissing.
 
-    ``masks``: the folder of the hand-drawn frames (test split). On the validation split the coloured marks
-    of real frames stand in for them, so that nothing has to be chosen on test frames.
+    ``masks``: the folder of the hand-drawn frames (test split). On the validation split the coloured marks of
+    real frames are used instead, so that no choice needs test frames.
     """
     model = next(ref for ref in tools.models if ref.id == MARKS)
     result: dict[str, Any] = {
@@ -82,13 +82,15 @@ def evaluate_removal(
 
 
 def show_missed(folder: Path, tally: MarkCounts) -> None:
-    """A picture of every mark that was not found: as it is, and with mark (green) and mask outlined."""
+    """Write a picture of every mark that was not found: unchanged, and with mark (green) and
+    mask outlined.
+    """
     for missed in tally.missed:
         snapshots.save(folder / f"{missed.frame.name}-{missed.mark.number}.png", _picture(missed))
 
 
 def show_frames(folder: Path, tally: MarkCounts) -> None:
-    """Every frame in which a mark was missed, as a whole: what was missed in green, the mask outlined."""
+    """Write every whole frame in which a mark was missed: missed marks in green, the mask outlined."""
     by_frame: dict[str, list[MissedMark]] = {}
     for missed in tally.missed:
         by_frame.setdefault(missed.frame.name, []).append(missed)
@@ -101,7 +103,7 @@ def show_frames(folder: Path, tally: MarkCounts) -> None:
 
 
 def worst_first(tally: MarkCounts) -> list[Mapping[str, Any]]:
-    """The missed marks as plain values, the least found first."""
+    """The missed marks as plain values, those with the smallest found share first."""
     rows = sorted(tally.missed, key=lambda missed: missed.share)
     return [
         {

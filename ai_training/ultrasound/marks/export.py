@@ -1,4 +1,4 @@
-"""ONNX files and cards of the ultrasound networks."""
+"""Export the mark detector as an ONNX file with its card."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export_finder(network: MarkNetwork, path: Path) -> None:
 def write_finder_card(
     folder: Path, threshold: float, scores: Mapping[str, float], training: Mapping[str, Any]
 ) -> Path:
-    """Write the detector's card beside its weights; test figures come by ``ai-pipeline evaluate marks``."""
+    """Write the detector's card beside its weights; ``ai-pipeline evaluate marks`` adds the test figures."""
     about = {
         "task": "segmentation of burned-in annotation in ultrasound pictures, by kind of mark",
         "architecture": "marks-unet",

@@ -1,8 +1,8 @@
 """``ai-pipeline train marks``: teach a small U-Net to find burned-in annotation.
 
-Seeded and capped by iterations. Learns from synthetic overlays of the train style family and from the
-coloured marks of real frames; the checkpoint and the threshold are chosen on validation frames with the same
-family, so that the held-out family stays unseen.
+Runs are seeded and limited by iterations. The network learns from synthetic overlays of the train style
+family and from the coloured marks of real frames; the checkpoint and the threshold are chosen on validation
+frames with the same family, so that the held-out family stays unseen.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ FOUND_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkRecipe(Recipe):
-    """``mark_weight``, ``dice_weight``: of pixels of marks and of the Dice loss."""
+    """The settings of a run. ``mark_weight``, ``dice_weight``: weights of the pixels of marks and of the Dice
+    loss.
+    """
 
     iterations: int = 6000
     widths: tuple[int, ...] = WIDTHS
@@ -59,7 +61,9 @@ class MarkRecipe(Recipe):
 
 @dataclass(frozen=True, slots=True)
 class MarkScores:
-    """How a mask agrees with the truth on some pictures. ``clean_area``: share of clean ones marked."""
+    """How well masks agree with the truth on some pictures. ``clean_area``: marked share of
+    clean pictures.
+    """
 
     object_recall: float
     pixel_recall: float
@@ -78,7 +82,7 @@ def train(
 ) -> Path:
     """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
 
-    Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
+    Raises DataMissing if image sets are missing, ExperimentError if ``resume`` finds another recipe.
     """
     run = _MarkRun(data, out, recipe)
     network = cast(MarkNetwork, run.trained(report, resume=resume))
@@ -95,7 +99,9 @@ def train(
 
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
-    """Cross-entropy over the classes, "any mark" where only that is known, and Dice of mark against none."""
+    """The loss: cross-entropy over the classes (of "any mark" if only that is known), and Dice of mark
+    against none.
+    """
     weights = logits.new_tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
     # Not the mean of torch's: a batch of real frames may hold no known pixel, and 0 / 0 ends a run.
@@ -113,7 +119,7 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
 
 
 def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
-    """The same pictures in every run: validation frames, overlays of the train family."""
+    """Validation pictures, the same in every run: validation frames with overlays of the train family."""
     pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
     return (burned for _, burned in pictures)
 
@@ -121,7 +127,11 @@ def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
 def choose_threshold(
     network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, MarkScores]:
-    """The lowest threshold that leaves ``plain``, clean frames, alone; the highest there is if none does."""
+    """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
+    the highest of :data:`THRESHOLDS` if there is none.
+
+    Also returns the scores at that threshold.
+    """
     finder = torch_finder(network)
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
@@ -157,7 +167,7 @@ def score(
 
 
 def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """The share of each visible object's pixels in the mask, after the mask grew as cleaning grows it."""
+    """The share of each visible object's pixels that lies in the mask, grown as cleaning grows it."""
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)[1:]
     covered = np.bincount(burned.owners.ravel(), weights=grown(mask).ravel(), minlength=size)[1:]
@@ -165,7 +175,7 @@ def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np
 
 
 def torch_finder(network: MarkNetwork) -> MarkFinder:
-    """The finder on a torch network, for measuring before there is an ONNX file."""
+    """A mark finder that runs the torch network, for measuring before there is an ONNX file."""
     graph = FinderGraph(network).eval()
 
     def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:

@@ -1,6 +1,6 @@
-"""Ways to mark what has to go from a picture, to be compared side by side.
+"""Ways to mask the annotation in a picture, for comparison.
 
-The one place that knows how the node does it: whatever :mod:`ai_pipeline.burnin` plans is asked for here.
+Only this module knows how the node does it: it asks :mod:`ai_pipeline.burnin` for its plan.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NETWORK, TEXT_BOXES, NODE = "network", "text boxes", "node"
 
 @dataclass(frozen=True, slots=True)
 class Masker:
-    """One way of marking. ``mask`` gives the pixels to remove, or None if the node returns no image."""
+    """One way of masking. ``mask`` gives the pixels to remove, or None if the node returns no image."""
 
     name: str
     mask: Callable[[Picture], Mask | None]
 
 
 def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> tuple[Masker, ...]:
-    """The network alone, rapidocr's boxes alone, and all that the node removes."""
+    """Three maskers: the network alone, rapidocr's boxes alone, and all that the node removes."""
     return (
         Masker(NETWORK, lambda picture: network_mask(picture, tools)),
         Masker(TEXT_BOXES, lambda picture: text_mask(picture, tools.reader)),
@@ -48,14 +48,14 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 
 
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
-    """The boxes of the text detector that are text by their shape or by what is read in them."""
+    """The text detector's boxes that are text by their shape or by the text read in them."""
     found = candidates(picture, reader, no_waves(picture.shape))
     boxes = [one.box for one in found if one.certain or one.read(reader).legible]
     return paint(boxes, picture.shape, MARGIN)
 
 
 def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | None:
-    """All pixels that the node's plan removes before it verifies; None where it refuses the picture."""
+    """All pixels that the node's plan removes before it verifies; None if the node refuses the picture."""
     header = picture_header(picture, MODALITY, lossy=True)
     try:
         plan = plan_removal(picture, header, RemovalTask(tools, policy), graphics=True)
@@ -65,5 +65,5 @@ def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | 
 
 
 def at_threshold(tools: Tools, threshold: float | None) -> Tools:
-    """The tools with another threshold of the detector; as they are where there is none."""
+    """The tools with another ``threshold`` of the detector; unchanged if it is None."""
     return tools if threshold is None else replace(tools, threshold=threshold)

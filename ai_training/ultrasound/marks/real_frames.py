@@ -1,7 +1,7 @@
-"""Real frames to evaluate the removal of marks on: drawn by hand (test), coloured (validation), clean.
+"""Real frames for evaluating the removal of marks: hand-drawn (test), coloured (validation), clean.
 
-The hand-drawn masks lie in ``tests/data/marks`` (its README says who drew what, and how); the images under
-``--data``. For choices there is a set that is not the test set: what is coloured in validation frames.
+The hand-drawn masks lie in ``tests/data/marks`` (its README says who drew them, and how); the images under
+``--data``. Choices are made on another set than the test set: coloured pixels in validation frames.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RealMark:
 class MarkedFrame:
     """A real frame and its marks. ``picture`` RGB uint8; ``owners`` holds a mark's number, 0 elsewhere.
 
-    ``known``: where it is known whether there is a mark (a hand-drawn frame: everywhere).
+    ``known``: pixels for which it is known whether they belong to a mark (in a hand-drawn frame: all).
     """
 
     name: str
@@ -100,7 +100,7 @@ def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:
 def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
     """``us_ovarian`` frames whose yellow and cyan pixels are marks; only those and the clean part are known.
 
-    The class of such a mark is not known: all count as text. Raises DataMissing.
+    The class of such a mark is unknown: all count as text. Raises DataMissing.
     """
     folder = data / REAL_SOURCE
     clean = {frame.file: frame.box for frame in clean_frames(split) if frame.source == REAL_SOURCE}
@@ -111,7 +111,9 @@ def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
 
 
 def clean_pictures(data: Path, split: str) -> Iterator[tuple[CleanFrame, Picture]]:
-    """The parts of real frames without any mark (``clean_frames.csv``, looked through). Or DataMissing."""
+    """The parts of real frames without any mark (``clean_frames.csv``, checked by eye). Raises
+    DataMissing.
+    """
     for frame in clean_frames(split):
         if frame.file not in NOT_CLEAN:
             yield frame, frame.read(data)

@@ -1,8 +1,8 @@
-"""How much of the marks of real frames is found, and how much is marked that is none.
+"""How much of the marks in real frames is found, and how much is marked wrongly.
 
-A mark is found when at least half of its pixels lie in the mask as cleaning grows it. Intervals are 95 %, by
-bootstrap over frames; where nothing or everything is found, the exact one of Clopper and Pearson for as many
-frames.
+A mark is found if at least half of its pixels lie in the mask as cleaning grows it. Intervals are 95 %, by
+bootstrap over frames; if no mark or every mark is found, the exact interval of Clopper and Pearson for as
+many frames.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CLEAN_AREA = 0.002
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MissedMark:
-    """A mark that a masker does not find: the frame, the mark, the masker's mask, the share that is found."""
+    """A mark that a masker does not find: the frame, the mark, the masker's mask, the found share."""
 
     frame: MarkedFrame
     mark: RealMark
@@ -107,7 +107,7 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) ->
 def clean_areas(
     pictures: Iterable[tuple[CleanFrame, Picture]], maskers: Sequence[Masker], report: Report = silent
 ) -> dict[str, Any]:
-    """Share of clean real frames that every masker marks (mean of the frames' shares)."""
+    """Share of clean real frames that each masker marks (mean of the frames' shares)."""
     shown = list(pictures)
     frames = [f"{frame.source}/{frame.file}" for frame, _ in shown]
     sources = np.array([frame.source for frame, _ in shown])
@@ -135,7 +135,7 @@ def clean_areas(
 
 
 def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
-    """The share of marks that were found. If all were found no resample holds a miss: then the interval is
+    """The share of marks that were found. If all were found, no resample holds a miss, so the interval is
     exact.
     """
     rate = ratio(found, there, weights)
@@ -143,7 +143,7 @@ def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weigh
 
 
 def met(rows: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether each masker reaches the design's target of recall."""
+    """For each masker whether it reaches the recall that the design demands."""
     return {name: row["recall"][0] >= RECALL and row["recall"][1] >= LOWEST for name, row in rows.items()}
 
 

@@ -1,4 +1,6 @@
-"""``ai-pipeline evaluate marks``: what the detector finds of overlays in a style it was not trained on."""
+"""``ai-pipeline evaluate marks``: how much the detector finds of overlays in a style it was not
+trained on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures for a person: what was missed, what was left, side by side; written as PNG."""
+"""Pictures for a person, written as PNG: missed marks and remains, side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALLEST = 120
 
 
 def crop_around(picture: Picture, box: Box, around: int = AROUND) -> tuple[slice, slice]:
-    """The part of the picture that holds the box and what is around it."""
+    """The part of the picture that holds the box and a margin of ``around`` pixels."""
     left, top, right, bottom = box
     rows = slice(max(0, top - around), min(picture.shape[0], bottom + around))
     return rows, slice(max(0, left - around), min(picture.shape[1], right + around))
@@ -44,7 +44,7 @@ def outlined(picture: Picture, masks: Sequence[tuple[Mask, tuple[int, int, int]]
 
 
 def titled(picture: Picture, title: str) -> Picture:
-    """The picture under a line of text (Latin letters)."""
+    """The picture with a line of text above it (Latin letters)."""
     width = max(picture.shape[1], 8 * len(title))
     page = np.zeros((picture.shape[0] + TITLE, width, 3), np.uint8)
     page[TITLE:, : picture.shape[1]] = picture
@@ -53,7 +53,7 @@ def titled(picture: Picture, title: str) -> Picture:
 
 
 def beside(pictures: Sequence[Picture]) -> Picture:
-    """Pictures in a row, their tops level."""
+    """Pictures in a row, aligned at the top."""
     rows = max(picture.shape[0] for picture in pictures)
     padded = [
         np.pad(picture, ((0, rows - picture.shape[0]), (0, GAP), (0, 0)), constant_values=90)
@@ -63,14 +63,16 @@ def beside(pictures: Sequence[Picture]) -> Picture:
 
 
 def stacked(rows: Sequence[Picture]) -> Picture:
-    """Pictures above one another, their left edges level."""
+    """Pictures below one another, aligned at the left."""
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=90) for row in rows]
     return np.concatenate(padded)
 
 
 def save(path: Path, picture: npt.NDArray[np.uint8], most_bytes: int | None = None) -> Path:
-    """Write an RGB picture as PNG; with ``most_bytes`` in so few colours, then so small, that it fits."""
+    """Write an RGB picture as PNG; with ``most_bytes``, colours and then size are reduced until the file
+    fits.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = Image.fromarray(picture)
     coded = _png(shown)

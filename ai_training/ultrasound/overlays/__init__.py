@@ -1,4 +1,6 @@
-"""Synthetic burned-in annotation on clean ultrasound frames, with the truth: what was drawn, and where."""
+"""Synthetic burned-in annotation on clean ultrasound frames, with the truth: each drawn object
+and its place.
+"""
 
 from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
 from ai_training.ultrasound.overlays.canvas import BurnedObject, MarkClass

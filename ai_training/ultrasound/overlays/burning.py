@@ -1,4 +1,4 @@
-"""Burn an overlay into a clean frame: seeded, with clean picture, mask, classes and objects."""
+"""Burn a random overlay into a clean frame; gives the clean picture, mask, classes and objects as well."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNMARKED = 0.1
 class BurnIn:
     """One synthetic picture and its truth. All arrays have the picture's rows and columns.
 
-    ``image`` and ``clean`` are RGB as the device stores them (scaled and compressed alike). ``drawn`` and
+    ``image`` and ``clean`` are RGB as the device stores them (both scaled and compressed). ``drawn`` and
     ``plain`` are the same two before compression: equal wherever ``mask`` (uint8, 255 in marks) is 0 and
     different wherever it is not. ``owners`` holds 1 + the index in ``objects``, 0 outside marks.
     """
@@ -42,7 +42,7 @@ class BurnIn:
 
     @property
     def classes(self) -> npt.NDArray[np.uint8]:
-        """A :class:`MarkClass` per pixel."""
+        """The :class:`MarkClass` of each pixel."""
         table = np.array([MarkClass.BACKGROUND, *(thing.kind for thing in self.objects)], np.uint8)
         return table[self.owners]
 
@@ -50,8 +50,8 @@ class BurnIn:
 def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn:
     """Draw one random overlay of ``family`` onto ``part`` (RGB uint8 without annotation).
 
-    The same part, family and seed give the same picture. The picture may be larger than the part:
-    a black surround is added at times, and writers scale.
+    The same part, family and seed give the same picture. The picture may be larger than the part: sometimes a
+    black surround is added, and devices scale.
     """
     random = np.random.default_rng(seed)
     canvas = Canvas(scene(part, random))

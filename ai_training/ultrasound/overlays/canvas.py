@@ -1,4 +1,4 @@
-"""The picture that is drawn on, and the account of what was drawn where."""
+"""The picture that is drawn on, and the record of what was drawn where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Alpha = npt.NDArray[np.uint8]
 
 
 class MarkClass(IntEnum):
-    """The classes that the detector tells apart, by looks alone."""
+    """The classes of marks that the detector distinguishes by appearance."""
 
     BACKGROUND = 0
     TEXT = 1
@@ -30,9 +30,9 @@ class MarkClass(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BurnedObject:
-    """One thing that was drawn: ``text`` is what it says, in full (the names are invented).
+    """One drawn object. ``text``: its whole text (the names are invented).
 
-    ``box`` (pixels; right and bottom excluded) follows from what was drawn, not from what was planned.
+    ``box`` (pixels; right and bottom exclusive) is computed from the drawn pixels, not from the plan.
     """
 
     kind: MarkClass
@@ -43,7 +43,7 @@ class BurnedObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stamp:
-    """One colour through one stencil. ``opacity`` 0 to 1."""
+    """One colour, painted through one stencil. ``opacity`` 0 to 1."""
 
     alpha: Alpha
     colour: Colour
@@ -51,9 +51,9 @@ class Stamp:
 
 
 class Canvas:
-    """RGB picture, changed in place by :meth:`burn`; ``owners`` holds 1 + the object's index per pixel.
+    """An RGB picture that :meth:`burn` changes in place; ``owners`` holds 1 + the object's index per pixel.
 
-    A pixel has an owner just when it differs from the clean picture.
+    A pixel has an owner if and only if it differs from the clean picture.
     """
 
     def __init__(self, clean: Picture) -> None:
@@ -71,7 +71,9 @@ class Canvas:
         return np.zeros(self.clean.shape[:2], np.uint8)
 
     def burn(self, stamps: list[Stamp], kind: MarkClass, meaning: Meaning, text: str = "") -> None:
-        """Draw one object. What changes no pixel (outside the picture, white on white) is not listed."""
+        """Draw one object. An object that changes no pixel (outside the picture, white on white) is not
+        listed.
+        """
         number = len(self.objects) + 1
         boxes = [box for stamp in stamps if (box := self._lay(stamp, number)) is not None]
         if not boxes:
@@ -83,7 +85,7 @@ class Canvas:
     def ground(self, stamp: Stamp) -> None:
         """Draw a bar or box as the background of text, in the clean picture too.
 
-        Without its text a bar says nothing, so it belongs to the picture: cleaning leaves it where it is.
+        Without its text such a bar identifies nobody, so it belongs to the clean picture: cleaning keeps it.
         """
         for picture in (self.clean, self.picture):
             _blend(picture, stamp)

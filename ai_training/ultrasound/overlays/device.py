@@ -1,4 +1,6 @@
-"""What a device does to a picture before and after it writes on it: surround, tint, flow; scaling, JPEG."""
+"""Changes that a device makes to a picture before and after writing on it: surround, tint, flow; scaling,
+JPEG.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class Storing:
 
     @staticmethod
     def draw(random: Random) -> Storing:
-        """Two of five are scaled after writing, three of five are compressed."""
+        """Draw a way of storing: two of five are scaled after writing, three of five are compressed."""
         factor = float(random.uniform(0.6, 1.5)) if random.random() < 0.4 else 1.0
         quality = int(random.integers(60, 97)) if random.random() < 0.6 else None
         return Storing(factor, int(random.choice(INTERPOLATIONS)), quality, bool(random.random() < 0.5))
@@ -51,7 +53,7 @@ class Storing:
 
 
 def scene(part: Picture, random: Random) -> Picture:
-    """A clean part as a whole picture: cut to a sector, on black, tinted, with flow, each at times."""
+    """A whole picture made of a clean part: each at times cut to a sector, on black, tinted, with flow."""
     if random.random() < 0.5:
         part = np.ascontiguousarray(part[:, ::-1])
     factor = float(random.uniform(0.8, 2.0)) if min(part.shape[:2]) < 300 else float(random.uniform(0.7, 1.3))

@@ -24,7 +24,7 @@ TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
 def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
-    """A caliper's end. Shapes: the names in :data:`GLYPHS`."""
+    """The end of a caliper. ``shape``: a name in :data:`GLYPHS`."""
     alpha = canvas.blank()
     GLYPHS[shape](alpha, centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8)
     return alpha
@@ -67,7 +67,7 @@ def free_trace(random: Random, centre: Point, radius: float) -> Points:
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
-    """Line, block or bare head, in any direction."""
+    """An arrow with a line, a block arrow, or a bare head, in any direction."""
     alpha = canvas.blank()
     angle = float(random.uniform(0, 2 * np.pi))
     back = np.array([np.cos(angle), np.sin(angle)])
@@ -91,7 +91,7 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
 
 
 def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """The focus triangle beside the depth scale."""
+    """The triangle beside the depth scale that marks the focus."""
     alpha = canvas.blank()
     column, row = place
     end = column + (-size if random.random() < 0.5 else size)
@@ -100,7 +100,7 @@ def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
 
 
 def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
-    """The hand that sonographers leave behind."""
+    """The hand-shaped cursor that sonographers leave in a picture."""
     column, row = place
     unit = max(1, size // 8)
     inner = canvas.blank()
@@ -153,7 +153,7 @@ def body_mark(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[
 
 
 def ruler(canvas: Canvas, random: Random, side: str, position: int, step: float, length: int) -> Alpha:
-    """Ticks along one side, every ``step`` pixels, each fifth longer; sometimes on a line."""
+    """Ticks along one side, every ``step`` pixels, each fifth one longer; sometimes on a line."""
     alpha = canvas.blank()
     columns, rows = canvas.size
     end = rows if side in "lr" else columns
@@ -186,7 +186,9 @@ def bar(canvas: Canvas, corner: Point, size: tuple[int, int], table: list[Colour
 
 
 def probe_icon(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """The side mark at the sector's edge: a maker's letter-like sign, a dot, a small probe."""
+    """The mark at the sector's edge that shows the probe's side: a maker's letter-like sign, a dot, a small
+    probe.
+    """
     alpha = canvas.blank()
     column, row = place
     style = int(random.integers(4))
@@ -207,7 +209,7 @@ def probe_icon(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha
 
 
 def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A maker's sign, to stand beside its name."""
+    """A maker's sign, for use beside the maker's name."""
     alpha = canvas.blank()
     column, row = place
     middle = column + size // 2, row + size // 2
@@ -228,7 +230,7 @@ def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
 
 
 def roi_outline(canvas: Canvas, random: Random) -> Alpha:
-    """The colour box: a rectangle, a leaning one or a piece of the sector."""
+    """The outline of the colour box: a rectangle, a slanted one, or a piece of the sector."""
     alpha = canvas.blank()
     columns, rows = canvas.size
     centre = int(columns * random.uniform(0.35, 0.65)), int(rows * random.uniform(0.35, 0.6))

@@ -1,9 +1,9 @@
-"""Which parts of the public ultrasound frames hold no annotation, to draw synthetic annotation on.
+"""Find parts of the public ultrasound frames without annotation, to draw synthetic annotation on.
 
-Few published frames are clean: the rest of a marked frame still is. Text (rapidocr's detector), colour and
-drawn marks (:mod:`~ai_training.ultrasound.overlays.looking_clean`) are taken out with room to spare,
-calipers with all that lies between them since their dotted lines are faint, and the largest rectangle that is
-left is taken. The list is committed (``clean_frames.csv``): the filter takes minutes and was checked by eye.
+Few published frames are clean, but parts of marked frames are. Text (rapidocr's detector), colour and drawn
+marks (:mod:`~ai_training.ultrasound.overlays.looking_clean`) are excluded with a margin, calipers with
+everything between them, since their dotted lines are faint; the largest remaining rectangle is used. The list
+is committed (``clean_frames.csv``): the search takes minutes and its result was checked by eye.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def find_clean_frames(
 ) -> Iterable[CleanFrame]:
     """Search the manifests under ``data`` (every ``stride``-th frame). Raises DataMissing.
 
-    The test split of ``us_ovarian`` is left alone: detectors are evaluated on its real marks.
+    The test split of ``us_ovarian`` is not searched: detectors are evaluated on its real marks.
     """
     listed = [
         (source, row["file"], row["split"])
@@ -109,7 +109,7 @@ def find_clean_frames(
 
 
 def write_list(frames: Iterable[CleanFrame], path: Path) -> int:
-    """Write the list, row by row as it comes; returns the number of rows."""
+    """Write the list row by row, as frames are found; returns the number of rows."""
     count = 0
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -122,7 +122,7 @@ def write_list(frames: Iterable[CleanFrame], path: Path) -> int:
 
 
 def clean_part(picture: Picture, edges: tuple[int, int], reader: TextReader) -> Box | None:
-    """The largest rectangle without annotation, or None when it would be small or mostly black."""
+    """The largest rectangle without annotation; None if it would be small or mostly black."""
     taken = marked_area(picture, reader)
     taken[:, : edges[0]] = True
     taken[: edges[1]] = True
@@ -138,7 +138,7 @@ def clean_part(picture: Picture, edges: tuple[int, int], reader: TextReader) -> 
 
 
 def marked_area(picture: Picture, reader: TextReader) -> Mask:
-    """Everything that may be annotation, with room around it; errs on the side of too much."""
+    """The mask of everything that may be annotation, with a margin; it rather marks too much."""
     boxes = [
         box
         for box in reader.find(picture)
@@ -155,7 +155,7 @@ def marked_area(picture: Picture, reader: TextReader) -> Mask:
 
 
 def looks_marked(part: Picture) -> bool:
-    """Tell whether thin colour or lone bright dots are left: faint outlines, ticks, hands.
+    """Whether thin colour or single bright dots are left: faint outlines, ticks, hands.
 
     Stricter than any detector may be, since a frame that is dropped costs nothing.
     """
@@ -172,7 +172,7 @@ def looks_marked(part: Picture) -> bool:
 
 
 def largest_rectangle(free: npt.NDArray[np.bool_]) -> Box:
-    """The largest all-true rectangle (left, top, right, bottom; empty when there is none)."""
+    """The largest all-true rectangle (left, top, right, bottom); empty if there is none."""
     heights = np.zeros(free.shape[1], np.int64)
     best, found = 0, (0, 0, 0, 0)
     for bottom, row in enumerate(free):
@@ -189,5 +189,5 @@ def largest_rectangle(free: npt.NDArray[np.bool_]) -> Box:
 
 
 def box_of(row: dict[str, str]) -> Box:
-    """The columns ``left`` to ``bottom`` of a list (pixels)."""
+    """The box in the columns ``left`` to ``bottom`` of a list's row (pixels)."""
     return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])

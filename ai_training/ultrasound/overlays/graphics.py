@@ -1,4 +1,4 @@
-"""Drawn marks in the places where scanners and sonographers put them."""
+"""Draw marks in the places where scanners and sonographers put them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Drawer = Callable[[Canvas, Random, StyleFamily], None]
 
 
 def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """One to three measured distances: two ends, mostly dots between them, mostly a number."""
+    """Draw one to three measured distances: two ends, mostly with dots between them, mostly with a number."""
     ink, shape = colour(random), one(random, family.glyphs)
     arm, thick = _arm(canvas, random), int(random.random() < 0.3) + 1
     smooth, numbered = bool(random.random() < 0.6), random.random() < 0.7
@@ -39,7 +39,7 @@ def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """A dotted ellipse, often with the ends of its axes marked, or a trace by hand."""
+    """Draw a dotted ellipse, often with the ends of its axes marked, or a trace by hand."""
     ink, centre = colour(random), _place(canvas, random, 0.3, 0.7)
     reach = float(random.uniform(0.06, 0.3)) * min(canvas.size)
     if random.random() < 0.25:
@@ -58,7 +58,7 @@ def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Calipers' ends without a line, several and small: the picture was frozen half-way."""
+    """Draw several small ends of calipers without a line, as in a picture frozen during a measurement."""
     ink, shape = colour(random), one(random, family.glyphs)
     for _ in range(int(random.integers(1, 6))):
         stamp = Stamp(
@@ -93,7 +93,7 @@ def body_mark(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def probe_icon(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """The side mark at the top of the picture."""
+    """Draw the mark of the probe's side at the top of the picture."""
     size = int(random.uniform(0.02, 0.05) * min(canvas.size)) + 6
     place = int(random.uniform(0.02, 0.9) * canvas.size[0]), int(random.uniform(0.0, 0.12) * canvas.size[1])
     alpha = draw.probe_icon(canvas, random, place, size)
@@ -101,7 +101,7 @@ def probe_icon(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def guide_line(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """The biopsy guide: a long dotted line across the picture."""
+    """Draw the biopsy guide: a long dotted line across the picture."""
     columns, rows = canvas.size
     top = int(random.uniform(0.3, 0.7) * columns)
     bottom = top + int(random.uniform(-0.3, 0.3) * columns)
@@ -114,7 +114,7 @@ def colour_box(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Depth ticks at a side or the bottom, now and then with numbers and the focus pointer."""
+    """Draw depth ticks at a side or the bottom, sometimes with numbers and the focus pointer."""
     columns, rows = canvas.size
     side = str(random.choice(["l", "r", "b"]))
     edge = int(random.integers(1, 25))
@@ -136,7 +136,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """The bar of grey levels or of flow colours at a side."""
+    """Draw the bar of grey levels or of flow colours at a side."""
     columns, rows = canvas.size
     width, height = int(random.integers(4, 14)), int(random.uniform(0.12, 0.45) * rows)
     corner = int(random.choice([1, 8, columns - width - 2])), int(random.uniform(0.0, 0.4) * rows)
@@ -149,7 +149,7 @@ def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """A maker's name, with or without a sign, in an upper corner or at the bottom."""
+    """Draw a maker's name, with or without a sign, in an upper corner or at the bottom."""
     columns, rows = canvas.size
     name = words.maker(random)
     size = float(random.uniform(0.025, 0.05)) * min(canvas.size) + 4

@@ -1,4 +1,4 @@
-"""Where texts stand. One function per layout; a style family names those that it draws from."""
+"""Layouts of texts, one function each; a style family names the layouts that it draws from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The inputs of a layout: canvas, random generator, family of styles, font and size, and whether names
-    are Korean.
+    """The inputs of a layout: canvas, random generator, family of styles, font and size; whether names are
+    Korean.
     """
 
     canvas: Canvas
@@ -35,7 +35,7 @@ class Setting:
         self.canvas.burn(write(self.canvas, text, place, hand, right=right), MarkClass.TEXT, meaning, text)
 
     def write_down(self, tokens: Sequence[Token], place: tuple[int, int], hand: Hand, gap: int) -> None:
-        """One token below the other, ``gap`` pixels between them."""
+        """Write tokens below one another, ``gap`` pixels apart."""
         column, row = place
         for token in tokens:
             self.write(token, (column, row), hand)
@@ -43,11 +43,11 @@ class Setting:
 
     @property
     def plain(self) -> Hand:
-        """The writing without box and frame."""
+        """The style of writing without box and frame."""
         return replace(self.hand, box=None, frame=None)
 
     def resized(self, look: Hand, low: float, high: float) -> Hand:
-        """``look`` at another size (:func:`letter_height`)."""
+        """The style ``look`` at another size (:func:`letter_height`)."""
         return look.sized(letter_height(self.canvas, self.random, low, high))
 
     def ground_colour(self, most: int = len(GROUNDS)) -> Colour:
@@ -56,12 +56,14 @@ class Setting:
 
 
 def letter_height(canvas: Canvas, random: Random, low: float, high: float) -> float:
-    """In pixels, 7 and more: a share ``low`` to ``high`` (0 to 1) of the picture's shorter side."""
+    """A random height of letters in pixels, at least 7: a share ``low`` to ``high`` (0 to 1) of the shorter
+    side.
+    """
     return max(7.0, float(random.uniform(low, high)) * min(canvas.size))
 
 
 def lay_out(canvas: Canvas, random: Random, family: StyleFamily, layout: str) -> None:
-    """Write one layout's texts."""
+    """Write the texts of one layout."""
     korean = writes_korean(random)
     size = letter_height(canvas, random, 0.022, 0.05)
     LAYOUTS[layout](Setting(canvas, random, family, hand(random, family, size, korean=korean), korean))
@@ -70,14 +72,14 @@ def lay_out(canvas: Canvas, random: Random, family: StyleFamily, layout: str) ->
 def label(
     canvas: Canvas, random: Random, family: StyleFamily, text: str, place: tuple[int, int], meaning: Meaning
 ) -> None:
-    """One short text by itself, e.g. a caliper's number."""
+    """Write one short text by itself, such as a caliper's number."""
     size = letter_height(canvas, random, 0.02, 0.045)
     look = replace(hand(random, family, size, korean=False), box=None, frame=None)
     canvas.burn(write(canvas, text, place, look), MarkClass.TEXT, meaning, text)
 
 
 def patient_tokens(setting: Setting) -> list[Token]:
-    """Name, number, dates, place: the text that may not leave the hospital."""
+    """Name, number, dates, place: texts that must not leave the hospital."""
     random, family = setting.random, setting.family
     form = person(random, family, korean=setting.korean)
     dates = [

@@ -1,7 +1,7 @@
-"""Graphics that scanners draw over an ultrasound picture: calipers, dotted lines, rulers, pointers.
+"""Find graphics that scanners draw over an ultrasound picture: calipers, dotted lines, rulers, pointers.
 
-Image processing, no network, so that the search for clean frames does not depend on the detector that
-learns from them. It is careful with anatomy and with colour Doppler: large coloured areas are flow, only thin
+It uses image processing, no network, so that the search for clean frames does not depend on the detector that
+learns from them. Anatomy and colour Doppler must not count as marks: large coloured areas are flow, only thin
 or small drawings in overlay colours are marks.
 """
 
@@ -46,7 +46,9 @@ Flags = npt.NDArray[np.uint8]
 
 
 def find_graphics(picture: Picture, text: Mask) -> tuple[Mask, list[Box]]:
-    """The pixels of all drawings in an RGB picture and the boxes of calipers; ``text`` is known already."""
+    """The pixels of all drawings in an RGB picture, and the boxes of calipers; ``text``: pixels of text
+    already found.
+    """
     grey = brightest(picture)
     sector = _sector(grey, text)
     mask = _outside(grey, text, sector)
@@ -59,7 +61,9 @@ def find_graphics(picture: Picture, text: Mask) -> tuple[Mask, list[Box]]:
 
 
 def overlay_colours(picture: Picture) -> tuple[Picture, Picture, Picture]:
-    """How much yellower, greener and more cyan each pixel is than grey (levels): what scanners write in."""
+    """How much yellower, greener and more cyan than grey each pixel is (levels): the colours that scanners
+    write in.
+    """
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
     pairs = (cv2.min(red, green), blue), (green, cv2.max(red, blue)), (cv2.min(green, blue), red)
     yellow, lime, cyan = (np.asarray(cv2.subtract(more, less), np.uint8) for more, less in pairs)
@@ -67,7 +71,7 @@ def overlay_colours(picture: Picture) -> tuple[Picture, Picture, Picture]:
 
 
 def chroma(picture: Picture) -> Picture:
-    """Difference of a pixel's channels (grey levels)."""
+    """The difference between the largest and the smallest channel of each pixel (grey levels)."""
     return np.asarray(brightest(picture) - picture.min(axis=2), np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""Two style families that share no font, no layout, no caliper's shape and no way to write a name or a date.
+"""Two style families that share no font, layout, shape of calipers, or way to write a name or a date.
 
-A detector is trained on the one and evaluated on the other, because a site's scanners write in ways that it
-has never seen.
+A detector is trained on one and evaluated on the other, because a site's scanners write in ways that the
+detector has never seen.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 @cache
 def latin_faces(family: StyleFamily) -> tuple[Face, ...]:
-    """The family's outline fonts, then its plotter fonts."""
+    """The outline fonts of the family, then its plotter fonts."""
     outlines = tuple(face for font in family.fonts for face in font.faces())
     return outlines + tuple(Face(name) for name in family.strokes)
 
@@ -102,7 +102,7 @@ def korean_faces(family: StyleFamily) -> tuple[Face, ...]:
 
 
 def colour(random: Random) -> Colour:
-    """A colour that scanners write in; white and yellow are the most frequent."""
+    """A random colour that scanners write in; white and yellow are the most frequent."""
     weights = [weight for _, weight in COLOURS]
     chosen = COLOURS[int(random.choice(len(COLOURS), p=[weight / sum(weights) for weight in weights]))][0]
     wobble = random.integers(-12, 13, 3)
@@ -143,5 +143,5 @@ def writes_korean(random: Random) -> bool:
 
 
 def person(random: Random, family: StyleFamily, *, korean: bool) -> str:
-    """One of the family's forms of a name (:func:`.words.name`)."""
+    """A random name in one of the family's forms (:func:`.words.name`)."""
     return "korean" if korean else one(random, [form for form in family.names if form != "korean"])

@@ -21,7 +21,7 @@ STROKE_HEIGHT = 21.0
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One font. ``path`` is empty for the plotter fonts of A. V. Hershey, which are named only."""
+    """One font. ``path`` is empty for the plotter fonts of A. V. Hershey, which have only a name."""
 
     name: str
     path: str = ""
@@ -34,7 +34,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """How the texts of one overlay look. ``size`` is the letters' height in pixels."""
+    """The style of the texts of one overlay. ``size``: the letters' height in pixels."""
 
     face: Face
     size: int
@@ -55,7 +55,7 @@ class Hand:
 
 @dataclass(frozen=True, slots=True)
 class Font:
-    """An openly licensed family out of a Python package, and its upright faces' files in there."""
+    """An openly licensed font family in a Python package, and the files of its upright faces there."""
 
     name: str
     package: str
@@ -64,14 +64,16 @@ class Font:
 
     @classmethod
     def packaged(cls, name: str) -> Font:
-        """The font of a ``font-*`` package of PyPI, which are all laid out alike."""
+        """The font of a ``font-*`` package of PyPI; these packages share one layout."""
         start = f"files/{name.replace(' ', '')}"
         return cls(
             name, f"font_{name.casefold().replace(' ', '_')}", f"{start}-Regular.ttf", f"{start}-Bold.ttf"
         )
 
     def faces(self) -> tuple[Face, ...]:
-        """Raises ModuleNotFoundError without the package: other fonts would be other pictures."""
+        """The faces of the font. Raises ModuleNotFoundError without the package: other fonts would change
+        pictures.
+        """
         return tuple(
             Face(self.name, str(files(self.package).joinpath(file)), bold=file == self.bold)
             for file in (self.regular, self.bold)
@@ -80,7 +82,7 @@ class Font:
 
 
 def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
-    """The fonts that were used, for the record: name, weight, file name, SHA-256 of the file."""
+    """The used fonts, for the record: name, weight, file name, SHA-256 of the file."""
     return [
         {
             "name": face.name,
@@ -93,7 +95,7 @@ def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
 
 
 def stencil(text: str, hand: Hand) -> tuple[Alpha, Alpha]:
-    """The letters' stencil and the outline's around them (equal shapes; the second holds the first)."""
+    """The stencil of the letters, and that of their outline (equal shapes; the second contains the first)."""
     size = max(4, hand.size // hand.coarse)
     if hand.face.is_stroked:
         letters = _plotted(text, hand.face.name, size, hand.smooth)
@@ -115,7 +117,7 @@ def write(
 ) -> list[Stamp]:
     """Stamps for ``text`` with its upper left (``right``: upper right) corner at ``place``; cut at the edges.
 
-    The box behind the text, where there is one, is painted onto the canvas here.
+    The box behind the text, if there is one, is painted onto the canvas here.
     """
     letters, wide = stencil(text, hand)
     rows, columns = letters.shape
@@ -141,7 +143,7 @@ def write(
 
 
 def extent(text: str, hand: Hand) -> tuple[int, int]:
-    """Columns and rows that ``text`` takes."""
+    """The columns and rows that ``text`` takes up."""
     rows, columns = stencil(text, hand)[0].shape
     return columns, rows
 

@@ -1,4 +1,6 @@
-"""What scanners write: invented names, numbers, dates, settings, measurements. Nobody real is meant."""
+"""Invented texts like those of scanners: names, numbers, dates, settings, measurements. None is of a real
+person.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ T = TypeVar("T")
 
 
 def one(random: Random, choices: Sequence[T]) -> T:
-    """One of ``choices``, each as likely."""
+    """One of ``choices``, all equally likely."""
     return choices[int(random.integers(len(choices)))]
 
 
@@ -65,7 +67,7 @@ def time(random: Random) -> str:
 
 
 def identifier(random: Random) -> str:
-    """A patient's or an examination's number."""
+    """A number of a patient or of an examination."""
     number = int(random.integers(10_000, 10**8))
     letter = chr(ord("A") + int(random.integers(26)))
     forms = (
@@ -82,7 +84,7 @@ def identifier(random: Random) -> str:
 
 
 def settings(random: Random, lines: int) -> list[str]:
-    """Lines about the machine's settings as they stand beside a picture."""
+    """Lines about the machine's settings, as scanners show them beside a picture."""
     ten, hundred = (int(random.integers(1, top)) for top in (10, 100))
     forms = [
         f"FR {hundred} Hz",

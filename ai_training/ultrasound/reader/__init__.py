@@ -1,1 +1,1 @@
-"""The reader of small letters: lines to learn from, its training, its figures."""
+"""The reader of small letters: training lines, training, evaluation."""

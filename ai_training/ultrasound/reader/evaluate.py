@@ -1,8 +1,8 @@
-"""``ai-pipeline evaluate reader``: lines that no reader has seen, read by ours, by rapidocr and by Tesseract.
+"""``ai-pipeline evaluate reader``: unseen lines, read by our reader, by rapidocr and by Tesseract.
 
-Real lines of test frames, written down by eye (``tests/data/lines``): character error, and how many
-harmless ones are proven harmless, so that they stay. Drawn names, dates and numbers on test frames, in fonts
-of no training picture: how many of these are taken for harmless, which would be a leak. Blanks do not count.
+Real lines of test frames, written down by eye (``tests/data/lines``): character error, and how many harmless
+lines are proven harmless, so that they stay. Drawn names, dates and numbers on test frames, in fonts of no
+training picture: how many of these are taken for harmless, which would be a leak. Blanks do not count.
 """
 
 from __future__ import annotations

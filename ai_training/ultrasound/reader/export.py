@@ -1,4 +1,4 @@
-"""ONNX file and card of the reader of small letters."""
+"""Export the reader of small letters as an ONNX file with its card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def export_reader(network: ReaderNetwork, path: Path) -> None:
 
 
 def write_reader_card(folder: Path, scores: Mapping[str, float], training: Mapping[str, Any]) -> Path:
-    """Write the reader's card beside its weights; test figures come by ``ai-pipeline evaluate reader``."""
+    """Write the reader's card beside its weights; ``ai-pipeline evaluate reader`` adds the test figures."""
     about = {
         "task": "reading of single lines of text on ultrasound pictures",
         "architecture": "line-reader: convolutions and CTC",

@@ -1,6 +1,6 @@
 """``ai-pipeline train reader``: teach a small network to read lines of ultrasound screens.
 
-Seeded and capped by iterations; the checkpoint is chosen on lines in fonts of no training picture.
+Runs are seeded and limited by iterations; the checkpoint is chosen on lines in fonts of no training picture.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def train(
 ) -> Path:
     """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
 
-    Raises DataMissing when image sets or fonts are missing, ExperimentError when ``resume`` meets another
-    recipe.
+    Raises DataMissing if image sets or fonts are missing, ExperimentError if ``resume`` finds another recipe.
     """
     run = _ReaderRun(data, out, recipe)
     network = cast(ReaderNetwork, run.trained(report, resume=resume))
@@ -104,7 +103,7 @@ def validation_lines(data: Path) -> Iterator[WrittenLine]:
 
 
 def scores(network: ReaderNetwork, lines: Sequence[WrittenLine]) -> tuple[float, float]:
-    """Character error, and the share of lines whose every character is right; blanks do not count."""
+    """The character error, and the share of lines without a wrong character; blanks do not count."""
     graph = ReaderGraph(network).eval()
     changes = letters = right = 0
     for line in lines:
@@ -120,7 +119,9 @@ def scores(network: ReaderNetwork, lines: Sequence[WrittenLine]) -> tuple[float,
 
 
 def distance(one: str, other: str) -> int:
-    """Letters to insert, delete or replace to make one text of the other (V. Levenshtein, 1966)."""
+    """The number of letters to insert, delete or replace to turn one text into the other (V. Levenshtein,
+    1966).
+    """
     row = list(range(len(other) + 1))
     for index, letter in enumerate(one, start=1):
         before, row[0] = row[0], index

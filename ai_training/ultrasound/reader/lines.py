@@ -1,7 +1,7 @@
-"""Lines of text as pictures, drawn in many fonts and spoilt as scanners and files spoil them.
+"""Lines of text as pictures, drawn in many fonts and degraded as by scanners and file formats.
 
-The fonts are those of Debian's packages (:data:`PACKAGES`); with none of them cleaning is measured
-(:data:`ai_training.ultrasound.overlays.HELD_OUT`). Grounds are clean parts of training frames.
+The fonts come from Debian's packages (:data:`PACKAGES`); the evaluation of cleaning uses none of them
+(:data:`ai_training.ultrasound.overlays.HELD_OUT`). Backgrounds are clean parts of training frames.
 """
 
 from __future__ import annotations
@@ -103,9 +103,11 @@ class WrittenLine:
 
 
 class LineBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch i of a run: lines ``[N, 1, 32, columns]``, the symbols of all texts in one row, their lengths.
+    """Batch i of a run: lines ``[N, 1, 32, columns]``, the symbols of all texts joined, the lengths of the
+    texts.
 
-    Batches of lines about equally long are cut from one pool, which is drawn from (seed, its number) alone.
+    Batches of lines of similar length are cut from a pool, which is drawn from (seed, the pool's number)
+    alone.
     """
 
     def __init__(self, data: Path, size: int, seed: int) -> None:
@@ -130,7 +132,7 @@ class LineBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def batch_of(drawn: Sequence[tuple[Picture, str]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures and texts as the network learns from them; too narrow pictures are stretched to their text."""
+    """Pictures and texts as training tensors; pictures too narrow for their text are stretched."""
     inputs = [_stretched(prepared(picture), len(text)) for picture, text in drawn]
     columns = WIDTH * ceil(max(one.shape[1] for one in inputs) / WIDTH)
     lines = np.zeros((len(inputs), 1, HEIGHT, columns), np.float32)
@@ -142,7 +144,9 @@ def batch_of(drawn: Sequence[tuple[Picture, str]]) -> tuple[Tensor, Tensor, Tens
 
 
 def synthetic_line(random: Random, grounds: Sequence[Picture]) -> tuple[Picture, str]:
-    """A line in a random font on a random ground, and its text in the symbols of the reader."""
+    """A line in a random font on a random background, and its text in the reader's symbols; at
+    times no text.
+    """
     if random.random() < NOTHING:
         return _nothing(random, grounds), ""
     while True:

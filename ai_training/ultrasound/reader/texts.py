@@ -1,4 +1,4 @@
-"""What stands in a line on an ultrasound screen: settings, results, anatomy, names, dates; all invented."""
+"""Invented texts of lines on an ultrasound screen: settings, results, anatomy, names, dates."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ _SHARES: tuple[tuple[float, Callable[[Random], str]], ...] = (
 
 
 def drawn_text(random: Random) -> str:
-    """A line of text; up to three items of it in one."""
+    """A random line of text with up to three items."""
     shares = [share for share, _ in _SHARES]
     count = 1 + int(random.random() < 0.25) + int(random.random() < 0.08)
     kinds = random.choice(len(_SHARES), count, p=[share / sum(shares) for share in shares])
