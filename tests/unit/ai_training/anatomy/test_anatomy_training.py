@@ -133,5 +133,5 @@ def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path, tm
 
 
 def test_without_the_set_it_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match="training"):
+    with pytest.raises(DataMissing, match="data-sets"):
         anatomy_images(tmp_path, "train")
