@@ -1,4 +1,4 @@
-"""Choose the images that a pipeline analyses: those that pass a check of the header and one of the pixels."""
+"""Choose the images that a pipeline analyses: their header and their pixels pass a check each."""
 
 from __future__ import annotations
 

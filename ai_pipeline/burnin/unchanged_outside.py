@@ -24,7 +24,7 @@ def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> boo
 class OutsideDigest:
     """SHA-256 of the samples outside the mask, frame by frame, little-endian, with those inside set to zero.
 
-    The samples are those that :mod:`ai_pipeline.images.decode` gives, colour as RGB, palettes looked up.
+    The samples come from :mod:`ai_pipeline.images.decode`, colour as RGB, palettes looked up.
     Anyone who has the source and the segmentation can compute the hash again.
     """
 

@@ -64,7 +64,7 @@ def in_lungs(
 
 
 def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
-    """The patient's side of a box that lies in one lung; "" for a box in both lungs or in none."""
+    """The patient's side of a box inside one lung; "" for a box in both lungs or in none."""
     return places[0].side if len(places) == 1 else ""
 
 

@@ -1,6 +1,6 @@
 """The results of a pipeline on images: findings with their places, measurements, notes.
 
-Coordinates of every :class:`Region` are those that DICOM uses for SCOORD and for GSPS ``PIXEL`` graphics
+Coordinates of every :class:`Region` are the coordinates of DICOM for SCOORD and for GSPS ``PIXEL`` graphics
 (PS3.3 C.18.6.1.2 and C.10.5.1.2): ``(column, row)``, sub-pixel, ``(0.0, 0.0)`` at the top left corner of the
 top left pixel and ``(Columns, Rows)`` at the bottom right corner of the last one.
 """

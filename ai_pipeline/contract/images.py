@@ -113,7 +113,7 @@ class DerivedImage:
     ``cleaned``, uint8 RGB for pictures, for ``organs`` one mask (0, 255) each; may be a read-only
     ``numpy.memmap``, so that a cine need not be in memory. ``verified`` is True only when a cleaned image was
     proven to hold no legible text. ``outside_sha256`` of a cleaned image: the SHA-256 of its samples outside
-    the mask, frame by frame, equal to that of the source's samples.
+    the mask, frame by frame, equal to the SHA-256 of the source's samples.
     """
 
     kind: ImageKind

@@ -116,9 +116,10 @@ def tune(
         load_if_exists=True,
         direction="maximize",
     )
-    if study.user_attrs.setdefault("search", search.model_dump_json()) != search.model_dump_json():
+    text = search.model_dump_json()
+    if study.user_attrs.get("search", text) != text:
         raise ExperimentError(f"{out} holds trials of another search: take another folder")
-    study.set_user_attr("search", search.model_dump_json())
+    study.set_user_attr("search", text)
 
     def value(trial: Trial) -> float:
         part = part_of(report, len(_finished(study)), trials, f"trial {trial.number}")

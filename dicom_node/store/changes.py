@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 CHANNEL: Final = "dicom_node_event"
@@ -83,10 +83,12 @@ class Changes:
             try:
                 connection.autocommit = True
                 connection.execute(f"LISTEN {CHANNEL}")
-                self._heard = True
                 self.announce()  # what was committed before
+                with engine.begin() as other:  # a pooler may take LISTEN and pass on nothing
+                    other.execute(text(f"NOTIFY {CHANNEL}"))
                 while True:
                     for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1):
+                        self._heard = True
                         self.announce()
             finally:
                 pooled.invalidate()  # it is not as the pool's others

@@ -32,7 +32,7 @@ def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:
 
 
 def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
-    """The part of a box that lies in a picture of ``shape`` (rows, columns, …); None if no part does."""
+    """The part of a box inside a picture of ``shape`` (rows, columns, …); None if the box is outside."""
     left, top, right, bottom = box
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
     return (left, top, right, bottom) if left < right and top < bottom else None

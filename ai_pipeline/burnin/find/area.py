@@ -1,7 +1,7 @@
 """The image area: where a picture shows the patient. Outside it there is background of one colour.
 
 Only inside the area may pixels be made up from those around them. The area is where pixels other than
-background are dense (tissue), and what lies between tissue in its row and column, such as a full bladder.
+background are dense (tissue), and gaps between tissue in the same row and column, such as a full bladder.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     """The image area of an ultrasound picture, uint8 grey or RGB; the whole picture if it has no background.
 
     ``drawn``: the strokes of all annotation, with their soft edges; they are neither tissue nor background.
-    ``regions`` of the header bound the area if the tissue lies in them.
+    ``regions`` of the header bound the area if the tissue is inside them.
     """
     grey = brightest(picture)
     range_around = _range_around(grey)
