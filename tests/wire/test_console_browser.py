@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import expect
 
 from dicom_node.model.roles import UserRole
 from tests.browser_lab import debian_chromium, served, signed_in
@@ -75,11 +76,11 @@ def test_an_upload_shows_what_became_of_each_file(
     page.wait_for_selector("text=Objects still being read: 2 of 2")
     inbox.settle()
     page.wait_for_selector("#upload-now a:text-is('P-9')")
-    assert page.locator("#upload-now tbody tr").count() == 2
-    assert page.locator("td:text-is('notes.txt')").count() == 1, "what was refused is still there"
+    expect(page.locator("#upload-now tbody tr")).to_have_count(2)
+    expect(page.locator("td:text-is('notes.txt')")).to_have_count(1)
     assert complaints == []
     page.click("nav >> text=Studies")
-    assert page.locator("tbody tr").count() == 4
+    expect(page.locator("tbody tr")).to_have_count(4)
 
 
 def test_keys_alone_reach_everything(chromium: Chromium, address: str) -> None:

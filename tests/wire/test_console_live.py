@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from dicom_console.handlers import live
@@ -154,7 +154,7 @@ def page(address: str) -> Iterator[Page]:
 def test_a_study_appears_while_one_looks(page: Page, inbox: Inbox) -> None:
     page.goto("/studies")
     page.wait_for_selector("text=Updates by itself")
-    assert page.locator("tbody tr").count() == 0
+    expect(page.locator("tbody tr")).to_have_count(0)
     inbox.receive(ultrasound("one"))
     inbox.settle()
     page.wait_for_selector("text=ID-one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
 from dicom_node.model.roles import UserRole
@@ -85,7 +85,7 @@ def test_a_box_is_drawn_with_the_pointer_and_moved_by_keys(desk: Desk) -> None:
     page.keyboard.press("c")
     page.wait_for_url("**/reviews/2")
     page.goto("/reviews")
-    assert page.locator("text=boxes drawn, cleaned again").count() == 1
+    expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
     assert desk.boxes(1)[0][:2] == [0, 0]
     assert complaints == []
     work(desk.node)
@@ -149,5 +149,5 @@ def test_keys_decide_and_lead_to_the_next_image(desk: Desk) -> None:
         page.wait_for_url(f"**/reviews/{following}")
     page.keyboard.press("a")
     page.wait_for_url("**/reviews")
-    assert page.locator("text=No image waits.").count() == 1
+    expect(page.locator("text=No image waits.")).to_have_count(1)
     assert complaints == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import expect
 from pydicom.uid import generate_uid
 from sqlalchemy import func, select, update
 
@@ -60,10 +61,10 @@ def test_a_failed_delivery_of_yesterday_is_found_by_the_patients_name(
             page.select_option("select[name=days]", "2")
             page.click("main button:text-is('Find')")
             rows = page.locator("table.studies tbody tr")
-            assert rows.count() == 1
+            expect(rows).to_have_count(1)
             assert "Ada" in rows.inner_text() and "failed" in rows.inner_text()
             page.click("table.studies tbody a")
-            assert page.locator(f"text={reason}").count() >= 1
+            page.wait_for_selector(f"text={reason}")
             page.click("main button:text-is('Send again') >> nth=0")
             page.wait_for_selector("main .state.pending")
             assert complaints == []
@@ -136,7 +137,8 @@ def test_what_happened_at_a_time_is_one_page_away(tmp_path: Path, chromium: Chro
         page, complaints = signed_in(chromium, address, UserRole.VIEWER)
         page.click("nav >> text=Events")
         page.fill("input[name=at]", f"{then:%Y-%m-%dT%H:%M}")
-        page.click("main button:text-is('Find')")
+        with page.expect_navigation():
+            page.click("main button:text-is('Find')")
         text = page.inner_text("main")
         assert "delivery given up" in text and "destination pacs" in text
         assert "US7" in text and "the peer aborted" in text

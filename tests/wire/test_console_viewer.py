@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from dicom_node.model.roles import UserRole
 from dicom_node.store.tables import Instance
@@ -139,7 +139,7 @@ def test_a_length_is_in_millimetres_where_the_image_says_how_large_pixels_are(pa
         assert said == unit
         assert abs(float(value) - (pixels * 0.143 if number == 3 else pixels)) < 0.6
         page.keyboard.press("0")
-        assert page.locator(".lengths line").count() == 0
+        expect(page.locator(".lengths line")).to_have_count(0)
 
 
 def test_overlays_are_switched_one_by_one_and_lie_on_their_coordinates(page: Page) -> None:
@@ -206,7 +206,7 @@ def test_without_script_links_do_the_same(page: Page) -> None:
     quiet.goto(page.url.split("/studies")[0] + "/studies/images/2")
     quiet.click("text=Cleaned")
     quiet.click("text=Next frame")
-    assert quiet.locator("h1").inner_text() == "Cleaned"
+    expect(quiet.locator("h1")).to_have_text("Cleaned")
     assert quiet.locator(".over").get_attribute("href").endswith("/2")  # type: ignore[union-attr]
     assert not quiet.locator(".tools").is_visible()
     plain.close()

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Page, Request, expect
 
 from dicom_console.web.access import ANYONE
 from dicom_node.model.roles import UserRole
@@ -167,19 +167,22 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page.goto("/studies")
     page.fill("input[name=patient]", "ID-o*")
     press(page, "Find")
-    assert page.locator("tbody tr").count() == 1 and "ID-o" not in page.url
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert "ID-o" not in page.url
     page.select_option("select[name=days]", "7")
     press(page, "Find")
     page.fill("form[action='/studies/filters'] input[name=name]", "This week")
     press(page, "Save")
-    page.click("text=This week")
-    page.click("th >> text=Received ↓")
-    assert page.locator("th[aria-sort=ascending]").count() == 1
+    with page.expect_navigation():
+        page.click("text=This week")
+    with page.expect_navigation():
+        page.click("th >> text=Received ↓")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_count(1)
     press(page, "×")
     page.goto("/patients")
     page.fill("input[name=patient]", "ID-t*")
     press(page, "Find")
-    assert page.locator("tbody tr").count() == 2
+    expect(page.locator("tbody tr")).to_have_count(2)
     other, _ = signed_in(walk.chromium, walk.address, UserRole.VIEWER)
     page.click("header >> a:text-is('viewer')")
     with page.expect_navigation():
@@ -241,7 +244,7 @@ def deliveries(walk: Walk, page: Page) -> None:
         page.click("form:has(input[value=old]) button:text-is('Send all again')")
     page.goto("/outbox")
     because(page, "Discard all")
-    assert page.locator("td:text-is('not of this patient')").count() > 1
+    expect(page.locator("td:text-is('not of this patient')").nth(1)).to_be_attached()
 
 
 def studies(walk: Walk, page: Page) -> None:
@@ -305,7 +308,7 @@ def cleaning(walk: Walk, page: Page) -> None:
     draw(page)
     press(page, "Black these out and clean again")
     page.goto("/reviews")
-    assert page.locator("text=boxes drawn, cleaned again").count() == 1
+    expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
 
 
 def patients_and_uploads(page: Page, tmp_path: Path) -> None:

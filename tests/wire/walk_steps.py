@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.walked_lab import OWN_MODEL
 
@@ -37,7 +37,7 @@ def peers(page: Page, port: int | None) -> None:
     page.check("input[name=may][value=receive]")
     with page.expect_navigation():
         page.click("text=Check and save")
-    assert page.locator(".problem").count() == 1
+    expect(page.locator(".problem")).to_have_count(1)
     page.fill("input[name=port]", str(port))
     press(page, "Check and save")
     page.click("main >> text=Go on")
@@ -62,7 +62,7 @@ def rules(page: Page) -> None:
     page.fill("input[name=daily_cap]", "x")
     with page.expect_navigation():
         page.click("text=Try it against the newest studies")
-    assert page.locator(".fault").count() == 2, "no peer, and no number"
+    expect(page.locator(".fault")).to_have_count(2)
     page.fill("input[name=daily_cap]", "")
     page.check("input[name=send_to][value=pacs]")
     press(page, "Try it against the newest studies")
@@ -100,4 +100,4 @@ def accounts(page: Page) -> None:
         assert after in row.inner_text()
     row.locator("summary:text-is('Remove')").click()
     press(page, "Remove anna")
-    assert row.count() == 0
+    expect(row).to_have_count(0)
