@@ -8,6 +8,7 @@ variants, nothing is measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,11 +92,12 @@ class Anatomy:
     is_chest: bool = True
 
     def seen(self, way: Affine) -> Anatomy:
-        """A copy whose coordinates are mapped by ``way``, for the same picture turned or mirrored."""
+        """A copy whose coordinates are mapped by ``way``, for the picture turned, mirrored or enlarged."""
         measured = self.measured
         if measured is not None:
+            larger = math.sqrt(abs(way.a * way.e - way.b * way.d))
             heart, thorax = (
-                replace(width, points=way(width.points)) for width in (measured.heart, measured.thorax)
+                Width(way(width.points), width.length * larger) for width in (measured.heart, measured.thorax)
             )
             measured = Cardiothoracic(heart, thorax, measured.ratio)
         return replace(self, from_grid=way.after(self.from_grid), measured=measured)

@@ -48,6 +48,12 @@ class Analysis:
     shown_distance: float = float("nan")
     pose: Pose = UPRIGHT
 
+    def seen(self, way: Affine, rows: int, columns: int) -> Analysis:
+        """The analysis of an image of ``rows`` × ``columns``, of which this is one of a smaller copy; ``way``
+        maps the copy to the image.
+        """
+        return replace(self, to_model=self.to_model.after(way.inverse()), rows=rows, columns=columns)
+
 
 class Classifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""

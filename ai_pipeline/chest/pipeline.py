@@ -29,13 +29,14 @@ from ai_pipeline.chest.detector import BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamp_rules import StampRules
+from ai_pipeline.chest.stamps import LARGEST, Stamps, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
-from ai_pipeline.chest.stamps import Stamps, read_stamps
 from ai_pipeline.contract import (
     Accept,
     Decision,
     DerivedImage,
     Finding,
+    ImageHeader,
     ImageKind,
     Measurement,
     ModelRef,
@@ -48,8 +49,10 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT, upright
+from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
 from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
@@ -298,10 +301,10 @@ class ChestXray:
         for analysed in self._analysed:
             if analysed.image is image:
                 return analysed
-        start = time.perf_counter()
-        grey = _grey(image.display())
-        decoded = time.perf_counter()
         model = self._model()
+        start = time.perf_counter()
+        grey = _grey(image.display(shorter_side=self._shorter_side()))
+        decoded = time.perf_counter()
         analysis = model.analyse(grey)
         boxes, anatomy, stamps = None, None, None
         missing: tuple[Edge, ...] = ()
@@ -316,12 +319,26 @@ class ChestXray:
             missing = self._completeness.missing(picture, outlines)
             stamps = read_stamps(picture, outlines, self._models_dir)
         timings = {"decode": decoded - start, "model": seen - decoded, "stamps": time.perf_counter() - seen}
-        exposure = Exposure.from_image(grey)
+        way = to_full_size(grey.shape[0], image.header)
         analysed = _AnalysedImage(
-            image, analysis, boxes, anatomy, exposure, stamps, missing, MappingProxyType(timings)
+            image,
+            analysis.seen(way, image.header.rows, image.header.columns),
+            boxes and _seen(boxes, way, image.header),
+            anatomy and anatomy.seen(way),
+            Exposure.from_image(grey),
+            stamps,
+            missing,
+            MappingProxyType(timings),
         )
         self._analysed.append(analysed)
         return analysed
+
+    def _shorter_side(self) -> int:
+        """Pixels of the shorter side from which a larger film is no better: the networks and the reader of
+        stamps reduce it.
+        """
+        cards = self._model().card, self._box_card, find(ratio.MODEL, self._models_dir)
+        return max(LARGEST, *(card.input.size for card in cards if card and card.input))
 
     def _scores(self, analysed: _AnalysedImage) -> Scores:
         model, analysis = self._model(), analysed.analysis
@@ -453,6 +470,26 @@ def _cleaned(
         text = f"no cleaned picture: {failure}"
         return (), (QualityNote("cleaning_failed", text, image.uid, places=failure.places),)
     return (result.image, result.mask), result.notes
+
+
+def _seen(
+    boxes: Callable[[str], tuple[Region, ...]], way: Affine, header: ImageHeader
+) -> Callable[[str], tuple[Region, ...]]:
+    """``boxes`` of a label, mapped by ``way`` to the image that ``header`` describes."""
+
+    def mapped(label: str) -> tuple[Region, ...]:
+        return tuple(
+            replace(
+                box,
+                points=tuple(
+                    (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows)))
+                    for x, y in way(box.points)
+                ),
+            )
+            for box in boxes(label)
+        )
+
+    return mapped
 
 
 def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

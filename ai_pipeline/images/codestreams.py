@@ -35,6 +35,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.terms import shown_uid_name
@@ -53,7 +54,7 @@ MOST_TILES = 16_384
 PLUGIN = "checked"
 """Our name among pydicom's decoding plugins."""
 
-_BEFORE_VALUE = 12
+BEFORE_VALUE = 12
 """Tag, VR, two reserved bytes and length of Pixel Data (PS3.5 7.1.2)."""
 _CHUNK = 2**20
 
@@ -61,6 +62,8 @@ _CHUNK = 2**20
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
+_STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
+"""Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
         return None
     with path.open("rb") as file:
         pydicom.dcmread(file, stop_before_pixels=True)
-        file.seek(_BEFORE_VALUE, 1)
+        file.seek(BEFORE_VALUE, 1)
         try:
             for number, frame in enumerate(generate_frames(file, number_of_frames=frames), start=1):
                 if END not in frame[-PADDING:]:
@@ -147,7 +150,7 @@ def checked(frame: bytes, runner: Any) -> bytearray | memoryview:
     name = "charls" if syntax in JPEG_LS else "openjpeg" if syntax in JPEG_2000 else "libjpeg"
     _expect(runner, frame, syntax)
     if syntax in JPEG_2000:
-        frame = _bare(frame)
+        frame = bare(frame)
     return DECODER.decode(name, frame, runner.frame_length(unit="pixels") * runner.pixel_dtype.itemsize)
 
 
@@ -251,7 +254,28 @@ def _jpeg_2000(frame: bytes) -> Declared:
     return Declared(bottom - top, right - left, samples)
 
 
-def _bare(frame: bytes) -> bytes:
+def halvings(frame: bytes, header: ImageHeader) -> int:
+    """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
+    decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says.
+
+    Raises CodestreamFault.
+    """
+    if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1):
+        return 0
+    try:
+        left, top = struct.unpack_from(">2I", frame, 16)
+        precision = frame[42] + 1  # the highest bit says that samples have a sign
+        place = 2
+        while (marker := frame[place : place + 2]) not in {_STYLE, _TILE_PART}:
+            place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
+        levels = frame[place + 9]
+    except (IndexError, struct.error):
+        raise CodestreamFault("the code stream ends within its header") from None
+    fits = marker == _STYLE and precision == header.bits_stored and not left and not top
+    return levels if fits else 0
+
+
+def bare(frame: bytes) -> bytes:
     """The code stream without a JP2 file around it, which DICOM does not have (PS3.5 A.4.4).
 
     Raises CodestreamFault where the file would change the samples: by a palette or another order of

@@ -31,7 +31,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams
+from ai_pipeline.images import codestreams, resolutions
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
@@ -185,8 +185,10 @@ class DicomImage:
         with _pydicom_may_warn(), _as_pixel_error("the colour palette is unusable"):
             return _eight_bit_palette(np.asarray(apply_color_lut(samples, self.dataset)))
 
-    def display(self, frame: int = 0) -> Picture:
-        return self.show(self.stored(frame), frame)
+    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
+        times = resolutions.halvings(self.header, shorter_side) if shorter_side else 0
+        samples = self._halved(frame, times) if times else None
+        return self.show(self.stored(frame) if samples is None else samples, frame)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:
         if samples.ndim == 3:
@@ -221,6 +223,18 @@ class DicomImage:
                 f"the header says {self.header.rows} × {self.header.columns}"
             )
         return _stored_bits(samples, self.dataset)
+
+    def _halved(self, frame: int, times: int) -> PixelArray | None:
+        """The samples halved ``times``; None where only those of the image itself are right."""
+        if self.dataset.get("PixelRepresentation") != 0 or "PixelPaddingValue" in self.dataset:
+            return None
+        samples = None
+        if self._last is None or self._last[0] != frame:
+            with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
+                samples = resolutions.decoded(self.path, self.transfer_syntax, self.header, frame, times)
+        if samples is not None:
+            return samples
+        return resolutions.halved(self.decoded(frame), self.header.bits_stored, times)
 
     def _check_ends(self) -> None:
         if self._whole_frames:
@@ -264,7 +278,7 @@ class PictureImage:
             raise PixelError(f"there is no frame {frame + 1} in a picture")
         return self.samples
 
-    def display(self, frame: int = 0) -> Picture:
+    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002  (it is decoded)
         return self.show(self.decoded(frame))
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002  (there is one)

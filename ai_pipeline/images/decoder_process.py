@@ -16,18 +16,22 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jpeg_ls
 import numpy as np
 from libjpeg import utils as libjpeg
 from openjpeg import utils as openjpeg
 from PIL import Image
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
-from ai_pipeline.images.decoder import COMPLAINT, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
+from ai_pipeline.images.decoder import COMPLAINT, DEEPEST, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
 from ai_pipeline.images.limits import lacks_memory
 
+_PRECISION = 42  # where a JPEG 2000 says how many bits a sample has, less one (ITU-T T.800 A.5.1)
 MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
 Decode = Callable[[bytes], bytes | bytearray]
 
@@ -43,10 +47,20 @@ def _picture(data: bytes) -> bytes:
         return picture.convert("L" if picture.mode in {"1", "LA"} else "RGB").tobytes()
 
 
+def _halved(times: int, data: bytes) -> bytes:
+    """The samples of a grey JPEG 2000 at a lower resolution: 16 bits each, little endian."""
+    with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
+        cast(Jpeg2KImageFile, picture).reduce = times
+        samples = np.asarray(picture)
+    unused = 8 * samples.itemsize - (data[_PRECISION] + 1)  # Pillow makes them as bright as its own
+    return (samples >> unused).astype("<u2").tobytes()
+
+
 DECODERS: Mapping[str, Decode] = {
     "charls": lambda frame: jpeg_ls.decode_pixel_data(frame)[0],
     "libjpeg": lambda frame: libjpeg.decode_pixel_data(frame, version=2),
     "openjpeg": lambda frame: openjpeg.decode_pixel_data(frame, version=2),
+    **{f"halved{times}": partial(_halved, times) for times in range(1, DEEPEST + 1)},
     "picture": _picture,
 }
 
@@ -57,7 +71,7 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
-    Image.preinit()
+    Image.preinit()  # of JPEG 2000 the import above
     if seccomp.known():
         seccomp.computing()  # made here, it is at hand in every process
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the one it serves

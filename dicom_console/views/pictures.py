@@ -91,8 +91,10 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
     NotFound.
     """
     with two_at_a_time():
-        picture = open_dicom(shown.path, settings.images.limits).display(frame - 1)
-        scale = min(max(longest, 16), LARGEST) / max(picture.shape[:2])
+        image = open_dicom(shown.path, settings.images.limits)
+        sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
+        picture = image.display(frame - 1, shorter_side=-(-most * min(sides) // max(sides)))
+        scale = most / max(picture.shape[:2])
         if scale < 1:
             rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
             picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)

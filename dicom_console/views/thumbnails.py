@@ -33,7 +33,7 @@ def jpeg(shown: Shown, settings: Settings) -> bytes:
 @lru_cache(_MOST)
 def _made(path: Path, limits: ImageLimits) -> bytes:
     with _one_at_a_time:
-        picture = Image.fromarray(open_dicom(path, limits).display(0))
+        picture = Image.fromarray(open_dicom(path, limits).display(0, shorter_side=SIDE))
     picture.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=80)

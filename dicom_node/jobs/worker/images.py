@@ -80,7 +80,7 @@ class RefusedImage:
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
         raise PixelError(self.fault)
 
-    def display(self, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
         raise PixelError(self.fault)
 
     def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002

@@ -65,7 +65,7 @@ class ArrayImage:
     def stored(self, frame: int = 0) -> PixelArray:
         return self.frames[frame]
 
-    def display(self, frame: int = 0) -> Picture:
+    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
         return self.show(self.frames[frame], frame)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:

@@ -47,7 +47,7 @@ class Shown:
     def stored(self, frame: int = 0) -> PixelArray:
         return self.pixels
 
-    def display(self, frame: int = 0) -> npt.NDArray[np.uint8]:
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
         return self.pixels
 
 

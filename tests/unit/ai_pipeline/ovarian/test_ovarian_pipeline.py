@@ -38,7 +38,7 @@ class Frame:
     def stored(self, frame: int = 0) -> PixelArray:
         return self.pixels
 
-    def display(self, frame: int = 0) -> npt.NDArray[np.uint8]:
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
         return self.pixels
 
     def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
@@ -91,7 +91,7 @@ def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: Ovarian, pic
 
 def test_an_image_of_another_part_of_the_body_is_not_even_decoded(ovarian: Ovarian) -> None:
     class Unread(Frame):
-        def display(self, frame: int = 0) -> npt.NDArray[np.uint8]:
+        def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
             raise AssertionError("decoded")
 
     breast = Unread(np.zeros((1, 1), np.uint8), replace(PELVIS, body_part="BREAST"))

@@ -1,0 +1,133 @@
+"""Large films are halved as they are decoded, and the result is the same however they were compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images import resolutions
+from ai_pipeline.images.decode import open_dicom
+from tests.unit.ai_pipeline.phantoms import write_dicom
+
+RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310)[None]
+"""Samples of 12 bits with noise and edges."""
+
+
+def film(
+    path: Path, samples: npt.NDArray[Any] = RAMP, syntax: str = JPEG2000Lossless, **attributes: Any
+) -> Path:
+    """A grey image of 12 bits in a file."""
+    depth = {"BitsStored": 12, "HighBit": 11, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX"}
+    return write_dicom(path, samples.astype(np.uint16)[None], syntax, **depth, **attributes)
+
+
+def decoded(path: Path, times: int) -> npt.NDArray[Any] | None:
+    image = open_dicom(path)
+    return resolutions.decoded(image.path, image.transfer_syntax, image.header, 0, times)
+
+
+@pytest.mark.parametrize("rows", [400, 403])
+@pytest.mark.parametrize("columns", [304, 310])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_lossless_file_is_decoded_as_its_samples_are_halved(
+    tmp_path: Path, rows: int, columns: int, times: int
+) -> None:
+    samples = RAMP[:rows, :columns]
+    found = decoded(film(tmp_path / "film.dcm", samples), times)
+    wanted = resolutions.halved(samples, 12, times)
+    assert wanted.shape == (-(-rows // 2**times), -(-columns // 2**times))
+    if found is None:  # Pillow rounds such sides otherwise: they are decoded in full and halved
+        assert (rows % 2**times, columns % 2**times) != (0, 0)
+    else:
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_a_smaller_picture_is_the_same_in_each_syntax(tmp_path: Path, syntax: str) -> None:
+    plain = open_dicom(film(tmp_path / "plain.dcm", syntax="1.2.840.10008.1.2.1"))
+    packed = open_dicom(film(tmp_path / "packed.dcm", syntax=syntax))
+    small = plain.display(shorter_side=150)
+    assert small.shape == (202, 155)
+    np.testing.assert_array_equal(packed.display(shorter_side=150), small)
+    assert packed.display(shorter_side=200).shape == packed.display().shape == RAMP.shape
+    np.testing.assert_array_equal(
+        packed.display(shorter_side=150), small, "after it was decoded in full, too"
+    )
+
+
+def test_a_lossy_file_is_decoded_close_to_its_samples_halved(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.dcm", syntax="1.2.840.10008.1.2.1")
+    lossy = dcmread(path)
+    lossy.compress(JPEG2000, j2k_cr=[8])
+    lossy.save_as(path)
+    found = decoded(path, 1)
+    assert found is not None
+    whole = resolutions.halved(open_dicom(path).stored(), 12, 1)
+    assert np.abs(found.astype(int) - whole).mean() < 8, "of 4,096 levels"
+
+
+def test_places_in_a_smaller_picture_are_mapped_to_the_image(tmp_path: Path) -> None:
+    samples = np.zeros((400, 304), np.uint16)
+    samples[200:208, 96:104] = 4000
+    image = open_dicom(film(tmp_path / "film.dcm", samples))
+    small = image.display(shorter_side=70).astype(float)
+    assert small.shape == (100, 76)
+    rows, columns = (np.arange(side) + 0.5 for side in small.shape)
+    middle = (small.sum(0) @ columns / small.sum(), small.sum(1) @ rows / small.sum())
+    ((x, y),) = resolutions.to_full_size(100, image.header)([middle])
+    assert (x, y) == pytest.approx((100, 204), abs=0.6)
+
+
+@pytest.mark.parametrize("what", ["padding", "signed"])
+def test_what_halving_would_mix_up_is_decoded_in_full(tmp_path: Path, what: str) -> None:
+    path = film(tmp_path / "film.dcm", syntax="1.2.840.10008.1.2.1")
+    dataset = dcmread(path)
+    if what == "padding":
+        dataset.add_new("PixelPaddingValue", "US", 0)
+    else:
+        dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    assert open_dicom(path).display(shorter_side=150).shape == RAMP.shape
+
+
+def _cut(frame: bytes) -> bytes:
+    return frame[: len(frame) // 2]
+
+
+def _no_style(frame: bytes) -> bytes:
+    return frame.replace(b"\xff\x52", b"\xff\x64", 1)  # COD becomes a comment
+
+
+def _all_levels(frame: bytes) -> bytes:
+    place = frame.index(b"\xff\x52") + 9
+    return frame[:place] + b"\x20" + frame[place + 1 :]
+
+
+def _only_a_head(frame: bytes) -> bytes:
+    return frame[: frame.index(b"\xff\x52") + 3]
+
+
+@pytest.mark.parametrize("damage", [_cut, _no_style, _all_levels, _only_a_head], ids=lambda one: one.__name__)
+def test_a_damaged_file_ends_as_it_does_in_full(tmp_path: Path, damage: Any) -> None:
+    path = film(tmp_path / "film.dcm")
+    dataset = dcmread(path)
+    frame = bytes(dataset.PixelData)[16:]
+    dataset.PixelData = encapsulate([damage(frame)])
+    dataset.save_as(path)
+
+    def outcome(**how: int) -> str:
+        try:
+            return f"{open_dicom(path).display(**how).shape[0]} rows"
+        except PixelError as error:
+            return str(error)
+
+    whole, small = outcome(), outcome(shorter_side=150)
+    assert small == whole if "rows" not in whole else small in {"202 rows", whole}
