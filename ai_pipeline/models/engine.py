@@ -146,6 +146,8 @@ def session(data: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Idle threads must not spin: workers, listener and decoder share the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Numbers below 1e-38 take a hundred times as long: half the time of text detection was spent on them.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     chosen = dict.fromkeys([where, "cpu"])
     made = onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[one] for one in chosen])
     if PROVIDERS[where][0] not in made.get_providers():  # it falls back in silence

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.find.line_network import Line, LineReader
-from ai_pipeline.models.engine import giving_memory_back, inference, session
+from ai_pipeline.models.engine import giving_memory_back, session
 
 CERTAIN_TEXT = 0.5
 """Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
@@ -97,6 +97,7 @@ class TextReader:
     small: LineReader | None = None
 
     def __init__(self, threads: int | None = None) -> None:
+        from omegaconf import flag_override
         from rapidocr import RapidOCR
 
         cores = threads or min(len(os.sched_getaffinity(0)), 4)
@@ -113,21 +114,11 @@ class TextReader:
                 "Rec.rec_img_shape": [3, 48, NARROWEST_LINE],
                 "Det.limit_side_len": 32,
                 "Det.box_thresh": POSSIBLE_TEXT,
-                "EngineConfig.onnxruntime.intra_op_num_threads": cores,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,  # 20 % quicker at 1024 × 768
             }
         )
-        if inference() != "cpu":  # rapidocr knows less about where networks run
-            self._run_elsewhere(detector, recogniser, cores)
-
-    def _run_elsewhere(self, detector: Path, recogniser: Path, threads: int) -> None:
-        from omegaconf import flag_override
-
-        config = self._ocr.cfg
-        with flag_override(config, "allow_objects", True):
-            config.Det.session = session(detector.read_bytes(), threads)
-            config.Rec.session = session(recogniser.read_bytes(), threads)
+        with flag_override(self._ocr.cfg, "allow_objects", True):  # run as all networks are, not as there
+            self._ocr.cfg.Det.session = session(detector.read_bytes(), cores)
+            self._ocr.cfg.Rec.session = session(recogniser.read_bytes(), cores)
 
     def warm_up(self) -> None:
         """Load both networks."""
