@@ -36,10 +36,10 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
 def decoded(path: Path, syntax: UID, header: ImageHeader, frame: int, times: int) -> PixelArray | None:
     """The samples of a frame as it is after halving it ``times``, ``[rows, columns]`` uint16.
 
-    None where the frame must be decoded in full: it is no JPEG 2000 of unsigned grey samples, or it has no
-    such resolution. Raises NoDecoder.
+    None where the frame must be decoded in full: it is no JPEG 2000 of unsigned grey samples, it has no such
+    resolution, or the decoding process is not confined here (docs/decisions/openjpeg.md). Raises NoDecoder.
     """
-    if syntax not in codestreams.JPEG_2000:
+    if syntax not in codestreams.JPEG_2000 or DECODER.lacks():
         return None
     try:
         data = codestreams.bare(_frame(path, frame, header.frames))

@@ -44,6 +44,11 @@ class Shown:
     uid: str = "1.2.3"
     series_uid: str = "1.2"
 
+    def __post_init__(self) -> None:
+        if (self.header.rows, self.header.columns) == (CHEST.rows, CHEST.columns):
+            rows, columns = self.pixels.shape[:2]
+            object.__setattr__(self, "header", replace(self.header, rows=rows, columns=columns))
+
     def stored(self, frame: int = 0) -> PixelArray:
         return self.pixels
 

@@ -50,6 +50,16 @@ def test_a_lossless_file_is_decoded_as_its_samples_are_halved(
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_without_walls_around_the_decoder_it_decodes_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = film(tmp_path / "film.dcm")
+    small = open_dicom(path).display(shorter_side=150)
+    monkeypatch.setattr(resolutions.DECODER, "lacks", lambda: "system calls (seccomp)")
+    assert decoded(path, 1) is None
+    np.testing.assert_array_equal(open_dicom(path).display(shorter_side=150), small)
+
+
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
 def test_a_smaller_picture_is_the_same_in_each_syntax(tmp_path: Path, syntax: str) -> None:
     plain = open_dicom(film(tmp_path / "plain.dcm", syntax="1.2.840.10008.1.2.1"))
