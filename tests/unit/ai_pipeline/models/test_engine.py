@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
+import sys
 
 import numpy as np
 import numpy.typing as npt
@@ -67,3 +70,25 @@ def test_what_is_no_number_is_no_output(above: float) -> None:
     assert network(one, one)["ratio"] == 1.0
     with pytest.raises(NoNumber, match="the model gave no number"):
         network(np.full(1, above, np.float32), none)
+
+
+TINY = """
+import numpy as np
+from onnx import TensorProto, helper
+
+from ai_pipeline.models.engine import OnnxRuntime
+
+give, get = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("give", "get"))
+graph = helper.make_graph([helper.make_node("Add", ["give", "give"], ["get"])], "twice", [give], [get])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+twice = OnnxRuntime(model.SerializeToString(), threads=1)
+print(twice(np.array([1e-40, 1e-30], np.float32))["get"].tolist())
+"""
+
+
+def test_numbers_too_small_to_be_quick_count_as_zero() -> None:
+    """A network that meets them takes twice as long. In a process of its own: its first session decides."""
+    done = subprocess.run([sys.executable, "-c", TINY], capture_output=True, text=True, check=True)
+    tiny, small = json.loads(done.stdout)
+    assert tiny == 0.0
+    assert small == pytest.approx(2e-30)
