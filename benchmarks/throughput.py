@@ -7,7 +7,8 @@ Of ten studies six are chest X-rays (2,500 × 2,500), three ultrasound stills (1
 frames of 640 × 480). One node with one worker and a real Orthanc as PACS, quiet time 0. First all studies are
 sent as fast as the node takes them: that is the limit. Then they come evenly, at shares of the limit.
 Turnaround is from the last acknowledgement of a study to its last result confirmed in the PACS. Processor
-time is that of the node's processes; ``--flame`` draws where it went (py-spy, as root).
+time is that of the node's processes; ``--flame`` writes the stacks that it went to (py-spy, as root), which
+``plots.py`` draws.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=40, help="of each rate")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.5, 0.8], help="of the limit")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--flame", type=Path, help="write a flame graph (SVG) of the first rate here")
+    parser.add_argument("--flame", type=Path, help="write the stacks of the first rate here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
         folder = Path(name)
@@ -161,12 +162,14 @@ def _drawn(pid: int, flame: Path | None) -> Iterator[None]:
     if flame is None:
         yield
         return
-    words = ["py-spy", "record", "--subprocesses", "--rate", "50", "--pid", str(pid), "--output", str(flame)]
-    recorder = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    words = ["py-spy", "record", "--subprocesses", "--rate", "50", "--format", "raw"]
+    recorder = subprocess.Popen(
+        [*words, "--pid", str(pid), "--output", str(flame)], stdout=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
-        recorder.send_signal(signal.SIGINT)  # py-spy writes its graph then
+        recorder.send_signal(signal.SIGINT)  # py-spy writes its file then
         recorder.wait()
 
 

@@ -19,6 +19,14 @@ def brightest(picture: Picture) -> Picture:
     return np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2])
 
 
+def colourfulness(picture: Picture) -> Picture:
+    """Brightest less darkest channel of a colour picture: ``[rows, columns]``."""
+    import cv2
+
+    red, green, blue = cv2.split(np.ascontiguousarray(picture))
+    return np.asarray(cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue))
+
+
 def index_of(box: Box) -> tuple[slice, slice]:
     """The rows and columns of a box as an index of a picture, without parts beyond the picture's edges."""
     left, top, right, bottom = box

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, dilated, index_of
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, colourfulness, dilated, index_of
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
@@ -92,7 +92,7 @@ def _spread_colour(picture: Picture, letters: Mask) -> Mask:
     """Coloured pixels beside coloured ``letters``."""
     if picture.ndim == 2 or not letters.any():
         return np.zeros_like(letters)
-    coloured = np.ptp(picture, axis=2) >= LEAST_COLOUR
+    coloured = colourfulness(picture) >= LEAST_COLOUR
     if coloured[letters].mean() < MOSTLY:
         return np.zeros_like(letters)
     return np.asarray(dilated(letters, 2 * COLOUR_SPREADS + 1) & coloured, np.bool_)

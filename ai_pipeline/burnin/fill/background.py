@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated, index_of
+from ai_pipeline.burnin.annotation.pixels import (
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.contract import PixelArray
 
 JOINED, AROUND = 9, 12
@@ -50,8 +59,8 @@ def is_plain(picture: Picture, known: Mask) -> Mask:
     colour = _plain_colour(picture[known], RINGING)
     if colour is None:
         return np.zeros_like(known)
-    differs = np.abs(picture.astype(np.int16) - colour.astype(np.int16))
-    return np.asarray(differs.reshape(*known.shape, -1).max(axis=2) <= RINGING, np.bool_)
+    background = np.broadcast_to(np.asarray(colour, np.uint8), picture.shape)
+    return np.asarray(brightest(cv2.absdiff(picture, np.ascontiguousarray(background))) <= RINGING, np.bool_)
 
 
 def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:

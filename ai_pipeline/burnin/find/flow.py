@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, components, dilated
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, colourfulness, components, dilated
 
 STRONG = 60
 """Difference of the channels from which a pixel is coloured (grey levels)."""
@@ -27,9 +27,7 @@ vessel."""
 
 def coloured(picture: Picture) -> Mask:
     """The mask of the pixels of an RGB picture whose channels differ clearly."""
-    red, green, blue = cv2.split(np.ascontiguousarray(picture))
-    brightest, darkest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    return np.asarray(brightest - darkest > STRONG, np.bool_)
+    return np.asarray(colourfulness(picture) > STRONG, np.bool_)
 
 
 def red_or_blue(picture: Picture) -> Mask:
