@@ -16,8 +16,7 @@ import pydicom
 from pydicom.encaps import get_frame
 from pydicom.uid import UID
 
-from ai_pipeline.contract import ImageHeader
-from ai_pipeline.contract.arrays import PixelArray
+from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images import codestreams
 from ai_pipeline.images.coordinates import Affine
