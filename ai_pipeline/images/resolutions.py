@@ -26,8 +26,10 @@ GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
 def halvings(header: ImageHeader, shorter_side: int) -> int:
-    """How often an image can be halved so that its shorter side still has ``shorter_side`` pixels."""
-    if header.photometric not in GREY:
+    """How often a grey image of up to 16 bits can be halved so that its shorter side still has
+    ``shorter_side`` pixels.
+    """
+    if header.photometric not in GREY or header.bits_stored > 16:
         return 0
     return min(DEEPEST, int(math.log2(max(1.0, min(header.rows, header.columns) / shorter_side))))
 

@@ -96,6 +96,12 @@ def test_places_in_a_smaller_picture_are_mapped_to_the_image(tmp_path: Path) -> 
     assert (x, y) == pytest.approx((100, 204), abs=0.6)
 
 
+def test_deep_samples_are_not_cut_to_16_bits(tmp_path: Path) -> None:
+    deep = (RAMP.astype(np.uint32) << 12)[None]
+    image = open_dicom(write_dicom(tmp_path / "deep.dcm", deep))
+    assert image.display(shorter_side=150).shape == RAMP.shape
+
+
 @pytest.mark.parametrize("what", ["padding", "signed"])
 def test_what_halving_would_mix_up_is_decoded_in_full(tmp_path: Path, what: str) -> None:
     path = film(tmp_path / "film.dcm", syntax="1.2.840.10008.1.2.1")
