@@ -5,6 +5,7 @@ The header is checked first, then the pixels: other images are refused with one 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -338,7 +339,8 @@ class ChestXray:
         stamps reduce it.
         """
         cards = self._model().card, self._box_card, find(ratio.MODEL, self._models_dir)
-        return max(LARGEST, *(card.input.size for card in cards if card and card.input))
+        inputs = [card.input for card in cards if card and card.input]
+        return max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
 
     def _scores(self, analysed: _AnalysedImage) -> Scores:
         model, analysis = self._model(), analysed.analysis

@@ -64,6 +64,8 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
 _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
+_MOST_SEGMENTS = 64
+"""Segments of a JPEG 2000 among which COD is looked for; it usually is the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,23 +258,35 @@ def _jpeg_2000(frame: bytes) -> Declared:
 
 def halvings(frame: bytes, header: ImageHeader) -> int:
     """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
-    decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says.
+    decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says, or
+    are in several tiles, each of which is halved by itself.
 
     Raises CodestreamFault.
     """
     if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1):
         return 0
     try:
-        left, top = struct.unpack_from(">2I", frame, 16)
+        _, _, left, top, across, down, tile_left, tile_top = struct.unpack_from(">8I", frame, 8)
         precision = frame[42] + 1  # the highest bit says that samples have a sign
-        place = 2
-        while (marker := frame[place : place + 2]) not in {_STYLE, _TILE_PART}:
-            place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
-        levels = frame[place + 9]
+        style = _segment_of_style(frame)
+        levels = frame[style + 9] if style else 0
     except (IndexError, struct.error):
         raise CodestreamFault("the code stream ends within its header") from None
-    fits = marker == _STYLE and precision == header.bits_stored and not left and not top
-    return levels if fits else 0
+    one_tile = tile_left + across >= header.columns and tile_top + down >= header.rows
+    return levels if one_tile and precision == header.bits_stored and not left and not top else 0
+
+
+def _segment_of_style(frame: bytes) -> int:
+    """Where the segment COD of a JPEG 2000's main header begins; 0 without one among the first segments."""
+    place = 2
+    for _ in range(_MOST_SEGMENTS):
+        marker, length = struct.unpack_from(">2sH", frame, place)
+        if marker == _STYLE:
+            return place
+        if marker == _TILE_PART or marker[0] != 0xFF or length < 2:
+            return 0
+        place += 2 + length
+    return 0
 
 
 def bare(frame: bytes) -> bytes:

@@ -202,8 +202,7 @@ class DicomImage:
 
     def decoded(self, frame: int) -> PixelArray:
         """The frame's samples, colour as RGB, palette indices not yet looked up."""
-        if not 0 <= frame < self.header.frames:
-            raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
+        self._check_frame(frame)
         if self._last is None or self._last[0] != frame:
             self._last = (frame, self._decode(frame))
         return self._last[1]
@@ -224,14 +223,18 @@ class DicomImage:
             )
         return _stored_bits(samples, self.dataset)
 
+    def _check_frame(self, frame: int) -> None:
+        if not 0 <= frame < self.header.frames:
+            raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
+
     def _halved(self, frame: int, times: int) -> PixelArray | None:
         """The samples halved ``times``; None where only those of the image itself are right."""
-        if self.dataset.get("PixelRepresentation") != 0 or "PixelPaddingValue" in self.dataset:
+        self._check_frame(frame)
+        plain = self.dataset.get("PixelRepresentation") == 0 and self.dataset.get("SamplesPerPixel") == 1
+        if not plain or "PixelPaddingValue" in self.dataset:
             return None
-        samples = None
-        if self._last is None or self._last[0] != frame:
-            with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
-                samples = resolutions.decoded(self.path, self.transfer_syntax, self.header, frame, times)
+        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
+            samples = resolutions.decoded(self.path, self.transfer_syntax, self.header, frame, times)
         if samples is not None:
             return samples
         return resolutions.halved(self.decoded(frame), self.header.bits_stored, times)

@@ -8,7 +8,9 @@ same filter, so that a film gives the same findings however it was compressed wi
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +50,7 @@ def decoded(path: Path, syntax: UID, header: ImageHeader, frame: int, times: int
             return None
         rows, columns = (-(-side // 2**times) for side in (header.rows, header.columns))
         samples = DECODER.decode(f"halved{times}", data, rows * columns * 2)
-    except CodestreamFault:  # to decode it in full tells what is wrong
+    except (CodestreamFault, struct.error):  # to decode it in full tells what is wrong
         return None
     return np.frombuffer(samples, np.uint16).reshape(rows, columns).copy()
 
@@ -57,23 +59,26 @@ def halved(samples: PixelArray, bits: int, times: int) -> PixelArray:
     """Unsigned grey samples of so many ``bits`` halved ``times``, exactly as :func:`decoded` gives those of
     a lossless file: the low band of the reversible 5-3 filter (T.800 F.4.8).
     """
-    band = samples.astype(np.int32)
+    band = cast(npt.NDArray[np.integer[Any]], samples)
     for _ in range(times):
         band = _low_band(_low_band(band).T).T
-    return np.clip(band, 0, 2**bits - 1).astype(np.uint16)
+    return np.asarray(np.clip(band, 0, 2**bits - 1), np.uint16)
 
 
-def _low_band(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
     """The low band of each column: every other row, smoothed by its neighbours."""
+    low = values[::2].astype(np.int32)
     if len(values) < 2:
-        return values
-    even, odd = values[::2], values[1::2]
-    after = even[1:] if len(even) > len(odd) else np.concatenate([even[1:], even[-1:]])
-    detail = odd - ((even[: len(odd)] + after) >> 1)
-    before = np.concatenate([detail[:1], detail])[: len(even)]
-    if len(even) > len(detail):
-        detail = np.concatenate([detail, detail[-1:]])
-    return even + ((before + detail + 2) >> 2)
+        return low
+    detail = values[1::2].astype(np.int32)
+    inner = len(low) - 1  # pairs of even rows; beyond the last row is its mirror image
+    detail[:inner] -= (low[:-1] + low[1:]) >> 1
+    detail[inner:] -= low[-1]
+    low[0] += (2 * detail[0] + 2) >> 2
+    between = len(detail) - 1
+    low[1 : 1 + between] += (detail[:-1] + detail[1:] + 2) >> 2
+    low[1 + between :] += (2 * detail[-1] + 2) >> 2
+    return low
 
 
 def to_full_size(rows: int, header: ImageHeader) -> Affine:

@@ -12,7 +12,7 @@ from PIL import Image
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.limits import ImageLimits
-from dicom_console.views.pictures import Shown
+from dicom_console.views.pictures import Shown, displayed
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 
@@ -33,7 +33,7 @@ def jpeg(shown: Shown, settings: Settings) -> bytes:
 @lru_cache(_MOST)
 def _made(path: Path, limits: ImageLimits) -> bytes:
     with _one_at_a_time:
-        picture = Image.fromarray(open_dicom(path, limits).display(0, shorter_side=SIDE))
+        picture = Image.fromarray(displayed(open_dicom(path, limits), 0, SIDE))
     picture.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=80)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
@@ -102,6 +104,39 @@ def test_deep_samples_are_not_cut_to_16_bits(tmp_path: Path) -> None:
     assert image.display(shorter_side=150).shape == RAMP.shape
 
 
+@pytest.mark.parametrize("tiles", [{}, {"tile_size": (128, 128)}], ids=["one tile", "tiles"])
+def test_tiles_are_decoded_in_full_because_each_is_halved_by_itself(
+    tmp_path: Path, tiles: dict[str, Any]
+) -> None:
+    samples, stream = (RAMP[:384, :256] >> 4).astype(np.uint8), io.BytesIO()
+    Image.fromarray(samples).save(stream, "JPEG2000", no_jp2=True, irreversible=False, **tiles)
+    path = write_dicom(tmp_path / "film.dcm", samples[None], JPEG2000Lossless)
+    dataset = dcmread(path)
+    dataset.PixelData = encapsulate([stream.getvalue()])
+    dataset.save_as(path)
+    assert (decoded(path, 1) is None) is bool(tiles)
+    wanted = resolutions.halved(samples, 8, 1)
+    image = open_dicom(path)
+    np.testing.assert_array_equal(image.display(shorter_side=120), image.show(wanted))
+
+
+def test_three_samples_a_pixel_are_decoded_in_full(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "odd.dcm", np.repeat(RAMP.astype(np.uint8)[None, ..., None], 3, axis=3))
+    dataset = dcmread(path)
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.save_as(path)
+    image = open_dicom(path)
+    assert image.display(shorter_side=150).shape == image.display().shape
+
+
+def test_a_frame_that_is_not_there_is_a_pixel_error(tmp_path: Path) -> None:
+    frames = np.stack([RAMP, RAMP[::-1]]).astype(np.uint16)
+    image = open_dicom(write_dicom(tmp_path / "two.dcm", frames, JPEG2000Lossless))
+    for frame in (-1, 2):
+        with pytest.raises(PixelError, match="there is no frame"):
+            image.display(frame, shorter_side=150)
+
+
 @pytest.mark.parametrize("what", ["padding", "signed"])
 def test_what_halving_would_mix_up_is_decoded_in_full(tmp_path: Path, what: str) -> None:
     path = film(tmp_path / "film.dcm", syntax="1.2.840.10008.1.2.1")
@@ -131,7 +166,15 @@ def _only_a_head(frame: bytes) -> bytes:
     return frame[: frame.index(b"\xff\x52") + 3]
 
 
-@pytest.mark.parametrize("damage", [_cut, _no_style, _all_levels, _only_a_head], ids=lambda one: one.__name__)
+def _empty_segments(frame: bytes) -> bytes:
+    """A million segments that nobody should walk through."""
+    place = frame.index(b"\xff\x52")
+    return frame[:place] + b"\xff\x64\x00\x02" * 1_000_000 + frame[place:]
+
+
+@pytest.mark.parametrize(
+    "damage", [_empty_segments, _cut, _no_style, _all_levels, _only_a_head], ids=lambda one: one.__name__
+)
 def test_a_damaged_file_ends_as_it_does_in_full(tmp_path: Path, damage: Any) -> None:
     path = film(tmp_path / "film.dcm")
     dataset = dcmread(path)
