@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -121,6 +122,17 @@ def _tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         schema_once.remember(patch, tmp_path_factory.mktemp("schema"))
         yield
+
+
+def pytest_sessionstart() -> None:
+    """Load a network that takes no number for zero, before others do: what the first one of a process does
+    holds for its thread from then on (``ai_pipeline/models/engine.py``), and hypothesis wants tiny numbers.
+    """
+    with contextlib.suppress(ImportError):
+        import onnxruntime
+
+        weights = Path(__file__).parents[1] / "ai_pipeline" / "weights" / "ultrasound-line-reader.onnx"
+        onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -80,6 +80,7 @@ def run_receiver(receiver: Receiver, tls: ssl.SSLContext | None = None) -> Itera
         started.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()
         server.close()
+        await asyncio.sleep(0.2)  # a connection that has just come is served, and so closed with the others
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
