@@ -256,7 +256,7 @@ def _marked(picture: np.ndarray, number: int) -> np.ndarray:
 
 
 def _by_itself() -> ProcessPoolExecutor:
-    """A process for rapidocr: where our networks ran first, its own take tiny numbers for zero too."""
+    """A process for rapidocr alone: after our networks, its networks would take tiny numbers for zero too."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 

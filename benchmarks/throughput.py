@@ -7,8 +7,8 @@ Of ten studies six are chest X-rays (2,500 × 2,500), three ultrasound stills (1
 frames of 640 × 480). One node with one worker and a real Orthanc as PACS, quiet time 0. First all studies are
 sent as fast as the node takes them: that is the limit. Then they come evenly, at shares of the limit.
 Turnaround is from the last acknowledgement of a study to its last result confirmed in the PACS. Processor
-time is that of the node's processes; ``--flame`` writes the stacks that it went to (py-spy, as root), which
-``plots.py`` draws.
+time is that of the node's processes; ``--flame`` writes the stacks that used it (py-spy, as root);
+``plots.py`` draws them.
 """
 
 from __future__ import annotations

@@ -125,8 +125,8 @@ def _tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def pytest_sessionstart() -> None:
-    """Load a network that takes no number for zero, before others do: what the first one of a process does
-    holds for its thread from then on (``ai_pipeline/models/engine.py``), and hypothesis wants tiny numbers.
+    """Load a first network without the option that makes numbers below 1e-38 zero: the first network of a
+    process decides this for its thread (``ai_pipeline/models/engine.py``), and hypothesis needs the numbers.
     """
     with contextlib.suppress(ImportError):
         import onnxruntime

@@ -49,7 +49,7 @@ class Analysis:
     pose: Pose = UPRIGHT
 
     def seen(self, way: Affine, rows: int, columns: int) -> Analysis:
-        """The analysis of an image of ``rows`` × ``columns``, of which this is one of a smaller copy; ``way``
+        """This analysis of a smaller copy, in the coordinates of the image of ``rows`` × ``columns``; ``way``
         maps the copy to the image.
         """
         return replace(self, to_model=self.to_model.after(way.inverse()), rows=rows, columns=columns)

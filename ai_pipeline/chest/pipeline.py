@@ -335,9 +335,7 @@ class ChestXray:
         return analysed
 
     def _shorter_side(self) -> int:
-        """Pixels of the shorter side from which a larger film is no better: the networks and the reader of
-        stamps reduce it.
-        """
+        """The shorter side in pixels that suffices: networks and the reader of stamps reduce larger films."""
         cards = self._model().card, self._box_card, find(ratio.MODEL, self._models_dir)
         inputs = [card.input for card in cards if card and card.input]
         return max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))

@@ -65,9 +65,9 @@ class SourceImage(Protocol):
     Frames are decoded when asked for. ``stored(i)`` gives the samples after decoding, with YBR converted to
     RGB and palettes looked up: ``[rows, columns]`` or ``[rows, columns, 3]``. ``display(i)`` gives the
     picture that a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT, ``[rows,
-    columns]`` for grey and ``[rows, columns, 3]`` RGB for colour; with ``shorter_side`` it may be smaller, as
-    long as its shorter side has so many pixels, where that is decoded faster. ``show(samples, i)`` gives such
-    a picture of other samples of the stored kind. ``i`` counts from 0. All raise PixelError, which names the
+    columns]`` for grey and ``[rows, columns, 3]`` RGB for colour; with ``shorter_side`` a large picture may
+    be halved, and keeps at least that many pixels on its shorter side. ``show(samples, i)`` gives such a
+    picture of other samples of the stored kind. ``i`` counts from 0. All raise PixelError, which names the
     cause.
     """
 

@@ -256,7 +256,7 @@ def _jpeg_2000(frame: bytes) -> Declared:
     return Declared(bottom - top, right - left, samples)
 
 
-def halvings(frame: bytes, header: ImageHeader) -> int:
+def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
     """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
     decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says, or
     are in several tiles, each of which is halved by itself.

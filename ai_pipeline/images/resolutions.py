@@ -37,7 +37,7 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
 
 
 def decoded(path: Path, syntax: UID, header: ImageHeader, frame: int, times: int) -> PixelArray | None:
-    """The samples of a frame as it is after halving it ``times``, ``[rows, columns]`` uint16.
+    """A frame's samples at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
 
     None where the frame must be decoded in full: it is no JPEG 2000 of unsigned grey samples, it has no such
     resolution, or the decoding process is not confined here (docs/decisions/openjpeg.md). Raises NoDecoder.
@@ -46,7 +46,7 @@ def decoded(path: Path, syntax: UID, header: ImageHeader, frame: int, times: int
         return None
     try:
         data = codestreams.bare(_frame(path, frame, header.frames))
-        if codestreams.halvings(data, header) < times:
+        if codestreams.decomposition_levels(data, header) < times:
             return None
         rows, columns = (-(-side // 2**times) for side in (header.rows, header.columns))
         samples = DECODER.decode(f"halved{times}", data, rows * columns * 2)

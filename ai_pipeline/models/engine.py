@@ -137,8 +137,8 @@ def lacking(where: str) -> str:
 def session(data: bytes, threads: int) -> Any:
     """A session of ONNX Runtime for the ONNX file ``data``, on this process's hardware.
 
-    Numbers below 1e-38 count as zero in its threads, and from the first session of a process on also in the
-    thread that made it. Raises NoProvider.
+    Numbers below 1e-38 count as zero in its threads; after the first session of a process also in the thread
+    that created it. Raises NoProvider.
     """
     import onnxruntime
 

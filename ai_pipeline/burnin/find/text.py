@@ -116,7 +116,7 @@ class TextReader:
                 "Det.box_thresh": POSSIBLE_TEXT,
             }
         )
-        with flag_override(self._ocr.cfg, "allow_objects", True):  # run as all networks are, not as there
+        with flag_override(self._ocr.cfg, "allow_objects", True):  # sessions of rapidocr lack our options
             self._ocr.cfg.Det.session = session(detector.read_bytes(), cores)
             self._ocr.cfg.Rec.session = session(recogniser.read_bytes(), cores)
 

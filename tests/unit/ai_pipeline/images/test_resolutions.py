@@ -23,12 +23,9 @@ RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310
 """Samples of 12 bits with noise and edges."""
 
 
-def film(
-    path: Path, samples: npt.NDArray[Any] = RAMP, syntax: str = JPEG2000Lossless, **attributes: Any
-) -> Path:
+def film(path: Path, samples: npt.NDArray[Any] = RAMP, syntax: str = JPEG2000Lossless) -> Path:
     """A grey image of 12 bits in a file."""
-    depth = {"BitsStored": 12, "HighBit": 11, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX"}
-    return write_dicom(path, samples.astype(np.uint16)[None], syntax, **depth, **attributes)
+    return write_dicom(path, samples.astype(np.uint16)[None], syntax, BitsStored=12, HighBit=11)
 
 
 def decoded(path: Path, times: int) -> npt.NDArray[Any] | None:
@@ -46,13 +43,13 @@ def test_a_lossless_file_is_decoded_as_its_samples_are_halved(
     found = decoded(film(tmp_path / "film.dcm", samples), times)
     wanted = resolutions.halved(samples, 12, times)
     assert wanted.shape == (-(-rows // 2**times), -(-columns // 2**times))
-    if found is None:  # Pillow rounds such sides otherwise: they are decoded in full and halved
+    if found is None:  # Pillow rounds these sides differently: the frame is decoded in full
         assert (rows % 2**times, columns % 2**times) != (0, 0)
     else:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_without_walls_around_the_decoder_it_decodes_in_full(
+def test_without_a_confined_decoder_films_are_decoded_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = film(tmp_path / "film.dcm")
