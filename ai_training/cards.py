@@ -1,17 +1,89 @@
-"""Write model cards as new files, or change existing ones and keep their comments."""
+"""Write what a run leaves for the node: ONNX files without names of this machine, and model cards."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import tomlkit
+import torch
+from onnx import TensorProto, helper, numpy_helper
 from tomlkit import TOMLDocument
+from torch import Tensor, nn
 
-from ai_training.engine.records import read_times
+LARGE = 1024
+"""Weights of a tensor from which it is stored in half precision."""
+
+
+def export(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    shapes: Mapping[str, Mapping[int, Any]],
+    outputs: Sequence[str],
+    path: Path,
+    name: str = "",
+) -> None:
+    """Write ``network`` to ``path``.
+
+    ``examples``: an input for each of ``shapes``, which names the inputs and their free dimensions. ``name``
+    of the graph; by default the file's name without its ending.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        torch.onnx.export(
+            network,
+            examples,
+            str(path),
+            input_names=list(shapes),
+            output_names=list(outputs),
+            dynamic_shapes=dict(shapes),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    strip(path, name or path.stem)
+
+
+def strip(path: Path, name: str) -> None:
+    """Drop the exporter's notes: they name this machine's folders and make equal networks differ in bytes."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    graph.name = name
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def store_in_half(path: Path) -> None:
+    """Store the large tensors of the file in half precision, which halves the file.
+
+    The network still computes in single precision: the runtime converts the tensors once, when it loads the
+    file.
+    """
+    model = onnx.load(str(path))
+    graph = model.graph
+    large = [
+        one
+        for one in graph.initializer
+        if one.data_type == TensorProto.FLOAT and np.prod(one.dims, dtype=np.int64) >= LARGE
+    ]
+    for number, one in enumerate(large):
+        half = f"{one.name}.half"
+        graph.node.insert(number, helper.make_node("Cast", [half], [one.name], to=TensorProto.FLOAT))
+        one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one).astype(np.float16), half))
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 @contextmanager
@@ -41,15 +113,12 @@ def new_card(
 ) -> Path:
     """Write ``card_id.toml`` beside the weights ``card_id.onnx`` of ``role``; returns its path.
 
-    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them. A
-    run in ``folder`` adds the milliseconds of its steps to the table ``training``.
+    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them.
     """
     card = tomlkit.document()
     card.add(tomlkit.comment(made_by))
     weights = tomlkit.aot()
     weights.append(weights_row(role, folder / f"{card_id}.onnx"))
-    if times := read_times(folder):
-        tables = {**tables, "training": {**tables.get("training", {}), "time": times}}
     for key, value in {"id": card_id, "version": version, **about, "weights": weights, **tables}.items():
         card[key] = value
     path = folder / f"{card_id}.toml"

@@ -10,8 +10,7 @@ storescp itself and pynetdicom as documented sync nothing.
 
 DCMTK and Orthanc write a response in two pieces with Nagle's algorithm on, and the sender's delayed ACK
 holds back the second for 40 ms: 20 to 25 objects a second whatever their size. The senders here acknowledge
-at once (TCP_QUICKACK), which removes that stall; a table shows it. The last table has a network of 30 ms
-between sender and receiver.
+at once (TCP_QUICKACK), which removes that stall.
 
 "Bare sink" (sink.py) knows next to no DICOM: it counts the bytes of each object, writes them and makes them
 durable as we do. What it costs is the price of the machine and of Python's threads.
@@ -48,7 +47,6 @@ from pydicom.uid import (
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import receivers
-from benchmarks.distance import delayed
 from benchmarks.lab import command_line
 from benchmarks.receivers import RECEIVERS, Receiver, running
 from benchmarks.sender import Association, Run, associate, send_all
@@ -60,7 +58,6 @@ SOP_CLASS = str(DigitalXRayImageStorageForPresentation)
 AIMS = {"Orthanc": 2.5, "storescp, a sync per file": 1.0}
 CPU_MS, IDLE_SHARE, BUSY_SHARE = 0.5, 0.01, 0.7
 IDLE = 31
-FAR = 0.03  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +96,12 @@ def main() -> int:
         print_ratios(rows, receivers.NODE)
         busy = {receivers.NODE.name: bench.busy(half, receivers.NODE)}
         idle = bench.idle([receivers.NODE, receivers.DOCUMENTED])
-        stalled = bench.stalled(half[:40])
-        far = bench.far(half[:40])
     if arguments.json:
         report = {
             "machine": {"processor": platform.processor(), "cores": os.cpu_count()},
             "rows": [asdict(row) for row in rows],
             "busy_share": busy,
             "idle_cores": idle,
-            "stalled_files_per_second": stalled,
-            "far_files_per_second": far,
         }
         arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     for error in sorted(set(bench.errors)):
@@ -163,36 +156,6 @@ class _Bench:
                     association.sock.close()
             print(f"  {receiver.name:32}{100 * cores[receiver.name]:6.1f} % of a core")
         return cores
-
-    def stalled(self, files: Sequence[Path]) -> dict[str, float]:
-        """Files per second where the sender delays its acknowledgements, as most senders do."""
-        print("\n0.5 MiB objects, 1 association, sender with delayed ACK: files/s")
-        speeds = {}
-        for receiver in self._measured:
-            found = []
-            for _ in range(self._rounds):
-                with running(receiver, self._next_folder(), SOP_CLASS) as one:
-                    run = Run(one.address, tuple(files), 1, quick_ack=False)
-                    found.append(send_all(run).files_per_second)
-            speeds[receiver.name] = statistics.median(found)
-            print(f"  {receiver.name:32}{speeds[receiver.name]:8.0f}")
-        return speeds
-
-    def far(self, files: Sequence[Path]) -> dict[str, float]:
-        """Files per second over a network that takes 30 ms there and back."""
-        print(f"\n0.5 MiB objects, 1 association, {1000 * FAR:.0f} ms there and back: files/s")
-        speeds = {}
-        for receiver in self._measured:
-            found = []
-            for _ in range(self._rounds):
-                with (
-                    running(receiver, self._next_folder(), SOP_CLASS) as one,
-                    delayed(one.address, FAR) as address,
-                ):
-                    found.append(send_all(Run(address, tuple(files), 1)).files_per_second)
-            speeds[receiver.name] = statistics.median(found)
-            print(f"  {receiver.name:32}{speeds[receiver.name]:8.1f}")
-        return speeds
 
     def _measure_once(
         self, receiver: Receiver, objects: str, files: Sequence[Path], associations: int

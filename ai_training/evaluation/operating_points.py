@@ -11,7 +11,6 @@ thresholds of the labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,10 @@ from ai_pipeline.chest.calls.operating_points import (
     OperatingPoint,
     labels_at,
     points_of,
-    predictive,
 )
-from ai_pipeline.chest.calls.prevalence import calibrated_at
-from ai_pipeline.chest.calls.words import words_of
-from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
-from ai_training.evaluation.scored import Scored
+from ai_training.evaluation.figures import Scored
 from ai_training.metrics import Floats
 
 SENSITIVITY = 0.9
@@ -84,25 +79,6 @@ def measured(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
         "without_finding": int(healthy.sum()),
         **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
         **({UNSURE: _unsure(found, chosen, counted)} if unsure else {}),
-    }
-
-
-def words(card: Card, site: Mapping[str, float]) -> dict[str, Any]:
-    """For each operating point and label in the figures of ``card``: the share of right calls, and the words
-    that the label may use, at the prevalence of the ``site`` (0 to 1, by label; by default the card's).
-    """
-    rates = {**calibrated_at(card), **site}
-    tested = card.details["metrics"]["operating_points"]
-    return {
-        str(point): {
-            name: {
-                "prevalence": rates.get(name),
-                "right": rates.get(name) and predictive(card, point, name, Decision.PRESENT, rates[name]),
-                **asdict(words_of(card, point, name, rates.get(name))),
-            }
-            for name in tested[point]["labels"]
-        }
-        for point in points_of(card)
     }
 
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ai_pipeline.networks.efficientnet import NAME
-from ai_training.errors import ExperimentError
-from ai_training.networks.pyramids import Pyramid, fill_backbone, pyramid
-from ai_training.networks.start import StartWeights
+from ai_training.base import ExperimentError
+from ai_training.networks.backbones import Pyramid, StartWeights, fill_backbone, pyramid
 
 ORGANS = ("heart", "right lung", "left lung")
 """In the order of the anatomy network's outputs; right and left are the patient's."""

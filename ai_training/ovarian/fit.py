@@ -1,51 +1,464 @@
-"""``ai-pipeline train ovarian``: the classifier of ovarian frames, by grouped cross-validation and on all
-frames.
-
-Every network of a fold trains a fixed number of steps and is scored once, on the frames that it has not seen:
-these frames choose nothing. The shipped network is trained on all frames by the same recipe, so the figures
-of the folds are its figures.
-"""
+"""``ai-pipeline train ovarian``: five folds by group of near-duplicates, then the network that ships."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import tomlkit
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from efficientnet_lite_pytorch import EfficientNet
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.preprocess import enlarge, normalise
-from ai_pipeline.networks.efficientnet import NAME
-from ai_training.engine.run import BEST, Plan, TrainingRun, Validation
-from ai_training.engine.setup import input_of, run_options, seed_all
-from ai_training.networks.ovarian import CystClassifier, CystEnsemble, cyst_classifier
-from ai_training.networks.start import DEFAULT_START, RANDOM, StartWeights
-from ai_training.progress import Report, silent
+from ai_pipeline.chest.domain_gate import FeatureGate, Head
+from ai_pipeline.contract import BURNED_IN
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.orientation import UPRIGHT
+from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.networks.efficientnet import NAME, fuse
+from ai_pipeline.ovarian.classifier import OvarianClassifier
+from ai_pipeline.ovarian.outline import SURE, dice
+from ai_pipeline.ovarian.pixel_gate import PixelGate
+from ai_training.base import DataMissing, Report, silent
+from ai_training.cards import export, new_card, store_in_half, weights_row
+from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head
+from ai_training.engine import (
+    BEST,
+    Plan,
+    Recipe,
+    RecipeRun,
+    TrainingRun,
+    Validation,
+    input_of,
+    run_options,
+    seed_all,
+)
+from ai_training.metrics import Interval, exact_at_the_ends
+from ai_training.networks.backbones import (
+    DEFAULT_START,
+    RANDOM,
+    Pyramid,
+    StartWeights,
+    fill_backbone,
+    pyramid,
+)
+from ai_training.networks.outlines import AnatomyGraph, OutlineNetwork, less_dice, outline_network
+from ai_training.sets.images import read_rgb
 from ai_training.sets.ovarian import (
+    CHAIN,
     FOLDS,
     LABELS,
+    MALIGNANT,
     MEAN,
     SCALE,
     OvarianFrame,
     folds,
+    grey,
     ovarian_frames,
+    ovarian_set,
     reduced,
 )
+
+DROP_CONNECT = 0.2
+"""Share of the last block's residual branches that are left out in training."""
+
+
+class LiteTrunk(nn.Module):
+    """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
+
+    The stem and the first ``frozen`` blocks keep their weights and statistics (0: every layer learns).
+    """
+
+    def __init__(self, size: int, frozen: int) -> None:
+        super().__init__()
+        self.network = EfficientNet.from_name(NAME, image_size=size)
+        self.channels = int(self.network._fc.in_features)
+        self.network._fc = nn.Identity()
+        self.frozen = frozen
+        for part in self._kept():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self._kept():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.upper(self.lower(images))
+
+    def lower(self, images: Tensor) -> Tensor:
+        """The output of the frozen layers; the images themselves if no layer is frozen."""
+        if not self.frozen:
+            return images
+        with torch.no_grad():
+            x = self._stem(images)
+            for block in self.network._blocks[: self.frozen]:
+                x = block(x)
+        return x
+
+    def upper(self, x: Tensor) -> Tensor:
+        """The feature maps from the output of :meth:`lower`."""
+        net = self.network
+        x = x if self.frozen else self._stem(x)
+        for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
+            x = block(x, drop_connect_rate=DROP_CONNECT * index / len(net._blocks))
+        maps: Tensor = net._swish(net._bn1(net._conv_head(x)))
+        return maps
+
+    def _stem(self, images: Tensor) -> Tensor:
+        net = self.network
+        made: Tensor = net._swish(net._bn0(net._conv_stem(images)))
+        return made
+
+    def _kept(self) -> list[nn.Module]:
+        net = self.network
+        return [net._conv_stem, net._bn0, *net._blocks[: self.frozen]] if self.frozen else []
+
+
+class PyramidTrunk(nn.Module):
+    """Any other backbone, such as ``convnext_atto``; all of its layers learn."""
+
+    frozen = 0
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.network, self.channels = pyramid, pyramid.channels[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.upper(images)
+
+    def lower(self, images: Tensor) -> Tensor:
+        """The images themselves, as no layer is frozen."""
+        return images
+
+    def upper(self, x: Tensor) -> Tensor:
+        """The feature maps of images."""
+        maps: Tensor = self.network(x)[-1]
+        return maps
+
+
+class CystClassifier(nn.Module):
+    """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
+
+    def __init__(self, trunk: LiteTrunk | PyramidTrunk, labels: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(trunk.channels, labels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.upper(self.trunk.lower(images))
+
+    def upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of ``forward``, from the output of the trunk's ``lower``."""
+        features = self.trunk.upper(x)
+        return self.head(self.dropout(features.mean((2, 3)))), features
+
+
+class CystEnsemble(nn.Module):
+    """Mean of networks that share their frozen layers, each run on the picture and its mirror image.
+
+    Takes images ``[N, 3, size, size]``. Returns ``logits [N, labels]``; ``features [N, C, h, w]`` of the
+    first network; ``places [N, labels, h, w]``, the class activation map of each label (Zhou et al., CVPR
+    2016), whose mean is the logit without its bias. Maps of mirror images are flipped back first.
+    """
+
+    def __init__(self, networks: Sequence[CystClassifier]) -> None:
+        super().__init__()
+        self.networks = tuple(networks)
+        self.parts = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.upper(self.lower(images), self.lower(images.flip(3)))
+
+    def lower(self, images: Tensor) -> Tensor:
+        """The output of the frozen layers."""
+        return self.networks[0].trunk.lower(images)
+
+    def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The outputs of ``forward``, from the outputs of :meth:`lower` for images and for their mirror
+        images.
+        """
+        seen, count = torch.cat([upright, mirrored]), upright.shape[0]  # not len(): it may be symbolic
+        found = [network.upper(seen) for network in self.networks]
+        logits = torch.stack([one for one, _ in found]).mean(0)
+        places = torch.stack(
+            [
+                nn.functional.conv2d(maps, network.head.weight[:, :, None, None])
+                for network, (_, maps) in zip(self.networks, found, strict=True)
+            ]
+        ).mean(0)
+        of_both = (found[0][1], places)
+        features, places = ((one[:count] + one[count:].flip(3)) / 2 for one in of_both)
+        return (logits[:count] + logits[count:]) / 2, features, places
+
+
+def cyst_classifier(
+    architecture: str, size: int, frozen: int, labels: int, start: StartWeights = DEFAULT_START
+) -> CystClassifier:
+    """A classifier on ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
+    (:func:`ai_training.networks.backbones.unfilled`). Raises ExperimentError, DataMissing.
+    """
+    if architecture != NAME:
+        return CystClassifier(PyramidTrunk(pyramid(architecture, start, size, size)), labels)
+    trunk = LiteTrunk(size, frozen)
+    if (path := start.path(NAME)) is not None:
+        fill_backbone(trunk.network, path, NAME)
+    return CystClassifier(trunk, labels)
+
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+STIFFNESS = 0.02
+"""Weight of the squared intercepts beside the mean log-likelihood: small classes must not run away."""
+RIGHT = 0.8
+"""Least share of answers that are right, where the model answers."""
+MISSED = 0.02
+"""Share of the frames whose own class may be called absent."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorScaling:
+    """A calibration: softmax(``slope`` · logit + ``intercepts``), with one slope for all classes (C. Guo et
+    al., ICML 2017: vector scaling with tied slopes).
+    """
+
+    slope: float
+    intercepts: Doubles
+
+    def __call__(self, logits: Doubles) -> Doubles:
+        """``[N, labels]`` logits → probabilities with the sum 1."""
+        return softmax(self.slope * logits + self.intercepts)
+
+
+def softmax(scores: Doubles) -> Doubles:
+    """``scores [N, labels]`` as probabilities with the sum 1."""
+    odds = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(odds / odds.sum(1, keepdims=True))
+
+
+def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
+    """The scaling that makes ``truth [N]`` most likely."""
+    labels, rows = logits.shape[1], np.arange(len(truth))
+
+    def loss(parameters: Doubles) -> float:
+        found = softmax(parameters[0] * logits + parameters[1:])[rows, truth]
+        return float(-np.log(np.maximum(found, 1e-12)).mean() + STIFFNESS * (parameters[1:] ** 2).mean())
+
+    best = minimize(loss, np.array([1.0, *np.zeros(labels)]), method="L-BFGS-B").x
+    return VectorScaling(float(best[0]), best[1:] - best[1:].mean())
+
+
+def cross_fitted(logits: Doubles, truth: Ints, folds: Ints) -> Doubles:
+    """Calibrated probabilities of each fold, by a scaling fitted to the other folds."""
+    found = np.zeros_like(logits)
+    for fold in np.unique(folds):
+        others = folds != fold
+        found[~others] = scaled(logits[others], truth[others])(logits[~others])
+    return found
+
+
+def answer_threshold(probabilities: Doubles, truth: Ints) -> float:
+    """The least probability of the likeliest class from which on a share :data:`RIGHT` of the answers is
+    right.
+    """
+    sure, right = probabilities.max(1), probabilities.argmax(1) == truth
+    order = np.argsort(-sure, kind="stable")
+    shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(shares >= RIGHT)
+    return float(sure[order][enough[-1]]) if len(enough) else 1.0
+
+
+def absence_threshold(probabilities: Doubles, truth: Ints) -> float:
+    """The threshold below which the true class of a share :data:`MISSED` of the frames lies."""
+    return float(np.quantile(probabilities[np.arange(len(truth)), truth], MISSED))
+
+
+FOLDER = Path(__file__).parent / "held_out"
+TABLE, GATE = "out_of_fold.csv", "gate.csv"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Predictions for N frames: ``labels [N]``, ``groups``, ``folds [N]``, ``logits [seeds, N, labels]``."""
+
+    frames: tuple[OvarianFrame, ...]
+    folds: Ints
+    logits: Doubles
+
+    @property
+    def labels(self) -> Ints:
+        return np.array([frame.label for frame in self.frames], np.intp)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(frame.group for frame in self.frames)
+
+    @property
+    def mean(self) -> Doubles:
+        """The mean logits over the seeds, ``[N, labels]``."""
+        return np.asarray(self.logits.mean(0))
+
+
+def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
+    """Write the table: a row for each seed and frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TABLE
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("seed", "file", "fold", *LABELS))
+        for seed, logits in enumerate(held_out.logits, start=1):
+            for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True):
+                writer.writerow((seed, frame.name, fold, *(f"{value:.4f}" for value in row)))
+    return path
+
+
+def read_predictions(frames: Sequence[OvarianFrame], folder: Path = FOLDER, name: str = TABLE) -> HeldOut:
+    """Read the predictions for ``frames`` from the table. Raises DataMissing if a frame is missing."""
+    rows: dict[str, Mapping[str, dict[str, str]]] = {}
+    with (folder / name).open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["seed"], {})[row["file"]] = row  # type: ignore[index]
+    try:
+        found = [[seed[frame.name] for frame in frames] for seed in rows.values()]
+    except KeyError as error:
+        raise DataMissing(f"{name} has no prediction of {error}: another version of the set?") from error
+    logits = np.array([[[float(row[label]) for label in LABELS] for row in seed] for seed in found])
+    return HeldOut(tuple(frames), np.array([int(row["fold"]) for row in found[0]], np.intp), logits)
+
+
+OTHERS = ("us_fetal_head", "us_fetal_planes", "us_breast", "cxr_nih")
+"""Sets of pictures that are no ovaries; each with splits of its own."""
+DICOM = "dicom"
+"""Ultrasound files of all kinds (echocardiograms, spectra, fetuses): judged, never learned from."""
+MOST, DIRECTIONS = 150, 48
+INSIDE = 0.995
+"""Share of the training frames that lies inside the limits of either part."""
+TRUE_POSITIVE_RATE = 0.975
+"""Share of the frames that were held out that the gate lets through."""
+FRAMES = "us_ovarian"
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+
+def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tuple[str, Grey]]]:
+    """At most :data:`MOST` named pictures of each set in :data:`OTHERS`, and for the split ``test`` also of
+    :data:`DICOM`.
+
+    Raises DataMissing if a picture cannot be read.
+    """
+    random = np.random.default_rng(seed)
+    found = {
+        name: [
+            (path.name, grey(read_rgb(path)))
+            for path in drawn_from(files_of_split(data / name, split), MOST, random)
+        ]
+        for name in OTHERS
+    }
+    if split == "test":
+        found[DICOM] = list(_ultrasound_files(data))
+    return {name: pictures for name, pictures in found.items() if pictures}
+
+
+def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
+    """Fit the gate to pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
+
+    Without other pictures the gate has only the directions, and a limit in their units.
+    """
+    plain = directions_of(frames, min(DIRECTIONS, len(frames)))
+    if not others:
+        return plain
+    kinds, weights, biases = linear_head({UPRIGHT.name: frames, **others}, seed)
+    head = Head(kinds, weights, biases, (1.0, 1.0))
+    limits = (
+        float(np.quantile(plain.residual(frames), INSIDE)) * SLACK,
+        max(float(np.quantile(head.distance(frames), INSIDE)), LEAST),
+    )
+    return replace(plain, head=replace(head, limits=limits))
+
+
+SLACK = 1.5
+"""Frames that a network was not trained on lie farther from its training frames than these do."""
+LEAST = 0.7
+"""-log of the probability of a frame, at least: .5, where any classifier would say yes."""
+
+
+def write_gate(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
+    """Write a table of the folds' gates: a row with set, file, fold and distance (accepted up to 1) for each
+    frame.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("set", "file", "fold", "distance"))
+        writer.writerows((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
+
+
+def gate_limit(path: Path) -> float:
+    """The distance below which a share :data:`TRUE_POSITIVE_RATE` of the held-out frames lies."""
+    return float(np.quantile(_distances(path), TRUE_POSITIVE_RATE))
+
+
+def gate_figures(
+    path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent
+) -> dict[str, Any]:
+    """The accepted share of the pictures of each set, with its exact interval over pictures. Frames are
+    judged by the gates of folds that have not seen them, other pictures of the test splits by the shipped
+    gate. Raises DataMissing.
+    """
+    limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
+    others, gate = other_pictures(data, "test"), PixelGate(classifier)
+    passed = {FRAMES: _distances(path) <= limit}
+    for number, (name, pictures) in enumerate(others.items()):
+        report(number / len(others), f"the gate on {name}")
+        passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for _, one in pictures])
+    return {
+        name: {"pictures": len(found), "passed": _share(found).as_list()} for name, found in passed.items()
+    }
+
+
+def _distances(path: Path) -> npt.NDArray[np.float64]:
+    """The distance of each held-out frame from the domain, as the gate measured it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
+
+
+def _share(passed: npt.NDArray[np.bool_]) -> Interval:
+    from scipy.stats import binomtest
+
+    count, of = int(passed.sum()), len(passed)
+    if count in {0, of}:
+        return exact_at_the_ends(count / of, of)
+    found = binomtest(count, of).proportion_ci()
+    return Interval(count / of, float(found.low), float(found.high))
+
+
+def _ultrasound_files(data: Path) -> Iterable[tuple[str, Grey]]:
+    for path in sorted((data / DICOM / "files").glob("*.dcm")):
+        try:
+            image = open_dicom(path)
+            if image.header.modality == "US":
+                yield path.name, grey(image.display())
+        except PixelError:
+            continue
+
 
 ALL = "all"
 """Folder of the run that sees every frame."""
 FOLD_RUNS = tuple(map(str, range(FOLDS)))
-Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.intp]
 Both = tuple[Tensor, Tensor]
 """What the frozen part makes of pictures, and of their mirror images."""
@@ -305,3 +718,346 @@ class _OvarianRun(TrainingRun):
         arrays: dict[str, npt.NDArray[Any]] = {"rows": self.held_out, "logits": logits} if len(logits) else {}
         figures = {"iteration": self.done, "accuracy": right}
         return Validation(figures, f"held out accuracy {right:.3f}", self.average.state_dict(), arrays)
+
+
+OUTLINES = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlineRecipe(Recipe):
+    """The settings of a run. ``frozen``: first blocks that do not learn; ``copies``: how far copies of frames
+    differ.
+    """
+
+    size: int = 192
+    frozen: int = 5
+    iterations: int = 160
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    workers: int = 0
+    ema: float = 0.98
+    validate_every: int = 80
+    copies: OvarianRecipe = field(default_factory=OvarianRecipe)
+
+
+def outline_recipe(*, epochs: float, threads: int) -> OutlineRecipe:
+    """The shipped recipe with its steps multiplied by ``epochs`` / 16, as the classifier is trained for
+    ``epochs``.
+    """
+    made = OutlineRecipe(threads=threads)
+    share = epochs / made.copies.epochs
+    steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))
+    return replace(made, iterations=steps, validate_every=every)
+
+
+def train_outline(
+    data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
+) -> OutlineNetwork:
+    """Train and choose a checkpoint; ``out`` receives checkpoints and history. Raises DataMissing,
+    ExperimentError.
+    """
+    return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
+
+
+def trained_outliner(out: Path) -> OutlineNetwork:
+    """The network of the best checkpoint in ``out``, ready for inference."""
+    network = OutlineNetwork(OUTLINES)
+    network.load_state_dict(torch.load(out / "best.pt", map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
+    """Reduced frames and their masks (0, 255), ``[N, side, side]`` each."""
+    pictures, masks = [], []
+    for frame in frames:
+        picture, place = reduce(grey(frame.rgb()), CHAIN)
+        lesion = frame.lesion()
+        rows, columns = round(place.e * lesion.shape[0]), round(place.a * lesion.shape[1])
+        mask = np.zeros_like(picture)
+        top, left = round(place.f), round(place.c)
+        small = cv2.resize(lesion.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA)
+        mask[top : top + rows, left : left + columns] = small
+        pictures.append(picture)
+        masks.append(mask)
+    return np.stack(pictures), np.stack(masks)
+
+
+class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of a run: images ``[B, 3, size, size]``, masks ``[B, 1, size, size]`` 0 to 1, drawn from
+    (seed, i) alone."""
+
+    def __init__(self, recipe: OutlineRecipe, pictures: Grey, masks: Grey) -> None:
+        self._recipe, self._pictures, self._masks = recipe, pictures, masks
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        how, size = self._recipe.copies, self._recipe.size
+        random = np.random.default_rng((self._recipe.seed, iteration))
+        images, masks = [], []
+        for row in random.choice(len(self._pictures), self._recipe.batch):
+            matrix = motion(self._pictures.shape[1], how, random)
+            moved = (
+                cv2.warpAffine(part[row], matrix, (size, size), flags=cv2.INTER_LINEAR)
+                for part in (self._pictures, self._masks)
+            )
+            picture, mask = (np.asarray(part, np.uint8) for part in moved)
+            images.append(exposed(picture, how, random))
+            masks.append(mask.astype(np.float32)[None] / 255)
+        return torch.from_numpy(normalise(np.stack(images), MEAN, SCALE)), torch.from_numpy(np.stack(masks))
+
+
+class _OutlineRun(RecipeRun[OutlineRecipe]):
+    CHOSEN_BY = "dice"
+
+    def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
+        super().__init__(out, recipe)
+        frames = ovarian_frames(data)
+        self.pairs = pairs_of([frame for frame in frames if frame.split == "train"])
+        self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
+
+    def new_network(self) -> OutlineNetwork:
+        network = outline_network(NAME, DEFAULT_START, OUTLINES, self.recipe.size, self.recipe.size)
+        for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
+            part.requires_grad_(False)
+        return network
+
+    def examples(self) -> OutlineBatches:
+        return OutlineBatches(self.recipe, *self.pairs)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, masks = batch
+        with self.autocast():
+            logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
+        return (
+            binary_cross_entropy_with_logits(logits, masks) + less_dice(torch.sigmoid(logits), masks).mean()
+        )
+
+    def validate(self) -> Validation:
+        found = [self._dice(picture, mask) for picture, mask in zip(*self.checked, strict=True)]
+        mean = float(np.mean(found))
+        return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
+
+    def _dice(self, picture: Grey, mask: Grey) -> float:
+        size = self.recipe.size
+        values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
+        with torch.inference_mode():
+            logits = self.average.eval()(input_of(self.average, values))[0, 0].cpu().numpy()
+        return dice(logits >= np.log(SURE / (1 - SURE)), enlarge(mask, size) > 127)
+
+
+ID = "ovarian-efficientnet-lite0"
+VERSION, LOOKS = "3", 3
+"""Of the card; how often its held-out frames have been scored by now: once for each version."""
+MEANINGS = {
+    "Chocolate_Cyst": "Endometriotic (chocolate) cyst of ovary",
+    "Serous_Cystadenoma": "Serous cystadenoma of ovary",
+    "Teratoma": "Teratoma of ovary",
+    "Theca_Cell_Tumor": "Theca cell tumour of ovary",
+    "Simple_Cyst": "Simple cyst of ovary",
+    "Ovary_Normal": "Ovary without lesion",
+    "Mucinous_Cystadenoma": "Mucinous cystadenoma of ovary",
+    "High-grade_Serous_Cystadenoma": "High-grade serous tumour of ovary",
+}
+"""Code Meanings of the classes, which are the manifest's; the values are of our own scheme."""
+SOURCE = "private: PS3.16 has no concept of it, and no SNOMED CT release to check one against was at hand"
+LIMITS = (
+    "Not for diagnostic use. Not cleared by any authority.",
+    "One hospital, and no patient identifiers: frames of one patient that look different may be on both "
+    "sides of a split, so the figures may flatter.",
+    "Trained and measured on frames in which somebody had chosen an ovary and often measured it; other "
+    "frames of an examination were not there.",
+    "36 frames of the malignant class in 32 groups: what it is worth is not known, and it is hidden.",
+    "Every lesion that is none of the classes gets one of them, or none.",
+    "The outline is of the lesion that fills most of the frame; a second one is left out.",
+)
+
+
+def ship(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    outline: OutlineRecipe,
+    seeds: Sequence[int],
+    report: Report = silent,
+) -> Path:
+    """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
+    card. Raises DataMissing, or OSError if a run is missing.
+    """
+    held_out = predict(data, out, recipe, seeds, out / FOLDER.name, report)
+    export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
+    outliner = trained_outliner(out / "outline")
+    example = (torch.zeros(2, 3, outline.size, outline.size),)
+    batch = {"images": {0: Dim("pictures", max=16)}}
+    export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
+    return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
+
+
+def predict(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    seeds: Sequence[int],
+    folder: Path,
+    report: Report = silent,
+    runs: Sequence[str] = (*FOLD_RUNS, ALL),
+) -> HeldOut:
+    """Write into ``folder`` the predictions of the networks of the folds below ``out``, and of their gates,
+    for frames that they have not seen; with :data:`ALL` among ``runs``, also the gate that ships into
+    ``out``.
+    """
+    frames = ovarian_frames(data)
+    held_out = _held_out(out, recipe, seeds, frames, report)
+    write_predictions(held_out, folder)
+    _gates(data, out, recipe, seeds, held_out, folder, runs, report)
+    return held_out
+
+
+def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
+    """Write the networks as one file in half precision: input ``images [N, 3, size, size]``, outputs as in
+    :class:`CystEnsemble`.
+    """
+    fuse(network.eval())
+    example = (torch.zeros(2, 3, size, size),)
+    names = ("logits", "features", "places")
+    batch = {"images": {0: Dim("batch")}}
+    export(network, example, batch, names, path, ID)
+    store_in_half(path)
+
+
+def write_card(
+    folder: Path, title: str, held_out: HeldOut, recipe: OvarianRecipe, outline: OutlineRecipe
+) -> Path:
+    """Write the card beside the weights in ``folder``; ``title``: the training set.
+
+    ``ai-pipeline evaluate ovarian`` adds the figures.
+    """
+    limit = round(gate_limit(folder / FOLDER.name / GATE), 4)
+    truth, logits = held_out.labels, held_out.mean
+    scaling = scaled(logits, truth)
+    judged = cross_fitted(logits, truth, held_out.folds)
+    point = answer_threshold(judged, truth), absence_threshold(judged, truth)
+    about = {
+        "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
+        "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
+        "licence": recipe.start.licence_of(recipe.architecture, "trunks")
+        + ("" if recipe.start == DEFAULT_START else "; outline from ImageNet weights (Apache-2.0)"),
+        "intended_use": (
+            "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
+            "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
+        ),
+        "limits": list(LIMITS),
+    }
+    tables: dict[str, Mapping[str, Any]] = {
+        "input": {
+            "size": recipe.size,
+            "channels": 3,
+            "mean": MEAN,
+            "scale": SCALE,
+            "photometric": "MONOCHROME2",
+            "chain": asdict(CHAIN),
+        },
+        "outputs": {"place_kind": "activation"},
+        "gate": {"role": "gate", "threshold": limit, "true_positive_rate": TRUE_POSITIVE_RATE},
+        "calibration": {
+            "calibrated": True,
+            "method": "softmax(slope · logit + intercept), fitted to out-of-fold predictions of all frames",
+            "thresholds": (
+                f"present: the likeliest class, from the probability on from which {RIGHT:.0%} of such "
+                f"answers are right, but never a normal ovary; absent: {MISSED:.0%} of the frames have their "
+                "own class below it; both on probabilities that were fitted to other folds"
+            ),
+            "prevalence": {
+                label: round(float((truth == index).mean()), 4) for index, label in enumerate(LABELS)
+            },
+        },
+        "training": {
+            "data": [f"{title}, classes and masks"],
+            "frames": len(truth),
+            "groups": len(set(held_out.groups)),
+            "seeds": len(held_out.logits),
+            "views": "picture and mirror image, the mean of their logits",
+            "held_out_looks": LOOKS,
+            "start": recipe.start.described(recipe.architecture),
+            "recipe": {name: value for name, value in asdict(recipe).items() if name != "start"},
+            "outline": outline.described(),
+        },
+    }
+    made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
+    path = new_card(folder, ID, made_by, "classifier", about, tables, VERSION)
+    card: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
+    for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
+        card["weights"].append(weights_row(role, folder / file))
+    card["labels"] = tomlkit.aot()
+    for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
+        card["labels"].append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
+    path.write_text(tomlkit.dumps(card), encoding="utf-8")
+    return path
+
+
+def _label(label: str, slope: float, intercept: float, present: float, absent: float) -> dict[str, Any]:
+    value = label.upper().replace("-", "_")[:16].strip("_")  # VR SH
+    code = {"value": value, "scheme": BURNED_IN.scheme, "meaning": MEANINGS[label], "source": SOURCE}
+    site = {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"}
+    return {
+        "name": label,
+        "code": code,
+        "site": site,
+        "supported": label not in MALIGNANT,
+        "threshold": round(present, 4),
+        "absent_below": round(absent, 4),
+        "slope": round(slope, 5),
+        "intercept": round(intercept, 5),
+    }
+
+
+def _held_out(
+    out: Path, recipe: OvarianRecipe, seeds: Sequence[int], frames: Sequence[OvarianFrame], report: Report
+) -> HeldOut:
+    """What the networks of each fold and seed say of its frames, as what ships says it."""
+    pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
+    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
+    for number in range(FOLDS):
+        report(number / FOLDS, "held-out frames")
+        rows = np.flatnonzero(fold == number)
+        networks = [ensemble(out, recipe, [seed], str(number)) for seed in seeds]
+        seen = lower_of(networks[0], pixels[rows], recipe.size)
+        for place, network in enumerate(networks):
+            logits[place, rows] = outputs_above(network, seen)[0]
+    return HeldOut(tuple(frames), fold, logits)
+
+
+def _gates(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    seeds: Sequence[int],
+    held_out: HeldOut,
+    folder: Path,
+    runs: Sequence[str],
+    report: Report,
+) -> None:
+    """The gate of each of ``runs``: of a fold judged on the frames that it has not seen, of all it ships."""
+    frames = held_out.frames
+    pixels = reduced([frame.rgb() for frame in frames])
+    # The frozen part is the same in all networks: what it makes of the pictures is made once.
+    below = ensemble(out, recipe, seeds[:1], runs[0])
+    seen = lower_of(below, pixels, recipe.size)
+    shown = {
+        name: lower_of(below, reduced([one for _, one in named]), recipe.size)
+        for name, named in other_pictures(data, "train").items()
+    }
+    rows: list[tuple[str, str, int, float]] = []
+    for name in runs:
+        report(0.0, f"gate, {name}\n")
+        network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
+        features = outputs_above(network, seen)[1]
+        others = {key: outputs_above(network, lower)[1] for key, lower in shown.items()}
+        outside = held_out.folds == int(name) if name != ALL else np.zeros(len(frames), np.bool_)
+        made = fit_gate(features[~outside], others)
+        if name == ALL:
+            (out / f"{ID}.gate.npz").write_bytes(made.to_bytes())
+            continue
+        distances = made.distance(features[outside])
+        names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
+        rows += [(FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
+    write_gate(rows, folder / GATE)

@@ -1,20 +1,22 @@
-"""Chest X-ray images as one table, whatever layout ``--data`` has (:mod:`ai_training.sets.published`)."""
+"""Chest X-ray images as one table, whatever layout ``--data`` has, and their splits by patient."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from iterstrat.ml_stratifiers import IterativeStratification
 
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
-from ai_training.errors import DataMissing
-from ai_training.sets.files import read_grey
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox
+from ai_training.base import DataMissing
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox, read_grey
 from ai_training.sets.layout import CHEST
 from ai_training.sets.published import read_data
 
@@ -59,34 +61,6 @@ def chest_set(data: Path) -> ChestSet:
         notes=found.notes,
         title=found.title,
     )
-
-
-def chest_images(data: Path) -> tuple[ChestImage, ...]:
-    """All images of ``data`` with all 14 labels, as studies need them.
-
-    Raises DataMissing as :func:`chest_set` does, and when a label is missing.
-    """
-    found = chest_set(data)
-    missing = [label for label in LABELS if label not in found.labels]
-    if missing:
-        raise DataMissing(f"{data} says nothing of {', '.join(missing)}: all 14 labels are needed")
-    return found.images
-
-
-def truth_boxes(data: Path) -> tuple[TruthBox, ...]:
-    """The lesion boxes of ``data``; empty if there are none."""
-    return chest_set(data).boxes
-
-
-def boxes_of(
-    data: Path, images: Sequence[ChestImage]
-) -> tuple[tuple[tuple[int, float, float, float, float], ...], ...]:
-    """The boxes of each of ``images``: label number, left, top, right, bottom as shares of the side."""
-    found: dict[Path, list[tuple[int, float, float, float, float]]] = {}
-    for box in truth_boxes(data):
-        left, top, right, bottom = (edge / box.side for edge in box.corners)
-        found.setdefault(box.path, []).append((LABELS.index(box.label), left, top, right, bottom))
-    return tuple(tuple(found.get(image.path, ())) for image in images)
 
 
 def reduced_images(
@@ -152,3 +126,71 @@ def _chest_image(image: SetImage, labels: Sequence[str], found: ImageSet) -> Che
         view=image.view,
         grown=found.adults,
     )
+
+
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def split_by_patient(
+    patients: Sequence[str], truth: npt.NDArray[np.floating], shares: Mapping[str, float], seed: int
+) -> list[str]:
+    """The split of each of N images: ``patients [N]``, ``truth [N, labels]``, ``shares`` of the patients.
+
+    The same input and seed give the same splits. Raises ValueError if the shares do not sum to 1.
+    """
+    if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6) or min(shares.values()) < 0:
+        raise ValueError(f"the shares of {', '.join(shares)} must sum to 1, not to {sum(shares.values()):g}")
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    united = np.zeros((len(names), truth.shape[1]), bool)
+    np.logical_or.at(united, owner, truth > 0)
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    random = np.random.RandomState(seed)  # what the library takes
+    order = random.permutation(len(names))
+    dealt = IterativeStratification(united[order], np.array(list(wanted.values())), random)
+    of_patient = np.empty(len(names), int)
+    of_patient[order] = dealt
+    splits = list(wanted)
+    return [splits[number] for number in of_patient[owner]]
+
+
+def table(
+    images: Sequence[ChestImage], splits: Sequence[str], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """The contents of each split: patients, images, and the positives of each label."""
+    held = {
+        name: [image for image, split in zip(images, splits, strict=True) if split == name]
+        for name in dict.fromkeys((*SHARES, *splits))
+    }
+    numbers = {label: LABELS.index(label) for label in labels}
+    return {
+        "patients": {name: len({image.patient for image in inside}) for name, inside in held.items()},
+        "images": {name: len(inside) for name, inside in held.items()},
+        **{
+            label: {name: sum(one.labels[number] == 1 for one in inside) for name, inside in held.items()}
+            for label, number in numbers.items()
+        },
+    }
+
+
+def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:
+    """Write the images of ``found`` with their new splits as a manifest that ``--data`` takes.
+
+    Raises FileExistsError if ``path`` exists and ``force`` is not set: figures belong to one split.
+    """
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already: --force replaces it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        header = ("patient_id", "age", "sex", "view", "split", "source", "source_repo")
+        writer.writerow(("file", *found.labels, *header))
+        for image, split in zip(found.images, splits, strict=True):
+            marks = [_mark(image.labels[LABELS.index(label)]) for label in found.labels]
+            age = "" if math.isnan(image.age) else f"{image.age:g}"
+            known = (image.patient, age, image.sex, image.view, split, image.source, image.repository)
+            writer.writerow((os.path.relpath(image.path, path.parent), *marks, *known))
+
+
+def _mark(label: float) -> int:
+    """1 or 0; -1 for what is neither, as CheXpert writes it."""
+    return -1 if math.isnan(label) else int(label)

@@ -1,16 +1,54 @@
-"""The interface of readers, and their common parts: splits by patient, missing images, ages as texts."""
+"""The interface of readers, and their common parts: splits by patient, ages, names, look-alikes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import cv2
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
-from ai_training.errors import DataMissing
-from ai_training.sets.images import ImageSet, SetImage
+from ai_training.base import DataMissing
+from ai_training.sets.images import ImageSet, SetImage, read_grey
+
+OURS = {
+    "Infiltrate": "Infiltration",
+    "Pleural Thickening": "Pleural_Thickening",
+    "Pleural thickening": "Pleural_Thickening",
+    "Pleural Effusion": "Effusion",
+    "Pleural effusion": "Effusion",
+    "Pulmonary fibrosis": "Fibrosis",
+    "Lung Opacity": "Lung_Opacity",
+    "Diffuse Nodule": "Nodule",
+}
+
+
+def ours(name: str) -> str:
+    """The classifier's name for the finding ``name``; ``name`` itself if the classifier does not know it."""
+    return OURS.get(name, name)
+
+
+SIDE, APART = 16, 44
+"""Two pictures are alike when their difference hashes, 16 × 16 bits, are at most so many bits apart."""
+
+
+@cache
+def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    """The group of each picture: similar pictures share a group, also if linked by a third. Raises
+    DataMissing.
+    """
+    if not paths:
+        return ()
+    small = [cv2.resize(read_grey(p), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA) for p in paths]
+    bits = np.stack([(one[:, 1:] > one[:, :-1]).ravel() for one in small]).astype(np.float32) * 2 - 1
+    apart = (SIDE**2 - bits @ bits.T) / 2
+    _, groups = connected_components(apart <= APART, directed=False)
+    return tuple(f"g{group}" for group in groups)
+
 
 CHEST, FETAL, OVARY, BREAST = "chest X-rays", "fetal heads", "ovaries", "breasts"
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -37,16 +75,6 @@ class SetLayout:
     def lies_in(self, folder: Path) -> bool:
         """Whether ``folder`` has this layout."""
         return bool(self.needs) and all(any(folder.glob(pattern)) for pattern in self.needs)
-
-
-class InSplit(Protocol):
-    """A picture with its patient and split."""
-
-    @property
-    def patient(self) -> str: ...
-
-    @property
-    def split(self) -> str: ...
 
 
 def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
@@ -80,7 +108,7 @@ def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
     )
 
 
-def check_splits(where: Path, images: Iterable[InSplit]) -> None:
+def check_splits(where: Path, images: Iterable[Any]) -> None:
     """Raise DataMissing if a patient is in more than one split."""
     splits: dict[str, set[str]] = {}
     for image in images:

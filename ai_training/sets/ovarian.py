@@ -13,12 +13,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.preprocess import reduce
-from ai_training.errors import DataMissing
-from ai_training.sets.files import read_rgb
-from ai_training.sets.images import ImageSet, MaskFiles, SetImage
+from ai_training.base import DataMissing
+from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_rgb
 from ai_training.sets.layout import OVARY
-from ai_training.sets.published import named_set
-from ai_training.sets.ultrasound import OVARIAN
+from ai_training.sets.published import OVARIAN, named_set
 
 SET = "us_ovarian"
 LABELS = OVARIAN

@@ -2,10 +2,15 @@
 and its place.
 """
 
-from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
-from ai_training.ultrasound.overlays.canvas import BurnedObject, MarkClass
-from ai_training.ultrasound.overlays.frame_list import CleanFrame, clean_frames
-from ai_training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
+from ai_training.ultrasound.overlays.burning import BurnIn, CleanFrame, burn_in, clean_frames
+from ai_training.ultrasound.overlays.writing import (
+    FAMILIES,
+    HELD_OUT,
+    TRAIN,
+    BurnedObject,
+    MarkClass,
+    StyleFamily,
+)
 
 __all__ = [
     "FAMILIES",

@@ -1,19 +1,329 @@
-"""Draw marks in the places where scanners and sonographers put them."""
+"""Calipers, arrows, bars, rulers, logos: drawn as stencils of the canvas's size, and placed at random."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.contract import Meaning
-from ai_training.ultrasound.overlays import drawings as draw
-from ai_training.ultrasound.overlays import words
-from ai_training.ultrasound.overlays.canvas import Canvas, Colour, MarkClass, Stamp
-from ai_training.ultrasound.overlays.layouts import label
-from ai_training.ultrasound.overlays.styles import StyleFamily, colour, hand
-from ai_training.ultrasound.overlays.typesetting import write
-from ai_training.ultrasound.overlays.words import Random, one
+from ai_training.ultrasound.overlays import writing
+from ai_training.ultrasound.overlays.writing import (
+    Alpha,
+    Canvas,
+    Colour,
+    MarkClass,
+    Random,
+    Stamp,
+    StyleFamily,
+    colour,
+    hand,
+    label,
+    one,
+    write,
+)
+
+Point = tuple[int, int]
+Points = npt.NDArray[np.float64]
+"""A path: columns and rows, ``[n, 2]``."""
+PLUS = ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
+TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
+
+
+def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
+    """The end of a caliper. ``shape``: a name in :data:`GLYPHS`."""
+    alpha = canvas.blank()
+    GLYPHS[shape](alpha, centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8)
+    return alpha
+
+
+def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
+    """Dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
+    alpha = canvas.blank()
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    places = np.arange(0, along[-1], max(gap, 2.0))
+    line = cv2.LINE_AA if smooth else cv2.LINE_8
+    for place in places:
+        ends = np.clip([place, place + max(0, dot - 1)], 0, along[-1])
+        start, end = (
+            (round(np.interp(end, along, points[:, 0])), round(np.interp(end, along, points[:, 1])))
+            for end in ends
+        )
+        cv2.line(alpha, start, end, 255, 1, line)
+    return alpha
+
+
+def line_points(start: Point, end: Point) -> Points:
+    return np.array([start, end], np.float64)
+
+
+def ellipse_points(centre: Point, axes: tuple[float, float], angle: float) -> Points:
+    turn = np.linspace(0, 2 * np.pi, 90)
+    x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.column_stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos])
+
+
+def free_trace(random: Random, centre: Point, radius: float) -> Points:
+    """A closed hand-drawn outline, as a planimeter leaves."""
+    turn = np.linspace(0, 2 * np.pi, 60)
+    wobble = sum(random.normal(0, 0.12) * np.sin(k * turn + random.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+    reach = radius * (1 + np.asarray(wobble))
+    return np.column_stack([centre[0] + reach * np.cos(turn), centre[1] + 0.8 * reach * np.sin(turn)])
+
+
+def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
+    """An arrow with a line, a block arrow, or a bare head, in any direction."""
+    alpha = canvas.blank()
+    angle = float(random.uniform(0, 2 * np.pi))
+    back = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-back[1], back[0]])
+    point, tail = np.array(tip, float), np.array(tip) + length * back
+    style = int(random.integers(3))
+    if style == 0:
+        cv2.arrowedLine(alpha, _at(tail), _at(point), 255, int(random.integers(1, 3)), cv2.LINE_AA, 0, 0.35)
+        return alpha
+    head = 0.5 * length
+    corners = [point, point + head * back + 0.4 * head * across, point + head * back - 0.4 * head * across]
+    if style == 1:
+        wide, neck = 0.15 * head * across, point + head * back
+        corners[2:2] = [neck + wide, tail + wide, tail - wide, neck - wide]
+    shape = [_whole(np.array(corners))]
+    if random.random() < 0.6:
+        cv2.fillPoly(alpha, shape, 255, cv2.LINE_AA)
+    else:
+        cv2.polylines(alpha, shape, True, 255, 1, cv2.LINE_AA)
+    return alpha
+
+
+def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """The triangle beside the depth scale that marks the focus."""
+    alpha = canvas.blank()
+    column, row = place
+    end = column + (-size if random.random() < 0.5 else size)
+    cv2.fillPoly(alpha, [np.array([place, (end, row - size // 2), (end, row + size // 2)], np.int32)], 255)
+    return alpha
+
+
+def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
+    """The hand-shaped cursor that sonographers leave in a picture."""
+    column, row = place
+    unit = max(1, size // 8)
+    inner = canvas.blank()
+    cv2.rectangle(inner, (column, row + 3 * unit), (column + 5 * unit, row + 7 * unit), 255, -1)
+    for finger, tall in enumerate((3, 0, 1, 1)):
+        left = column + finger * 3 * unit // 2
+        cv2.rectangle(inner, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1)
+    cv2.line(inner, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1)
+    return _rimmed(inner)
+
+
+def mouse_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
+    inner = canvas.blank()
+    shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
+    cv2.fillPoly(inner, [_whole(shape)], 255)
+    return _rimmed(inner)
+
+
+def body_mark_stencil(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[Alpha, Alpha]:
+    """A small outline of a body part, and the bar that shows how the probe was held."""
+    alpha, probe = canvas.blank(), canvas.blank()
+    column, row = place
+    middle = column + size // 2, row + size // 2
+    thick = int(random.integers(1, 3))
+    style = int(random.integers(4))
+    if style == 0:  # two breasts
+        for side in (-1, 1):
+            centre = middle[0] + side * size // 2, middle[1]
+            cv2.circle(alpha, centre, size // 2, 255, thick, cv2.LINE_AA)
+            cv2.circle(alpha, centre, max(1, size // 10), 255, -1, cv2.LINE_AA)
+    elif style == 1:  # torso
+        x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
+        y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
+        points = np.column_stack([column + x * size, row + y * size])
+        cv2.polylines(alpha, [_whole(points)], False, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row + size // 4), (middle[0], row + size), 255, 1)
+    elif style == 2:  # abdomen
+        cv2.ellipse(alpha, middle, (size // 2, int(size * 0.6)), 0, 0, 360, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA)
+        cv2.circle(alpha, (middle[0], row + int(0.65 * size)), 2, 255, -1)
+    else:  # head
+        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 0, 360, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA)
+    angle = float(random.uniform(0, np.pi))
+    reach = 0.3 * size
+    offset = reach * np.array([np.cos(angle), np.sin(angle)])
+    spot = np.array(middle) + random.uniform(-0.25, 0.25, 2) * size
+    cv2.line(probe, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
+    return alpha, probe
+
+
+def ruler_stencil(
+    canvas: Canvas, random: Random, side: str, position: int, step: float, length: int
+) -> Alpha:
+    """Ticks along one side, every ``step`` pixels, each fifth one longer; sometimes on a line."""
+    alpha = canvas.blank()
+    columns, rows = canvas.size
+    end = rows if side in "lr" else columns
+    start = int(random.integers(0, max(1, int(step))))
+    way = -1 if side in "rb" else 1
+    thick = int(random.integers(1, 3))
+
+    def at(along: float, across: float) -> Point:
+        return (round(across), round(along)) if side in "lr" else (round(along), round(across))
+
+    for number, place in enumerate(np.arange(start, end, step).tolist()):
+        reach = length * (2 if number % 5 == 0 else 1) * way
+        cv2.line(alpha, at(place, position), at(place, position + reach), 255, thick)
+    if random.random() < 0.3:
+        cv2.line(alpha, at(start, position), at(end, position), 255, 1)
+    return alpha
+
+
+def bar(canvas: Canvas, corner: Point, size: tuple[int, int], table: list[Colour]) -> list[Stamp]:
+    """A bar of grey levels or colours, the last of ``table`` at the bottom, one stamp per level."""
+    (left, row), (width, height) = corner, size
+    edges = np.linspace(0, height, len(table) + 1).astype(int)
+    stamps = []
+    for (top, bottom), tone in zip(pairwise(edges.tolist()), table, strict=True):
+        if bottom > top:
+            alpha = canvas.blank()
+            cv2.rectangle(alpha, (left, row + top), (left + width, row + bottom - 1), 255, -1)
+            stamps.append(Stamp(alpha, tone))
+    return stamps
+
+
+def probe_icon_stencil(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """The mark at the sector's edge that shows the probe's side: a maker's letter-like sign, a dot, a small
+    probe.
+    """
+    alpha = canvas.blank()
+    column, row = place
+    style = int(random.integers(4))
+    middle, stem, low = (column + size // 2, row + size // 2), column + size // 3, row + 3 * size // 4
+    if style == 0:
+        cv2.circle(alpha, middle, size // 2, 255, int(random.choice([-1, 1, 2])), cv2.LINE_AA)
+    elif style == 1:
+        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA)
+    elif style == 2:
+        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, 1)
+        cv2.line(alpha, (stem, row + size // 4), (stem, low), 255, 2)
+        cv2.line(alpha, (stem, low), (column + 2 * size // 3, low), 255, 2)
+    else:
+        body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
+        cv2.polylines(alpha, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)
+    return alpha
+
+
+def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """A maker's sign, for use beside the maker's name."""
+    alpha = canvas.blank()
+    column, row = place
+    middle = column + size // 2, row + size // 2
+    style = int(random.integers(3))
+    if style == 0:
+        cv2.circle(alpha, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA)
+        for angle in np.linspace(0, np.pi, 4):
+            reach = size * 0.3 * np.array([np.cos(angle), np.sin(angle)])
+            cv2.line(alpha, _at(middle - reach), _at(middle + reach), 255, 1, cv2.LINE_AA)
+    elif style == 1:
+        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, -1)
+        cv2.circle(alpha, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA)
+    else:
+        for ring in range(1, 4):
+            radius = ring * size // 3
+            cv2.ellipse(alpha, (column, row + size), (radius, radius), 0, 270, 360, 255, 2, cv2.LINE_AA)
+    return alpha
+
+
+def roi_outline(canvas: Canvas, random: Random) -> Alpha:
+    """The outline of the colour box: a rectangle, a slanted one, or a piece of the sector."""
+    alpha = canvas.blank()
+    columns, rows = canvas.size
+    centre = int(columns * random.uniform(0.35, 0.65)), int(rows * random.uniform(0.35, 0.6))
+    width, height = int(columns * random.uniform(0.15, 0.35)), int(rows * random.uniform(0.15, 0.3))
+    if random.random() < 0.5:
+        lean = int(random.integers(-width // 3, width // 3 + 1)) if random.random() < 0.5 else 0
+        across = np.array([lean - width, lean + width, width - lean, -width - lean])
+        corners = np.column_stack([across, (-height, -height, height, height)]) + centre
+    else:
+        turn = np.linspace(np.pi * 0.5 - 0.6, np.pi * 0.5 + 0.6, 24)
+        apex = np.array([centre[0], -0.2 * rows])
+        radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
+        arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
+        corners = np.concatenate([arcs[0], arcs[1][::-1]])
+    cv2.polylines(alpha, [_whole(corners)], True, 255, 1, cv2.LINE_AA)
+    return alpha
+
+
+def _at(point: Points) -> Point:
+    return round(float(point[0])), round(float(point[1]))
+
+
+def _whole(points: Points) -> npt.NDArray[np.int32]:
+    """The path on whole pixels, as OpenCV draws it."""
+    return np.rint(points).astype(np.int32)
+
+
+def _rimmed(inner: Alpha) -> list[Stamp]:
+    """White with a dark rim."""
+    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
+    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
+
+
+def _spokes(
+    alpha: Alpha,
+    centre: Point,
+    arm: int,
+    thick: int,
+    line: int,
+    directions: Sequence[tuple[float, float]] = PLUS,
+    begin: float = 0.0,
+) -> None:
+    """Lines away from the centre; ``directions`` across and down, ``begin`` as a share of their length."""
+    for across, down in directions:
+        start, end = (
+            (round(centre[0] + across * r), round(centre[1] + down * r)) for r in (begin * arm, arm)
+        )
+        cv2.line(alpha, start, end, 255, thick, line)
+
+
+def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, arm, thick, line)
+    cv2.circle(alpha, centre, max(2, arm // 2), 255, thick, line)
+
+
+def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    x, y = centre
+    corners = np.array([(x - arm, y), (x, y - arm), (x + arm, y), (x, y + arm)], np.int32)
+    cv2.polylines(alpha, [corners], True, 255, thick, line)
+    cv2.circle(alpha, centre, 0, 255, -1)
+
+
+def _square(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    x, y = centre
+    half = max(2, arm * 2 // 3)
+    cv2.rectangle(alpha, (x - half, y - half), (x + half, y + half), 255, thick, line)
+
+
+GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
+    "plus": _spokes,
+    "times": partial(_spokes, directions=TIMES),
+    "gapped plus": partial(_spokes, begin=0.35),
+    "tee": partial(_spokes, directions=PLUS[:3]),
+    "up tack": partial(_spokes, directions=(*PLUS[:2], PLUS[3])),
+    "star": partial(_spokes, directions=PLUS + TIMES),
+    "ringed plus": _ringed_plus,
+    "diamond": _diamond,
+    "square": _square,
+}
+
 
 Drawer = Callable[[Canvas, Random, StyleFamily], None]
 
@@ -28,11 +338,11 @@ def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
         angle, reach = random.uniform(0, np.pi), random.uniform(0.04, 0.25) * min(canvas.size)
         offset = reach * np.array([np.cos(angle), np.sin(angle)])
         shift = random.uniform(-0.08, 0.08, 2) * min(canvas.size)
-        start, end = (_whole(np.array(middle) + shift + way * offset) for way in (-1, 1))
-        ends = [Stamp(draw.glyph(canvas, shape, point, arm, thick, smooth), ink) for point in (start, end)]
+        start, end = (_pixel(np.array(middle) + shift + way * offset) for way in (-1, 1))
+        ends = [Stamp(glyph(canvas, shape, point, arm, thick, smooth), ink) for point in (start, end)]
         canvas.burn(ends, MarkClass.CALIPER, Meaning.MEASUREMENT)
         if random.random() < 0.75:
-            _trace(canvas, random, draw.line_points(start, end), ink)
+            _trace(canvas, random, line_points(start, end), ink)
         if numbered:
             spot = end[0] + arm + 1, end[1] + int(random.integers(-arm, arm + 1))
             label(canvas, random, family, str(number), spot, Meaning.MEASUREMENT)
@@ -43,17 +353,17 @@ def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     ink, centre = colour(random), _place(canvas, random, 0.3, 0.7)
     reach = float(random.uniform(0.06, 0.3)) * min(canvas.size)
     if random.random() < 0.25:
-        _trace(canvas, random, draw.free_trace(random, centre, reach), ink)
+        _trace(canvas, random, free_trace(random, centre, reach), ink)
         return
     angle = float(random.uniform(0, np.pi))
-    points = draw.ellipse_points(centre, (reach, reach * float(random.uniform(0.4, 0.95))), angle)
+    points = ellipse_points(centre, (reach, reach * float(random.uniform(0.4, 0.95))), angle)
     _trace(canvas, random, points, ink)
     if random.random() < 0.6:
         shape, arm = one(random, family.glyphs), _arm(canvas, random)
         ends = [
-            _whole(points[index]) for index in (0, len(points) // 4, len(points) // 2, 3 * len(points) // 4)
+            _pixel(points[index]) for index in (0, len(points) // 4, len(points) // 2, 3 * len(points) // 4)
         ]
-        stamps = [Stamp(draw.glyph(canvas, shape, end, arm, 1, True), ink) for end in ends]
+        stamps = [Stamp(glyph(canvas, shape, end, arm, 1, True), ink) for end in ends]
         canvas.burn(stamps, MarkClass.CALIPER, Meaning.MEASUREMENT)
 
 
@@ -62,7 +372,7 @@ def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     ink, shape = colour(random), one(random, family.glyphs)
     for _ in range(int(random.integers(1, 6))):
         stamp = Stamp(
-            draw.glyph(canvas, shape, _place(canvas, random, 0.1, 0.9), _arm(canvas, random), 1, True), ink
+            glyph(canvas, shape, _place(canvas, random, 0.1, 0.9), _arm(canvas, random), 1, True), ink
         )
         canvas.burn([stamp], MarkClass.CALIPER, Meaning.MEASUREMENT)
 
@@ -71,13 +381,13 @@ def arrows(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     ink = colour(random)
     for _ in range(int(random.integers(1, 4))):
         length = int(random.uniform(0.03, 0.12) * min(canvas.size)) + 5
-        alpha = draw.arrow(canvas, random, _place(canvas, random, 0.1, 0.9), length)
+        alpha = arrow(canvas, random, _place(canvas, random, 0.1, 0.9), length)
         canvas.burn([Stamp(alpha, ink)], MarkClass.MARKER, Meaning.ORIENTATION)
 
 
 def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     size = int(random.integers(12, 26))
-    drawer = draw.hand_cursor if random.random() < 0.6 else draw.mouse_cursor
+    drawer = hand_cursor if random.random() < 0.6 else mouse_cursor
     for _ in range(1 if random.random() < 0.7 else int(random.integers(2, 9))):
         stamps = drawer(canvas, _place(canvas, random, 0.05, 0.9), size)
         canvas.burn(stamps, MarkClass.MARKER, Meaning.ORIENTATION)
@@ -87,7 +397,7 @@ def body_mark(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     size = int(random.uniform(0.07, 0.15) * min(canvas.size)) + 8
     columns, rows = canvas.size
     place = int(random.choice([size, columns - 2 * size])), int(random.choice([6, rows - int(1.3 * size)]))
-    outline, probe = draw.body_mark(canvas, random, place, size)
+    outline, probe = body_mark_stencil(canvas, random, place, size)
     ink, bar = colour(random), colour(random)
     canvas.burn([Stamp(outline, ink), Stamp(probe, bar)], MarkClass.MARKER, Meaning.ORIENTATION)
 
@@ -96,7 +406,7 @@ def probe_icon(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     """Draw the mark of the probe's side at the top of the picture."""
     size = int(random.uniform(0.02, 0.05) * min(canvas.size)) + 6
     place = int(random.uniform(0.02, 0.9) * canvas.size[0]), int(random.uniform(0.0, 0.12) * canvas.size[1])
-    alpha = draw.probe_icon(canvas, random, place, size)
+    alpha = probe_icon_stencil(canvas, random, place, size)
     canvas.burn([Stamp(alpha, colour(random))], MarkClass.MARKER, Meaning.ORIENTATION)
 
 
@@ -105,12 +415,12 @@ def guide_line(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     columns, rows = canvas.size
     top = int(random.uniform(0.3, 0.7) * columns)
     bottom = top + int(random.uniform(-0.3, 0.3) * columns)
-    _trace(canvas, random, draw.line_points((top, 0), (bottom, rows)), colour(random), MarkClass.MARKER)
+    _trace(canvas, random, line_points((top, 0), (bottom, rows)), colour(random), MarkClass.MARKER)
 
 
 def colour_box(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     ink: Colour = (60, 220, 60) if random.random() < 0.5 else colour(random)
-    canvas.burn([Stamp(draw.roi_outline(canvas, random), ink, 0.9)], MarkClass.MARKER, Meaning.SCALE)
+    canvas.burn([Stamp(roi_outline(canvas, random), ink, 0.9)], MarkClass.MARKER, Meaning.SCALE)
 
 
 def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
@@ -121,7 +431,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     position = {"l": edge, "r": columns - edge, "b": rows - edge}[side]
     step, length = float(random.uniform(8, 60)), int(random.integers(2, 7))
     ink: Colour = (230, 230, 230) if random.random() < 0.6 else colour(random)
-    ticks = draw.ruler(canvas, random, side, position, step, length)
+    ticks = ruler_stencil(canvas, random, side, position, step, length)
     canvas.burn([Stamp(ticks, ink)], MarkClass.SCALE, Meaning.SCALE)
     if side in "lr" and random.random() < 0.4:
         look = hand(random, family, 8.0, korean=False)
@@ -131,7 +441,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
             canvas.burn(stamps, MarkClass.SCALE, Meaning.SCALE, str(5 * number))
     if random.random() < 0.5:
         spot = (position if side in "lr" else edge), int(random.uniform(0.1, 0.9) * rows)
-        alpha = draw.pointer(canvas, random, spot, int(random.integers(4, 10)))
+        alpha = pointer(canvas, random, spot, int(random.integers(4, 10)))
         canvas.burn([Stamp(alpha, ink)], MarkClass.SCALE, Meaning.SCALE)
 
 
@@ -145,19 +455,19 @@ def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     else:
         half = np.linspace(255, 30, 20).astype(int).tolist()
         table = [(255, level, 0) for level in half] + [(0, 255 - level, 255) for level in half]
-    canvas.burn(draw.bar(canvas, corner, (width, height), table), MarkClass.SCALE, Meaning.SCALE)
+    canvas.burn(bar(canvas, corner, (width, height), table), MarkClass.SCALE, Meaning.SCALE)
 
 
 def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     """Draw a maker's name, with or without a sign, in an upper corner or at the bottom."""
     columns, rows = canvas.size
-    name = words.maker(random)
+    name = writing.maker(random)
     size = float(random.uniform(0.025, 0.05)) * min(canvas.size) + 4
     look = hand(random, family, size, korean=False)
     place = int(random.choice([6, int(0.7 * columns)])), int(random.choice([4, rows - int(2 * size) - 4]))
     stamps = []
     if random.random() < 0.6:
-        stamps.append(Stamp(draw.emblem(canvas, random, place, int(size * 1.4)), look.colour))
+        stamps.append(Stamp(emblem(canvas, random, place, int(size * 1.4)), look.colour))
     stamps += write(canvas, name, (place[0] + int(size * 1.7), place[1]), look)
     canvas.burn(stamps, MarkClass.LOGO, Meaning.LOGO, name)
 
@@ -180,10 +490,10 @@ DRAWERS: tuple[tuple[Drawer, float], ...] = (
 
 
 def _trace(
-    canvas: Canvas, random: Random, points: draw.Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
+    canvas: Canvas, random: Random, points: Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
-    alpha = draw.dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
+    alpha = dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
     meaning = Meaning.MEASUREMENT if kind is MarkClass.CALIPER else Meaning.ORIENTATION
     canvas.burn([Stamp(alpha, ink, float(random.choice([1.0, 0.8, 0.5])))], kind, meaning)
 
@@ -198,5 +508,5 @@ def _place(canvas: Canvas, random: Random, low: float, high: float) -> tuple[int
     return int(random.uniform(low, high) * columns), int(random.uniform(low, high) * rows)
 
 
-def _whole(point: draw.Points) -> tuple[int, int]:
+def _pixel(point: Points) -> tuple[int, int]:
     return round(float(point[0])), round(float(point[1]))

@@ -1,0 +1,451 @@
+"""``ai-pipeline train anatomy`` and ``evaluate anatomy``: a network that outlines heart and lungs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.export import Dim
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import Dataset
+
+from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.card import Chain
+from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.networks.efficientnet import NAME
+from ai_training.base import DataMissing, Report, silent
+from ai_training.cards import export, new_card
+from ai_training.engine import Recipe, RecipeRun, Validation, input_of
+from ai_training.metrics import agreement, mean_interval, patient_weights
+from ai_training.networks.backbones import DEFAULT_START, StartWeights
+from ai_training.networks.outlines import (
+    ORGANS,
+    SIDE,
+    AnatomyGraph,
+    OutlineNetwork,
+    less_dice,
+    outline_network,
+)
+from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_grey
+from ai_training.sets.layout import CHEST
+from ai_training.sets.published import MASK, named_set
+
+SET = "cxr_anatomy"
+CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
+MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
+EXCHANGED = {"w053": (2, 1, 0)}
+"""Patient → the bits of heart, right and left lung, where the published mask has them in another order."""
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyImage:
+    """A chest X-ray with a mask of each of :data:`ORGANS`. ``ctr``: its published cardiothoracic ratio, NaN
+    if none is published.
+    """
+
+    name: str
+    picture: Path
+    masks: tuple[MaskFiles, ...]
+    ctr: float
+
+    def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+        """Read the grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises
+        DataMissing.
+        """
+        picture = read_grey(self.picture)
+        return picture, np.stack([mask.read(picture.shape) for mask in self.masks])
+
+
+def anatomy_set(data: Path) -> ImageSet:
+    """The set with masks of heart and lungs that ``data`` names. Raises DataMissing."""
+    return named_set(data, SET, CHEST)
+
+
+def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
+    """The images of ``split`` (train, val, test). Raises DataMissing, also if an organ has no mask."""
+    return tuple(
+        AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
+        for image in anatomy_set(data).images
+        if image.split == split
+    )
+
+
+def _masks(image: SetImage) -> tuple[MaskFiles, ...]:
+    """One of each organ: a file of its own, or a bit of a file for all."""
+    if MASK in image.masks:
+        order = EXCHANGED.get(image.patient, range(len(ORGANS)))
+        return tuple(MaskFiles(image.masks[MASK].paths, bits=1 << organ) for organ in order)
+    if missing := [organ for organ in ORGANS if organ not in image.masks]:
+        raise DataMissing(
+            f"{image.path} has no mask of {', '.join(missing)}: all organs are learned together"
+        )
+    return tuple(image.masks[organ] for organ in ORGANS)
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How far an augmented copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of
+    its greys.
+
+    ``inverted``, ``framed``, ``blurred``, ``shaded``: the share of copies with inverted greys, with black
+    borders as a collimator leaves them, with less sharpness, with a shadow across the picture.
+    """
+
+    rotation: float = 12.0
+    scale: float = 0.3
+    stretch: float = 0.12
+    shift: float = 0.14
+    gamma: float = 0.7
+    contrast: float = 0.3
+    noise: float = 8.0
+    inverted: float = 0.08
+    framed: float = 0.25
+    blurred: float = 0.3
+    shaded: float = 0.4
+
+
+class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of a run: images ``[B, 3, SIDE, SIDE]`` and organs ``[B, 3, SIDE, SIDE]``, 0..1 with soft
+    edges.
+
+    Every batch draws its random numbers from (seed, i) alone.
+    """
+
+    def __init__(self, images: Sequence[AnatomyImage], how: Augment, batch: int, seed: int) -> None:
+        self._pairs = [image.read() for image in images]
+        self._how, self._batch, self._seed = how, batch, seed
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng((self._seed, iteration))
+        rows = random.choice(len(self._pairs), self._batch, replace=len(self._pairs) < self._batch)
+        pairs = [self._pairs[row] for row in rows.tolist()]
+        copies = [augment(picture, organs, self._how, random) for picture, organs in pairs]
+        images = normalise(np.stack([picture for picture, _ in copies]), MEAN, SCALE)
+        return torch.from_numpy(images), torch.from_numpy(np.stack([organs for _, organs in copies]))
+
+
+def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
+    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, without
+    augmentation.
+    """
+    picture, organs = image.read()
+    reduced, affine = reduce(picture, CHAIN)
+    matrix = np.array([[affine.a, 0, affine.c], [0, affine.e, affine.f]])
+    return normalise(enlarge(reduced, SIDE)[None], MEAN, SCALE)[0], _moved(organs, matrix)
+
+
+def augment(
+    picture: Bytes, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
+) -> tuple[Bytes, Floats]:
+    """A randomly moved copy with changed grey levels, and its organs in the same place."""
+    matrix = _motion(picture.shape, how, random)
+    border = float(random.choice([0.0, float(np.median(picture))]))
+    moved = cv2.warpAffine(picture, _centred(matrix), (SIDE, SIDE), borderValue=border)
+    return _exposed(np.asarray(moved, np.uint8), how, random), _moved(organs, matrix)
+
+
+def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Source pixels → input pixels: turned, scaled and shifted about the middle."""
+    rows, columns = shape
+    angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
+    zoom = SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
+    wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))
+    turn = np.array(
+        [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
+    )
+    centre = np.full(2, SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * SIDE
+    offset = centre - turn @ (np.array([columns, rows]) / 2)
+    return np.column_stack([turn, offset])
+
+
+def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Floats:
+    """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
+    layers = [cv2.warpAffine(layer.astype(np.float32), _centred(matrix), (SIDE, SIDE)) for layer in organs]
+    return np.stack(layers)
+
+
+def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``matrix`` between pixel corners as OpenCV wants it: between pixel centres."""
+    centres = matrix.copy()
+    centres[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5
+    return centres
+
+
+def _exposed(picture: Bytes, how: Augment, random: np.random.Generator) -> Bytes:
+    """Other exposure, sharpness, borders and noise; stretched at the end as every input is."""
+    low, high = np.percentile(picture, (1, 99))
+    grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
+    if random.random() < how.framed:
+        top, bottom, left, right = (random.uniform(0, 0.12, 4) * SIDE).astype(int)
+        kept = np.zeros_like(grey)
+        kept[top : SIDE - bottom, left : SIDE - right] = 1
+        grey = grey * kept
+    if random.random() < how.shaded:
+        down, across = np.meshgrid(*(np.linspace(-1, 1, SIDE, dtype=np.float32),) * 2, indexing="ij")
+        slope = random.uniform(-0.35, 0.35, 2).astype(np.float32)
+        grey = grey * (1 + slope[0] * down + slope[1] * across)
+    grey = np.clip(grey, 0, 1) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
+    gain = np.exp(random.uniform(-how.contrast, how.contrast))
+    middle = grey.mean()
+    grey = (grey - middle) * np.float32(gain) + middle + np.float32(random.uniform(-0.1, 0.1))
+    if random.random() < how.blurred:
+        grey = cv2.GaussianBlur(grey, (0, 0), random.uniform(0.4, 2.0))
+    noise = random.normal(0, random.uniform(0, how.noise) / 255, grey.shape).astype(np.float32)
+    grey = np.clip(grey + noise, 0, 1)
+    if random.random() < how.inverted:
+        grey = 1 - grey
+    reduced, _ = reduce(np.asarray(grey * 255, np.uint8), CHAIN)
+    return reduced
+
+
+ID = "chest-anatomy-unet"
+TOLERANCE = 0.03
+"""Largest difference of the ratio between two variants of the picture."""
+
+
+def export_anatomy(network: OutlineNetwork, path: Path) -> None:
+    """Write the network: input ``images [N, 3, SIDE, SIDE]``, output ``organs [N, 3, SIDE, SIDE]`` 0..1."""
+    example = (torch.zeros(2, 3, SIDE, SIDE),)
+    export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, ("organs",), path)
+
+
+def write_card(
+    folder: Path, training: Mapping[str, Any], backbone: str = NAME, start: StartWeights = DEFAULT_START
+) -> Path:
+    """Write the card beside the weights of a network on ``backbone``.
+
+    ``ai-pipeline evaluate anatomy`` adds the test figures.
+    """
+    about = {
+        "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
+        "architecture": "anatomy-unet" if backbone == NAME else f"anatomy-unet on {backbone}",
+        "licence": start.licence_of(backbone, "trunk"),
+        "intended_use": (
+            "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
+            "reader checks. Comparable on PA films only."
+        ),
+        "limits": [
+            "Taught by masks of 157 chests of one set, two thirds of them with a ratio above .5.",
+            "Outlines in a white or collapsed lung are a guess; such images are mostly, not always, refused.",
+            "An effusion or a fat pad beside the heart is taken for heart: see docs/studies/anatomy.md.",
+        ],
+    }
+    tables = {
+        "input": {
+            "size": SIDE,
+            "channels": 3,
+            "mean": MEAN,
+            "scale": SCALE,
+            "photometric": "MONOCHROME2",
+            "chain": asdict(CHAIN),
+        },
+        "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
+        "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
+        "training": {**training, "start": start.described(backbone)},
+    }
+    made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
+    return new_card(folder, ID, made_by, "anatomy", about, tables)
+
+
+GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
+"""From the fine grid of the masks to the network's input: measured there, the ratio is the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnatomyRecipe(Recipe):
+    """The settings of a run. ``dice_weight``: weight of the Dice loss against the cross-entropy."""
+
+    iterations: int = 2000
+    backbone: str = NAME
+    start: StartWeights = DEFAULT_START
+    batch: int = 8
+    augment: Augment = field(default_factory=Augment)
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    dice_weight: float = 1.0
+    ema: float = 0.995
+    validate_every: int = 100
+
+
+def train(
+    data: Path, out: Path, recipe: AnatomyRecipe, *, resume: bool = False, report: Report = silent
+) -> Path:
+    """Train, choose a checkpoint, export; returns the card. ``out`` receives checkpoints, history, weights
+    and card.
+
+    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
+    """
+    run = _AnatomyRun(data, out, recipe)
+    network = cast(OutlineNetwork, run.trained(report, resume=resume))
+    export_anatomy(network, out / f"{ID}.onnx")
+    learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
+    training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
+    return write_card(out, training, recipe.backbone, recipe.start)
+
+
+def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
+    """The loss: cross-entropy of every pixel and organ, plus weighted one minus Dice of each organ of each
+    picture.
+    """
+    apart = less_dice(torch.sigmoid(logits), organs)
+    return binary_cross_entropy_with_logits(logits, organs) + dice_weight * apart.mean()
+
+
+def ratio(masks: npt.NDArray[np.bool_]) -> float:
+    """The cardiothoracic ratio of masks on the fine grid; NaN if an organ is missing."""
+    measured = cardiothoracic(masks, GRID)
+    return measured.ratio if measured else float("nan")
+
+
+class _AnatomyRun(RecipeRun[AnatomyRecipe]):
+    CHOSEN_BY = "choice"
+
+    def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:
+        super().__init__(out, recipe)
+        self.training = anatomy_images(data, "train")
+        self.validation = [_Case.from_image(image) for image in anatomy_images(data, "val")]
+
+    def new_network(self) -> OutlineNetwork:
+        return outline_network(self.recipe.backbone, self.recipe.start, len(ORGANS), SIDE, SIDE)
+
+    def examples(self) -> AnatomyBatches:
+        return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, organs = batch
+        with self.autocast():
+            logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        return loss_of(logits.float(), organs, self.recipe.dice_weight)
+
+    def validate(self) -> Validation:
+        found = scores(cast(OutlineNetwork, self.average).eval(), self.validation)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        # One point of Dice weighs as much as a hundredth of the ratio.
+        choice = float(np.mean([found[name] for name in ORGANS])) - found["ratio error"]
+        return Validation({"choice": choice, **found}, text, self.average.state_dict())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """An image as the network sees it, its organs on the fine grid and its ratio by them."""
+
+    values: npt.NDArray[np.float32]
+    organs: npt.NDArray[np.bool_]
+    ratio: float
+
+    @staticmethod
+    def from_image(image: AnatomyImage) -> _Case:
+        values, organs = plain(image)
+        fine = organ_masks(organs)
+        return _Case(values, fine, ratio(fine))
+
+
+def scores(network: OutlineNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
+    """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured)."""
+    dices, errors = [], []
+    for case in cases:
+        with torch.inference_mode():
+            found = torch.sigmoid(network(input_of(network, case.values[None])))[0].cpu().numpy()
+        masks = organ_masks(found)
+        dices.append(dice(masks, case.organs))
+        errors.append(abs(ratio(masks) - case.ratio))
+    named = dict(zip(ORGANS, np.mean(dices, axis=0).tolist(), strict=True))
+    return {**named, "ratio error": float(np.mean(np.nan_to_num(errors, nan=1.0)))}
+
+
+HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnatomyCase:
+    """One image: Dice of each organ, the reader's ratio and the measured one (NaN if missing), and why it is
+    missing.
+    """
+
+    name: str
+    dice: npt.NDArray[np.float64]
+    truth: float
+    measured: float
+    fault: str
+
+
+def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silent) -> dict[str, Any]:
+    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one image per
+    patient.
+
+    Raises DataMissing.
+    """
+    images = anatomy_images(data, split)
+    if not images:
+        raise DataMissing(f"{data} has no chest with masks in the split {split}")
+    cases = []
+    for number, image in enumerate(images):
+        report(number / len(images), "heart and lungs")
+        cases.append(measure(image, model))
+    return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
+
+
+def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
+    """Measure ``image`` as the node does, and compare the result with the image's masks."""
+    picture, organs = image.read()
+    found = model.outline(picture)
+    truth = cardiothoracic(organs, HERE)
+    return AnatomyCase(
+        image.name,
+        dice(found.masks, on_grid(organs, found)),
+        truth.ratio if truth else float("nan"),
+        found.measured.ratio if found.measured else float("nan"),
+        found.fault,
+    )
+
+
+def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.bool_]:
+    """``organs [3, rows, columns]`` of the source image, resampled to the grid of ``found``."""
+    there = found.from_grid.inverse()
+    matrix = np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]])
+    matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV counts from pixel centres
+    size = found.masks.shape[1:][::-1]
+    return np.stack([cv2.warpAffine(organ.astype(np.float32), matrix, size) >= 0.5 for organ in organs])
+
+
+def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The Dice coefficient of each organ, 0 to 1, for masks ``[3, rows, columns]``."""
+    common = (found & truth).sum((1, 2))
+    return np.asarray(2 * common / np.maximum(found.sum((1, 2)) + truth.sum((1, 2)), 1), np.float64)
+
+
+def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
+    """Dice over all images, agreement of the measured ratios with the readers', and why some images were not
+    measured.
+    """
+    dices = np.array([case.dice for case in cases])
+    measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
+    difference = np.array([case.measured - case.truth for case in measured])
+    faults = [case.fault for case in cases if case.fault]
+    ratio = None
+    if len(measured) > 1:
+        ratio = {"error": _mean(np.abs(difference)), **agreement(difference, 4)}
+    return {
+        "images": len(cases),
+        "dice": {name: _mean(dices[:, organ]) for organ, name in enumerate(ORGANS)},
+        "measured": len(measured),
+        "not_measured": {fault: faults.count(fault) for fault in dict.fromkeys(faults)},
+        "ratio": ratio,
+        "pairs": [[case.truth, case.measured] for case in measured],
+    }
+
+
+def _mean(values: npt.NDArray[np.float64]) -> list[float]:
+    weights = patient_weights([str(number) for number in range(len(values))])
+    return mean_interval(values, weights).as_list()

@@ -1,0 +1,34 @@
+"""What the whole package shares: its errors, and how long calculations report their progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class TrainingError(Exception):
+    """Base of all errors of ``ai_training``."""
+
+
+class DataMissing(TrainingError, OSError):
+    """The folder or manifest does not hold the images that training and evaluation need."""
+
+
+class ExperimentError(TrainingError, ValueError):
+    """An experiment file that cannot be used, or a run that belongs to another experiment or recipe."""
+
+
+Report = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and a line for a person; a milestone's line ends with a line feed."""
+
+
+def silent(_share: float, _what: str) -> None:
+    """Ignore all progress."""
+
+
+def part_of(report: Report, number: int, count: int, name: str) -> Report:
+    """A report function for part ``number`` (from 0) of ``count`` parts, which adds the part's ``name``."""
+
+    def part(share: float, what: str) -> None:
+        report((number + share) / count, f"{name}: {what}")
+
+    return part

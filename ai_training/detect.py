@@ -1,0 +1,828 @@
+"""``ai-pipeline train detect`` and ``evaluate detect``: where a finding lies.
+
+For every label the candidates are the boxes that radiologists drew for it in training images, each also moved
+and stretched a little. A linear model reads the mean of the trunk's middle layers (their principal
+components) inside a candidate and beside it on four sides, adds how usual the candidate is for its label
+(kernel density of place and size), and learns to give a high probability to candidates that overlap the
+truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
+weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.boxes`), one
+convolution of the network. The boxes of a YOLO raise the scores of candidates near them.
+
+In five folds by patient it is compared with two boxes that know no image, the constant box and the centre. A
+label passes if (1) the mean of T(IoU .1/.3/.5) is higher, with the whole 95 % interval of the paired
+difference above 0; (2) pointing is no worse; (3) it touches at least half of the findings (T(IoU .1)), since
+it is not enough to beat a baseline that never hits a nodule. The rule was fixed before the test boxes were
+evaluated. A
+label that does not pass gets no box."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ai_pipeline.chest.boxes import (
+    PARTS,
+    BoxHead,
+    Candidates,
+    mean_over,
+    part_rectangles,
+    raised_near_detections,
+    softmax,
+)
+from ai_pipeline.chest.detector import (
+    CANDIDATES,
+    NETWORK,
+    YOLO,
+    BoxDetector,
+    DetectorInput,
+    detections_by_label,
+)
+from ai_pipeline.chest.explain import overlaps
+from ai_pipeline.errors import CardError, NotThisNetwork
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.registry import SHIPPED
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_training import cards
+from ai_training.base import DataMissing, Report
+from ai_training.cards import changed_card, weights_row
+from ai_training.chest.ship import forget_detector
+from ai_training.metrics import mean_interval, overlap, patient_weights
+from ai_training.networks.backbones import torch_network
+from ai_training.sets.chest import chest_set, split_by_patient
+from ai_training.sets.images import LABELS, ChestImage, TruthBox, corners, read_grey
+from ai_training.sets.published import listed_boxes
+from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
+
+Floats = npt.NDArray[np.float32]
+
+
+CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
+PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
+Corners = tuple[float, float, float, float]
+
+
+SAME = 0.5  # two boxes of one label that overlap so much are one
+
+
+def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
+    """The boxes in ``data``, and the boxes in the lists ``more`` for images of ``data``.
+
+    A box in several lists counts once. Labels that the classifier does not know (fractures, calcifications)
+    and images that are not there are left out. Raises DataMissing if no box is left, or a list cannot be
+    read.
+    """
+    found = chest_set(data)
+    boxes = list(found.boxes)
+    by_name = {image.path.stem: image for image in found.images}
+    for path in more:
+        boxes += _new(boxes, _boxes_on(by_name, path))
+    if not boxes:
+        raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/reference/data-sets.md)")
+    return tuple(boxes)
+
+
+def _boxes_on(images: Mapping[str, ChestImage], path: Path) -> Iterator[TruthBox]:
+    """The boxes of a list on ``images``, which are named by their files without ending."""
+    for file, box in listed_boxes(path):
+        if image := images.get(Path(file).stem):
+            yield TruthBox(
+                file,
+                box.label,
+                *box.corners,
+                split=image.split,
+                path=image.path,
+                side=box.side,
+                patient=image.patient,
+                adult=image.adult,
+            )
+
+
+def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
+    there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
+    for box in known:
+        there.setdefault((box.path, box.label), []).append(corners(box))
+    for box in listed:
+        others = there.setdefault((box.path, box.label), [])
+        if all(overlap(corners(box), other) < SAME for other in others):
+            others.append(corners(box))
+            yield box
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A predicted place of a finding, valid if the image has the finding.
+
+    ``corners`` (left, top, right, bottom) and ``point`` (x, y), the most likely point, are shares of the
+    image's sides. ``score``: how sure the place is, 0 to 1.
+    """
+
+    corners: Corners
+    point: tuple[float, float]
+    score: float
+
+
+def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
+    """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 without a
+    prediction.
+    """
+    rows = np.zeros((len(truth), len(PLACE_NAMES)))
+    for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
+        if place is None:
+            continue
+        found = overlap(wanted, place.corners)
+        reached = [float(found >= cut) for cut in CUTS]
+        x, y = place.point
+        inside = wanted[0] <= x <= wanted[2] and wanted[1] <= y <= wanted[3]
+        rows[row] = (*reached, sum(reached) / len(CUTS), found, float(inside))
+    return rows
+
+
+def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, list[float]]:
+    """The mean of each column with its 95 % interval, by patient.
+
+    If ``figures`` is the difference of two tables, these are paired differences.
+    """
+    weights = patient_weights(patients)
+    columns = enumerate(PLACE_NAMES)
+    return {name: mean_interval(figures[:, column], weights).as_list() for column, name in columns}
+
+
+class Locator(Protocol):
+    """Predicts boxes. ``image``: the image's row in the maps or features that the locator was
+    created with.
+    """
+
+    def place(self, image: int, label: str) -> Place | None:
+        """The likeliest box of ``label``; None for a label that the locator was not fitted to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLocator:
+    """A baseline that uses no image: one place for each label."""
+
+    places: Mapping[str, Place]
+
+    def place(self, image: int, label: str) -> Place | None:  # noqa: ARG002
+        return self.places.get(label)
+
+
+def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
+    """One fixed box per label: the baseline for a detector."""
+    places: dict[str, Place] = {}
+    for label, known in _by_label(boxes).items():
+        expected = overlaps(known).mean(1)
+        best = int(np.argmax(expected))
+        places[label] = _at(known[best], float(expected[best]))
+    return FixedLocator(places)
+
+
+def centre(boxes: Sequence[TruthBox]) -> FixedLocator:
+    """A box of the usual size in the middle of the picture."""
+    places: dict[str, Place] = {}
+    for label, known in _by_label(boxes).items():
+        width, height = np.median(known[:, 2:] - known[:, :2], axis=0)
+        box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2], np.float32)
+        expected = overlaps(np.vstack([box, known]))[0, 1:].mean()
+        places[label] = _at(box, float(expected))
+    return FixedLocator(places)
+
+
+def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:
+    labels = sorted({box.label for box in boxes})
+    return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
+
+
+def _at(box: Floats, score: float) -> Place:
+    left, top, right, bottom = (float(edge) for edge in box)
+    found: Corners = (left, top, right, bottom)
+    return Place(found, ((left + right) / 2, (top + bottom) / 2), score)
+
+
+BATCH = 8
+
+
+def trunk_of(card: Card) -> PlacedClassifier:
+    """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
+    try:
+        network = torch_network(card)
+    except NotThisNetwork as error:
+        raise CardError(str(error)) from error
+    if not isinstance(network, PlacedClassifier):
+        raise CardError(f"{card.name}: boxes are fitted to the layers of a {PlacedClassifier.__name__}")
+    return network
+
+
+def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> Floats:
+    """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
+
+    Raises DataMissing if one cannot be read.
+    """
+    network, wanted = trunk_of(card), card.input
+    assert wanted is not None
+    maps: list[Floats] = []
+    with torch.inference_mode():
+        for start in range(0, len(paths), BATCH):
+            squares = [
+                prepare(read_grey(p), wanted.chain, wanted.size)[0] for p in paths[start : start + BATCH]
+            ]
+            values = normalise(np.stack(squares), wanted.mean[0], wanted.scale[0])
+            _, middle = network.maps(torch.from_numpy(values))
+            maps.append(middle.numpy())
+            report((start + len(squares)) / len(paths), "reading images")
+    return np.concatenate(maps)
+
+
+class BoxNetwork(nn.Module):
+    """Trunk and box head in one: ``images [N, 3, size, size]`` → ``parts [N, labels, 5, h, w]``."""
+
+    def __init__(self, trunk: PlacedClassifier, weights: Floats, bias: Floats) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.labels = weights.shape[0] // len(PARTS)
+        self.layer = nn.Conv2d(weights.shape[1], weights.shape[0], 1, bias=False)
+        self.layer.weight = nn.Parameter(torch.from_numpy(weights.copy())[:, :, None, None])
+        self.bias = nn.Parameter(torch.from_numpy(bias.copy()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.layer(self.trunk.maps(images)[1]) + self.bias
+        count, _, height, width = maps.shape
+        return maps.reshape(count, self.labels, len(PARTS), height, width)
+
+
+LEAST_DENSITY = 1e-4  # so that no candidate is impossible
+PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and of the logarithm of a size
+
+
+@dataclass(frozen=True, slots=True)
+class BoxHeadRecipe:
+    """How the head is fitted; chosen by cross-validation on the train and val boxes (docs/studies)."""
+
+    components: int = 32
+    moved: int = 4  # copies of each box
+    shown: int = 60  # candidates of a training box
+    steps: int = 100
+    rate: float = 0.02
+    decay: float = 0.05  # L2 of the shared weights …
+    own: float = 4.0  # … and so many times more of each label's own
+    sharpness: float = 3.0  # the target is the overlap with the truth to this power
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """A projection of the trunk's maps to the head's input: ``(x - centre) @ weights``, less the mean map
+    ``usual``.
+    """
+
+    centre: Floats  # [C]
+    weights: Floats  # [C, components]
+    usual: Floats  # [components, h, w]
+
+    @staticmethod
+    def from_maps(maps: Floats, components: int) -> Basis:
+        """The principal components of ``maps [N, C, h, w]``, with weak components amplified a little."""
+        count, channels, height, width = maps.shape
+        rows = maps.transpose(0, 2, 3, 1).reshape(-1, channels)
+        centre, spread = rows.mean(0), rows.std(0)
+        standard = (rows - centre) / spread
+        variance, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+        first = np.argsort(-variance)[:components]
+        weights = (vectors[:, first] / variance[first] ** 0.25) / spread[:, None]
+        usual = ((rows - centre) @ weights).reshape(count, height, width, -1).mean(0).transpose(2, 0, 1)
+        return Basis(_single(centre), _single(weights), _single(usual))
+
+    def __call__(self, maps: Floats) -> Floats:
+        """``maps [N, C, h, w]`` as ``[N, components, h, w]``."""
+        moved = (maps.transpose(0, 2, 3, 1) - self.centre) @ self.weights
+        return np.asarray(moved.transpose(0, 3, 1, 2) - self.usual, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedHead:
+    """A locator that scores the candidate boxes of a label and places the best one.
+
+    ``weights [labels, parts, components]``: on the components of ``basis``. ``head``: the candidate boxes.
+    """
+
+    basis: Basis
+    weights: Floats
+    head: BoxHead
+    maps: Floats  # [images, C, h, w]: what ``place`` looks up
+
+    def place(self, image: int, label: str) -> Place | None:
+        return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
+
+    def scores(self, image: int, label: str) -> Floats:
+        """The score of each candidate box of ``label`` in an image: ``[candidates]``."""
+        number = self.head.labels.index(label)
+        spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
+        own = self.head.candidates[label]
+        sums = sum(
+            mean_over(spoken[k][None], rectangles)[:, 0]
+            for k, rectangles in enumerate(part_rectangles(own.boxes))
+        )
+        return np.asarray(own.prior + sums, np.float32)
+
+    def chosen(self, label: str, scores: Floats) -> Place:
+        """The best box of ``label`` if its candidates have these scores."""
+        found = self.head.choose(label, softmax(scores))
+        return Place(found.corners, found.point, found.score)
+
+    def layer(self) -> tuple[Floats, Floats]:
+        """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
+        flat = self.weights.reshape(-1, self.weights.shape[2])
+        weights = flat @ self.basis.weights.T
+        bias = (
+            -np.einsum("kc,chw->khw", flat, self.basis.usual) - (weights @ self.basis.centre)[:, None, None]
+        )
+        return _single(weights), _single(bias)
+
+
+def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
+    """Fit a head to ``boxes``; ``rows``: the index in ``maps [images, C, h, w]`` of each box's image."""
+    random = np.random.default_rng(recipe.seed)
+    basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
+    labels = sorted({box.label for box in boxes})
+    numbers = np.array([labels.index(box.label) for box in boxes])
+    truth = np.array([corners(box) for box in boxes], np.float32)
+    candidates = {label: _candidates(truth[numbers == k], recipe, random) for k, label in enumerate(labels)}
+    read = {row: basis(maps[row][None])[0] for row in set(rows)}
+    inputs, priors, targets = [], [], []
+    for box, number, row in zip(truth, numbers, rows, strict=True):
+        own = candidates[labels[number]]
+        chosen, wanted = _shown(box, own.boxes, recipe, random)
+        inputs.append(
+            np.concatenate([mean_over(read[row], part) for part in part_rectangles(own.boxes[chosen])], 1)
+        )
+        priors.append(own.prior[chosen])
+        targets.append(wanted)
+    weights, trust = _learn(np.stack(inputs), np.stack(priors), np.stack(targets), numbers, recipe)
+    trusted = {name: Candidates(one.boxes, _single(trust * one.prior)) for name, one in candidates.items()}
+    shape = (len(labels), len(PARTS), recipe.components)
+    return FittedHead(basis, weights.reshape(shape), BoxHead(trusted), maps)
+
+
+def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    made = [boxes]
+    for _ in range(recipe.moved):
+        middle = centres + random.normal(0, 0.15, centres.shape) * sizes
+        half = sizes * np.exp(random.normal(0, 0.2, sizes.shape)) / 2
+        made.append(np.clip(np.concatenate([middle - half, middle + half], 1), 0, 1))
+    every = np.concatenate(made).astype(np.float32)
+    every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
+    return Candidates(every, _single(_log_density(every, boxes)))
+
+
+def _log_density(boxes: Floats, known: Floats) -> npt.NDArray[np.float64]:
+    def described(some: Floats) -> Floats:
+        sizes = some[:, 2:] - some[:, :2]
+        return np.concatenate(
+            [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
+        )
+
+    distance = ((described(boxes)[:, None] - described(known)[None]) ** 2).sum(2)
+    density: npt.NDArray[np.float64] = np.exp(-distance / 2).mean(1)
+    return np.log(density + LEAST_DENSITY)
+
+
+def _shown(
+    truth: Floats, boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
+    low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
+    common = np.prod(np.maximum(high - low, 0.0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    overlap = common / (areas + np.prod(truth[2:] - truth[:2]) - common)
+    nearest = np.argsort(-overlap)[: recipe.shown // 4]
+    chosen = np.concatenate([nearest, random.choice(len(boxes), recipe.shown - len(nearest))])
+    wanted = overlap[chosen] ** recipe.sharpness + 1e-6
+    return chosen, _single(wanted / wanted.sum())
+
+
+def _learn(
+    inputs: Floats, priors: Floats, targets: Floats, labels: npt.NDArray[np.int64], recipe: BoxHeadRecipe
+) -> tuple[Floats, float]:
+    spread = inputs.std((0, 1))
+    x = torch.from_numpy(inputs / spread)
+    prior, wanted, which = torch.from_numpy(priors), torch.from_numpy(targets), torch.from_numpy(labels)
+    shared = torch.zeros(x.shape[2], requires_grad=True)
+    own = torch.zeros(int(labels.max()) + 1, x.shape[2], requires_grad=True)
+    trust = torch.full((1,), 0.7, requires_grad=True)
+    optimiser = torch.optim.Adam([shared, own, trust], lr=recipe.rate)
+    for _ in range(recipe.steps):
+        scores = torch.einsum("nmf,nf->nm", x, shared + own[which]) + trust * prior
+        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
+        loss = loss + recipe.decay * (shared.square().sum() + recipe.own * own.square().sum())
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return ((shared + own).detach().numpy() / spread), float(trust.detach())
+
+
+def _single(values: npt.ArrayLike) -> Floats:
+    return np.asarray(values, np.float32)
+
+
+FOLDS = 5
+SEED = 1
+
+
+def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> npt.NDArray[np.int64]:
+    """The fold of each box, 0 to ``count`` - 1: no patient is in two folds, and every label is
+    spread evenly.
+    """
+    truth = np.zeros((len(boxes), len(LABELS)), np.float32)
+    truth[np.arange(len(boxes)), [LABELS.index(box.label) for box in boxes]] = 1.0
+    names = {str(fold): 1.0 / count for fold in range(count)}
+    dealt = split_by_patient([box.patient for box in boxes], truth, names, seed)
+    return np.array([int(name) for name in dealt], np.int64)
+
+
+TRUST = 3.0
+"""What a YOLO's box adds to the score of a candidate that it covers: the best of .5 to 6 in five folds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class YoloLocator:
+    """A YOLO in ONNX as a locator; images are indices into ``paths``. It needs no torch and no non-maximum
+    suppression.
+    """
+
+    engine: OnnxRuntime
+    labels: tuple[str, ...]
+    card: Card
+    size: int
+    paths: Sequence[Path]
+    _seen: dict[int, dict[str, Floats]] = field(default_factory=dict, init=False, repr=False)
+
+    def boxes(self, image: int, label: str) -> Floats:
+        """The detections of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
+        if image not in self._seen:
+            self._seen[image] = self._look(self.paths[image])
+        return self._seen[image].get(label, np.zeros((0, 5), np.float32))
+
+    def place(self, image: int, label: str) -> Place | None:
+        """The box of ``label`` with the highest score; None if there is none."""
+        mine = self.boxes(image, label)
+        if not len(mine):
+            return None
+        left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
+        return Place((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
+
+    def _look(self, path: Path) -> dict[str, Floats]:
+        wanted = self.card.input
+        assert wanted is not None
+        picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
+        values = normalise(picture[None], wanted.mean[0], wanted.scale[0])
+        return detections_by_label(self.engine(values)["boxes"][0], self.labels, self.size)
+
+
+def trained(
+    boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
+) -> YoloLocator:
+    """The YOLO trained on ``boxes`` in ``folder``; it is trained now if there is none yet.
+
+    Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
+    """
+    path, note, wanted = folder / FILE, folder / "made_of.json", _made_of(boxes, card, recipe)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(wanted)
+        train_yolo(boxes, card, folder, recipe)
+    elif not note.exists() or note.read_text() != wanted:
+        raise FileExistsError(
+            f"{folder} holds a YOLO of other boxes or settings: remove it or name another --out"
+        )
+    return YoloLocator(
+        OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
+    )
+
+
+def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: YoloRecipe) -> str:
+    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
+    boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    return json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fused:
+    """A locator that adds a YOLO's boxes to the scores of the fitted head, with the weight :data:`TRUST`."""
+
+    head: FittedHead
+    drawn: YoloLocator
+
+    def place(self, image: int, label: str) -> Place | None:
+        if label not in self.head.head.candidates:
+            return None
+        boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
+        return self.head.chosen(
+            label, raised_near_detections(self.head.scores(image, label), boxes, drawn, TRUST)
+        )
+
+
+LEAST_TOUCHED = 0.5  # T(IoU .1) from which a label passes
+FEWEST = 15  # boxes of a label from which its test figures are reported separately
+MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledBoxes:
+    """Labelled boxes with the classifier's features of their images. ``rows``: the index of
+    each box's image.
+    """
+
+    boxes: tuple[TruthBox, ...]
+    rows: tuple[int, ...]
+    paths: tuple[Path, ...]
+    maps: Floats
+
+    @staticmethod
+    def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
+        paths = sorted({box.path for box in boxes})
+        rows = tuple(paths.index(box.path) for box in boxes)
+        return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each box, in the order of ``boxes``."""
+        return [box.patient for box in self.boxes]
+
+    def of_boxes(self, found: Mapping[tuple[int, str], Place]) -> tuple[Place | None, ...]:
+        """The prediction of one locator for each box, found by the box's image and label."""
+        return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
+
+
+Predictions = Mapping[str, Mapping[tuple[int, str], Place]]
+"""By locator, then by image and label: where the finding is."""
+
+
+def cross_validated(
+    case: LabelledBoxes, card: Card, yolos: tuple[Path, YoloRecipe] | None, report: Report
+) -> Predictions:
+    """Predictions for every box and image by locators that were fitted without the box's patient.
+
+    ``yolos``: the folder of the folds' YOLOs, and how a missing one is trained; None: heads alone.
+    """
+    fold = folds(case.boxes)
+    image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
+    labels = sorted({box.label for box in case.boxes})
+    found: dict[str, dict[tuple[int, str], Place]] = {}
+    for number in range(FOLDS):
+        report(number / FOLDS, "fitting the folds")
+        known = [index for index in range(len(case.boxes)) if fold[index] != number]
+        boxes, rows = [case.boxes[index] for index in known], [case.rows[index] for index in known]
+        head = fit(boxes, rows, case.maps, BoxHeadRecipe())
+        arms: dict[str, Locator] = {"fusion": head, "constant": constant(boxes), "centre": centre(boxes)}
+        if yolos:
+            drawn = trained(boxes, card, yolos[0] / f"fold-{number + 1}", yolos[1], case.paths)
+            arms = {**arms, "fusion": Fused(head, drawn), "head": head}
+        images = [image for image, its in image_fold.items() if its == number]
+        for arm, places in predicted(arms, images, labels).items():
+            found.setdefault(arm, {}).update(places)
+    return found
+
+
+def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequence[str]) -> Predictions:
+    """The prediction of each locator for every label in every image."""
+    pairs = [(image, label) for image in images for label in labels]
+    return {
+        arm: {pair: place for pair in pairs if (place := locator.place(*pair)) is not None}
+        for arm, locator in arms.items()
+    }
+
+
+def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -> dict[str, Any]:
+    """All figures in printable form; with ``decide``, each label says whether it passes."""
+    truth = [corners(box) for box in case.boxes]
+    rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
+    labels = sorted({box.label for box in case.boxes})
+    patients = np.array(case.patients)
+
+    def part(chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        mine = {arm: table[chosen] for arm, table in rows.items()}
+        return {"boxes": int(chosen.sum()), **compared(mine, patients[chosen].tolist())}
+
+    per_label = []
+    for label in labels:
+        chosen = np.array([box.label == label for box in case.boxes])
+        if not decide and chosen.sum() < FEWEST:
+            continue
+        entry: dict[str, Any] = {"label": label, **part(chosen)}
+        if decide:
+            entry |= passes(entry)
+        per_label.append(entry)
+    result: dict[str, Any] = {
+        "boxes": len(case.boxes),
+        "images": len(case.paths),
+        "patients": len(set(case.patients)),
+        "children": sum(not box.adult for box in case.boxes),
+        **compared(rows, case.patients),
+        "labels": per_label,
+    }
+    unseen = np.array([box.split == "val" for box in case.boxes])
+    if decide and unseen.any() and not unseen.all():
+        result["images that the classifier was not trained on"] = part(unseen)
+    return result
+
+
+def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a label's boxes may be shown; if not, why."""
+    for prior in ("constant", "centre"):
+        difference = entry["differences"][f"fusion - {prior}"]
+        name = PLACE_NAMES[MEAN_T]
+        if not difference[name][1] > 0:
+            low, high = difference[name][1:]
+            return {"passes": False, "why": f"not surely above the {prior} box: {low:+.3f} to {high:+.3f}"}
+        if difference[PLACE_NAMES[POINTING]][0] < 0:
+            return {"passes": False, "why": f"points worse than the {prior} box"}
+    touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
+    if touched < LEAST_TOUCHED:
+        return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
+    return {"passes": True, "why": ""}
+
+
+def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
+    """The means of each locator's table ``[boxes, 6]``, and the paired differences of the first to the
+    others.
+    """
+    first, *others = rows
+    return {
+        "arms": {arm: means(table, patients) for arm, table in rows.items()},
+        "differences": {f"{first} - {arm}": means(rows[first] - rows[arm], patients) for arm in others},
+    }
+
+
+SIDE, ACROSS, DOWN = 200, 4, 2  # pixels of a tile, tiles of a sheet
+TRUTH, OURS, PRIOR = (90, 220, 90), (60, 170, 255), (170, 170, 170)  # BGR: green, orange, grey
+HIT, MISS = 0.5, 0.1
+
+
+def evaluate(
+    data: Path,
+    split: str,
+    card: Card,
+    more: Sequence[Path],
+    yolos: tuple[Path, YoloRecipe] | None,
+    report: Report,
+) -> dict[str, Any]:
+    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` uses the shipped
+    networks.
+
+    ``yolos``: the folder with the YOLO of each fold, and the recipe by which a missing one is trained; None
+    evaluates the head alone. Raises DataMissing or CardError.
+    """
+    boxes = detection_boxes(data, more)
+    known = [box for box in boxes if box.split != "test"]
+    asked = [box for box in boxes if box.split == "test"] if split == "test" else known
+    if not asked:
+        raise DataMissing(f"{data} has no boxes in the split {split}")
+    case = LabelledBoxes.from_boxes(asked, card, report)
+    if split == "test":
+        labels = sorted({box.label for box in asked})
+        predictions = predicted(_shipped_locators(case, known, card), range(len(case.paths)), labels)
+    else:
+        predictions = cross_validated(case, card, yolos, report)
+    return {"model": card.name, "split": split, **figures_of(case, predictions, decide=split == "cv")}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shipped:
+    """The detector of a card as a locator."""
+
+    detector: BoxDetector
+    images: Sequence[DetectorInput]
+
+    def place(self, image: int, label: str) -> Place | None:
+        prepared = self.images[image]
+        found = self.detector.find(prepared, label)
+        region = self.detector.in_source(found, prepared) if found else None
+        if found is None or region is None:
+            return None
+        (left, top), (right, bottom) = region.points
+        corners = (
+            left / prepared.columns,
+            top / prepared.rows,
+            right / prepared.columns,
+            bottom / prepared.rows,
+        )
+        return Place(corners, found.point, found.score)
+
+
+def _without_yolo(prepared: DetectorInput) -> DetectorInput:
+    return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
+
+
+def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    detector = BoxDetector.from_card(card)
+    if detector is None:
+        raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
+    prepared = [detector.prepare(read_grey(path)) for path in case.paths]
+    arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
+    if card.plays(YOLO):
+        arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared])
+    return arms | {
+        "constant": constant(known),
+        "centre": centre(known),
+    }
+
+
+def train_detector(
+    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: YoloRecipe | None, report: Report
+) -> Path:
+    """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
+
+    ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights.
+    ``yolo``: how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None for
+    the head alone. Raises DataMissing or CardError.
+    """
+    boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
+    case = LabelledBoxes.from_boxes(boxes, card, report)
+    yolos = None if yolo is None else (out / "yolo", yolo)
+    figures = figures_of(case, cross_validated(case, card, yolos, report), decide=True)
+    trust = TRUST if yolos else 0.0
+    fitted = fit(case.boxes, case.rows, case.maps, BoxHeadRecipe())
+    out.mkdir(parents=True, exist_ok=True)
+    files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
+    export(trunk_of(card), fitted, card, files[NETWORK])
+    files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
+    if yolo is not None:
+        trained(case.boxes, card, out / "yolo" / "all", yolo, ())
+        files[YOLO] = out / f"{card.id}.yolo.onnx"
+        shutil.copyfile(out / "yolo" / "all" / FILE, files[YOLO])
+    for weights in card.weights:
+        if weights.role not in {NETWORK, CANDIDATES, YOLO}:
+            shutil.copyfile(weights.path, out / weights.path.name)
+    return _write_card(card, out, files, {**_summary(figures), "trust": trust})
+
+
+def export(trunk: PlacedClassifier, fitted: FittedHead, card: Card, path: Path) -> None:
+    """Write trunk and head as ONNX: ``images [N, channels, size, size]`` → ``parts``."""
+    assert card.input is not None
+    weights, bias = fitted.layer()
+    example = torch.zeros(2, card.input.channels, card.input.size, card.input.size)
+    network = BoxNetwork(trunk, weights, bias).eval()
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    cards.export(network, (example,), shapes, ["parts"], path, f"{card.id}-detector")
+
+
+def _write_card(card: Card, out: Path, files: Mapping[str, Path], summary: dict[str, Any]) -> Path:
+    path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
+    passed = {row["label"] for row in summary["labels"] if row["passes"]}
+    with changed_card(card.path, path) as made:
+        forget_detector(made)
+        for role, file in files.items():
+            made["weights"].append(weights_row(role, file))
+        for row in made["labels"]:
+            row["detector"] = row["name"] in passed
+        made["detection"] = summary
+    return path
+
+
+def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
+    """Put the pooled figures of ``ai-pipeline evaluate detect --split test`` into the card."""
+    with changed_card(card.path) as made:
+        made["detection"]["test"] = _pooled(figures)
+
+
+def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "boxes": figures["boxes"],
+        "patients": figures["patients"],
+        **{arm: dict(values) for arm, values in figures["arms"].items()},
+        "difference": dict(figures["differences"]["fusion - constant"]),
+    }
+
+
+def _summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+    return {
+        "split": "five folds by patient of the train and val boxes",
+        **_pooled(figures),
+        "labels": [
+            {
+                "label": row["label"],
+                "boxes": row["boxes"],
+                "mean_T": row["arms"]["fusion"]["mean T"],
+                "constant": row["arms"]["constant"]["mean T"],
+                "difference": row["differences"]["fusion - constant"]["mean T"],
+                "passes": row["passes"],
+                "why": row["why"],
+            }
+            for row in figures["labels"]
+        ],
+    }

@@ -1,0 +1,467 @@
+"""The training engine: one loop on Lightning Fabric for all networks, resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+
+from ai_training.base import ExperimentError, Report, silent
+
+FABRIC_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision of each run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The user's choices for a run that no recipe holds.
+
+    ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
+    of the recipe. A checkpoint is written every ``save_minutes``. ``patience``: validations without a better
+    one after which a run stops; 0: it runs to its end. ``log``: where figures go besides ``history.json``.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    save_minutes: float = 10.0
+    patience: int = 0
+    log: Literal["none", "tensorboard"] = "none"
+
+    def fabric(self, precision: str = "fp32") -> Fabric:
+        """Device and precision as a Fabric object. ``precision``: the one that ``auto`` means. Raises
+        ExperimentError.
+        """
+        device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
+        if wanted == "fp16" and device == "cpu":
+            raise ExperimentError("fp16 needs a GPU: on the CPU take bf16 or fp32")
+        return Fabric(accelerator=device, devices=1, precision=FABRIC_NAMES[wanted])  # type: ignore[arg-type]
+
+    def chosen_device(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError if the chosen device is not there."""
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if self.device == "auto":
+            return "cuda" if there["cuda"] else "cpu"
+        if not there[self.device]:
+            raise ExperimentError(f"--device {self.device}: torch finds no such device on this machine")
+        return self.device
+
+
+_chosen: ContextVar[RunOptions] = ContextVar("run options", default=RunOptions())  # noqa: B039 - frozen
+
+
+@contextmanager
+def carried_out(options: RunOptions) -> Iterator[None]:
+    """A context in which all runs that start are carried out with ``options``."""
+    token = _chosen.set(options)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def run_options() -> RunOptions:
+    """The user's options, or the defaults."""
+    return _chosen.get()
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random numbers of Python, NumPy and torch, on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def input_of(network: nn.Module, values: npt.NDArray[np.float32]) -> Tensor:
+    """``values`` on the device of ``network``."""
+    return torch.from_numpy(values).to(next(network.parameters()).device)
+
+
+def save_whole(state: Mapping[str, Any], path: Path) -> None:
+    """Write ``path`` in one step: a run that is killed meanwhile leaves the previous file."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the global random numbers of Python, NumPy and torch, as a checkpoint holds it."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore the random numbers of :func:`random_state`; states of a device that is missing here are
+    dropped.
+    """
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
+History = list[dict[str, float]]
+"""One entry for each validation: ``iteration``, mean ``loss`` since the one before, figures."""
+STEP, LOSS = "iteration", "loss"
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write ``history.json`` and ``history.png``, each complete or unchanged."""
+    partial = folder / "history.partial"
+    partial.write_text(json.dumps(history, indent=1))
+    partial.replace(folder / "history.json")
+    _plot(partial, history)
+    partial.replace(folder / "history.png")
+
+
+def _plot(path: Path, history: History) -> None:
+    names = sorted({name for entry in history for name in entry} - {STEP})
+    figure = Figure(figsize=(6, 1.8 * max(1, len(names))), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(max(1, len(names)), sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=False):
+        found = [(entry[STEP], entry[name]) for entry in history if name in entry]
+        axes.plot(*zip(*found, strict=True), marker="o", markersize=3)
+        axes.set_ylabel(name)
+    panels[-1].set_xlabel(STEP)
+    figure.savefig(path, format="png", dpi=80)
+
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long and how a run trains. ``warm_up``: share of the iterations with a rising learning rate.
+
+    ``iterations``: steps of the optimiser; ``validate_every`` of them (0: never); ``ema``: weight of the past
+    in the moving average, 0 to 1; ``clip``: largest norm of the gradients (0: any); ``weight_decay``,
+    ``betas`` of AdamW.
+    """
+
+    iterations: int
+    learning_rate: float
+    warm_up: float
+    validate_every: int
+    ema: float
+    clip: float = 2.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Plan):
+    """The settings of a run whose network is not chosen by a file. Each network adds its own settings.
+
+    ``half``: convolutions in bfloat16, unless the user chooses a precision; ``threads`` of the network;
+    ``workers``: processes that draw batches.
+    """
+
+    seed: int = 1
+    warm_up: float = 0.1
+    half: bool = False
+    threads: int = 2
+    workers: int = 1
+
+    def described(self) -> dict[str, Any]:
+        """The recipe in the form of a card's table."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        found.pop("start", None)  # may be a path of this machine; cards have its origin beside the recipe
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """The result of one validation: figures for the history, a line for a person, the weights to ship.
+
+    ``arrays``: arrays that ``validation.npz`` stores for the best validation.
+    """
+
+    figures: Mapping[str, float]
+    text: str
+    weights: Mapping[str, Tensor]
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class TrainingRun:
+    """The state of one run: network, its moving average, optimiser, schedule, steps done, history.
+
+    A subclass defines its batches (:meth:`examples`), the loss of a batch and how to validate, and names
+    further contents of a checkpoint in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
+    ``history.png``, ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and
+    ``validation.npz``, if there are arrays; without ``out`` nothing is written and nothing can be resumed.
+
+    A run on the CPU that is killed and resumed ends with the same weights, to the bit, as one that was not: a
+    checkpoint holds all of the state, including the global random numbers, and batch i depends on i alone.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
+    CHOSEN_BY: ClassVar[str]
+    KIND: ClassVar[str] = "recipe"
+    MEMORY: ClassVar[torch.memory_format] = torch.channels_last
+    workers: int = 0
+
+    def __init__(
+        self, out: Path | None, recipe: str, plan: Plan, network: nn.Module, precision: str = "fp32"
+    ) -> None:
+        """``recipe``: all that shapes the run, as text; a checkpoint of another one is refused.
+
+        ``precision``: ``fp32`` or ``bf16``, unless the user chooses another. Raises ExperimentError where the
+        device that the user chose is not there.
+        """
+        self.options = run_options()
+        self.fabric = self.options.fabric(precision)
+        self.device = self.fabric.device
+        self.out, self.recipe_text, self.plan = out, recipe, plan
+        self.network = network.to(self.device, memory_format=self.MEMORY)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimiser = self.new_optimiser(trained)
+        self.schedule = self.new_schedule(self.optimiser)
+        self.done = 0
+        self.history: History = []
+        self.losses: list[float] = []  # since the last validation
+
+    def new_optimiser(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """An AdamW optimiser with the plan's learning rate, betas and weight decay."""
+        plan = self.plan
+        return AdamW(parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay)
+
+    def new_schedule(self, optimiser: Optimizer) -> LRScheduler:
+        """A one-cycle schedule over the whole run."""
+        plan = self.plan
+        rising = 0.0 if plan.warm_up * plan.iterations <= 1 else plan.warm_up  # torch divides by the rest
+        return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=rising)
+
+    def examples(self) -> Dataset[Any]:
+        """A data set whose item i is batch i of the run, drawn from the seed and i alone."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of one batch, in training mode; ``batch`` is on the run's device."""
+        raise NotImplementedError
+
+    def validate(self) -> Validation:
+        """Measure the moving average on the validation split."""
+        raise NotImplementedError
+
+    def batches(self, numbers: range) -> Iterable[Any]:
+        """The batches with these numbers, drawn by :attr:`workers` processes (0: by this process)."""
+        own = torch.Generator()  # else a resumed loader would take a number from the global ones
+        return DataLoader(
+            self.examples(), batch_size=None, sampler=numbers, num_workers=self.workers, generator=own
+        )
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context with the run's precision, for forward passes."""
+        return self.fabric.autocast()
+
+    def train(self, report: Report = silent, until: int | None = None) -> None:
+        """Train up to step ``until`` (default: the end); validates and saves on the way."""
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+        last = min(until or self.plan.iterations, self.plan.iterations)
+        if self.done >= last or self.stopped:
+            return
+        logs, saved = self._tensorboard(), time.monotonic()
+        batches = iter(self.batches(range(self.done, last)))
+        while self.done < last and not self.stopped:
+            self.network.train()
+            self.losses.append(self.step(batches))
+            self.done += 1
+            report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
+            if self.validation_due():
+                self._validate(report)
+                for name, value in self.history[-1].items() if logs else ():
+                    logs.add_scalar(name.replace(" ", "_"), value, self.done)
+            elif time.monotonic() - saved <= 60 * self.options.save_minutes:
+                continue
+            self.save()
+            saved = time.monotonic()
+        if logs:
+            logs.close()
+
+    def _tensorboard(self) -> Any:
+        """A writer into the folder ``tensorboard`` of the run, if the user wants one."""
+        if self.out is None or self.options.log == "none":
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.out / "tensorboard"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return self.out is not None and (self.out / CHECKPOINT).is_file()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last ``patience`` validations brought no better figure; False without a patience."""
+        if not (self.options.patience and self.history):
+            return False
+        first = int(np.argmax([self._value(entry) for entry in self.history]))
+        return len(self.history) - 1 - first >= self.options.patience
+
+    def validation_due(self) -> bool:
+        """Whether the run validates after the step that was just done."""
+        each = self.plan.validate_every
+        return bool(each) and (self.done % each == 0 or self.done == self.plan.iterations)
+
+    def step(self, batches: Iterator[Any]) -> float:
+        """Do one step of the optimiser; returns its loss."""
+        self.optimiser.zero_grad()
+        loss = self.loss(self.fabric.to_device(next(batches)))
+        self.fabric.backward(loss)
+        self.apply(self.optimiser, self.plan.clip)
+        self.schedule.step()
+        move_average(self.average, self.network, self.done, self.plan.ema)
+        return float(loss.detach())
+
+    def descend(self, optimiser: Optimizer, loss: Tensor) -> None:
+        """Do one step of ``optimiser`` to reduce ``loss`` alone."""
+        optimiser.zero_grad()
+        self.fabric.backward(loss)
+        self.apply(optimiser)
+
+    def apply(self, optimiser: Optimizer, clip: float = 0.0) -> None:
+        """Step with the present gradients, their norm limited to ``clip``; 0: no limit."""
+        if clip:  # float16 may overflow in its first steps: the scaler leaves these out
+            self.fabric.clip_gradients(self.network, optimiser, max_norm=clip, error_if_nonfinite=False)
+        self.fabric.strategy.optimizer_step(optimiser)
+
+    def finish(self, report: Report = silent, *, resume: bool = False) -> Mapping[str, Tensor]:
+        """Train to the end, with ``resume`` from the checkpoint; returns the best weights, on the CPU."""
+        assert self.out is not None
+        if resume:
+            self.load()
+        self.train(report)
+        best: Mapping[str, Tensor] = torch.load(self.out / BEST, weights_only=True, map_location="cpu")
+        return best
+
+    def load(self) -> None:
+        """Continue from the checkpoint. Raises ExperimentError if it belongs to another recipe, OSError
+        without one.
+        """
+        assert self.out is not None
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
+        if state.get(self.KIND) != self.recipe_text:
+            raise ExperimentError(f"{CHECKPOINT} was made by another {self.KIND}: train into a new folder")
+        if state.get("carried out") != self.fabric.strategy.precision.precision:
+            raise ExperimentError(
+                f"{CHECKPOINT} was made with another precision or by an older version: take a new folder"
+            )
+        for name in self.PARTS:
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, self.fabric.to_device(state[name]))
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        for name in ("done", "history", "losses"):
+            setattr(self, name, state[name])
+        set_random_state(state["random"])
+
+    def save(self) -> None:
+        """Write the checkpoint and the history, each in one step."""
+        if not self.out:
+            return
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        state = {
+            name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()
+        }
+        state |= {name: getattr(self, name) for name in ("done", "history", "losses")}
+        state |= {
+            self.KIND: self.recipe_text,
+            "carried out": self.fabric.strategy.precision.precision,
+            "random": random_state(),
+        }
+        save_whole(state | {"scaler": self.fabric.strategy.precision.state_dict()}, self.out / CHECKPOINT)
+        write_history(self.out, self.history)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The history's entry with the highest :data:`CHOSEN_BY`; of equal entries the last."""
+        return max(reversed(self.history), key=self._value)
+
+    def _value(self, entry: Mapping[str, float]) -> float:
+        value = entry[self.CHOSEN_BY]
+        return -np.inf if np.isnan(value) else value  # NaN: too few images to measure
+
+    def _validate(self, report: Report) -> None:
+        found = self.validate()
+        loss = float(np.mean(self.losses))
+        self.losses.clear()
+        self.history.append({STEP: self.done, LOSS: loss, **found.figures})
+        text = f"iteration {self.done}, loss {loss:.4f}, {found.text}\n"
+        report(self.done / self.plan.iterations, text)
+        if self.out and self.best is self.history[-1]:
+            save_whole(found.weights, self.out / BEST)
+            if found.arrays:
+                np.savez(self.out / "validation.npz", allow_pickle=False, **found.arrays)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+class RecipeRun(TrainingRun, Generic[R]):
+    """A run that a recipe alone defines. A subclass defines the network and the batches."""
+
+    def __init__(self, out: Path, recipe: R) -> None:
+        torch.set_num_threads(recipe.threads)
+        seed_all(recipe.seed)
+        self.recipe, self.workers = recipe, recipe.workers
+        precision = "bf16" if recipe.half else "fp32"
+        super().__init__(out, json.dumps(asdict(recipe)), recipe, self.new_network(), precision)
+
+    def new_network(self) -> nn.Module:
+        """The network before its first step."""
+        raise NotImplementedError
+
+    def trained(self, report: Report = silent, *, resume: bool = False) -> nn.Module:
+        """Train to the end; returns the network with the best weights, ready for inference on the CPU."""
+        best = self.finish(report, resume=resume)
+        network = self.new_network()
+        network.load_state_dict(best)
+        return network.eval()
+
+
+def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:
+    """Move ``average`` towards ``network``; faster in the first iterations (``keep``: weight of the past, 0
+    to 1).
+    """
+    keep = min(keep, (1 + done) / (10 + done))
+    current = network.state_dict()
+    with torch.no_grad():
+        for name, value in average.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.lerp_(current[name], 1 - keep)
+            else:
+                value.copy_(current[name])

@@ -1,1 +1,0 @@
-"""How well the stamps of chest films are read."""

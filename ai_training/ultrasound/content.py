@@ -1,0 +1,371 @@
+"""``ai-pipeline evaluate cleaning``: what cleaning takes of waves, flow, bars, rulers, calipers and texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.contract import SourceImage
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.decode import PictureImage, open_dicom
+from ai_pipeline.images.header import picture_header
+from ai_training.base import DataMissing, Report, silent
+from ai_training.metrics import Interval, patient_weights, ratio
+from ai_training.sets.images import read_rgb, rows
+from ai_training.ultrasound import removal
+from ai_training.ultrasound.overlays.burning import box_of
+from ai_training.ultrasound.removal import MODALITY
+
+Row = dict[str, str]
+
+STROKE = 9
+"""Side of the square in which a stroke of a letter or a curve stands out from what is beside it (pixels)."""
+CONTRAST, TICK_CONTRAST = 40, 60
+"""How far strokes, and the ticks of a ruler, stand out at least (grey levels)."""
+COLOURED = 50
+"""Difference of a pixel's channels from which it is coloured (grey levels)."""
+LARGEST_TICK = 20
+"""Sides of a tick, at most (pixels)."""
+
+
+class Content(StrEnum):
+    """The kind of a drawn object."""
+
+    WAVEFORM = "waveform"
+    M_MODE = "m-mode"
+    FLOW = "flow"
+    COLOUR_BAR = "colour bar"
+    GREY_BAR = "grey bar"
+    RULER = "ruler"
+    CALIPER = "caliper"
+    MEASUREMENT = "measurement"
+    NUMBER = "number"
+    PLACE = "place"
+    SETTING = "setting"
+    IDENTITY = "identity"
+
+
+TEXTS = frozenset({Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.SETTING, Content.IDENTITY})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkedObject:
+    """One drawn object: its class, its box, its pixels."""
+
+    content: Content
+    box: Box
+    ink: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkedContent:
+    """A frame of an image. ``frame`` counts from 1; ``picture`` RGB uint8 as displayed."""
+
+    name: str
+    source: SourceImage
+    frame: int
+    picture: Picture
+    objects: tuple[MarkedObject, ...]
+
+
+def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedContent]:
+    """The frames of ``content`` in their order; ``masks``: the folder of the hand-drawn masks.
+
+    Raises DataMissing.
+    """
+    objects = rows(content / "objects.csv")
+    for row in rows(content / "frames.csv"):
+        source, picture = shown_frame(data, row)
+        name = name_of(row)
+        own = objects_of(row, objects)
+        owners = _owners(masks / "owners" / f"{name}.png") if any(one["owner"] for one in own) else None
+        found = tuple(marked(one, picture, owners) for one in own)
+        yield MarkedContent(name, source, int(row["frame"]), picture, found)
+
+
+def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
+    """The image and the displayed picture of a row of ``frames.csv``. Raises DataMissing."""
+    source = _opened(data / row["set"] / row["file"])
+    shown = source.display(int(row["frame"]) - 1)
+    return source, shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
+
+
+def name_of(row: Row) -> str:
+    """The name under which results list the frame of ``row``."""
+    return f"{row['set']}__{Path(row['file']).stem}"
+
+
+def patient_of(name: str) -> str:
+    """The unit for resampling of a frame: its patient if the set names one, else its file."""
+    return name.partition("_Plane")[0]
+
+
+def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
+    """The rows of ``objects`` that belong to ``frame``."""
+    return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
+
+
+def _opened(path: Path) -> SourceImage:
+    if not path.is_file():
+        raise DataMissing(f"{path} is missing")
+    if path.suffix == ".dcm":
+        return open_dicom(path)
+    picture = read_rgb(path)
+    return PictureImage("2.25.1", "2.25.2", picture_header(picture, MODALITY, lossy=True), picture)
+
+
+def _owners(path: Path) -> Picture:
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise DataMissing(f"{path} is missing")
+    return np.asarray(found, np.uint8)
+
+
+def marked(row: Row, picture: Picture, owners: Picture | None = None) -> MarkedObject:
+    """One drawn object; without ``owners``, its pixels are found by its box and its class."""
+    content, box = Content(row["class"]), box_of(row)
+    if owners is not None and row["owner"]:
+        return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
+    within = np.zeros(picture.shape[:2], np.bool_)
+    within[index_of(box)] = True
+    return MarkedObject(content, box, ink(content, picture, within) & within)
+
+
+def ink(content: Content, picture: Picture, within: Mask) -> Mask:
+    """The pixels of a picture, RGB uint8, that may belong to an object of a class, ``within`` the object's
+    box.
+    """
+    if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
+        return within
+    if content is Content.FLOW:
+        return coloured(picture)
+    if content is Content.RULER:
+        return _ticks(strokes(picture, TICK_CONTRAST) & within)
+    if content is Content.WAVEFORM and (curve := coloured(picture) & within).any():
+        return curve
+    return strokes(picture, CONTRAST)
+
+
+def strokes(picture: Picture, contrast: int) -> Mask:
+    """Thin pixels that are lighter, or more coloured, than their neighbours."""
+    square = np.ones((STROKE, STROKE), np.uint8)
+    lighter, more_coloured = (
+        cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast
+        for grey in (brightest(picture), _saturation(picture))
+    )
+    return np.asarray(lighter | more_coloured, np.bool_)
+
+
+def coloured(picture: Picture) -> Mask:
+    """The mask of the coloured pixels of a picture."""
+    return np.asarray(_saturation(picture) > COLOURED, np.bool_)
+
+
+def _saturation(picture: Picture) -> Picture:
+    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
+
+
+def _ticks(found: Mask) -> Mask:
+    labels, stats = components(found)
+    small = [
+        label
+        for label in range(1, len(stats))
+        if max(stats[label][cv2.CC_STAT_WIDTH], stats[label][cv2.CC_STAT_HEIGHT]) <= LARGEST_TICK
+    ]
+    return np.asarray(np.isin(labels, small), np.bool_)
+
+
+CUT, WHOLE = 0.1, 0.9
+"""A text of which more than the one and less than the other share is removed is cut; identity of which less
+than the other is removed is left."""
+NEIGHBOURHOOD, FEWEST, PLAIN = 41, 200, 3.0
+"""Background is where the known pixels of such a square, at least so many, differ no more (pixels; standard
+deviation in grey levels)."""
+STANDS_OUT = 10.0
+"""Difference from the background from which a pixel was made up (grey levels)."""
+BLACK = 8
+"""Grey level up to which a pixel was blacked out, which makes nothing up (grey levels)."""
+KNOWN_MARGIN = 7
+"""Side of the square by which marks are grown before what is beside them counts as background (pixels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectOutcome:
+    """One marked object: the number of its pixels, and how many of them were removed."""
+
+    content: Content
+    pixels: int
+    removed: int
+
+    @property
+    def share(self) -> float:
+        """Share of the object's pixels that was removed, 0 to 1."""
+        return self.removed / self.pixels if self.pixels else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameOutcome:
+    """The outcome for one frame. ``withheld``: the reason why no image was returned.
+
+    ``background``: number of filled pixels where the source has a plain background; ``made_up``: how many of
+    these do not have the background's colour after filling.
+    """
+
+    name: str
+    objects: tuple[ObjectOutcome, ...] = ()
+    background: int = 0
+    made_up: int = 0
+    filled: float = 0.0
+    seconds: float = 0.0
+    withheld: str = ""
+
+    @property
+    def patient(self) -> str:
+        return patient_of(self.name)
+
+    @property
+    def lost(self) -> int:
+        """The number of removed pixels of content that is no identity."""
+        return sum(one.removed for one in self.objects if one.content is not Content.IDENTITY)
+
+
+def evaluate_cleaning(
+    data: Path,
+    content: Path,
+    masks: Path,
+    tools: Tools,
+    policy: CleaningPolicy,
+    *,
+    report_to: Path | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Clean every marked frame and judge the result. Raises DataMissing.
+
+    ``content``, ``masks``: as :func:`marked_content` takes them; ``report_to``: folder for pictures.
+    """
+    outcomes = []
+    for number, frame in enumerate(marked_content(data, content, masks), start=1):
+        outcomes.append(_outcome(frame, tools, policy, report_to))
+        report(number / (number + 1), f"frame {number}: {frame.name}")
+    return summary(outcomes, policy, tools)
+
+
+def _outcome(
+    frame: MarkedContent, tools: Tools, policy: CleaningPolicy, report_to: Path | None
+) -> FrameOutcome:
+    began = time.perf_counter()
+    try:
+        cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
+    except CleaningFailed as failure:
+        return FrameOutcome(frame.name, withheld=str(failure), seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    mask = np.asarray(cleaned.mask.frames[frame.frame - 1]) > 0
+    after = _as_displayed(frame, np.asarray(cleaned.image.frames[frame.frame - 1]), mask)
+    changed = (after != frame.picture).any(axis=2)
+    objects = tuple(
+        ObjectOutcome(one.content, int(one.ink.sum()), int((one.ink & changed).sum()))
+        for one in frame.objects
+    )
+    background, made_up = _made_up(frame, after, changed)
+    if report_to is not None:
+        shown = [removal.titled(frame.picture, "before"), removal.titled(after, "after")]
+        removal.save(report_to / f"{frame.name}.png", removal.beside(shown))
+    return FrameOutcome(
+        frame.name, objects, int(background.sum()), int(made_up.sum()), float(mask.mean()), seconds
+    )
+
+
+def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -> Picture:
+    """The cleaned frame as a viewer shows it; grey samples by the levels that the source's have."""
+    if samples.ndim == 3:
+        return np.asarray(samples, np.uint8)
+    stored = frame.source.stored(frame.frame - 1)
+    values, first = np.unique(stored, return_index=True)
+    shown = np.interp(samples, values.astype(np.float64), brightest(frame.picture).ravel()[first])
+    grey = np.where(mask, np.rint(shown), brightest(frame.picture)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
+    """The filled pixels around which the source is plain, and those of them that do not look like it.
+
+    Judged by the source alone, so that it does not share the error of the program that finds the image area.
+    """
+    grey = brightest(frame.picture).astype(np.float64)
+    drawn = mask.copy()
+    for one in frame.objects:
+        drawn |= one.ink
+    known = (~dilated(drawn, KNOWN_MARGIN)).astype(np.float64)
+    size = (NEIGHBOURHOOD, NEIGHBOURHOOD)
+    count, total, squares = (
+        cv2.boxFilter(values * known, -1, size, normalize=False) for values in (known, grey, grey**2)
+    )
+    enough = np.maximum(count, 1)
+    level = total / enough
+    spread = np.sqrt(np.maximum(squares / enough - level**2, 0))
+    background = mask & (count >= FEWEST) & (spread <= PLAIN)
+    shown = brightest(after)
+    differs = (np.abs(shown.astype(np.float64) - level) > STANDS_OUT) & (shown > BLACK)
+    return np.asarray(background, np.bool_), np.asarray(background & differs, np.bool_)
+
+
+def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Tools) -> dict[str, Any]:
+    """The figures of all frames, by class of content."""
+    released = [one for one in outcomes if not one.withheld]
+    texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
+    identity = [one for one in texts if one.content is Content.IDENTITY]
+    withheld = sorted({one.withheld for one in outcomes if one.withheld})
+    return {
+        "policy": policy.value,
+        "models": [f"{ref.id} {ref.version}" for ref in tools.models],
+        "frames": len(outcomes),
+        "patients": len({one.patient for one in outcomes}),
+        "withheld": {"frames": len(outcomes) - len(released), "reasons": withheld},
+        "identity": {"objects": len(identity), "left": sum(one.share < WHOLE for one in identity)},
+        "content": dict(_by_class(released)),
+        "cut": {"lines": len(texts), "cut": sum(CUT < one.share < WHOLE for one in texts)},
+        "background": {
+            "filled": sum(one.background for one in released),
+            "made_up": sum(one.made_up for one in released),
+            "frames_with_any": sum(one.made_up > 0 for one in released),
+        },
+        "filled_share": float(np.mean([one.filled for one in released])) if released else 0.0,
+        "most_lost": [
+            {"frame": one.name, "pixels": one.lost}
+            for one in sorted(released, key=lambda one: -one.lost)[:8]
+            if one.lost
+        ],
+        "seconds": float(np.median([one.seconds for one in outcomes])) if outcomes else 0.0,
+    }
+
+
+def _by_class(frames: Sequence[FrameOutcome]) -> Iterator[tuple[str, dict[str, Any]]]:
+    kinds = [content for content in Content if content is not Content.IDENTITY]
+    for content in kinds:
+        found = [one for frame in frames for one in frame.objects if one.content is content]
+        if found:
+            yield content.value, _row(frames, {content}, len(found))
+    count = sum(one.content is not Content.IDENTITY for frame in frames for one in frame.objects)
+    yield "all", _row(frames, set(kinds), count)
+
+
+def _row(frames: Sequence[FrameOutcome], contents: set[Content], count: int) -> dict[str, Any]:
+    own = [[one for one in frame.objects if one.content in contents] for frame in frames]
+    pixels = np.array([sum(one.pixels for one in objects) for objects in own], np.float64)
+    removed = np.array([sum(one.removed for one in objects) for objects in own], np.float64)
+    share: Interval = ratio(removed, pixels, patient_weights([frame.patient for frame in frames]))
+    gone = sum(one.share >= WHOLE for objects in own for one in objects)
+    touched = sum(CUT < one.share < WHOLE for objects in own for one in objects)
+    return {"objects": count, "share": share.as_list(), "gone": gone, "in_part": touched}

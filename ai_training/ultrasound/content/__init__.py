@@ -1,1 +1,0 @@
-"""What cleaning removes that a doctor needs, what identity it leaves, and what it makes up."""

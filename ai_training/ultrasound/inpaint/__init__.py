@@ -1,1 +1,0 @@
-"""Train and measure networks that fill holes in ultrasound pictures."""

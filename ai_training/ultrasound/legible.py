@@ -1,0 +1,664 @@
+"""``ai-pipeline evaluate legible``: burn texts in, clean as the node does, and try to read them again.
+
+Of an engine count the tokens that it could read before. A token is left if the whole of it or one of its
+words can be read at its place afterwards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
+from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.contract import Meaning
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.decode import PictureImage
+from ai_pipeline.images.header import picture_header
+from ai_training.base import Report
+from ai_training.ultrasound import removal
+from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
+from ai_training.ultrasound.removal import MODALITY
+
+RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
+LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
+"""Confidence from which a string somewhere in a picture counts: rapidocr's (0–1), Tesseract's (0–100)."""
+LETTERS = 40
+"""Height that lines are brought to before Tesseract reads them (pixels): it was made for 300 dpi."""
+TIMEOUT = 120
+"""Seconds that Tesseract may take for one picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class OcrLine:
+    """One string read somewhere in a picture; ``text``: letters and digits in capitals (``folded``)."""
+
+    text: str
+    box: Box
+
+
+class OcrEngine(Protocol):
+    """An OCR engine."""
+
+    name: str
+
+    def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
+        """The folded text of each horizontal crop: as it is, upside down, and both with more contrast."""
+        ...
+
+    def everything(self, picture: Picture) -> list[OcrLine]:
+        """All strings of a whole picture with at least :data:`SHORTEST` letters and digits."""
+        ...
+
+
+def engines() -> tuple[OcrEngine, ...]:
+    """The OCR engines on this machine; rapidocr is always one of them."""
+    return (RapidOcr(), Tesseract()) if tesseract_version() else (RapidOcr(),)
+
+
+def tesseract_version() -> str | None:
+    """The version of the installed Tesseract; None if it is not installed."""
+    program = shutil.which("tesseract")
+    if program is None:
+        return None
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    return (done.stdout or done.stderr).split("\n")[0].removeprefix("tesseract ").strip()
+
+
+class RapidOcr:
+    """The engine rapidocr with the networks and settings of its package; its log is silenced."""
+
+    name = RAPIDOCR
+
+    def __init__(self, threads: int = 1) -> None:
+        from rapidocr import RapidOCR
+
+        detector, recogniser = model_files()
+        self._ocr = RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.use_cls": False,
+                "Global.text_score": 0.0,
+                "Det.model_path": str(detector),
+                "Rec.model_path": str(recogniser),
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+
+    def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
+        return [tuple(self._line(view) for view in views(crop)) for crop in crops]
+
+    def everything(self, picture: Picture) -> list[OcrLine]:
+        factor = working_scale(picture)
+        large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        result = self._ocr(np.ascontiguousarray(large), use_det=True, use_rec=True, use_cls=False)
+        if result.boxes is None or result.txts is None:
+            return []
+        return [
+            OcrLine(folded(text), _box_of(np.asarray(corners, np.float32) / factor))
+            for corners, text, score in zip(result.boxes, result.txts, result.scores, strict=True)
+            if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
+        ]
+
+    def _line(self, crop: Picture) -> str:
+        result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
+        return folded(result.txts[0]) if result.txts else ""
+
+
+class Tesseract:
+    """The program ``tesseract`` with its English data; one process per picture."""
+
+    name = TESSERACT
+
+    def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
+        cuts = [_for_tesseract(view) for crop in crops for view in views(crop)]
+        if not cuts:
+            return []
+        pages = _run(cuts, "7", "txt").split("\f")
+        texts = [folded(page) for page in pages[: len(cuts)]]
+        ways = len(cuts) // len(crops)
+        return [tuple(texts[index * ways : (index + 1) * ways]) for index in range(len(crops))]
+
+    def everything(self, picture: Picture) -> list[OcrLine]:
+        factor = working_scale(picture)
+        large = cv2.resize(brightest(picture), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        table = csv.DictReader(
+            io.StringIO(_run([np.asarray(large, np.uint8)], "11", "tsv")),
+            delimiter="\t",
+            quoting=csv.QUOTE_NONE,
+        )
+        return [
+            OcrLine(folded(row["text"]), _scaled(row, factor))
+            for row in table
+            if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
+        ]
+
+
+def tesseract_line(picture: Picture, box: TextBox) -> Line:
+    """A line as Tesseract reads it, with the mean confidence of the words, 0 to 1."""
+    crop = _for_tesseract(picture[index_of(box.box)])
+    table = csv.DictReader(io.StringIO(_run([crop], "7", "tsv")), delimiter="\t", quoting=csv.QUOTE_NONE)
+    words = [(row["text"] or "", float(row["conf"]) / 100) for row in table if float(row["conf"]) >= 0]
+    text = " ".join(word for word, _ in words).strip()
+    sure = sum(share for _, share in words) / max(1, len(words))
+    return Line(text, sure, legible=bool(text))
+
+
+def views(crop: Picture) -> tuple[Picture, ...]:
+    """Copies of a horizontal line: as it is and upside down, and both with more local contrast."""
+    clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(2, 2))
+    grey = np.asarray(clahe.apply(np.ascontiguousarray(brightest(crop))), np.uint8)
+    contrasty = np.repeat(grey[:, :, None], 3, axis=2)
+    return tuple(
+        np.ascontiguousarray(view) for view in (crop, crop[::-1, ::-1], contrasty, contrasty[::-1, ::-1])
+    )
+
+
+def _for_tesseract(crop: Picture) -> Picture:
+    """Dark letters on light ground, large, with a rim, as it was made for. Most lettering here is light."""
+    factor = LETTERS / max(1, crop.shape[0])
+    grey = cv2.resize(brightest(crop), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    light = np.asarray(255 - grey, np.uint8)
+    return np.asarray(cv2.copyMakeBorder(light, 8, 8, 8, 8, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        names = []
+        for number, picture in enumerate(pictures):
+            path = Path(folder) / f"{number}.png"
+            cv2.imwrite(str(path), picture)
+            names.append(str(path))
+        listing = Path(folder) / "list.txt"
+        listing.write_text("\n".join(names))
+        command = ["tesseract", str(listing), "stdout", "--psm", layout, "-l", "eng", "--dpi", "150", output]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=True,
+            env=os.environ | {"OMP_THREAD_LIMIT": "1"},
+        )
+    return done.stdout
+
+
+def _box_of(corners: np.typing.NDArray[np.float32]) -> Box:
+    (left, top), (right, bottom) = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _scaled(row: dict[str, str], factor: float) -> Box:
+    left, top, width, height = (int(row[key]) / factor for key in ("left", "top", "width", "height"))
+    return int(left), int(top), int(left + width) + 1, int(top + height) + 1
+
+
+SAME = 0.8
+"""Share of a token's characters that must be read, in their order, for the token to count as legible."""
+SHORTEST = 3
+"""Letters and digits that a word has at least, to be looked for by itself."""
+ROOM = 0.25
+"""What is cut out around a text for reading it (share of its height)."""
+SEPARATORS = re.compile(r" \| | / |  -  ")
+KEYS = frozenset({"NAME", "SITE", "DATE", "DOB", "MRN", "ACC", "MRS", "FRAU", "MME"})
+"""Words that announce a name, a date or a number and identify no one by themselves."""
+
+Corners = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """A name, a date or a number: its text, the place of its line, and its drawn object.
+
+    ``corners`` ``[4, 2]``: the line's rectangle; the first two run along the writing (possibly upside down).
+    ``words``: the parts that say something by themselves, in capitals without other signs (:func:`folded`).
+    """
+
+    text: str
+    words: tuple[str, ...]
+    corners: Corners
+    owner: int
+
+
+def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
+    """All tokens in the picture that identify the patient, in the order of drawing."""
+    found = []
+    for number, thing in enumerate(burned.objects, start=1):
+        if thing.kind is MarkClass.TEXT and thing.meaning is Meaning.IDENTITY and thing.text:
+            own = burned.owners == number
+            if own.any():
+                corners = writing_corners(own)
+                found += [
+                    Token(folded(part), words_of(part), corners, number)
+                    for part in SEPARATORS.split(thing.text)
+                    if len(folded(part)) >= SHORTEST or not folded(part).isascii()
+                ]
+    return tuple(found)
+
+
+def drawn_words(burned: BurnIn, *, everything: bool) -> frozenset[str]:
+    """The words of the overlay as :func:`folded` writes them: all of them, or only those of identities."""
+    objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
+    return frozenset(word for thing in objects for word in words_of(thing.text))
+
+
+def folded(text: str) -> str:
+    """The letters and digits of ``text`` alone, in capitals: OCR engines differ in the other signs."""
+    return "".join(
+        character for character in unicodedata.normalize("NFKC", text).upper() if character.isalnum()
+    )
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words with at least :data:`SHORTEST` letters and digits, without the names of fields (``KEYS``)."""
+    parts = (folded(part) for part in re.split(r"[^\w]+|_", unicodedata.normalize("NFKC", text)))
+    return tuple(part for part in parts if len(part) >= SHORTEST and part not in KEYS)
+
+
+def similarity(token: str, read: str) -> float:
+    """How much of ``token`` occurs in ``read``: 1 − edits ÷ length; characters around it cost nothing."""
+    if not token:
+        return 0.0
+    row = np.zeros(len(read) + 1, np.int64)
+    for count, character in enumerate(token, start=1):
+        changed = np.fromiter((row[at] + (character != other) for at, other in enumerate(read)), np.int64)
+        best = np.minimum(row[1:] + 1, changed) if len(read) else changed
+        following = np.empty_like(row)
+        following[0] = count
+        for at, value in enumerate(best, start=1):
+            following[at] = min(int(value), int(following[at - 1]) + 1)
+        row = following
+    return max(0.0, 1 - int(row.min()) / len(token))
+
+
+def is_read(token: Token, texts: tuple[str, ...]) -> bool:
+    """Whether the whole token occurs in one of the (folded) texts, with up to a fifth of its characters
+    wrong.
+    """
+    return any(similarity(token.text, text) >= SAME for text in texts)
+
+
+def leaks(token: Token, texts: tuple[str, ...]) -> bool:
+    """Whether the token or one of its words occurs in one of the (folded) texts: a surname is enough."""
+    return is_read(token, texts) or any(
+        similarity(word, text) >= SAME for word in token.words for text in texts
+    )
+
+
+def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
+    """The smallest rectangle around a text's pixels, the long side first: left to right or upside down."""
+    places = np.argwhere(own)[:, ::-1].astype(np.float32)
+    box = np.asarray(cv2.boxPoints(cv2.minAreaRect(places)), np.float32)
+    rectangle = _level(places) if _nearly_level(box) else box
+    across, down = (float(np.linalg.norm(rectangle[i + 1] - rectangle[i])) for i in (0, 1))
+    return rectangle if across >= down else np.roll(rectangle, -1, axis=0)
+
+
+def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[np.uint8]:
+    """The text cut out and turned horizontal, with a margin."""
+    across, down = (float(np.linalg.norm(corners[i + 1] - corners[i])) for i in (0, 1))
+    room = max(2.0, ROOM * min(across, down))
+    along = (corners[1] - corners[0]) / max(across, 1e-6)
+    below = (corners[2] - corners[1]) / max(down, 1e-6)
+    wider = corners + room * np.stack([-along - below, along - below, along + below, -along + below])
+    width, height = max(1, round(across + 2 * room)), max(1, round(down + 2 * room))
+    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    warp = cv2.getPerspectiveTransform(wider.astype(np.float32), target)
+    cut = cv2.warpPerspective(
+        picture, warp, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(cut, np.uint8)
+
+
+def _nearly_level(box: Corners) -> bool:
+    """A short word's smallest rectangle may stand askew though the word is level."""
+    edge = box[1] - box[0]
+    angle = abs(float(np.degrees(np.arctan2(edge[1], edge[0])))) % 90
+    return min(angle, 90 - angle) < 8
+
+
+def _level(places: Corners) -> Corners:
+    (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
+
+
+def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
+    """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
+
+    Rates are of pictures. Pictures of one frame have different overlays and count as independent.
+    """
+    released = [outcome for outcome in found if outcome.released]
+    names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
+    first, frames = min(outcome.number for outcome in found), len({outcome.frame for outcome in found})
+    return {
+        "set": (
+            f"{len(found)} pictures from number {first} on, {frames} {split} frames, "
+            f"style {HELD_OUT.name}, policy {policy}"
+        ),
+        "pictures": len(found),
+        "distinct_frames": frames,
+        "policy": policy,
+        "tesseract": tesseract_version() or "not installed: nothing was read by it",
+        "engines": {name: _engine(released, name) for name in names},
+        "any_engine": rate([outcome for outcome in released if any_left(outcome)], released),
+        "quarantined": rate([outcome for outcome in found if not outcome.released], found)
+        | {"reasons": dict(Counter(outcome.reason for outcome in found if outcome.reason))},
+        "blacked_out": rate([outcome for outcome in released if outcome.blacked_out], released),
+        "widened": rate([outcome for outcome in released if outcome.widened], released),
+        "identity_lines": sum(outcome.texts for outcome in released),
+        "uncovered_lines": sum(outcome.uncovered for outcome in released),
+        "pixels_changed_outside": sum(outcome.changed_outside for outcome in released),
+        "filled_share": _mean([outcome.filled for outcome in released]),
+        "seconds": _percentiles([outcome.seconds for outcome in found]),
+    }
+
+
+def any_left(outcome: LegibleOutcome) -> bool:
+    """Whether any engine still reads something of the overlay."""
+    return any(count.left or count.elsewhere for count in outcome.counts.values())
+
+
+def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:
+    """The number of ``hits``, the number of pictures ``among``, and the upper bound of the rate."""
+    return {"pictures": len(hits), "of": len(among), "at_most": round(at_most(len(hits), len(among)), 5)}
+
+
+def at_most(hits: int, among: int) -> float:
+    """The exact one-sided upper 95 % bound of a rate: 0 of 500 means at most .006."""
+    if among == 0 or hits >= among:
+        return 1.0
+    return float(beta.ppf(0.95, hits + 1, among - hits))
+
+
+def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
+    counts = [outcome.counts[name] for outcome in released]
+    readable = sum(count.before for count in counts)
+    left = sum(len(count.left) for count in counts)
+    return {
+        "tokens": sum(outcome.tokens for outcome in released),
+        "legible_before": readable,
+        "left": left,
+        "at_most": round(at_most(left, readable), 5),
+        "pictures_with_any": rate(
+            [o for o in released if o.counts[name].left or o.counts[name].elsewhere], released
+        ),
+        "elsewhere": sum(len(count.elsewhere) for count in counts),
+        "invented": sum(count.invented for count in counts),
+        "what": [
+            {"picture": outcome.number, "where": where, "text": leak.text, "box": list(leak.box)}
+            for outcome in released
+            for where, leaks in (
+                ("in place", outcome.counts[name].left),
+                ("elsewhere", outcome.counts[name].elsewhere),
+            )
+            for leak in leaks
+        ],
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 5) if values else float("nan")
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    return {f"p{rank}": round(float(np.percentile(values, rank)), 2) for rank in (50, 90, 99)}
+
+
+SEED = 179424673
+COVERED = 0.9
+"""Share of a text's pixels in the mask from which it is gone, whoever may read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegibleTask:
+    """The settings of a worker. ``report``: the folder for pictures of failures."""
+
+    data: Path
+    split: str
+    policy: CleaningPolicy
+    models_dir: Path | None
+    report: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A text that an engine read in a cleaned picture. The generator invented these texts."""
+
+    engine: str
+    text: str
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCount:
+    """The counts of one engine on one picture: tokens it could read before, tokens it still can, and other
+    texts.
+
+    ``elsewhere``: strings of the overlay at any place. ``invented``: strings that the engine reads neither in
+    the clean picture nor in the overlay (speckle).
+    """
+
+    before: int
+    left: tuple[Leak, ...] = ()
+    elsewhere: tuple[Leak, ...] = ()
+    invented: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LegibleOutcome:
+    """The outcome for one picture. ``released`` is False if the node returned no image."""
+
+    number: int
+    frame: str
+    tokens: int
+    released: bool
+    seconds: float
+    reason: str = ""
+    counts: dict[str, EngineCount] = field(default_factory=dict)
+    texts: int = 0
+    uncovered: int = 0
+    widened: int = 0
+    blacked_out: int = 0
+    changed_outside: int = 0
+    filled: float = 0.0
+
+
+def outcomes(job: LegibleTask, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
+    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        if workers > 1
+        else nullcontext() as pool
+    ):
+        found = (pool.map if pool else map)(partial(_outcome_of, job), pictures)
+        for count, outcome in enumerate(found, start=1):
+            yield outcome
+            report(count / len(pictures), f"picture {count} of {len(pictures)}")
+
+
+def _outcome_of(job: LegibleTask, number: int) -> LegibleOutcome:
+    return _test_of(job).picture(number)
+
+
+@cache
+def _test_of(job: LegibleTask) -> LegibilityTest:
+    """What a process keeps from picture to picture: networks and engines."""
+    return LegibilityTest(job)
+
+
+class LegibilityTest:
+    """Burns text into pictures, cleans them and reads them. One per process."""
+
+    def __init__(
+        self, job: LegibleTask, tools: Tools | None = None, readers: Sequence[OcrEngine] | None = None
+    ) -> None:
+        self._job = job
+        self._frames = clean_frames(job.split)
+        self._tools = tools or shared_tools(job.models_dir)
+        self._engines = tuple(readers) if readers is not None else engines()
+
+    def picture(self, number: int) -> LegibleOutcome:
+        """The outcome of picture ``number``: the same in every run."""
+        frame, burned, tokens = burned_picture(self._job.data, self._frames, number)
+        name = f"{frame.source}/{frame.file}"
+        began = time.perf_counter()
+        try:
+            cleaned = self._clean(burned.image, number)
+        except CleaningFailed as failure:
+            seconds = time.perf_counter() - began
+            self._show(number, "quarantined", burned, None, ())
+            return LegibleOutcome(
+                number, name, len(tokens), released=False, seconds=seconds, reason=str(failure)
+            )
+        seconds = time.perf_counter() - began
+        return self.outcome(number, name, burned, tokens, cleaned, seconds)
+
+    def outcome(
+        self,
+        number: int,
+        name: str,
+        burned: BurnIn,
+        tokens: tuple[Token, ...],
+        cleaned: CleaningResult,
+        seconds: float,
+    ) -> LegibleOutcome:
+        """The outcome for the text that is left in ``cleaned``, which the node made of ``burned`` in
+        ``seconds``.
+        """
+        picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
+        changed = (picture != burned.image).any(axis=2) & ~mask
+        counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in self._engines}
+        leaks_ = tuple(leak for count in counts.values() for leak in (*count.left, *count.elsewhere))
+        uncovered = uncovered_texts(burned, tokens, mask)
+        if leaks_ or uncovered or changed.any():
+            self._show(number, "left" if leaks_ else "uncovered", burned, (picture, mask), leaks_)
+        return LegibleOutcome(
+            number=number,
+            frame=name,
+            tokens=len(tokens),
+            released=True,
+            seconds=seconds,
+            counts=counts,
+            texts=len({token.owner for token in tokens}),
+            uncovered=uncovered,
+            widened=cleaned.widened,
+            blacked_out=cleaned.blacked_out,
+            changed_outside=int(changed.sum()),
+            filled=float(mask.mean()),
+        )
+
+    def _clean(self, picture: Picture, number: int) -> CleaningResult:
+        header = picture_header(picture, MODALITY, lossy=False)
+        image = PictureImage(f"2.25.{number + 1}", "2.25.1", header, picture)
+        return clean(image, lambda _share, _what: None, policy=self._job.policy, tools=self._tools)
+
+    def _read(
+        self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
+    ) -> EngineCount:
+        before = engine.lines([level_crop(burned.image, token.corners) for token in tokens])
+        legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
+        after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
+        left = tuple(
+            Leak(engine.name, token.text, _bounds(token))
+            for token, texts in zip(legible, after, strict=True)
+            if leaks(token, texts)
+        )
+        elsewhere, invented = self._elsewhere(engine, burned, cleaned)
+        return EngineCount(len(legible), left, elsewhere, invented)
+
+    def _elsewhere(self, engine: OcrEngine, burned: BurnIn, cleaned: Picture) -> tuple[tuple[Leak, ...], int]:
+        """What is read anywhere in the cleaned picture and was not there before anything was drawn."""
+        strings = engine.everything(cleaned)
+        if not strings:
+            return (), 0
+        own = engine.everything(burned.clean)
+        fresh = [string for string in strings if not any(_overlap(string, other) for other in own)]
+        words = drawn_words(burned, everything=self._job.policy is CleaningPolicy.RESEARCH)
+        drawn = [string for string in fresh if any(similarity(word, string.text) >= SAME for word in words)]
+        return tuple(Leak(engine.name, s.text, s.box) for s in drawn), len(fresh) - len(drawn)
+
+    def _show(
+        self,
+        number: int,
+        what: str,
+        burned: BurnIn,
+        cleaned: tuple[Picture, Mask] | None,
+        found: tuple[Leak, ...],
+    ) -> None:
+        if self._job.report is None:
+            return
+        shown = [removal.titled(burned.image, "before")]
+        if cleaned is not None:
+            picture, mask = cleaned
+            boxes = np.zeros(mask.shape, np.bool_)
+            for leak in found:
+                boxes[index_of(leak.box)] = True
+            outlines = [(mask, removal.OUTLINE), (boxes, removal.TARGET)]
+            shown += [
+                removal.titled(removal.outlined(picture, outlines, 1), "mask, what is read"),
+                removal.titled(picture, "after"),
+            ]
+        removal.save(self._job.report / f"{what}-{number:04}.png", removal.beside(shown))
+
+
+def burned_picture(
+    data: Path, frames: Sequence[CleanFrame], number: int
+) -> tuple[CleanFrame, BurnIn, tuple[Token, ...]]:
+    """Picture ``number``: the next frame in turn, with the first random overlay that holds an identity."""
+    order = np.random.default_rng(SEED).permutation(len(frames))
+    frame = frames[order[number % len(frames)]]
+    part = frame.read(data)
+    attempt = 0
+    while True:
+        burned = burn_in(part, HELD_OUT, (SEED, number, attempt))
+        tokens = identity_tokens(burned)
+        if tokens:
+            return frame, burned, tokens
+        attempt += 1
+
+
+def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> int:
+    """The number of lines with an identity of which less than :data:`COVERED` lies in the mask."""
+    size = len(burned.objects) + 1
+    pixels = np.bincount(burned.owners.ravel(), minlength=size)
+    inside = np.bincount(burned.owners[mask].ravel(), minlength=size)
+    owners = {token.owner for token in tokens}
+    return sum(bool(inside[owner] < COVERED * pixels[owner]) for owner in owners)
+
+
+def _bounds(token: Token) -> Box:
+    (left, top), (right, bottom) = token.corners.min(axis=0), token.corners.max(axis=0)
+    return int(left), int(top), int(right) + 1, int(bottom) + 1
+
+
+def _overlap(one: OcrLine, other: OcrLine) -> bool:
+    width = min(one.box[2], other.box[2]) - max(one.box[0], other.box[0])
+    height = min(one.box[3], other.box[3]) - max(one.box[1], other.box[1])
+    return width > 0 and height > 0

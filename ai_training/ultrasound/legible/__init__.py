@@ -1,1 +1,0 @@
-"""Can burned-in text still be read after cleaning? Counted by two OCR engines."""

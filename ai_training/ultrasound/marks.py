@@ -1,0 +1,467 @@
+"""``ai-pipeline train marks``: teach a small U-Net to find burned-in annotation.
+
+Runs are seeded and limited by iterations. The network learns from synthetic overlays of the train style
+family and from the coloured marks of real frames; the checkpoint and the threshold are chosen on validation
+frames with the same family, so that the held-out family stays unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn.functional import cross_entropy, interpolate, pixel_shuffle, pixel_unshuffle
+from torch.utils.data import Dataset
+
+from ai_pipeline.burnin.annotation.pixels import Box, Picture, index_of
+from ai_pipeline.burnin.find.drawings import grown
+from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_training.base import Report, silent
+from ai_training.cards import export, new_card
+from ai_training.engine import Recipe, RecipeRun, Validation, input_of
+from ai_training.sets.images import read_rgb, rows
+from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
+from ai_training.ultrasound.overlays.burning import chroma
+from ai_training.ultrasound.overlays.writing import FAMILIES, font_list, korean_faces, latin_faces
+
+CLASSES = ("background", "text", "caliper", "marker", "scale", "logo")
+"""In the order of the outputs."""
+STEP = 16
+"""Rows and columns of an input are multiples of this."""
+WIDTHS = (24, 40, 72, 112)
+OUTPUTS = ("marked", "classes")
+
+
+class MarkNetwork(nn.Module):
+    """The mark detector. ``forward`` takes float32 RGB ``[N, 3, rows, columns]`` of 0..255 and returns logits
+    ``[N, 6, …]``.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            _block(before, after) for before, after in zip((12, *widths[:-1]), widths, strict=True)
+        )
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(below, beside, 1) for below, beside in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.up = nn.ModuleList(_block(2 * beside, beside) for beside in widths[-2::-1])
+        self.head = nn.Conv2d(widths[0], 4 * len(CLASSES), 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = pixel_unshuffle((frames - 127.5) / 127.5, 2)
+        levels: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
+            levels.append(x)
+        for narrow, block, beside in zip(self.narrow, self.up, levels[-2::-1], strict=True):
+            x = block(torch.cat([interpolate(narrow(x), scale_factor=2.0, mode="nearest"), beside], 1))
+        return pixel_shuffle(self.head(x), 2)
+
+
+class MarkFinderGraph(nn.Module):
+    """The exported graph: ``marked [N, rows, columns]`` 0..1, and the class of the likeliest mark (uint8, 1
+    to 5).
+    """
+
+    def __init__(self, network: MarkNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(frames)
+        marks = logits[:, 1:]
+        marked = torch.sigmoid(torch.logsumexp(marks, 1) - logits[:, 0])
+        return marked, (marks.argmax(1) + 1).to(torch.uint8)
+
+
+def _block(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, 3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )
+
+
+IGNORED, ANY_MARK = 255, 254
+"""Targets beside the classes: not to be learnt from, and "some mark, whichever"."""
+FAINT = 8
+"""A change of fewer grey levels in every channel (soft edges, scaling) is neither mark nor background."""
+REAL_SOURCE = "us_ovarian"
+LEAST_COLOURED, MOST_FLOW = 60, 300
+"""Coloured pixels that a frame has at least, and red or blue ones of colour Doppler at most."""
+CHROMA = 60
+"""Difference of the channels from which a pixel of these frames is drawn (grey levels)."""
+
+Targets = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The composition of a batch: ``pictures`` pictures with ``crops`` squares of ``side`` pixels each; a
+    share ``real`` of the pictures is real.
+    """
+
+    pictures: int = 4
+    crops: int = 3
+    side: int = 192
+    real: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class RealFrame:
+    """A frame with real coloured marks, and a part of it that is known to be clean (or None)."""
+
+    path: Path
+    clean: Box | None
+
+    def sample(self) -> tuple[Picture, Targets]:
+        """The frame as RGB, and the known pixels: coloured ones are marks, the clean part is not, others are
+        unknown.
+        """
+        picture = read_rgb(self.path)
+        targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
+        if self.clean is not None:
+            targets[index_of(self.clean)] = 0
+        targets[chroma(picture) > CHROMA] = ANY_MARK
+        return picture, targets
+
+
+class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of a run: float32 ``[N, 3, side, side]``, targets ``[N, side, side]``."""
+
+    def __init__(self, data: Path, mix: Mix, seed: int) -> None:
+        self._data, self._mix, self._seed = data, mix, seed
+        self._frames = clean_frames("train")
+        self._real = real_frames(data)
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        cv2.setNumThreads(1)
+        random = np.random.default_rng((self._seed, iteration))
+        frames, targets = [], []
+        for number in range(self._mix.pictures):
+            picture, target = self._picture(random, (self._seed, iteration, number))
+            for _ in range(self._mix.crops):
+                frame, known = crop(picture, target, self._mix.side, random)
+                frames.append(frame)
+                targets.append(known)
+        stacked = np.stack(frames).transpose(0, 3, 1, 2).astype(np.float32)
+        return torch.from_numpy(stacked), torch.from_numpy(np.stack(targets).astype(np.int64))
+
+    def _picture(self, random: np.random.Generator, seed: tuple[int, ...]) -> tuple[Picture, Targets]:
+        if self._real and random.random() < self._mix.real:
+            return self._real[int(random.integers(len(self._real)))].sample()
+        part = self._frames[int(random.integers(len(self._frames)))].read(self._data)
+        burned = burn_in(part, TRAIN, seed)
+        return burned.image, targets_of(burned)
+
+
+def targets_of(burned: BurnIn) -> Targets:
+    """The class of each pixel; ignored where the mark has hardly changed the picture."""
+    change = np.abs(burned.drawn.astype(np.int16) - burned.plain).max(axis=2)
+    return np.where((change > 0) & (change < FAINT), IGNORED, burned.classes).astype(np.uint8)
+
+
+def crop(
+    picture: Picture, targets: Targets, side: int, random: np.random.Generator
+) -> tuple[Picture, Targets]:
+    """A random square, every second time with a marked pixel in it; black where it reaches beyond the
+    picture.
+    """
+    rows, columns = targets.shape
+    short = max(0, side - rows), max(0, side - columns)
+    picture = np.pad(picture, ((0, short[0]), (0, short[1]), (0, 0)))
+    targets = np.pad(targets, ((0, short[0]), (0, short[1])))
+    rows, columns = targets.shape
+    top, left = int(random.integers(rows - side + 1)), int(random.integers(columns - side + 1))
+    marked = np.flatnonzero((targets > 0) & (targets != IGNORED))
+    if marked.size and random.random() < 0.5:
+        row, column = np.unravel_index(int(random.choice(marked)), targets.shape)
+        top = int(np.clip(int(row) - random.integers(side), 0, rows - side))
+        left = int(np.clip(int(column) - random.integers(side), 0, columns - side))
+    cut = slice(top, top + side), slice(left, left + side)
+    return picture[cut], targets[cut]
+
+
+def real_frames(data: Path) -> tuple[RealFrame, ...]:
+    """The train frames of ``us_ovarian`` with coloured marks and no colour flow. Raises DataMissing."""
+    folder = data / REAL_SOURCE
+    clean = {frame.file: frame.box for frame in clean_frames("train") if frame.source == REAL_SOURCE}
+    return tuple(
+        RealFrame(folder / row["file"], clean.get(row["file"]))
+        for row in rows(folder / "manifest.csv")
+        if row["split"] == "train"
+        and int(row["yellow_overlay_px"]) >= LEAST_COLOURED
+        and int(row["doppler_colour_px"]) <= MOST_FLOW
+    )
+
+
+def burned_frames(
+    data: Path, frames: Sequence[CleanFrame], count: int, seed: int, family: StyleFamily
+) -> Iterator[tuple[CleanFrame, BurnIn]]:
+    """``count`` synthetic pictures for measuring: the frames in turn, each with its own random overlay."""
+    order = np.random.default_rng(seed).permutation(len(frames))
+    for index in range(count):
+        frame = frames[order[index % len(frames)]]
+        yield frame, burn_in(frame.read(data), family, (seed, index))
+
+
+ID = "ultrasound-marks-unet"
+LARGEST = 512
+"""Most steps of 16 pixels a side that an exported file is declared for (8,192 pixels)."""
+
+
+def export_finder(network: MarkNetwork, path: Path) -> None:
+    """Write the detector: input ``frames`` RGB 0..255 with free rows and columns, multiples of 16."""
+    rows, columns = Dim("rows16", min=2, max=LARGEST), Dim("columns16", min=2, max=LARGEST)
+    export(
+        MarkFinderGraph(network).eval(),
+        (torch.zeros(1, 3, 96, 128),),
+        {"frames": {2: 16 * rows, 3: 16 * columns}},
+        OUTPUTS,
+        path,
+    )
+
+
+def write_finder_card(
+    folder: Path, threshold: float, scores: Mapping[str, float], training: Mapping[str, Any]
+) -> Path:
+    """Write the detector's card beside its weights; ``ai-pipeline evaluate marks`` adds the test figures."""
+    about = {
+        "task": "segmentation of burned-in annotation in ultrasound pictures, by kind of mark",
+        "architecture": "marks-unet",
+        "licence": "AGPL-3.0-or-later; trained from scratch",
+        "intended_use": (
+            "To find text and drawn marks that are to be removed, together with a text detector and what "
+            "DICOM says. Not a proof that nothing is left: that is read off the cleaned picture."
+        ),
+        "limits": [
+            "Trained on synthetic overlays and on the coloured marks of one hospital's frames.",
+            "Bars and boxes under a text are left where they are: without their text they say nothing.",
+            "Whether a text names a person is not its to say.",
+        ],
+    }
+    tables = {
+        "detector": {"classes": list(CLASSES), "threshold": threshold, "step": 16},
+        "calibration": {
+            "calibrated": False,
+            "method": (
+                "lowest threshold that marks at most .1 % of clean validation frames, soft edges included"
+            ),
+        },
+        "training": {
+            "data": [
+                "us_fetal_head, us_breast, us_ovarian (train): clean parts with synthetic overlays",
+                "us_ovarian (train): coloured marks",
+            ],
+            **training,
+            "fonts": {name: _fonts(name) for name in FAMILIES},
+        },
+        "metrics": {"validation": {name: round(value, 5) for name, value in scores.items()}},
+    }
+    made_by = "Model card of the detector of burned-in annotation: `ai-pipeline train marks`."
+    return new_card(folder, ID, made_by, "mark-finder", about, tables)
+
+
+def _fonts(family: str) -> list[str]:
+    """The fonts of a style family, by name, weight and the start of the file's SHA-256."""
+    faces = latin_faces(FAMILIES[family]) + korean_faces(FAMILIES[family])
+    return [" ".join((row["name"], row["weight"], row["sha256"][:12])).strip() for row in font_list(faces)]
+
+
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CLEAN_AREA = 0.001
+"""Share of clean pictures that a checkpoint may take for marks before it is held against it."""
+GROWN_AREA = 0.001
+"""Share of clean validation frames that may be marked, as cleaning grows it: half of the project's limit,
+because text boxes come on top of it."""
+FOUND_SHARE = 0.5
+"""An object is found when half its pixels lie in the mask, as cleaning grows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRecipe(Recipe):
+    """The settings of a run. ``mark_weight``, ``dice_weight``: weights of the pixels of marks and of the Dice
+    loss.
+    """
+
+    iterations: int = 6000
+    widths: tuple[int, ...] = WIDTHS
+    mix: Mix = field(default_factory=Mix)
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warm_up: float = 0.05
+    mark_weight: float = 2.0
+    dice_weight: float = 0.5
+    ema: float = 0.995
+    validate_every: int = 500
+    validation_pictures: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class MarkScores:
+    """How well masks agree with the truth on some pictures. ``clean_area``: marked share of
+    clean pictures.
+    """
+
+    object_recall: float
+    pixel_recall: float
+    precision: float
+    dice: float
+    clean_area: float
+
+    @property
+    def choice(self) -> float:
+        """The figure by which the best checkpoint is chosen."""
+        return (self.object_recall + self.dice) / 2 - 20 * max(0.0, self.clean_area - CLEAN_AREA)
+
+
+def train(
+    data: Path, out: Path, recipe: MarkRecipe, *, resume: bool = False, report: Report = silent
+) -> Path:
+    """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
+
+    Raises DataMissing if image sets are missing, ExperimentError if ``resume`` finds another recipe.
+    """
+    run = _MarkRun(data, out, recipe)
+    network = cast(MarkNetwork, run.trained(report, resume=resume))
+    validation = list(validation_pictures(data, recipe))
+    plain = [frame.read(data) for frame in clean_frames("val")]
+    threshold, scores = choose_threshold(network, validation, plain)
+    export_finder(network, out / f"{ID}.onnx")
+    described = {
+        "recipe": recipe.described(),
+        "validation": f"{len(validation)} synthetic pictures on validation frames, style family {TRAIN.name}",
+        "chosen_iteration": run.best["iteration"],
+    }
+    return write_finder_card(out, threshold, asdict(scores), described)
+
+
+def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
+    """The loss: cross-entropy over the classes (of "any mark" if only that is known), and Dice of mark
+    against none.
+    """
+    weights = logits.new_tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
+    known = targets.masked_fill(targets == ANY_MARK, IGNORED)
+    # Not the mean of torch's: a batch of real frames may hold no known pixel, and 0 / 0 ends a run.
+    summed = cross_entropy(logits, known, weights, ignore_index=IGNORED, reduction="sum")
+    loss = summed / weights[known[known != IGNORED]].sum().clamp(min=1)
+    evidence = torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
+    either = targets == ANY_MARK
+    if either.any():
+        share = either.float().mean()
+        loss = loss + recipe.mark_weight * share * torch.nn.functional.softplus(-evidence[either]).mean()
+    valid = (targets != IGNORED).float()
+    marked, truth = torch.sigmoid(evidence) * valid, (targets > 0).float() * valid
+    dice = 1 - (2 * (marked * truth).sum() + 1) / (marked.sum() + truth.sum() + 1)
+    return loss + recipe.dice_weight * dice
+
+
+def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
+    """Validation pictures, the same in every run: validation frames with overlays of the train family."""
+    pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
+    return (burned for _, burned in pictures)
+
+
+def choose_threshold(
+    network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
+) -> tuple[float, MarkScores]:
+    """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
+    the highest of :data:`THRESHOLDS` if there is none.
+
+    Also returns the scores at that threshold.
+    """
+    finder = torch_finder(network)
+    areas = np.zeros(len(THRESHOLDS))
+    for picture in plain:
+        maps = finder.find(picture)
+        areas += [float(grown(maps.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
+    fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
+    threshold = fitting[0] if fitting else THRESHOLDS[-1]
+    marked = [finder.find(burned.image) for burned in pictures]
+    clean = [finder.find(burned.clean) for burned in pictures]
+    return threshold, score(pictures, marked, clean, threshold)
+
+
+def score(
+    pictures: Sequence[BurnIn], maps: Sequence[MarkMaps], plain: Sequence[MarkMaps], threshold: float
+) -> MarkScores:
+    """Compare masks with the truth; ``plain`` are the maps of the same pictures without marks."""
+    hit = predicted = true = objects = found = 0
+    for burned, own in zip(pictures, maps, strict=True):
+        mask, truth = own.above(threshold), burned.owners > 0
+        hit += int((mask & truth).sum())
+        predicted += int(mask.sum())
+        true += int(truth.sum())
+        shares = object_shares(burned, mask)
+        objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
+    area = float(np.mean([own.above(threshold).mean() for own in plain]))
+    return MarkScores(
+        object_recall=found / max(1, objects),
+        pixel_recall=hit / max(1, true),
+        precision=hit / max(1, predicted),
+        dice=2 * hit / max(1, predicted + true),
+        clean_area=area,
+    )
+
+
+def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The share of each visible object's pixels that lies in the mask, grown as cleaning grows it."""
+    size = len(burned.objects) + 1
+    pixels = np.bincount(burned.owners.ravel(), minlength=size)[1:]
+    covered = np.bincount(burned.owners.ravel(), weights=grown(mask).ravel(), minlength=size)[1:]
+    return np.asarray(covered[pixels > 0] / pixels[pixels > 0], np.float64)
+
+
+def torch_finder(network: MarkNetwork) -> MarkFinder:
+    """A mark finder that runs the torch network, for measuring before there is an ONNX file."""
+    graph = MarkFinderGraph(network).eval()
+
+    def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:
+        with torch.inference_mode():
+            outputs = graph(input_of(network, frames))
+        return {name: part.cpu().numpy() for name, part in zip(OUTPUTS, outputs, strict=True)}
+
+    return MarkFinder(run)
+
+
+class _MarkRun(RecipeRun[MarkRecipe]):
+    CHOSEN_BY = "choice"
+
+    def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
+        super().__init__(out, recipe)
+        self.data = data
+
+    def new_network(self) -> MarkNetwork:
+        return MarkNetwork(self.recipe.widths)
+
+    def examples(self) -> MarkBatches:
+        return MarkBatches(self.data, self.recipe.mix, self.recipe.seed)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        frames, targets = batch
+        with self.autocast():
+            logits = self.network(frames.contiguous(memory_format=torch.channels_last))
+        return loss_of(logits.float(), targets, self.recipe)
+
+    def validate(self) -> Validation:
+        finder = torch_finder(cast(MarkNetwork, self.average))
+        pictures = list(validation_pictures(self.data, self.recipe))
+        maps = [finder.find(burned.image) for burned in pictures]
+        plain = [finder.find(burned.clean) for burned in pictures]
+        scores = score(pictures, maps, plain, 0.5)
+        text = (
+            f"objects found {scores.object_recall:.3f}, Dice {scores.dice:.3f}, "
+            f"clean area {scores.clean_area:.5f}"
+        )
+        return Validation({"choice": scores.choice, **asdict(scores)}, text, self.average.state_dict())

@@ -1,1 +1,0 @@
-"""Train and measure the detector of burned-in annotation."""

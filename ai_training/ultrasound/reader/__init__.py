@@ -1,1 +1,0 @@
-"""The reader of small letters: training lines, training, evaluation."""

@@ -1,0 +1,352 @@
+"""``ai-pipeline evaluate despeckle``: speckle, and filters that take it out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from skimage.metrics import structural_similarity
+
+from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.fetal_head.outline import HeadModel
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.card_file import load
+from ai_pipeline.models.registry import find
+from ai_training.base import DataMissing, Report, silent
+from ai_training.fetal import ID as HEADS
+from ai_training.fetal import head_images
+from ai_training.metrics import dice, mean_interval, patient_weights
+
+Floats = npt.NDArray[np.float32]
+SIGMAS = (0.10, 0.25, 0.50, 0.75)
+"""Scales of the Rayleigh factor in the published work."""
+WIDE = 256
+"""Pixels across of the published pictures."""
+RANGE_DB = 60.0
+"""Dynamic range between black and white."""
+
+
+def reduced(picture: Floats) -> Floats:
+    """The picture reduced to a width of :data:`WIDE` pixels."""
+    rows, columns = picture.shape
+    size = (WIDE, round(rows * WIDE / columns))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floats:
+    """The published model: each pixel times a factor of mean 1 with the spread of a Rayleigh distribution of
+    scale ``sigma``.
+
+    The noise is white and multiplies logarithms as if they were echoes, so it differs from what scanners
+    show.
+    """
+    drawn = random.rayleigh(sigma, picture.shape)
+    factor = 1 + drawn - sigma * np.sqrt(np.pi / 2)
+    return np.asarray(np.clip(picture * factor, 0, 1), np.float32)
+
+
+def scattered(
+    picture: Floats, random: np.random.Generator, axial: float = 0.8, lateral: float = 1.4
+) -> Floats:
+    """The physical model: scatterers of random phase, seen through a point spread function, as an envelope.
+
+    The picture's decibels become amplitudes of complex Gaussian scatterers (J. Goodman, 1975), blurred with
+    Gaussians of ``axial`` and ``lateral`` pixels. The envelope, scaled to the same mean power, becomes
+    decibels.
+    """
+    noise = random.standard_normal((2, *picture.shape)).astype(np.float32) / np.float32(np.sqrt(2))
+    field = [_spread(part * amplitude(picture), axial, lateral) for part in noise]
+    energy = float(np.square(_spread(_point(), axial, lateral)).sum())
+    return decibels(np.asarray(np.hypot(*field) / np.sqrt(energy), np.float32))
+
+
+def amplitude(picture: Floats) -> Floats:
+    """Grey levels as relative echo amplitudes: 1 is white, black is :data:`RANGE_DB` below."""
+    return np.asarray(np.power(10.0, (picture - 1) * (RANGE_DB / 20)), np.float32)
+
+
+def decibels(amplitudes: Floats) -> Floats:
+    """The inverse of :func:`amplitude`, cut off at black and white."""
+    level = 1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6))
+    return np.clip(level, 0, 1).astype(np.float32)
+
+
+def _spread(part: Floats, axial: float, lateral: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
+
+
+def _point() -> Floats:
+    point = np.zeros((33, 33), np.float32)
+    point[16, 16] = 1
+    return point
+
+
+Filter = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+"""A picture 0 to 1 → the same with less speckle, of the same size."""
+
+
+FLOOR = 1 / 255
+"""Added before logarithms: the smallest step of a picture."""
+
+
+def median(picture: Floats) -> Floats:
+    """The picture after a median filter of 5 × 5 pixels."""
+    return np.asarray(cv2.medianBlur(picture, 5), np.float32)
+
+
+def bilateral(picture: Floats) -> Floats:
+    """The picture after a bilateral filter, 9 pixels wide; differences above the noise keep their edges."""
+    return np.asarray(cv2.bilateralFilter(picture, 9, 2 * spread(picture), 3), np.float32)
+
+
+def non_local_means(picture: Floats) -> Floats:
+    """The picture after non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21
+    pixels.
+    """
+    bytes_ = np.asarray(np.clip(picture * 255, 0, 255), np.uint8)
+    filtered = cv2.fastNlMeansDenoising(bytes_, None, 255 * spread(picture), 7, 21)
+    return np.asarray(filtered / 255, np.float32)
+
+
+def bm3d_of_logarithm(picture: Floats) -> Floats:
+    """The picture after BM3D (K. Dabov et al., TIP 2007) of its logarithm, in which speckle is a sum.
+
+    Needs the package ``bm3d``, which is free for non-commercial use only.
+    """
+    import bm3d
+
+    logarithm = np.log(picture + FLOOR)
+    filtered = bm3d.bm3d(logarithm, spread(logarithm))
+    return np.asarray(np.clip(np.exp(filtered) - FLOOR, 0, 1), np.float32)
+
+
+def spread(picture: Floats) -> float:
+    """Standard deviation of white noise, from the finest diagonal wavelets (D. Donoho, 1994),
+    at least .01.
+    """
+    diagonal = picture[:-1:2, :-1:2] - picture[1::2, :-1:2] - picture[:-1:2, 1::2] + picture[1::2, 1::2]
+    shown = np.abs(diagonal[diagonal != 0])  # not the black around the image
+    return max(float(np.median(shown)) / 2 / 0.6745, 0.01) if len(shown) else 0.01
+
+
+def filters() -> Mapping[str, Filter]:
+    """The installed filters by name. BM3D is left out if its package is not installed."""
+    found: dict[str, Filter] = {
+        "median": median,
+        "bilateral": bilateral,
+        "non-local means": non_local_means,
+    }
+    return {**found, "BM3D": bm3d_of_logarithm} if find_spec("bm3d") else found
+
+
+FOLDER = Path(__file__).parent / "compared"
+
+
+def compared_cards() -> tuple[Card, ...]:
+    """The cards of the trained autoencoders, by name. Raises CardError."""
+    return tuple(load(path) for path in sorted(FOLDER.glob("*despeckle*.toml")))
+
+
+def autoencoders() -> dict[str, Filter]:
+    """The autoencoders as filters, by the loss that trained them. Raises CardError."""
+    return {
+        f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.from_card(card).picture
+        for card in compared_cards()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class HeadScores:
+    """One value for each head: Dice, error of the circumference in mm, outlined area divided by true area."""
+
+    patients: list[str]
+    dice: list[float]
+    error: list[float]
+    area: list[float]
+
+
+def head_scores(data: Path, model: HeadModel, split: str, filtered: Filter, report: Report) -> HeadScores:
+    """Outline all heads of ``split`` after the filter, even those the gate refuses; score the outlines.
+
+    ``filtered`` takes and returns pictures 0 to 1.
+    """
+    found = HeadScores([], [], [], [])
+    images = head_images(data, split)
+    for number, image in enumerate(images):
+        report(number / len(images), "heads after the filter")
+        picture, head = image.read()
+        seen = np.clip(filtered(picture.astype(np.float32) / np.float32(255)), 0, 1)
+        outline = model.outline(np.rint(seen * 255).astype(np.uint8))
+        mask = outline.area.mask(*head.shape) if outline.area else np.zeros_like(head)
+        measured = outline.measured.circumference * image.pixel_mm if outline.measured else 0.0
+        found.patients.append(image.patient)
+        found.dice.append(dice(mask, head))
+        found.error.append(abs(measured - image.circumference))
+        found.area.append(float(mask.sum() / head.sum()))
+    return found
+
+
+Bools = npt.NDArray[np.bool_]
+SIDE = 24
+"""Pixels of a square in which speckle is measured."""
+MOST = 8
+"""Squares a frame, the evenest of the frame as it came: the same for every filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texture:
+    """How much speckle and how much edge a filtered picture has.
+
+    ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
+    contrast between the inside and the outside of the head, divided by their spread. ``edges``: correlation
+    of the gradients along the skull with the unfiltered gradients, up to 1; a blur raises ENL and lowers
+    ``edges``.
+    """
+
+    enl: float
+    cnr: float
+    edges: float
+
+
+def texture(before: Floats, after: Floats, head: Bools) -> Texture:
+    """The texture of a picture (0 to 1) ``after`` a filter; ``before`` is the same picture unfiltered."""
+    power = np.square(amplitude(after), dtype=np.float64)
+    places = _even_squares(before)
+    looks = [float(power[place].mean() ** 2 / max(power[place].var(), 1e-12)) for place in places]
+    near = cv2.dilate(head.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
+    inner = cv2.erode(head.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    outer = near & ~(cv2.dilate(head.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & (before > 0.02)
+    contrast = abs(after[inner].mean() - after[outer].mean())
+    ring = cv2.morphologyEx(head.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((15, 15), np.uint8)) > 0
+    return Texture(
+        enl=float(np.median(looks)),
+        cnr=float(contrast / np.sqrt(after[inner].var() + after[outer].var() + 1e-9)),
+        edges=float(np.corrcoef(_gradient(before)[ring], _gradient(after)[ring])[0, 1]),
+    )
+
+
+def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
+    """Squares of tissue whose halves differ least from each other, in the picture as it came."""
+    found = []
+    for top in range(0, picture.shape[0] - SIDE + 1, SIDE):
+        for left in range(0, picture.shape[1] - SIDE + 1, SIDE):
+            place = slice(top, top + SIDE), slice(left, left + SIDE)
+            part = picture[place]
+            if 0.1 < part.mean() < 0.8 and (part < 0.02).mean() < 0.02:
+                quarters = cv2.resize(part, (2, 2), interpolation=cv2.INTER_AREA)
+                found.append((float(np.ptp(quarters)), place))
+    if not found:
+        return [(slice(None), slice(None))]
+    return [place for _, place in sorted(found, key=lambda pair: pair[0])[:MOST]]
+
+
+def _gradient(picture: Floats) -> Floats:
+    smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
+    across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    return np.asarray(np.hypot(across, down), np.float32)
+
+
+SLOW = ("BM3D",)
+"""Filters that outline no heads here: ten seconds a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    patient: str
+    picture: Floats
+    head: npt.NDArray[np.bool_]
+
+
+def evaluate(
+    data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """All figures: noise on ``frames`` frames of ``split``, the others on all of its frames. Raises
+    DataMissing.
+    """
+    images = head_images(data, split)[:: max(1, len(head_images(data, split)) // frames)][:frames]
+    if not images:
+        raise DataMissing(f"{data} has no fetal heads in the split {split}")
+    chosen = []
+    for image in images:
+        picture, head = image.read()
+        chosen.append(_Frame(image.patient, picture.astype(np.float32) / np.float32(255), head))
+    despeckler = Despeckler.active(models_dir)
+    tried = {"none": lambda picture: picture, **filters(), **_networks(models_dir)}
+    return {
+        "model": despeckler.ref.id,
+        "version": despeckler.ref.version,
+        "strength": despeckler.strength,
+        "split": split,
+        "frames": len(chosen),
+        "noise": {name: _noise(made, chosen, report) for name, made in tried.items()},
+        "texture": {name: _texture(made, chosen, report) for name, made in tried.items()},
+        "heads": _heads(data, split, {n: made for n, made in tried.items() if n not in SLOW}, report),
+    }
+
+
+def _networks(models_dir: Path | None) -> dict[str, Filter]:
+    """Ours at full strength and as it ships; the published autoencoders that were trained."""
+    shipped = Despeckler.active(models_dir)
+    found: dict[str, Filter] = {"residual": Despeckler(shipped.engine, 1.0, shipped.ref).picture}
+    if shipped.strength < 1:
+        found["residual, as it ships"] = shipped.picture
+    return found | autoencoders()
+
+
+def _noise(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:
+    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`speckle.WIDE` pixels wide."""
+    found: dict[str, Any] = {}
+    for name in (*map(str, SIGMAS), "physical"):
+        random = np.random.default_rng(5)
+        psnr, ssim, seconds = [], [], []
+        for number, frame in enumerate(frames):
+            report(number / len(frames), f"speckle {name}")
+            below = reduced(frame.picture)
+            noisy = scattered(below, random) if name == "physical" else rayleigh(below, float(name), random)
+            began = time.perf_counter()
+            cleaned = np.clip(made(noisy), 0, 1)
+            seconds.append(time.perf_counter() - began)
+            psnr.append(-10 * math.log10(float(np.mean((cleaned - below) ** 2))))
+            ssim.append(float(structural_similarity(below, cleaned, data_range=1)))  # type: ignore[no-untyped-call]
+        found[name] = {"psnr": _mean(psnr, frames), "ssim": _mean(ssim, frames)}
+        found["seconds"] = round(float(np.median(seconds)), 4)
+    return found
+
+
+def _texture(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:
+    """ENL, CNR and edges of the frames as they came."""
+    rows: list[Texture] = []
+    for number, frame in enumerate(frames):
+        report(number / len(frames), "texture")
+        rows.append(texture(frame.picture, np.clip(made(frame.picture), 0, 1), frame.head))
+    return {name: _mean([getattr(row, name) for row in rows], frames) for name in ("enl", "cnr", "edges")}
+
+
+def _heads(data: Path, split: str, tried: Mapping[str, Filter], report: Report) -> dict[str, Any]:
+    """The shipped segmenter, taught by raw frames, on what each filter leaves; differences are paired."""
+    model = HeadModel.of(find(HEADS))
+    scores = {name: head_scores(data, model, split, made, report) for name, made in tried.items()}
+    raw = scores["none"]
+    weights = patient_weights(raw.patients)
+    return {
+        name: {
+            "dice": mean_interval(np.array(one.dice), weights).as_list(),
+            "difference": mean_interval(np.array(one.dice) - np.array(raw.dice), weights).as_list(),
+            "error": mean_interval(np.array(one.error), weights).as_list(),
+            "area": mean_interval(np.array(one.area), weights).as_list(),
+        }
+        for name, one in scores.items()
+    }
+
+
+def _mean(values: Sequence[float], frames: Sequence[_Frame]) -> list[float]:
+    weights = patient_weights([frame.patient for frame in frames])
+    return mean_interval(np.array(values), weights).as_list()

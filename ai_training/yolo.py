@@ -1,0 +1,247 @@
+"""An ultralytics YOLO on our trunk: the detector candidate, trained on boxes alone, exported without torch.
+
+This is the only module that trains with ultralytics (AGPL-3.0). The backbone is the shipped classifier's
+EfficientNet-Lite0, so that 500 boxes need not teach what a chest looks like; neck and head start at random.
+The head is YOLO26's (one box per object, no non-maximum suppression needed), so the ONNX file returns final
+boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
+input is the classifier's input.
+
+Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.preprocess`). They are neither
+mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.engine import parameters
+from ai_pipeline.models.preprocess import prepare
+from ai_pipeline.models.registry import Card, Chain
+from ai_pipeline.networks.efficientnet import FINE, MIDDLE, from_arrays
+from ai_pipeline.networks.foreign import offer_torchvision_operators
+from ai_training.cards import strip
+from ai_training.sets.images import TruthBox, corners, read_grey
+
+FILE = "yolo.onnx"
+MOST = 100  # boxes of the exported network
+TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
+
+
+@dataclass(frozen=True, slots=True)
+class YoloRecipe:
+    """How a detector is trained. ``size`` in pixels, a multiple of 32."""
+
+    size: int = 224
+    epochs: int = 20
+    batch: int = 16
+    rate: float = 1e-3
+    seed: int = 7
+    threads: int = 1
+
+
+def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
+    """The labels of a network trained on ``boxes``, in the order of their numbers."""
+    return tuple(sorted({box.label for box in boxes}))
+
+
+def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRecipe) -> Path:
+    """Train on ``boxes`` for all epochs and export the moving average; returns the ONNX file in ``out``.
+
+    ``card`` is the classifier that lends trunk, labels (:func:`labels_of`) and preprocessing.
+    """
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(out))
+    os.environ["YOLO_OFFLINE"] = "true"
+    offer_torchvision_operators()
+    from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.nn import tasks
+
+    class Trainer(DetectionTrainer):  # type: ignore[misc]
+        """Without ultralytics' own figures: they are not ours, and need torchvision's compiled operators."""
+
+        def validate(self) -> tuple[dict[str, float], float]:
+            return {}, 0.0
+
+        def final_eval(self) -> None:
+            pass
+
+    labels = labels_of(boxes)
+    assert card.input is not None
+    chain = replace(card.input.chain, side=recipe.size)
+    table = _write_set(boxes, labels, out / "set", chain, recipe.size)
+    trunk = _Trunk(card, recipe.size)
+    tasks.TorchVision = lambda *_args, **_options: trunk
+    network = YOLO(str(_write_architecture(out, len(labels))), task="detect")
+    network.train(
+        trainer=Trainer, data=str(table), project=str(out), name="run", exist_ok=True, **_settings(recipe)
+    )
+    average = network.trainer.ema.ema
+    return export(average, card, recipe.size, out / FILE)
+
+
+def export(network: Any, card: Card, size: int, path: Path) -> Path:
+    """Write ultralytics' ``network`` as ONNX: the classifier's input ``images [1, 3, size, size]`` →
+    ``boxes [1, N, 6]``.
+    """
+    head = network.model[-1]
+    head.export, head.format, head.max_det, head.end2end = True, "onnx", MOST, True
+    unfinished = path.with_suffix(".part")
+    torch.onnx.export(
+        _Seeing(network, card).float().eval(),
+        (torch.zeros(1, 3, size, size),),
+        str(unfinished),
+        input_names=["images"],
+        output_names=["boxes"],
+        opset_version=17,
+        dynamo=False,
+    )
+    strip(unfinished, "chest-yolo")
+    return unfinished.replace(path)
+
+
+class _Seeing(nn.Module):
+    """Ultralytics' network, whose pictures are 0 to 1, on the classifier's input."""
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.scale = _levels(card)
+
+    def forward(self, images: Tensor) -> Tensor:
+        boxes: Tensor = self.network((images * self.scale + self.mean) / 255.0)
+        return boxes
+
+
+class _Trunk(nn.Module):
+    """EfficientNet-Lite0 of a card as ultralytics wants a backbone: the maps at strides 8, 16 and 32."""
+
+    def __init__(self, card: Card, size: int) -> None:
+        super().__init__()
+        arrays = dict(parameters(card.file("classifier")))
+        cells = size // 16
+        arrays["place_bias"] = np.zeros((len(card.labels), cells, cells), np.float32)
+        self.backbone = from_arrays(arrays, len(card.labels), size).backbone
+        self.mean, self.scale = _levels(card)
+        del self.backbone._conv_head, self.backbone._bn1
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        net = self.backbone
+        x = net._swish(net._bn0(net._conv_stem((images * 255.0 - self.mean) / self.scale)))
+        maps = []
+        for index, block in enumerate(net._blocks):
+            x = block(x)
+            if index in (FINE, MIDDLE):
+                maps.append(x)
+        return [*maps, x]
+
+
+def _levels(card: Card) -> tuple[float, float]:
+    """Mean and scale of the classifier's input, in grey levels."""
+    assert card.input is not None
+    return card.input.mean[0], card.input.scale[0]
+
+
+def _settings(recipe: YoloRecipe) -> dict[str, Any]:
+    return {
+        "imgsz": recipe.size,
+        "epochs": recipe.epochs,
+        "batch": recipe.batch,
+        "seed": recipe.seed,
+        "lr0": recipe.rate,
+        "optimizer": "AdamW",
+        "cos_lr": True,
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.01,
+        "degrees": 5.0,
+        "translate": 0.06,
+        "scale": 0.12,
+        "fliplr": 0.0,
+        "flipud": 0.0,
+        "mosaic": 0.0,
+        "mixup": 0.0,
+        "copy_paste": 0.0,
+        "erasing": 0.0,
+        "hsv_h": 0.0,
+        "hsv_s": 0.0,
+        "hsv_v": 0.3,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "workers": 0,
+        "amp": False,
+        "val": False,
+        "plots": False,
+        "pretrained": False,
+        "deterministic": True,
+        "verbose": False,
+        "freeze": [0],  # the trunk
+    }
+
+
+def _write_set(
+    boxes: Sequence[TruthBox], labels: Sequence[str], folder: Path, chain: Chain, size: int
+) -> Path:
+    """Pictures and labels in ultralytics' layout: one text file per picture, boxes as centre and size."""
+    pictures, texts = folder / "images" / "train", folder / "labels" / "train"
+    for made in (pictures, texts):
+        made.mkdir(parents=True, exist_ok=True)
+    of_image: dict[Path, list[TruthBox]] = {}
+    for box in boxes:
+        of_image.setdefault(box.path, []).append(box)
+    for path, mine in of_image.items():
+        grey = read_grey(path)
+        picture, to_model = prepare(grey, chain, size)
+        cv2.imwrite(str(pictures / f"{path.stem}.png"), picture)
+        lines = [_line(box, labels.index(box.label), grey.shape, to_model, size) for box in mine]
+        (texts / f"{path.stem}.txt").write_text("".join(lines))
+    table = folder / "set.yaml"
+    names = "".join(f"  {number}: {label}\n" for number, label in enumerate(labels))
+    # Ultralytics asks for a val set, though nothing is chosen by it here.
+    table.write_text(f"path: {folder.resolve()}\ntrain: images/train\nval: images/train\nnames:\n{names}")
+    return table
+
+
+def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, size: int) -> str:
+    (rows, columns), (left, top, right, bottom) = shape, corners(box)
+    placed = to_model(((left * columns, top * rows), (right * columns, bottom * rows)))
+    (x0, y0), (x1, y1) = ((x / size, y / size) for x, y in placed)
+    return f"{number} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n"
+
+
+def _write_architecture(out: Path, labels: int) -> Path:
+    fine, middle, last = TRUNK_CHANNELS
+    path = out / "yolo-lite0.yaml"
+    path.write_text(
+        f"""nc: {labels}
+end2end: True
+reg_max: 1
+backbone:
+  - [-1, 1, TorchVision, [{last}, trunk]]
+  - [0, 1, Index, [{fine}, 0]]
+  - [0, 1, Index, [{middle}, 1]]
+  - [0, 1, Index, [{last}, 2]]
+head:
+  - [3, 1, Conv, [128, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, 2], 1, Concat, [1]]
+  - [-1, 1, C2f, [128]]
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, 1], 1, Concat, [1]]
+  - [-1, 1, C2f, [64]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [[-1, 7], 1, Concat, [1]]
+  - [-1, 1, C2f, [128]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [[-1, 4], 1, Concat, [1]]
+  - [-1, 1, C2f, [128]]
+  - [[10, 13, 16], 1, Detect, [nc]]
+"""
+    )
+    return path
