@@ -7,7 +7,7 @@ position prior at the candidate; and, where the card has a YOLO, the nearness to
 over the scores of a label's candidates gives a probability for each. The answer is the box with the largest
 expected overlap under these probabilities, and that overlap is the answer's score.
 
-Fitted by :mod:`ai_training.detect.locating.fusion`; numpy alone here, so that no torch is needed to run it.
+Fitted by :mod:`ai_training.detect`; numpy alone here, so that no torch is needed to run it.
 """
 
 from __future__ import annotations

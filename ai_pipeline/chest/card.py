@@ -56,7 +56,6 @@ _SHIPPED: Final = "chest-efficientnet-lite0"
 CLASSIFIER: Final = ModelSlot("chest_xray", _SHIPPED, "classifier")
 BOXES: Final = ModelSlot("chest_xray_boxes", _SHIPPED, "detector")
 """What draws the boxes: a detector of the site, else the box detector of the shipped classifier."""
-SHADOW: Final = ModelSlot("chest_xray_shadow", "", "shadow")
 
 CARD: Final = PipelineCard(
     name="chest_xray",
@@ -81,8 +80,5 @@ CARD: Final = PipelineCard(
         MeasuredQuantity("Heart width", WIDTH),
         MeasuredQuantity("Thoracic width", WIDTH),
     ),
-    slots=(CLASSIFIER, BOXES, SHADOW),
-    compared_with={
-        "all_labels": True, "clean": False, "heatmaps": False, "outlines": False, "ratio": "off",
-    },
-)  # fmt: skip
+    slots=(CLASSIFIER, BOXES),
+)

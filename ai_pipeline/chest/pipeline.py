@@ -39,6 +39,7 @@ from ai_pipeline.contract import (
     Finding,
     ImageHeader,
     ImageKind,
+    JudgedView,
     Measurement,
     ModelRef,
     PipelineResult,
@@ -190,6 +191,7 @@ class ChestXray:
         scores: list[Scores] = []
         judged = 0  # images whose ratio says how large the heart is
         measurements: list[Measurement] = []
+        views: list[JudgedView] = []
         settings = _RuleOptions.from_card(self._card(), given)
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
@@ -207,6 +209,8 @@ class ChestXray:
             findings += found
             text_read = text_read or analysed.stamps is not None
             scores.append(self._scores(analysed))
+            if view := analysed.rules.projection:
+                views.append(JudgedView(image.uid, view))
             notes += self._notes(analysed, found, scores[-1])
             if given.outlines:
                 pictures += self._outlines(analysed)
@@ -236,6 +240,7 @@ class ChestXray:
             models=self.models() + ((find(TEXT_READER, self._models_dir).ref,) if text_read else ()),
             scores=tuple(scores),
             measurements=tuple(measurements),
+            views=tuple(views),
         )
 
     def _card(self) -> Card:

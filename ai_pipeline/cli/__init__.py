@@ -21,7 +21,7 @@ from ai_pipeline.errors import first_line
 
 COMMANDS = "ai_pipeline.commands"
 """Entry points of other packages: functions that take the app and add verbs to it."""
-OF_TRAINING = ("train", "evaluate", "calibrate", "split", "export", "study", "finetune")
+OF_TRAINING = ("train", "evaluate", "split")
 """Verbs of the package ``dicom-ai-node-training``."""
 ACCEPT = "accept"
 """Its verb below ``models``."""

@@ -43,9 +43,7 @@ LabelMapFile = Annotated[
 ]
 Slot = Annotated[
     str,
-    typer.Option(
-        "--pipeline", help="What is to use it: a pipeline, or its _boxes or _shadow (ai-pipeline pipelines)."
-    ),
+    typer.Option("--pipeline", help="What is to use it: a pipeline, or its _boxes (ai-pipeline pipelines)."),
 ]
 
 
@@ -262,11 +260,7 @@ def activate_model(
         folder.activate(pipeline, chosen, card, store)
     _print_hashes(card)
     typer.echo(f"{slot} uses {card.name}; a running node from the next start of its workers on")
-    if chosen.role == "shadow":
-        typer.echo(
-            "Its findings stay in the node: `dicom-node models compare` shows them beside the active model's."
-        )
-    elif not any(label.supported for label in card.labels):
+    if not any(label.supported for label in card.labels):
         typer.echo("No label of it is supported by figures yet, so results will hold no finding: see")
         typer.echo("`ai-pipeline evaluate chest --write-card`, or the pipeline's option all_labels.")
 

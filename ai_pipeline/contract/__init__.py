@@ -43,7 +43,7 @@ from ai_pipeline.contract.pipeline import (
     Progress,
     Refuse,
 )
-from ai_pipeline.contract.records import Meaning, Reading, Refusal, RefusedBy, Scores
+from ai_pipeline.contract.records import JudgedView, Meaning, Reading, Refusal, RefusedBy, Scores
 
 __all__ = [
     "BURNED_IN",
@@ -58,6 +58,7 @@ __all__ = [
     "Heatmap",
     "ImageHeader",
     "ImageKind",
+    "JudgedView",
     "Meaning",
     "MeasuredQuantity",
     "Measurement",

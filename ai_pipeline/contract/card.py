@@ -138,13 +138,13 @@ class CodingScheme:
 class ModelSlot:
     """A place for a model in a pipeline; a site may put its own model there.
 
-    ``shipped``: the id of the card that is run by default, "" for none. ``role``: a ``classifier``, a
-    ``detector`` of boxes, or a second classifier in the ``shadow`` of the first.
+    ``shipped``: the id of the card that is run by default, "" for none. ``role``: a ``classifier``, or a
+    ``detector`` of boxes.
     """
 
     name: str
     shipped: str
-    role: Literal["classifier", "detector", "shadow"]
+    role: Literal["classifier", "detector"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,8 +162,7 @@ class PipelineCard:
 
     ``codes``: of its findings, unless a model's card has them; ``outlines``: structures that it outlines in
     Segmentations (PS3.16 CID 7151); ``measures``: quantities that it measures; ``scheme``: the coding scheme
-    of its private codes. ``slots``: models that a site may exchange; ``compared_with``: options under
-    which two of these models are compared, so that they give findings and nothing more.
+    of its private codes. ``slots``: models that a site may exchange.
     """
 
     name: str
@@ -181,7 +180,6 @@ class PipelineCard:
     measures: tuple[MeasuredQuantity, ...] = ()
     scheme: CodingScheme | None = None
     slots: tuple[ModelSlot, ...] = ()
-    compared_with: Mapping[str, object] | None = None
 
     def slot(self, role: str) -> ModelSlot | None:
         """The slot with this ``role``; None if the pipeline has none."""

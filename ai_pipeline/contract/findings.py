@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract.arrays import BY_NUMBER, Point
+from ai_pipeline.contract.arrays import Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Heatmap:
     1.
     """
 
-    values: Annotated[npt.NDArray[np.float32], *BY_NUMBER]
+    values: npt.NDArray[np.float32]
     method: str
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract.arrays import BY_NUMBER, PixelArray
+from ai_pipeline.contract.arrays import PixelArray
 from ai_pipeline.contract.findings import Code, ModelRef
 
 
@@ -120,7 +120,7 @@ class DerivedImage:
 
     kind: ImageKind
     source_uid: str
-    frames: Annotated[PixelArray, *BY_NUMBER]
+    frames: PixelArray
     photometric: Literal["MONOCHROME1", "MONOCHROME2", "RGB"]
     description: str
     verified: bool = False

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from ai_pipeline.contract.card import PipelineCard
 from ai_pipeline.contract.findings import Finding, Measurement, ModelRef, QualityNote
 from ai_pipeline.contract.images import DerivedImage, SourceImage
-from ai_pipeline.contract.records import Reading, Refusal, Scores
+from ai_pipeline.contract.records import JudgedView, Reading, Refusal, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class PipelineResult:
     scores: tuple[Scores, ...] = ()
     readings: tuple[Reading, ...] = field(default=(), repr=False)
     measurements: tuple[Measurement, ...] = ()
+    views: tuple[JudgedView, ...] = ()
     drawn_on: Literal["source", "cleaned"] = "source"
 
     @classmethod

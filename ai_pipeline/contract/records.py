@@ -56,6 +56,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedView:
+    """The View Position (0018,5101), such as AP, as which an image was judged: a stamp in it may contradict
+    its header.
+    """
+
+    source_uid: str
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 

@@ -1,7 +1,7 @@
-"""Check compressed frames before they are decoded: are they whole, and as large as the header says?
+"""Decode compressed frames after a check: are they whole, and as large as the header says?
 
 A decoder believes the code stream's own header and allocates the memory that it demands; it fills missing
-parts without a warning. So each frame passes :func:`checked` before the decoder, as a plugin of pydicom.
+parts without a warning. So each frame is checked before the decoder gets it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import pydicom
-from pydicom.encaps import generate_frames
+import numpy as np
+import numpy.typing as npt
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders import pyjpegls, pylibjpeg, rle
+from pydicom.pixels.decoders.rle import _rle_decode_frame
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -35,27 +37,29 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ai_pipeline.contract import ImageHeader
+from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault
+from ai_pipeline.images import colours
 from ai_pipeline.images.decoder import DECODER
+from ai_pipeline.images.header import PixelAttributes
 from ai_pipeline.terms import shown_uid_name
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
 JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
 WITH_END = JPEG_LS | {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
 """Transfer syntaxes whose frames end with the marker EOI (ITU-T T.81 B.1.1.3, T.87 C.1.1)."""
+COMPRESSED = WITH_END | JPEG_2000 | {RLELossless}
+"""What :func:`decoded` decodes."""
+_NATIVE = {
+    ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
+}  # fmt: skip
 END = b"\xff\xd9"
 PADDING = 64
-"""The marker lies in so many last bytes: one byte of padding is regular, some makers write more."""
+"""Bytes at the end, zeros not counted, in which the end marker is looked for: some makers write after it."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
 """Tiles of a JPEG 2000: each takes 6 kB before a pixel is decoded."""
-PLUGIN = "checked"
-"""Our name among pydicom's decoding plugins."""
-
-BEFORE_VALUE = 12
-"""Tag, VR, two reserved bytes and length of Pixel Data (PS3.5 7.1.2)."""
 _CHUNK = 2**20
 
 # Markers of ITU-T T.81 table B.1 and T.87: frame headers SOF0 to SOF15 and SOF55, without DHT, JPG and DAC.
@@ -64,36 +68,21 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
 _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
+_PRECISION = 42
+"""Where a bare JPEG 2000 says how many bits a sample has, less one (T.800 A.5.1)."""
 _MOST_SEGMENTS = 64
 """Segments of a JPEG 2000 among which COD is looked for; it usually is the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The size of the image that the code stream's own header declares."""
+    """The image that the code stream's own header declares; ``precision``: bits of a sample."""
 
     rows: int
     columns: int
     samples: int
-
-
-def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
-    """The first frame (from 1) whose data is cut short; None if all are whole or the syntax cannot tell.
-
-    Reads the file once, one frame in memory at a time.
-    """
-    if syntax not in WITH_END:
-        return None
-    with path.open("rb") as file:
-        pydicom.dcmread(file, stop_before_pixels=True)
-        file.seek(BEFORE_VALUE, 1)
-        try:
-            for number, frame in enumerate(generate_frames(file, number_of_frames=frames), start=1):
-                if END not in frame[-PADDING:]:
-                    return number
-        except ValueError:  # no fragments: an implicit VR data set under a JPEG syntax
-            return None
-    return None
+    precision: int
+    signed: bool = False
 
 
 def check_inflation(path: Path, most_mib: int) -> None:
@@ -116,13 +105,14 @@ def check_decodable(syntax: UID) -> None:
     """Raise CodestreamFault if this package does not decode the transfer syntax."""
     if not syntax:
         raise CodestreamFault("the file has no Transfer Syntax UID (0002,0010)")
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is None or not decoder.is_available:
+    if syntax not in COMPRESSED | _NATIVE:
         name = shown_uid_name(syntax)
         raise CodestreamFault(f"cannot be decoded: its transfer syntax {name} is not decoded here")
+
+
+def is_cut(frame: bytes, syntax: UID) -> bool:
+    """Whether a frame lacks its end; False where the transfer syntax cannot tell."""
+    return syntax in WITH_END and END not in frame.rstrip(b"\0")[-PADDING:]
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:
@@ -133,76 +123,70 @@ def declared(frame: bytes, syntax: UID) -> Declared:
         raise CodestreamFault("the code stream ends within its header") from None
 
 
-def checked(frame: bytes, runner: Any) -> bytearray | memoryview:
-    """Decode a frame after checking that it is as large as the header says; ``runner`` is pydicom's.
-
-    Raises CodestreamFault.
+def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
+    """The samples of a whole frame, ``[rows, columns]`` or ``[rows, columns, 3]`` in RGB, as wide as in the
+    code stream. Raises CodestreamFault if it is not the image that ``header`` describes; NoDecoder.
     """
-    syntax = UID(runner.transfer_syntax)
     if syntax == RLELossless:
-        _check_rle(frame, runner)
-        return cast(bytearray, rle._decode_frame(frame, runner))
+        _check_rle(frame, header)
+        size = header.rows, header.columns, header.samples
+        data = _rle_decode_frame(frame, *size, header.bits_allocated)
+        samples = _samples(data, header, header.bits_allocated // 8, planar=True)
+        return colours.as_rgb(samples, colours.of_header(header.photometric), header.photometric)
     found = declared(frame, syntax)
-    wanted = Declared(runner.rows, runner.columns, runner.samples_per_pixel)
-    if found != wanted:
-        raise CodestreamFault(
-            f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
-            f"the header says {wanted.columns} × {wanted.rows} of {wanted.samples}"
-        )
-    name = "charls" if syntax in JPEG_LS else "openjpeg" if syntax in JPEG_2000 else "libjpeg"
-    _expect(runner, frame, syntax)
+    _check_size(found, header)
+    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
+    length = header.rows * header.columns * header.samples * width
     if syntax in JPEG_2000:
         frame = bare(frame)
-    return DECODER.decode(name, frame, runner.frame_length(unit="pixels") * runner.pixel_dtype.itemsize)
+        samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
+        says = colours.of_jpeg_2000(*_components(frame), header.photometric)
+        samples = _signed(samples, found) if found.signed != header.signed else samples
+        return colours.as_rgb(samples, says, header.photometric)
+    says = colours.of_jpeg(list(_segments(frame)), header.photometric)
+    if syntax not in JPEG_LS:
+        samples = _samples(DECODER.decode("libjpeg", frame, length), header, width)
+        return colours.as_rgb(samples, says, header.photometric)
+    planar = not _interleave(frame)
+    samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
+    samples = _signed(samples, found) if header.signed else samples
+    return colours.as_rgb(samples, says, header.photometric)
 
 
-def _expect(runner: Any, frame: bytes, syntax: UID) -> None:
-    """Tell ``runner`` how the decoders give samples: as wide as the code stream's own, JPEG 2000 as RGB."""
-    if syntax in JPEG_2000:
-        if runner.photometric_interpretation in {"YBR_ICT", "YBR_RCT"}:
-            runner.set_option("photometric_interpretation", "RGB")
-        precision = runner.get_option("j2k_precision", runner.bits_stored)
-    elif syntax in JPEG_LS:
-        if runner.samples_per_pixel > 1:
-            runner.set_option("planar_configuration", int(not _interleave(frame)))
-        precision = runner.get_option("jls_precision", runner.bits_stored)
-    else:
-        return
-    runner.set_option("bits_allocated", 8 if precision <= 8 else 16 if precision <= 16 else 32)
+def _check_size(found: Declared, header: PixelAttributes) -> None:
+    if (found.rows, found.columns, found.samples) != (header.rows, header.columns, header.samples):
+        raise CodestreamFault(
+            f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
+            f"the header says {header.columns} × {header.rows} of {header.samples}"
+        )
+    if found.precision > header.bits_allocated:
+        raise CodestreamFault(
+            f"the code stream has samples of {found.precision} bits, the header says {header.bits_allocated}"
+        )
+
+
+def _samples(
+    data: bytes | bytearray | memoryview, header: PixelAttributes, width: int, *, planar: bool = False
+) -> PixelArray:
+    """Little-endian samples of ``width`` bytes as an array of their own."""
+    values = np.frombuffer(data, f"<{'i' if header.signed else 'u'}{width}")
+    if header.samples == 1:
+        return values.reshape(header.rows, header.columns).copy()
+    if planar:
+        return np.ascontiguousarray(values.reshape(-1, header.rows, header.columns).transpose(1, 2, 0))
+    return values.reshape(header.rows, header.columns, -1).copy()
+
+
+def _signed(samples: PixelArray, found: Declared) -> PixelArray:
+    """Extend or clear the sign, of which the code stream says nothing or another thing than the header."""
+    unused = 8 * samples.dtype.itemsize - found.precision
+    return (cast(npt.NDArray[np.integer[Any]], samples) << unused) >> unused
 
 
 def _interleave(frame: bytes) -> int:
     """The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3)."""
     scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
     return scan[2 + 2 * scan[0]]
-
-
-def prepare(syntax: UID) -> None:
-    """Start the decoding process if ``syntax`` needs it. Raises NoDecoder."""
-    if plugin(syntax) and syntax != RLELossless:
-        DECODER.start()
-
-
-# What pydicom asks of a module with a decoding plugin.
-DECODER_DEPENDENCIES = {
-    **{syntax: pylibjpeg.DECODER_DEPENDENCIES[syntax] for syntax in (*WITH_END, *JPEG_2000)},
-    **pyjpegls.DECODER_DEPENDENCIES,
-    RLELossless: ("numpy",),
-}
-
-
-def is_available(syntax: str) -> bool:
-    """Whether the library that decodes ``syntax`` is installed."""
-    if syntax == RLELossless:
-        return True
-    return bool((pyjpegls if syntax in JPEG_LS else pylibjpeg).is_available(syntax))
-
-
-def plugin(syntax: UID) -> str:
-    """The name of this module's decoding plugin for ``syntax``, "" if it has none; others (gdcm, Pillow) are
-    not used.
-    """
-    return PLUGIN if syntax in DECODER_DEPENDENCIES else ""
 
 
 def _jpeg(frame: bytes) -> Declared:
@@ -214,8 +198,8 @@ def _jpeg(frame: bytes) -> Declared:
     found: list[Declared] = []
     for marker, content in _segments(frame):
         if marker in _FRAME_HEADERS:
-            rows, columns, samples = struct.unpack_from(">HHB", content, 1)
-            found.append(Declared(rows, columns, samples))
+            precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
+            found.append(Declared(rows, columns, samples, precision))
         elif marker == _HIERARCHY:
             raise CodestreamFault("the JPEG is hierarchical: none in DICOM is (PS3.5 8.2.1)")
     if len(found) != 1:
@@ -253,7 +237,15 @@ def _jpeg_2000(frame: bytes) -> Declared:
         raise CodestreamFault("the JPEG 2000 has no area")
     if -(-(right - tile_left) // across) * -(-(bottom - tile_top) // down) > MOST_TILES:
         raise CodestreamFault(f"the JPEG 2000 has more than {MOST_TILES} tiles")
-    return Declared(bottom - top, right - left, samples)
+    kind = frame[start + _PRECISION]  # the highest bit says that samples have a sign
+    return Declared(bottom - top, right - left, samples, (kind & 0x7F) + 1, kind > 0x7F)
+
+
+def _components(frame: bytes) -> tuple[bool, bool]:
+    """Whether the components of a bare JPEG 2000 were transformed (T.800 A.6.1), and differ in size."""
+    style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
+    sizes = frame[_PRECISION:][: 3 * count]
+    return bool(style and frame[style + 8]), len(set(zip(sizes[1::3], sizes[2::3], strict=True))) > 1
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
@@ -263,17 +255,16 @@ def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
 
     Raises CodestreamFault.
     """
-    if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1):
+    if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1, header.bits_stored):
         return 0
     try:
         _, _, left, top, across, down, tile_left, tile_top = struct.unpack_from(">8I", frame, 8)
-        precision = frame[42] + 1  # the highest bit says that samples have a sign
         style = _segment_of_style(frame)
         levels = frame[style + 9] if style else 0
     except (IndexError, struct.error):
         raise CodestreamFault("the code stream ends within its header") from None
     one_tile = tile_left + across >= header.columns and tile_top + down >= header.rows
-    return levels if one_tile and precision == header.bits_stored and not left and not top else 0
+    return levels if one_tile and not left and not top else 0
 
 
 def _segment_of_style(frame: bytes) -> int:
@@ -319,27 +310,17 @@ def _codestream_of_jp2(frame: bytes) -> int:
         place += length
 
 
-def _check_rle(frame: bytes, runner: Any) -> None:
+def _check_rle(frame: bytes, header: PixelAttributes) -> None:
     """The segments are as many and at most as long as the header allows (PS3.5 G.3 to G.5)."""
     if len(frame) < 64:
         raise CodestreamFault("the RLE header is cut off")
     count, *offsets = struct.unpack_from("<16I", frame)
-    wanted = runner.samples_per_pixel * ((runner.bits_allocated + 7) // 8)
+    wanted = header.samples * ((header.bits_allocated + 7) // 8)
     if count != wanted or count > 15:
         raise CodestreamFault(f"the RLE header names {count} segments, the image has {wanted}")
     ends = [*offsets[1:count], len(frame)]
-    longest = 2 * runner.rows * (runner.columns + 2) + PADDING  # every byte a run of its own
+    longest = 2 * header.rows * (header.columns + 2) + PADDING  # every byte a run of its own
     if any(
         not 64 <= start <= end <= start + longest for start, end in zip(offsets[:count], ends, strict=True)
     ):
         raise CodestreamFault("the RLE segments are not where, or not as long as, they can be")
-
-
-def _register() -> None:
-    for syntax in DECODER_DEPENDENCIES:
-        decoder = get_decoder(syntax)
-        if PLUGIN not in decoder.available_plugins:
-            decoder.add_plugin(PLUGIN, (__name__, "checked"))
-
-
-_register()

@@ -14,7 +14,8 @@ import uuid
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,21 +32,24 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams, resolutions
+from ai_pipeline.images import codestreams, colours, resolutions
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
+from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import (
     NONE_GIVEN,
     GivenAttributes,
+    PixelAttributes,
     check_palette,
     embedded_overlays,
     picture_header,
     read_header,
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
-from ai_pipeline.images.numbers import whole_of
+from ai_pipeline.images.numbers import value_of, whole, whole_of
 
 Picture = npt.NDArray[np.uint8]
+_LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
@@ -66,7 +70,9 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
     path = Path(file)
     with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
         codestreams.check_inflation(path, limits.inflated_mib)
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        with path.open("rb") as opened:
+            dataset = pydicom.dcmread(opened, stop_before_pixels=True)
+            pixels_at = opened.tell()
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
@@ -74,7 +80,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
             samples, bits = 3, max(bits, 16)
         if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
             raise PixelError(fault)
-    return DicomImage(path, dataset, header, syntax)
+    return DicomImage(path, dataset, header, syntax, pixels_at)
 
 
 def open_picture(
@@ -156,8 +162,11 @@ class DicomImage:
     dataset: Dataset = field(repr=False)  # it holds the patient's name
     header: ImageHeader
     transfer_syntax: UID
+    pixels_at: int
+    """Position of the element Pixel Data in the file, unless that is deflated."""
     _whole: Dataset | None = field(default=None, repr=False)
     _last: tuple[int, PixelArray] | None = field(default=None, repr=False)
+    _fragments: Fragments | None = field(default=None, repr=False)
     _whole_frames: bool = field(default=False, repr=False)
 
     def check_decodable(self) -> None:
@@ -166,7 +175,11 @@ class DicomImage:
             codestreams.check_decodable(self.transfer_syntax)
             if self.header.photometric == "PALETTE COLOR":
                 check_palette(self.dataset, self.transfer_syntax)
-            _check_length(self.path, self.dataset, self.transfer_syntax)
+            if self.transfer_syntax in codestreams.COMPRESSED:
+                PixelAttributes.of(self.dataset)
+                self._separated()
+            else:
+                self._check_length()
 
     @property
     def uid(self) -> str:
@@ -183,7 +196,7 @@ class DicomImage:
         if self.header.photometric != "PALETTE COLOR":
             return samples
         with _pydicom_may_warn(), _as_pixel_error("the colour palette is unusable"):
-            return _eight_bit_palette(np.asarray(apply_color_lut(samples, self.dataset)))
+            return _eight_bit_palette(np.asarray(apply_color_lut(samples, _with_signs(self.dataset))))
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
         times = resolutions.halvings(self.header, shorter_side) if shorter_side else 0
@@ -212,10 +225,9 @@ class DicomImage:
         self._last = self._whole = None
 
     def _decode(self, frame: int) -> PixelArray:
-        self._check_ends()
-        codestreams.prepare(self.transfer_syntax)
+        compressed = self.transfer_syntax in codestreams.COMPRESSED
         with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
-            samples = self._samples(frame)
+            samples = self._decompressed(frame) if compressed else self._native(frame)
         if samples.shape[:2] != (self.header.rows, self.header.columns):
             raise PixelError(
                 f"decoded {samples.shape[0]} × {samples.shape[1]} pixels, "
@@ -233,35 +245,80 @@ class DicomImage:
         plain = self.dataset.get("PixelRepresentation") == 0 and self.dataset.get("SamplesPerPixel") == 1
         if not plain or "PixelPaddingValue" in self.dataset:
             return None
-        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
-            samples = resolutions.decoded(self.path, self.transfer_syntax, self.header, frame, times)
-        if samples is not None:
-            return samples
+        if self.transfer_syntax in codestreams.JPEG_2000:
+            with _as_pixel_error("the frames cannot be separated"):
+                codestream = self._separated().frame(frame)
+            if (samples := resolutions.decoded(codestream, self.header, times)) is not None:
+                return samples
         return resolutions.halved(self.decoded(frame), self.header.bits_stored, times)
 
-    def _check_ends(self) -> None:
-        if self._whole_frames:
-            return
-        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be separated"):
-            cut = codestreams.first_cut_frame(self.path, self.transfer_syntax, self.header.frames)
-        if cut is not None:
-            raise PixelError(f"frame {cut} of {self.header.frames} is cut off ({self.transfer_syntax.name})")
-        self._whole_frames = True
+    def _decompressed(self, frame: int) -> PixelArray:
+        header, name = PixelAttributes.of(self.dataset), self.transfer_syntax.name
+        fragments, frames = self._separated(), self.header.frames
+        if not self._whole_frames:
+            for number in range(frames):
+                if codestreams.is_cut(fragments.frame(number), self.transfer_syntax):
+                    raise CodestreamFault(f"frame {number + 1} of {frames} is cut off ({name})")
+            self._whole_frames = True
+        try:
+            return codestreams.decoded(fragments.frame(frame), self.transfer_syntax, header)
+        except CodestreamFault as error:
+            raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:_LONGEST_CAUSE]) from error
 
-    def _samples(self, frame: int) -> PixelArray:
+    def _separated(self) -> Fragments:
+        self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
+        return self._fragments
+
+    def _native(self, frame: int) -> PixelArray:
+        photometric = self.header.photometric
+        says = colours.of_header(photometric)
+        if self._has_all_chrominance():
+            photometric, says = "RGB", colours.UNKNOWN
+        elif "_422" in photometric:
+            if self.dataset.get("PlanarConfiguration"):
+                raise HeaderError(f"Planar Configuration (0028,0006) is not 0, as {photometric} has it")
+            photometric = "YBR_FULL_422"
         # Bits above Bits Stored are cleared by us: below High Bit there may be more of them (old overlays).
-        how = {"decoding_plugin": codestreams.plugin(self.transfer_syntax), "correct_unused_bits": False}
+        how = {"as_rgb": False, "correct_unused_bits": False, "photometric_interpretation": photometric}
+        samples = None
         # pydicom reads single frames straight from the file, but cannot inflate there.
         if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
-            try:
-                return np.asarray(pixel_array(self.path, index=frame, **how))
-            except (AttributeError, ValueError):
-                # ... and believes the transfer syntax: an implicit VR dataset under a JPEG syntax (seen in
-                # the field) is found out only by dcmread. A truly damaged object fails there again.
-                pass
-        if self._whole is None:
-            self._whole = pydicom.dcmread(self.path)
-        return np.asarray(pixel_array(self._whole, index=frame, **how))
+            # ... and believes the transfer syntax: another VR encoding (seen in the field) is found out only
+            # by dcmread. A truly damaged object fails there again.
+            with suppress(AttributeError, ValueError):
+                samples = pixel_array(self.path, index=frame, **how)
+        if samples is None:
+            self._whole = self._whole or pydicom.dcmread(self.path)
+            samples = pixel_array(self._whole, index=frame, **how)
+        if self.header.photometric == "YBR_PARTIAL_422":
+            samples = colours.whole_range(np.asarray(samples))
+        return colours.as_rgb(np.asarray(samples), says, self.header.photometric)
+
+    def _check_length(self) -> None:
+        """Refuse uncompressed pixels that are many more than the header describes: one of the two is wrong.
+
+        Too few are found when decoding; some padding after the last frame is common.
+        """
+        length = self._pixels_length()
+        if not length:  # Float Pixel Data: the attributes of integers are not there
+            return
+        PixelAttributes.of(self.dataset)
+        expected = get_expected_length(self.dataset)
+        too_long = (
+            length > expected * (1 + MOST_PADDING) or (length - expected) * self.header.frames >= expected
+        )
+        if too_long and not self._has_all_chrominance():
+            raise PixelError(f"the pixel data are {length} bytes, the header describes {expected}")
+
+    def _has_all_chrominance(self) -> bool:
+        """Whether pixels that are called YBR_FULL_422 have three samples each, as their length shows."""
+        least = self.header.rows * self.header.columns * self.header.frames * 3
+        named = "_422" in self.header.photometric
+        return named and least <= self._pixels_length() <= least * (1 + MOST_PADDING)
+
+    def _pixels_length(self) -> int:
+        pixels = pydicom.dcmread(self.path, specific_tags=["PixelData"], defer_size=1024)
+        return getattr(pixels.get_item("PixelData", keep_deferred=True), "length", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,20 +347,6 @@ class PictureImage:
         return grey_range(samples, self.header.bits_stored)
 
 
-def _check_length(path: Path, dataset: Dataset, syntax: UID) -> None:
-    """Refuse uncompressed pixels that are many more than the header describes: one of the two is wrong.
-
-    Too few are found when decoding; some padding after the last frame is common.
-    """
-    if syntax.is_compressed:
-        return
-    pixels = pydicom.dcmread(path, specific_tags=["PixelData"], defer_size=1024)
-    element = pixels.get_item("PixelData", keep_deferred=True)
-    length, expected = getattr(element, "length", None), get_expected_length(dataset)
-    if length is not None and length > expected * (1 + MOST_PADDING):
-        raise PixelError(f"the pixel data are {length} bytes, the header describes {expected}")
-
-
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
     """Return the LUT attributes valid for a frame; enhanced objects keep them in functional groups."""
     if "SharedFunctionalGroupsSequence" not in dataset:
@@ -323,14 +366,27 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
     return merged
 
 
+def _with_signs(dataset: Dataset) -> Dataset:
+    """A header whose palettes' first value mapped is signed if the samples are (PS3.3 C.7.6.3.1.5)."""
+    made = copy(dataset)
+    signed = whole_of(dataset, "PixelRepresentation", 0) == 1
+    for colour in ("Red", "Green", "Blue"):
+        name = f"{colour}PaletteColorLookupTableDescriptor"
+        described = cast("list[object]", value_of(dataset, name) or [None] * 3)
+        entries, first, bits = (whole(one, least=-0x8000) for one in described)
+        if first is not None and signed and first > 0x7FFF:
+            made.add_new(name, "SS", [entries, first - 0x1_0000, bits])
+    return made
+
+
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
     """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
-    allocated = int(dataset.BitsAllocated)
+    allocated = min(int(dataset.BitsAllocated), samples.dtype.itemsize * 8)
     stored = whole_of(dataset, "BitsStored", 0, most=64) or allocated
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
         return samples
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
-    below = _bits_below(dataset, stored)
+    below = _bits_below(dataset, stored, numbers)
     signed = samples.dtype.kind == "i"
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
     if not below and low <= int(numbers.min()) and int(numbers.max()) <= high:
@@ -339,14 +395,18 @@ def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
     return (numbers << (unused - below)) >> unused
 
 
-def _bits_below(dataset: Dataset, stored: int) -> int:
+def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[Any]]) -> int:
     """How many bits lie under the stored ones; today none do (PS3.5 8.1.1).
 
-    High Bit is wrong more often than it says this, so it is believed only when an overlay lies there.
+    High Bit is wrong more often than it says this, so it is believed only when an overlay lies there, or when
+    the bits under the stored ones are all 0 and those above are not.
     """
-    below = whole_of(dataset, "HighBit", 0) + 1 - stored
-    overlays = any(bit < below for bit in embedded_overlays(dataset)) if below > 0 else False
-    return min(below, int(dataset.BitsAllocated) - stored) if overlays else 0
+    below = min(whole_of(dataset, "HighBit", 0) + 1, int(dataset.BitsAllocated)) - stored
+    if below <= 0:
+        return 0
+    overlays = any(bit < below for bit in embedded_overlays(dataset))
+    used = int(np.bitwise_or.reduce(numbers, axis=None))
+    return below if overlays or (not used & (2**below - 1) and used >> stored not in {0, -1}) else 0
 
 
 def _eight_bit_palette(colours: PixelArray) -> PixelArray:
@@ -368,7 +428,7 @@ def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
 
 
 _ABOUT_PIXELS = re.compile(
-    "reshape|[Dd]ecode|Transfer Syntax|pixel data|Pixel Data|Offset Table|code stream|JPEG|RLE"
+    r"reshape|[Dd]ecode|Transfer Syntax|pixel data|Pixel Data|Offset Table|code stream|JPEG|RLE|\(0028,0"
 )
 """Words of a decoder's message that speaks of pixels, not of values of the header."""
 # What pydicom and its decoders raise on damaged input (seen on its own damaged test files and by fuzzing).
@@ -401,8 +461,10 @@ def _as_pixel_error(what: str) -> Iterator[None]:
         yield
     except PixelError:
         raise
-    except (HeaderError, CodestreamFault) as error:
+    except HeaderError as error:
         raise PixelError(str(error)) from error
+    except CodestreamFault as error:
+        raise (OutOfMemory if lacks_memory(error) else PixelError)(str(error)) from error
     except _DAMAGE as error:
         if lacks_memory(error):
             raise OutOfMemory(f"{what}: there is not enough memory for it") from error
@@ -413,7 +475,8 @@ def _cause(error: BaseException) -> str:
     """Repeat the decoder's message where it is about pixels; header values (PHI) are not repeated."""
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
-    text = " ".join(str(error).split()).rpartition(f"available plugins: {codestreams.PLUGIN}: ")[2]
+    text = " ".join(str(error).split())
+    text = re.sub(r"Missing required element: (\(.*\)) '(.*)'", r"\2 \1 is missing", text)
     text = re.sub("value '[^']*'", "value …", text)
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -432,15 +495,11 @@ def _pydicom_may_warn() -> Iterator[None]:
             r"Invalid value for VR",
             r"The value length \(\d+\) exceeds the maximum length",
             r"A value of .* for \(0028,0008\)",
-            "The .0028,0004. 'Photometric Interpretation' value is",
             "The number of bytes of pixel data is sufficient to contain",
             r"The pixel data is \d+ bytes long, which indicates it contains",
             "The decoded RLE segment contains non-conformant padding",
-            r"\d+ frames have been found in the encapsulated pixel data",
-            "The number of items in .7FE0,0001.",
             "Unknown encoding|Incorrect value for Specific Character Set|Value .* cannot be used as code ext",
             "Failed to decode byte string",
-            "The number of bytes of compressed pixel data matches",
             "The .0028,0101. 'Bits Stored' value|The .0028,0103.|A mismatch was found",
         ):
             warnings.filterwarnings("ignore", message=message, category=UserWarning)

@@ -47,6 +47,17 @@ def _picture(data: bytes) -> bytes:
         return picture.convert("L" if picture.mode in {"1", "LA"} else "RGB").tobytes()
 
 
+def _jpeg_ls(data: bytes) -> bytes:
+    """The samples of a JPEG-LS. Zeros between its scan and the end, which DCMTK takes, end CharLS."""
+    try:
+        return bytes(jpeg_ls.decode_pixel_data(data)[0])
+    except RuntimeError:
+        scan, end, _ = data.rpartition(b"\xff\xd9")
+        if not scan.endswith(b"\0"):
+            raise
+        return bytes(jpeg_ls.decode_pixel_data(scan.rstrip(b"\0") + end)[0])
+
+
 def _halved(times: int, data: bytes) -> bytes:
     """The samples of a grey JPEG 2000 at a lower resolution: 16 bits each, little endian."""
     with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
@@ -57,7 +68,7 @@ def _halved(times: int, data: bytes) -> bytes:
 
 
 DECODERS: Mapping[str, Decode] = {
-    "charls": lambda frame: jpeg_ls.decode_pixel_data(frame)[0],
+    "charls": _jpeg_ls,
     "libjpeg": lambda frame: libjpeg.decode_pixel_data(frame, version=2),
     "openjpeg": lambda frame: openjpeg.decode_pixel_data(frame, version=2),
     **{f"halved{times}": partial(_halved, times) for times in range(1, DEEPEST + 1)},

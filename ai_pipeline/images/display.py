@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi
 
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.images.numbers import decimal, value_of, whole, whole_of
@@ -45,7 +44,7 @@ class GreyDisplay:
         """Choose the window from ``dataset``, which holds the Modality LUT and VOI LUT attributes valid for
         the frame.
         """
-        if dataset.get("VOILUTSequence"):
+        if _has_table(dataset):
             return GreyDisplay(dataset, "VOI LUT")
         if _has_window(dataset):
             return GreyDisplay(dataset, "window")
@@ -78,7 +77,12 @@ class GreyDisplay:
 
     def modality(self, values: PixelArray) -> PixelArray:
         """Stored samples after the Modality LUT (PS3.3 C.11.1); windows are given in these values."""
-        return cast(PixelArray, apply_modality_lut(values, self.dataset))
+        if self.dataset.get("ModalityLUTSequence"):
+            return _by_table(values, "ModalityLUTSequence", self.dataset, signed=self._is_signed)
+        slope, intercept = (_first(self.dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
+        if not slope or intercept is None:  # a slope of 0 would leave one grey level
+            return values
+        return cast(PixelArray, np.asarray(values, np.float64) * slope + intercept)
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
         with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
@@ -92,10 +96,9 @@ class GreyDisplay:
     def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
         """Return each value's place between black (0) and white (1)."""
         if self.choice == "VOI LUT":
-            bits = whole(self.dataset.VOILUTSequence[0].LUTDescriptor[2], least=1, most=16)
-            if bits is None:
-                raise ValueError("decoded grey levels are no numbers: LUT Descriptor")
-            looked_up = apply_voi(np.rint(values).astype(np.int32), self.dataset)
+            bits = _table(self.dataset.VOILUTSequence[0], self.dataset)[2]
+            signed = self._full_range()[0] < 0
+            looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=signed)
             return _clipped(looked_up / (2.0**bits - 1.0))
         if self.choice == "window":
             return _windowed(values, self.dataset)
@@ -109,10 +112,13 @@ class GreyDisplay:
 
     def _full_range(self) -> tuple[float, float]:
         bits = whole_of(self.dataset, "BitsStored", 8, least=1, most=16)
-        signed = whole_of(self.dataset, "PixelRepresentation", 0) == 1
-        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self._is_signed else (0, 2**bits - 1)
         low, high = self.modality(np.array(ends, dtype=np.int32))
-        return float(low), float(high)
+        return float(min(low, high)), float(max(low, high))
+
+    @property
+    def _is_signed(self) -> bool:
+        return whole_of(self.dataset, "PixelRepresentation", 0) == 1
 
     def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
         samples = cast(Values, stored.ravel())
@@ -152,9 +158,9 @@ def _windowed(values: PixelArray, dataset: Dataset) -> Values:
     x = values.astype(np.float64)
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))
-    if function == "LINEAR":
+    if function == "LINEAR" and width >= 1:  # a narrower one can only be meant as LINEAR_EXACT
         centre, width = centre - 0.5, width - 1.0
-    if width <= 0:  # a threshold: LINEAR allows a Window Width of 1
+    if width == 0:  # a threshold: LINEAR allows a Window Width of 1
         return (x > centre).astype(np.float64)
     return _clipped((x - centre) / width + 0.5)
 
@@ -163,8 +169,56 @@ _WINDOW = ("WindowCenter", "WindowWidth")
 
 
 def _has_window(dataset: Dataset) -> bool:
-    """Centre and width that are numbers: some objects say "nan"."""
-    return all(_first(dataset, keyword) is not None for keyword in _WINDOW)
+    """Whether centre and width are numbers (some objects say "nan") and there is a width (some say 0)."""
+    centre, width = (_first(dataset, keyword) for keyword in _WINDOW)
+    return centre is not None and width is not None and width > 0
+
+
+def _by_table(
+    values: PixelArray, sequence: str, dataset: Dataset, *, signed: bool
+) -> npt.NDArray[np.integer[Any]]:
+    """``values`` looked up in the LUT of a sequence (PS3.3 C.11.1.1, C.11.2.1.1).
+
+    The first value mapped is signed if the ``values`` are: the VR of the descriptor, US or SS, often is not
+    the right one.
+    """
+    (item, *_) = dataset[sequence].value
+    table, first, _ = _table(item, dataset)
+    first -= 0x1_0000 if signed and first > 0x7FFF else 0
+    places = np.rint(values).astype(np.int64) - first
+    return table[np.clip(places, 0, len(table) - 1)]
+
+
+def _has_table(dataset: Dataset) -> bool:
+    """Whether there is a VOI LUT that can be used; some objects have an empty one."""
+    try:
+        return bool(dataset.get("VOILUTSequence")) and bool(_table(dataset.VOILUTSequence[0], dataset))
+    except ValueError:
+        return False
+
+
+def _table(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]], int, int]:
+    """The entries of a LUT, the first value mapped (16 bits) and the bits of an entry.
+
+    Raises ValueError, which says that pixel data cannot be shown.
+    """
+    described, data = value_of(item, "LUTDescriptor"), value_of(item, "LUTData")
+    numbers = [whole(one, least=-0x8000, most=0xFFFF) for one in cast("list[object]", described or [])]
+    if len(numbers) != 3 or None in numbers or data is None:
+        raise ValueError(
+            "decoded grey levels cannot be shown: LUT Descriptor (0028,3002) or LUT Data is none"
+        )
+    entries, first, bits = (cast(int, number) & 0xFFFF for number in numbers)
+    entries = entries or 65_536
+    if isinstance(data, bytes):
+        words = "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2"
+        data = np.frombuffer(data, "u1" if len(data) in {entries, entries + 1} else words)
+    table = np.atleast_1d(np.asarray(data))[:entries] & 0xFFFF
+    if len(table) < entries or not 1 <= bits <= 16:
+        raise ValueError(
+            "decoded grey levels cannot be shown: LUT Data (0028,3006) is not as its descriptor says"
+        )
+    return table, first, bits
 
 
 def _first(dataset: Dataset, keyword: str) -> float | None:
@@ -180,10 +234,12 @@ def _clipped(shares: Values) -> Values:
 
 def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint8]:
     """RGB samples of any depth as uint8."""
-    if samples.dtype == np.uint8:
+    if samples.dtype == np.uint8 and bits_stored >= 8:
         return cast(npt.NDArray[np.uint8], samples)
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
-    return (numbers >> max(bits_stored - 8, 0)).astype(np.uint8)
+    if bits_stored < 8:
+        return np.asarray(numbers.astype(np.uint16) * 255 // (2**bits_stored - 1), np.uint8)
+    return (numbers >> (bits_stored - 8)).astype(np.uint8)
 
 
 def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 
 import numpy as np
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.errors import HeaderError
+from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
 
 OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
@@ -71,6 +73,39 @@ NONE_GIVEN = GivenAttributes()
 
 
 @dataclass(frozen=True, slots=True)
+class PixelAttributes:
+    """What the header says of the samples of a frame (PS3.3 C.7.6.3). ``samples`` of a pixel; ``signed``: by
+    Pixel Representation.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    signed: bool
+    photometric: str
+
+    @staticmethod
+    def of(dataset: Dataset) -> PixelAttributes:
+        """Raises :class:`HeaderError`, which names the attribute that is missing."""
+        rows, columns, samples, allocated, _, representation = (
+            _required(dataset, keyword) for keyword in _TYPE_1
+        )
+        photometric = _text(dataset, "PhotometricInterpretation").upper()
+        if not photometric:
+            raise HeaderError("Photometric Interpretation (0028,0004) is missing")
+        if samples != (1 if photometric in _OF_ONE_SAMPLE else 3):
+            raise HeaderError(
+                f"Samples per Pixel (0028,0002) is {samples}, which Photometric Interpretation contradicts"
+            )
+        return PixelAttributes(rows, columns, samples, allocated, representation == 1, photometric)
+
+
+_OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_TYPE_1 = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """A part of an image in which pixels have a known size: millimetres, always positive.
 
@@ -104,7 +139,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         rows=rows,
         columns=columns,
         frames=_frames(dataset),
-        photometric=_text(dataset, "PhotometricInterpretation"),
+        photometric=_text(dataset, "PhotometricInterpretation").upper(),
         bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
         body_part=_text(dataset, "BodyPartExamined").upper(),
         view_position=_text(dataset, "ViewPosition").upper(),
@@ -146,7 +181,7 @@ def age_years(dataset: Dataset) -> float | None:
     text = _text(dataset, "PatientAge")
     if (number := whole(text[:-1], most=999)) is not None and text[-1] in AGE_UNITS:
         return number * AGE_UNITS[text[-1]]
-    born, studied = (_date(_text(dataset, keyword)) for keyword in ("PatientBirthDate", "StudyDate"))
+    born, studied = (date_of(_text(dataset, keyword)) for keyword in ("PatientBirthDate", "StudyDate"))
     if born is None or studied is None or studied < born:
         return None
     years = (studied - born).days / 365.25
@@ -303,6 +338,16 @@ def _positive(dataset: Dataset, keyword: str) -> int:
     return value
 
 
+def _required(dataset: Dataset, keyword: str) -> int:
+    """A number of the Image Pixel module that has to be there."""
+    value = whole(value_of(dataset, keyword), most=0xFFFF)
+    if value is None:
+        tag = BaseTag(tag_for_keyword(keyword) or 0)
+        state = "is missing" if is_empty(dataset, keyword) else "is not a number"
+        raise HeaderError(f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X}) {state}")
+    return value
+
+
 def _frames(dataset: Dataset) -> int:
     if is_empty(dataset, "NumberOfFrames"):
         return 1
@@ -323,10 +368,3 @@ def _values(dataset: Dataset, keyword: str) -> list[str]:
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [str(one) for one in value]
     return [str(value)]
-
-
-def _date(text: str) -> date | None:
-    try:
-        return datetime.strptime(text, "%Y%m%d").date()
-    except ValueError:
-        return None

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import math
 import struct
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.encaps import get_frame
-from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault
@@ -36,16 +32,16 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
     return min(DEEPEST, int(math.log2(max(1.0, min(header.rows, header.columns) / shorter_side))))
 
 
-def decoded(path: Path, syntax: UID, header: ImageHeader, frame: int, times: int) -> PixelArray | None:
-    """A frame's samples at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
+def decoded(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
+    """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
 
-    None where the frame must be decoded in full: it is no JPEG 2000 of unsigned grey samples, it has no such
+    None where the frame must be decoded in full: it is not of unsigned grey samples, it has no such
     resolution, or the decoding process is not confined here (docs/decisions/openjpeg.md). Raises NoDecoder.
     """
-    if syntax not in codestreams.JPEG_2000 or DECODER.lacks():
+    if DECODER.lacks():
         return None
     try:
-        data = codestreams.bare(_frame(path, frame, header.frames))
+        data = codestreams.bare(frame)
         if codestreams.decomposition_levels(data, header) < times:
             return None
         rows, columns = (-(-side // 2**times) for side in (header.rows, header.columns))
@@ -88,14 +84,3 @@ def to_full_size(rows: int, header: ImageHeader) -> Affine:
     """
     times = round(math.log2(header.rows / rows))
     return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
-
-
-def _frame(path: Path, frame: int, frames: int) -> bytes:
-    """The code stream of a frame. Raises CodestreamFault where it cannot be separated."""
-    with path.open("rb") as file:
-        pydicom.dcmread(file, stop_before_pixels=True)
-        file.seek(codestreams.BEFORE_VALUE, 1)
-        try:
-            return bytes(get_frame(file, frame, number_of_frames=frames))
-        except (ValueError, EOFError) as error:
-            raise CodestreamFault("the frames cannot be separated") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections import OrderedDict
@@ -21,7 +20,6 @@ from ai_pipeline.networks.wrappers import WithMaps
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
 MOST_OPERATORS = 10
-STRIDES = (2, 4, 8, 16, 32)
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
@@ -113,52 +111,6 @@ def torchvision_network(architecture: str, labels: int, size: int | None = None)
     how = {"image_size": size} if size and architecture.startswith("vit_") else {}
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels, **how)
     return network
-
-
-def is_of_torchvision(architecture: str) -> bool:
-    """Whether torchvision has a classifier of that name. Raises CannotAdapt without torchvision."""
-    models = _torchvision_models()
-    return architecture in models.list_models(module=models)
-
-
-def torchvision_maps(network: nn.Module, rows: int, columns: int) -> nn.Module:
-    """``network`` up to its last feature map; it returns the last map of each stride up to 32, by number.
-
-    Raises CannotAdapt if the network has no feature maps.
-    """
-    from torchvision import ops
-    from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
-
-    # As create_feature_extractor traces: what is random in training keeps its own switch.
-    leaves = [one for one in vars(ops).values() if isinstance(one, type) and issubclass(one, nn.Module)]
-    tracer = NodePathTracer(leaf_modules=leaves, autowrap_modules=(math, ops))
-    shapes = _Shapes(torch.fx.GraphModule(network.eval(), tracer.trace(network)))
-    with torch.inference_mode():
-        shapes.run(torch.zeros(1, 3, rows, columns))
-    last: dict[int, str] = {}
-    for node, (high, wide) in shapes.seen.items():
-        stride = rows // high
-        if stride in STRIDES and (high * stride, wide * stride) == (rows, columns):
-            last[stride] = tracer.node_to_qualname[node]
-    if not last:
-        raise CannotAdapt(f"it gives no maps of the strides {', '.join(map(str, STRIDES))}")
-    names = {last[stride]: str(stride) for stride in sorted(last)}
-    maps: nn.Module = create_feature_extractor(network, names)
-    return maps
-
-
-class _Shapes(torch.fx.Interpreter):
-    """Runs a graph and notes rows and columns of every map in it."""
-
-    def __init__(self, module: torch.fx.GraphModule) -> None:
-        super().__init__(module)
-        self.seen: dict[torch.fx.Node, tuple[int, int]] = {}
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        found = super().run_node(n)
-        if n.op != "placeholder" and isinstance(found, Tensor) and found.ndim == 4:
-            self.seen[n] = (found.shape[2], found.shape[3])
-        return found
 
 
 def torchvision_adjusted(network: Any) -> Callable[[State], State]:

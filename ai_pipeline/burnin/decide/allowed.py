@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from ai_pipeline.contract import ImageHeader
+from ai_pipeline.images.dates import date_of
 
 MOST_WORDS, LONGEST_WORD = 200, 24
 """Words that a site may name, and characters of one, at most."""
@@ -43,7 +44,7 @@ class Allowed:
             return cls(known)
         if header.age_years is None or header.age_years * 365.25 < _NEWBORN_DAYS:
             return cls(known)
-        days = (_date(header.attributes.get(keyword, "")) for keyword in EXAMINED)
+        days = (date_of(header.attributes.get(keyword, "")) for keyword in EXAMINED)
         return cls(known, frozenset(filter(None, days)))
 
     def without(self, text: str) -> str:
@@ -78,10 +79,3 @@ def _spellings(day: date) -> str:
     ways = [_BETWEEN.join(order) for order in orders]
     ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
     return rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])"
-
-
-def _date(text: str) -> date | None:
-    try:
-        return date.fromisoformat(text) if re.fullmatch(r"\d{8}", text) else None
-    except ValueError:
-        return None

@@ -42,6 +42,10 @@ WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
+FOLLOWED = 3.0
+"""How far an upright line is followed at a time (heights)."""
+FEWEST_MORE = 2
+"""Letters and digits that are read besides in so much more of a line, at least."""
 ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
 READ_AS_LETTERS = "/%-"
@@ -85,6 +89,21 @@ class Candidate:
         unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
         suspicious = self.flow > FILLS or self.box.is_upright
         return replace(line, legible=False) if suspicious and unsure else line
+
+    def followed(self, reader: TextReader) -> Candidate:
+        """An upright line to both of its ends, as long as more letters are surely read in a longer box.
+
+        The detector finds a part of a line that runs along the edge of the image area. Numbers alone may be
+        those of an axis, one below the other.
+        """
+        found, line = self, reader.read(self.view, self.box)
+        for end in (False, True) if any(map(str.isalpha, line.text)) else ():
+            while (longer := found.box.longer(FOLLOWED, self.view.shape, end=end)).length > found.box.length:
+                more = reader.read(self.view, longer)
+                if more.letters < line.letters + FEWEST_MORE or more.confidence < SURE:
+                    break
+                found, line = replace(found, box=longer), more
+        return found
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
         """The text at the place, with its meaning.
@@ -198,11 +217,12 @@ def candidates_of(
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
-    return [
+    places = [
         Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
         for box, traced in found
         if traced < ALL_WAVE
     ]
+    return [place.followed(reader) for place in places] if upright else places
 
 
 @dataclass(frozen=True, slots=True, eq=False)

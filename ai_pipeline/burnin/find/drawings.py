@@ -21,7 +21,7 @@ KINDS = (
     AnnotationKind.SCALE,
     AnnotationKind.LOGO,
 )
-"""The detector's classes, from 1 on (:data:`ai_training.networks.marks.CLASSES`)."""
+"""The detector's classes, from 1 on (:data:`ai_training.ultrasound.marks.CLASSES`)."""
 SCALE = KINDS.index(AnnotationKind.SCALE) + 1
 COMPACT, SCALE_SHARE = 0.8, 0.1
 """A part of the flow is a colour bar where it fills this share of its box, and the detector takes this share

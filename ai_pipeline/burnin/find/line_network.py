@@ -14,7 +14,7 @@ from ai_pipeline.burnin.annotation.pixels import Picture, brightest
 from ai_pipeline.burnin.find.symbols import SYMBOLS, UNKNOWN
 
 HEIGHT, STEP = 32, 4
-"""Rows of the network's input; its columns are multiples of this (:mod:`ai_training.networks.reader`)."""
+"""Rows of the network's input; its columns are multiples of this (`examples/studies/reader.py`)."""
 NARROWEST, WIDEST = 32, 1600
 """Columns of an input, at least and at most."""
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 
 STEP = 16
-"""Rows and columns that the network takes are multiples of this (:data:`ai_training.networks.marks.STEP`)."""
+"""Rows and columns that the network takes are multiples of this, as `ai_training.ultrasound.marks.STEP`."""
 
 WHOLE = 2_400_000
 """Pixels up to which a picture is run whole: full HD and all that is usual. It takes 240 bytes for each."""

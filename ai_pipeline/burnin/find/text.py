@@ -81,6 +81,15 @@ class TextBox:
         across, down = np.abs(self.corners[1] - self.corners[0])
         return bool(down > UPRIGHT * max(across, self.height))
 
+    def longer(self, heights: float, shape: tuple[int, ...], *, end: bool) -> TextBox:
+        """The box of a line, longer by so many heights at its end or start, in a picture of ``shape``."""
+        start, stop, *_ = self.corners
+        reach = heights * self.height * (stop - start) / max(float(np.linalg.norm(stop - start)), 1.0)
+        corners = self.corners.copy()
+        corners[[1, 2] if end else [0, 3]] += reach if end else -reach
+        limit = np.array(shape[1::-1], np.float32)
+        return TextBox(np.clip(corners, 0, limit), self.confidence)
+
     def _sides(self) -> tuple[float, float]:
         across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
         down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
@@ -177,7 +186,8 @@ class TextReader:
         detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        """Read the text at a place, horizontal or vertical, and upside down if nothing is legible that way.
+        """Read the text at a place, horizontal or vertical; upside down if nothing is legible that way, or if
+        a vertical line is read more surely so.
 
         ``least``: the fewest letters and digits of a legible text.
         """
@@ -186,7 +196,11 @@ class TextReader:
             return Line("", 0.0, legible=False)
         tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
         least = 3 if tall else least
-        return self._either_way_up(crop, least)
+        line = self._recognise(crop, least)
+        if line.legible and not box.is_upright:  # a line along a vertical may run up or down
+            return line
+        turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
+        return max(line, turned, key=lambda way: (way.legible, way.confidence if turned.legible else 0.0))
 
     def read_small(self, picture: Picture, box: TextBox) -> Line:
         """Read a horizontal or vertical line with the reader of small letters.
@@ -208,13 +222,6 @@ class TextReader:
         reader = copy(self)
         reader.small = small
         return reader
-
-    def _either_way_up(self, crop: Picture, least: int) -> Line:
-        upright = self._recognise(crop, least)
-        if upright.legible:
-            return upright
-        turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
-        return turned if turned.legible else upright
 
     def _recognise(self, crop: Picture, least: int) -> Line:
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)

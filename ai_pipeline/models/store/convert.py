@@ -67,7 +67,7 @@ def convert(
         asked = request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out})
         made, answer = _made(asked, folder)
         if not answer.labels:
-            raise CardError(f"{checkpoint.name} has no labels: an encoder needs `ai-pipeline train head`")
+            raise CardError(f"{checkpoint.name} has no labels: an encoder needs `examples/studies/head.py`")
         if label_map is None:
             label_maps.refuse_placeholders(answer.labels)
         else:

@@ -1,0 +1,133 @@
+"""RGB or YCbCr? What the header says of three samples a pixel, what the code stream says, what is seen.
+
+A claim is True for YCbCr, False for RGB. Code streams are believed before Photometric Interpretation, which
+many makers do not change when they compress. Where claims contradict each other, the pixels decide; and where
+most of the picture is grey only under the reading that was not claimed, a claim is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+from pydicom.pixels import convert_color_space
+
+from ai_pipeline.contract import PixelArray
+from ai_pipeline.errors import CodestreamFault
+
+RGB, YBR = frozenset({False}), frozenset({True})
+UNKNOWN = RGB | YBR
+NEUTRAL = 10
+"""A pixel is grey where red, green and blue, or both chrominances and their middle, differ by no more."""
+LEAST_GREY = 0.02
+"""Grey pixels as a share of the picture, to decide by them."""
+CLEARLY = 5.0
+"""So many times more pixels are grey under one reading than under the other."""
+MUCH_GREY, SHADES = 0.2, 16
+"""The same share, and shades of grey in it, to decide against a claim: a teal desktop is grey as YCbCr, and
+has one shade.
+"""
+_LOOKED_AT = 256
+"""Rows and columns of the picture that are looked at, at least."""
+_OTHER_MODELS = {"HSV", "ARGB", "CMYK"}
+_JFIF, _ADOBE = 0xE0, 0xEE
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
+_FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
+
+
+def of_header(photometric: str) -> frozenset[bool]:
+    """What Photometric Interpretation says. YBR_ICT and YBR_RCT are read by the decoder of JPEG 2000; under
+    another transfer syntax they were left behind and say nothing.
+
+    Raises CodestreamFault for a colour model that is retired (PS3.3-2001 C.7.6.3.1.2) and not read here.
+    """
+    if photometric in _OTHER_MODELS:
+        raise CodestreamFault(f"Photometric Interpretation (0028,0004) {photometric} is not decoded here")
+    if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")):
+        return YBR
+    return RGB if photometric == "RGB" else UNKNOWN
+
+
+def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozenset[bool]:
+    """What the segments before the first scan of a JPEG or JPEG-LS say (marker and content of each).
+
+    These are Adobe's marker, JFIF's, component identifiers R, G, B, and chrominance in fewer samples than
+    luminance. Without any, a JPEG with loss is taken for YCbCr (as libjpeg does), against the header; one
+    without loss, which has no colour transform, for what the header says.
+    """
+    says: set[bool] = set()
+    lossless = False
+    for marker, content in segments:
+        if marker == _ADOBE and content.startswith(b"Adobe") and len(content) > 11:
+            says.add(content[11] != 0)
+        elif marker in _FRAMES:
+            lossless = marker in _LOSSLESS
+            identifiers, factors = content[6::3], content[7::3]
+            if identifiers.upper() == b"RGB":
+                says.add(False)
+            if len(set(factors)) > 1:
+                says.add(True)
+    if any(marker == _JFIF and content.startswith(b"JFIF") for marker, content in segments) and not lossless:
+        says.add(True)
+    if says:
+        return frozenset(says)
+    return of_header(photometric) if lossless else YBR | of_header(photometric)
+
+
+def of_jpeg_2000(transformed: bool, subsampled: bool, photometric: str) -> frozenset[bool]:
+    """What a JPEG 2000's decoder returns: RGB where the code stream's multiple component transform was undone
+    (``transformed``, ITU-T T.800 A.6.1), or chrominance was enlarged (``subsampled``).
+    """
+    return RGB if transformed or subsampled else of_header(photometric)
+
+
+def as_rgb(samples: PixelArray, says: frozenset[bool], photometric: str) -> PixelArray:
+    """``samples`` ``[rows, columns, 3]`` in RGB; grey samples as they are. ``says``: of the code stream.
+
+    Where code stream and header differ, the pixels may show that the header is right (a JFIF before RGB).
+    Raises CodestreamFault where ``says`` contradicts itself and the pixels show neither, and where the pixels
+    show what neither code stream nor header says.
+    """
+    if samples.ndim < 3 or (samples.dtype != np.uint8 and says == RGB):
+        return samples
+    if samples.dtype != np.uint8:
+        raise CodestreamFault(f"the colours are YCbCr in samples of type {samples.dtype}, not of 8 bits")
+    shown, surely = _shown(samples)
+    if len(says) > 1 and not shown:
+        raise CodestreamFault(
+            "Photometric Interpretation and code stream contradict each other, RGB or YCbCr; "
+            "the pixels decide nothing"
+        )
+    if shown in {says, of_header(photometric)} or len(says) > 1:
+        says = shown
+    elif surely:
+        raise CodestreamFault(
+            "the pixels contradict Photometric Interpretation and code stream, RGB or YCbCr"
+        )
+    return samples if says == RGB else cast(PixelArray, convert_color_space(samples, "YBR_FULL", "RGB"))
+
+
+def whole_range(samples: PixelArray) -> PixelArray:
+    """YBR_PARTIAL_422, whose luminance is 16 to 235 and chrominance 16 to 240 (PS3.3-2016 C.7.6.3.1.2), as
+    YBR_FULL.
+    """
+    stretched = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
+    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+
+
+def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
+    """Under which reading more pixels are grey (background, letters, B-mode), if under any; and whether that
+    is enough to decide against a claim.
+    """
+    step = max(1, min(samples.shape[:2]) // _LOOKED_AT)
+    values = samples[::step, ::step].astype(np.int16)
+    as_rgb = np.ptp(values, axis=2) <= NEUTRAL
+    as_ybr = (abs(values[..., 1:] - 128) <= NEUTRAL // 2).all(axis=2)
+    claims = sorted(((as_rgb & ~as_ybr, RGB), (as_ybr & ~as_rgb, YBR)), key=lambda claim: claim[0].sum())
+    (less, _), (more, reading) = claims
+    grey = int(more.sum())
+    if grey < LEAST_GREY * more.size or grey < CLEARLY * int(less.sum()):
+        return frozenset(), False
+    shades = len(np.unique(values[more][:, 0]))
+    return reading, grey >= MUCH_GREY * more.size and shades >= SHADES
