@@ -54,7 +54,7 @@ def _serve(settings: Settings) -> int:
         app = create_app(settings, database)
         config = uvicorn.Config(
             app,
-            http=TimedProtocol,
+            http=_protocol(settings.console),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -80,6 +80,13 @@ def _serve(settings: Settings) -> int:
         print(json.dumps({"console": f"{host}:{port}", "pid": os.getpid()}), flush=True)
         server.run(sockets=listening)
     return ExitCode.OK
+
+
+def _protocol(console: ConsoleSettings) -> type[TimedProtocol]:
+    class Protocol(TimedProtocol):
+        proxies = console.trusted_proxies
+
+    return Protocol
 
 
 def _listening(host: str, port: int, *, beside: bool) -> socket.socket:

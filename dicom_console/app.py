@@ -110,6 +110,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         Guarded,
         tls=settings.console.tls is not None,
         metrics_port=settings.console.metrics_port,
+        proxies=settings.console.trusted_proxies,
         bodies=dict.fromkeys(_large(settings), settings.console.upload_mib * 2**20),
     )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
@@ -145,7 +146,9 @@ async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
 async def _of_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
-    return _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
+    response = _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
+    response.headers.update(error.headers or {})  # Allow (RFC 9110 15.5.6)
+    return response
 
 
 async def _misread(request: Request, _error: Exception) -> Response:

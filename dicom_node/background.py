@@ -12,14 +12,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
 from dicom_node.errors import DecisionNotCopied, NodeError
@@ -65,6 +65,9 @@ from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
 
+if TYPE_CHECKING:
+    from dicom_node.audit_trail.sender import AuditSender
+
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
 _INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
@@ -108,6 +111,7 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
+        self._audit = _audit_sender(database, settings, self._owner)
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
@@ -137,8 +141,8 @@ class Background:
             self._fetch()
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        if self._settings.audit.syslog:
-            self._repeat("audit", AuditSender(self._database, self._settings, self._owner).run_once)
+        if self._audit:
+            self._repeat("audit", self._audit.run_once)
         if self._settings.telemetry.endpoint:
             from dicom_node.telemetry.sender import TraceSender  # of an extra
 
@@ -172,10 +176,18 @@ class Background:
         self._stop.set()
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
+        if self._role.indexes:
+            self._indexer.leave()
 
     def say_goodbye(self) -> None:
         """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
+
+    def send_last_audit(self) -> None:
+        """Send the audit's record of the node's stop; where the database is away, the next start does."""
+        if self._audit:
+            with suppress(SQLAlchemyError):
+                self._audit.send_last()
 
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
@@ -354,15 +366,19 @@ class Background:
 
     def _hold_leases(self) -> None:
         """Take or renew them: of those that can do the same duties, one process of a site does them."""
+        failures: list[Exception] = []
         for name in self._leases:
             held = False
             try:
                 held = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
-            finally:  # not known to be ours: another process may have it by now
-                is_new = held and name not in self._held
-                (self._held.add if held else self._held.discard)(name)
+            except Exception as error:  # noqa: BLE001  (not known to be ours; the next one may be)
+                failures.append(error)
+            is_new = held and name not in self._held
+            (self._held.add if held else self._held.discard)(name)
             if is_new:
                 self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
+        if failures:
+            raise failures[0]
 
     def _show_life(self) -> None:
         self._life.report(self._signs(), running(self._settings.node.data_dir))
@@ -431,6 +447,14 @@ def inode(database: Database) -> int:
     """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
+
+
+def _audit_sender(database: Database, settings: Settings, owner: str) -> AuditSender | None:
+    if not settings.audit.syslog:
+        return None
+    from dicom_node.audit_trail.sender import AuditSender  # loads all codes of PS3.16
+
+    return AuditSender(database, settings, owner)
 
 
 def _ahead() -> float:

@@ -143,7 +143,7 @@ class SignInRefused(RequestRefused):
 
 
 class ProviderUnusable(RequestRefused):
-    """The provider of the hospital's accounts (OpenID Connect, LDAP) does not answer, or not as it should."""
+    """The provider of the hospital's accounts (OpenID Connect) does not answer, or not as it should."""
 
     exit_code = ExitCode.UNAVAILABLE
 

@@ -75,7 +75,7 @@ PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer t
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
 OBJECT_DUPLICATE = EventType(2002, _INFO, "object received again, unchanged")
-OBJECT_REVISED = EventType(2003, _WARNING, "object received again with another identity")
+OBJECT_REVISED = EventType(2003, _WARNING, "object received again with another header")
 OBJECT_CONFLICT = EventType(2004, _ERROR, "object conflicts with one received before")
 OBJECT_QUARANTINED = EventType(2005, _ERROR, "object quarantined: its content is faulty")
 OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processed")
@@ -89,6 +89,9 @@ STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")
 STUDY_QUARANTINED = EventType(2013, _ERROR, "study quarantined: nothing is released until a person chooses")
 STUDY_RELEASED = EventType(2014, _WARNING, "a person released the study from quarantine")
 STUDY_MOVED = EventType(2015, _INFO, "study changed its state")
+STUDY_MAY_BE_INCOMPLETE = EventType(
+    2016, _WARNING, "study may be incomplete: an object that came with it cannot be read"
+)
 RECOVERY_SCANNED = EventType(2020, _INFO, "spool scanned after start")
 SPOOL_PURGED = EventType(2021, _INFO, "spool purged of confirmed studies")
 RESULTS_PURGED = EventType(2022, _INFO, "files of results deleted after spool.result_days")
@@ -111,7 +114,7 @@ DECISION_SETTLED = EventType(2039, _WARNING, "a person settled a decision that c
 DECISIONS_NOT_COPIED = EventType(6055, _ERROR, "decisions of persons cannot be copied: tried again")
 VERSION_CHOSEN = EventType(2033, _WARNING, "a person chose between versions or patients of a study")
 IDENTITY_NOT_TAKEN = EventType(
-    2034, _WARNING, "copy of an object with another identity set aside: the version in force stays"
+    2034, _WARNING, "copy of an object with another header set aside: the version in force stays"
 )
 FETCH_ASKED = EventType(2050, _INFO, "a study is to be fetched from a peer")
 FETCH_STARTED = EventType(2051, _INFO, "a peer is asked for a study")
@@ -243,7 +246,7 @@ CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the
 CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
 ACCOUNTS_UNUSABLE = EventType(
-    6022, _WARNING, "the provider of accounts (OpenID Connect, LDAP) does not answer, or not as it should"
+    6022, _WARNING, "the provider of accounts (OpenID Connect) does not answer, or not as it should"
 )
 TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
 TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")

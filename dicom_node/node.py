@@ -121,7 +121,7 @@ class _MainProcess:
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._role.receives:
-            self._write_policy()
+            self._write_policy(self._settings)
         for child in self._children():
             child.start()
         if self._role.receives:
@@ -138,9 +138,14 @@ class _MainProcess:
         Work under way is not lost: workers finish their job first, the delivery worker what it is sending.
         """
         try:
-            settings = self._new_settings()
-            _prepare_folder(settings)
-            background = self._make_background(settings)
+            with _disk_in_words(self._settings):
+                settings = self._new_settings()
+                _prepare_folder(settings)
+                background = self._make_background(settings)
+                if self._listener:
+                    self._write_policy(
+                        settings
+                    )  # the last that a full disk can refuse: nothing has stopped yet
         except NodeError as error:
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
@@ -156,7 +161,6 @@ class _MainProcess:
         self._settings, self._background = settings, background
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
-            self._write_policy()
             self._listener.hang_up()
         self._renew_workers()
         self._renew_console()
@@ -175,6 +179,7 @@ class _MainProcess:
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
+        self._background.send_last_audit()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
         self._background.give_up_scheduler()
@@ -193,9 +198,9 @@ class _MainProcess:
         _warn(checked)
         return checked.settings
 
-    def _write_policy(self) -> None:
-        path = policy_path(self._settings.node.data_dir, self._listener_place)
-        AEPolicy.from_settings(self._settings).write(path)
+    def _write_policy(self, settings: Settings) -> None:
+        path = policy_path(settings.node.data_dir, self._listener_place)
+        AEPolicy.from_settings(settings).write(path)
 
     def _make_background(self, settings: Settings) -> Background:
         known = self._database_file, self._signs_of_life, self._entered.is_behind

@@ -23,11 +23,13 @@ from typing import Any
 
 from dicom_node.errors import AlreadyRunning
 from dicom_node.model.roles import Role
+from dicom_node.signals import ALIVE_SECONDS
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
 _STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
 _MAXIMUM_NODES = 64  # of one role on one data folder
+_MOST_MISSED = 12  # signs of life in a row: a process that shows none is ended and started again
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
 
@@ -56,6 +58,7 @@ class Child:
         self._given = given
         self._environment = environment
         self._heard_at = time.monotonic()
+        self._busy_seconds = 0.0  # for which it may be silent, as it says itself
         self._lock = threading.Lock()  # on starting a process and on giving it a line
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
@@ -84,6 +87,7 @@ class Child:
         """Write a line to the process; it gets the line again after a restart."""
         with self._lock:
             self._given = line
+            self._heard_at = time.monotonic() + _STARTING  # it loads what it now needs
             if self._process:
                 _write(self._process, line)
 
@@ -135,19 +139,42 @@ class Child:
             )
             if self._given:
                 _write(process, self._given)
-            self._heard_at = time.monotonic() + _STARTING
+            self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
+        threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
             assert process.stdout is not None
             for line in process.stdout:
                 self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
+                message = _message_in(line)
+                self._busy_seconds = float(message.get("busy_seconds", self._busy_seconds))
                 if self._stopping.is_set():
                     continue
-                if (message := _message_in(line)) and "alive" not in message:
+                if message and "alive" not in message:
                     self._heard_at = time.monotonic()
                     self._on_ready(message)
             return process.wait()
+
+    def _end_if_silent(self, process: subprocess.Popen[str]) -> None:
+        """Kill the process when it misses too many signs of life: it was stopped, or hangs as a whole.
+
+        Signs are counted, not seconds: a machine that was suspended has missed none. One that is busy with a
+        job is given the time that the job may take.
+        """
+        missed, heard_at = 0, self._heard_at
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ALIVE_SECONDS)
+                return
+            if self._heard_at != heard_at or time.monotonic() < heard_at:
+                missed, heard_at = 0, self._heard_at
+                continue
+            missed += 1
+            if missed > max(_MOST_MISSED, self._busy_seconds / ALIVE_SECONDS):
+                _LOGGER.error("%s shows no life for %.0f s: it is ended", self.name, missed * ALIVE_SECONDS)
+                process.kill()
+                return
 
 
 def _write(process: subprocess.Popen[str], line: str) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 
 ALIVE_SECONDS: Final = 5.0
 """How often a child process tells its node that it lives."""
-_ALIVE = b'{"alive": true}\n'
 
 
 def signal_pipe() -> int:
@@ -27,7 +26,11 @@ def signal_pipe() -> int:
     return reader
 
 
-def show_life() -> None:
-    """Tell the parent node that this process is alive: one line on standard output."""
+def show_life(busy_seconds: float | None = None) -> None:
+    """Tell the parent node that this process is alive: one line on standard output.
+
+    ``busy_seconds``: from now on it may be silent for so long, because it computes; 0: it is idle again.
+    """
+    busy = "" if busy_seconds is None else f', "busy_seconds": {busy_seconds:g}'
     with suppress(OSError):  # the node is gone: the end of standard input tells that
-        os.write(1, _ALIVE)
+        os.write(1, f'\n{{"alive": true{busy}}}\n'.encode("ascii"))  # a line of its own, whatever was printed

@@ -1,24 +1,28 @@
 """DICOMweb for viewers, enabled by ``console.dicomweb``: QIDO-RS and WADO-RS (PS3.18 10.4 and 10.6).
 
-A viewer can search for studies, and read received objects and the node's results. Nothing is transcoded:
-objects and frames are sent as they are stored.
+A viewer can search for studies, series and instances, and read received objects and the node's results.
+Objects and frames are sent as they are stored, never transcoded; a frame is also there as a picture.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicom_console.views import dicomweb, search
+from dicom_console.views import dicomweb, pictures, qido
 from dicom_console.views.dicomweb import HeldObject
-from dicom_console.views.search import Order, Search
+from dicom_console.views.pictures import Shown
+from dicom_console.views.qido import Level, Matches
+from dicom_console.web import accept
+from dicom_console.web.accept import MediaRange
 from dicom_console.web.access import API, Asked, Visit, needs
 from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
@@ -27,21 +31,15 @@ from dicom_node.services import audit
 router = APIRouter(prefix=f"{API}dicomweb")
 
 Frames = Annotated[str, InPath(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){0,99}$")]
-Limit = Annotated[int, Query(ge=1, le=200)]
-Offset = Annotated[int, Query(ge=0, le=10_000)]
+Frame = Annotated[int, InPath(ge=1, le=99_999)]
+Quality = Annotated[int, Query(ge=1, le=100)]
+_MOST, _MOST_OF_STUDY, _USUAL = 1000, 10_000, 100
+"""Answers of one search at most, within one study at most, and of all studies where no limit is given."""
+Limit = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+Offset = Annotated[int, Query(ge=0, le=2**31 - 1)]
 _STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
 _INSTANCE = f"{_SERIES}/instances/{{instance}}"
-_KEYS: Final = {
-    "00100010": "PatientName",
-    "00100020": "PatientID",
-    "00080050": "AccessionNumber",
-    "00080020": "StudyDate",
-    "00080061": "ModalitiesInStudy",
-    "0020000D": "StudyInstanceUID",
-}
-_CONTROLS = {"limit", "offset", "includefield", "fuzzymatching"}
-_DATE = re.compile(r"(\d{8})?(-?)(\d{8})?")
-_JSON = "application/dicom+json"
+_JSON: Final = ("application/dicom+json", "application/json")
 _MEDIA: Final = {  # of frames (PS3.18 Table 8.7.3-5)
     "1.2.840.10008.1.2.4.50": "image/jpeg",
     "1.2.840.10008.1.2.4.51": "image/jpeg",
@@ -53,49 +51,32 @@ _MEDIA: Final = {  # of frames (PS3.18 Table 8.7.3-5)
     "1.2.840.10008.1.2.4.91": "image/jp2",
     "1.2.840.10008.1.2.5": "image/dicom-rle",
 }
+_SAMPLES: Final = "application/octet-stream"
 _CHUNK = 2**20
 
 
 @router.get("/studies")
 @needs(UserRole.VIEWER)
-def find_studies(asked: Asked, limit: Limit = 100, offset: Offset = 0) -> Response:
-    """QIDO-RS: studies by name (whole words), Patient ID, accession number, date, modality or UID."""
-    given = {_KEYS.get(key.upper(), key): value for key, value in asked.request.query_params.items()}
-    unknown = given.keys() - set(_KEYS.values()) - _CONTROLS
-    audit.note_list(asked.site.database, asked.person, "dicomweb")
-    if uids := given.get("StudyInstanceUID", ""):
-        found = uids.split(",")[:limit]
-    else:
-        found = _found(asked, _search(asked, given), offset, limit)
-    headers = {"Warning": '299 - "Some keys of the query are not supported"'} if unknown else {}
-    answers = [answer for uid in found if (answer := _study(asked, uid))]
-    return JSONResponse(answers, media_type=_JSON, headers=headers)
+def find_studies(asked: Asked, limit: Limit = None, offset: Offset = 0) -> Response:
+    """QIDO-RS: studies by any attribute of patient or study, or by the UID of what they hold."""
+    return _search(asked, Level.STUDY, limit, offset)
 
 
+@router.get("/series")
 @router.get(f"{_STUDY}/series")
 @needs(UserRole.VIEWER)
-def find_series(asked: Asked) -> Response:
-    """QIDO-RS: the series of a study."""
-    found = []
-    for series, held in dicomweb.by_series(_held(asked)).items():
-        said = _attributes(asked, held[0], ("StudyInstanceUID", *dicomweb.OF_SERIES))
-        place = url(asked, f"/studies/{held[0].study_uid}/series/{series}")
-        found.append(said | place | value("00201209", "IS", len(held)))
-    return JSONResponse(found, media_type=_JSON)
+def find_series(asked: Asked, limit: Limit = None, offset: Offset = 0) -> Response:
+    """QIDO-RS: series of all studies or of one."""
+    return _search(asked, Level.SERIES, limit, offset)
 
 
+@router.get("/instances")
 @router.get(f"{_STUDY}/instances")
 @router.get(f"{_SERIES}/instances")
 @needs(UserRole.VIEWER)
-def find_instances(asked: Asked) -> Response:
-    """QIDO-RS: the instances of a study or a series."""
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", *dicomweb.OF_INSTANCE)
-    found = [
-        _attributes(asked, one, keywords)
-        | url(asked, f"/studies/{one.study_uid}/series/{one.series_uid}/instances/{one.uid}")
-        for one in _held(asked)
-    ]
-    return JSONResponse(found, media_type=_JSON)
+def find_instances(asked: Asked, limit: Limit = None, offset: Offset = 0) -> Response:
+    """QIDO-RS: instances of all studies, of one study or of one series."""
+    return _search(asked, Level.INSTANCE, limit, offset)
 
 
 @router.get(f"{_STUDY}/metadata")
@@ -104,8 +85,9 @@ def find_instances(asked: Asked) -> Response:
 @needs(UserRole.VIEWER)
 def metadata(asked: Asked) -> Response:
     """WADO-RS: all attributes but Pixel Data."""
+    media = accept.one_of(asked.request, *_JSON)
     found = [dicomweb.metadata(path) for path in _files(asked, _held(asked))]
-    return JSONResponse(found, media_type=_JSON)
+    return JSONResponse(found, media_type=media)
 
 
 @router.get(_STUDY)
@@ -114,10 +96,12 @@ def metadata(asked: Asked) -> Response:
 @needs(UserRole.VIEWER)
 def retrieve(asked: Asked) -> Response:
     """WADO-RS: the objects as they are stored."""
+    media = "application/dicom"
+    accepted = [one for one in accept.ranges(asked.request) if one.takes(media)]
     files = _files(asked, _held(asked))
-    if _wanted(asked):
-        _check_syntax(asked, map(dicomweb.transfer_syntax, files))
-    return _parts("application/dicom", map(_chunks, files))
+    syntaxes = [dicomweb.transfer_syntax(path) for path in files]
+    _check_accepted(accepted, media, syntaxes)
+    return _parts(accepted, media, syntaxes, map(_chunks, files))
 
 
 @router.get(f"{_INSTANCE}/frames/{{frames}}")
@@ -126,58 +110,121 @@ def retrieve_frames(asked: Asked, frames: Frames) -> Response:
     """WADO-RS: frames as they are stored, each a part."""
     [path] = _files(asked, _held(asked)[:1])
     syntax = dicomweb.transfer_syntax(path)
-    _check_syntax(asked, [syntax])
-    found = dicomweb.frames(path, [int(one) for one in frames.split(",")])
-    about = f"{_MEDIA.get(syntax, 'application/octet-stream')}; transfer-syntax={syntax}"
-    return _parts(about, ([frame] for frame in found))
+    if not syntax.is_encapsulated:  # samples in Little Endian: the same in all its syntaxes
+        syntax = ExplicitVRLittleEndian
+    media = _MEDIA.get(syntax, _SAMPLES)
+    # Cornerstone asks for octet-stream in any transfer syntax, and takes each codestream.
+    accepted = [
+        one
+        for one in accept.ranges(asked.request)
+        if one.takes(media) or (one.media == _SAMPLES and one.syntax == "*")
+    ]
+    _check_accepted(accepted, media, [syntax])
+    numbers = [int(one) for one in frames.split(",")]
+    found = dicomweb.frames(path, numbers)
+    return _parts(accepted, media, [syntax] * len(numbers), ([frame] for frame in found))
 
 
-def _search(asked: Visit, given: Mapping[str, str]) -> Search:
-    dates = _DATE.fullmatch(given.get("StudyDate", ""))
-    if dates is None:
-        raise HTTPException(
-            400, "StudyDate is YYYYMMDD, or two dates with a - between them, of which one may lack."
-        )
-    first, is_range, last = dates[1] or "", dates[2], dates[3] or ""
-    return Search(
-        patient=given.get("PatientID", "")[:64],
-        words=search.name_words(
-            asked.site.settings, re.sub(r"[*^?=]", " ", given.get("PatientName", ""))[:64]
-        ),
-        accession=given.get("AccessionNumber", "")[:16],
-        modality=given.get("ModalitiesInStudy", "")[:16],
-        since=first,
-        until=last if is_range else first,
-        order=Order.DATE,
-    )
+@router.get(f"{_INSTANCE}/rendered")
+@needs(UserRole.VIEWER)
+def rendered_instance(asked: Asked, quality: Quality = 90) -> Response:
+    """WADO-RS: the first frame as first displayed, JPEG or PNG of at most 1,600 pixels a side."""
+    return _rendered(asked, 1, quality)
 
 
-def _found(asked: Visit, wanted: Search, offset: int, limit: int) -> list[str]:
-    """The UIDs of these studies, from the pages of the list."""
-    found: list[str] = []
-    after: int | None = None
+@router.get(f"{_INSTANCE}/frames/{{frame}}/rendered")
+@needs(UserRole.VIEWER)
+def rendered_frame(asked: Asked, frame: Frame, quality: Quality = 90) -> Response:
+    """WADO-RS: this frame as first displayed, JPEG or PNG of at most 1,600 pixels a side."""
+    return _rendered(asked, frame, quality)
+
+
+def _rendered(asked: Visit, frame: int, quality: int) -> Response:
+    media = accept.one_of(asked.request, "image/jpeg", "image/png")
+    [held, *_] = _held(asked)
+    [path] = _files(asked, [held])
+    shown, settings = Shown(path, held.study, "image"), asked.site.settings
+    if media == "image/png":
+        data = pictures.png(shown, settings, frame)
+    else:
+        data = pictures.jpeg(shown, settings, frame, quality)
+    ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
+    return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))
+
+
+def _search(asked: Visit, level: Level, limit: int | None, offset: int) -> Response:
+    media = accept.one_of(asked.request, *_JSON)
+    study, series = (asked.request.path_params.get(name, "") for name in ("study", "series"))
+    if study:
+        _held(asked)
+    else:
+        audit.note_list(asked.site.database, asked.person, "dicomweb")
+    query = qido.query_of(level, asked.request.query_params.multi_items())
+    most, usual = (_MOST_OF_STUDY, _MOST_OF_STUDY) if study else (_MOST, _USUAL)
     with asked.site.database.read() as session:
-        while len(found) < offset + limit:
-            rows, after = search.search(session, wanted, after)
-            found += [str(row["study_instance_uid"]) for row in rows if row["study_instance_uid"]]
-            if after is None:
-                break
-    return found[offset : offset + limit]
+        found = qido.find(
+            session, asked.site.settings, query, min(limit or usual, most), offset, (study, series)
+        )
+    answers = [_answer(asked, objects, query) for objects in found.objects]
+    return JSONResponse(answers, media_type=media, headers=_warnings(*_of_search(query, found)))
 
 
-def _study(asked: Visit, uid: str) -> dict[str, Any]:
-    """The answer of QIDO-RS on a study; empty where nothing of it may be seen."""
+def _of_search(query: qido.Query, found: Matches) -> Iterator[str]:
+    """What a client must know of the answers (PS3.18 8.3.4)."""
+    yield _ignored(query.ignored)
+    if query.by_words:
+        yield "PatientName was matched by its whole words, in any order and case"
+    if query.is_fuzzy and not query.by_words:
+        yield "The fuzzymatching parameter is not supported. Only literal matching has been performed"
+    if found.more:
+        yield "There are additional results that can be requested"
+    if not found.whole:
+        yield "Not all studies were searched: name more keys"
+
+
+def _ignored(names: Sequence[str]) -> str:
+    """Names from outside: only signs that a header may have."""
+    shown = sorted({one for one in names if re.fullmatch(r"[\w.]{1,64}", one, re.ASCII)})
+    others = ["others"] if len(shown) < len({*names}) else []
+    return f"Not supported here and ignored: {', '.join([*shown[:20], *others])}" if names else ""
+
+
+def _warnings(*texts: str) -> dict[str, str]:
+    """RFC 7234 5.5: several warnings in one header."""
+    given = [f'299 - "{text}"' for text in texts if text]
+    return {"Warning": ", ".join(given)} if given else {}
+
+
+def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> dict[str, Any]:
+    """A study, series or instance (PS3.18 Tables 10.6.3-3 to 10.6.3-5).
+
+    The attributes are those of its first object; where that cannot be read, it has its UIDs only.
+    """
+    first = objects[0]
     try:
-        with asked.site.database.read() as session:
-            held = dicomweb.objects(session, uid)
-        said = _attributes(asked, held[0], dicomweb.OF_STUDY)
+        [path] = _files(asked, [first])
+        keywords = query.keywords
+        said = dicomweb.metadata(path) if keywords is None else dicomweb.attributes(path, keywords)
     except NotFound:
-        return {}
-    series = dicomweb.by_series(held)
-    firsts = [_attributes(asked, some[0], ("Modality",)) for some in series.values()]
-    modalities = sorted({str(one) for first in firsts for one in first.get("00080060", {}).get("Value", ())})
-    counts = value("00201206", "IS", len(series)) | value("00201208", "IS", len(held))
-    return said | counts | value("00080061", "CS", *modalities) | url(asked, f"/studies/{uid}")
+        said = {}
+    place = f"/studies/{first.study_uid}"
+    said |= value("0020000D", "UI", first.study_uid)
+    if query.level is Level.STUDY:
+        with asked.site.database.read() as session:
+            modalities = qido.modalities(session, asked.site.settings, first.study)
+        said |= value("00080061", "CS", *modalities)
+        said |= value("00201206", "IS", len(dicomweb.by_series(objects)))
+        said |= value("00201208", "IS", len(objects))
+    else:
+        place += f"/series/{first.series_uid}"
+        said |= value("0020000E", "UI", first.series_uid)
+    if query.level is Level.SERIES:
+        said |= value("00201209", "IS", len(objects))
+    if query.level is Level.INSTANCE:
+        place += f"/instances/{first.uid}"
+        said |= value("00080018", "UI", first.uid)
+    said |= value("00080056", "CS", "ONLINE") | url(asked, place)
+    return dict(sorted(said.items()))
 
 
 def _held(asked: Visit) -> list[HeldObject]:
@@ -195,11 +242,6 @@ def _files(asked: Visit, held: Iterable[HeldObject]) -> list[Path]:
         return [dicomweb.file_of(session, asked.site.settings, one) for one in held]
 
 
-def _attributes(asked: Visit, held: HeldObject, keywords: Iterable[str]) -> dict[str, Any]:
-    [path] = _files(asked, [held])
-    return dicomweb.attributes(path, tuple(keywords))
-
-
 def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
     """An attribute in the DICOM JSON Model (PS3.18 F.2)."""
     return {tag: {"vr": vr, "Value": list(values)}}
@@ -210,17 +252,18 @@ def url(asked: Visit, path: str) -> dict[str, Any]:
     return value("00081190", "UR", f"{str(asked.request.base_url).rstrip('/')}{router.prefix}{path}")
 
 
-def _wanted(asked: Visit) -> set[str]:
-    """The transfer syntaxes that the client takes; none where it takes each."""
-    found = set(re.findall(r'transfer-syntax="?([0-9.*]+)', asked.request.headers.get("accept", "")))
-    return set() if "*" in found else found
+def _check_accepted(accepted: Sequence[MediaRange], media: str, stored: Iterable[UID]) -> None:
+    """Raise HTTPException 406 unless each of these is accepted as it is stored.
 
-
-def _check_syntax(asked: Visit, stored: Iterable[str]) -> None:
-    wanted = _wanted(asked)
-    if wanted and (others := set(stored) - wanted):
+    ``accepted``: the ranges that take this media type.
+    """
+    syntaxes = {one.syntax for one in accepted}
+    others = set() if syntaxes & {"", "*"} else set(stored) - syntaxes
+    if others:
         raise HTTPException(
-            406, f"It is stored in {min(others)}, and nothing is transcoded: ask for transfer-syntax=*."
+            406,
+            f"It is stored as {media} in {min(others)}, and nothing is transcoded: "
+            "accept that type, with transfer-syntax=*.",
         )
 
 
@@ -230,15 +273,26 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _parts(media: str, parts: Iterable[Iterable[bytes]]) -> Response:
-    """Multipart (RFC 2387) of these; each is read as the client takes it."""
+def _parts(
+    accepted: Sequence[MediaRange], media: str, syntaxes: Sequence[UID], parts: Iterable[Iterable[bytes]]
+) -> Response:
+    """Multipart (RFC 2387) of these, each with its transfer syntax; each is read as the client takes it.
+
+    A client that takes no multipart gets one part alone. Raises HTTPException 406 if there are several.
+    """
+    kinds = [f"{media}; transfer-syntax={syntax}" for syntax in syntaxes]
+    best = max(one.weight for one in accepted)
+    preferred = [one for one in accepted if one.weight == best] if len(kinds) == 1 else accepted
+    if not any(one.is_multipart or one.media == "*/*" for one in preferred):
+        if len(kinds) > 1:
+            raise HTTPException(406, "Several parts are sent as multipart/related only.")
+        return StreamingResponse((piece for part in parts for piece in part), media_type=kinds[0])
     boundary = secrets.token_hex(16)
 
     def body() -> Iterator[bytes]:
-        for part in parts:
-            yield f"\r\n--{boundary}\r\nContent-Type: {media}\r\n\r\n".encode()
+        for kind, part in zip(kinds, parts, strict=True):
+            yield f"\r\n--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode()
             yield from part
         yield f"\r\n--{boundary}--\r\n".encode()
 
-    kind = media.partition(";")[0]
-    return StreamingResponse(body(), media_type=f'multipart/related; type="{kind}"; boundary={boundary}')
+    return StreamingResponse(body(), media_type=f'multipart/related; type="{media}"; boundary={boundary}')

@@ -22,14 +22,10 @@ _place = threading.Lock()  # a model is tried in a process of its own, with all 
 def list_models(asked: Asked) -> Response:
     """All models."""
     settings = asked.site.settings
-    slots = used.in_use(settings)
-    shadows = [one for one in slots if one.role == "shadow" and one.model]
     return asked.page(
         "models.html",
-        shadows=shadows,
-        compared=used.comparison(settings) if shadows else [],
         rows=models.models(settings),
-        used={one.slot: one.model for one in slots if one.role != "shadow"},
+        used={one.slot: one.model for one in used.in_use(settings)},
         history=models.history(settings),
         models_dir=settings.workers.models_dir is not None,
     )

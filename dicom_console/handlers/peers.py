@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Body, Query, Response
+from fastapi import Query, Response
 
 from dicom_console.forms import peer as form
 from dicom_console.handlers.entered import add_handlers, put
@@ -15,10 +15,9 @@ from dicom_console.web.faces import Faces
 from dicom_console.web.languages import SAVED
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
-from dicom_node.services import conformance, entered, trial_study
+from dicom_node.services import entered
 from dicom_node.services import peers as services
 from dicom_node.services.peers import PeerCheck, PeerRow, try_peers
-from dicom_node.services.trial_study import PeerLine, TrialRow, ViewerShowed
 
 faces = Faces()
 add_handlers(faces, "peers")
@@ -102,26 +101,6 @@ def show(asked: Asked, name: str) -> Response:
     return _page(asked, name)
 
 
-@faces.people.get("/peers/{name}/conformance")
-@needs(UserRole.VIEWER)
-def conformance_of(asked: Asked, name: str) -> Response:
-    """Report how far the last objects conformed to the standard, from the node's records."""
-    found = conformance.report(asked.site.settings, name, validate=False)
-    return asked.page("conformance.html", found=found, newer="")
-
-
-@faces.people.post("/peers/{name}/conformance")
-@needs(UserRole.OPERATOR)
-def validate(asked: Asked, name: str) -> Response:
-    """The conformance report with a validator's findings on the files, as a page or as a file to download."""
-    found = conformance.report(asked.site.settings, name)
-    if asked.text("act") != "file":
-        return asked.page("conformance.html", found=found, newer=conformance.NEWER)
-    conformance.note_export(asked.site.settings, name, asked.person)
-    kept = {"Content-Disposition": 'attachment; filename="conformance.md"'}
-    return Response(conformance.as_text(found), media_type="text/markdown; charset=utf-8", headers=kept)
-
-
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
 def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
@@ -132,42 +111,6 @@ def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
 @faces.page_of(test_peer)
 def _tested_page(asked: Visit, checks: list[PeerCheck]) -> Response:
     return _page(asked, asked.request.path_params["name"], checks)
-
-
-@faces.handler("POST", "/peers/{name}/test-study", UserRole.OPERATOR)
-def send_trial(asked: Asked, name: Name) -> list[TrialRow]:
-    """Send a peer a study of an invented patient, with a known finding in each kind of result."""
-    asked.site.settings.peer(name)
-    return trial_study.send(asked.site.settings, name, asked.person)
-
-
-@faces.page_of(send_trial, at="/peers/{name}/trial")
-def _trial_page(asked: Visit, rows: list[TrialRow]) -> Response:
-    name = asked.request.path_params["name"]
-    return asked.page("trial.html", name=name, rows=rows, patient=trial_study.PATIENT_ID)
-
-
-@faces.handler("PUT", "/peers/{name}/shows", UserRole.ADMIN)
-def set_shows(asked: Asked, name: Name, seen: Annotated[ViewerShowed, Body()]) -> PeerLine:
-    """Send to this peer only the kinds of result that its viewer showed in the test study."""
-    line = trial_study.set_results(asked.site.settings, name, seen.shows, asked.person)
-    if not line:
-        asked.take_over()
-    return PeerLine(line=line)
-
-
-def _ticked(asked: Visit) -> ViewerShowed:
-    """What a person ticked: the service says what to do where that is nothing."""
-    shows: Any = asked.fields().get("shows", [])
-    return ViewerShowed.model_construct(shows=shows)
-
-
-@faces.page_of(set_shows, reads=_ticked)
-def _shows_page(asked: Visit, found: PeerLine) -> Response:
-    name = asked.request.path_params["name"]
-    if found.line:
-        return asked.page("trial_line.html", name=name, line=found.line)
-    return asked.in_force(SAVED, f"/peers/{name}", name=name)
 
 
 def _save(asked: Visit, name: str) -> Response:

@@ -13,7 +13,7 @@ from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import oidc, sign_in, users
+from dicom_node.services import oidc, users
 
 router = APIRouter()
 
@@ -49,7 +49,7 @@ def begin(asked: Asked) -> Response:
         given = password if isinstance(password, str) else ""
         site = asked.site
         who = asked.address, asked.token, asked.agent
-        token = sign_in.sign_in(site.database, site.settings, name[:64], given, *who)
+        token = users.sign_in(site.database, name[:64], given, *who)
     except RequestRefused as error:
         return _form(
             asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
@@ -154,7 +154,6 @@ def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: 
         token=token,
         problem=problem,
         name=name,
-        directory=console.ldap is not None,
         elsewhere=elsewhere,
         left=left,
     )

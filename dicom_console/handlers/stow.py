@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import dicomweb
 from dicom_console.handlers.uploads import SECONDS, refuse_who_would_not_see_it, refuse_without_room
+from dicom_console.web import accept
 from dicom_console.web.access import Asked, Visit, needs
-from dicom_console.web.parts import PartReader
+from dicom_console.web.parts import PartReader, PartTaker
 from dicom_node.model.roles import UserRole
 from dicom_node.services.stow import NO_OBJECT, NO_ROOM, StowedInstance, StowRequest
 
@@ -30,7 +31,6 @@ AT_ONCE: Final = 16
 """Requests at the same time; each holds some MiB."""
 _BLOCK = 2**20
 _BOUNDARY = re.compile(r"[!-~]([ -~]{0,68}[!-~])?")  # RFC 2046 5.1.1 has fewer characters
-_TAKEN_ANSWERS = ("*/*", "application/*", "application/dicom+json", "application/json")
 _places = asyncio.Semaphore(AT_ONCE)
 
 
@@ -39,7 +39,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 @needs(UserRole.OPERATOR, reads_form=True)
 async def store(asked: Asked, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
-    boundary = _boundary(asked)
+    boundary = _boundary(asked)  # None: one object alone
     refuse_who_would_not_see_it()
     refuse_without_room(asked.request, asked.site.settings, without_length=0)
     if _places.locked():
@@ -50,7 +50,7 @@ async def store(asked: Asked, study: str = "") -> Response:
         )
         try:
             async with asyncio.timeout(SECONDS):
-                await _read(asked, PartReader(boundary, request))
+                await _read(asked, PartReader(boundary, request) if boundary else _OnePart(request))
         except TimeoutError:
             raise HTTPException(408, f"The request took too long. {_so_far(request)}") from None
         except HTTPException as error:
@@ -64,23 +64,43 @@ def _so_far(request: StowRequest) -> str:
     return f"{request.stored} objects that came before are stored."
 
 
-def _boundary(asked: Visit) -> str:
-    """What parts the body. Raises HTTPException for a request that this is no place for."""
-    accepts = [
-        one.partition(";")[0].strip().lower() for one in asked.request.headers.get("accept", "*/*").split(",")
-    ]
-    if not set(accepts) & set(_TAKEN_ANSWERS):
-        raise HTTPException(406, "The answer is application/dicom+json.")
+def _boundary(asked: Visit) -> str | None:
+    """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
+    body.
+    """
+    accept.one_of(asked.request, "application/dicom+json", "application/json")
     kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
+    if kind == b"application/dicom":
+        return None
     if (kind, options.get(b"type", b"").lower()) != (b"multipart/related", b"application/dicom"):
-        raise HTTPException(415, 'Only multipart/related; type="application/dicom" is stored.')
+        raise HTTPException(
+            415, 'Only application/dicom and multipart/related; type="application/dicom" are stored.'
+        )
     boundary = options.get(b"boundary", b"").decode("latin-1")
     if not _BOUNDARY.fullmatch(boundary):
         raise HTTPException(400, "The media type has no boundary of 1 to 70 characters.")
     return boundary
 
 
-async def _read(asked: Visit, parts: PartReader) -> None:
+class _OnePart:
+    """A body that is one object, with the methods of a PartReader."""
+
+    def __init__(self, taker: PartTaker) -> None:
+        self._taker = taker
+        self._is_empty = True
+        taker.begin("application/dicom")
+
+    def feed(self, data: bytes) -> None:
+        self._is_empty &= not data
+        self._taker.write(data)
+
+    def finish(self) -> None:
+        if self._is_empty:
+            raise HTTPException(400, "This request has no content.")
+        self._taker.end()
+
+
+async def _read(asked: Visit, parts: PartReader | _OnePart) -> None:
     block = bytearray()
     async for piece in asked.request.stream():
         block += piece

@@ -30,7 +30,7 @@ from dicom_node.store import views
 faces = Faces()
 _BACK = back_to("/studies/{number}")
 _FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", "order", "person")
-_SAVED = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
+_IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
@@ -89,11 +89,9 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         more=found.next,
         first=not asked.query("after"),
         filters=filters,
-        savable={key: value for key, value in filters.items() if key in _SAVED},
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
         findings=models.findings(asked.site.settings),
-        saved=users.filters_of(database, asked.user),
         takers=_takers(asked.site.settings),
         rejections=list(RejectionReason),
         shortest=audit.SHORTEST_REASON,
@@ -117,20 +115,10 @@ def keep_search(asked: Asked) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
     about = {key: value for key in ("name", "patient", "accession") if (value := asked.text(key)[:64])}
     users.keep_search(asked.site.database, asked.token, about, asked.person)
-    rest = {key: asked.text(key)[:16] for key in _SAVED}
+    rest = {key: asked.text(key)[:16] for key in _IN_ADDRESS}
     rest["finding"] = asked.text("finding")[:64]
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
-
-
-@faces.people.post("/studies/filters")
-@needs(UserRole.VIEWER)
-def save_filters(asked: Asked) -> Response:
-    """Save the filters of the list under a name for this user, or forget the filters of that name."""
-    filters = _filters_of_form(asked)
-    forget = bool(asked.text("forget"))
-    users.save_filters(asked.site.database, asked.user, asked.text("name"), {} if forget else filters)
-    return see_other("/studies", **filters)
 
 
 def _several(asked: Visit) -> SeveralStudies:
@@ -298,7 +286,7 @@ def _first_of_days(days: int) -> datetime:
 
 def _filters_of_form(asked: Visit) -> dict[str, str]:
     """The filters of the list from which a form was sent."""
-    return {key: value[:64] for key, value in parse_qsl(asked.text("filters")[:512]) if key in _SAVED}
+    return {key: value[:64] for key, value in parse_qsl(asked.text("filters")[:512]) if key in _IN_ADDRESS}
 
 
 def _is_number(value: object) -> bool:

@@ -242,7 +242,7 @@ def _failures(session: Session, since: datetime) -> list[dict[str, Any]]:
     for peer, number, times in session.execute(
         chosen.where(EventRow.number.in_(failed)).group_by(to, EventRow.number)
     ):
-        found[peer]["given_up" if number == failed[0] else "failed"] = times
+        found[peer or ""]["given_up" if number == failed[0] else "failed"] = times
     good = (AssociationOutcome.OPEN, AssociationOutcome.RELEASED)
     bad = select(Association.calling_ae, func.count()).where(
         Association.opened_at >= since, Association.outcome.not_in(good)

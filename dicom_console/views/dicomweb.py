@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ OF_INSTANCE = (
 )
 """Attributes of answers (PS3.18 Tables 10.6.3-3 to 10.6.3-5), as far as a file has them."""
 _PIXEL_GROUP = 0x7FE0
+UTF8 = "ISO_IR 192"
 _INLINE = 262_144  # bytes of a value in JSON; palettes are shorter
 _DEFERRED = 65_536  # bytes of a value that is not read before it is asked for
 
@@ -63,24 +64,41 @@ def objects(session: Session, study: str, series: str = "", instance: str = "") 
     Left out are withdrawn results, results that no person has accepted yet, de-identified results, and all
     objects of a study in quarantine. Raises NotFound if no object is left.
     """
-    unaccepted = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
-    withdrawn = select(Withdrawal.result_id)
-    received = _of(session, Instance, study, Instance.role.not_in(NOT_SHOWN))
-    built = _of(session, Result, study, ~Result.deidentified, Result.id.not_in(unaccepted.union(withdrawn)))
-    found = [one for one in received + built if series in ("", one.series_uid) and instance in ("", one.uid)]
+    found = [
+        one
+        for one in _of(session, Study.study_instance_uid == study)
+        if series in ("", one.series_uid) and instance in ("", one.uid)
+    ]
     if not found:
         raise NotFound("there is no such study, series or instance, or no longer")
     return found
 
 
-def _of(
-    session: Session, table: type[Instance] | type[Result], study: str, *which: ColumnElement[bool]
-) -> list[HeldObject]:
-    chosen = select(table.path, table.study_id, table.series_instance_uid, table.sop_instance_uid)
-    chosen = chosen.join(Study, Study.id == table.study_id).where(Study.study_instance_uid == study)
-    chosen = chosen.where(Study.state != StudyState.QUARANTINED, table.purged.is_(False), *which)
-    rows = session.execute(chosen.order_by(table.id))
-    return [HeldObject(path, number, study, series, uid) for path, number, series, uid in rows]
+def of_studies(session: Session, numbers: Collection[int]) -> dict[int, list[HeldObject]]:
+    """The same objects of several studies, by the study's number."""
+    found: dict[int, list[HeldObject]] = {}
+    for one in _of(session, Study.id.in_(numbers)):
+        found.setdefault(one.study, []).append(one)
+    return found
+
+
+def _of(session: Session, studies: ColumnElement[bool]) -> list[HeldObject]:
+    unaccepted = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
+    withdrawn = select(Withdrawal.result_id)
+    shown: dict[type[Instance | Result], tuple[ColumnElement[bool], ...]] = {
+        Instance: (Instance.role.not_in(NOT_SHOWN),),
+        Result: (~Result.deidentified, Result.id.not_in(unaccepted.union(withdrawn))),
+    }
+    found = []
+    for table, which in shown.items():
+        columns = (table.path, table.study_id, table.series_instance_uid, table.sop_instance_uid)
+        chosen = select(*columns, Study.study_instance_uid).join(Study, Study.id == table.study_id)
+        chosen = chosen.where(studies, Study.state != StudyState.QUARANTINED, table.purged.is_(False), *which)
+        found += [
+            HeldObject(path, number, str(study), series, uid)
+            for path, number, series, uid, study in session.execute(chosen.order_by(table.id))
+        ]
+    return found
 
 
 def file_of(session: Session, settings: Settings, held: HeldObject) -> Path:
@@ -99,9 +117,14 @@ def by_series(found: Iterable[HeldObject]) -> dict[str, list[HeldObject]]:
     return series
 
 
+def header(path: Path, tags: Sequence[str | int]) -> Dataset:
+    """These attributes of a file. Raises NotFound."""
+    return _read(path, stop_before_pixels=True, specific_tags=list(tags))
+
+
 def attributes(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
     """The attributes ``keywords`` of a file in the DICOM JSON Model (PS3.18 F.2)."""
-    return _as_json(_read(path, stop_before_pixels=True, specific_tags=list(keywords)))
+    return _as_json(header(path, keywords))
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -125,6 +148,8 @@ def _as_json(dataset: Dataset) -> dict[str, Any]:
     """In the DICOM JSON Model; numbers that JSON lacks are null, a long value has no bytes."""
     with quiet_pydicom():
         found = dataset.to_json_dict(_INLINE, lambda _element: "", suppress_invalid_tags=True)
+    if "00080005" in found:  # JSON is UTF-8, whatever the file was (PS3.18 F.2.1.1)
+        found["00080005"]["Value"] = [UTF8]
     return {tag: _without_nan(element) for tag, element in found.items()}
 
 
@@ -174,9 +199,11 @@ def _frames(
                 source.seek(start)
                 yield get_frame(source, one - 1, number_of_frames=number)
         elif dataset.BitsAllocated == 1:  # frames follow each other within a byte (PS3.5 8.1.1)
-            bits = unpack_bits(source.read((pixels * number + 7) // 8))
             for one in numbers:
-                yield pack_bits(bits[(one - 1) * pixels : one * pixels])
+                skipped, within = divmod((one - 1) * pixels, 8)
+                source.seek(start + skipped)
+                bits = unpack_bits(source.read((within + pixels + 7) // 8))
+                yield pack_bits(bits[within : within + pixels])
         else:
             size = get_expected_length(dataset) // number
             for one in numbers:

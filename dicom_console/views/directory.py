@@ -23,7 +23,6 @@ ASKED = 50
 _SECRET = frozenset({"username", "password", "token"})
 _STRANGERS = 20
 _REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED)]
-_LISTED = ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
 
 
 def peers(session: Session, settings: Settings) -> list[View]:

@@ -91,6 +91,17 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
     """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
     NotFound.
     """
+    return _encoded(shown, settings, frame, longest, ".png", _QUICK)
+
+
+def jpeg(shown: Shown, settings: Settings, frame: int, quality: int) -> bytes:
+    """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
+    return _encoded(shown, settings, frame, LARGEST, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, quality))
+
+
+def _encoded(
+    shown: Shown, settings: Settings, frame: int, longest: int, suffix: str, how: tuple[int, ...]
+) -> bytes:
     with two_at_a_time():
         image = open_dicom(shown.path, settings.images.limits)
         sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
@@ -100,7 +111,7 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
             rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
             picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
         blue_first = picture[..., ::-1] if picture.ndim == 3 else picture
-        done, data = cv2.imencode(".png", blue_first, _QUICK)
+        done, data = cv2.imencode(suffix, blue_first, how)
     if not done:
         raise NotFound("this image cannot be shown")
     return data.tobytes()

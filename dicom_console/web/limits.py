@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import ClassVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,11 +18,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+Network = IPv4Network | IPv6Network
+
 COMING = 100
 """Requests that are still on their way, connections without one, and answers that nobody takes; see
 TimedProtocol."""
 COMING_FROM_ONE_ADDRESS = 20
-"""The same of one address. A browser opens six connections; a proxy has the address of all its users."""
+"""The same of one address. A browser opens six connections; a proxy that is not trusted has the address of
+all its users."""
 REQUESTS = 500
 """That are begun and not answered; further ones get 503, but for those of HEALTH."""
 REQUESTS_FROM_ONE_ADDRESS = REQUESTS // 2
@@ -57,6 +63,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
+_WITH_PORT = re.compile(r"^(?:([\d.]+):\d+|\[([^]]*)\](?::\d+)?)$")
 _ONE_YEAR = "max-age=31536000"
 _AT_ONCE = struct.pack("ii", 1, 0)  # what the system keeps of the answer is dropped, too (man 7 socket)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -73,28 +80,60 @@ def port_of(scope: Scope) -> int | None:
     return int(port) if port else None
 
 
-def address_of(scope: Scope) -> str:
-    """The address that a request was sent from; behind a proxy the proxy's address."""
+def address_of(scope: Scope, trusted: Sequence[Network]) -> str:
+    """The address that a request was sent from.
+
+    A proxy in ``trusted`` adds the address of its client at the end of X-Forwarded-For, so the visitor is the
+    last one there that is no such proxy; what stands before it a visitor may have written. Some add the port.
+    """
     host, _ = scope.get("client") or ("", None)
-    return str(host)
+    address = str(host)
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    passed = [_WITH_PORT.sub(r"\1\2", one.strip()) for one in ",".join(given).split(",")]
+    while passed and is_in(trusted, address) and _ip(passed[-1]):
+        address = passed.pop()
+    return address
+
+
+def is_in(networks: Sequence[Network], address: str) -> bool:
+    """Whether the address is in one of the networks."""
+    ip = _ip(address)
+    return ip is not None and any(ip in network for network in networks)
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address | None:
+    """The IP address, of an IPv4 address in IPv6 that of IPv4; None for anything else."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
 
 
 class Guarded:
     """ASGI middleware: adds the headers to every answer, and applies the limits to every request."""
 
     def __init__(
-        self, app: ASGIApp, *, tls: bool, bodies: Mapping[str, int], metrics_port: int | None
+        self,
+        app: ASGIApp,
+        *,
+        tls: bool,
+        bodies: Mapping[str, int],
+        metrics_port: int | None,
+        proxies: Sequence[Network] = (),
     ) -> None:
         """Set the limits.
 
         ``bodies``: the largest request body in bytes by path, for pages that accept more than FORM_BYTES; a
         path that ends with / counts for all pages below it.
 
-        ``metrics_port``: the port that serves only the paths in WATCHED.
+        ``metrics_port``: the port that serves only the paths in WATCHED. ``proxies``: their word on the
+        address of a visitor is taken.
         """
         self._app = app
         self._bodies = bodies
         self._metrics_port = metrics_port
+        self._proxies = proxies
         self._headers = headers(tls=tls)
         self._requests: Counter[str] = Counter()
 
@@ -106,7 +145,8 @@ class Guarded:
         if self._metrics_port and port_of(scope) == self._metrics_port and scope["path"] not in WATCHED:
             await PlainTextResponse("There is no such page at this port.\n", 404)(scope, receive, answer)
             return
-        address = address_of(scope)
+        address = address_of(scope, self._proxies)
+        scope["client"] = (address, 0)
         if self._is_busy(address) and scope["path"] not in HEALTH:
             await PlainTextResponse("Too much is asked at once: try again.\n", 503)(scope, receive, answer)
             return
@@ -159,6 +199,8 @@ class TimedProtocol(H11Protocol):
     unless that one was made a moment ago.
     """
 
+    proxies: ClassVar[Sequence[Network]] = ()
+    """Each has the connections of many visitors: they are counted among all, not by its address."""
     _timer: asyncio.TimerHandle | None = None
     _since = 0.0  # when the connection began to wait for a request
     _credited = 0.0  # up to when what came is enough at BODY_BYTES_PER_SECOND
@@ -276,7 +318,8 @@ class TimedProtocol(H11Protocol):
         young = self.loop.time() - YOUNG_SECONDS
         coming = [one for one in self.connections if isinstance(one, TimedProtocol) and one._timer]
         coming.sort(key=lambda one: one._credited)
-        mine = [one for one in coming if one._address == self._address]
+        is_proxy = is_in(self.proxies, self._address)
+        mine = [] if is_proxy else [one for one in coming if one._address == self._address]
         for crowd, most in ((mine, COMING_FROM_ONE_ADDRESS), (coming, COMING)):
             for place, one in enumerate(crowd[: max(0, len(crowd) - most)]):
                 if one._since < young or place < len(crowd) - _CROWD * most:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from pydicom.sr.codedict import codes
@@ -21,7 +23,13 @@ _SUCCESS, _MINOR_FAILURE = "0", "4"
 _APPLICATION_SERVER = "4"  # Audit Source Type Code
 _MACHINE, _ADDRESS = "1", "2"  # Network Access Point Type Code
 _PERSON, _SYSTEM_OBJECT = "1", "2"  # Participant Object Type Code
-_PATIENT, _REPORT, _QUERY, _USER = "1", "3", "24", "6"  # Participant Object Type Code Role
+_PATIENT, _REPORT, _USER, _SECURITY_RESOURCE, _QUERY = (
+    "1",
+    "3",
+    "6",
+    "13",
+    "24",
+)  # Participant Object Type Code Role
 _PATIENT_NUMBER = Code("2", "RFC-3881", "Patient Number")
 _URI = Code("12", "RFC-3881", "URI")
 _DCM = codes.DCM
@@ -39,14 +47,16 @@ class _AuditedAs:
     """Role of this program in what no person did (CID 402)."""
     theirs: Code | None = None
     """Role of the other application entity."""
+    of: str = ""
+    """Of an alert: path of its subject, filled with the fields of the record."""
 
 
 def _used(action: str) -> _AuditedAs:
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
-def _alert(kind: Code) -> _AuditedAs:
-    return _AuditedAs(_DCM.SecurityAlert, "E", kind)
+def _alert(kind: Code, of: str) -> _AuditedAs:
+    return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
 _LOGIN, _USERS = _DCM.Login, _DCM.UserSecurityAttributesChanged
@@ -55,12 +65,12 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.SIGNED_IN: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN),
     _A.SIGN_IN_REFUSED: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
     _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
-    _A.USER_ADDED: _alert(_USERS),
-    _A.USER_REMOVED: _alert(_USERS),
-    _A.USER_CHANGED: _alert(_USERS),
-    _A.PASSWORD_SET: _alert(_USERS),
-    _A.TOKEN_ADDED: _alert(_USERS),
-    _A.TOKEN_REMOVED: _alert(_USERS),
+    _A.USER_ADDED: _alert(_USERS, "users/{user}"),
+    _A.USER_REMOVED: _alert(_USERS, "users/{user}"),
+    _A.USER_CHANGED: _alert(_USERS, "users/{user}"),
+    _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
+    _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
+    _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
     _A.STUDY_SEEN: _used("R"),
     _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
     _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
@@ -74,28 +84,28 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.DISCARDED: _used("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
-    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction),
-    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction),
-    _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration),
-    _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration),
-    _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration),
-    _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration),
-    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
+    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
+    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
+    _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
     _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
-    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction),
+    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
+    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
     _A.FEEDBACK_GIVEN: _used("U"),
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.RESULTS_ASSESSED: _used("U"),
     _A.CLEANING_JUDGED: _used("U"),
-    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction),
-    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),
-    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration),
-    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration),
+    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
+    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration, "configuration"),
     _A.BACKED_UP: _AuditedAs(_DCM.Export, "R"),
     _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
-    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction),
-    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration),
+    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction, "spool"),
+    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration, "machines/{machine}"),
     _A.NODE_STARTED: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStart, ours=_DCM.Application),
     _A.NODE_STOPPING: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStop, ours=_DCM.Application),
     _A.IMAGES_RECEIVED: _AuditedAs(
@@ -153,7 +163,9 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
         _object(root, study_uid, _REPORT, _DCM.StudyInstanceUID, row.fields)
     if patient_id:
         _object(root, patient_id, _PATIENT, _PATIENT_NUMBER, {}, person=True)
-    if not study_uid:
+    if kind.event == _DCM.SecurityAlert:
+        _alert_subject(root, row, kind, source)
+    elif not study_uid:
         role = _QUERY if row.action is _A.STUDY_SEARCHED else _USER
         _object(root, row.action.value, role, _URI, row.fields)
     written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
@@ -169,7 +181,7 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
     sends = kind.ours is not None and kind.ours == _DCM.SourceRoleID
     if kind.event != _DCM.ApplicationActivity:
         user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": str(not sends).lower()}
-        if kind.ours is not None:
+        if kind.ours is not None and row.actor:
             user["AlternativeUserID"] = f"AETITLES={printable(row.actor)}"
         if row.address:
             user |= {"NetworkAccessPointID": printable(row.address), "NetworkAccessPointTypeCode": _ADDRESS}
@@ -186,6 +198,21 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
         NetworkAccessPointTypeCode=_MACHINE,
     )
     _code(program, "RoleIDCode", kind.ours or _DCM.Application)
+
+
+def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
+    """What the alert is about, and a text on it (PS3.15 A.5.3.11): a resource of this node, or the caller."""
+    details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
+    listed = ", ".join(f"{key}={value}" for key, value in details.items())
+    text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}
+    if row.action is _A.CALLER_REFUSED:
+        _object(root, row.address or row.actor or "unknown", _SECURITY_RESOURCE, _DCM.NodeID, text | details)
+        return
+    named = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in details.items()
+    }
+    path = quote(kind.of.format_map(defaultdict(str, named)))
+    _object(root, f"dicom-node://{source.host}/{path}", _SECURITY_RESOURCE, _URI, text | details)
 
 
 def _object(

@@ -34,7 +34,7 @@ AUDITED = {
     events.WORKITEM_WANTED.number: _A.PEER_ASKED,
 }
 _AT_ONCE = 100
-_LATE = timedelta(seconds=2)  # a transaction with a smaller number may still be under way
+LATE = timedelta(seconds=2)  # a transaction with a smaller number may still be under way
 _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "complete", which brought nothing
 
 
@@ -53,7 +53,7 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
     )
     chosen = (
         select(EventRow)
-        .where(EventRow.id > after, EventRow.number.in_(AUDITED), EventRow.at <= utc_now() - _LATE)
+        .where(EventRow.id > after, EventRow.number.in_(AUDITED), EventRow.at <= utc_now() - LATE)
         .where((EventRow.number != events.STUDY_COMPLETE.number) | ~repeated)
         .order_by(EventRow.id)
         .limit(_AT_ONCE)

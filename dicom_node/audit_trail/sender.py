@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from dicom_node.audit_trail import syslog
 from dicom_node.audit_trail.message import AuditSource, audit_message
-from dicom_node.audit_trail.own_events import new_records
+from dicom_node.audit_trail.own_events import LATE, new_records
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyMessage
 from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
@@ -46,15 +46,20 @@ class AuditSender:
         """Send the waiting audit records; returns how many. After a failure it pauses, longer each time."""
         if time.monotonic() < self._next_at:
             return 0
-        if not self._lease.holds():
+        if not self._lease.keep():
             return 0
         self._note_own_events()
         sent = 0
         while (
-            self._lease.holds() and (number := self._send_some()) and not (stop is not None and stop.is_set())
+            self._lease.keep() and (number := self._send_some()) and not (stop is not None and stop.is_set())
         ):
             sent += number
         return sent
+
+    def send_last(self) -> None:
+        """Send the record of the node's stop, at its end: its event may be read when it is ``LATE`` old."""
+        time.sleep(LATE.total_seconds())
+        self.run_once()
 
     def _note_own_events(self) -> None:
         with self._database.read() as session:

@@ -41,17 +41,19 @@ _NOUNS = {
 
 
 class VerbGroup(TyperGroup):
-    """All verbs. The module of a noun is imported when the noun is asked for: a list needs no other."""
+    """All verbs. The module of a noun is imported when the noun is asked for: none needs the others."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _NOUNS:
             self._load_noun(cmd_name)
         else:
-            self._load_all()
+            self._load_verbs()
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        self._load_all()
+        self._load_verbs()
+        for noun in _NOUNS:
+            self._load_noun(noun)
         return super().list_commands(ctx)
 
     def _load_noun(self, noun: str) -> None:
@@ -61,11 +63,9 @@ class VerbGroup(TyperGroup):
             found.name = noun
             self.commands[noun] = found
 
-    def _load_all(self) -> None:
+    def _load_verbs(self) -> None:
         for module in _VERBS:
             self.commands.update(get_group(import_module(f"{__name__}.{module}").app).commands)
-        for noun in _NOUNS:
-            self._load_noun(noun)
 
 
 app = typer.Typer(

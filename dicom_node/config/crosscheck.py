@@ -32,8 +32,18 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
+    _check_group_senders(settings, read)
     _check_mail(settings, read)
     _check_occasions(settings, read)
+
+
+def _check_group_senders(settings: Settings, read: TomlFiles) -> None:
+    """Whoever is limited to senders that never call would see nothing."""
+    accounts = settings.console.oidc
+    for group, titles in accounts.senders.items() if accounts else ():
+        for title in titles:
+            if remedy := _never_calls("calling_ae", title, settings, read):
+                read.add(("console", "oidc", "senders", group), repr(title), remedy)
 
 
 def _check_mail(settings: Settings, read: TomlFiles) -> None:

@@ -10,7 +10,16 @@ from dicom_node.config.mistakes import did_you_mean
 
 FIELDS: Final[Mapping[str, int]] = {"MSH": 21, "PID": 39, "PV1": 52, "ORC": 31, "OBR": 50}
 """Segments that a site may fill, with the number of their fields (HL7 2.5.1, chapters 2 to 4)."""
-PLACEHOLDERS: Final = ("accession", "study", "study_id", "report", "patient_id", "issuer", "description")
+PLACEHOLDERS: Final = (
+    "accession",
+    "study",
+    "study_id",
+    "report",
+    "rule",
+    "patient_id",
+    "issuer",
+    "description",
+)
 """What a value may name in braces: attributes of the report."""
 # By these the message is read, answered and recognised, or they say what became of the result.
 _OURS: Final = {

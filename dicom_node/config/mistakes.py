@@ -20,6 +20,7 @@ _REMEDIES: Mapping[str, str] = {
     "finite": "must be a finite number",
     "string": "must be text, in quotes",
     "path": "must be a path, in quotes",
+    "ip": "must be an address, or a network without bits of a host, such as 10.0.0.0/8",
     "tuple": 'must be a list, such as ["a", "b"]',
     "list": 'must be a list, such as ["a", "b"]',
     "model": "must be a table, such as [node] or { key = value }",
@@ -73,7 +74,8 @@ def _remedy(found: ErrorDetails) -> str:
             remedy = found["msg"].removeprefix("Value error, ")
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']*)'", context["expected"])
-            remedy = f"must be one of {', '.join(choices)}{_near(given, choices)}"
+            named = ", ".join(choice or '""' for choice in choices)
+            remedy = f"must be one of {named}{_near(given, choices)}"
         case "string_pattern_mismatch":
             remedy = _WRITTEN[context["pattern"]]
         case "string_too_long":

@@ -1,4 +1,5 @@
-"""Former names of settings: accepted with a warning that names the present one (docs/deploy/upgrade.md)."""
+"""Settings of former versions (docs/deploy/upgrade.md): a renamed one counts with a warning, a removed one is
+a mistake that names what to do instead."""
 
 from __future__ import annotations
 
@@ -11,10 +12,20 @@ RENAMED: Mapping[str, str] = {}
 
 An entry stays for one minor release at least; then the former name is an unknown key.
 """
+REMOVED: Mapping[str, str] = {
+    "console.ldap": "is gone: use [console.oidc]; Entra ID, AD FS and Keycloak offer it for a directory",
+}
+"""Removed setting or table → what to do instead."""
 
 
 def take_former_names(read: TomlFiles) -> None:
-    """Rename settings to their present names. A setting under both names is a mistake."""
+    """Rename settings to their present names. A setting under both names, or a removed one, is a mistake."""
+    for key, remedy in REMOVED.items():
+        *path, former = key.split(".")
+        for table in list(_tables(read.data, path)):
+            if former in read.at(table):
+                read.add((*table, former), "", remedy)
+                del read.at(table)[former]
     for key, present in RENAMED.items():
         *path, former = key.split(".")
         for table in list(_tables(read.data, path)):

@@ -191,7 +191,7 @@ class InspectionSettings(Section):
     maximum_depth: int = Field(32, ge=1, le=200)
     """Sequences within sequences."""
     maximum_header_mib: int = Field(64, ge=1)
-    """All values that are read: the pixels, and other values over 64 KiB outside of items, are not."""
+    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
     maximum_inflated_mib: int = Field(512, ge=1)
     """A deflated data set when it is inflated (on disk, not in memory)."""
     memory_mib: int = Field(512, ge=64)

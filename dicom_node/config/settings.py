@@ -12,11 +12,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    IPvAnyNetwork,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
 from dicom_node.config.hl7_fields import checked_hl7_fields
-from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.mistakes import HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
@@ -144,6 +151,9 @@ class ConsoleSettings(_Section):
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Addresses or networks of reverse proxies, such as "127.0.0.1" or "10.1.0.0/24". What they say in
+    X-Forwarded-For is the address of a visitor: limits count by it, and the audit has it."""
     open_in: dict[Label, Annotated[str, AfterValidator(checked_viewer)]] = Field({}, max_length=5)
     """Viewers that the page of a study links to, by name, as open_in = {OHIF =
     "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
@@ -161,8 +171,6 @@ class ConsoleSettings(_Section):
     else: for a network of its own. Whoever reaches it reads the numbers."""
     oidc: OidcSettings | None = None
     """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
-    ldap: LdapSettings | None = None
-    """Names and passwords of the hospital's directory; absent: none. Needs the extra ldap."""
 
     @model_validator(mode="after")
     def _is_found_again(self) -> Self:
@@ -239,7 +247,8 @@ class PeerSettings(_Section):
     query_port: Port | None = None
     """Another port to query."""
     retrieve: Literal["move", "get"] = "move"
-    """With "query" over DIMSE: C-MOVE (the peer knows our AE title and address, and may send), or C-GET."""
+    """With "query", unless by DICOMweb: C-MOVE (the peer knows our AE title and address, and may send), or
+    C-GET."""
     fetch_per_minute: float = Field(6, gt=0, le=600)
     """With "query": studies a minute that are retrieved from it at most."""
     retrieve_minutes: float = Field(10, gt=0, le=55)
@@ -389,13 +398,13 @@ class PeerSettings(_Section):
             if self.missing_days:
                 raise ValueError('missing_days is for peers with may = ["query"]')
             return self
-        if self.transport != "dimse":
+        if self.transport == "dicomweb":
             if not self.url:
-                raise ValueError(f"transport {self.transport} needs url")
+                raise ValueError("transport dicomweb needs url")
             return self
         host, port, _ = self.address_of("query")
         if not host or port is None:
-            raise ValueError("a peer that may be queried needs host and port")
+            raise ValueError('a peer that may be queried needs host and port, or transport = "dicomweb"')
         if self.retrieve == "move" and "send" not in self.may:
             raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
         return self

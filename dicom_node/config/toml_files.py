@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +252,40 @@ class TomlFiles:
 
 _SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of the message
 _SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
+_HEADING = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]")
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 
 
 def _line(text: str, place: Place) -> int:
+    """The line at which the statement begins that makes ``place``, from 1."""
+    if found := _tables(text).get(place[:2]):
+        before, table = found
+        return before + _line_in(table, (place[0], 0, *place[2:]))
+    return _line_in(text, place)
+
+
+@lru_cache(maxsize=16)
+def _tables(text: str) -> dict[Place, tuple[int, str]]:
+    """The text of each table of a list, such as ``[[peers]]``, and the number of lines before it.
+
+    So a mistake in one of many tables is looked for in its own. None where a heading is no heading, but a
+    line of a longer text.
+    """
+    lines, whole = text.split("\n"), tomllib.loads(text)
+    begins = [number for number, line in enumerate(lines) if _HEADING.match(line)]
+    found: dict[Place, tuple[int, str]] = {}
+    numbers: Counter[str] = Counter()
+    for begin, end in zip(begins, [*begins, len(lines)][1:], strict=True):
+        key, table = _HEADING.match(lines[begin])[1], "\n".join(lines[begin:end])  # type: ignore[index]
+        place = key, numbers[key]
+        with suppress(tomllib.TOMLDecodeError):
+            if _at(tomllib.loads(table), (key, 0)) == _at(whole, place):
+                found[place] = begin, table
+        numbers[key] += 1
+    return found
+
+
+def _line_in(text: str, place: Place) -> int:
     """The line at which the statement begins that makes ``place``, from 1.
 
     Whatever stands before a statement is TOML itself, and holds the place or not: so the parser of the

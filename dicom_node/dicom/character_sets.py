@@ -24,6 +24,7 @@ from pydicom.charset import (
 )
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.valuerep import PersonName
 
 from dicom_node.dicom.walk import values
 
@@ -104,23 +105,32 @@ def terms(text: str) -> tuple[str, ...]:
     return tuple(term.strip("\0 ") for term in text.split("\\"))
 
 
-def can_hold(charset: str | list[str], dataset: Dataset) -> bool:
-    """Whether a character set can encode every text of a dataset; pydicom would write "?" for other
-    letters.
+def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
+    """Whether every text of a data set, written in this character set, is read back as it is.
+
+    pydicom writes "?" for other letters, ISO 8859-1 for the default repertoire, and no escape sequences of
+    ISO 2022 IR 58.
     """
-    encodings = convert_encodings(charset)
+    encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
     before = config.settings.writing_validation_mode
     config.settings.writing_validation_mode = config.RAISE
     try:
-        for element, value in values(dataset):
-            if element.VR in TEXT:
-                for part in str(value).split("="):
-                    encode_string(part, encodings)
-    except UnicodeError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            return all(
+                read.decode(_encoded(str(value), element.VR, encodings), element.VR) == str(value)
+                for element, value in values(dataset)
+                if element.VR in TEXT
+            )
+    except (UnicodeError, LookupError, UserWarning):
         return False
     finally:
         config.settings.writing_validation_mode = before
-    return True
+
+
+def _encoded(text: str, vr: str, encodings: Sequence[str]) -> bytes:
+    """As pydicom writes it."""
+    return bytes(PersonName(text).encode(encodings)) if vr == "PN" else encode_string(text, list(encodings))
 
 
 def _codec(encoding: str) -> str:

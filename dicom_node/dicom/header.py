@@ -1,4 +1,6 @@
-"""Headers with all text decoded strictly: undecodable text is refused, never replaced by "?".
+"""Headers with all text decoded strictly: what cannot be decoded is never replaced by "?".
+
+An object that does not say who it is of is refused; text that names nobody is left out.
 
 The inbox decodes the data set that it has parsed under its limits (``inbox.inspection``); builders of results
 read the file again. Both use ``decoded``, so that they cannot disagree. ``ai_pipeline.images.header`` is
@@ -10,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +21,94 @@ from pydicom import config
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
+from ai_pipeline.images.numbers import DAMAGE
 from dicom_node.dicom.character_sets import ASCII, CHARACTER_SET, TEXT, CharacterSet, named, terms
+from dicom_node.dicom.identity import COPIED, IDENTIFYING
 from dicom_node.errors import DecodedDifferently, FaultyObject
 
 _ONE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
+_NUMBERS = frozenset({"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
+# The VRs that can be read as one that a sender should have written, by the latter.
+_READ_AS = {
+    **dict.fromkeys(TEXT | ASCII, TEXT | ASCII),
+    **dict.fromkeys(("DS", "IS"), TEXT | ASCII | _NUMBERS),
+    **dict.fromkeys(_NUMBERS, _NUMBERS),
+    **dict.fromkeys(("OB", "OW"), frozenset({"OB", "OW"})),
+}
 
 
-def read_header(path: Path, keywords: Collection[str], assume_charset: str = "") -> Dataset:
+@dataclass(frozen=True, slots=True)
+class DecodedHeader:
+    """Attributes with their text decoded. ``charset``: the values of Specific Character Set that were used.
+
+    ``left_out``: keywords of what is no value of its attribute, or does not fit the character set.
+    """
+
+    dataset: Dataset
+    charset: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
+
+
+def read_header(path: Path, keywords: Collection[str], assume_charset: str = "") -> DecodedHeader:
     """Read the named attributes of a Part 10 file, without Pixel Data, with all text decoded.
 
-    ``SpecificCharacterSet`` of the returned data set is the set that was used. Raises
-    :class:`~dicom_node.errors.DecodedDifferently`, which names the attribute but not its value.
+    ``SpecificCharacterSet`` of its data set is the set that was used. Raises as ``read_identity``.
     """
     with quiet_pydicom():
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        used = named(dataset)
-        try:
-            header = decoded(dataset, keywords, used)
-        except DecodedDifferently:
-            if not assume_charset:
-                raise
-            used = terms(assume_charset)
-            header = decoded(dataset, keywords, used)
-    if CharacterSet.from_terms(used).known:
-        header.SpecificCharacterSet = list(used) if len(used) > 1 else used[0]
+        charset, left_out = read_identity(dataset, assume_charset).charset, set[str]()
+        header = decoded(dataset, keywords, charset, left_out)
+    if CharacterSet.from_terms(charset).known:
+        header.SpecificCharacterSet = list(charset) if len(charset) > 1 else charset[0]
     header.file_meta = dataset.file_meta
     header.set_original_encoding(*dataset.original_encoding)
-    return header
+    return DecodedHeader(header, charset, frozenset(left_out))
 
 
-def decoded(dataset: Dataset, keywords: Collection[str], charset: Sequence[str]) -> Dataset:
+def read_identity(dataset: Dataset, assume_charset: str = "") -> DecodedHeader:
+    """What results copy of patient and study, by the object's own character set, else by the one that its
+    peer is known to use.
+
+    Where neither fits all of it, text that names nobody is left out. Raises
+    :class:`~dicom_node.errors.DecodedDifferently`, which names the attribute but not its value, and
+    FaultyObject.
+    """
+    sets = (named(dataset), *((terms(assume_charset),) if assume_charset else ()))
+    faults: list[DecodedDifferently | FaultyObject] = []
+    for charset in sets:
+        try:
+            return DecodedHeader(decoded(dataset, COPIED, charset), charset)
+        except (DecodedDifferently, FaultyObject) as fault:
+            faults.append(fault)
+    for charset in sets:
+        try:
+            decoded(dataset, IDENTIFYING, charset)
+        except (DecodedDifferently, FaultyObject) as fault:
+            faults.append(fault)
+        else:
+            left_out: set[str] = set()
+            return DecodedHeader(decoded(dataset, COPIED, charset, left_out), charset, frozenset(left_out))
+    raise faults[len(sets)]
+
+
+def decoded(
+    dataset: Dataset, keywords: Collection[str], charset: Sequence[str], left_out: set[str] | None = None
+) -> Dataset:
     """The named attributes, decoded by these values of Specific Character Set, also in items of sequences.
 
-    Values that are invalid for their VR are left out. Raises DecodedDifferently, and FaultyObject for a value
-    so long that the parser did not read it.
+    An attribute has the VR of the data dictionary. ``left_out`` takes the keywords of what cannot be read;
+    without it that raises DecodedDifferently, or FaultyObject: it is of another VR, or so long that the
+    parser did not read it.
     """
     codecs = CharacterSet.from_terms(charset)
     header = Dataset()
     for keyword in keywords:
         tag = tag_for_keyword(keyword)
         if tag is not None and tag in dataset and tag != CHARACTER_SET:
-            element = _element(dataset, Tag(tag), codecs)
-            if element is not None:
-                header[element.tag] = element
+            _put(header, dataset, Tag(tag), codecs, left_out)
     return header
 
 
@@ -87,6 +131,13 @@ def without_padding(text: str) -> str:
     return text.replace("\0", "").strip()
 
 
+def vr_of(element: DataElement | RawDataElement) -> str:
+    """The value representation: that of the standard where the element has none or UN."""
+    if element.VR not in {None, "UN"}:
+        return str(element.VR)
+    return dictionary_VR(element.tag).split(" or ")[0] if dictionary_has_tag(element.tag) else "UN"
+
+
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Keep pydicom's warnings about values out of the log: they quote the values, which may be PHI."""
@@ -100,24 +151,48 @@ def quiet_pydicom() -> Iterator[None]:
         config.logger.disabled = before
 
 
-def _element(dataset: Dataset, tag: BaseTag, charset: CharacterSet) -> DataElement | None:
+def _put(
+    header: Dataset, dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
+) -> None:
+    """Put the attribute into ``header``, or its keyword into ``left_out``."""
+    try:
+        element = _element(dataset, tag, charset, left_out)
+    except (DecodedDifferently, FaultyObject):
+        if left_out is None:
+            raise
+        element = None
+    if element is not None:
+        header[tag] = element
+    elif left_out is not None:
+        left_out.add(keyword_for_tag(tag))
+
+
+def _element(
+    dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
+) -> DataElement | None:
+    """The attribute in a VR of the data dictionary; None where its bytes are no value of it."""
     found = dataset.get_item(tag, keep_deferred=True)
-    vr = _vr(found)
+    vr, allowed = vr_of(found), dictionary_VR(tag).split(" or ")
+    wanted = vr if vr in allowed else allowed[0]
+    if vr != wanted and vr not in _READ_AS.get(wanted, ()):
+        raise FaultyObject(f"{keyword_for_tag(tag)} {tag} has the value representation {vr}, not {wanted}")
     if isinstance(found, RawDataElement):
         if found.value is None and found.length:
             raise FaultyObject(f"{keyword_for_tag(tag)} {tag} is longer than an attribute may be")
         if vr in TEXT | ASCII:
-            return _text_element(tag, vr, found.value or b"", charset)
+            return _text_element(tag, vr, wanted, found.value or b"", charset)
     try:
-        element = dataset[tag]
-    except (BytesLengthException, ValueError, TypeError, NotImplementedError, OverflowError):
+        value = dataset[tag].value
+    except DAMAGE:
         return None  # an optional attribute that is no value of its VR; required ones are checked by the gate
-    if element.VR != "SQ":
-        return DataElement(tag, element.VR, element.value, validation_mode=config.IGNORE)
-    return _made(tag, "SQ", Items([_item(item, charset) for item in element.value]))
+    if wanted != "SQ":
+        return _made(tag, wanted, value)
+    return _made(tag, "SQ", Items([_item(item, charset, left_out) for item in value]))
 
 
-def _text_element(tag: BaseTag, vr: str, value: bytes, charset: CharacterSet) -> DataElement | None:
+def _text_element(
+    tag: BaseTag, vr: str, wanted: str, value: bytes, charset: CharacterSet
+) -> DataElement | None:
     try:
         text = charset.decode(value, vr).rstrip("\0 ")
     except (UnicodeError, LookupError) as error:
@@ -125,19 +200,17 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, charset: CharacterSet) ->
             f"{keyword_for_tag(tag)} {tag} cannot be decoded with its Specific Character Set (0008,0005): "
             "set assume_charset for this peer"
         ) from error
-    values = [text] if vr in _ONE_VALUE else text.split("\\")
-    return _made(tag, vr, values[0] if len(values) == 1 else values)
+    values = [text] if wanted in _ONE_VALUE else text.split("\\")
+    return _made(tag, wanted, values[0] if len(values) == 1 else values)
 
 
-def _item(item: Dataset, inherited: CharacterSet) -> Dataset:
+def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> Dataset:
     own = named(item)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
     copy = Dataset()
     for tag in item.keys():  # noqa: SIM118  iterating a Dataset converts (and decodes) its elements
         if tag != CHARACTER_SET and not tag.is_private and dictionary_has_tag(tag):
-            element = _element(item, tag, charset)
-            if element is not None:
-                copy[tag] = element
+            _put(copy, item, tag, charset, left_out)
     return copy
 
 
@@ -146,9 +219,3 @@ def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)
     except (ValueError, TypeError, OverflowError, ArithmeticError):
         return None
-
-
-def _vr(element: DataElement | RawDataElement) -> str:
-    if element.VR not in {None, "UN"}:
-        return str(element.VR)
-    return dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else "UN"

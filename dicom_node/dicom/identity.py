@@ -11,6 +11,8 @@ from dataclasses import astuple, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
+from ai_pipeline.images.dates import as_da, as_dt, as_tm
+
 if TYPE_CHECKING:  # lists do without pydicom
     from pydicom.dataelem import DataElement
     from pydicom.dataset import Dataset
@@ -63,12 +65,21 @@ COPIED: Final = (
 All of the five modules but what is never ours to say (Patient Identity Removed and how), and photographs,
 which are references to objects that the PACS may not have.
 """
-# What hashes without a version were made of: they stand in the rows of objects that were indexed before.
-_COPIED_BEFORE: Final = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+IDENTIFYING: Final = frozenset(
+    {
+        "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+        "OtherPatientNames", "OtherPatientIDsSequence", "ResponsiblePerson",
+        "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+        "StudyInstanceUID", "StudyID", "AccessionNumber", "AdmissionID",
+        "ReferringPhysicianName", "ConsultingPhysicianName", "PhysiciansOfRecord",
+        "NameOfPhysiciansReadingStudy",
+    }
 )  # fmt: skip
-_VERSION: Final = "v2:"
+"""Attributes that say who, or which order: an object in which one cannot be read is refused, and results
+repeat their text to the letter. What names nobody is left out where it is faulty.
+"""
+_VERSION: Final = "v2:"  # raised when a hash is made of something else
+_READ: Final = {"DA": as_da, "DT": as_dt, "TM": as_tm}
 REQUIRED_MAYBE_EMPTY: Final = frozenset(
     {
         "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ClinicalTrialProtocolName",
@@ -100,7 +111,7 @@ class Patient:
         (0010,0040).
         """
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
-        date = re.sub(r"\D", "", birth_date)  # ACR-NEMA wrote 1970.01.01
+        date = as_da(birth_date) or re.sub(r"\D", "", birth_date)
         texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
         known = patient_sha256(patient_id, issuer) if patient_id.strip() else ""
         return cls(known, *(digest((value,)) if value else "" for value in texts))
@@ -160,7 +171,8 @@ def are_one_patient(patients: Iterable[Patient]) -> bool:
 def identity_texts(header: Dataset) -> dict[str, str]:
     """The values of a decoded header that results copy, by keyword, without empty ones.
 
-    Padding and trailing delimiters of names (PS3.5 6.2) are removed. Sequences are JSON.
+    Padding and trailing delimiters of names (PS3.5 6.2) are removed, dates and times are as PS3.5 has them.
+    Sequences are JSON.
     """
     texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
     return {keyword: text for keyword, text in texts.items() if text}
@@ -169,16 +181,6 @@ def identity_texts(header: Dataset) -> dict[str, str]:
 def identity_sha256(texts: Mapping[str, str]) -> str:
     """The hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
     return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
-
-
-def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
-    """Whether ``former``, a hash made by any version of this program, is the hash of the identity ``texts``.
-
-    A hash without a version covers only eleven attributes, so only these are compared.
-    """
-    if former.startswith(_VERSION):
-        return former == identity_sha256(texts)
-    return former == digest(texts.get(keyword, "") for keyword in _COPIED_BEFORE)
 
 
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
@@ -197,6 +199,8 @@ def _text(element: DataElement) -> str:
         items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
         return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""
     values: list[Any] = element.value if element.VM > 1 else [element.value]
+    if read := _READ.get(element.VR):
+        values = [read(str(value)) or value for value in values]
     text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "").strip()
     if element.VR == "PN":
         return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")

@@ -63,23 +63,27 @@ def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: PixelData | No
         return
     if syntax.is_encapsulated:
         raise FaultyObject("the Pixel Data is not in fragments, its transfer syntax is compressed")
-    pixel_bits = _pixel_bits(dataset)
-    wanted = (frames * rows * columns * pixel_bits + 7) // 8
+    bits, *others = _pixel_bits(dataset)
     # Up to a row too long is padding, seen in the field; more is another image than the header describes.
-    padding = max(columns * pixel_bits // 8, 2)
-    if not wanted <= pixels.length <= wanted + padding:
-        raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
+    for pixel_bits in (bits, *others):
+        wanted, padding = (frames * rows * columns * pixel_bits + 7) // 8, max(columns * pixel_bits // 8, 2)
+        if wanted <= pixels.length <= wanted + padding:
+            return
+    wanted = (frames * rows * columns * bits + 7) // 8
+    raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
 
 
-def _pixel_bits(dataset: Dataset) -> int:
+def _pixel_bits(dataset: Dataset) -> list[int]:
+    """Bits of a pixel, the number by the attributes first."""
     samples = _number(dataset, "SamplesPerPixel", 1)
     allocated = _number(dataset, "BitsAllocated", 0)
     if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):
         raise FaultyObject(f"{samples} samples of {allocated} bits per pixel are no image")
-    photometric = str(dataset.get("PhotometricInterpretation") or "")
+    photometric = str(dataset.get("PhotometricInterpretation") or "").upper()
     if photometric.startswith(("YBR_FULL_422", "YBR_PARTIAL_422")):
-        samples = 2  # chrominance at every other pixel (PS3.3 C.7.6.3.1.2)
-    return samples * allocated
+        # Chrominance at every other pixel (PS3.3 C.7.6.3.1.2); some makers write it at each.
+        return [2 * allocated, samples * allocated]
+    return [samples * allocated]
 
 
 def _fragments_length(pixels: PixelData) -> int:

@@ -2,7 +2,7 @@
 
 Otherwise a source's mistake would be an error in our result. Old scanners and converters write dates with
 dots (ACR-NEMA 300), times with colons, whole numbers with a fraction, and unlisted codes (PS3.5 6.2). UIDs
-are kept unchanged: results belong to the study of their source, and refer to it.
+and what says who are kept unchanged: results belong to the patient and study of their source.
 """
 
 from __future__ import annotations
@@ -10,24 +10,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final
 
 from pydicom import config
+from pydicom.datadict import dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import format_number_as_ds
 
+from ai_pipeline.images.dates import as_da, as_dt, as_tm
+from ai_pipeline.images.numbers import decimal, whole
+from dicom_node.dicom.character_sets import TEXT
+from dicom_node.dicom.identity import IDENTIFYING
+
 _UID: Final = re.compile(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*")
-_DATE: Final = re.compile(r"(\d{4})([./-]?)(\d{2})\2(\d{2})")
-_TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d+))?)?)?")
-_YEAR_OR_MONTH: Final = re.compile(r"\d{4}(0[1-9]|1[0-2])?")
-_DATE_TIME: Final = re.compile(
-    r"(\d{4}[./-]?\d{2}[./-]?\d{2})(?:[T ]?([\d:]+(?:\.\d+)?))?([+-]\d{2}:?\d{2})?"
-)
 _AGE: Final = re.compile(r"(\d{1,3}) ?([DWMY])")
 _CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
 _DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -47,6 +45,46 @@ _ENUMERATED: Final = {
     "SyntheticData": {"YES", "NO"},
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
 }
+# What an item must have, by its sequence; of several alternatives one. Codes and references have their own.
+_REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "OtherPatientIDsSequence": (("PatientID", "TypeOfPatientID"),),
+    "SourcePatientGroupIdentificationSequence": (("PatientID",),),
+    "GroupOfPatientsIdentificationSequence": (("PatientID",),),
+    "StrainStockSequence": (("StrainStockNumber", "StrainSource", "StrainSourceRegistryCodeSequence"),),
+    "GeneticModificationsSequence": (
+        ("GeneticModificationsDescription", "GeneticModificationsNomenclature"),
+    ),
+    "BreedRegistrationSequence": (("BreedRegistrationNumber", "BreedRegistryCodeSequence"),),
+    "ReferringPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "ConsultingPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "PhysiciansOfRecordIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "PhysiciansReadingStudyIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "OtherClinicalTrialProtocolIDsSequence": (("ClinicalTrialProtocolID",),),
+    "ConsentForClinicalTrialUseSequence": (("ConsentForDistributionFlag",),),
+    "ModalityLUTSequence": (("LUTDescriptor", "LUTData"),),
+    "VOILUTSequence": (("LUTDescriptor", "LUTData"),),
+}
+_ISSUER: Final = (("LocalNamespaceEntityID",), ("UniversalEntityID", "UniversalEntityIDType"))
+_OF_CODES: Final = frozenset({"AnatomicRegionSequence", "AnatomicRegionModifierSequence"})
+_CODE_VALUES: Final = ("CodeValue", "LongCodeValue", "URNCodeValue")
+_LENGTHS: Final = {
+    "AE": 16,
+    "SH": 16,
+    "LO": 64,
+    "ST": 1024,
+    "LT": 10240,
+    "UC": 2**16,
+    "UR": 2**16,
+    "UT": 2**16,
+}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_IN_URI: Final = re.compile(r"[\x00-\x20\x7f]")
+_CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_FORBIDDEN: Final = {**dict.fromkeys(("LT", "ST", "UT"), _CONTROL_IN_TEXT), "UR": _NOT_IN_URI}
+_RANGES: Final = {
+    "US": (0, 2**16 - 1), "SS": (-(2**15), 2**15 - 1), "UL": (0, 2**32 - 1), "SL": (-(2**31), 2**31 - 1),
+    "UV": (0, 2**64 - 1), "SV": (-(2**63), 2**63 - 1), "FL": (-3.4e38, 3.4e38), "FD": (-1.7e308, 1.7e308),
+}  # fmt: skip
 _REFERENCE: Final = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 _CODES: Final = (
     ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
@@ -62,36 +100,37 @@ class Repairs:
     repaired: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    """UIDs that are none (PS3.5 9.1) and stand in the results nevertheless."""
+    """UIDs that are none (PS3.5 9.1), identity that is too long: they stand in the results nevertheless."""
 
     def __bool__(self) -> bool:
         return bool(self.repaired or self.left_out or self.kept)
 
 
-def repair(header: Dataset, emptied: Collection[str] = ()) -> Repairs:
+def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[str] = ()) -> Repairs:
     """Correct faulty values in place; remove values that cannot be corrected, or empty those in ``emptied``.
 
-    Values of VR AS, CS, DA, DS, DT, IS and TM (PS3.5 6.2), in items of sequences too. A sequence of codes or
-    references with an incomplete item is removed, and so is a reference without a valid UID.
+    Each value is then what PS3.5 6.2 and PS3.6 allow, in items of sequences too. A sequence with an item that
+    lacks what it must have is removed. Text that says who (``IDENTIFYING``) stays to the letter. ``unread``:
+    keywords of what could not be read.
     """
-    notes = _Notes(set(), set(), set())
+    notes = _Notes(set(), set(unread), set())
+    for keyword in {*emptied}.intersection(unread):
+        setattr(header, keyword, None)
+    for keyword in _without_meaning(header):
+        notes.left_out.add(keyword)
+        del header[keyword]
     for element in list(header):
         keyword = element.keyword
-        if element.VR == "SQ":
-            if not _is_sound(keyword, element.value, notes):
-                notes.left_out.add(keyword)
-                del header[element.tag]
-            elif not element.value:
-                del header[element.tag]  # an empty one says nothing, and codes may not be empty
-        elif element.VR == "UI":
-            if not _are_uids(element):
-                notes.kept.add(keyword)
-        elif not _put_right(header, element, notes):
+        if element.VR == "UI" and not _are_uids(element):
+            notes.kept.add(keyword)
+        elif not _is_valid(header, element, notes):
             notes.left_out.add(keyword)
             if keyword in emptied:
                 header[element.tag] = DataElement(element.tag, element.VR, None)
             else:
                 del header[element.tag]
+        elif _is_empty(element) and keyword not in emptied:
+            del header[element.tag]  # it says nothing, and what is of Type 1 or 1C may not be empty
     return Repairs(*(tuple(sorted(part)) for part in (notes.repaired, notes.left_out, notes.kept)))
 
 
@@ -102,30 +141,94 @@ class _Notes:
     kept: set[str]
 
 
-def _is_sound(keyword: str, items: Any, notes: _Notes) -> bool:
-    """Repair the items of a sequence; False when one is not fit to be repeated.
+def _without_meaning(header: Dataset) -> list[str]:
+    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5)."""
+    widths, times, frames = (
+        _values(header[keyword]) if keyword in header else ()
+        for keyword in ("WindowWidth", "FrameTimeVector", "NumberOfFrames")
+    )
+    found = []
+    if any((decimal(width) or 0.0) <= 0 for width in widths):
+        window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
+        found = [keyword for keyword in window if keyword in header]
+    if times and len(times) != (whole(*frames[:1]) if frames else 1):
+        found.append("FrameTimeVector")
+    return found
 
-    Codes must be complete (no attribute of theirs may be empty, PS3.3 8.8), references whole.
+
+def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+    """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
+    if _is_empty(element):
+        return True
+    if element.VR == "SQ":
+        return all(_is_whole_item(element.keyword, item, notes) for item in element.value)
+    if element.VR == "UI":
+        return _are_uids(element)
+    if _put_right(dataset, element, notes) and _fits(dataset[element.tag]):
+        return True
+    if element.VR in TEXT and element.keyword in IDENTIFYING:
+        notes.kept.add(element.keyword)
+        return True
+    return False
+
+
+def _is_whole_item(keyword: str, item: Dataset, notes: _Notes) -> bool:
+    """Whether an item of this sequence has what it must have, without what is not valid in it.
+
+    No attribute of a code may be empty (PS3.3 8.8).
     """
-    codes = keyword.endswith("CodeSequence")
-    for item in items:
-        for element in list(item):
-            empty = element.value in (None, "", [])
-            if element.VR == "SQ":
-                whole = empty or _is_sound(element.keyword, element.value, notes)
-            elif element.VR == "UI":
-                whole = empty or _are_uids(element)
-            else:
-                whole = _put_right(item, element, notes)
-            if not whole or (codes and empty):
-                del item[element.tag]
-                if not whole:
-                    notes.left_out.add(element.keyword)
+    codes = keyword.endswith("CodeSequence") or keyword in _OF_CODES
+    for element in list(item):
+        if not _is_valid(item, element, notes):
+            notes.left_out.add(element.keyword)
+            del item[element.tag]
+        elif codes and _is_empty(element):
+            del item[element.tag]
     if codes:
-        wanted: tuple[tuple[str, ...], ...] = _CODES
-    else:
-        wanted = (_REFERENCE,) if keyword.startswith("Referenced") else ((),)
-    return all(any(all(word in item for word in one) for one in wanted) for item in items)
+        values = [word for word in _CODE_VALUES if word in item]
+        return len(values) == 1 and any(all(word in item for word in one) for one in _CODES)
+    if keyword.startswith("Referenced"):
+        return all(word in item for word in _REFERENCE)
+    wanted = _ISSUER if keyword.startswith("Issuer") else _REQUIRED.get(keyword, ((),))
+    return len(item) > 0 and any(all(item.get(word) for word in one) for one in wanted)
+
+
+def _is_empty(element: DataElement) -> bool:
+    return element.value in (None, "") or (element.VR == "SQ" and not element.value)
+
+
+def _fits(element: DataElement) -> bool:
+    """Whether the values are as many as PS3.6 allows, and each is what PS3.5 6.2 does."""
+    values = _values(element)
+    if not _is_allowed(dictionary_VM(element.tag), len(values)):
+        return False
+    # PS3.3 8.8: what fits into Code Value stands there.
+    shortest = _LENGTHS["SH"] + 1 if element.keyword == "LongCodeValue" else 0
+    return all(len(str(one)) >= shortest and _is_value(element.VR, one) for one in values)
+
+
+def _is_value(vr: str, value: Any) -> bool:
+    """Whether it is as long as it may be, without control characters; a number within its range."""
+    if vr in {"DS", "IS"}:
+        return value not in (None, "")
+    if vr in _RANGES:
+        lowest, highest = _RANGES[vr]
+        return isinstance(value, type(lowest)) and lowest <= value <= highest
+    if vr == "PN":
+        return all(len(group) <= 64 for group in str(value).split("="))
+    if vr not in _LENGTHS:
+        return True
+    return len(str(value)) <= _LENGTHS[vr] and not _FORBIDDEN.get(vr, _CONTROL).search(str(value))
+
+
+def _is_allowed(multiplicity: str, count: int) -> bool:
+    """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
+    least, _, most = multiplicity.partition("-")
+    if not most:
+        return count == int(least)
+    if most.endswith("n"):
+        return count >= int(least) and count % int(most[:-1] or 1) == 0
+    return int(least) <= count <= int(most)
 
 
 def _put_right(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
@@ -152,37 +255,6 @@ def _are_uids(element: DataElement) -> bool:
 def _values(element: DataElement) -> Sequence[Any]:
     several: bool = isinstance(element.value, MultiValue | list)
     return element.value if several else [element.value]
-
-
-def _date(text: str) -> str | None:
-    found = _DATE.fullmatch(text)
-    if found is None:
-        return None
-    year, _, month, day = found.groups()
-    with suppress(ValueError):
-        date(int(year), int(month), int(day))
-        return f"{year}{month}{day}"
-    return None
-
-
-def _time(text: str) -> str | None:
-    found = _TIME.fullmatch(text)
-    if found is None:
-        return None
-    hour, minute, second, fraction = found.groups()
-    if int(hour) > 23 or int(minute or 0) > 59 or int(second or 0) > 60:  # 60: a leap second
-        return None
-    return f"{hour}{minute or ''}{second or ''}" + (f".{fraction[:6]}" if fraction else "")
-
-
-def _date_time(text: str) -> str | None:
-    if _YEAR_OR_MONTH.fullmatch(text):
-        return text
-    found = _DATE_TIME.fullmatch(text)
-    if found is None:
-        return None
-    day, time = _date(found[1]), _time(found[2]) if found[2] else ""
-    return None if day is None or time is None else day + time + (found[3] or "").replace(":", "")
 
 
 def _age(text: str) -> str | None:
@@ -212,10 +284,10 @@ def _decimal(text: str) -> str | None:
 _RIGHT: Final[dict[str, Callable[[str], str | None]]] = {
     "AS": _age,
     "CS": _code_string,
-    "DA": _date,
+    "DA": as_da,
     "DS": _decimal,
-    "DT": _date_time,
+    "DT": as_dt,
     "IS": _whole_number,
-    "TM": _time,
+    "TM": as_tm,
 }
 """By value representation: the text as PS3.5 6.2 wants it, None where its meaning is unclear."""

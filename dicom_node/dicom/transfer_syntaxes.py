@@ -1,6 +1,6 @@
 """The table of transfer syntaxes that negotiation, inspection and the conformance statement share.
 
-Names and UIDs are from PS3.6 Annex A; ``docs/conformance.md`` is generated from here. Objects are stored bit
+Names and UIDs are from PS3.6 Annex A; ``docs/conformance.md`` has them from here. Objects are stored bit
 for bit, so the table may have a syntax that the node cannot decode. pydicom alone cannot tell what a transfer
 syntax is: its dictionary lacks the newest, and pynetdicom adds them only where it is imported.
 """

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import Patient
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code  # loads all codes of PS3.16: only where work items are handled
 
 PUSH: Final = UID("1.2.840.10008.5.1.4.34.6.1")
 """The SOP Class of every work item, whichever service it is reached by (PS3.4 CC.3.1)."""
@@ -57,6 +58,8 @@ class CancelReason(StrEnum):
     @property
     def code(self) -> Code:
         """The code for Procedure Step Discontinuation Reason Code Sequence (0074,100E)."""
+        from pydicom.sr.codedict import codes
+
         reasons = codes.cid9300
         found: Code = {
             CancelReason.NOT_AT_HAND: reasons.ObjectSetIncomplete,
@@ -188,6 +191,8 @@ def cancelled(
 
 def parse_work(texts: Iterable[str]) -> list[Code]:
     """The codes in the texts of ``Workitem.work``, each ``value^scheme^meaning``."""
+    from pydicom.sr.coding import Code
+
     return [Code(*text.split("^", 2)) for text in texts]
 
 
@@ -227,6 +232,8 @@ def _sources(item: Dataset) -> Iterator[str]:
 
 
 def _coded(given: Dataset, keyword: str) -> Iterator[Code]:
+    from pydicom.sr.coding import Code
+
     for item in _items(given, keyword)[:_MOST_CODES]:
         value, scheme = _text(item.get("CodeValue")), _text(item.get("CodingSchemeDesignator"))
         if _CODE.fullmatch(value) and _CODE.fullmatch(scheme):
@@ -250,6 +257,9 @@ def _is_uid(text: str) -> bool:
 
 def _performed(work: Sequence[Code], station: str, began: datetime, ended: datetime) -> Dataset:
     """An item of UPS Performed Procedure Sequence (PS3.3 C.30.3)."""
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
     item = Dataset()
     item.PerformedStationNameCodeSequence = [_code(Code(station, _STATION_SCHEME, station))]
     item.PerformedProcedureStepStartDateTime = _moment(began)

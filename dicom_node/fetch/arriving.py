@@ -16,9 +16,9 @@ from datetime import date, datetime, timedelta
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from ai_pipeline.images.dates import date_of
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, PriorsSettings, Settings
-from dicom_node.dicom.dates import date_of
 from dicom_node.dicom.identity import Patient, are_one_patient
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import (

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.dicom.file_meta import META_BYTES, is_uid
 from dicom_node.errors import FaultyInput, SpoolFull
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import META_BYTES, check_taken, is_uid, read_meta, store
+from dicom_node.inbox.part10 import check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.scp.contexts import accepted_classes
 

@@ -117,13 +117,13 @@ class Worklist:
         with self._database.read() as session:
             due = workitems.due(session, self._peer.name, utc_now(), _BATCH)
         is_time = time.monotonic() >= self._search_at
-        if not (due or is_time) or not self._lease.holds():
+        if not (due or is_time) or not self._lease.keep():
             return
         manager = self._open(self._peer, self._settings)
         with closing(manager), closed_at(stop, manager):
             try:
                 for number in due:
-                    if stop.is_set() or not self._lease.holds():
+                    if stop.is_set() or not self._lease.keep():
                         return
                     self._bring_on(manager, number)
                 if is_time and not stop.is_set():

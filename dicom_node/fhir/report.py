@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydicom import dcmread
 
 from dicom_node.dicom.own_objects import MANUFACTURER
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput
 from dicom_node.fhir.codes import (
     LOINC,
@@ -48,6 +49,7 @@ _INTERPRETATIONS: Final = {
     "absent": ("NEG", "Negative"),
     "indeterminate": ("IND", "Indeterminate"),
 }
+_LATERALITY: Final = ("272741003", "SCT", "Laterality")
 _OF_MODELS: Final = "AI model: inference"  # Contribution Description (0018,A003) in our results
 _PROCEDURE: Final = "121058"  # PS3.16 TID 1500: Procedure reported
 
@@ -214,8 +216,11 @@ class ReportTransaction:
             "interpretation": [{"coding": [meaning]}],
             "bodySite": self._site(finding.sites),
             "component": [
-                {"code": {"text": name}, "valueQuantity": _quantity(*number.split(" ", 1))}
-                for name, number in finding.numbers.items()
+                *self._side(finding.sites),
+                *(
+                    {"code": {"text": name}, "valueQuantity": _quantity(*number.split(" ", 1))}
+                    for name, number in finding.numbers.items()
+                ),
             ],
         }
 
@@ -226,11 +231,30 @@ class ReportTransaction:
         return {
             "code": {**code, "text": f"{number.meaning}{of_fetus}"},
             "valueQuantity": _quantity(str(number.value), number.unit[0]),
+            "focus": self._focus(number.fetus),
             "bodySite": self._site(number.sites),
+            "component": self._side(number.sites),
         }
 
+    def _focus(self, fetus: str) -> list[Resource]:
+        """The fetus: what is observed, where the subject is the mother. It is no resource of the server."""
+        if not fetus:
+            return []
+        uid = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), fetus)
+        return [{"identifier": uid_identifier(uid), "display": f"Fetus {fetus}"}]
+
+    def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
+        """The side in code: bodySite of R4 is one concept, which has no part for it."""
+        return [
+            {
+                "code": concept(self._systems, *_LATERALITY),
+                "valueCodeableConcept": concept(self._systems, *side),
+            }
+            for side in sites[1:]
+        ]
+
     def _site(self, sites: Sequence[StatedCode]) -> Resource:
-        """The site in code and words, its side in words: R4 has one concept for both."""
+        """The site in code and words, its side in words; see :meth:`_side`."""
         if not sites:
             return {}
         [(value, scheme, meaning), *sides] = sites

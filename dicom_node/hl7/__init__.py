@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dicom_node.hl7.acknowledgement import ACCEPTED, Acknowledgement, parsed_acknowledgement
-from dicom_node.hl7.oru import MessageContext, control_id, oru_of
+from dicom_node.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 
-__all__ = ["ACCEPTED", "Acknowledgement", "MessageContext", "control_id", "oru_of", "parsed_acknowledgement"]
+__all__ = [
+    "ACCEPTED", "Acknowledgement", "MessageContext", "SentReport", "control_id", "oru_of",
+    "parsed_acknowledgement", "withdrawal_of",
+]  # fmt: skip

@@ -1,8 +1,8 @@
 """ORU^R01 of a report, or of the note that withdraws reports (HL7 2.5.1 chapters 3, 4 and 7).
 
 The same file gives the same bytes at each try, MSH-7 and MSH-10 included: a receiver can recognise a repeat.
-The message uses only attributes that every result copies from its study, so that the message of a withdrawal
-names the same order and patient as the message of the result.
+A withdrawal repeats the order and every OBX of the withdrawn report, each with the status W: a receiver finds
+a row by OBX-3 and OBX-4.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code
-from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import BURNED_IN
@@ -28,7 +27,7 @@ from dicom_node.config.hl7_fields import parsed_field
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.hl7.segments import SegmentFields, er7
 from dicom_node.results.common import concepts
-from dicom_node.results.common.previous import StatedFinding, StatedNumber
+from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
@@ -36,6 +35,10 @@ _SCHEMES: Final[Mapping[str, str]] = {"UMLS": "UML"}
 _KNOWN_SCHEMES: Final = frozenset({"SCT", "SRT", "LN", "DCM", "RADLEX", "UCUM", "UML"})
 _DICOM_STUDY: Final = Code("113014", "DCM", "DICOM Study")
 _DESCRIPTION: Final = "113012"  # Key Object Description (DCM), PS3.16 TID 2010
+_LOINC: Final = "LN"
+_FINDING_SITE: Final = Code("363698007", "SCT", "Finding Site")  # PS3.16 TID 1410
+_LATERALITY: Final = Code("272741003", "SCT", "Laterality")
+_STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
 _GROUPS: Final = ("A", "I", "P")  # HL7 table 4000: alphabetic, ideographic, phonetic
 _DATE_TIME = re.compile(r"\d{8}(\d{2}(\d{2}(\d{2}(\.\d{1,4})?)?)?)?")
 _OFFSET = re.compile(r"[+-]\d{4}")
@@ -56,67 +59,76 @@ class MessageContext:
     link: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SentReport:
+    """The file of a report, and the rule that had it made ("": none, of a test study)."""
+
+    path: Path
+    rule: str = ""
+
+
 def control_id(sop_instance_uid: str) -> str:
-    """MSH-10 of the object's message: 20 characters, the most that 2.5.1 allows; the same at each try.
-
-    It is 96 bits of a hash: the probability that two of a million objects share one is below 1e-16.
-    """
-    return base64.b32encode(hashlib.sha256(sop_instance_uid.encode()).digest()[:12]).decode().rstrip("=")
+    """MSH-10 of the object's message: 20 characters, the most that 2.5.1 allows; the same at each try."""
+    return _hashed(sop_instance_uid)
 
 
-def oru_of(path: Path, context: MessageContext) -> bytes | None:
-    """The message of a result file; None for an object that is neither a report nor a rejection note."""
+def oru_of(report: SentReport, context: MessageContext) -> bytes:
+    """The message of a report."""
     with quiet_pydicom():
-        document = dcmread(path)
-        if document.SOPClassUID == Comprehensive3DSRStorage:
-            return _message(document, context, [_reported(path, document, context)])
-        if document.SOPClassUID == KeyObjectSelectionDocumentStorage:
-            return _message(document, context, _withdrawn(document, context))
-    return None
+        document = dcmread(report.path)
+        order = _order(report, document, context, _PRELIMINARY, document)
+        rows = _observations(report.path, document, context, _PRELIMINARY)
+        return er7(_header(document, context), _patient(document, context), [[*order, *rows]])
 
 
-def _message(document: Dataset, context: MessageContext, orders: Sequence[Sequence[SegmentFields]]) -> bytes:
-    return er7(_header(document, context), _patient(document, context), orders)
+def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageContext) -> bytes:
+    """The message of a rejection note to a receiver that got these reports of those that it withdraws."""
+    with quiet_pydicom():
+        document = dcmread(note)
+        orders = []
+        for number, report in enumerate(reports, start=1):
+            withdrawn = dcmread(report.path)
+            order = _order(report, withdrawn, context, _NO_RESULT, document, number)
+            rows = _observations(report.path, withdrawn, context, _WITHDRAWN)
+            orders.append([*order, _reason(document), *rows])
+        return er7(_header(document, context), _patient(document, context), orders)
 
 
-def _reported(path: Path, report: Dataset, context: MessageContext) -> list[SegmentFields]:
-    """ORC, OBR and the OBX of a report."""
-    status = _PRELIMINARY
-    rows = [_text(concepts.CONCLUSION, line) for line in reading.short_result(path)]
+def _observations(
+    path: Path, report: Dataset, context: MessageContext, status: str
+) -> Iterator[SegmentFields]:
+    """The OBX of a report. Rows that belong together have one sub-ID (OBX-4)."""
+    stated = [[_text(concepts.CONCLUSION, line)] for line in reading.short_result(path)]
     if statement := reading.statement(path):
-        rows.append(_text(concepts.COMMENT, statement))
+        stated.append([_text(concepts.COMMENT, statement)])
     findings, numbers = reading.stated(path)
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
-    rows += [_finding(one) for one in findings if one.code != burned_in]
-    rows += [_number(one) for one in numbers]
+    stated += [_finding(one) for one in findings if one.code != burned_in]
+    stated += [_number(one) for one in numbers]
+    stated.append([_string(_STUDY_INSTANCE_UID, _value(report, "StudyInstanceUID"))])
     if context.link:
-        rows.append(_link(context.link))
-    order = _order(report, context, str(report.SOPInstanceUID), status, 1)
-    return [*order, *_numbered(rows, report, status)]
+        stated.append([_link(context.link)])
+    rows = [(sub_id, row) for sub_id, together in enumerate(stated, start=1) for row in together]
+    for set_id, (sub_id, row) in enumerate(rows, start=1):
+        row.put(1, str(set_id))
+        row.put(4, str(sub_id))
+        row.put(11, status)
+        row.put(19, _time(report, "Content"))
+        yield row
 
 
-def _withdrawn(note: Dataset, context: MessageContext) -> list[list[SegmentFields]]:
-    """For each report that the note withdraws ORC, OBR and an OBX that takes its conclusion back."""
+def _reason(note: Dataset) -> SegmentFields:
+    """NTE below the OBR: why the report was withdrawn."""
     because = " ".join(
         str(item.TextValue)
         for item in note.ContentSequence
         if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == _DESCRIPTION
     )
-    title = str(note.ConceptNameCodeSequence[0].CodeMeaning)
-    orders = []
-    for number, uid in enumerate(_reports_in(note), start=1):
-        row = _text(concepts.CONCLUSION, f"AI result withdrawn. {title}: {because}")
-        order = _order(note, context, uid, _NO_RESULT, number)
-        orders.append([*order, *_numbered([row], note, _WITHDRAWN)])
-    return orders
-
-
-def _reports_in(note: Dataset) -> Iterator[str]:
-    for study in note.CurrentRequestedProcedureEvidenceSequence:
-        for series in study.ReferencedSeriesSequence:
-            for item in series.ReferencedSOPSequence:
-                if item.ReferencedSOPClassUID == Comprehensive3DSRStorage:
-                    yield str(item.ReferencedSOPInstanceUID)
+    row = SegmentFields("NTE")
+    row.put(1, "1")
+    row.put(2, "L")  # HL7 table 0105: the filler
+    row.put(3, f"AI result withdrawn. {note.ConceptNameCodeSequence[0].CodeMeaning}: {because}")
+    return row
 
 
 def _header(document: Dataset, context: MessageContext) -> SegmentFields:
@@ -128,26 +140,33 @@ def _header(document: Dataset, context: MessageContext) -> SegmentFields:
     header.put(10, control_id(str(document.SOPInstanceUID)))
     header.put(11, "P")
     header.put(18, "UNICODE UTF-8")
-    return _with_site_fields(header, document, context, str(document.SOPInstanceUID))
+    return _with_site_fields(header, document, context)
 
 
 def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
-    """PID; PV1 only where the site fills a field of it."""
+    """PID; PV1 only where the site fills a field of it.
+
+    Nothing without an identifier, which PID-3 requires: by the name alone a receiver could file the result
+    with a namesake. The order (OBR-18) still says whose it is.
+    """
     patient = SegmentFields("PID")
     if identifier := _value(document, "PatientID"):
         patient.put(3, identifier, "", "", _issuer(document), "PI")  # HL7 table 0203: patient internal
     for letter, name in _names(document):
         patient.repeat(5, *name, "", "L", letter)
+    if 5 not in patient.fields:
+        patient.put(5, "", "", "", "", "", "", "U")  # PID-5 is required; HL7 table 0200: unspecified
     birth = _value(document, "PatientBirthDate")
     patient.put(7, birth if _DATE_TIME.fullmatch(birth) else "")
     patient.put(8, _value(document, "PatientSex"))
     visit = SegmentFields("PV1")
     visit.put(2, "U")  # HL7 table 0004: unknown
-    report = str(document.SOPInstanceUID)
-    segments = [_with_site_fields(patient, document, context, report)]
+    _with_site_fields(patient, document, context)
+    if not patient.has(3):
+        return []
     if any(key.startswith("PV1-") for key in context.fields):
-        segments.append(_with_site_fields(visit, document, context, report))
-    return segments
+        return [patient, _with_site_fields(visit, document, context)]
+    return [patient]
 
 
 def _issuer(document: Dataset) -> tuple[str, ...]:
@@ -169,22 +188,31 @@ def _names(document: Dataset) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _order(
-    document: Dataset, context: MessageContext, report: str, status: str, number: int
+    report: SentReport,
+    document: Dataset,
+    context: MessageContext,
+    status: str,
+    changed_by: Dataset,
+    number: int = 1,
 ) -> list[SegmentFields]:
-    """ORC and OBR. Placer and filler order number stand in both (4.5.1.2)."""
+    """ORC and OBR. Placer and filler order number stand in both (4.5.1.2).
+
+    The filler order number is one for each study and rule: a newer report of the rule replaces the older one,
+    and never that of another rule. ``changed_by``: the document whose time is that of the status (OBR-22).
+    """
     request = SegmentFields("OBR")
     request.put(1, str(number))
-    request.put(3, _value(document, "StudyInstanceUID"))
+    request.put(3, _hashed(f"{document.StudyInstanceUID}\n{report.rule}"))
     request.put(4, *_procedure(document))
     request.put(7, _time(document, "Study"))
     request.put(18, _value(document, "AccessionNumber"))
-    request.put(22, _time(document, "Content"))
+    request.put(22, _time(changed_by, "Content"))
     request.put(24, "RAD")  # HL7 table 0074
     request.put(25, status)
-    request = _with_site_fields(request, document, context, report)
+    request = _with_site_fields(request, document, context, report.rule)
     common = SegmentFields("ORC")
     common.put(1, "RE")  # HL7 table 0119: observations follow
-    common = _with_site_fields(common, document, context, report)
+    common = _with_site_fields(common, document, context, report.rule)
     common.copy(2, request, 2)
     common.copy(3, request, 3)
     return [common, request]
@@ -203,21 +231,58 @@ def _text(concept: Code, text: str) -> SegmentFields:
     return row
 
 
-def _finding(stated: StatedFinding) -> SegmentFields:
-    """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
-    value, scheme = stated.code
-    row = _row("CWE", Code(value, scheme, stated.meaning))
-    row.put(5, *_coded(concepts.DECISIONS[stated.decision]))
+def _string(concept: Code, text: str) -> SegmentFields:
+    row = _row("ST", concept)
+    row.put(5, text)
     return row
 
 
-def _number(stated: StatedNumber) -> SegmentFields:
+def _code(concept: Code, value: Code) -> SegmentFields:
+    row = _row("CWE", concept)
+    row.put(5, *_coded(value))
+    return row
+
+
+def _finding(stated: StatedFinding) -> list[SegmentFields]:
+    """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
     value, scheme = stated.code
-    row = _row("NM", Code(value, scheme, stated.meaning))
+    decision = concepts.DECISIONS[stated.decision]
+    return [_code(Code(value, scheme, stated.meaning), decision), *_side(stated.sites)]
+
+
+def _number(stated: StatedNumber) -> list[SegmentFields]:
+    row = _row("NM", *_quantity(stated))
     row.put(5, format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    return row
+    fetus = [_string(concepts.SUBJECT_ID, f"fetus {stated.fetus}")] if stated.fetus else []
+    return [row, *_side(stated.sites), *fetus]
+
+
+def _quantity(stated: StatedNumber) -> list[Code]:
+    """What was measured: a code of its own for the quantity at its site, then that of the quantity.
+
+    A receiver tells numbers apart by OBX-3.1: "width" would be one row for heart and thorax. A code of LOINC,
+    and one of ours, names its site already.
+    """
+    value, scheme = stated.code
+    quantity = Code(value, scheme, stated.meaning)
+    if not stated.sites or scheme in (_LOINC, concepts.SCHEME):
+        return [quantity]
+    words = ", ".join(meaning for _, _, meaning in stated.sites)
+    named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
+    return [Code(f"M-{_hashed(named)[:13]}", concepts.SCHEME, f"{stated.meaning} of {words}"), quantity]
+
+
+def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
+    """Rows with the site and its side; none without a side."""
+    if len(sites) < 2:
+        return []
+    [(site, of_site, site_meaning), (side, of_side, side_meaning), *_] = sites
+    return [
+        _code(_FINDING_SITE, Code(site, of_site, site_meaning)),
+        _code(_LATERALITY, Code(side, of_side, side_meaning)),
+    ]
 
 
 def _link(url: str) -> SegmentFields:
@@ -226,21 +291,12 @@ def _link(url: str) -> SegmentFields:
     return row
 
 
-def _row(kind: str, concept: Code) -> SegmentFields:
+def _row(kind: str, *concept: Code) -> SegmentFields:
+    """An OBX of this value type; ``concept``: its code, and an alternate one."""
     row = SegmentFields("OBX")
     row.put(2, kind)
-    row.put(3, *_coded(concept))
+    row.put(3, *(part for code in concept for part in _coded(code)))
     return row
-
-
-def _numbered(rows: Sequence[SegmentFields], document: Dataset, status: str) -> Sequence[SegmentFields]:
-    """Set ID, and a sub-ID that tells rows of one code apart; status and time of the analysis."""
-    for number, row in enumerate(rows, start=1):
-        row.put(1, str(number))
-        row.put(4, str(number))
-        row.put(11, status)
-        row.put(19, _time(document, "Content"))
-    return rows
 
 
 def _coded(concept: Code) -> tuple[str, str, str]:
@@ -254,11 +310,11 @@ def _scheme(designator: str) -> str:
 
 
 def _with_site_fields(
-    segment: SegmentFields, document: Dataset, context: MessageContext, report: str
+    segment: SegmentFields, document: Dataset, context: MessageContext, rule: str = ""
 ) -> SegmentFields:
     """The segment with ``peers.hl7_fields``, whole fields before their components."""
     chosen = [(parsed_field(key), value) for key, value in context.fields.items()]
-    values = _placeholders(document, report)
+    values = _placeholders(document, rule)
     for (name, number, component), value in sorted(chosen, key=lambda one: one[0][2] or 0):
         if name == segment.name:
             # In one pass, so that a value that holds braces is not read as a template.
@@ -270,16 +326,22 @@ def _with_site_fields(
     return segment
 
 
-def _placeholders(document: Dataset, report: str) -> dict[str, str]:
+def _placeholders(document: Dataset, rule: str) -> dict[str, str]:
     return {
         "accession": _value(document, "AccessionNumber"),
         "study": _value(document, "StudyInstanceUID"),
         "study_id": _value(document, "StudyID"),
-        "report": report,
+        "report": _value(document, "SOPInstanceUID"),
+        "rule": rule,
         "patient_id": _value(document, "PatientID"),
         "issuer": _value(document, "IssuerOfPatientID"),
         "description": _value(document, "StudyDescription"),
     }
+
+
+def _hashed(text: str) -> str:
+    """20 characters that stand for ``text``, of 96 bits: two of a million share one with less than 1e-16."""
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:12]).decode().rstrip("=")
 
 
 def _time(document: Dataset, what: str) -> str:

@@ -41,6 +41,10 @@ class SegmentFields:
         first.extend([""] * (component - len(first)))
         first[component - 1] = _joined(text)
 
+    def has(self, number: int) -> bool:
+        """Whether a field has any text."""
+        return any(text for components in self.fields.get(number, ()) for text in components[:1])
+
     def copy(self, number: int, other: SegmentFields, source: int) -> None:
         """Fill an empty field with field ``source`` of another segment."""
         if source in other.fields:
@@ -57,7 +61,7 @@ def er7(
     del message.msh.msh_7  # the present time: it would differ at each try
     _fill(message.msh, header)
     result = message.add_group("ORU_R01_PATIENT_RESULT")
-    person = result.add_group("ORU_R01_PATIENT")
+    person: Any = result.add_group("ORU_R01_PATIENT") if patient else None
     for segment in patient:
         visit = segment.name == "PV1"
         group = person.add_group("ORU_R01_VISIT") if visit else person
@@ -65,7 +69,7 @@ def er7(
     for order in orders:
         group = result.add_group("ORU_R01_ORDER_OBSERVATION")
         for segment in order:
-            observed = segment.name == "OBX"
+            observed = segment.name == "OBX"  # NTE stands beside the OBR
             holder = group.add_group("ORU_R01_OBSERVATION") if observed else group
             _fill(holder.add_segment(segment.name), segment)
     return f"{message.to_er7()}\r".encode()

@@ -14,11 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-
+from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_file_meta
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
-from dicom_node.errors import SpoolError
+from dicom_node.errors import FaultyObject, SpoolError
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
 ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
@@ -89,12 +87,12 @@ def _around_the_instance(
 def read_arrival(path: Path) -> Arrival:
     """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it."""
     try:
-        meta = read_file_meta_info(path)
-    except (OSError, InvalidDicomError, ValueError, struct.error) as error:
+        meta = _read_meta(path)
+    except (OSError, FaultyObject) as error:
         raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
-    if meta.get("PrivateInformationCreatorUID") != ARRIVAL_CREATOR_UID:
+    if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
         raise SpoolError(f"{path.name} was not written by the listener")
-    fields = json.loads(bytes(meta.PrivateInformation).rstrip(b" \0"))
+    fields = json.loads(meta.values.get(0x0102, b"").rstrip(b" \0"))
     return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
 
 
@@ -126,12 +124,15 @@ def _rest(file: BinaryIO) -> int:
 def read_requested(path: Path) -> tuple[str, str, str]:
     """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it."""
     try:
-        meta = read_file_meta_info(path)
-    except (OSError, InvalidDicomError, ValueError, struct.error):
+        meta = _read_meta(path)
+    except (OSError, FaultyObject):
         return "", "", ""
-    uids = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
-    syntax, sop_class, instance = (str(meta.get(keyword, ""))[:64] for keyword in uids)
-    return syntax, sop_class, instance
+    return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
+
+
+def _read_meta(path: Path) -> FileMeta:
+    with path.open("rb") as file:
+        return read_file_meta(file.read(META_BYTES))
 
 
 def _encode_arrival(arrival: Arrival) -> bytes:

@@ -6,34 +6,36 @@ stay in the file, and the position of the Pixel Data is recorded.
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
-import re
 import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 
+from ai_pipeline.images.dates import as_da
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.dicom import character_sets
-from dicom_node.dicom.header import decoded, readable_text
-from dicom_node.dicom.identity import COPIED, Patient, identity_texts
+from dicom_node.dicom.elements import BULK_BYTES, PIXEL_DATA, Element, Limits, Walk
+from dicom_node.dicom.file_meta import META_BYTES, read_file_meta, uid_of
+from dicom_node.dicom.header import read_identity, readable_text
+from dicom_node.dicom.header_hash import header_sha256
+from dicom_node.dicom.identity import Patient, identity_texts
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.pixel_data import PixelData, check_image, hash_pixel_data
 from dicom_node.dicom.sop_classes import SOURCES
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently, FaultyObject
-from dicom_node.inbox.prescan import BULK_BYTES, scan
 
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
@@ -42,10 +44,8 @@ ATTRIBUTES = (
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
     "StudyDate",
 )  # fmt: skip
-_NUMBERS = ("Rows", "Columns", "BitsStored")
+_NUMBERS = ("Rows", "Columns", "BitsStored", "PlanarConfiguration")
 _DEFAULT_LIMITS = InspectionSettings()
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float, Double Float, Pixel Data
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
 _DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
@@ -60,7 +60,9 @@ class Inspected:
 
     With a fault the other fields have the values that could be read (UIDs are empty or valid). ``attributes``
     are texts by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``);
-    ``assumed_charset`` is set if the object's own character set does not decode them.
+    ``assumed_charset`` is set if the object's own character set does not decode them. ``header_sha256`` is
+    the hash of what the header says (``dicom.header_hash``), ``dataset_sha256`` that of the data set byte for
+    byte and its transfer syntax.
     """
 
     transfer_syntax_uid: str = ""
@@ -73,6 +75,8 @@ class Inspected:
     issuer_of_patient_id: str = ""
     study_date: str = ""
     pixels_sha256: str = ""
+    header_sha256: str = ""
+    dataset_sha256: str = ""
     patient: Patient = field(default_factory=Patient)
     attributes: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -94,34 +98,44 @@ def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _
 
 
 def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) -> Inspected:
-    meta = _read_meta(file)
-    uid = _valid_uid(meta, "TransferSyntaxUID")
-    syntax = transfer_syntax(uid)
-    known = Inspected(
-        transfer_syntax_uid=uid,
-        sop_class_uid=_valid_uid(meta, "MediaStorageSOPClassUID"),
-        sop_instance_uid=_valid_uid(meta, "MediaStorageSOPInstanceUID"),
-    )
+    meta = read_file_meta(file.read(META_BYTES))
+    file.seek(meta.length)
+    syntax = transfer_syntax(meta.transfer_syntax_uid)
+    known = Inspected(meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid)
     try:
-        dataset, pixels, complete = _read_body(file, syntax, limits)
+        if syntax is not None and syntax.is_deflated:
+            file = _inflated(file, limits)
+        start = file.tell()
+        walk = Walk(file, syntax, _limits(limits))
+        elements = list(walk.elements())
+        dataset, pixels = _read(file, walk, elements)
+        header = header_sha256(dataset, file, little_endian=walk.is_little_endian)
+        found = replace(_Texts(dataset, assume_charset).described(known), header_sha256=header)
     except FaultyObject as error:
         return replace(known, fault=str(error))
     except _DAMAGE as error:
         return replace(known, fault=f"the data set is not readable ({_cause(error)})")
-    found = _Header(dataset, assume_charset).described(known)
     try:
         if syntax is None:
-            raise FaultyObject(f"the transfer syntax is {shown_uid_name(uid)}")
-        _check(dataset, meta, syntax, pixels, complete)
-        hashed = hash_pixel_data(pixels) if pixels else ""
-        return replace(found, pixels_sha256=hashed)
+            raise FaultyObject(f"the transfer syntax is {shown_uid_name(meta.transfer_syntax_uid)}")
+        if walk.fault:  # the request names what the walk did not come to
+            found = replace(
+                found,
+                sop_class_uid=found.sop_class_uid or known.sop_class_uid,
+                sop_instance_uid=found.sop_instance_uid or known.sop_instance_uid,
+            )
+            raise FaultyObject(walk.fault)
+        _check(dataset, known.sop_class_uid, syntax, pixels)
+        pixels_sha256 = hash_pixel_data(pixels) if pixels else ""
+        whole = _hash_data_set(file, start, pixels, f"{meta.transfer_syntax_uid} {pixels_sha256} ")
+        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=whole)
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
         return replace(found, fault=f"the header is damaged ({_cause(error)})")
 
 
-class _Header:
+class _Texts:
     """Texts of one data set, decoded by its own character set or the one that the peer is known to use."""
 
     def __init__(self, dataset: Dataset, assume_charset: str) -> None:
@@ -133,26 +147,25 @@ class _Header:
         """What can be read; a text that cannot be decoded is the fault."""
         dataset, fault, assumed, identity = self._dataset, "", "", {}
         try:
-            try:
-                identity = self._identity()
-            except DecodedDifferently:
-                if not self._assumed:
-                    raise
-                assumed, self._charset = self._assumed, character_sets.terms(self._assumed)
-                identity = self._identity()
+            header = read_identity(dataset, self._assumed)
+            identity = identity_texts(header.dataset)
+            assumed = self._assumed if header.charset != self._charset else ""
+            self._charset = header.charset
         except (DecodedDifferently, FaultyObject) as error:
             fault = str(error)
+        except _DAMAGE as error:
+            fault = f"the header is damaged ({_cause(error)})"
         patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
         return replace(
             known,
-            sop_class_uid=_valid_uid(dataset, "SOPClassUID"),
-            sop_instance_uid=_valid_uid(dataset, "SOPInstanceUID"),
-            study_instance_uid=_valid_uid(dataset, "StudyInstanceUID"),
-            series_instance_uid=_valid_uid(dataset, "SeriesInstanceUID"),
+            sop_class_uid=_uid(dataset, "SOPClassUID"),
+            sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+            study_instance_uid=_uid(dataset, "StudyInstanceUID"),
+            series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
             modality=self._readable("Modality")[:16],
             patient_id=patient_id[:255],
             issuer_of_patient_id=issuer[:255],
-            study_date=self._readable("StudyDate")[:8],
+            study_date=self._study_date(),
             patient=Patient.from_values(
                 patient_id,
                 issuer,
@@ -167,28 +180,22 @@ class _Header:
             fault=fault,
         )
 
-    def _identity(self) -> dict[str, str]:
-        try:
-            return identity_texts(decoded(self._dataset, COPIED, self._charset))
-        except (DecodedDifferently, FaultyObject):
-            raise
-        except _DAMAGE as error:
-            raise FaultyObject(f"the header is damaged ({_cause(error)})") from None
-
     def _attributes(self) -> dict[str, str]:
         found = {keyword: self._readable(keyword) for keyword in ATTRIBUTES}
         for keyword in _NUMBERS:
             found[keyword] = str(_value(self._dataset, keyword) or "")
         found["NumberOfFrames"] = self._readable("NumberOfFrames")
+        found["StudyDate"] = self._study_date()
         return {keyword: value for keyword, value in found.items() if value}
+
+    def _study_date(self) -> str:
+        return as_da(self._readable("StudyDate").partition("\\")[0]) or ""
 
     def _readable(self, keyword: str) -> str:
         return readable_text(self._dataset, keyword, self._charset)
 
 
-def _check(
-    dataset: Dataset, meta: Dataset, syntax: TransferSyntax, pixels: PixelData | None, complete: bool
-) -> None:
+def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: PixelData | None) -> None:
     """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
     for keyword, name in (
         ("SOPClassUID", "SOP Class UID (0008,0016)"),
@@ -196,60 +203,57 @@ def _check(
         ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
         ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
     ):
-        if not str(_value(dataset, keyword) or "").strip(" \0"):
+        if not _bytes(dataset, keyword).strip(b" \0"):
             raise FaultyObject(f"{name} is missing or empty")
-        if not _valid_uid(dataset, keyword):
+        if not _uid(dataset, keyword):
             raise FaultyObject(f"{name} is no UID")
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
-    requested = _valid_uid(meta, "MediaStorageSOPClassUID")
-    if requested and requested != _valid_uid(dataset, "SOPClassUID"):
+    if requested_class and requested_class != _uid(dataset, "SOPClassUID"):
         raise FaultyObject("SOP Class UID differs from the one in the C-STORE request")
-    if not complete:
-        raise FaultyObject("the data set is truncated")
     if pixels is None and _value(dataset, "Rows"):
         raise FaultyObject("the image has no Pixel Data")
     if str(dataset.SOPClassUID) in SOURCES:
         check_image(dataset, syntax, pixels)
 
 
-def _read_meta(file: BinaryIO) -> Dataset:
-    """File Meta Information (PS3.10 7.1); leaves the file at the start of the data set."""
-    if file.read(132)[128:] != b"DICM":
-        raise FaultyObject("not DICOM: the prefix DICM is missing")
-    start = file.tell()
-    meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    length = _value(meta, "FileMetaInformationGroupLength")
-    if isinstance(length, int):
-        file.seek(start + 12 + length)
-    return meta
-
-
-def _read_body(
-    file: BinaryIO, syntax: TransferSyntax | None, limits: InspectionSettings
-) -> tuple[Dataset, PixelData | None, bool]:
-    """The data set up to its Pixel Data, where that is, and whether all values are there in full."""
-    implicit = syntax is not None and syntax.is_implicit_vr
-    little = syntax is None or syntax.is_little_endian
-    if syntax is not None and syntax.is_deflated:
-        file = _inflated(file, limits)
-    start = file.tell()
-    scan(file, implicit=implicit, little=little, limits=limits)
-    size = file.seek(0, io.SEEK_END)
+def _hash_data_set(file: BinaryIO, start: int, pixels: PixelData | None, begun: str) -> str:
+    """SHA-256 of ``begun`` and all bytes of a data set but its Pixel Data, at whose end the file stands."""
+    digest = hashlib.sha256(begun.encode())
+    end = file.tell() if pixels else start
     file.seek(start)
-    end: int | None = start  # of the value seen last, as its length says; None where it has none
+    left = pixels.start - start if pixels else 0
+    while left > 0 and (block := file.read(min(left, BULK_BYTES))):
+        digest.update(block)
+        left -= len(block)
+    file.seek(end)
+    while block := file.read(BULK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _limits(limits: InspectionSettings) -> Limits:
+    return Limits(
+        limits.maximum_items, limits.maximum_elements, limits.maximum_depth, limits.maximum_header_mib
+    )
+
+
+def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, PixelData | None]:
+    """The data set without private elements and long values, and where its Pixel Data is."""
+    read: dict[BaseTag, Any] = {}
     pixels: PixelData | None = None
-
-    def seen(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        nonlocal end, pixels
-        end = None if length == 0xFFFFFFFF else file.tell() + length
-        if tag not in _PIXEL_DATA:
-            return False
-        pixels = PixelData(file, file.tell(), None if end is None else length, size, little)
-        return True
-
-    dataset = read_dataset(file, implicit, little, stop_when=seen, defer_size=BULK_BYTES)
-    complete = end in (None, size) or (pixels is not None and end is not None and end <= size)
-    return dataset, pixels, complete
+    for element in elements:
+        tag, vr, start, length, is_undefined, is_implicit = element
+        if tag in PIXEL_DATA:
+            stated = None if is_undefined else length
+            pixels = pixels or PixelData(file, start, stated, walk.size, walk.is_little_endian)
+        elif not element.is_private:
+            value = None
+            if length <= BULK_BYTES or element.is_sequence:
+                file.seek(start)
+                value = file.read(length)
+            raw = RawDataElement(BaseTag(tag), vr, length, value, start, is_implicit, walk.is_little_endian)
+            read[raw.tag] = raw
+    return Dataset(read), pixels
 
 
 def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
@@ -271,9 +275,15 @@ def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
     return out
 
 
-def _valid_uid(dataset: Dataset, keyword: str) -> str:
-    value = str(_value(dataset, keyword) or "").strip(" \0")
-    return value if len(value) <= 64 and _UID.fullmatch(value) else ""
+def _uid(dataset: Dataset, keyword: str) -> str:
+    return uid_of(_bytes(dataset, keyword))
+
+
+def _bytes(dataset: Dataset, keyword: str) -> bytes:
+    """A value as it was received."""
+    tag = Tag(keyword)
+    element = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
+    return element.value or b"" if isinstance(element, RawDataElement) else b""
 
 
 def _value(dataset: Dataset, keyword: str) -> object:

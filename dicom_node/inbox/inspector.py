@@ -1,7 +1,7 @@
 """Opens received objects in a separate process, under limits of memory and time.
 
-A hostile object can end only this process. Then the object is quarantined with the reason, the process is
-started again, and the next object is read.
+A hostile object can end only this process. It is started again and the next object is read. A stalled disk or
+a busy machine looks alike, so an object is quarantined only when a fresh process, with more time, fails too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from dicom_node.inbox.inspection import Inspected
 
 _START_SECONDS = 120.0
 _BYTES_A_SECOND = 10 * 2**20  # of a slow disk, beside the time limit
+_LONGER = 4  # times as much time for the second try
 
 
-class _Died(Exception):
-    """The process did not answer; the text says why."""
+class ReaderLost(Exception):
+    """The process did not answer; the text says why. It may not have been the object's fault."""
 
 
 class Inspector:
@@ -41,23 +43,43 @@ class Inspector:
         self._started()
 
     def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
-        """The header of a Part 10 file. Raises only OSError, if the disk cannot read the file."""
-        size = path.stat().st_size
+        """The header of a Part 10 file, read again where the process is lost. Raises only OSError, if the
+        disk cannot read the file.
+        """
         try:
-            found = self._ask({"inspect": str(path), "assume": assume_charset}, size)
-        except _Died as died:
-            return unread(path, str(died))
+            return self.inspect_once(path, assume_charset)
+        except ReaderLost:
+            return self.inspect_again(path, assume_charset)
+
+    def inspect_once(self, path: Path, assume_charset: str = "") -> Inspected:
+        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file."""
+        return self._inspect(path, assume_charset, 1)
+
+    def inspect_again(self, path: Path, assume_charset: str = "") -> Inspected:
+        """Read by a fresh process, with more time; an object at which it is lost too is at fault. Raises
+        OSError.
+        """
+        self.close()
+        try:
+            return self._inspect(path, assume_charset, _LONGER)
+        except ReaderLost as lost:
+            return unread(path, str(lost))
+
+    def _inspect(self, path: Path, assume_charset: str, times: int) -> Inspected:
+        found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, times)
         if "error" in found:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def same_image(self, one: Path, other: Path) -> bool | None:
         """Whether two files decode to the same samples; None if one does not decode within the limits."""
-        try:
+        with suppress(OSError):
             size = one.stat().st_size + other.stat().st_size
-            return self._ask({"same": [str(one), str(other)]}, size)["same"]  # type: ignore[no-any-return]
-        except (_Died, OSError):
-            return None
+            for times in (1, _LONGER):
+                with suppress(ReaderLost):
+                    same: bool | None = self._ask({"same": [str(one), str(other)]}, size, times)["same"]
+                    return same
+        return None
 
     def close(self) -> None:
         """End the process."""
@@ -66,8 +88,8 @@ class Inspector:
             process.kill()
             process.communicate()
 
-    def _ask(self, request: dict[str, Any], size: int) -> dict[str, Any]:
-        seconds = self._limits.seconds + size / _BYTES_A_SECOND
+    def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
+        seconds = times * (self._limits.seconds + size / _BYTES_A_SECOND)
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -77,11 +99,11 @@ class Inspector:
             answer = b""
         if answer is None:
             self.close()
-            raise _Died(f"reading it took more than {seconds:.0f} s (inspection.seconds)")
+            raise ReaderLost(f"reading it took more than {seconds:.0f} s (inspection.seconds)")
         if not answer.endswith(b"\n"):
             self.close()
             limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
-            raise _Died(f"the process that read it died; it may have needed {limit}")
+            raise ReaderLost(f"the process that read it died; it may have needed {limit}")
         found: dict[str, Any] = json.loads(answer)
         return found
 

@@ -77,13 +77,13 @@ def _sent_it(peer: PeerSettings, instance: Instance) -> bool:
 
 
 def _original(session: Session, instance: Instance) -> Original:
-    """The version in force, as the outbox knows it. One that came again after its purge is no other."""
+    """The version in force, as the outbox knows it. The same bytes, again after their purge, are no other."""
     received = intake.file_of(session, instance)
     newest = intake.newest_original(session, instance.sop_instance_uid)
     if newest is not None and newest.study_id == instance.study_id:
         if newest.received_id == received.id:
             return newest
-        if newest.purged and newest.identity_sha256 == instance.identity_sha256:
+        if received.dataset_sha256 and newest.received.dataset_sha256 == received.dataset_sha256:
             newest.received = received
             return newest
     original = Original(
@@ -92,7 +92,6 @@ def _original(session: Session, instance: Instance) -> Original:
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,
         series_instance_uid=instance.series_instance_uid,
-        identity_sha256=instance.identity_sha256,
     )
     session.add(original)
     session.flush()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 
+from ai_pipeline.images.dates import date_of
 from ai_pipeline.terms import shown_term
 from dicom_node.config.settings import Conditions, RuleSettings, matches
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
@@ -163,11 +164,8 @@ def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -
 
 def _age_days(study: StudyFacts) -> int | None:
     """None for a study without a usable date: nothing says that it is old."""
-    try:
-        taken = datetime.strptime(study.study_date[:8], "%Y%m%d").date()
-    except ValueError:
-        return None
-    return (study.today - taken).days
+    taken = date_of(study.study_date)
+    return (study.today - taken).days if taken else None
 
 
 def _order(image: ImageFacts) -> tuple[int, int, str]:

@@ -61,7 +61,7 @@ class Outcome(StrEnum):
 
     NEW = "new"
     DUPLICATE = "duplicate"
-    REVISION = "revision"  # same pixels, other identity: results are issued again
+    REVISION = "revision"  # same pixels, other header: forwarded and analysed again
     CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
     QUARANTINED = "quarantined"  # faulty content
     TAKEN = "taken"  # was a conflict; a person took this version

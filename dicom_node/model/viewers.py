@@ -14,7 +14,7 @@ class ViewerOutcome(StrEnum):
     DRAWN = "drawn"
     IGNORED = "listed, and not drawn"
     BREAKS = "opening it breaks the viewer: leave it out of results"
-    UNTRIED = "not tried: peers test-study shows what becomes of it"
+    UNTRIED = "not tried with this viewer"
 
 
 _K = ResultKind

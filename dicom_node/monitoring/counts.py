@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import Counted
-from dicom_node.store.tables import Base, CountedImage, ImageCount, Instance, ScoreCount, ShadowScore
+from dicom_node.store.tables import Base, CountedImage, ImageCount, Instance, ScoreCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
 
 
 def forget(session: Session, before: date) -> None:
-    """Delete the counts of earlier days, their lists of images, and the comparisons of shadow models."""
-    for table in (ScoreCount, ImageCount, CountedImage, ShadowScore):
+    """Delete the counts of earlier days and their lists of images."""
+    for table in (ScoreCount, ImageCount, CountedImage):
         session.execute(delete(table).where(table.day < before))
 
 

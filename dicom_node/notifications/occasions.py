@@ -41,6 +41,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.OBJECT_CONFLICT,
         events.OBJECT_QUARANTINED,
         events.STUDY_QUARANTINED,
+        events.STUDY_MAY_BE_INCOMPLETE,
         events.FETCHED_OTHER_PATIENT,
     ),
     Occasion.WITHHELD: (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),

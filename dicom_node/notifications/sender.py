@@ -42,12 +42,12 @@ class Notifier:
 
     def run_once(self, stop: threading.Event | None = None) -> int:
         """Collect new notifications, and send those that are due; returns how many were sent or tried."""
-        if not self._lease.holds():
+        if not self._lease.keep():
             return 0
         self._gatherer.run_once()
         tried = 0
         for number in self._due():
-            if (stop is not None and stop.is_set()) or not self._lease.holds():
+            if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             self._send(number)
             tried += 1

@@ -102,15 +102,16 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
 
-    ``peers``: all configured peers. The table does not say whether objects have burned-in boxes: objects that
-    only peers with the other setting received are left out.
+    ``peers``: all configured peers. The table does not say whether objects have burned-in boxes, or in which
+    character set they are: objects that only peers with other settings received are left out.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
         raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
     if "receive" not in peer.may:
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
-    others = {one.name for one in peers if one.burned_in_boxes != peer.burned_in_boxes}
+    wants = (peer.burned_in_boxes, peer.charset)
+    others = {one.name for one in peers if (one.burned_in_boxes, one.charset) != wants}
     fitting = [row for row in _newest(session, study_id) if _fits(row, peer, others)]
     if not fitting:
         raise NotAllowedNow(

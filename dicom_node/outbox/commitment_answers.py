@@ -1,8 +1,8 @@
 """Answers to peers' requests for storage commitment, based on an archive's confirmation (PS3.4 J.3).
 
 The node stores no object for good, so it commits to none itself: an instance is reported as committed when an
-archive that rules forward to has confirmed it. A report is decided once, stored, and then sent until the peer
-accepts it: a kill or a lost answer costs only a second, identical report.
+archive that rules forward to has confirmed the very bytes that the peer sent last. A report is decided once,
+stored, and sent until the peer accepts it: a kill or a lost answer costs only a second, identical report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom import commitment
 from dicom_node.events import COMMITMENT_ANSWER_GIVEN_UP, COMMITMENT_ANSWERED, COMMITMENT_DECIDED
-from dicom_node.model.kinds import Outcome
 from dicom_node.model.lifecycle import RequestedState
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import CommitmentProvider
@@ -33,7 +32,6 @@ _CALL_SECONDS: Final = 150.0  # an association made and released, at its slowest
 _LOOK_AGAIN: Final = (timedelta(seconds=1), timedelta(seconds=60))  # the least and the most
 INDEXED_AFTER: Final = timedelta(minutes=5)
 """An object that a peer sent before it asked is in the index by then; until then it may be unknown."""
-_IS_IN_FORCE: Final = (Outcome.NEW, Outcome.DUPLICATE, Outcome.REVISION, Outcome.TAKEN)
 _NOT_ASKED_ANY_MORE: Final = "the peer is not configured with commit_after any more"
 
 
@@ -61,12 +59,12 @@ class CommitmentAnswers:
         """Decide the requests that can be decided, then send the reports that are due; returns how many
         were accepted.
         """
-        if not self._lease.holds():
+        if not self._lease.keep():
             return 0
         self._decide()
         taken = 0
         for number in self._to_report():
-            if (stop is not None and stop.is_set()) or not self._lease.holds():
+            if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             if not self._report(number):
                 break  # the peer is away: the next ones would wait as long
@@ -89,21 +87,28 @@ class CommitmentAnswers:
                     move_requested(session, row, COMMITMENT_DECIDED, **values)
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
-        """The objects that are not committed, "UID reason"; None while one may still be."""
+        """The objects that are not committed, "UID reason"; None while one may still be.
+
+        None is committed while a newer version of it may wait to be indexed.
+        """
+        title = self._peer.ae_title
         asked = dict(line.split(" ", 1) for line in row.objects)
         uids = list(asked)
-        outcomes = requested.outcomes(session, self._peer.ae_title, uids)
+        sent = requested.sent(session, title, uids)
         classes = requested.classes(session, uids)
-        archived = requested.archived(session, uids, self._archives)
+        if requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER):
+            archived = set()
+        else:
+            archived = requested.archived(session, title, uids, self._archives)
         left_out = requested.left_out(session, uids)
         age, failed, waits = now - row.asked_at, [], False
         for uid, sop_class in asked.items():
             reason = None
-            if uid not in outcomes:
+            if uid not in sent:
                 reason = commitment.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
             elif classes.get(uid, sop_class) != sop_class:
                 reason = commitment.CLASS_CONFLICT
-            elif uid in archived and outcomes[uid] in _IS_IN_FORCE:
+            elif uid in archived:
                 continue
             elif age >= self._limit or uid in left_out:
                 reason = commitment.PROCESSING_FAILURE

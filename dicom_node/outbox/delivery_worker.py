@@ -74,7 +74,7 @@ class DeliveryWorker:
         enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
-        return sum(self._work(destination) for destination in due)
+        return sum(self._work(destination, self._routes.get(destination)) for destination in due)
 
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
@@ -112,36 +112,44 @@ class DeliveryWorker:
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:
-            if self._is_busy(destination) or time.monotonic() < self._not_yet.get(destination, 0.0):
+            if time.monotonic() < self._not_yet.get(destination, 0.0):
                 continue
+            running, route = self._threads.get(destination), self._routes.get(destination)
+            if running is not None and running.is_alive():
+                if route is None or time.monotonic() < route.overdue_at:
+                    continue
+                route = self._abandoned(route)
             thread = threading.Thread(
-                target=self._work_in_thread, args=(destination, stop), name=f"to {destination}", daemon=True
+                target=self._work_in_thread,
+                args=(destination, route, stop),
+                name=f"to {destination}",
+                daemon=True,
             )
             self._threads[destination] = thread
             thread.start()
         return bool(due)
 
-    def _is_busy(self, destination: str) -> bool:
-        """Whether its thread works; one that is overdue is abandoned, and its leases end by themselves."""
-        running, route = self._threads.get(destination), self._routes.get(destination)
-        if running is None or not running.is_alive():
-            return False
-        if route is None or time.monotonic() < route.overdue_at:
-            return True
+    def _abandoned(self, route: Route) -> Route:
+        """Give up a route that is overdue; returns the new one in its place. Its leases end by themselves."""
+        destination = route.peer.name
         route.hang_up()
-        self._routes[destination] = self._route(route.peer)
+        self._routes[destination] = new = self._route(route.peer)
         with self._database.write() as session:
             record(session, DELIVERY_OVERDUE, destination=destination)
-        return False
+        return new
 
-    def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
-        """Deliver until nothing is due. A defect gives an event; deliveries that met it are delayed."""
+    def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
+        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers.
+
+        A defect gives an event; deliveries that met it are delayed.
+        """
         pause = _FAILED_SECONDS
-        while not stop.is_set():
+        while not stop.is_set() and self._routes.get(destination) is route:
             try:
                 with self._noticed():
-                    while self._work(destination) and not stop.is_set():
-                        pass
+                    while self._work(destination, route) and not stop.is_set():
+                        if self._routes.get(destination) is not route:
+                            break
                 return
             except Exception as error:  # noqa: BLE001  (whatever it was, other destinations go on)
                 self._tell(destination, error)
@@ -154,8 +162,7 @@ class DeliveryWorker:
         with self._noticed(), self._database.write() as session:
             record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
 
-    def _work(self, destination: str) -> int:
-        route = self._routes.get(destination)
+    def _work(self, destination: str, route: Route | None) -> int:
         if route is None:
             if is_entered(self._database, "peers", destination):  # this machine will know it in a moment
                 self._not_yet[destination] = time.monotonic() + _NOT_YET_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy.orm import Session
@@ -72,15 +72,17 @@ class Ledger:
             deliveries.discard_withdrawn(session, due)
             for delivery in due:
                 if delivery.state is DeliveryState.PENDING and _is_in_quarantine(delivery):
-                    moves.withdraw(delivery)
+                    deliveries.withdraw(session, delivery, "the study is in quarantine")
+                elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
+                    deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
                     until = utc_now() + self._lease
                     started = {"attempts": delivery.attempts + 1, "lease_owner": self._owner}
                     move_delivery(session, delivery, DELIVERY_STARTED, lease_until=until, **started)
-                    to_send.append(self._leased(delivery))
+                    to_send.append(self._leased(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     deliveries.hold(delivery, self._owner, now + self._lease)
-                    to_ask.append(self._leased(delivery))
+                    to_ask.append(self._leased(session, delivery))
         return to_send, to_ask
 
     def renew(self, batch: Sequence[Leased]) -> None:
@@ -151,10 +153,21 @@ class Ledger:
     def _moves(self, session: Session) -> Moves:
         return Moves(session, self._peer, self._settings.outbox, utc_now())
 
-    def _leased(self, delivery: Delivery) -> Leased:
+    def _leased(self, session: Session, delivery: Delivery) -> Leased:
+        item, result = delivery.item, delivery.result
+        domain = result.pseudonym_domain if result else ""
+        outgoing = self._outgoing(delivery)
+        if result is not None and result.kind is ResultKind.REJECTION:
+            withdrawn = deliveries.withdrawn_by(session, result.id, self._peer.name)
+            outgoing = replace(outgoing, withdraws=tuple(map(self._outgoing, withdrawn)))
+        return Leased(
+            delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
+        )
+
+    def _outgoing(self, delivery: Delivery) -> Outgoing:
         item, result = delivery.item, delivery.result
         study = item.study.study_instance_uid or ""
-        outgoing = Outgoing(
+        return Outgoing(
             sop_class_uid=item.sop_class_uid,
             sop_instance_uid=item.sop_instance_uid,
             study_instance_uid="" if result and result.deidentified else study,  # read from its file
@@ -162,10 +175,7 @@ class Ledger:
             path=self._folder / item.path,
             sha256=result.sha256 if result else "",
             study=item.study_id,
-        )
-        domain = result.pseudonym_domain if result else ""
-        return Leased(
-            delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
+            rule=result.job.rule if result else "",
         )
 
     def _takes_others(self, session: Session, narrowed: Sequence[Leased]) -> bool:

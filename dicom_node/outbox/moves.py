@@ -30,6 +30,7 @@ from dicom_node.store.transitions import move_delivery, record
 NOT_ASKED = "not asked: the peer's profile says confirm = none"
 BY_QUERY = "found by query: the destination gave no storage commitment"
 _NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
+_KEEPS_EARLIER = "the destination keeps the version of this object that it has: a person replaces it there"
 _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 _FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
@@ -52,7 +53,9 @@ class Moves:
 
     def sent(self, delivery: Delivery, report: SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
-        if report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
+        if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
+            self.give_up(delivery, _KEEPS_EARLIER)
+        elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
             self._acknowledged(delivery, report)
         elif report.status is SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
@@ -72,10 +75,6 @@ class Moves:
             text = f"{report.text}: it takes none of the results" if delivery.result else report.text
             self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
 
-    def withdraw(self, delivery: Delivery) -> None:
-        """Withdraw a waiting delivery, because its study was quarantined: no result of it may be sent."""
-        deliveries.withdraw(self._session, delivery, "the study is in quarantine")
-
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
@@ -85,7 +84,8 @@ class Moves:
         have arrived.
         """
         reason = "the sending process was lost"
-        if self._peer.confirm != "query":  # no question to be asked at once
+        # Of a corrected object the answer would be the same before and after it arrived.
+        if self._peer.confirm != "query" or self._earlier_version_may_be_found(delivery):
             self._move(
                 delivery,
                 events.DELIVERY_RETRIED,
@@ -239,6 +239,14 @@ class Moves:
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
         delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
+
+    def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
+        """Whether the peer may have another version under this UID, and cannot say which one it has."""
+        if self._peer.transport == "orthanc":  # the stored bytes are compared
+            return False
+        return any(
+            one.sent_at or one.state is _S.SENDING for one in deliveries.versions(self._session, delivery)
+        )
 
     @property
     def _report_time(self) -> timedelta:

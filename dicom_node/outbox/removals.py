@@ -17,10 +17,10 @@ from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
 from dicom_node.model.kinds import RemovalState
-from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.object_store.files import Files
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Outgoing, RemovalAnswer, Remover
+from dicom_node.store import deliveries
 from dicom_node.store.accounts import Removal
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
@@ -30,7 +30,6 @@ from dicom_node.store.transitions import record, utc_now
 
 _BATCH = 50
 _LEASE_SECONDS = 120.0
-_ARRIVED = (DeliveryState.CONFIRMED, DeliveryState.UNCONFIRMED)
 _NO_LONGER = 'the peer is not configured with withdraw = "delete" any more'
 _NO_FILE = "its file is not here: it cannot be compared with the object there"
 
@@ -39,8 +38,7 @@ def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings
     """Queue the deletion of a withdrawn result at each of these peers that has it or may have it."""
     deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
     for delivery in result.deliveries:
-        arrived = delivery.state in _ARRIVED or delivery.sent_at is not None
-        if arrived and delivery.destination in deleting:
+        if delivery.destination in deleting and deliveries.may_be_there(delivery):
             session.add(Removal(delivery_id=delivery.id, next_at=utc_now()))
 
 
@@ -61,11 +59,11 @@ class Removals:
 
     def run_once(self, stop: threading.Event | None = None) -> int:
         """Request all deletions that are due, one after the other; returns how many."""
-        if not self._lease.holds():
+        if not self._lease.keep():
             return 0
         asked = 0
         for number in self._due():
-            if (stop is not None and stop.is_set()) or not self._lease.holds():
+            if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             self._note(number, self._ask(number))
             asked += 1

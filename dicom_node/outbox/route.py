@@ -124,10 +124,10 @@ class Route:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
         fetched = []
         for one in batch:
-            path, study = one.object.path, one.object.study_instance_uid
-            with suppress(NotInSpool), self._database.read() as session:
-                self._files.here(session, str(path.relative_to(self._folder)))
-            study = study or last_check.study_of(path)
+            for item in (one.object, *one.object.withdraws):
+                with suppress(NotInSpool), self._database.read() as session:
+                    self._files.here(session, str(item.path.relative_to(self._folder)))
+            study = one.object.study_instance_uid or last_check.study_of(one.object.path)
             fetched.append(replace(one, object=replace(one.object, study_instance_uid=study)))
         return fetched
 

@@ -31,10 +31,10 @@ from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
-from dicom_node.preflight.console import check_console, probe_console, probe_directory
+from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
-from dicom_node.preflight.models import check_models, check_rule, check_shares, check_then
+from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
 from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
@@ -90,7 +90,6 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     further = (
         probe_machine(settings, role),
         probe_console(settings, role),
-        probe_directory(settings, role),
         probe_object_store(settings),
         _ask_peers(settings),
     )
@@ -119,8 +118,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
     if runs_models:
-        for rule in settings.rules:
-            yield from check_then(rule, settings)
+        yield from check_findings(settings)
         yield from check_models(settings)
     else:
         yield Tried("models", True, "this machine runs none")
@@ -186,8 +184,6 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
         places["telemetry"] = ("telemetry", "headers")
     if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
         places["console.oidc"] = ("console", "oidc", "client_secret")
-    if settings.console.ldap:
-        places["console.ldap"] = ("console", "ldap", "bind_password")
     for rule in settings.notifications:
         for key in ("url", "token"):
             if getattr(rule, key).get_secret_value():

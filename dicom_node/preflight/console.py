@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.settings import ConsoleSettings, Settings
 from dicom_node.errors import StorageError
@@ -18,7 +17,6 @@ from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_certificates, port_fault
 from dicom_node.processes import console_program, running
-from dicom_node.scu import ldap
 from dicom_node.store.accounts import UserAccount
 from dicom_node.store.database import Database, sqlite_file
 
@@ -57,8 +55,6 @@ def check_console(settings: Settings, role: Role) -> Found:
 def _check_accounts(console: ConsoleSettings) -> Found:
     if console.oidc:
         yield from _check_provider(console, console.oidc)
-    if console.ldap:
-        yield from _check_directory(console.ldap)
 
 
 def _check_provider(console: ConsoleSettings, oidc: OidcSettings) -> Found:
@@ -70,28 +66,6 @@ def _check_provider(console: ConsoleSettings, oidc: OidcSettings) -> Found:
     if host not in {"localhost", console.host, *(name.casefold() for name in console.hosts)}:
         remedy = "browsers come back from the provider by this name: list it in console.hosts"
         yield "console.url", console.url, remedy
-
-
-def _check_directory(settings: LdapSettings) -> Found:
-    if find_spec("ldap3") is None:
-        yield "console.ldap", settings.url, "needs ldap3: pip install 'dicom-ai-node[ldap]'"
-    if settings.authorities and not settings.authorities.is_file():
-        yield "console.ldap.authorities", str(settings.authorities), "is no file"
-
-
-def probe_directory(settings: Settings, role: Role) -> Found:
-    """Test whether the directory answers, and lets the node search for people."""
-    found = settings.console.ldap
-    is_served = settings.console.enabled and role.may_serve_console
-    if found is None or not is_served or find_spec("ldap3") is None:
-        return
-    try:
-        with ldap.asked(found) as directory:
-            directory.find("dicom-node check")
-    except ldap.DirectoryFault as error:
-        yield Tried("console.ldap", False, f"nobody can sign in by {found.url}: {error}")
-    else:
-        yield Tried("console.ldap", True, f"{found.url} answers")
 
 
 def probe_console(settings: Settings, role: Role) -> Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 from ai_pipeline import extras
@@ -12,8 +12,7 @@ from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginErro
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
-from ai_pipeline.models.store.folder import in_use
-from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults, slots
+from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import RuleSettings, Settings, matches
@@ -61,19 +60,39 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
             yield f"{key}.options.{one.key}", repr(given[one.key]), remedy
 
 
-def check_then(rule: RuleSettings, settings: Settings) -> Found:
-    """Conditions of a rule on findings that its pipeline cannot return."""
-    asked = dict.fromkeys(one.finding for one in rule.then if one.finding)
-    try:
-        known = _findings(rule, card_of(rule.pipeline), settings) if asked else None
-    except (KeyError, PluginError):  # reported by check_rule
-        return
-    for name in asked if known is not None else ():
-        if not any(matches(name, finding) for finding in known or ()):
+def check_findings(settings: Settings) -> Found:
+    """Names of findings in rules and notifications that no pipeline can return: they would never hold."""
+    asked = {rule.name: [one.finding for one in rule.then if one.finding] for rule in settings.rules}
+    alarms = [one for one in settings.notifications if one.findings]
+    found: dict[str, frozenset[str] | None] = {}
+    for rule in settings.rules:
+        if asked[rule.name] or alarms:
+            try:
+                found[rule.name] = _findings(rule, card_of(rule.pipeline), settings)
+            except (KeyError, PluginError):  # reported by check_rule
+                found[rule.name] = None
+        known = found.get(rule.name)
+        for name in _never_found(asked[rule.name], known):
             remedy = (
                 f"{rule.pipeline} finds no such thing; {did_you_mean(name, sorted(known or ()), 'it finds')}"
             )
             yield f"rules.{rule.name}.then", repr(name), remedy
+    every = frozenset(name for names in found.values() for name in names or ())
+    for alarm in alarms if found else ():
+        for name in _never_found(alarm.findings, every):
+            remedy = f"no rule finds such a thing; {did_you_mean(name, sorted(every), 'they find')}"
+            if None in found.values():  # a program may return whatever it likes
+                text = f"findings {name!r}: {remedy}; a pipeline that says nothing of it may"
+                yield Tried(f"notification {alarm.name}", False, text)
+            else:
+                yield f"notifications.{alarm.name}.findings", repr(name), remedy
+
+
+def _never_found(asked: Iterable[str], known: Collection[str] | None) -> list[str]:
+    """Those of the patterns that fit no known finding; none where nothing says what is found."""
+    if known is None:
+        return []
+    return [name for name in dict.fromkeys(asked) if not any(matches(name, finding) for finding in known)]
 
 
 def _findings(rule: RuleSettings, card: PipelineCard, settings: Settings) -> frozenset[str] | None:
@@ -179,7 +198,6 @@ def _check_cards(settings: Settings) -> Found:
             yield f"model {card.id}", "", str(error)
         else:
             yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
-    yield from _check_shadows(settings)
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
         if not settings.workers.takes(name):
             continue
@@ -191,19 +209,6 @@ def _check_cards(settings: Settings) -> Found:
             pass  # reported by check_rule
         except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
             yield f"pipeline {name}", "", f"cannot name its models: {first_line(error)}"
-
-
-def _check_shadows(settings: Settings) -> Found:
-    for name, (_, slot) in slots().items():
-        if slot.role != "shadow":
-            continue
-        try:
-            second = in_use(slot, settings.workers.models_dir)
-        except CardError as error:
-            yield f"pipeline {name}", "", str(error)
-        else:
-            if second is not None:
-                yield Tried(name, True, f"{second.name} is compared with the active model, never sent")
 
 
 def _check_device_rules(settings: Settings) -> Found:

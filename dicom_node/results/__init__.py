@@ -6,7 +6,14 @@ from dicom_node.dicom.own_objects import Installation, is_own_result
 from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
-from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.context import (
+    NOT_HERE,
+    NOT_READ,
+    BuiltObject,
+    Cause,
+    ResultContext,
+    SourceObject,
+)
 from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
@@ -17,6 +24,7 @@ from dicom_node.results.sr.reading import stated
 
 __all__ = [
     "NOT_HERE",
+    "NOT_READ",
     "BuiltObject",
     "Cause",
     "Deidentified",

@@ -35,7 +35,7 @@ from dicom_node.results.common.context import BuiltObject, Cause, ResultContext,
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import comparison_parts, with_comparisons
-from dicom_node.results.common.source import Source, read_sources
+from dicom_node.results.common.source import Source, as_judged, read_sources
 from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
@@ -68,7 +68,7 @@ def build(
     not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
-    read = read_sources(sources)
+    read = as_judged(read_sources(sources), result.views)
     _check_names(read, result)
     result = with_comparisons(result, context.previous, context.study_day)
     compared = comparison_parts(result, context.previous)
@@ -97,7 +97,7 @@ def build_failure(
     builder.add_summary(read, lambda: failure_summary(context, read, reason), ("failure", reason))
     for source in read:
         builder.add_failure_picture(source, reason)
-    return [replace(item, burned_in_boxes=None) for item in builder.built]
+    return builder.built
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -113,7 +113,7 @@ def build_assessment(
     )
     _take_over(document, about)
     document.ReferencedInstanceSequence = [_related(about)]
-    built = built_document(document, context, ResultKind.ASSESSMENT, offset, former)
+    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
     return built
 

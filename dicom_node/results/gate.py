@@ -394,7 +394,8 @@ def _plain(value: Any) -> Any:
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):
         # As FL keeps it (PS3.5 6.2): numbers cut to some digits may differ though they are nearly the same.
-        return repr(np.float32(value))
+        with np.errstate(over="ignore"):
+            return repr(np.float32(value))
     if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
         return str(value).rstrip(" \0")
     values = [_plain(one) for one in value]

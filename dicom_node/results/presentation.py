@@ -32,7 +32,7 @@ from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import copy_present
+from dicom_node.results.common.derivation import copy_present, pixel_aspect
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.tracked import (
@@ -106,6 +106,8 @@ def build_presentation(
         state = GrayscaleSoftcopyPresentationState(**arguments, **_grey_pipeline(source))
     else:
         state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
+    # PS3.3 C.10.4: in place of the image's own ratio, which viewers ignore here; highdicom writes 1:1.
+    state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = pixel_aspect(source)
     _copy_shutter(state, source)
     for group in overlays:
         state.add_new((group, _ACTIVATION_LAYER), "CS", OVERLAYS)
@@ -360,7 +362,7 @@ def _decimals(value: Any) -> tuple[Any, ...]:
 
 def _table(source: Source, table: Dataset) -> dict[str, Any]:
     """LUT Data (0028,3006) as numbers, whatever its VR and the byte order of the source."""
-    entries, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+    entries, first = int(table.LUTDescriptor[0]) % 2**16 or 2**16, int(table.LUTDescriptor[1])
     data = table.LUTData
     numbers: PixelArray
     if not isinstance(data, bytes):

@@ -42,7 +42,8 @@ def build_rejection(
     station: str,
     installation: Installation,
 ) -> BuiltObject:
-    """Build the rejection note for these results of one study, given as files.
+    """Build the rejection note for these results of one study, given as files; in the character set of the
+    first.
 
     ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
     our AE title.
@@ -73,11 +74,11 @@ def build_rejection(
         sop_instance_uid=document_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
         contributing_equipment=contributing_equipment(context, offset, ResultKind.REJECTION),
         **general_equipment(context),
     )
     for keyword in COPIED:
         if keyword in first:
             note[keyword] = deepcopy(first[keyword])
-    note.SpecificCharacterSet = first.get("SpecificCharacterSet") or UTF8
-    return built_document(note, context, ResultKind.REJECTION, offset)
+    return built_document(note, context, ResultKind.REJECTION, first)

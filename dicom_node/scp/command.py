@@ -185,8 +185,12 @@ def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
 
 
 def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAnswer) -> bytes:
-    """The encoded response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List."""
-    further = [_comment(answer.comment)] if answer.comment else []
+    """The encoded response to a DIMSE-N request, without Event Reply, Action Reply or Attribute List.
+
+    A failure has an Error Comment always: many modalities show nothing else.
+    """
+    comment = answer.comment or (answer.status.meaning if answer.status.code else "")
+    further = [_comment(comment)] if comment else []
     if answer.error_id:
         further.append(_element(0x0903, struct.pack("<H", answer.error_id)))
     if command.names_an_instance:

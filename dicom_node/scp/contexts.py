@@ -1,7 +1,7 @@
 """The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
 
-Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; ``docs/conformance.md`` is generated
-from here.
+Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables of
+``docs/conformance.md`` are generated from here.
 """
 
 from __future__ import annotations

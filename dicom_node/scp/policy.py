@@ -173,8 +173,11 @@ class AEPolicy:
             if path.read_text(encoding="utf-8") == self.to_json():
                 return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def decide(self, proposal: Proposal) -> Permission | Rejection:
         """Decide whether this caller may associate, and for which services.

@@ -7,33 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A status. ``code``: as sent in (0000,0900); ``meaning`` and ``reference``: for the conformance
-    statement.
-    """
+    """A status. ``code``: as sent in (0000,0900); ``meaning`` and ``when``: for the conformance statement."""
 
     code: int
     meaning: str
     when: str
-    reference: str = "PS3.4 B.2.3"
-
-    @property
-    def category(self) -> str:
-        """The category of the status (PS3.7 Annex C); we send no warnings."""
-        return "Failure" if self.code else "Success"
 
 
-SUCCESS = Status(0x0000, "Success", "the object is whole and on stable storage")
+SUCCESS = Status(0x0000, "Success", "what came is whole and on stable storage")
 OUT_OF_RESOURCES = Status(
     0xA700,
     "Refused: Out of Resources",
     "less free disk space than spool.minimum_free_mib, or the spool cannot be written, or as many objects of "
     "this sender wait to be indexed as spool.waiting_objects or spool.waiting_mib allow; send again later",
 )
+# PS3.4 B.2.3, PS3.7 C.5.6
 SOP_CLASS_NOT_SUPPORTED = Status(
     0x0122,
     "Refused: SOP Class Not Supported",
     "the Affected SOP Class UID differs from the presentation context's",
-    "PS3.4 B.2.3, PS3.7 C.5.6",
 )
 DATA_SET_MISMATCH = Status(
     0xA900,
@@ -41,11 +33,11 @@ DATA_SET_MISMATCH = Status(
     "the data set has another SOP Class UID than the request, or another SOP Instance UID where "
     'listener.instance_uids is "strict"',
 )
+# PS3.4 B.2.3, PS3.7 C.5.24
 NOT_AUTHORISED = Status(
     0x0124,
     "Refused: Not Authorized",
-    "the calling AE is a known peer, but may not send",
-    "PS3.4 B.2.3, PS3.7 C.5.24",
+    "the calling AE is a known peer, but may not do this; the step is of another AE",
 )
 CANNOT_UNDERSTAND = Status(
     0xC000,
@@ -56,60 +48,71 @@ TOO_LARGE = Status(
     0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
 )
 
+# PS3.7 Annex C
 NO_SUCH_CLASS = Status(
     0x0118,
     "No such SOP Class",
     "the request names another class than its presentation context",
-    "PS3.7 Annex C",
 )
+# PS3.7 10.1.1.1.8, 10.1.4.1.10
 INFORMATION_UNREADABLE = Status(
     0x0115,
     "Invalid argument value",
     "the Event or Action Information cannot be read, names no object, or is beyond its limits",
-    "PS3.7 10.1.1.1.8, 10.1.4.1.10",
 )
+# PS3.7 Annex C
 NOT_KEPT = Status(
     0x0213,
     "Resource limitation",
     "it cannot be written to disk, is beyond its limits, or too many came; send it again later",
-    "PS3.7 Annex C",
 )
+# PS3.7 10.1.4.1.10
 NO_SUCH_PUSH_MODEL = Status(
     0x0112,
     "No such SOP Instance",
     "the Requested SOP Instance UID is not the well-known one (PS3.4 J.3.5)",
-    "PS3.7 10.1.4.1.10",
 )
-NO_SUCH_ACTION = Status(0x0123, "No such action", "the Action Type ID is not 1", "PS3.7 10.1.4.1.10")
+# PS3.7 10.1.4.1.10
+NO_SUCH_ACTION = Status(0x0123, "No such action", "the Action Type ID is not 1")
 
+# PS3.4 F.7.2.1.3
 STEP_INVALID = Status(
     0x0106,
     "Invalid attribute value",
     "the Performed Procedure Step Status of an N-CREATE is not IN PROGRESS, or a value that is read is none",
-    "PS3.4 F.7.2.1.3",
 )
+# PS3.4 F.7.2.1.1
 STEP_MISSING = Status(
-    0x0120, "Missing Attribute", "an N-CREATE lacks an attribute of type 1", "PS3.4 F.7.2.1.1"
+    0x0120,
+    "Missing Attribute",
+    "an N-CREATE lacks an attribute of type 1",
 )
+# PS3.4 F.7.2.1.1
 STEP_EMPTY = Status(
     0x0121,
     "Missing Attribute Value",
     "an attribute of type 1 has no value; at its end also one that is of type 1 in the final state",
-    "PS3.4 F.7.2.1.1",
 )
+# PS3.4 F.7.2.2.4
 STEP_FAILURE = Status(
     0x0110,
     "Processing Failure",
     "the data set cannot be read; with Error ID A710 (Performed Procedure Step Object may no longer be "
     "updated): N-SET of a step that has ended",
-    "PS3.4 F.7.2.2.4",
 )
-STEP_KNOWN = Status(0x0111, "Duplicate SOP Instance", "N-CREATE of a step that is known", "PS3.7 Annex C")
+# PS3.7 Annex C
+STEP_KNOWN = Status(0x0111, "Duplicate SOP Instance", "N-CREATE of a step that is known")
+# PS3.7 Annex C
 STEP_UNKNOWN = Status(
-    0x0112, "No such SOP Instance", "N-SET of a step that is not known, or no longer", "PS3.7 Annex C"
+    0x0112,
+    "No such SOP Instance",
+    "N-SET of a step that is not known, or no longer",
 )
+# PS3.7 Annex C
 STEP_INSTANCE = Status(
-    0x0117, "Invalid SOP Instance", "the SOP Instance UID of the request is none", "PS3.7 Annex C"
+    0x0117,
+    "Invalid SOP Instance",
+    "the SOP Instance UID of the request is none",
 )
 
 STEP_STATUSES = (

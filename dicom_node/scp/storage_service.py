@@ -88,7 +88,7 @@ class StoreRequest:
     comment: str = ""
     size: int = 0
     largest: int = 0
-    """Largest data set in bytes that is stored; of one that is refused, twice as many are read."""
+    """Largest data set in bytes that is stored; one that is refused is read to its end, and answered."""
     head: bytearray = field(default_factory=bytearray)
     """The first bytes of the data set, at most ``limits.HEAD``."""
     transfer_syntax_uid: str = ""
@@ -104,8 +104,8 @@ class StoreRequest:
         end.
         """
         self.size += len(data)
-        if self.size > 2 * self.largest:
-            raise MalformedCommand("data set far beyond listener.maximum_object_mib")
+        if self.size > max(limits.DISCARDED, self.largest):
+            raise MalformedCommand("data set without end")
         if self.incoming is None:
             return
         if len(self.head) < limits.HEAD:

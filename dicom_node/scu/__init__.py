@@ -69,16 +69,14 @@ __all__ = [
 
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
-    """The client that queries this peer for studies, by its ``transport``. For one thread; not connected
-    yet.
-    """
-    if peer.transport == "dimse":
-        from dicom_node.scu.dimse_archive import DimseArchive
+    """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
+    if peer.transport == "dicomweb":
+        from dicom_node.scu.http_archive import DicomwebArchive
 
-        return DimseArchive(peer, settings)
-    from dicom_node.scu.http_archive import DicomwebArchive, OrthancArchive
+        return DicomwebArchive(peer, settings)
+    from dicom_node.scu.dimse_archive import DimseArchive
 
-    return OrthancArchive(peer, settings) if peer.transport == "orthanc" else DicomwebArchive(peer, settings)
+    return DimseArchive(peer, settings)
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:

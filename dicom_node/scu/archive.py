@@ -9,6 +9,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Protocol
 
+from ai_pipeline.images.dates import as_da
 from dicom_node.dicom.identity import Patient
 from dicom_node.scu.destination import Check
 
@@ -94,12 +95,11 @@ class FoundStudy:
         uid = texts.get("StudyInstanceUID", "").strip("\0 ")
         if not _UID.fullmatch(uid) or len(uid) > 64:
             return None
-        day = re.sub(r"\D", "", texts.get("StudyDate", ""))
         number = texts.get("NumberOfStudyRelatedInstances", "").strip()
         name, birth, sex = (texts.get(f"Patient{key}", "") for key in ("Name", "BirthDate", "Sex"))
         return cls(
             study_instance_uid=uid,
-            study_date=day if len(day) == 8 else "",
+            study_date=as_da(texts.get("StudyDate", "")) or "",
             modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
             description=texts.get("StudyDescription", "")[:64],
             instances=int(number) if number.isdecimal() and len(number) < 10 else None,

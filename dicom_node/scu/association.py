@@ -88,6 +88,7 @@ class DimseCaller:
                     port,
                     contexts,
                     ae_title=called,
+                    max_pdu=self._settings.listener.maximum_pdu_bytes,
                     tls_args=tls,
                     ext_neg=list(roles),
                     evt_handlers=list(handlers),

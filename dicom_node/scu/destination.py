@@ -19,7 +19,8 @@ class Outgoing:
     """One result object to send: a complete Part 10 file on disk.
 
     ``path`` is absolute. ``sha256`` is the hash of the whole file. ``study``: the number of its study on this
-    node, 0 if it is not needed.
+    node, 0 if it is not needed. ``rule``: the rule whose job built it. ``withdraws``: for a rejection note,
+    the withdrawn results that this peer has or may have.
     """
 
     sop_class_uid: str
@@ -29,6 +30,8 @@ class Outgoing:
     path: Path
     sha256: str
     study: int = 0
+    rule: str = ""
+    withdraws: tuple[Outgoing, ...] = ()
 
 
 class SendStatus(StrEnum):

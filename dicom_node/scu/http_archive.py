@@ -1,12 +1,10 @@
-"""Archives over HTTP: QIDO-RS and WADO-RS (PS3.18 10.6, 10.4), and Orthanc's REST API.
+"""Archives over HTTP: QIDO-RS and WADO-RS (PS3.18 10.6, 10.4).
 
 Part 10 files are streamed to the sink: no file is parsed here or held in memory.
 """
 
 from __future__ import annotations
 
-import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -36,15 +34,14 @@ _PAGES = 100
 _BLOCK = 2**16
 _NO_STUDY: Final = StudyQuery(study_instance_uid="2.25.0")
 _WADO = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_ORTHANC_ID = re.compile(r"[0-9a-f-]{1,64}")
 _BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
 _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
-class _HttpArchive(ABC):
-    """Base: a session within deadlines, and outcomes of what came."""
+class DicomwebArchive:
+    """A DICOMweb server at a base URL such as https://host/dicom-web; every call has a deadline."""
 
-    name: str
+    name = "QIDO-RS"
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer, self._settings = peer, settings
@@ -121,51 +118,6 @@ class _HttpArchive(ABC):
             return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
         return Retrieved(status, text=f"{report.code} {report.text}".strip())
 
-    @abstractmethod
-    def _search(self, query: StudyQuery) -> Iterable[dict[str, str]]: ...
-
-    @abstractmethod
-    def _body_parts(self, study_instance_uid: str) -> Iterable[str]: ...
-
-    @abstractmethod
-    def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
-        """Give each object to ``count``; returns the outcome without its numbers."""
-
-
-class _Count:
-    """What of one retrieval was taken, and what not."""
-
-    def __init__(self, sink: ObjectSink) -> None:
-        self._sink = sink
-        self.taken = self.refused = 0
-
-    def take(self, pieces: Iterable[bytes]) -> None:
-        """Store one Part 10 file. Raises SpoolError, also for more objects than a retrieval may bring."""
-        if self.taken + self.refused >= MOST_OBJECTS:
-            raise SpoolError(f"more than {MOST_OBJECTS} objects")
-        try:
-            self._sink.take_file(pieces)
-            self.taken += 1
-        except FaultyInput:
-            self.refused += 1
-
-    def outcome(self, found: Retrieved) -> Retrieved:
-        """The outcome with its numbers."""
-        if found.status is not RetrieveStatus.RETRIEVED:
-            return Retrieved(found.status, self.taken, found.text)
-        if self.refused:
-            text = f"{self.refused} objects were not taken: their class, transfer syntax or size"
-            return Retrieved(RetrieveStatus.INCOMPLETE, self.taken, text)
-        if not self.taken:
-            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
-        return Retrieved(RetrieveStatus.RETRIEVED, self.taken)
-
-
-class DicomwebArchive(_HttpArchive):
-    """A DICOMweb server at a base URL such as https://host/dicom-web."""
-
-    name = "QIDO-RS"
-
     def _search(self, query: StudyQuery) -> Iterator[dict[str, str]]:
         asked = {
             "StudyDate": query.dates,
@@ -205,50 +157,33 @@ class DicomwebArchive(_HttpArchive):
         return Retrieved(RetrieveStatus.RETRIEVED)
 
 
-class OrthancArchive(_HttpArchive):
-    """An Orthanc at a URL such as http://host:8042."""
+class _Count:
+    """What of one retrieval was taken, and what not."""
 
-    name = "REST query"
+    def __init__(self, sink: ObjectSink) -> None:
+        self._sink = sink
+        self.taken = self.refused = 0
 
-    def _search(self, query: StudyQuery) -> Iterator[dict[str, str]]:
-        keys = {"StudyDate": query.dates, "ModalitiesInStudy": query.modality}
-        keys |= {"StudyInstanceUID": query.study_instance_uid, "PatientID": query.patient_id}
-        asked = {"Level": "Study", "CaseSensitive": True, "Expand": True}
-        asked["Query"] = {key: value for key, value in keys.items() if value}
-        for row in self._ask(asked):
-            texts = {**row.get("PatientMainDicomTags", {}), **row["MainDicomTags"]}
-            if query.study_instance_uid:  # one more request for each study: only of one that is asked for
-                count = self._get(f"/studies/{_checked(row['ID'])}/statistics").json()
-                texts["NumberOfStudyRelatedInstances"] = count["CountInstances"]
-            yield {key: str(value) for key, value in texts.items()}
+    def take(self, pieces: Iterable[bytes]) -> None:
+        """Store one Part 10 file. Raises SpoolError, also for more objects than a retrieval may bring."""
+        if self.taken + self.refused >= MOST_OBJECTS:
+            raise SpoolError(f"more than {MOST_OBJECTS} objects")
+        try:
+            self._sink.take_file(pieces)
+            self.taken += 1
+        except FaultyInput:
+            self.refused += 1
 
-    def _body_parts(self, study_instance_uid: str) -> Iterator[str]:
-        query = {"StudyInstanceUID": study_instance_uid}
-        for row in self._ask({"Level": "Series", "CaseSensitive": True, "Expand": True, "Query": query}):
-            yield str(row["MainDicomTags"].get("BodyPartExamined", ""))
-
-    def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
-        query = {"StudyInstanceUID": study_instance_uid}
-        for identifier in self._ask({"Level": "Instance", "CaseSensitive": True, "Query": query}):
-            with self._get(f"/instances/{_checked(identifier)}/file", stream=True) as answer:
-                count.take(answer.raw.stream(_BLOCK, decode_content=False))
-        return Retrieved(RetrieveStatus.RETRIEVED)
-
-    def _ask(self, asked: dict[str, Any]) -> list[Any]:
-        timeout = (CONNECT_SECONDS, self._settings.outbox.answer_seconds)
-        answer = self._session.post(f"{self._url}/tools/find", json=asked, timeout=timeout)
-        answer.raise_for_status()
-        rows = answer.json()
-        if not isinstance(rows, list):
-            raise TypeError("no list of answers")
-        return rows
-
-
-def _checked(identifier: object) -> str:
-    """An identifier of Orthanc's, which becomes part of a URL. Raises ValueError."""
-    if not isinstance(identifier, str) or not _ORTHANC_ID.fullmatch(identifier):
-        raise ValueError("no identifier of Orthanc's")
-    return identifier
+    def outcome(self, found: Retrieved) -> Retrieved:
+        """The outcome with its numbers."""
+        if found.status is not RetrieveStatus.RETRIEVED:
+            return Retrieved(found.status, self.taken, found.text)
+        if self.refused:
+            text = f"{self.refused} objects were not taken: their class, transfer syntax or size"
+            return Retrieved(RetrieveStatus.INCOMPLETE, self.taken, text)
+        if not self.taken:
+            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
+        return Retrieved(RetrieveStatus.RETRIEVED, self.taken)
 
 
 def _json_texts(row: Any) -> dict[str, str]:

@@ -12,8 +12,18 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 
+from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
+
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.hl7 import ACCEPTED, MessageContext, control_id, oru_of, parsed_acknowledgement
+from dicom_node.hl7 import (
+    ACCEPTED,
+    MessageContext,
+    SentReport,
+    control_id,
+    oru_of,
+    parsed_acknowledgement,
+    withdrawal_of,
+)
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -34,6 +44,9 @@ _START, _END = b"\x0b", b"\x1c\x0d"
 _CONNECT_SECONDS = 10.0
 _STAYS_SECONDS = 0.5  # a server that does not want us (TLS 1.3 says it after the handshake) has ended by then
 _NO_REPORT = SendReport(SendStatus.NARROWED, "", "a message is made of reports only")
+_FILE_GONE = SendReport(
+    SendStatus.REFUSED, "", "the file of a withdrawn report is gone: withdraw the report there by hand"
+)
 _NO_QUESTION = Confirmation(Presence.NOT_FOUND, "HL7 has no question for a result: it is sent again")
 _LOST = SendReport(SendStatus.RETRY, "", "connection lost before the acknowledgement")
 _UNREADABLE = SendReport(
@@ -90,9 +103,19 @@ class Hl7Destination:
         self._connections.close()
 
     def _send(self, item: Outgoing) -> SendReport:
-        message = oru_of(item.path, self._context(item))
-        if message is None:
+        reports = [
+            SentReport(one.path, one.rule)
+            for one in (item, *item.withdraws)
+            if one.sop_class_uid == Comprehensive3DSRStorage
+        ]
+        if not reports:
             return _NO_REPORT
+        if not all(report.path.is_file() for report in reports):
+            return _FILE_GONE
+        if item.sop_class_uid == KeyObjectSelectionDocumentStorage:
+            message = withdrawal_of(item.path, reports, self._context(item))
+        else:
+            message = oru_of(reports[0], self._context(item))
         with self._connections.within(self._settings.outbox.seconds_for(len(message))):
             try:
                 with self._connected() as connection:

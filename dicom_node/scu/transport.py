@@ -15,6 +15,7 @@ from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.config.settings import Settings
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 
 _SILENCE_SECONDS = 120.0
@@ -35,6 +36,8 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
         (C-GET).
         """
         super().__init__(ae_title)
+        self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         self._connections = connections or Connections(_SILENCE_SECONDS)
         self._largest_object = largest_object
 

@@ -152,7 +152,7 @@ def _copy_device_rules(settings: Settings, target: Path) -> None:
 
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
-    from dicom_node.jobs.worker.images import device_rules_of  # heavy
+    from dicom_node.jobs.worker.at_start import device_rules_of
 
     return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
 

@@ -23,7 +23,7 @@ from dicom_node.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.model.kinds import AuditAction, RejectionReason, ReviewVerdict
 from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import assessments, audit, open_database, reading, studies, writing
+from dicom_node.services import audit, open_database, reading, studies, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import decisions
@@ -37,15 +37,6 @@ from dicom_node.store.views import View, as_json, find_study
 
 _S = DeliveryState
 _SHOWN = 100  # decisions that are named
-_BY_HAND = frozenset(
-    {
-        AuditAction.STUDY_RERUN,
-        AuditAction.SENT_TO_PEER,
-        AuditAction.ASSESSMENT_SENT,
-        AuditAction.PATIENT_ADDED,
-    }
-)
-"""Only their entry in the audit comes back: what they sent has arrived, or a person asks for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +212,8 @@ def _withdraw(settings: Settings, wanted: LostDecision) -> None:
 
 
 def _assess(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.services import assessments  # loads what builds results
+
     what = wanted.what
     with reading(settings) as session:
         _results(session, what["results"])
@@ -235,6 +228,8 @@ def _assess(settings: Settings, wanted: LostDecision) -> None:
 
 
 def _give_feedback(settings: Settings, wanted: LostDecision) -> None:
+    from dicom_node.services import assessments  # loads what builds results
+
     with writing(settings) as session:
         study = find_study(session, wanted.study).id
         assessments.assess_again(session, settings, study, wanted.what, wanted.by, wanted.words)

@@ -15,7 +15,7 @@ from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.services import audit, open_database, reading, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
-from dicom_node.store import fetches
+from dicom_node.store import fetches, sight
 from dicom_node.store.views import columns
 
 LONGEST_RANGE = 366 * 30
@@ -210,8 +210,10 @@ def listed(
 
 
 def _queried(settings: Settings, name: str) -> PeerSettings:
-    """The peer, which may be asked. Raises UnknownPeer, FaultyInput."""
+    """The peer, which may be asked, for a person who sees all studies. Raises UnknownPeer, FaultyInput."""
     peer = settings.peer(name)
+    if sight.SENDERS.get():  # it would fetch again what is here, and list what is hidden
+        raise FaultyInput("studies of a peer are of all senders, and this user sees some only")
     if "query" not in peer.may:
         raise FaultyInput(f'peer {name} may not be asked for studies: add "query" to its may')
     return peer

@@ -1,4 +1,4 @@
-"""Accounts of the hospital (OpenID Connect, LDAP): at each sign-in the provider decides on the person's
+"""Accounts of the hospital (OpenID Connect): at each sign-in the provider decides on the person's
 rights.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
 from dicom_node.events import ACCOUNTS_UNUSABLE, happened
@@ -35,9 +34,9 @@ class HospitalPerson:
     """A person whom the hospital's provider or directory has identified at the sign-in."""
 
     origin: str
-    """"oidc" or "ldap", in the audit."""
+    """"oidc", in the audit."""
     issuer: str
-    """Address of the provider or directory that identified the person."""
+    """Address of the provider that identified the person."""
     subject: str
     """The issuer's own identifier of the person, never given to another person."""
     name: str
@@ -78,7 +77,7 @@ def account_of(session: Session, issuer: str, subject: str) -> UserAccount | Non
 
 def enter(
     database: Database,
-    settings: OidcSettings | LdapSettings,
+    settings: OidcSettings,
     person: HospitalPerson,
     address: str,
     agent: str,
@@ -123,7 +122,7 @@ def _refusal(session: Session, user: UserAccount | None, name: str, roles: list[
     return ""
 
 
-def _senders(settings: OidcSettings | LdapSettings, groups: frozenset[str], role: UserRole) -> list[str]:
+def _senders(settings: OidcSettings, groups: frozenset[str], role: UserRole) -> list[str]:
     """The senders of all groups that are limited to some; an admin is not limited."""
     limited = {title for group, titles in settings.senders.items() if group in groups for title in titles}
     return [] if role is UserRole.ADMIN else sorted(limited)

@@ -140,7 +140,7 @@ def person(session: Session, settings: Settings, number: int) -> dict[str, str]:
     header = Dataset()
     if row is not None and (path := Files(settings).if_here(session, row.path)):
         with suppress(NodeError):  # its text does not decode: the study's reason says so
-            header = read_header(path, _PERSON, row.assumed_charset)
+            header = read_header(path, _PERSON, row.assumed_charset).dataset
     return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}
 
 

@@ -5,7 +5,7 @@ model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import ModelRefused, NotFound
 from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.monitoring import drift as scores
-from dicom_node.monitoring.comparisons import compared
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import Person
 from dicom_node.store.transitions import utc_now
@@ -86,25 +85,6 @@ def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> 
     if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
         settings.peer(peer)
     return chosen
-
-
-def comparison(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
-    """How the active model and its shadow model call each label.
-
-    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``.
-    """
-    day = scores.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
-    with reading(settings) as session:
-        found = compared(session, day)
-    return [
-        asdict(item)
-        | {
-            "since": day.isoformat(),
-            "agreement": [round(share, 6) for share in item.agreement],
-            "difference": round(item.difference, 6),
-        }
-        for item in found
-    ]
 
 
 @dataclass(frozen=True, slots=True)

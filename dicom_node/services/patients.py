@@ -23,6 +23,7 @@ from dicom_node.services.audit import Person
 from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
 from dicom_node.services.uploads import Described
 from dicom_node.sitekey import Seal
+from dicom_node.store import sight
 from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
@@ -61,8 +62,10 @@ def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
     """Register PatientID, PatientName, PatientBirthDate (YYYY-MM-DD) and PatientSex; returns its number.
 
     Raises FaultyInput with all mistakes, also if the ID is registered, or studies with it name another
-    patient.
+    patient; a user who sees some senders only registers nobody.
     """
+    if sight.SENDERS.get():
+        raise FaultyInput("registered patients are of all senders, and this user sees some only")
     about = Described.from_form({**fields, "Modality": "OT"})
     if about is None:
         raise FaultyInput("Patient ID: is missing")
@@ -116,7 +119,9 @@ def refuse_another(session: Session, settings: Settings, about: Described) -> No
 
 
 def _row(session: Session, identifier: str) -> RegisteredPatient | None:
-    return session.scalar(select(RegisteredPatient).where(RegisteredPatient.patient_id == identifier))
+    """Whoever asks: pictures of somebody else are refused also to a user who sees no registration."""
+    with sight.all_senders():
+        return session.scalar(select(RegisteredPatient).where(RegisteredPatient.patient_id == identifier))
 
 
 def _shown(settings: Settings, row: RegisteredPatient) -> View:

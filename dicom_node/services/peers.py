@@ -321,7 +321,7 @@ def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str,
     """Each different item once, with its count and its last time; the most recent first."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for item, count, at in items:
-        row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at})
+        row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at, "outdated": False})
         row["count"] += count
         row["last_at"] = max(row["last_at"], at)
     return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)

@@ -26,7 +26,6 @@ from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
 
 _S = DeliveryState
-_ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
 _WAITS = (_S.UNASSESSED, _S.PENDING, _S.DEAD)
 _INFORMED = OPEN_DELIVERIES | {_S.CONFIRMED}
 _BEING_SENT = "a result is being sent right now: try again in a moment"
@@ -88,22 +87,21 @@ def withdraw(
         study = find_study(session, study_instance_uid)
         session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
-        # A note names what the files say: where they are gone, a person removes the results from the PACS.
-        named = [row for row in chosen if not row.deidentified and not row.purged]
-        to_inform = [row for row in named if _arrived(row) & _iocm(settings)]
+        by_us = stored.this_installation(session)
         notes = []
-        if to_inform:
-            paths = [door.here(session, row.path) for row in to_inform]
-            by_us = stored.this_installation(session)
-            notes.append(build_rejection(paths, reason, words, now, settings.node.ae_title, by_us))
-        with written(notes, door) as files:
-            note = None
-            for built in notes:
+        for rows in _by_charset(settings, chosen):
+            paths = [door.here(session, row.path) for row in rows]
+            built = build_rejection(paths, reason, words, now, settings.node.ae_title, by_us)
+            notes.append((built, rows))
+        with written([built for built, _ in notes], door) as files:
+            note_ids: dict[int, int] = {}
+            for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
-                row = Result(study_id=study.id, job_id=to_inform[0].job_id, created_at=now, **values)
+                row = Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
                 note = stored.add(session, row)
-                reached = set().union(*(_arrived(one) for one in to_inform)) & _iocm(settings)
+                reached = set().union(*map(_arrived, rows)) & _iocm(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
+                note_ids |= {row.id: note.id for row in rows}
             for row in chosen:
                 _withdraw(
                     session,
@@ -114,7 +112,7 @@ def withdraw(
                         actor=by.name,
                         reason=reason,
                         because=words,
-                        note_id=note.id if note and row in to_inform else None,
+                        note_id=note_ids.get(row.id),
                     ),
                 )
                 outbox.ask_to_remove(session, row, settings.peers)
@@ -208,11 +206,26 @@ def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
 
 def _arrived(row: Result) -> set[str]:
     """The peers that have the result or may have it, including peers that gave no answer."""
-    return {one.destination for one in row.deliveries if one.state in _ARRIVED or one.sent_at is not None}
+    return {one.destination for one in row.deliveries if deliveries.may_be_there(one)}
 
 
 def _iocm(settings: Settings) -> set[str]:
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
+
+
+def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]]:
+    """The results that a note names, of each note: what peers with ``charset = "source"`` have is in a note
+    of its own, in their character set.
+
+    A note names what the files say: where they are gone, a person removes the results from the PACS.
+    """
+    old = {peer.name for peer in settings.peers if peer.charset == "source"}
+    groups: tuple[list[Result], list[Result]] = ([], [])
+    for row in rows:
+        told = _arrived(row) & _iocm(settings)
+        if told and not row.deidentified and not row.purged:
+            groups[bool(told & old)].append(row)
+    return [group for group in groups if group]
 
 
 def _removals(session: Session, study: int) -> list[View]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import select
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NotAllowedNow, RequestRefused
+from dicom_node.errors import NodeError, NotAllowedNow
 from dicom_node.model.kinds import RejectionReason
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.services import deliveries, jobs, reading, results, studies
@@ -18,6 +19,7 @@ from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceRes
 from dicom_node.store.tables import Delivery, Job, Result
 from dicom_node.store.views import find_study
 
+_LOGGER = logging.getLogger(__name__)
 StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
 MOST = 500
 """Studies that one request changes."""
@@ -39,11 +41,15 @@ class SeveralStudies(StudyChangeRequest):
 
 
 class ChangedStudy(Row):
-    """Whether one study was changed, and if not, why."""
+    """Whether one study was changed, and if not, why.
+
+    ``by_hand``: UIDs of withdrawn results that a person must remove, by peer.
+    """
 
     study: str
     done: bool
     reason: str
+    by_hand: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class ChangedStudies(ServiceResult):
@@ -58,7 +64,7 @@ def change_studies(
     wanted: StudyChangeRequest,
     by: Person = COMMAND_LINE,
 ) -> list[ChangedStudy]:
-    """Change each of these studies; returns a row for each, with the ``reason`` if it was refused.
+    """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
     "retry": its stopped jobs and given-up deliveries. "release": from quarantine, if no choice is needed.
     "withdraw": all of its results. Raises UnknownPeer.
@@ -67,16 +73,20 @@ def change_studies(
         settings.peer(wanted.peer)
     rows = []
     for uid in study_instance_uids:
-        reason = ""
+        reason, by_hand = "", dict[str, list[str]]()
         try:
-            _change(settings, uid, wanted, by)
-        except RequestRefused as refused:
+            by_hand = _change(settings, uid, wanted, by)
+        except NodeError as refused:
             reason = str(refused)
-        rows.append(ChangedStudy(study=uid, done=not reason, reason=reason))
+        except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
+            _LOGGER.error("%s of a study failed: %s", wanted.change, type(error).__name__)
+            reason = f"it failed in the node ({type(error).__name__})"
+        rows.append(ChangedStudy(study=uid, done=not reason, reason=reason, by_hand=by_hand))
     return rows
 
 
-def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person) -> None:
+def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person) -> dict[str, list[str]]:
+    """Returns the UIDs of withdrawn results that persons must remove by hand, by peer."""
     match wanted.change:
         case "retry":
             _retry(settings, uid, by)
@@ -87,7 +97,8 @@ def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person
         case "release":
             studies.release(settings, uid, by=by)
         case "withdraw":
-            results.withdraw(settings, uid, None, reason=wanted.reason, because=wanted.because, by=by)
+            return results.withdraw(settings, uid, None, reason=wanted.reason, because=wanted.because, by=by)
+    return {}
 
 
 def _retry(settings: Settings, uid: str, by: Person) -> None:

@@ -16,10 +16,11 @@ from typing import Final
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
+from dicom_node.dicom.file_meta import META_BYTES, FileMeta, is_uid
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import META_BYTES, FileMeta, is_uid, read_meta
+from dicom_node.inbox.part10 import read_meta
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
@@ -33,45 +34,37 @@ from dicom_node.store.database import Database
 WAY: Final = "STOW-RS"
 """The field ``way`` of what the audit says of such a request."""
 _MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
-_TABLE = "PS3.18 Table I.2-2"
 
+# PS3.18 Table I.2-2, but for the last: PS3.7 C.5.24
 NO_ROOM = Status(
     0xA700,
     "Refused: Out of Resources",
     "less free disk space than spool.minimum_free_mib, or the spool cannot be written, or as many objects "
     "of the console wait to be indexed as spool.waiting_objects or spool.waiting_mib allow; send again later",
-    _TABLE,
 )
-NO_SUCH_CLASS = Status(
-    0x0122, "Refused: SOP Class Not Supported", "the SOP class is none of those in 1.2", _TABLE
-)
+NO_SUCH_CLASS = Status(0x0122, "Refused: SOP Class Not Supported", "the SOP class is none that is accepted")
 NO_SUCH_SYNTAX = Status(
-    0xC122, "Referenced Transfer Syntax Not Supported", "the transfer syntax is none of those in 7.2", _TABLE
+    0xC122, "Referenced Transfer Syntax Not Supported", "the transfer syntax is none that is accepted"
 )
 OTHER_OBJECT = Status(
     0xA900,
     "Error: Data Set Does Not Match SOP Class",
     "the data set has another SOP Class or SOP Instance UID than the file meta information",
-    _TABLE,
 )
 NO_OBJECT = Status(
     0xC000,
     "Error: Cannot understand",
     "the part is no file of DICOM (PS3.10) with valid UIDs and a data set, or its media type is not "
-    "application/dicom, or its Study Instance UID is needed and not in its first MiB",
-    _TABLE,
+    "application/dicom, or its Study or SOP Instance UID is needed and not in its first MiB",
 )
 TOO_LARGE = Status(
-    0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib", _TABLE
+    0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
 )
-OTHER_STUDY = Status(
-    0xC409, "Error: Cannot understand", "it is of another study than the address names", _TABLE
-)
+OTHER_STUDY = Status(0xC409, "Error: Cannot understand", "it is of another study than the address names")
 NOT_ITS_STUDY = Status(
     0x0124,
     "Refused: Not Authorized",
-    "the user sees the studies of some senders only, and the study is here and none of those",
-    "PS3.7 C.5.24",
+    "the user sees the studies of some senders only, and the study or the object is here from others",
 )
 REASONS: Final = (
     NO_ROOM, NO_SUCH_CLASS, NO_SUCH_SYNTAX, OTHER_OBJECT, NO_OBJECT, TOO_LARGE, OTHER_STUDY, NOT_ITS_STUDY,
@@ -165,20 +158,20 @@ class StowRequest:
         arrival = Arrival(self._association, CONSOLE_AE_TITLE, ours, self._by.address, _MEDIUM, now)
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
-    def judge(self, study_uid: str) -> None:
-        """Raise _Refused if objects of this study are not accepted.
-
-        ``study_uid``: "" if the first bytes do not contain it.
-        """
+    def judge(self, study_uid: str, instance_uid: str) -> None:
+        """Raise _Refused if this object is not accepted; each UID "" if the first bytes do not contain it."""
         is_limited = bool(sight.SENDERS.get())
         if not study_uid and (self._study_uid or is_limited):
             raise _Refused(NO_OBJECT)
         if self._study_uid and study_uid != self._study_uid:
             raise _Refused(OTHER_STUDY)
-        if is_limited:
-            with self._database.read() as session:
-                if sight.is_hidden(session, study_uid):
-                    raise _Refused(NOT_ITS_STUDY)
+        if not is_limited:
+            return
+        if not instance_uid:
+            raise _Refused(NO_OBJECT)
+        with self._database.read() as session:
+            if sight.is_hidden(session, study_uid, instance_uid):
+                raise _Refused(NOT_ITS_STUDY)
 
     def count(self, size: int) -> None:
         """Count an object of ``size`` bytes that waits to be indexed."""
@@ -271,14 +264,11 @@ class _Part:
         if self._incoming is None:
             self._open()
         assert self._incoming is not None and self._syntax is not None
-        for mine, said in zip(
-            read_sop_uids(self._head, self._syntax),
-            (self._one.sop_class_uid, self._one.sop_instance_uid),
-            strict=True,
-        ):
-            if mine not in ("", said):
-                raise _Refused(OTHER_OBJECT)
-        self._one.study_uid, self._one.series_uid = read_study_uids(self._head, self._syntax, HEAD)
-        self._request.judge(self._one.study_uid)
+        one = self._one
+        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, HEAD)
+        if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
+            raise _Refused(OTHER_OBJECT)
+        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, HEAD)
+        self._request.judge(one.study_uid, instance_uid)
         self._incoming.commit()
         self._request.count(self._size)

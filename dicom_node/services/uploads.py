@@ -1,7 +1,7 @@
 """Uploads from a browser: spooled as objects of a modality are, under the limits of the listener.
 
-Of an object only the file meta information is read here, and the study's UID if the person sees only the
-studies of some senders: the inspection opens it like any other.
+Of an object only the file meta information is read here, and two UIDs if the person sees only the studies of
+some senders: the inspection opens it like any other.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import PixelError
+from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.dataset_head import read_study_uids
+from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
+from dicom_node.dicom.file_meta import META_BYTES, FileMeta
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import META_BYTES, check_taken, read_meta, store
+from dicom_node.inbox.part10 import check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
@@ -189,19 +191,20 @@ class _Upload:
         head = start[meta.length :]
         if sight.SENDERS.get():
             head += file.read(HEAD)
-            self._refuse_hidden(head, meta.transfer_syntax_uid)
+            self._refuse_hidden(head, meta)
         pieces = _pieces(head, file)
         self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
 
-    def _refuse_hidden(self, head: bytes, syntax: str) -> None:
-        """Raise FaultyInput where the study is here, and the person does not see it."""
-        known = transfer_syntax(syntax)
-        study = read_study_uids(head, known, HEAD)[0] if known else ""
-        if not study:
-            raise FaultyInput("its Study Instance UID is not in its first MiB")
+    def _refuse_hidden(self, head: bytes, meta: FileMeta) -> None:
+        """Raise FaultyInput where the study or the object is here, and the person does not see it."""
+        syntax = transfer_syntax(meta.transfer_syntax_uid)
+        instance = read_sop_uids(head, syntax, HEAD)[1] if syntax else ""
+        study = read_study_uids(head, syntax, HEAD)[0] if syntax else ""
+        if not (study and instance):
+            raise FaultyInput("its Study and SOP Instance UID are not in its first MiB")
         with self._database.read() as session:
-            if sight.is_hidden(session, study):
-                raise FaultyInput("its study is one that you do not see")
+            if sight.is_hidden(session, study, instance, meta.sop_instance_uid):
+                raise FaultyInput("its study is one that you do not see, or the object is")
 
     def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
         if about is None:
@@ -325,7 +328,7 @@ class Described:
             wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
         if (sex := fields.get("PatientSex", "")) not in SEXES:
             wrong.append("Sex: F, M, O or nothing")
-        dates = {keyword: _date(fields.get(keyword, "")) for keyword in ("PatientBirthDate", "StudyDate")}
+        dates = {keyword: _da(fields.get(keyword, "")) for keyword in ("PatientBirthDate", "StudyDate")}
         wrong += [f"{keyword}: no date" for keyword, date in dates.items() if date is None]
         if wrong:
             raise FaultyInput("; ".join(wrong))
@@ -398,11 +401,6 @@ def _set_pixels(made: Dataset, samples: PixelArray) -> None:
     made["PixelData"].VR = "OW" if bits > 8 else "OB"
 
 
-def _date(text: str) -> str | None:
-    """DA of a date as a browser writes it, "" of none, None of what is no date."""
-    if not text:
-        return ""
-    try:
-        return f"{datetime.strptime(text, '%Y-%m-%d').replace(tzinfo=UTC):%Y%m%d}"
-    except ValueError:
-        return None
+def _da(text: str) -> str | None:
+    """DA of a date, "" of none, None of what is no date."""
+    return as_da(text) if text else ""

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 SHORTEST, LONGEST = 12, 256
 """Characters of a password: no other rule makes one harder to guess as surely as its length."""
-_LONGEST_FILTER, _MOST_FILTERS = 40, 20  # characters of a name; saved filters of one user
 _MOST_SENDERS = 50  # of one user
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -59,11 +58,14 @@ class User:
 LONGEST_SESSION = timedelta(hours=12)
 """After this long one signs in again, however busy."""
 LIMIT_MINUTES = 15
-REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS, REFUSALS_OF_AN_ADDRESS, REFUSALS_OF_A_NAME = 5, 20, 100
+REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS, REFUSALS_OF_AN_ADDRESS, REFUSALS_OF_A_NAME = 5, 200, 100
 """Refused attempts in LIMIT_MINUTES after which further ones are not looked at.
 
-Of a name from everywhere there may be many: else a stranger could lock a user out.
+Of a name from everywhere, and of an address from which many sign in, there may be many: else a stranger could
+lock users out.
 """
+SUSPECT_REFUSALS = 20
+"""After so many of an address, a name that was refused there once is not looked at there any more."""
 _SEEN_SECONDS = 15.0  # how exactly it is known when somebody was last seen
 _one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of a second
 LONGEST_DAYS = 3650
@@ -370,32 +372,6 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: Pe
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
 
 
-def filters_of(database: Database, user: User) -> dict[str, dict[str, str]]:
-    """The saved filters of this user for the list of studies, by their names."""
-    with database.read() as session:
-        row = find(session, user.name)
-        return dict(row.filters) if row else {}
-
-
-def save_filters(database: Database, user: User, name: str, filters: Mapping[str, str]) -> None:
-    """Save filters of the list of studies under a name, replacing earlier ones; empty filters delete the
-    name.
-
-    Raises FaultyInput (the name is too long, or there are too many) and NotFound.
-    """
-    words = " ".join(name.split())
-    if not 1 <= len(words) <= _LONGEST_FILTER or not words.isprintable():
-        raise FaultyInput(f"name the filters in 1 to {_LONGEST_FILTER} characters")
-    with database.write() as session:
-        row = find(session, user.name)
-        if row is None:
-            raise NotFound(f"there is no user {user.name}")
-        others = {key: value for key, value in row.filters.items() if key != words}
-        if filters and len(others) >= _MOST_FILTERS:
-            raise FaultyInput(f"only {_MOST_FILTERS} filters are saved: remove one first")
-        row.filters = dict(sorted((others | ({words: dict(filters)} if filters else {})).items()))
-
-
 def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
     """Make a token for a user, valid for this many days; it is shown once.
 
@@ -540,12 +516,14 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
     """Raise SignInRefused after too many refusals of an address, or of the account ``named``."""
     here = AuditRow.address == address
     since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
-    limits = [(here, REFUSALS_OF_AN_ADDRESS)]
-    if named is not None:
-        limits += [(here & named, REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS), (named, REFUSALS_OF_A_NAME)]
-    for which, limit in limits:
-        if _refusals(session, which, since) >= limit:
-            raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
+    of_address = _refusals(session, here, since)
+    too_many = of_address >= REFUSALS_OF_AN_ADDRESS
+    if named is not None and not too_many:
+        most = 1 if of_address >= SUSPECT_REFUSALS else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS
+        too_many = _refusals(session, here & named, since) >= most
+        too_many = too_many or _refusals(session, named, since) >= REFUSALS_OF_A_NAME
+    if too_many:
+        raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
 
 
 def _refusals(session: Session, which: ColumnElement[bool], since: datetime) -> int:

@@ -25,7 +25,6 @@ class UserAccount(Base):
     password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
     created_at: Mapped[datetime]
     disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
-    filters: Mapped[dict[str, Any]] = mapped_column(default=dict)  # of the list of studies, by their names
     senders: Mapped[list[str]] = mapped_column(default=list)  # AE titles of those it sees; []: all
     issuer: Mapped[str | None] = mapped_column(String(255))  # the provider, which has the password
     subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not

@@ -27,6 +27,7 @@ _S = DeliveryState
 # With further queries: a lock on the deliveries would lock nothing that is joined from outside.
 _OBJECTS = (
     selectinload(Delivery.result).selectinload(Result.study),
+    selectinload(Delivery.result).selectinload(Result.job),
     selectinload(Delivery.original).selectinload(Original.received),
     selectinload(Delivery.original).selectinload(Original.study),
 )
@@ -93,6 +94,23 @@ def add(
     return delivery
 
 
+def is_outdated(session: Session, delivery: Delivery) -> bool:
+    """Whether a newer version of a received object goes, or went, to the same peer."""
+    return any((one.original_id or 0) > (delivery.original_id or 0) for one in versions(session, delivery))
+
+
+def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
+    """Deliveries of other versions of a received object to the same peer; none for a result."""
+    if delivery.original is None:
+        return ()
+    others = (
+        Original.sop_instance_uid == delivery.original.sop_instance_uid,
+        Original.id != delivery.original_id,
+        Delivery.destination == delivery.destination,
+    )
+    return session.scalars(select(Delivery).join(Delivery.original).where(*others)).all()
+
+
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job wants it again."""
     move_delivery(
@@ -147,6 +165,22 @@ def discard(session: Session, delivery: Delivery, because: str) -> bool:
         lease_owner="",
         lease_until=None,
     )
+
+
+def may_be_there(delivery: Delivery) -> bool:
+    """Whether the peer has the object, or may have it because it gave no answer."""
+    return delivery.state in (_S.CONFIRMED, _S.UNCONFIRMED) or delivery.sent_at is not None
+
+
+def withdrawn_by(session: Session, note: int, destination: str) -> list[Delivery]:
+    """Deliveries to this peer of what a rejection note withdraws and the peer may have.
+
+    ``note``: the number of the note's result.
+    """
+    chosen = select(Delivery).join(Withdrawal, Withdrawal.result_id == Delivery.result_id)
+    chosen = chosen.where(Withdrawal.note_id == note, Delivery.destination == destination)
+    found = session.scalars(chosen.options(*_OBJECTS).order_by(Delivery.id))
+    return [delivery for delivery in found if may_be_there(delivery)]
 
 
 def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:

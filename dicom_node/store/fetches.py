@@ -16,9 +16,15 @@ from dicom_node.store.tables.base import has_come
 _S = FetchState
 
 
-def of_study(session: Session, study_instance_uid: str | None) -> Fetch | None:
-    """The fetch of this study, None if it was never requested."""
-    return session.scalar(select(Fetch).where(Fetch.study_instance_uid == study_instance_uid))
+def of_study(session: Session, study_instance_uid: str | None, *, lock: bool = False) -> Fetch | None:
+    """The fetch of this study, None if it was never requested.
+
+    ``lock``: as it is now, and nobody else changes it until the transaction ends.
+    """
+    chosen = select(Fetch).where(Fetch.study_instance_uid == study_instance_uid)
+    if lock:
+        chosen = chosen.with_for_update().execution_options(populate_existing=True)
+    return session.scalar(chosen)
 
 
 def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
@@ -121,8 +127,3 @@ def results_at(session: Session, study_id: int, peer: str) -> int:
     mine = (Result.study_id == study_id, Delivery.destination == peer)
     confirmed = select(func.count()).select_from(Delivery).join(Delivery.result)
     return session.scalar(confirmed.where(*mine, Delivery.state == DeliveryState.CONFIRMED)) or 0
-
-
-def has_results(session: Session, study_id: int) -> bool:
-    """Whether any result of the study was built."""
-    return bool(session.scalar(select(exists().where(Result.study_id == study_id))))

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.identity import Patient, are_one_patient
-from dicom_node.model.kinds import AssociationOutcome, ObjectRole, ResultKind
+from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import (
     Association,
@@ -127,6 +127,24 @@ def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
     coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
     chosen = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
     return session.scalars(chosen.order_by(Study.last_received_at, Study.id)).all()
+
+
+def unread_beside(session: Session, study_id: int) -> int:
+    """The number of objects that cannot be read and came on associations that brought objects of this study.
+
+    Nobody knows to which study they belong. One that came again and could be read does not count.
+    """
+    mine = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+    came_again = exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid)
+    unread = (
+        ReceivedObject.outcome == Outcome.QUARANTINED,
+        ReceivedObject.association != "",
+        ReceivedObject.association.in_(mine),
+        Study.study_instance_uid.is_(None),
+        ~came_again,
+    )
+    names = func.count(func.distinct(ReceivedObject.path))
+    return session.scalar(select(names).join(Study, Study.id == ReceivedObject.study_id).where(*unread)) or 0
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:

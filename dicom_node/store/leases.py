@@ -45,8 +45,10 @@ class KeptLease:
         self._held = False
         self._ask_at = 0.0
 
-    def holds(self) -> bool:
-        """Whether the lease is ours for at least half of ``seconds`` from now on."""
+    def keep(self) -> bool:
+        """Take or renew the lease where that is due; returns whether it is ours for at least half of
+        ``seconds`` from now on.
+        """
         now = time.monotonic()
         if now >= self._ask_at:
             self._held = acquire(self._database, self._name, self._owner, self._seconds)

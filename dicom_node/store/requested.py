@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import delete, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from dicom_node.model.kinds import Outcome
+from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, DeliveryState, RequestedState
-from dicom_node.store.tables import Delivery, Instance, Original, ReceivedObject, RequestedCommitment, Study
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    Instance,
+    Original,
+    ReceivedObject,
+    RequestedCommitment,
+    Study,
+)
 from dicom_node.store.tables.base import has_come
 
 MOST_OPEN = 5000
 """Requests of one peer that wait for a decision or a report; further ones are not taken."""
 _BATCH = 500
+_LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexed
 
 
 def keep(
@@ -74,15 +84,27 @@ def forget(session: Session, before: datetime) -> None:
     session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
 
 
-def outcomes(session: Session, calling_ae: str, uids: Sequence[str]) -> Mapping[str, Outcome]:
-    """The outcome for the newest object that this AE sent under each of these UIDs."""
-    found: dict[str, Outcome] = {}
+def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
+    """The ``uids`` under which this AE sent an object."""
+    found: set[str] = set()
     for batch in _batches(uids):
         mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-        newest = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
-        chosen = select(ReceivedObject.sop_instance_uid, ReceivedObject.outcome)
-        found |= dict(session.execute(chosen.where(ReceivedObject.id.in_(newest))).all())
+        found |= set(session.scalars(select(ReceivedObject.sop_instance_uid).where(*mine).distinct()))
     return found
+
+
+def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: datetime) -> bool:
+    """Whether an object that this AE sent before ``asked_at`` may not be indexed yet.
+
+    How many an association brought is known once it has ended; one that is open, or that ended with its
+    listener, counts until ``asked_at`` is before ``since``.
+    """
+    rows = select(func.count()).where(ReceivedObject.association == Association.id).scalar_subquery()
+    is_counted = Association.outcome.in_((AssociationOutcome.RELEASED, AssociationOutcome.ABORTED))
+    recent = or_(Association.closed_at.is_(None), Association.closed_at > asked_at - _LONGEST_BACKLOG)
+    theirs = (Association.calling_ae == calling_ae, Association.opened_at <= asked_at, recent)
+    missing = or_(is_counted & (Association.objects > rows), ~is_counted & (asked_at > since))
+    return bool(session.scalar(select(exists().where(*theirs, missing))))
 
 
 def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
@@ -94,21 +116,29 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
     return found
 
 
-def archived(session: Session, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """The ``uids`` of instances whose version in force at least one of the peers ``archives`` has
-    confirmed.
+def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
+    """The ``uids`` of which at least one of the peers ``archives`` has confirmed what this AE sent last.
+
+    Byte for byte: what differs in anything from the version that was forwarded is in no archive.
     """
+    theirs, forwarded, in_force = (aliased(ReceivedObject) for _ in range(3))
     found: set[str] = set()
     for batch in _batches(uids):
+        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+        last = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
         of_batch = Original.sop_instance_uid.in_(batch)
         newest = select(func.max(Original.id)).where(of_batch).group_by(Original.sop_instance_uid)
-        again = ReceivedObject.purged & (Original.identity_sha256 == Instance.identity_sha256)
         chosen = (
             select(Original.sop_instance_uid)
-            .join(ReceivedObject, ReceivedObject.id == Original.received_id)
+            .join(forwarded, forwarded.id == Original.received_id)
+            .join(theirs, theirs.sop_instance_uid == Original.sop_instance_uid)
             .join(Instance, Instance.sop_instance_uid == Original.sop_instance_uid)
+            .join(in_force, in_force.path == Instance.path)
             .join(Delivery, Delivery.original_id == Original.id)
-            .where(Original.id.in_(newest), or_(ReceivedObject.path == Instance.path, again))
+            .where(Original.id.in_(newest), theirs.id.in_(last), theirs.dataset_sha256 != "")
+            .where(theirs.dataset_sha256 == forwarded.dataset_sha256)
+            .where(theirs.dataset_sha256 == in_force.dataset_sha256)
+            .where(in_force.sop_instance_uid == Original.sop_instance_uid)
             .where(Delivery.state == DeliveryState.CONFIRMED, Delivery.destination.in_(archives))
         )
         found |= set(session.scalars(chosen))

@@ -6,12 +6,13 @@ can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, event, false, or_, select
-from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy import ColumnElement, Select, event, false, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
 from dicom_node.store.accounts import AuditRow, RegisteredPatient, Removal, Withdrawal
 from dicom_node.store.tables import (
@@ -33,7 +34,6 @@ from dicom_node.store.tables import (
     RequestedCommitment,
     Result,
     ScoreCount,
-    ShadowScore,
     StepObject,
     StepStudy,
     Study,
@@ -98,7 +98,6 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
     StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
-    ShadowScore: lambda senders: ShadowScore.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
     ImageCount: ImageCount.calling_ae.in_,
     ScoreCount: ScoreCount.calling_ae.in_,
@@ -118,12 +117,34 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
     return None
 
 
-def is_hidden(session: Session, study_uid: str) -> bool:
-    """Whether this study exists here, and the user may not see it."""
-    known = session.execute(select(_study.c.id).where(_study.c.study_instance_uid == study_uid)).first()
-    if known is None:
-        return False
-    return session.scalar(select(Study.id).where(Study.study_instance_uid == study_uid)) is None
+@contextmanager
+def all_senders() -> Iterator[None]:
+    """Look at all studies meanwhile: for checks, whose rows are shown to nobody."""
+    before = SENDERS.set(())
+    try:
+        yield
+    finally:
+        SENDERS.reset(before)
+
+
+def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
+    """Whether the study, or an object with one of these SOP Instance UIDs, is here, and the user may not see
+    it.
+    """
+    asked: Sequence[tuple[InstrumentedAttribute[Any], Sequence[str]]] = (
+        (Study.study_instance_uid, [study_uid]),
+        (Instance.sop_instance_uid, instance_uids),
+        (ReceivedObject.sop_instance_uid, instance_uids),
+        (Result.sop_instance_uid, instance_uids),
+    )
+    for attribute, uids in asked:
+        column = attribute.property.columns[0]
+        here = session.scalar(select(func.count()).select_from(column.table).where(column.in_(uids)))
+        if here != session.scalar(
+            select(func.count()).select_from(attribute.class_).where(attribute.in_(uids))
+        ):
+            return True
+    return False
 
 
 @event.listens_for(Session, "do_orm_execute")

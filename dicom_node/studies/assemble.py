@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import are_one_patient
-from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
+from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE, STUDY_MAY_BE_INCOMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.object_store.rows import is_whole
@@ -23,7 +23,7 @@ from dicom_node.store import fetches, intake, questions, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient
+from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient, note_other_patient
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
@@ -98,12 +98,15 @@ class Assembler:
                 quarantine_study(session, study, TWO_PATIENTS)
                 return True
             if self._fetches and is_of_another_patient(session, study):
+                note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
             if self._asks and questions.ask_for_instances(session, study, now + self._archive):
                 return True
             if self._mpps:
                 self._record_steps(session, study)
+            if unread := intake.unread_beside(session, study.id):
+                record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
             study.due_at = None
             session.flush()
             move_study(session, study, STUDY_COMPLETE)

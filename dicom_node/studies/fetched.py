@@ -29,7 +29,8 @@ def is_of_another_study(session: Session, association: str, study_instance_uid: 
 def is_of_another_patient(session: Session, study: Study) -> bool:
     """Whether a study's images name another patient than the query answer that led to the fetch.
 
-    True only once: a person who releases the study from quarantine has looked.
+    False once :func:`note_other_patient` was called: a person who releases the study from quarantine has
+    looked.
     """
     row = fetches.of_study(session, study.study_instance_uid)
     if row is None or row.state is FetchState.OTHER_PATIENT:
@@ -38,6 +39,11 @@ def is_of_another_patient(session: Session, study: Study) -> bool:
     others = intake.patients(session, study.id, [ObjectRole.SOURCE, ObjectRole.NON_SOURCE])
     other_id = row.patient_id and study.patient_id and row.patient_id != study.patient_id
     issuers = {row.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-    if not other_id and len(issuers) < 2 and not any(named.disagrees(one) for one in others):
-        return False
-    return move_fetch(session, row, FETCHED_OTHER_PATIENT)
+    return bool(other_id) or len(issuers) > 1 or any(named.disagrees(one) for one in others)
+
+
+def note_other_patient(session: Session, study: Study) -> None:
+    """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
+    row = fetches.of_study(session, study.study_instance_uid, lock=True)
+    if row is not None and row.state is not FetchState.OTHER_PATIENT:
+        move_fetch(session, row, FETCHED_OTHER_PATIENT)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.identity import Patient, identity_sha256, is_same_identity
+from dicom_node.dicom.identity import Patient, identity_sha256
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import EventType
@@ -121,8 +121,8 @@ class Indexing:
         bad = judgement.outcome in _BAD
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
-            # Its event was recorded when it came first, and a person may have decided since.
-            self._write_received(session, study, item, Judgement(Outcome.DUPLICATE), place)
+            # It repeats this copy, of which a person may have decided since.
+            self._write_received(session, study, item, Judgement(kept.outcome, kept.reason), place)
             self._record(session, study, item, events.OBJECT_DUPLICATE)
             return place
         if _is_faulty_copy(found, former, study):
@@ -198,6 +198,8 @@ class Indexing:
             before.study_instance_uid or "",
             former.pixels_sha256,
             former.identity_sha256,
+            former.header_sha256,
+            former.attributes,
             Patient.parse(former.patient),
             before.issuer_of_patient_id,
             former.calling_ae,
@@ -274,8 +276,8 @@ class Indexing:
         study.due_at = self._due_at(session, study, item)
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
-            # Nothing more may leave with the old name on it.
-            stop_study(session, study, "superseded: patient or study data changed")
+            # Nothing more may leave with the old name, or the old side, on it.
+            stop_study(session, study, "superseded: an image came again with another header")
         if study.state is not StudyState.RECEIVING:
             drop_waiting(session, study, f"superseded by revision {study.revision}")
             move_study(session, study, events.STUDY_REOPENED)
@@ -323,6 +325,7 @@ class Indexing:
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
         row.identity_sha256, row.patient = identity_sha256(found.identity), str(found.patient)
+        row.header_sha256 = found.header_sha256
         row.attributes, row.assumed_charset = dict(found.attributes), found.assumed_charset
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision
@@ -346,6 +349,7 @@ class Indexing:
             ReceivedObject(
                 spool_name=item.spool_name,
                 path=self._files.relative(place),
+                dataset_sha256=item.found.dataset_sha256,
                 sha256="" if self._files.bucket and place.stem == item.spool_name else None,
                 study_id=study.id,
                 sop_instance_uid=item.found.sop_instance_uid,
@@ -384,7 +388,7 @@ def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> 
     """
     if not (found.fault and former and former.study_id == study.id and found.identity):
         return False
-    return is_same_identity(former.identity_sha256, found.identity)
+    return former.identity_sha256 == identity_sha256(found.identity)
 
 
 def _accession(found: Inspected) -> str:

@@ -1,13 +1,12 @@
-"""An object whose SOP Instance UID is known: duplicate, revision or conflict, by pixels, identity and
-sender.
-"""
+"""An object whose SOP Instance UID is known: duplicate, revision or conflict, by pixels, header, sender."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dicom_node.dicom.identity import Patient, is_same_identity, patient_sha256
+from dicom_node.dicom.header_hash import CODING
+from dicom_node.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.model.kinds import Outcome
 
@@ -20,11 +19,16 @@ NOT_ITS_SENDER = "corrections are taken from the sender of the version in force 
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The version in force before the new one. ``issuer``: Issuer of Patient ID of its study."""
+    """The version in force before the new one. ``issuer``: Issuer of Patient ID of its study.
+
+    ``attributes``: texts by DICOM keyword.
+    """
 
     study_instance_uid: str
     pixels_sha256: str
     identity_sha256: str
+    header_sha256: str
+    attributes: Mapping[str, str]
     patient: Patient
     issuer: str
     calling_ae: str
@@ -69,13 +73,24 @@ def _compare(
             return Judgement(Outcome.CONFLICT, "an image came again and cannot be compared with the first")
         if not same:
             return Judgement(Outcome.CONFLICT, "an image came again with other pixels")
-    if is_same_identity(former.identity_sha256, found.identity):
+    if former.identity_sha256 == identity_sha256(found.identity) and _is_same_header(found, former):
         return Judgement(Outcome.DUPLICATE)
-    return _compare_identity(found, former, is_its_sender=calling_ae == former.calling_ae)
+    return _compare_header(found, former, is_its_sender=calling_ae == former.calling_ae)
 
 
-def _compare_identity(found: Inspected, former: Former, *, is_its_sender: bool) -> Judgement:
-    """The same image with another identity: what is empty replaces nothing, no sender corrects another's."""
+def _is_same_header(found: Inspected, former: Former) -> bool:
+    """Whether both say the same. The same bytes under another colour model are another picture."""
+    if former.header_sha256 != found.header_sha256:
+        return False
+    return former.pixels_sha256 != found.pixels_sha256 or all(
+        former.attributes.get(keyword) == found.attributes.get(keyword) for keyword in CODING
+    )
+
+
+def _compare_header(found: Inspected, former: Former, *, is_its_sender: bool) -> Judgement:
+    """The same image with another header: of the patient, what is empty replaces nothing; no sender corrects
+    another's.
+    """
     lacks_issuer = _lacks_issuer(found, former)
     patient = replace(found.patient, id=former.patient.id) if lacks_issuer else found.patient
     lacks = lacks_issuer or patient.lacks(former.patient)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,7 +24,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError, StoreAway
 from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.inspection import Inspected
-from dicom_node.inbox.inspector import Inspector, unread
+from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
 from dicom_node.inbox.journal import journal_folders
 from dicom_node.inbox.spool import Spool, in_turn, marked
 from dicom_node.object_store import rows as stored_rows
@@ -66,9 +67,10 @@ class Indexer:
         self._files = Files(settings)
         self._indexing = Indexing(spool, settings, self._inspector)
         self.behind: frozenset[str] = frozenset()
-        """Marks of senders of whom more waits than was indexed in the last round."""
+        """Marks of senders of whom more waits than was indexed in the last round, or is to be read again."""
         self._watched: Sequence[Path] = ()
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
+        self._doubtful: set[Path] = set()  # at which the inspector was lost: read again when no other waits
 
     def waiting(self) -> int:
         """The number of spooled files that wait to be indexed."""
@@ -90,13 +92,19 @@ class Indexer:
         self._watched = [self._spool.incoming, *folders, *lines]
         for folder in folders:
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
-        files = in_turn(path for path in self._spool.pending() if not self._waits(path))
+        pending = self._spool.pending()
+        self._doubtful.intersection_update(pending)
+        files = in_turn(path for path in pending if path not in self._doubtful and not self._waits(path))
         done = 0
         while arrived := list(self._batch(files)):
             done += self._index(arrived)
             if time.monotonic() > end:
                 break
-        self.behind = frozenset(marked(path.name) for path in files)
+        rest = list(files)
+        again = next((path for path in self._doubtful if not self._waits(path)), None)
+        if again and not rest:
+            done += self._index(list(self._read([again])))
+        self.behind = frozenset(marked(path.name) for path in (*rest, *self._doubtful))
         return done
 
     def forget_cursors(self) -> None:
@@ -105,6 +113,10 @@ class Indexer:
         Another process may have changed them.
         """
         self._journals.clear()
+
+    def leave(self) -> None:
+        """End as planned, though the disk may stall: no object is blamed for the end of this process."""
+        self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
         """The next ones: as many as fit into one transaction, and no more after a while."""
@@ -124,7 +136,7 @@ class Indexer:
             self._move(item)
         return len(placed)
 
-    def _read(self, batch: Iterator[Path]) -> Iterator[Arrived]:
+    def _read(self, batch: Iterable[Path]) -> Iterator[Arrived]:
         for path in batch:
             try:
                 size = path.stat().st_size
@@ -134,6 +146,9 @@ class Indexer:
                     yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
                     continue
                 yield Arrived(path, arrival, self._inspect(path, arrival), size)
+            except ReaderLost as lost:
+                _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
+                self._doubtful.add(path)
             except OSError as error:
                 _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
                 self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
@@ -142,12 +157,19 @@ class Indexer:
                 yield Arrived(path, read_arrival(path), Inspected(fault=fault), size)
 
     def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
-        """Open the object, unless the node died twice while it was open; once may have another cause."""
+        """Open the object, unless the node died twice while it was open; once may have another cause.
+
+        Raises ReaderLost at the first try.
+        """
+        charset = self._assumed.get(arrival.calling_ae, "")
         if self._crashes.count(path.name) > 1:
             return unread(path, "the node died twice while it was being read")
         self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
         with self._crashes.noted(path.name):
-            return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
+            if path not in self._doubtful:
+                return self._inspector.inspect_once(path, charset)
+            self._doubtful.remove(path)
+            return self._inspector.inspect_again(path, charset)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""
@@ -206,7 +228,8 @@ def _stray(path: Path) -> Arrival:
     return Arrival("", "", "", "", 0, changed)
 
 
-_LENGTH = 300  # bytes: a number and a file name
+_LENGTH = 300  # bytes: a number, a file name and a process
+_THIS_PROCESS = secrets.token_hex(8)  # in a container each process of the node has the same number
 
 
 class CrashRecord:
@@ -217,8 +240,10 @@ class CrashRecord:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deaths, _, name = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
-        self._suspect, self._deaths = name, int(deaths) + 1 if deaths.isdecimal() else 0
+        deaths, _, rest = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
+        self._suspect, _, process = rest.partition(" ")
+        # This process lives: it reads on under another configuration.
+        self._deaths = int(deaths) + (process != _THIS_PROCESS) if deaths.isdecimal() else 0
 
     def count(self, name: str) -> int:
         """How many times in a row the node died while this file was open."""
@@ -227,11 +252,15 @@ class CrashRecord:
     @contextlib.contextmanager
     def noted(self, name: str) -> Iterator[None]:
         """Record that the spooled file ``name`` is open in this scope, in case the node dies."""
-        self._write(f"{self.count(name)} {name}")
+        self._write(f"{self.count(name)} {name} {_THIS_PROCESS}")
         try:
             yield
         finally:
-            self._write("")
+            self.clear()
+
+    def clear(self) -> None:
+        """Name no file: none is being opened, or the node stops as planned, whatever is open."""
+        self._write("")
 
     def _write(self, text: str) -> None:
         os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)

@@ -62,11 +62,11 @@ class TraceSender:
         """Send the waiting traces; returns how many were accepted. After a failure it pauses, longer each
         time.
         """
-        if time.monotonic() < self._next_at or not self._lease.holds():
+        if time.monotonic() < self._next_at or not self._lease.keep():
             return 0
         self._next_at = time.monotonic() + _LOOK_SECONDS
         sent = 0
-        while not (stop is not None and stop.is_set()) and self._lease.holds() and (ended := self._waiting()):
+        while not (stop is not None and stop.is_set()) and self._lease.keep() and (ended := self._waiting()):
             taken = self._send(ended)
             if taken.ok:
                 sent += len(ended)

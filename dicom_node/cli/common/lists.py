@@ -242,12 +242,6 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     # What other verbs print as tables.
     "peers test": (*fields("peer", "check"), _yes_no("", "ok", "ok", "FAILED"), *fields("says: text")),
-    "peers test-study": (
-        *fields("kind"),
-        _yes_no("taken", "ok", no="NO"),
-        ("found", lambda row: "–" if row["found"] is None else "yes" if row["found"] else "not yet"),
-        *fields("to be seen: shows", "says: text"),
-    ),
     "rules try": (
         ("file", lambda row: row["file"].rpartition("/")[2]),
         *fields("modality"),
@@ -302,12 +296,6 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         *fields("by: actor"),
         _STUDY,
         *fields("finding", "decision", "verdict", "model", "version"),
-    ),
-    "models compare": (
-        *fields("active: active_model", "shadow: model", "label", "images", "both"),
-        *fields("only active: active_alone", "only shadow: shadow_alone"),
-        ("agree", lambda row: "{} ({} to {})".format(*(percent(share) for share in row["agreement"]))),
-        ("studies that differ", lambda row: " ".join(map(str, row["differ"]))),
     ),
 }
 """The columns of each list and table, by noun or verb: heading and how to print."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from dicom_node.cli.common import entries
 from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_CALLER, Rows, list_verb
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
-from dicom_node.cli.common.output import PrintedRow, print_document, print_json, print_rows, say
+from dicom_node.cli.common.output import PrintedRow, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = group("Peers: modalities and PACS.")
@@ -91,41 +90,3 @@ def _print_caller(found: PrintedRow) -> None:
 
 
 entries.add_verbs(app, "peers", file="us2.toml")
-
-
-@app.command("test-study", epilog="Example: dicom-node peers test-study pacs --config node.toml")
-def test_study(
-    name: Annotated[str, typer.Argument(metavar="PEER", help="One that gets results.")],
-    config: Config,
-    as_json: Json = False,
-) -> None:
-    """Send a study without a real patient, with a known finding in each kind of result, to test a viewer."""
-    from dicom_node.services import trial_study
-
-    rows = trial_study.send(load(config), name)
-    print_rows(rows, COLUMNS["peers test-study"], as_json=as_json, none="Nothing was sent.")
-    if not all(row["ok"] for row in rows):
-        raise typer.Exit(ExitCode.FAILED)
-
-
-@app.command(epilog="Example: dicom-node peers conformance pacs pacs-2026-11.md --config node.toml")
-def conformance(
-    name: Annotated[str, typer.Argument(metavar="PEER", help="A configured peer.")],
-    config: Config,
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE]", help="Write to this new file, in Markdown, instead of printing."),
-    ] = None,
-    as_json: JsonObject = False,
-) -> None:
-    """Report how far the last hundred objects from and to a peer conformed to the standard."""
-    from dicom_node.services import conformance as report
-
-    settings = load(config)
-    found = report.write(settings, name, file) if file else report.report(settings, name)
-    if as_json:
-        print_json(found)
-    elif file:
-        say(f"{file}: {len(found['sent'])} objects sent, {len(found['received'])} received")
-    else:
-        print_document(report.as_text(found))

@@ -82,24 +82,6 @@ def feedback(
     )
 
 
-@list_verb(
-    app,
-    "models compare",
-    "--since 30d",
-    none="No model runs in the shadow of another, or nothing was compared.",
-    why="what would the other model have called?",
-)
-def compare(settings: Any, *, since: Since = "") -> Rows:
-    """Compare the active model of a pipeline with the model in shadow, label by label.
-
-    Images of whole days (UTC); the last drift.window_days where --since is not given. The results of the
-    model in shadow are never sent: `ai-pipeline models activate NAME --pipeline PIPELINE_shadow` starts it.
-    """
-    from dicom_node.services import models as service
-
-    return service.comparison(settings, moment(since))
-
-
 def _print_model(card_sha256: str, senders: list[PrintedRow]) -> None:
     first = senders[0]
     say(f"{first['model']} {first['version']} (card {card_sha256[:8]}), since {first['since']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -171,6 +171,9 @@ def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) ->
         load(config), [whole_or_end(uid) for uid in uids], several.StudyChangeRequest(**wanted)
     )
     print_rows(rows, COLUMNS["studies changed"], as_json=as_json, none="")
+    if not as_json:
+        for row in rows:
+            _say_by_hand(row["by_hand"])
     if not all(row["done"] for row in rows):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -189,21 +192,27 @@ def withdraw(
 ) -> None:
     """Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the others.
 
-    Where one study refuses, those before it are withdrawn.
+    Each study is withdrawn alone; exit status 1 if one refuses.
     """
-    from dicom_node.services import results
+    from dicom_node.services import audit, results
 
-    if result and len(uids) > 1:
-        raise typer.BadParameter("--result is for one study")
-    settings = load(config)
-    for uid in uids:
-        study = whole_or_end(uid)
-        left = results.withdraw_by_uid(settings, study, result or None, reason=reason, because=because)
-        say(f"Withdrawn: nothing of {uid if len(uids) > 1 else 'it'} is sent any more.")
-        for peer, removed in left.items():
-            say(f"To be removed by hand from {peer}:", bold=True)
-            for one in removed:
-                say(f"  {one}")
+    if len(uids) > 1:
+        if result:
+            raise typer.BadParameter("--result is for one study")
+        words = audit.checked_reason(because)
+        _change(config, uids, as_json=False, change="withdraw", reason=reason, because=words)
+        return
+    study = whole_or_end(uids[0])
+    left = results.withdraw_by_uid(load(config), study, result or None, reason=reason, because=because)
+    say("Withdrawn: nothing of it is sent any more.")
+    _say_by_hand(left)
+
+
+def _say_by_hand(left: Mapping[str, Sequence[str]]) -> None:
+    for peer, uids in left.items():
+        say(f"To be removed by hand from {peer}:", bold=True)
+        for uid in uids:
+            say(f"  {uid}")
 
 
 @list_verb(

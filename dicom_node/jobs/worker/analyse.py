@@ -1,4 +1,4 @@
-"""Runs a pipeline on the images of a job, one by one if possible; uses analyses made ahead."""
+"""Runs a pipeline on the images of a job, one by one if possible."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, Qua
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.shown import without_research
-from dicom_node.errors import WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
-from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.results import SourceObject
 
@@ -38,12 +36,8 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images.
+    """Runs pipelines on images; ``readings`` receives text read in images."""
 
-    ``kept``: analyses made before the study was complete; ``readings`` receives text read in images.
-    """
-
-    kept: Analyses
     readings: ReadingRecord
     at_work: AtWork
 
@@ -85,24 +79,16 @@ class ImageAnalysis:
         if not pipeline.card.per_image:
             return Analysed(self._run(pipeline, sources, options, report), {})
         results: list[PipelineResult] = []
-        done: dict[str, PipelineResult] = {}
         faults: dict[str, PixelError | NoNumber] = {}
         withheld: list[QualityNote] = []
         failures: list[CleaningFailed] = []
         for number, source in enumerate(sources):
             report(number / len(sources), f"image {number + 1} of {len(sources)}")
-            key = key_of(pipeline, options, source.path.name, source.pixels_sha256)
             try:
-                if (result := self.kept.get(key)) is None:
-                    with self.at_work.at(source.path.name):
-                        part = _part(report, number, len(sources))
-                        result = self._run(pipeline, [source], options, part)
-                done[key] = result
-                results.append(result)
-            except WorkerSpent:
-                for name, result in done.items():  # so that the next worker need not analyse them again
-                    self.kept.put(name, result)
-                raise
+                with self.at_work.at(source.path.name):
+                    results.append(
+                        self._run(pipeline, [source], options, _part(report, number, len(sources)))
+                    )
             except (PixelError, NoNumber) as fault:
                 faults[source.image.uid] = fault
             except CleaningFailed as failure:
@@ -117,13 +103,6 @@ class ImageAnalysis:
                 raise NothingCleaned(str(failures[0]), withheld)
             raise _as_one(faults.values())
         return Analysed(PipelineResult.joined(results), _in_words(faults))
-
-    def forget(
-        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
-    ) -> None:
-        """Delete the stored analyses of these images. Call it once the job's results are stored."""
-        for source in sources:
-            self.kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
 
     def _run(
         self,

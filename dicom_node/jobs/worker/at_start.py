@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ai_pipeline.burnin.devices.rules import site_folder
 from ai_pipeline.models.registry import from_environment
 from ai_pipeline.pipelines import is_ours
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
-from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.logs import LogTarget
 
 _Stamp = tuple[Path, int, int]
@@ -52,6 +53,13 @@ class AtStart:
         ``now``: the values that a new process would read. Always False with foreign pipelines.
         """
         return self == now and not self.foreign
+
+
+def device_rules_of(settings: Settings) -> Path | None:
+    """The site's folder of device rules: the configured folder, else the folder that the console writes
+    to.
+    """
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
 def _stamps(folder: Path) -> Iterator[_Stamp]:

@@ -88,10 +88,6 @@ class AtWork:
             if image is not None:
                 self._add(image, self.owner)
 
-    def leave(self, spool_name: str) -> None:
-        """Remove the line for the image: this process ends now, and the image is not the cause."""
-        self._remove(self.folder / spool_name)
-
     def forget_old(self) -> None:
         """Delete records that are older than a day."""
         for file in self.folder.iterdir() if self.folder.is_dir() else ():

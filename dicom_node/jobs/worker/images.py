@@ -13,16 +13,16 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from ai_pipeline.burnin.devices.known import matching_rules
-from ai_pipeline.burnin.devices.rules import site_folder
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
-from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
+from dicom_node.store import intake
 from dicom_node.store import results as stored
 from dicom_node.store.burned_in import reviews
 from dicom_node.store.burned_in.reviews import Drawn
@@ -36,13 +36,15 @@ class JobImages:
 
     ``all``: images with a readable header, in the job's order. ``faults``: why an image is left out, by UID.
     ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
-    Numbers, as text, of images of an earlier job of the rule that are deleted now.
+    Numbers, as text, of images of an earlier job of the rule that are deleted now. ``unread``: objects that
+    came with the study and cannot be read, so that nobody knows whether they belong to it.
     """
 
     all: tuple[SourceObject, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
     purged: tuple[str, ...] = ()
     unopened: tuple[SourceObject, ...] = ()
+    unread: int = 0
 
     @property
     def readable(self) -> list[SourceObject]:
@@ -98,10 +100,12 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
                 Instance.purged,
                 Instance.pixels_sha256,
                 Instance.identity_sha256,
+                Instance.header_sha256,
                 Instance.assumed_charset,
             ).where(Instance.sop_instance_uid.in_(job.source_uids))
         ).all()
         purged = stored.purged_images(session, job.study_id, job.rule)
+        unread = intake.unread_beside(session, job.study_id)
         drawn = reviews.drawn(session, job.source_uids)
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
@@ -119,7 +123,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         try:
             by_hand = drawn.get(row.sop_instance_uid)
             image = opened(path, settings, by_hand)
-            shape = shape_sha256(row.pixels_sha256, image.header, rules)
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
             sources.append(
                 SourceObject(
                     image, path, shape, row.identity_sha256, row.assumed_charset, _note_by_hand(by_hand)
@@ -129,14 +133,14 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         except PixelError as error:
             faults[row.sop_instance_uid] = str(error)
             refused = RefusedImage(row.sop_instance_uid, str(error))
-            hashes = row.pixels_sha256, row.identity_sha256
-            unopened.append(SourceObject(refused, path, *hashes, row.assumed_charset))
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, refused.header, rules)
+            unopened.append(SourceObject(refused, path, shape, row.identity_sha256, row.assumed_charset))
     earlier = tuple(
         number if number.isdecimal() else "without number"
         for uid, number in purged.items()
         if uid not in known
     )
-    return JobImages(tuple(sources), faults, earlier, tuple(unopened))
+    return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
 
 
 def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
@@ -147,23 +151,17 @@ def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
     return image
 
 
-def shape_sha256(pixels_sha256: str, header: ImageHeader, device_rules: Path | None) -> str:
-    """The hash of the pixels, the boxes that a person drew, and the device rules for the image.
+def shape_sha256(
+    pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
+) -> str:
+    """The hash of everything that shapes the results of an image, beside its patient and study.
 
-    Without boxes and rules it is the hash of the pixels. Raises ``ai_pipeline.errors.DeviceRuleError``.
+    That is its pixels, its header, the boxes that a person drew and the device rules for it. Raises
+    ``ai_pipeline.errors.DeviceRuleError``.
     """
     rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
-    if not rules and not header.removed_by_hand:
-        return pixels_sha256
-    shaped_by = json.dumps([pixels_sha256, header.removed_by_hand, rules], sort_keys=True)
+    shaped_by = json.dumps([pixels_sha256, header_sha256, header.removed_by_hand, rules], sort_keys=True)
     return hashlib.sha256(shaped_by.encode()).hexdigest()
-
-
-def device_rules_of(settings: Settings) -> Path | None:
-    """The site's folder of device rules: the configured folder, else the folder that the console writes
-    to.
-    """
-    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
 def _note_by_hand(by_hand: Drawn | None) -> str:

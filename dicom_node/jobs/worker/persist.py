@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
-from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -108,7 +107,7 @@ class ResultWriter:
         by = JobPipeline.from_pipeline(pipeline, result.models)
         previous, day = self._previous(job, images)
         built: list[BuiltObject] = []
-        for peers in _by_boxes(self._peers(job, deidentified=False)):
+        for peers in _alike(self._peers(job, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             build = partial(results.build, sources=images.readable, result=result)
@@ -152,9 +151,11 @@ class ResultWriter:
         assessment, because it says nothing about the patient.
         """
         job, stat = self._routed(job, (), assessed=False)
-        known = self._peers(job, deidentified=False)
-        context = self._context(job, by, utc_now(), known)
-        built = results.build_failure(context, images, reason, cause)
+        now = utc_now()
+        built: list[BuiltObject] = []
+        for peers in _alike(self._peers(job, deidentified=False)):
+            context = self._context(job, by, now, peers, built=built)
+            built += results.build_failure(context, images, reason, cause)
         self._tell_repairs(job, images)
         end = _Ending(state, reason, assess_first=False, stat=stat)
         self._end(job, end, built, None, self._tallies.count((), refused))
@@ -362,10 +363,6 @@ class ResultWriter:
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
             installation = stored.this_installation(session)
-        known = self._peers(job, deidentified=domain is not None)
-        charset: Literal["utf8", "source"] = (
-            "source" if any(peer.charset == "source" for peer in known) else "utf8"
-        )
         return ResultContext(
             pipeline=by.name,
             pipeline_version=by.version,
@@ -378,7 +375,7 @@ class ResultWriter:
             region=by.region,
             scheme=by.scheme,
             station_name=self._settings.node.station_name,
-            charset=charset,
+            charset=peers[0].charset if peers else "utf8",
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
@@ -455,9 +452,10 @@ def _objects(
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer can show this kind of object, and wants these pseudonyms and boxes."""
+    """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
     same_domain = item.pseudonym_domain == (peer.pseudonym_domain or "")
-    return item.kind in peer.results and same_domain and item.burned_in_boxes in (None, peer.burned_in_boxes)
+    same = item.burned_in_boxes in (None, peer.burned_in_boxes) and item.charset in (None, peer.charset)
+    return item.kind in peer.results and same_domain and same
 
 
 def _by_domain(peers: Sequence[PeerSettings]) -> dict[str, list[PeerSettings]]:
@@ -468,10 +466,12 @@ def _by_domain(peers: Sequence[PeerSettings]) -> dict[str, list[PeerSettings]]:
     return found
 
 
-def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
-    """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
-    wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
-    return [group for group in wanted if group] or [[]]
+def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Destinations that get the same objects: they want the same boxes and the same character set."""
+    groups: dict[tuple[str, bool], list[PeerSettings]] = {}
+    for peer in peers:
+        groups.setdefault((peer.charset, peer.burned_in_boxes), []).append(peer)
+    return [groups[key] for key in sorted(groups)] or [[]]
 
 
 def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from dicom_node.dicom.dates import date_of
+from ai_pipeline.images.dates import date_of
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState

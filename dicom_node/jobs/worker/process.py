@@ -30,14 +30,12 @@ from dicom_node.errors import (
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
-from dicom_node.jobs.worker.images import device_rules_of
-from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.run import JobRunner
-from dicom_node.jobs.worker.shadow import Shadow
 from dicom_node.model.lifecycle import JobState
+from dicom_node.signals import show_life
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, settle_study, utc_now
@@ -87,16 +85,11 @@ class Worker:
         self.retiring: threading.Event = before.retiring if before else threading.Event()
         """Set by SIGHUP: end after this job, another process works under another configuration."""
         self._successor: Worker | None = None
-        analyses = Analyses(settings.node.data_dir / "analyses")
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
-        self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
-        self._shadow = Shadow(database, settings)
-        self._ahead = Ahead(
-            database, settings, analyses, self._pipeline, self.stopping, self._at_work, self._shadow.give_way
-        )
+        self._runner = JobRunner(database, settings, self._queue, self._pipeline, self._at_work)
 
     def run_forever(self) -> Worker | None:
         """Warm up, report that the worker is ready, and work; returns the successor, if there is one.
@@ -105,10 +98,7 @@ class Worker:
         """
         self.warm_up()
         self._report_ready()
-        try:
-            self._work()
-        finally:
-            self._shadow.give_way()
+        self._work()
         return None if self._must_end else self._successor
 
     def succeeded_under(self, settings: Settings) -> Worker:
@@ -136,14 +126,16 @@ class Worker:
         while not (self._must_end or self._successor):
             seen = changes.count
             try:
-                found = self.run_once() or self._ahead.run_once()
+                found = self.run_once()
                 pause = changes.pause(pause, found=found)
-                if not found:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
-                    self._shadow.look()
+                if found:
+                    show_life(busy_seconds=0)
+                else:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
                     changes.wait(seen, pause, self.stopping)
             except WorkerSpent as spent:
                 _LOGGER.warning("%s: this worker ends", spent)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+                show_life(busy_seconds=0)
                 self._database.outage.noticed(error)
                 self.stopping.wait(_PAUSE_SECONDS)
 
@@ -152,10 +144,15 @@ class Worker:
         job = self._queue.claim(self._owner)
         if job is None:
             return False
-        self._shadow.give_way()
+        self._begin()
         with self._heartbeat(job) as heartbeat:
             self._runner.run(job, _YieldingProgress(job, heartbeat, self._run_passing_job))
         return True
+
+    def _begin(self) -> None:
+        """Begin an analysis: this process may be silent until the job's time limit ends it."""
+        limit = max(self._settings.workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
+        show_life(busy_seconds=limit + 2 * _GRACE_SECONDS)
 
     def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
@@ -189,6 +186,7 @@ class Worker:
 
     def warm_up(self) -> None:
         """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
+        self._at_work.forget_old()
         started = time.monotonic()
         for name in self._named:
             try:

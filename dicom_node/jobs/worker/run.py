@@ -30,11 +30,10 @@ from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import Cleaning
 from dicom_node.jobs.worker.images import JobImages, open_images
-from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
-from dicom_node.results import NOT_HERE, Cause
+from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
 from dicom_node.store.entered import is_entered
 from dicom_node.store.transitions import record, utc_now
@@ -70,8 +69,7 @@ _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, Unk
 class JobRunner:
     """Runs claimed jobs of this process.
 
-    ``pipelines`` returns a pipeline by its name, loaded once; ``analyses``: results of images that were
-    analysed before their study was complete.
+    ``pipelines`` returns a pipeline by its name, loaded once.
     """
 
     def __init__(
@@ -80,7 +78,6 @@ class JobRunner:
         settings: Settings,
         queue: JobQueue,
         pipelines: Callable[[str], Pipeline],
-        analyses: Analyses,
         at_work: AtWork,
     ) -> None:
         self._database = database
@@ -88,7 +85,7 @@ class JobRunner:
         self._queue = queue
         self._pipelines = pipelines
         self._at_work = at_work
-        self._analysis = ImageAnalysis(analyses, ReadingRecord(database, settings), at_work)
+        self._analysis = ImageAnalysis(ReadingRecord(database, settings), at_work)
         self._results = ResultWriter(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Progress) -> None:
@@ -180,7 +177,6 @@ class JobRunner:
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
-        self._analysis.forget(pipeline, attempt.images.readable, job.options)
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
@@ -252,6 +248,10 @@ def _missing(images: JobImages) -> Iterator[QualityNote]:
     if images.faults:
         reasons = "; ".join(dict.fromkeys(images.faults.values()))
         yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
+    if images.unread:
+        number = f"{images.unread} object" + "s" * (images.unread > 1)
+        text = f"{number} that came with these images cannot be read: the study may be incomplete"
+        yield QualityNote(NOT_READ, text)
     if images.purged:
         named = ", ".join(images.purged[:_MOST_NAMED])
         if len(images.purged) > _MOST_NAMED:

@@ -61,6 +61,7 @@ PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
 SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603
+PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
 TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")  # PS3.16 TID 1602
 
 FETUS: Final = DicomCode("121026", "DCM", "Fetus")  # PS3.16 CID 271

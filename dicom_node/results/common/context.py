@@ -41,9 +41,13 @@ NOT_HERE: Final = "no longer here"
 """Name of the note on images of the study that were purged, so that the result is without them."""
 
 
+NOT_READ: Final = "not read"
+"""Name of the note on objects that came with the study and cannot be read: they may belong to it."""
+
+
 def not_here(result: PipelineResult) -> tuple[str, ...]:
     """The texts of such notes: they shape the report, whose UID is derived from them too."""
-    return tuple(note.text for note in result.quality if note.name == NOT_HERE)
+    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,10 @@ class ResultContext:
     """Values that all results of one job share.
 
     ``analysed_at``, with time zone, is taken once per job and is the time in every object. ``kinds``: all
-    kinds that any destination can show. ``charset``: ISO_IR 192 (``utf8``) or the character set of the
-    source. ``region``: the part of the body that the pipeline is made for (CID 4031), None if there is no
-    single one. ``scheme``: the coding scheme of the pipeline's private codes, None without private codes.
+    kinds that any destination can show. ``charset``: what the destinations want, ISO_IR 192 (``utf8``) or the
+    character set of the source. ``region``: the part of the body that the pipeline is made for (CID 4031),
+    None if there is no single one. ``scheme``: the coding scheme of the pipeline's private codes, None
+    without private codes.
     ``burned_in_boxes``: whether the destinations want a box around each burned-in text. ``supersedes``: the
     SOP Instance UID of the report that the new one replaces; ``supersedes_series``: its Series Instance UID
     (empty: the series of the new report). ``exists(uid)``: whether the object with this SOP Instance UID was
@@ -100,7 +105,7 @@ class ResultContext:
 class SourceObject:
     """One analysed image, with its Part 10 file.
 
-    ``pixels_sha256`` (of the pixels, and of a person's boxes and the site's device rules for them) and
+    ``pixels_sha256`` (of the pixels, the header, a person's boxes and the site's device rules for them) and
     ``identity_sha256`` (of patient and study attributes) become part of every UID. ``by_hand``: a sentence
     about boxes that a person drew, "" without any. ``assume_charset``: the Specific Character Set to use if
     the file names none or a wrong one.
@@ -120,6 +125,7 @@ class BuiltObject:
 
     ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
     ``burned_in_boxes``: for destinations that want such boxes (True) or do not (False); None: for both.
+    ``charset``: for destinations with this ``charset``; None: for all.
     """
 
     kind: ResultKind
@@ -131,3 +137,4 @@ class BuiltObject:
     deidentified: bool = False
     pseudonym_domain: str = ""
     burned_in_boxes: bool | None = None
+    charset: Literal["utf8", "source"] | None = None

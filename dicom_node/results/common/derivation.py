@@ -24,6 +24,8 @@ _LOSSY_METHODS: Final = {
     "1.2.840.10008.1.2.4.91": "ISO_15444_1",
     "1.2.840.10008.1.2.4.203": "ISO_15444_15",
 }
+# What states the shape of pixels beside their size; Pixel Aspect Ratio is for images without (PS3.3 C.7.6.3).
+_SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 """SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
 
@@ -63,7 +65,7 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
     """Copy Pixel Spacing of the source; if it has none, copy the shape of its pixels."""
-    if _spacing(source):
+    if _pair(source, "PixelSpacing"):
         keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
         copy_present(picture, source, *keywords)
     else:
@@ -72,27 +74,27 @@ def copy_spacing(picture: Dataset, source: Source) -> None:
 
 def pixel_height(source: Source) -> float:
     """Height of a pixel as a multiple of its width; 1.0 if the source does not state it."""
-    spacing = _spacing(source)
-    ratio = value_of(source.header, "PixelAspectRatio")
-    given = [decimal(one) or 0.0 for one in ratio] if isinstance(ratio, MultiValue) else []
-    pair = spacing or given
-    return pair[0] / pair[1] if len(pair) == 2 and min(pair) > 0 else 1.0
+    pairs = (_pair(source, keyword) for keyword in (*_SPACINGS, "PixelAspectRatio"))
+    return next((high / wide for high, wide in filter(None, pairs)), 1.0)
+
+
+def pixel_aspect(source: Source) -> list[int]:
+    """Height and width of a pixel as Pixel Aspect Ratio (0028,0034) states them."""
+    ratio = Fraction(pixel_height(source)).limit_denominator(1000)
+    return [max(ratio.numerator, 1), ratio.denominator]
 
 
 def copy_aspect(picture: Dataset, source: Source) -> None:
     """Copy the shape of the pixels without their size, unless they are squares (PS3.3 C.7.6.3, Type 1C)."""
-    ratio = Fraction(pixel_height(source)).limit_denominator(1000)
-    if ratio != 1:
-        picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]
+    if (ratio := pixel_aspect(source)) != [1, 1]:
+        picture.PixelAspectRatio = ratio
 
 
-def _spacing(source: Source) -> tuple[float, ...]:
-    """Pixel Spacing, empty where there is none. One of 0 (seen in CR) is none."""
-    spacing = value_of(source.header, "PixelSpacing")
-    if not isinstance(spacing, MultiValue) or len(spacing) != 2:
-        return ()
-    numbers = tuple(decimal(one) or 0.0 for one in spacing)
-    return numbers if min(numbers) > 0 else ()
+def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
+    """Two positive numbers, height first. A spacing of 0 (seen in CR) is none."""
+    given = value_of(source.header, keyword)
+    numbers = [decimal(one) or 0.0 for one in given] if isinstance(given, MultiValue) else []
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and min(numbers) > 0 else None
 
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
-from dicom_node.dicom.character_sets import can_hold
+from dicom_node.dicom.character_sets import can_hold, named
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -132,27 +132,38 @@ def complete(
 
 
 def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
-    """The Part 10 file, in ISO_IR 192, or in the source's character set if a destination wants that.
+    """The Part 10 file, in ISO_IR 192, or in the source's character set if the destinations want that."""
+    return _encoded(dataset, source.header if context.charset == "source" else Dataset())
 
-    If the source's character set cannot encode a text (a label of a model card), ISO_IR 192 is used: never
-    "?".
+
+def _encoded(dataset: Dataset, source: Dataset) -> bytes:
+    """The file in the character set of ``source``.
+
+    If that cannot encode a text (a label of a model card), or is none, ISO_IR 192 is used: never "?".
     """
-    named = source.header.get("SpecificCharacterSet")
+    charset = named(source)
     dataset.SpecificCharacterSet = UTF8
-    if context.charset == "source" and named and can_hold(named, dataset):
-        dataset.SpecificCharacterSet = named
-    return _file(dataset)
+    if any(charset) and can_hold(charset, dataset):
+        dataset.SpecificCharacterSet = list(charset) if len(charset) > 1 else charset[0]
+    buffer = io.BytesIO()
+    with quiet_pydicom():
+        dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def built_document(
-    document: Dataset, context: ResultContext, kind: ResultKind, offset: str, supersedes: str = ""
+    document: Dataset,
+    context: ResultContext,
+    kind: ResultKind,
+    about: Dataset,
+    supersedes: str = "",
 ) -> BuiltObject:
-    """Complete a person's statement on results, which has no source image: identity and encoding.
+    """Complete a person's statement on a result ``about``, which has no source image: identity and encoding.
 
-    Times and equipment must already be set.
+    It is in the character set of that result. Times and equipment must already be set.
     """
     document.SeriesDescription = series_description(context, kind)
-    _freeze_times(document, context, offset)
+    _freeze_times(document, context, str(about.get("TimezoneOffsetFromUTC") or ""))
     _name_implementation(document)
     return BuiltObject(
         kind=kind,
@@ -160,20 +171,13 @@ def built_document(
         sop_class_uid=document.SOPClassUID,
         series_instance_uid=document.SeriesInstanceUID,
         supersedes=supersedes,
-        data=_file(document),
+        data=_encoded(document, about),
     )
 
 
 def _name_implementation(dataset: Dataset) -> None:
     dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-
-
-def _file(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    with quiet_pydicom():
-        dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def _copy_identity(dataset: Dataset, source: Source) -> None:
@@ -224,12 +228,28 @@ def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
 
     Empty says that the part may have a side and the source does not tell it.
     """
-    part = str(source.header.get("BodyPartExamined") or "") or _named_region(source)
+    part = _body_part(source)
     if part:
         dataset.BodyPartExamined = part
     if kind is not ResultKind.SEG and not is_unpaired(part):
-        sides = (source.header.get(keyword) for keyword in ("Laterality", "ImageLaterality"))
-        dataset.Laterality = next((side for side in sides if side in ("L", "R")), "")
+        dataset.Laterality = _side(source)
+
+
+def side_of(source: Source) -> str:
+    """L or R if the image shows one side of a body part that is known to be paired, else empty."""
+    part = _body_part(source)
+    return _side(source) if part and not is_unpaired(part) else ""
+
+
+def _side(source: Source) -> str:
+    """L or R, as Image Laterality (0020,0062) or else Laterality (0020,0060) says; "" where they disagree."""
+    given = [source.header.get(keyword) for keyword in ("ImageLaterality", "Laterality")]
+    sides = {str(side).upper() for side in given if side}
+    return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
+
+
+def _body_part(source: Source) -> str:
+    return str(source.header.get("BodyPartExamined") or "") or _named_region(source)
 
 
 def _named_region(source: Source) -> str:

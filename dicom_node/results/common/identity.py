@@ -13,13 +13,14 @@ from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "9"
+BUILDER_VERSION: Final = "10"
 
 
 def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Source], *parts: str) -> str:
     """SOP Instance UID of a result of these sources; ``parts`` distinguish several of one kind."""
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
-    return derived_uid("object", *_shaping(context), kind, sources[0].study_uid, *named, *parts)
+    shaping = (*_shaping(context), context.charset)
+    return derived_uid("object", *shaping, kind, sources[0].study_uid, *named, *parts)
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
@@ -27,8 +28,9 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
 
     It changes when the patient's identity changes, because a series has one patient.
     """
+    shaping = (*_shaping(context), context.charset)
     identity = source.stored.identity_sha256
-    return derived_uid("series", *_shaping(context), kind, source.study_uid, identity, *parts)
+    return derived_uid("series", *shaping, kind, source.study_uid, identity, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
@@ -55,7 +57,7 @@ def observer_uid(context: ResultContext) -> str:
 
 def _shaping(context: ResultContext) -> tuple[str, ...]:
     options = json.dumps(dict(context.options), sort_keys=True, default=str, ensure_ascii=True)
-    return BUILDER_VERSION, context.installation.device_uid, options, context.charset, *_program(context)
+    return BUILDER_VERSION, context.installation.device_uid, options, *_program(context)
 
 
 def _program(context: ResultContext) -> tuple[str, ...]:
@@ -91,4 +93,5 @@ def described(
         supersedes=context.supersedes if kind is ResultKind.SR else "",
         data=None,
         burned_in_boxes=context.burned_in_boxes,
+        charset=context.charset,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from ai_pipeline.contract import JudgedView
 from ai_pipeline.images.numbers import value_of, whole_of
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
@@ -63,6 +64,7 @@ _OF_MODALITY: Final = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A source image. ``header`` is decoded, and invalid values are repaired (``repairs``).
+    ``judged_view``: the View Position as which a pipeline judged it, "" where none says so.
 
     ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
     Pixel Spacing, of a retired class). It only has attributes that describe the image; the patient and study
@@ -73,6 +75,7 @@ class Source:
     header: Dataset
     stand_in: Dataset
     repairs: Repairs = _NONE
+    judged_view: str = ""
 
     @property
     def uid(self) -> str:
@@ -115,12 +118,17 @@ class Source:
         """Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7."""
         return whole_of(self.header, "InstanceNumber", 1, least=1)
 
+    @property
+    def view(self) -> str:
+        """The View Position (0018,5101) that all results state: as judged, else of the header, "" without."""
+        return self.judged_view or str(self.header.get("ViewPosition") or "").upper()
+
 
 def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     """Read the headers, ordered by series, instance number and UID.
 
-    Raises ResultRefused if they are not from one patient and study, DecodedDifferently for text that does not
-    fit its declared character set.
+    Raises ResultRefused if they are not from one patient and study, DecodedDifferently for an identity that
+    does not fit its declared character set.
     """
     if not objects:
         raise ResultRefused("a result needs at least one source image")
@@ -131,6 +139,12 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
         raise ResultRefused("the source images contradict each other: no result for more than one patient")
     _share_patient(sources)
     return tuple(sources)
+
+
+def as_judged(sources: Sequence[Source], views: Sequence[JudgedView]) -> tuple[Source, ...]:
+    """The sources with the views as which they were judged."""
+    judged = {one.source_uid: one.view for one in views}
+    return tuple(replace(source, judged_view=judged.get(source.uid, "")) for source in sources)
 
 
 def _patient(source: Source) -> Patient:
@@ -157,13 +171,14 @@ def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
 
 
 def _read(stored: SourceObject) -> Source:
-    header = read_header(stored.path, (*COPIED, *_IMAGE_KEYWORDS), stored.assume_charset)
+    read = read_header(stored.path, (*COPIED, *_IMAGE_KEYWORDS), stored.assume_charset)
+    header = read.dataset
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not header.get(keyword):
             raise ResultRefused(f"the source image has no {keyword}")
     if header.SOPInstanceUID != stored.image.uid:
         raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
-    return source_of(stored, header, repair(header, REQUIRED_MAYBE_EMPTY))
+    return source_of(stored, header, repair(header, REQUIRED_MAYBE_EMPTY, read.left_out))
 
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Set
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import Final
 
@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 
+from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import decimal
 from dicom_node.model.deidentified import Retained
 
@@ -95,8 +96,9 @@ def _known() -> frozenset[str]:
 def _earlier(text: str, days: int) -> str:
     """A DA, shifted; "" for what is none."""
     try:
-        return f"{date.fromisoformat(text) - timedelta(days):%Y%m%d}" if re.fullmatch(r"\d{8}", text) else ""
-    except (ValueError, OverflowError):
+        day = date_of(text)
+        return f"{day - timedelta(days):%Y%m%d}" if day else ""
+    except OverflowError:
         return ""
 
 

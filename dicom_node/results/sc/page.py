@@ -202,7 +202,7 @@ def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: boo
     """Which image the picture is of, and how it was taken."""
     parts = [f"Image {source.number}"] if len(sources) > 1 else []
     view = view_of(source)
-    position = str(source.header.get("ViewPosition") or (view.meaning if view else ""))
+    position = source.view or (view.meaning if view else "")
     parts += [f"view: {position}"] if position else []
     parts += [f"frame {frame} of {source.frames}"] if source.frames > 1 else []
     parts += ["cleaned image"] if cleaned else []

@@ -40,6 +40,7 @@ from ai_pipeline import contract
 from ai_pipeline.contract import Decision, Finding
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import Cause, ResultContext
+from dicom_node.results.common.envelope import side_of
 from dicom_node.results.common.equipment import algorithm
 from dicom_node.results.common.fetus import subject_context
 from dicom_node.results.common.identity import tracking_uid
@@ -52,7 +53,7 @@ from dicom_node.results.common.tracked import (
     ranked,
     tracked_measurements,
 )
-from dicom_node.results.sr.examination import all_frames, region_of, side_of
+from dicom_node.results.sr.examination import all_frames, region_of
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence

@@ -24,9 +24,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-from dicom_node.results.common import concepts, iods
+from dicom_node.results.common import concepts, iods, organs
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.envelope import is_unpaired
 from dicom_node.results.common.source import Source
 
 _LOCAL: Final = re.compile(r"99|L$")  # PS3.3 8.2: designators of local schemes
@@ -39,28 +38,21 @@ def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCod
     return next(_regions(context, source), None)
 
 
-def side_of(source: Source) -> str:
-    """L or R if the image shows one side of a paired body part, else empty."""
-    part = str(source.header.get("BodyPartExamined") or "")
-    letter = str(source.header.get("ImageLaterality") or source.header.get("Laterality") or "").upper()
-    return letter if part and not is_unpaired(part) and letter in concepts.SIDES else ""
-
-
 def target_of(context: ResultContext, source: Source) -> CodedConcept:
-    """The body region for TID 1602: the first region of CID 4031 that image or pipeline name.
-
-    Without one, the whole body.
+    """The body region for TID 1602: the first region of CID 4031 that image or pipeline name, else the one
+    in which an organ lies that the image names. Without any, the whole body.
     """
-    known = (_common_region(region) for region in _regions(context, source))
-    return next(filter(None, known), CodedConcept.from_code(concepts.ENTIRE_BODY))
+    return _target(context, source) or CodedConcept.from_code(concepts.ENTIRE_BODY)
 
 
 def view_of(source: Source) -> CodedConcept | DicomCode | None:
-    """View Code Sequence (0054,0220), else the code for View Position (0018,5101); for radiographs only."""
+    """The code of the view as which it was judged, or of View Position (0018,5101), else View Code Sequence
+    (0054,0220); for radiographs only.
+    """
     if source.header.get("Modality") not in _RADIOGRAPHS:
         return None
-    given = _codes(source.header, "ViewCodeSequence")
-    return given[0] if given else concepts.VIEWS.get(str(source.header.get("ViewPosition") or ""))
+    given = [] if source.view in concepts.VIEWS else _codes(source.header, "ViewCodeSequence")
+    return given[0] if given else concepts.VIEWS.get(source.view)
 
 
 def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
@@ -70,6 +62,17 @@ def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
     Procedure Code Sequence only.
     """
     return _once(sources, _reported)
+
+
+def procedure_sites(
+    context: ResultContext, sources: Sequence[Source], procedure: CodedConcept
+) -> list[ContentItem]:
+    """The regions that the procedure reported was of, if it is a code of CID 100, which names none."""
+    if procedure not in (concepts.RADIOGRAPH, concepts.IMAGING_PROCEDURE):
+        return []
+    known = filter(None, (_target(context, source) for source in sources))
+    sites = {region.value: region for region in known}.values()
+    return [CodeContentItem(concepts.PROCEDURE_SITE, region, _HAS_CONCEPT_MOD) for region in sites]
 
 
 def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
@@ -114,6 +117,14 @@ def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | 
         yield concepts.coded(context.region)
 
 
+def _target(context: ResultContext, source: Source) -> CodedConcept | None:
+    for region in _regions(context, source):
+        where = organs.region_of(region.value) or region
+        if (known := _common_region(where)) is not None:
+            return known
+    return None
+
+
 def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
     """The member of CID 4031 with this code, of SNOMED CT or RT, in words of the standard."""
     scheme = "SRT" if region.scheme_designator in _SNOMED_RT else region.scheme_designator
@@ -141,7 +152,9 @@ def _codes_of(member: DicomCode) -> Sequence[DicomCode]:
 
 
 def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
-    return [CodedConcept.from_dataset(_one_code(item)) for item in header.get(keyword) or []]
+    """The codes of a sequence; a content item cannot state one without its scheme (a URN)."""
+    items = [_one_code(item) for item in header.get(keyword) or []]
+    return [CodedConcept.from_dataset(item) for item in items if "CodingSchemeDesignator" in item]
 
 
 def _one_code(item: Dataset) -> Dataset:
@@ -155,6 +168,7 @@ def _one_code(item: Dataset) -> Dataset:
 
 
 _HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
+_HAS_CONCEPT_MOD: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
 
 
 def all_frames(source: Source) -> list[int] | None:

@@ -20,6 +20,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from ai_pipeline.contract import Decision, ModelRef, PipelineResult
 from ai_pipeline.images.render import assesses
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import Cause, ResultContext
@@ -40,7 +41,12 @@ from dicom_node.results.sr.content import (
     region_group,
     summary_group,
 )
-from dicom_node.results.sr.examination import image_library, procedures_performed, procedures_reported
+from dicom_node.results.sr.examination import (
+    image_library,
+    procedure_sites,
+    procedures_performed,
+    procedures_reported,
+)
 from dicom_node.results.sr.previous import evidence, previous_container
 
 
@@ -103,6 +109,11 @@ def _document(
         imaging_measurements=groups,
     )
     *about, measurements = report[0].ContentSequence
+    for item in about:
+        if item.name == codes.DCM.ProcedureReported and (
+            sites := procedure_sites(context, sources, item.value)
+        ):
+            item.ContentSequence = ContentSequence(sites)
     texts = [_text(concepts.CONCLUSION, text), _text(concepts.COMMENT, disclaimer(context))]
     behind = [
         image_library(context, sources),
@@ -172,7 +183,8 @@ def _requests(source: Source) -> list[Dataset]:
     accession = source.header.get("AccessionNumber")
     if not requests and not accession:
         return []
-    return [_request(source, item) for item in requests or [Dataset()]]
+    with quiet_pydicom():  # an accession number may be longer than DICOM allows
+        return [_request(source, item) for item in requests or [Dataset()]]
 
 
 def _request(source: Source, attributes: Dataset) -> Dataset:

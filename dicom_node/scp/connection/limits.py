@@ -13,6 +13,9 @@ LARGEST_PDU = 2**20
 """Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
 LARGEST_COMMAND = 2**14
 """Bytes of a command set; a C-STORE-RQ has about 200."""
+DISCARDED = 2**38
+"""Bytes of a data set that is refused. One that is never answered would be sent again and again; its bytes
+cost no disk, and no more of the network than objects that are taken."""
 HEAD = 2**10
 """Bytes of a data set in which its SOP Class and Instance UID are looked for before it is answered."""
 TINY_FRAGMENT = 64

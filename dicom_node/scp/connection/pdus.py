@@ -2,21 +2,27 @@
 
 pynetdicom makes an object for each item of an A-ASSOCIATE-RQ, a kilobyte for four bytes, and drops letters
 that are not ASCII from AE titles, so that a stranger's title could become that of a peer. It accepts only
-protocol version 1, although PS3.8 asks only for bit 0, and accepts every application context.
+protocol version 1, although PS3.8 asks only for bit 0, accepts every application context, and aborts at items
+that it does not know.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from dicom_node.scp.connection import limits
 
-P_DATA_TF = 0x04
+A_ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
 _VERSION, _TITLES, _ITEMS = 0, 4, 68  # offsets after the PDU header
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
+_SYNTAXES = (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX)
+# Of a requestor (PS3.7 D.3.3, PS3.8 D.1) but 0x55: nothing reads the Implementation Version Name, and real
+# ones are padded with NUL, too long or not in ASCII.
+_USER_ITEMS = (0x51, 0x52, 0x53, 0x54, 0x56, 0x57, 0x58)
 _CONTEXT_HEAD = 4  # identifier and reserved bytes before the syntaxes
 
 
@@ -81,19 +87,20 @@ class RequestHead:
     """Bit 0 of Protocol-version, the only one that is tested (PS3.8 Table 9-11)."""
 
 
-def check_request(body: bytearray | memoryview) -> RequestHead:
-    """Check the limits of a request's body and read its head.
+def check_request(body: memoryview) -> tuple[RequestHead, bytearray]:
+    """Read the head of a request from its body, and write the request again for pynetdicom.
 
-    Values that pynetdicom would not read are replaced in ``body``: a title, a version. Raises
-    MalformedRequest.
+    There titles and version are as pynetdicom reads them, and items of unknown type are left out: they are
+    ignored and skipped (PS3.8 9.3.1). Raises MalformedRequest, also where a limit is exceeded.
     """
     if len(body) < _ITEMS:
         raise MalformedRequest("association request cut off")
-    application_context = _check_items(body)
+    application_context, items = _known_items(body)
     called, calling = _title(body, _TITLES), _title(body, _TITLES + 16)
-    has_version_1 = bool(body[_VERSION + 1] & 1)
-    body[_VERSION : _VERSION + 2] = b"\0\1"
-    return RequestHead(calling, called, application_context, has_version_1)
+    head = RequestHead(calling, called, application_context, bool(body[_VERSION + 1] & 1))
+    titles = [title.encode() if is_ae_title(title) else b"?" for title in (called, calling)]
+    fields = struct.pack(">H2x16s16s32x", 1, *(title.ljust(16) for title in titles))
+    return head, bytearray(struct.pack(">BxI", A_ASSOCIATE_RQ, len(fields) + len(items)) + fields + items)
 
 
 def is_ae_title(title: str) -> bool:
@@ -101,48 +108,61 @@ def is_ae_title(title: str) -> bool:
     return bool(title) and "\\" not in title
 
 
-def _title(body: bytearray | memoryview, offset: int) -> str:
-    field = slice(offset, offset + 16)
-    title = "".join(_character(byte) for byte in body[field]).strip()
-    if not is_ae_title(title):
-        body[field] = b"?".ljust(16)
-    return title
+def _title(body: memoryview, offset: int) -> str:
+    """Some senders end a title with a NUL, as a string in C, in place of padding it with spaces."""
+    field = bytes(body[offset : offset + 16]).partition(b"\0")[0]
+    return "".join(_character(byte) for byte in field).strip()
 
 
 def _character(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
 
 
-def _check_items(body: bytearray | memoryview) -> str:
-    """Returns the Application Context Name."""
-    application_context = ""
-    contexts = syntaxes = 0
+def _known_items(body: memoryview) -> tuple[str, bytes]:
+    """The Application Context Name, and the items that PS3.8 9.3.2 defines for a request."""
+    application_context, kept = "", bytearray()
+    contexts = syntaxes = unknown = 0
     alone: set[int] = set()
     for kind, start, end in _items(body, _ITEMS, len(body)):
         if kind == _PRESENTATION_CONTEXT:
             contexts += 1
-            kinds = [kind for kind, _, _ in _items(body, start + _CONTEXT_HEAD, end)]
+            inner = list(_items(body, start + _CONTEXT_HEAD, end))
+            syntaxes += len(inner)
+            kinds = [kind for kind, _, _ in inner]
             if kinds.count(_ABSTRACT_SYNTAX) != 1 or _TRANSFER_SYNTAX not in kinds:
                 raise MalformedRequest("a presentation context without its syntaxes")
-            syntaxes += len(kinds)
+            known = _of_kinds(body, inner, _SYNTAXES)
+            kept += _item(kind, bytes(body[start : start + _CONTEXT_HEAD]) + known)
         elif kind in (_APPLICATION_CONTEXT, _USER_INFORMATION):
             if kind in alone:
                 raise MalformedRequest("an association request has an item twice")
             alone.add(kind)
             if kind == _APPLICATION_CONTEXT:
                 application_context = bytes(body[start:end]).rstrip(b"\0 ").decode("ascii", "replace")
-            elif sum(1 for _ in _items(body, start, end)) > limits.USER_ITEMS:
+                kept += _item(kind, body[start:end])
+                continue
+            inner = list(islice(_items(body, start, end), limits.USER_ITEMS + 1))
+            if len(inner) > limits.USER_ITEMS:
                 raise MalformedRequest("too many user information items")
+            kept += _item(kind, _of_kinds(body, inner, _USER_ITEMS))
         else:
-            raise MalformedRequest("unknown item in an association request")
-        if contexts > limits.CONTEXTS or syntaxes > limits.CONTEXT_ITEMS:
-            raise MalformedRequest("too many presentation contexts")
+            unknown += 1
+        if contexts > limits.CONTEXTS or syntaxes > limits.CONTEXT_ITEMS or unknown > limits.USER_ITEMS:
+            raise MalformedRequest("too many items in an association request")
     if not contexts:
         raise MalformedRequest("no presentation context")
-    return application_context
+    return application_context, bytes(kept)
 
 
-def _items(body: bytearray | memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _of_kinds(body: memoryview, items: list[tuple[int, int, int]], kinds: Container[int]) -> bytes:
+    return b"".join(_item(kind, body[start:end]) for kind, start, end in items if kind in kinds)
+
+
+def _item(kind: int, value: bytes | memoryview) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def _items(body: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Type, begin and end of each item's value."""
     while start < end:
         if start + 4 > end:

@@ -27,13 +27,12 @@ from pynetdicom.pdu import A_ABORT_RQ
 
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.deadline import Deadline
-from dicom_node.scp.connection.pdus import P_DATA_TF, PData, check_request
+from dicom_node.scp.connection.pdus import A_ASSOCIATE_RQ, P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
 
 LONGEST_WAIT = 1.0  # seconds; timers are looked at this often
 _CLOSING = 0.5  # seconds that a peer has to close after release or abort, before we do (Sta13)
-_A_ASSOCIATE_RQ = 0x01
 _AWAITING_REQUEST, _ESTABLISHED, _CLOSED, _IDLE = "Sta2", "Sta6", "Sta13", "Sta1"  # PS3.8 9.2.2
 
 TOO_LATE = "no association request within the time allowed"
@@ -255,9 +254,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                     self.assoc.dimse.receive_primitive(pdu)
                     return
             else:
-                if head[0] == _A_ASSOCIATE_RQ:
-                    self.assoc.request_head = check_request(body)
-                pdu, event = self._decode_pdu(head + body)
+                if head[0] == A_ASSOCIATE_RQ:
+                    self.assoc.request_head, whole = check_request(body)
+                else:
+                    whole = head + body
+                pdu, event = self._decode_pdu(whole)
         except Exception as error:  # noqa: BLE001 - pynetdicom's decoders raise what they like: PS3.8 Evt19
             self.assoc.ends(f"invalid PDU: {type(error).__name__}")
             self.event_queue.put("Evt19")

@@ -7,7 +7,6 @@ from dicom_node.store.tables.analyses import (
     DrawnByHand,
     ImageCount,
     ScoreCount,
-    ShadowScore,
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, RequestedCommitment, WaitingReport
@@ -72,7 +71,6 @@ __all__ = [
     "RequestedCommitment",
     "Result",
     "ScoreCount",
-    "ShadowScore",
     "SiteProcess",
     "StepObject",
     "StepStudy",

@@ -49,24 +49,6 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class ShadowScore(Base):
-    """The scores of a job's active model and its shadow model for a label in an image; never sent."""
-
-    __tablename__ = "shadow_score"
-
-    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the one in the shadow
-    label: Mapped[str] = mapped_column(String(64), primary_key=True)
-    day: Mapped[date] = mapped_column(index=True)
-    model: Mapped[str] = mapped_column(String(129))  # id@version, as is the next
-    active_model: Mapped[str] = mapped_column(String(129))
-    probability: Mapped[float]
-    active_probability: Mapped[float]
-    called: Mapped[bool]  # present
-    active_called: Mapped[bool]
-
-
 class AnnotationReading(Base):
     """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
     drawing.

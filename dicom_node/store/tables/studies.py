@@ -90,6 +90,7 @@ class Instance(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
+    header_sha256: Mapped[str] = mapped_column(String(64), default="")  # dicom.header_hash
     patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
@@ -116,6 +117,7 @@ class ReceivedObject(Base):
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     sha256: Mapped[str | None] = mapped_column(String(64))  # of a file in the object store; "": it waits
+    dataset_sha256: Mapped[str] = mapped_column(String(64), default="")  # as received; "": not readable
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
     outcome: Mapped[Outcome]
@@ -215,6 +217,7 @@ class Result(Base):
     created_at: Mapped[datetime]
 
     study: Mapped[Study] = relationship(back_populates="results")
+    job: Mapped[Job] = relationship()
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
 
@@ -240,7 +243,6 @@ class Original(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
-    identity_sha256: Mapped[str] = mapped_column(String(64))  # of the version, as in Instance
 
     study: Mapped[Study] = relationship()
     received: Mapped[ReceivedObject] = relationship()

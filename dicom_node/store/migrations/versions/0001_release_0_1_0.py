@@ -237,7 +237,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("password_hash", sa.String(length=255), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
-        sa.Column("filters", sa.JSON(), nullable=False),
         sa.Column("senders", sa.JSON(), nullable=False),
         sa.Column("issuer", sa.String(length=255), nullable=True),
         sa.Column("subject", sa.String(length=255), nullable=True),
@@ -441,6 +440,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("pixels_sha256", sa.String(length=64), nullable=False),
         sa.Column("identity_sha256", sa.String(length=64), nullable=False),
+        sa.Column("header_sha256", sa.String(length=64), nullable=False),
         sa.Column("patient", sa.Text(), nullable=False),
         sa.Column("attributes", sa.JSON(), nullable=False),
         sa.Column("assumed_charset", sa.String(length=255), nullable=False),
@@ -505,6 +505,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("purged", sa.Boolean(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=True),
+        sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
         sa.Column(
@@ -742,28 +743,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_result_study_id", "result", ["study_id"])
 
     op.create_table(
-        "shadow_score",
-        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("card_sha256", sa.String(length=64), nullable=False),
-        sa.Column("label", sa.String(length=64), nullable=False),
-        sa.Column("day", sa.Date(), nullable=False),
-        sa.Column("model", sa.String(length=129), nullable=False),
-        sa.Column("active_model", sa.String(length=129), nullable=False),
-        sa.Column("probability", sa.Double(), nullable=False),
-        sa.Column("active_probability", sa.Double(), nullable=False),
-        sa.Column("called", sa.Boolean(), nullable=False),
-        sa.Column("active_called", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_shadow_score_instance_id")),
-        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_shadow_score_job_id")),
-        sa.PrimaryKeyConstraint(
-            "job_id", "instance_id", "card_sha256", "label", name=op.f("pk_shadow_score")
-        ),
-    )
-    op.create_index("ix_shadow_score_day", "shadow_score", ["day"])
-    op.create_index("ix_shadow_score_instance_id", "shadow_score", ["instance_id"])
-
-    op.create_table(
         "original",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -771,7 +750,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
         sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("identity_sha256", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(
             ["received_id"], ["received_object.id"], name=op.f("fk_original_received_id")
         ),

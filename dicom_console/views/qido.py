@@ -1,0 +1,419 @@
+"""Searches of DICOMweb (QIDO-RS, PS3.18 8.3.4 and 10.6): the keys of a query, and what matches them.
+
+Studies are narrowed in the database as far as its columns go. The rest is matched against the header of an
+object, as C-FIND matches it (PS3.4 C.2.2.2), so that each attribute of the dictionary is a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import islice
+from typing import Final
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from sqlalchemy import ColumnElement, exists, or_
+from sqlalchemy.orm import Session
+
+from dicom_console.views import dicomweb, search
+from dicom_console.views.dicomweb import HeldObject
+from dicom_console.views.search import Order, Search
+from dicom_node.config.settings import Settings
+from dicom_node.errors import FaultyInput, NotFound
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store.tables import Instance, Result, Study
+
+_STUDY_LEVEL: Final = frozenset(
+    {
+        *dicomweb.OF_STUDY, "ModalitiesInStudy", "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientNames",
+        "PatientBirthTime", "PatientComments", "EthnicGroup", "PatientAge", "PatientSize", "PatientWeight",
+        "Occupation", "AdmissionID", "AdditionalPatientHistory", "ProcedureCodeSequence",
+        "NameOfPhysiciansReadingStudy", "PhysiciansOfRecord", "TimezoneOffsetFromUTC",
+    }
+)  # fmt: skip
+"""Attributes of the Patient and Study modules (PS3.3 C.7.1, C.7.2): the same in each object of a study."""
+_SERIES_LEVEL: Final = frozenset(
+    {
+        *dicomweb.OF_SERIES, "SeriesDate", "SeriesTime", "Laterality", "BodyPartExamined", "ProtocolName",
+        "PatientPosition", "OperatorsName", "PerformingPhysicianName", "PerformedProcedureStepID",
+        "PerformedProcedureStepDescription", "RequestAttributesSequence", "Manufacturer", "InstitutionName",
+        "InstitutionalDepartmentName", "StationName", "ManufacturerModelName", "DeviceSerialNumber",
+        "SoftwareVersions", "FrameOfReferenceUID",
+    }
+)  # fmt: skip
+"""Attributes of the modules General Series, General Equipment and Frame of Reference (PS3.3 C.7.3 to 7.5)."""
+_UIDS: Final = {"StudyInstanceUID": "study_uid", "SeriesInstanceUID": "series_uid", "SOPInstanceUID": "uid"}
+"""Keys that need no header: the field of a HeldObject that has them."""
+_MODALITIES: Final[Mapping[str, tuple[ResultKind, ...]]] = {
+    "SR": (ResultKind.SR, ResultKind.ASSESSMENT),
+    "PR": (ResultKind.GSPS,),
+    "SEG": (ResultKind.SEG,),
+    "DOC": (ResultKind.PDF,),
+    "KO": (ResultKind.REJECTION,),
+    "OT": (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED),
+}
+"""Results by Modality (0008,0060); pictures may have that of their source as well, which is there anyway."""
+_CONTROLS: Final = frozenset({"limit", "offset", "includefield", "fuzzymatching", "accept"})
+_DATE = re.compile(r"(\d{8})?(-?)(\d{8})?")
+_WILD: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # PS3.4 C.2.2.2.4
+_RANGED: Final = frozenset({"DA", "DT", "TM"})
+_BATCH = 200  # studies of one query of the database
+EXAMINED: Final = 10_000
+"""Names and headers that one search looks at; it takes some seconds."""
+
+Path = tuple[int, ...]
+"""The tags of nested sequences, and of the attribute in them."""
+
+
+class Level(IntEnum):
+    """What is searched for."""
+
+    STUDY = 0
+    SERIES = 1
+    INSTANCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search. ``keys``: the value to match by attribute; ``fields``: attributes that are asked for besides.
+
+    ``everything``: all attributes are asked for. ``is_fuzzy``: names need not match literally. ``ignored``:
+    parameters that are not understood, as they were given.
+    """
+
+    level: Level
+    keys: Mapping[Path, str]
+    fields: frozenset[int] = frozenset()
+    everything: bool = False
+    is_fuzzy: bool = False
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def by_words(self) -> bool:
+        """Whether PatientName is matched by its whole words; with a wildcard only where that is asked for."""
+        name = self.value("PatientName")
+        return bool(name) and (self.is_fuzzy or not _is_wild(name))
+
+    def value(self, keyword: str) -> str:
+        """The value of a key, "" without it."""
+        return self.keys.get((tag_for_keyword(keyword) or 0,), "")
+
+    @property
+    def keywords(self) -> tuple[str, ...] | None:
+        """The attributes of the answer that come from a file; None: all."""
+        if self.everything and self.level is Level.INSTANCE:
+            return None
+        levels = (dicomweb.OF_STUDY, dicomweb.OF_SERIES, dicomweb.OF_INSTANCE)[: self.level + 1]
+        more = [{*_STUDY_LEVEL}, {*_SERIES_LEVEL}][: self.level + 1] if self.everything else []
+        asked = {keyword_for_tag(tag) for tag in self.fields | {path[0] for path in self.keys}} - {*_UIDS}
+        return tuple(dict.fromkeys([*(one for some in [*levels, *more] for one in some), *sorted(asked)]))
+
+
+@dataclass(slots=True)
+class Matches:
+    """The objects of each study, series or instance that matched.
+
+    ``more``: further ones match. ``whole``: False where the search ended before all studies were looked at.
+    """
+
+    objects: list[list[HeldObject]] = field(default_factory=list)
+    more: bool = False
+    whole: bool = True
+
+
+def query_of(level: Level, given: Iterable[tuple[str, str]]) -> Query:
+    """The query of these parameters. Raises FaultyInput for a date, time or number that is none."""
+    keys: dict[Path, str] = {}
+    fields: set[int] = set()
+    ignored, is_fuzzy, everything = [], False, False
+    for name, value in given:
+        if name == "includefield":
+            for one in value.split(","):
+                path = _path(one)
+                if one == "all":
+                    everything = True
+                elif path and _level(path[0]) <= level:
+                    fields.add(path[0])
+                else:
+                    ignored.append(one)
+        elif name == "fuzzymatching":
+            is_fuzzy = value.casefold() == "true"
+        elif name not in _CONTROLS:
+            path = _path(name)
+            if path is None or path in keys or _level(path[0]) > level or not _can_match(path, value):
+                ignored.append(name)
+            else:
+                keys[path] = _checked(path, value)
+    return Query(level, keys, frozenset(fields), everything, is_fuzzy, tuple(ignored))
+
+
+class _EnoughExamined(Exception):
+    """EXAMINED studies or headers were looked at."""
+
+
+def find(
+    session: Session, settings: Settings, query: Query, limit: int, offset: int, within: tuple[str, str]
+) -> Matches:
+    """What matches, without the first ``offset``, at most ``limit``.
+
+    ``within``: the UIDs of a study and a series that are searched, "" for all.
+    """
+    found = Matches()
+    matching = _matching(session, settings, query, within)
+    try:
+        for _ in islice(matching, offset):
+            pass
+        found.objects += islice(matching, limit)
+        found.more = next(matching, None) is not None
+    except _EnoughExamined:
+        found.whole = False
+    return found
+
+
+def _matching(
+    session: Session, settings: Settings, query: Query, within: tuple[str, str]
+) -> Iterator[list[HeldObject]]:
+    """The objects of each study, series or instance that matches. Raises _EnoughExamined."""
+    needs_header = any(
+        path not in _BY_DATABASE or (path in _BY_BEGINNING and _is_wild(value.rstrip("*")))
+        for path, value in query.keys.items()
+        if value
+    )
+    budget = iter(range(EXAMINED))
+    for held in _studies(session, settings, query, within, budget):
+        for objects in _entities(held, query.level):
+            if not _has_uids(objects, query):
+                continue
+            if needs_header:
+                _spend(budget)
+                if not _matches(session, settings, objects, query):
+                    continue
+            yield objects
+
+
+def _spend(budget: Iterator[int]) -> None:
+    if next(budget, None) is None:
+        raise _EnoughExamined
+
+
+def _studies(
+    session: Session, settings: Settings, query: Query, within: tuple[str, str], budget: Iterator[int]
+) -> Iterator[list[HeldObject]]:
+    """The objects of each study that may match, the newest Study Date first.
+
+    A wildcard in the name is matched here: names are encrypted in the database.
+    """
+    name = "" if query.by_words else query.value("PatientName")
+    pattern = _pattern(name, ignore_case=True) if name else None
+    wanted, conditions = _narrowed(settings, query, within)
+    after: int | None = None
+    while True:
+        numbers, after = search.numbers(session, wanted, *conditions, after=after, most=_BATCH)
+        names = search.names(session, settings, numbers) if pattern else {}
+        held = dicomweb.of_studies(session, numbers)
+        for number in numbers:
+            if pattern:
+                _spend(budget)
+                if not _fits_name(pattern, names[number]):
+                    continue
+            if objects := [one for one in held.get(number, ()) if within[1] in ("", one.series_uid)]:
+                yield objects
+        if after is None:
+            return
+
+
+def _narrowed(
+    settings: Settings, query: Query, within: tuple[str, str]
+) -> tuple[Search, list[ColumnElement[bool]]]:
+    """What the database can tell: no study that matches is left out."""
+    since, is_range, until = _DATE.fullmatch(query.value("StudyDate")).groups("")  # type: ignore[union-attr]
+    wanted = Search(
+        patient=_beginning(query.value("PatientID")),
+        words=search.name_words(settings, re.sub(r"[*?^=]", " ", query.value("PatientName")))
+        if query.by_words
+        else (),
+        accession=_beginning(query.value("AccessionNumber")),
+        since=since,
+        until=until if is_range else since,
+        order=Order.DATE,
+    )
+    conditions = [Study.state != StudyState.QUARANTINED]
+    if within[0]:
+        conditions.append(Study.study_instance_uid == within[0])
+    if uids := _listed(query.value("StudyInstanceUID")):
+        conditions.append(Study.study_instance_uid.in_(uids))
+    columns = {"SeriesInstanceUID": "series_instance_uid", "SOPInstanceUID": "sop_instance_uid"}
+    for keyword, name in columns.items():
+        if uids := _listed(query.value(keyword)):
+            conditions.append(_has(*(getattr(table, name).in_(uids) for table in (Instance, Result))))
+    modality = query.value("ModalitiesInStudy") or (query.value("Modality") if query.level else "")
+    if modality and not _is_wild(modality) and "\\" not in modality:
+        kinds = Result.kind.in_(_MODALITIES.get(modality, ()))
+        conditions.append(_has(Instance.modality == modality, kinds))
+    return wanted, conditions
+
+
+def _has(of_instance: ColumnElement[bool], of_result: ColumnElement[bool]) -> ColumnElement[bool]:
+    return or_(
+        exists().where(Instance.study_id == Study.id, of_instance),
+        exists().where(Result.study_id == Study.id, of_result),
+    )
+
+
+def _beginning(value: str) -> str:
+    """The value up to its first wildcard, with a ``*`` if it has any."""
+    [begin, *rest] = re.split(r"[*?]", value, maxsplit=1)
+    return f"{begin}*" if rest and begin else begin
+
+
+def _entities(held: Sequence[HeldObject], level: Level) -> Iterable[list[HeldObject]]:
+    if level is Level.INSTANCE:
+        return ([one] for one in held)
+    return [list(held)] if level is Level.STUDY else dicomweb.by_series(held).values()
+
+
+def _has_uids(objects: Sequence[HeldObject], query: Query) -> bool:
+    for keyword, name in _UIDS.items():
+        uids = _listed(query.value(keyword))
+        if uids and not any(getattr(one, name) in uids for one in objects):
+            return False
+    return True
+
+
+def _matches(session: Session, settings: Settings, objects: Sequence[HeldObject], query: Query) -> bool:
+    """By the header of the first object; one that cannot be read matches no key that needs it."""
+    keys = {path: value for path, value in query.keys.items() if value and path not in _NOT_IN_HEADER}
+    try:
+        header = dicomweb.header(
+            dicomweb.file_of(session, settings, objects[0]), [*{path[0] for path in keys}]
+        )
+    except NotFound:
+        return False
+    if query.value("ModalitiesInStudy"):
+        header.ModalitiesInStudy = modalities(session, settings, objects[0].study)
+    return all(_matches_at(header, path, value) for path, value in keys.items())
+
+
+def modalities(session: Session, settings: Settings, study: int) -> list[str]:
+    """Modality of each series of a study that a viewer may see, each once."""
+    found = set()
+    for objects in dicomweb.by_series(dicomweb.of_studies(session, [study]).get(study, ())).values():
+        try:
+            header = dicomweb.header(dicomweb.file_of(session, settings, objects[0]), ["Modality"])
+        except NotFound:
+            continue
+        found.add(str(header.get("Modality") or ""))
+    return sorted(found - {""})
+
+
+def _matches_at(dataset: Dataset, path: Path, value: str) -> bool:
+    """Whether an attribute matches, in a sequence in any of its items."""
+    element = dataset.get(path[0])
+    if element is None:
+        return False
+    if len(path) > 1:
+        return any(_matches_at(item, path[1:], value) for item in element.value or ())
+    held = element.value if isinstance(element.value, (MultiValue, list)) else [element.value]
+    return any(_matches_value(element.VR, str(one if one is not None else ""), value) for one in held)
+
+
+def _matches_value(vr: str, held: str, value: str) -> bool:
+    """Single value, list of UID, range and wildcard matching (PS3.4 C.2.2.2.1 to C.2.2.2.5)."""
+    if vr == "UI":
+        return held in _listed(value)
+    if vr in _RANGED:
+        begin, is_range, end = value.partition("-")
+        whole = held.replace(":", "").ljust(6, "0")
+        low, high = begin.replace(":", ""), (end if is_range else begin).replace(":", "")
+        # A time that is given to the minute begins at its first second and ends with its last one.
+        return bool(held) and low.ljust(6, "0") <= whole and (not high or whole <= high.ljust(26, "9"))
+    if vr in _WILD:
+        return any(_pattern(one, ignore_case=vr == "PN").fullmatch(held.strip()) for one in value.split("\\"))
+    try:
+        return float(held) == float(value)
+    except ValueError:
+        return held.strip() == value
+
+
+def _fits_name(pattern: re.Pattern[str], name: str) -> bool:
+    """Whether the name or one of its component groups (PS3.5 6.2) fits."""
+    return any(pattern.fullmatch(one.rstrip("^ ")) for one in (name, *name.split("=")))
+
+
+def _pattern(value: str, *, ignore_case: bool) -> re.Pattern[str]:
+    """``*``: any characters; ``?``: one."""
+    value = re.sub(r"\*+", "*", value)  # two beside each other would only cost time
+    parts = ({"*": ".*", "?": "."}.get(letter) or re.escape(letter) for letter in value)
+    return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+
+
+def _path(name: str) -> Path | None:
+    """The tags of ``PatientName``, ``00100010`` or ``RequestAttributesSequence.00401001``.
+
+    None if an attribute is unknown, or is in one that is no sequence.
+    """
+    tags: list[int] = []
+    for part in name.split("."):
+        tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else tag_for_keyword(part)
+        if tag is None or not keyword_for_tag(tag) or (tags and _vr(tags[-1]) != "SQ"):
+            return None
+        tags.append(int(tag))
+    return tuple(tags)
+
+
+def _can_match(path: Path, value: str) -> bool:
+    """Whether it is no bulk data, and no sequence as a whole, which is only asked for."""
+    vr = _vr(path[-1])
+    return not vr.startswith("O") and vr != "UN" and (vr != "SQ" or not value)
+
+
+def _level(tag: int) -> Level:
+    keyword = keyword_for_tag(tag)
+    if keyword in _STUDY_LEVEL or keyword in _UIDS:  # a study is found by what it holds
+        return Level.STUDY
+    return Level.SERIES if keyword in _SERIES_LEVEL else Level.INSTANCE
+
+
+def _vr(tag: int) -> str:
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return ""
+
+
+def _checked(path: Path, value: str) -> str:
+    """The value of a key. Raises FaultyInput for a date or time that is none."""
+    value = value.strip()
+    if not value.strip("*"):  # universal matching
+        return ""
+    vr, keyword = _vr(path[-1]), keyword_for_tag(path[-1])
+    if vr == "DA" and not _DATE.fullmatch(value):
+        raise FaultyInput(f"{keyword} is YYYYMMDD, or two dates with a - between them, of which one may lack")
+    if vr == "TM" and not re.fullmatch(r"[\d:.]{0,17}-?[\d:.]{0,17}", value):
+        raise FaultyInput(f"{keyword} is HHMMSS, or two times with a - between them, of which one may lack")
+    return value
+
+
+def _listed(value: str) -> list[str]:
+    return [one for one in re.split(r"[,\\]", value) if one]
+
+
+def _is_wild(value: str) -> bool:
+    return "*" in value or "?" in value
+
+
+def _paths(*keywords: str) -> frozenset[Path]:
+    return frozenset((int(tag_for_keyword(one) or 0),) for one in keywords)
+
+
+_NOT_IN_HEADER: Final = _paths(*_UIDS, "PatientName")
+"""Keys that are matched otherwise than by the header of the first object."""
+_BY_BEGINNING: Final = _paths("PatientID", "AccessionNumber")
+"""Keys of which the database matches the letters before the first wildcard."""
+_BY_DATABASE: Final = _NOT_IN_HEADER | _BY_BEGINNING | _paths("StudyDate")
+"""Keys whose values, if they are literal, need no header."""

@@ -1,0 +1,327 @@
+"""The raw elements of an encoded data set (PS3.5 7.1, 7.5), walked before any parser reads it.
+
+It decides which element counts, for all that opens received objects. Where a tag stands twice, DCMTK and
+Orthanc go by the first element, pydicom by the last: here the first counts, and the object is faulty. So is
+whatever else two readers may read in two ways, because a result must never go to another patient than the one
+under whom the PACS files the source.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO, Final, NamedTuple
+
+from pydicom.datadict import dictionary_description, dictionary_VR
+
+from dicom_node.dicom.transfer_syntaxes import TransferSyntax
+
+BULK_BYTES: Final = 65536
+"""Longer values (bytes) outside of items are not read: no attribute that is read is so long."""
+PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""Float, Double Float, Pixel Data."""
+_LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
+_SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LITTLE, _BIG = (tuple(struct.Struct(order + form) for form in ("HH", "I", "H")) for order in ("<", ">"))
+_WINDOW_BYTES: Final = 8192  # read at once
+_IN_FRAGMENTS: Final = frozenset({"OB", "OW", "OB or OW"})
+_NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of headers of files (PS3.10 7.1)
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_IN_BYTES: Final = b"\xfe\xff\x00\xe0"
+_UNDEFINED: Final = 0xFFFFFFFF
+_TRUNCATED: Final = "the data set is truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one walk; ``header_mib``: MiB of all values that are read."""
+
+    items: int = 20_000
+    elements: int = 200_000
+    depth: int = 32
+    header_mib: int = 64
+
+
+class Element(NamedTuple):
+    """An element outside of sequences. Its value: ``length`` bytes at ``start``, without a delimiter.
+
+    ``vr``: "" for an unknown one in Implicit VR. ``is_implicit``: whether its items are in Implicit VR.
+    """
+
+    tag: int
+    vr: str
+    start: int
+    length: int
+    is_undefined: bool
+    is_implicit: bool
+
+    @property
+    def is_private(self) -> bool:
+        return bool(self.tag >> 16 & 1)
+
+    @property
+    def is_sequence(self) -> bool:
+        return self.vr == "SQ"
+
+    def __str__(self) -> str:
+        return named(self.tag)
+
+
+class Walk:
+    """One walk over a data set that begins at the position of ``file`` and goes on to its end.
+
+    ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
+    has ended.
+    """
+
+    def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
+        self.fault = ""
+        self.is_little_endian = syntax is None or syntax.is_little_endian
+        self._is_implicit = syntax is not None and syntax.is_implicit_vr
+        self._file, self._limits = file, limits
+        self._at = self._begun = file.tell()
+        self.size = file.seek(0, io.SEEK_END)
+        """Where the data set ends."""
+        self._window, self._window_at = b"", 0
+        self._items = self._elements = self._depth = self._read = 0
+        self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
+
+    def elements(self) -> Iterator[Element]:
+        """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
+        try:
+            self._compare_encoding()
+            yield from self._data_set(self.size, self._is_implicit, is_delimited=False)
+        except _Damage as damage:
+            if not self._is_padding():
+                self._note(str(damage))
+
+    def _compare_encoding(self) -> None:
+        """Go by the first element, as parsers do, where the transfer syntax says something else of VRs."""
+        if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
+            found, said = ("Explicit", "Implicit") if self._is_implicit else ("Implicit", "Explicit")
+            self._note(f"the data set is in {found} VR, its transfer syntax says {said} VR")
+            self._is_implicit = not self._is_implicit
+
+    def _seems_explicit(self) -> bool:
+        vr = self._peek(6)[4:]
+        return vr.isalpha() and vr.isupper()
+
+    def _is_padding(self) -> bool:
+        """Whether only zeros stand where the last element outside of sequences should begin.
+
+        Some writers fill a file up with them.
+        """
+        self._file.seek(self._begun)
+        while block := self._file.read(BULK_BYTES):
+            if block.strip(b"\0"):
+                return False
+        return True
+
+    def _data_set(
+        self, end: int, is_implicit: bool, *, is_delimited: bool, inside: Element | None = None
+    ) -> Iterator[Element]:
+        """The elements up to ``end`` or, ``is_delimited``, the delimiter of the item."""
+        last, seen = -1, set[int]()
+        is_checked = inside is None or not inside.is_private
+        while is_delimited or self._at < end:
+            if inside is None:
+                self._begun = self._at
+            element = self._head(end, is_implicit)
+            tag = element.tag
+            if tag >> 16 == _ITEM >> 16:
+                if tag == _ITEM_END and inside and (is_delimited or self._at == end):
+                    return
+                raise _Damage(f"{element} is where no item begins or ends{_in(inside)}")
+            if tag <= last and is_checked:
+                wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
+                self._note(f"{element} is given {wrong}{_in(inside)}")
+            if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
+                self._note(f"{element} is in the data set, where its group has no place (PS3.10 7.1)")
+            length = self._value(element, end, inside)
+            if length is not None and tag not in seen:
+                yield element if length == element.length else element._replace(length=length)
+            seen.add(tag)
+            last = max(last, tag)
+
+    def _head(self, end: int, is_implicit: bool) -> Element:
+        """Read tag, VR and length; go to the value."""
+        at = self._pass(8, end)
+        group, number = self._tag.unpack_from(self._window, at)
+        tag, code = group << 16 | number, self._window[at + 4 : at + 6]
+        if not tag:
+            raise _Damage("zeros are in the place of an element")
+        if group == _ITEM >> 16:
+            return Element(tag, "", self._at, 0, is_undefined=False, is_implicit=is_implicit)
+        if is_implicit:
+            vr = _vr(tag)
+            (length,) = self._long.unpack_from(self._window, at + 4)
+        elif code in _LONG:
+            vr = code.decode()
+            (length,) = self._long.unpack_from(self._window, self._pass(4, end))
+        elif code in _SHORT:
+            vr = code.decode()
+            (length,) = self._short.unpack_from(self._window, at + 6)
+        else:  # DCMTK reads a length of two bytes here, pydicom one of four
+            raise _Damage(f"{named(tag)} has no VR of PS3.5 6.2")
+        is_undefined = length == _UNDEFINED
+        if vr in ("", "UN"):  # its items are in Implicit VR Little Endian (PS3.5 6.2.2)
+            is_implicit = True
+            if is_undefined and not self.is_little_endian:
+                raise _Damage(f"{named(tag)} has VR UN and no length, in big endian")
+            # Of a private element without VR the parser of a PACS may know that it is a sequence.
+            known = self.is_little_endian and _vr(tag) == "SQ" if vr else self._peek(4) == _ITEM_IN_BYTES
+            vr = "SQ" if is_undefined or known else vr
+        return Element(tag, vr, self._at, length, is_undefined, is_implicit)
+
+    def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
+        """Go to the end of the value; its length in bytes, None for a sequence that is none."""
+        self._elements += 1
+        if self._elements > self._limits.elements:
+            raise _LimitReached(f"more than {self._limits.elements} attributes (inspection.maximum_elements)")
+        if not element.is_undefined and element.start + element.length > end:
+            raise _Damage(f"{element}{_in(inside)} is longer than its item" if inside else _TRUNCATED)
+        if element.is_sequence:
+            if not self._sequence(element, end, inside):
+                return None
+        elif not element.is_undefined:
+            self._count_bytes(element, inside)
+            self._at += element.length
+        elif element.vr in _IN_FRAGMENTS:
+            self._fragments(element, end)
+        else:
+            raise _Damage(f"{element}{_in(inside)} has VR {element.vr} and no length")
+        return self._at - 8 - element.start if element.is_undefined else element.length
+
+    def _count_bytes(self, element: Element, inside: Element | None) -> None:
+        """Count the bytes that are read: none of private elements, no bulk data outside of items."""
+        if (inside or element).is_private or (inside is None and element.length > BULK_BYTES):
+            return
+        self._read += element.length
+        if self._read > self._limits.header_mib * 2**20:
+            limit = f"{self._limits.header_mib} MiB (inspection.maximum_header_mib)"
+            raise _LimitReached(f"the attributes are more than {limit}")
+
+    def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
+        """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
+        self._depth += 1
+        if self._depth > self._limits.depth:
+            raise _LimitReached(
+                f"sequences within more than {self._limits.depth} others (inspection.maximum_depth)"
+            )
+        outer = inside if inside and inside.is_private else element
+        try:
+            self._walk_items(element, outer, end if element.is_undefined else self._at + element.length)
+        except _LimitReached:
+            raise
+        except _Damage as damage:
+            if element.is_undefined:
+                raise
+            self._note(str(damage))
+            self._at = element.start + element.length
+            return False
+        finally:
+            self._depth -= 1
+        return True
+
+    def _walk_items(self, element: Element, outer: Element, end: int) -> None:
+        while element.is_undefined or self._at < end:
+            first = self._at == element.start
+            if first and end - self._at < 8:
+                raise _Damage(f"{element} has text where a sequence belongs")
+            tag, length = self._item_head(end)
+            if tag == _SEQUENCE_END and (element.is_undefined or self._at == end):
+                return
+            if tag != _ITEM:
+                wrong = "has text where a sequence belongs" if first else "has no item where one belongs"
+                raise _Damage(f"{element} {wrong}")
+            self._count_item()
+            is_delimited = length == _UNDEFINED
+            if not is_delimited and self._at + length > end:  # DCMTK reads on behind the sequence
+                raise _Damage(f"an item of {element} is longer than its sequence")
+            if length and element.is_implicit and not self._is_implicit and self._seems_explicit():
+                raise _Damage(f"an item of {element} is in Explicit VR (PS3.5 6.2.2)")
+            item_end = end if is_delimited else self._at + length
+            for _ in self._data_set(item_end, element.is_implicit, is_delimited=is_delimited, inside=outer):
+                pass
+
+    def _fragments(self, element: Element, end: int) -> None:
+        """Go to the end of a value in fragments (PS3.5 A.4)."""
+        name = "the Pixel Data" if element.tag in PIXEL_DATA else str(element)
+        while True:
+            if self._at + 8 > end:
+                raise _Damage(f"{name} is truncated")
+            tag, length = self._item_head(end)
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM or length == _UNDEFINED:
+                raise _Damage(f"{name} is not made of fragments (PS3.5 A.4)")
+            if element.tag not in PIXEL_DATA:
+                self._count_item()
+            self._at += length
+
+    def _item_head(self, end: int) -> tuple[int, int]:
+        """Read the tag and the length of an item or a delimiter."""
+        at = self._pass(8, end)
+        group, number = self._tag.unpack_from(self._window, at)
+        return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
+
+    def _count_item(self) -> None:
+        self._items += 1
+        if self._items > self._limits.items:
+            raise _LimitReached(f"more than {self._limits.items} items (inspection.maximum_items)")
+
+    def _peek(self, count: int) -> bytes:
+        at = self._offset(count)
+        return self._window[at : at + count]
+
+    def _pass(self, count: int, end: int) -> int:
+        """Go on by ``count`` bytes; returns where they begin in the window."""
+        if self._at + count > end:
+            raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
+        at = self._offset(count)
+        self._at += count
+        return at
+
+    def _offset(self, count: int) -> int:
+        """The position in the window, which is moved if it does not have the next ``count`` bytes."""
+        at = self._at - self._window_at
+        if at < 0 or at + count > len(self._window):
+            self._file.seek(self._at)
+            self._window, self._window_at, at = self._file.read(_WINDOW_BYTES), self._at, 0
+        return at
+
+    def _note(self, fault: str) -> None:
+        self.fault = self.fault or fault
+
+
+class _Damage(Exception):
+    """From here on nobody can say what is an element."""
+
+
+class _LimitReached(_Damage):
+    """The rest is not walked, wherever it is."""
+
+
+def named(tag: int) -> str:
+    """The tag with its name in PS3.6, such as "Patient ID (0010,0020)"."""
+    number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    try:
+        return f"{dictionary_description(tag)} {number}"
+    except KeyError:
+        return f"the private attribute {number}" if tag >> 16 & 1 else number
+
+
+def _in(inside: Element | None) -> str:
+    return f" in an item of {inside}" if inside else ""
+
+
+@lru_cache(maxsize=4096)
+def _vr(tag: int) -> str:
+    """The VR in PS3.6, "" for an unknown tag."""
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return ""
